@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
-from meshwright.core.ids import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN, RUN_VARIABLES, VARIABLE_PATTERN
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits, reserved_param
 from meshwright.core.messages import Task
 from meshwright.core.money import Budget
@@ -40,19 +40,23 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods, as
-    classes, or by the names under which installed packages bring them; `answers` the shape of its answers
-    (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the agent's
-    own; `model` a group of models or one named outright (default: what the prompt says), with `fallbacks` for
-    the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says how both are
-    called, as `create_agent` fills it; `params` what its models are asked with besides what the prompt says,
-    like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the settings; `limits` how
-    far a conversation with its model may go, where those of the settings are not to hold; `timeout` how many
-    seconds a step of its runs may take, and `deadline` its tasks, where callers say nothing (default:
-    settings); `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
-    give tasks; `reflects` whether a model draws a lesson from each run that called tools, at one call more;
-    `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log` whether its tasks
-    run where the event log is, for `run.activity`; `health_check_urls` what must answer for it to be chosen.
+    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods,
+    as classes, or by the names under which installed packages bring them; `answers` the shape of its
+    answers (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the
+    agent's own; `model` a group of models or one named outright (default: what the prompt says), with
+    `fallbacks` for the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says
+    how both are called, as `create_agent` fills it; `params` what its models are asked with besides what
+    the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
+    settings; `limits` how far a conversation with its model may go, where those of the settings are not to
+    hold; `timeout` how many seconds a step of its runs may take, and `deadline` its tasks, where callers
+    say nothing (default: settings); `cache_options` which cache `create_agent` was asked for;
+    `success_callbacks` LiteLLM's functions, which get `(kwargs, response_obj, start_time, end_time)` of
+    each successful call of a model, and must not block; `prompt_text` stands where there is no prompt file;
+    `variables` the texts for `{{name}}` in its prompt, like {"environment": "staging"}; `delegates_to` the
+    agents to which it may give tasks; `reflects` whether a model draws a lesson from each run that called
+    tools, at one call more; `max_concurrency` how many tasks a worker runs at once (default: a setting);
+    `reads_log` whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what
+    must answer for it to be chosen.
     """
 
     agent_id: ClassVar[str]
@@ -71,6 +75,9 @@ class Agent:
     timeout: ClassVar[float | None] = None
     deadline: ClassVar[float | None] = None
     prompt_text: ClassVar[str] = ""
+    variables: ClassVar[Mapping[str, str]] = {}
+    cache_options: ClassVar[Mapping[str, Any]] = {}
+    success_callbacks: ClassVar[Sequence[Callable[..., None]]] = ()
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
     reflects: ClassVar[bool] = False
@@ -89,6 +96,7 @@ class Agent:
             )
         _check_attributes(cls)
         _check_lists(cls)
+        _check_variables(cls)
         _check_seconds(cls, "timeout", MAX_TIMEOUT_SECONDS)
         _check_seconds(cls, "deadline", MAX_DEADLINE_SECONDS)
         _check_capabilities(cls)
@@ -108,7 +116,7 @@ class Agent:
         """The tags of the task's model calls, which pick the deployment; None for those of the prompt."""
         return None
 
-    async def run(self, run: Any) -> str | dict[str, Any]:  # a Protocol would refuse overrides that say Run
+    async def run(self, run: Any) -> str | dict[str, Any] | BaseModel:  # a Protocol would refuse Run
         """Work on a task, whose `Run` this gets, and return the answer: text, or a result of its own shape.
 
         The default prepares the context and lets the model and its tools converse; the model answers as
@@ -176,6 +184,18 @@ def _check_lists(agent: type[Agent]) -> None:
         if not (isinstance(toolset, str) or (isinstance(toolset, type) and issubclass(toolset, Toolset))):
             complaint = f"has {toolset!r} among its toolsets, which is no class of a Toolset"
             raise _refusal(agent, complaint, "Name the class, as in toolsets = [FileTools]", "toolsets")
+
+
+def _check_variables(agent: type[Agent]) -> None:
+    if not isinstance(agent.variables, Mapping):
+        complaint = f"has variables that are no mapping: {agent.variables!r}"
+        raise _refusal(agent, complaint, 'Write variables = {"environment": "staging"}', "variables")
+    for name, text in agent.variables.items():
+        is_name = isinstance(name, str) and re.fullmatch(VARIABLE_PATTERN, name)
+        if not is_name or name in RUN_VARIABLES or not isinstance(text, str):
+            complaint = f"has the variable {name!r}: {text!r}"
+            remedy = f"Write a lower-case name, other than {' and '.join(RUN_VARIABLES)}, and a text"
+            raise _refusal(agent, complaint, remedy, "variables")
 
 
 def _check_capabilities(agent: type[Agent]) -> None:

@@ -66,8 +66,25 @@ def main(folder: str) -> None:
     if _is_publishing(folder):
         return
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    settings = dict(os.environ, PYTHONPATH=root)
-    os.execve(sys.executable, [sys.executable, "-m", "meshwright.bridge.sender", folder], settings)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "meshwright.bridge.sender", folder],
+        {**_environment(folder), "PYTHONPATH": root},
+    )
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """The variables that the sender reads: those of Claude Code hold keys, and it may live for a day."""
+    import json
+    from contextlib import suppress
+
+    names = ["HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ"]
+    names += ["CREDENTIALS_DIRECTORY", "DAPR_API_TOKEN", "DAPR_HTTP_PORT"]  # the password may lie there
+    with suppress(OSError, ValueError, AttributeError), open(os.path.join(folder, "bridge.json")) as file:
+        kind, _, name = str(json.load(file).get("password")).partition(":")
+        if kind == "env":
+            names.append(name)
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _read(seconds: float) -> tuple[bytes, bool]:

@@ -175,6 +175,7 @@ class BlockingClient:
     export = _blocking(Client.export)
     dead_letters = _blocking(Client.dead_letters)
     answer = _blocking(Client.answer)
+    reveal = _blocking(Client.reveal)
     inbox = _blocking(Client.inbox)
     publish = _blocking(Client.publish)
     follow = _iterating(Client.follow)

@@ -38,6 +38,7 @@ from meshwright.core.messages import (
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
+    from meshwright.events.answers import RevealedQuestion
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.events.task_lists import TaskOrder
@@ -249,18 +250,33 @@ class Client(TaskCalls, Batches):
 
         return await self._connection.get(TaskView, f"{task_path(task_id)}/cancel", "POST", repeats=True)
 
-    async def answer(self, question: Question | str, value: Any, *, key: str = "") -> None:
+    async def answer(self, question: Question | str, value: Any, *, key: str = "") -> TaskView | None:
         """Answer a question as `inbox` lists it, or by the id of its task and its `wait_id` as `key`.
 
-        Raises NotFound where the task does not wait for that, Conflict where that was answered or has
-        expired, InvalidInput for a value that does not fit its `answer_schema`, and Forbidden.
+        Returns the task as it is then; None for an item of the inbox that is no task's. Raises NotFound where
+        the task does not wait for that, Conflict where that was answered or has expired, InvalidInput for a
+        value that does not fit its `answer_schema`, and Forbidden.
         """
         if not isinstance(question, str) and question.source:
             await self._decide(question, value)
-            return
+            return None
+        from meshwright.work.record import TaskView
+
         task_id, wait_id = wait_of(question, key)
         body = {"key": wait_id, "value": value}
-        await self._connection.call("POST", f"{task_path(task_id)}/answer", body=body)
+        path = f"{task_path(task_id)}/answer"
+        return TaskView.model_validate(await self._connection.call("POST", path, body=body))
+
+    async def reveal(self, question: Question | str, *, key: str = "") -> RevealedQuestion:
+        """The hidden parts of a question that the caller may answer; the mesh records who reads them.
+
+        Takes and raises what `answer` does.
+        """
+        from meshwright.events.answers import RevealedQuestion
+
+        task_id, wait_id = wait_of(question, key)
+        path = f"{task_path(task_id)}/reveal"
+        return await self._connection.get(RevealedQuestion, path, "POST", body={"key": wait_id})
 
     async def _decide(self, question: Question, value: Any) -> None:
         """Answer an item of the inbox that is no task's."""

@@ -47,7 +47,7 @@ class Memory:
         )
 
     async def remember(self, item: MemoryItem) -> bool:
-        """Write a memory, durable when this returns. False if the tenant has one of its id: that one stands.
+        """Write a memory, durable when this returns. False if the tenant has one of its id, or an equal one.
 
         Raises InvalidInput for a text that is empty, and TooLarge for one over 4,000 characters.
         """

@@ -80,12 +80,14 @@ def owners(session: Session) -> set[str]:
 
 
 def insert(session: Session, owner: str, fields: Fields) -> bool:
-    """Write a memory; False if the tenant has one of its id. Of two of one subject the newer may count.
+    """Write a memory; False if there is one of its id, or an equal one. Of a subject the newer may count.
 
     It supersedes those of less trust, and those of its own trust that are a week older. Below an older one of
     more trust it is quarantined.
     """
     row = {**fields, "owner": owner}
+    if _is_there(session, row):
+        return False
     if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
         row["status"] = "quarantined"
     written = session.execute(
@@ -95,6 +97,19 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
     if written.rowcount:
         _outrank(session, row)
     return bool(written.rowcount)
+
+
+def _is_there(session: Session, row: Fields) -> bool:
+    """Whether a memory that counts as much says the same, also if two are written side by side."""
+    if session.dialect == "postgres":  # SQLite has one writer
+        session.execute("SELECT pg_advisory_xact_lock(hashtextextended(?, 0))", (row["owner"],))
+    equal = "owner = ? AND text = ? AND coalesce(subject, '') = ? AND kind = ?"
+    counts = "trust >= ? AND status IN ('active', ?) AND (expires_at IS NULL OR expires_at > ?)"
+    values = [row["owner"], row["text"], row["subject"] or "", row["kind"]]
+    values += [row["trust"], row["status"], row["created_at"]]
+    select = f"SELECT 1 FROM memories WHERE {equal} AND {counts}"  # noqa: S608
+    found = session.execute(select, _bound(session, values))
+    return found.fetchone() is not None
 
 
 def search(session: Session, words: Sequence[str], values: Fields) -> list[Fields]:

@@ -116,12 +116,16 @@ class Plan(Struct, kw_only=True):
 
 
 class CompressStats(Struct):
-    """The result of a compression: tokens before and after, their ratio, and how long it took."""
+    """The result of a compression: tokens before and after, their ratio, and how long it took.
+
+    `over_ceiling` says that the text has more tokens than the ceiling of its sender and receiver.
+    """
 
     input_tokens: int
     output_tokens: int
     ratio: float
     duration_ms: float
+    over_ceiling: bool = False
 
 
 class CompressResponse(Struct):

@@ -233,6 +233,7 @@ def _response(
             output_tokens=output_tokens,
             ratio=round(output_tokens / max(made.input_tokens, 1), 4),
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
+            over_ceiling=output_tokens > made.token_ceiling,
         ),
         validation_passed=method != "deterministic-fallback",
         error=error,

@@ -8,16 +8,28 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from msgspec import field
+
+from meshwright.core.cipher import Cipher
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
-from meshwright.core.redaction import MASK, REDACTED
+from meshwright.core.redaction import MARK, MASK, REDACTED
 from meshwright.core.schema import described, fault_text, faults
 from meshwright.events.inbox import Question
 from meshwright.tools.approval import MAX_SHOWN_CHARS, Decision
-from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, WAITED_FOR, is_decision
+from meshwright.work.people import (
+    APPROVAL,
+    APPROVED_BY,
+    REQUESTER_MAY,
+    WAITED_FOR,
+    hidden_words,
+    is_decision,
+    is_doubt,
+)
 from meshwright.work.protocol import Wait
 
-_HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|(?<=\")\*{{10}}(?=\")")
+_HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|{MARK.pattern}|(?<=\")\*{{10}}(?=\")")
 """The text in place of a hidden one: ours, and that of pydantic's secrets."""
 _REMEDIES = {
     "money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some; mesh deny ID --reason says no"
@@ -59,6 +71,43 @@ def checked_answer(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+class RevealedQuestion(Struct):
+    """The hidden parts of a question as they are: its text, and fields of its subject; none where none is."""
+
+    question: str | None = None
+    subject: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, wait: Wait, cipher: Cipher) -> RevealedQuestion:
+        """Decrypt them. Raises ConfigError where no key fits."""
+        parts = [cls.model_validate(json.loads(cipher.decrypt(part))) for part in wait.sealed]
+        questions = (part.question for part in parts if part.question is not None)
+        subject = {name: field for part in parts for name, field in part.subject.items()}
+        return cls(question=next(questions, None), subject=subject)
+
+
+def check_reader(wait: Wait, caller: Caller, agents: Sequence[str], requesters: Collection[str]) -> None:
+    """Raises Forbidden for a caller who may not answer a question, and so not read the hidden parts of it.
+
+    That of an approval is a caller who may not approve: `requesters` may not.
+    """
+    _check_caller(wait, caller, agents)
+    if wait.subject.get("kind") == APPROVAL:
+        _check_requester(wait, caller, requesters)
+
+
+def check_alone(question: Question, value: Any) -> None:
+    """Raises Conflict for a question that one answer for many may not decide.
+
+    Those are what a crash left in doubt, and a call of which an approver has not seen all.
+    """
+    remedy = "Answer it by itself: POST /tasks/{task_id}/answer, or mesh approve ID"
+    if is_doubt(question.wait_id):
+        raise Conflict("It asks whether a step may be repeated, which is checked for each", remedy=remedy)
+    if (hidden := hidden_words(question.subject)) and isinstance(value, dict) and value.get("approve"):
+        raise Conflict(f"Not all of it is shown. {hidden}".removesuffix("."), remedy=remedy)
 
 
 def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
@@ -157,13 +206,17 @@ def _check_caller(wait: Wait, caller: Caller, agents: Sequence[str]) -> None:
         )
 
 
-def _check_approver(wait: Wait, caller: Caller, requesters: Collection[str]) -> None:
+def _check_requester(wait: Wait, caller: Caller, requesters: Collection[str]) -> None:
     if caller.requested_by in requesters and not wait.subject.get(REQUESTER_MAY):
         raise Forbidden(
             f"{caller.requested_by} requested this task, and may not approve its calls",
             remedy="Have another approver decide; a rule of [approvals] with not_requester = false allows it",
             field="key",
         )
+
+
+def _check_approver(wait: Wait, caller: Caller, requesters: Collection[str]) -> None:
+    _check_requester(wait, caller, requesters)
     if caller.requested_by in wait.subject.get(APPROVED_BY, ()):
         raise Conflict(
             f"{caller.requested_by} has approved this, and it takes another",

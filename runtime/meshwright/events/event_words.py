@@ -29,6 +29,7 @@ PAYLOADS: Mapping[str, str] = {
     "store.migrated": "source, target, tables, rows, tasks, open_tasks, last_seq",
     "store.reopened": "target",
     "store.loss_accepted": "last_seq, lost_until_seq, lost_events, lost_tasks, replaced",
+    "store.loss_noticed": "last_seq, lost_until_seq: the database came back without the events in between",
     "trace.spans": "spans",
     "worker.held worker.begun": "agents, since, reason: a worker begins no task, or begins again",
 }
@@ -43,6 +44,11 @@ def _list_stopped(payload: Document, event: Document) -> Sequence[object]:
     return (f"the projection {name!r} stands at event {seq}, mesh status shows it: {payload.get('error')}",)
 
 
+def _lost(payload: Document, event: Document) -> Sequence[object]:
+    first, last = payload.get("last_seq", 0) + 1, payload.get("lost_until_seq", "?")
+    return (f"the database came back older: events {first} to {last} are gone, with the tasks in them",)
+
+
 def _held(payload: Document, event: Document) -> Sequence[object]:
     return f"{', '.join(payload['agents'])} begin no work", payload["reason"]
 
@@ -50,6 +56,7 @@ def _held(payload: Document, event: Document) -> Sequence[object]:
 WORDS: Mapping[str, EventWords] = {
     "audit.recorded": EventWords("", _recorded),
     "projection.failed": EventWords("list", _list_stopped),
+    "store.loss_noticed": EventWords("store", _lost),
     "worker.held": EventWords("worker", _held),
     "worker.begun": EventWords("worker", lambda payload, _: ("begins to work",)),
     "trace.spans": EventWords("", lambda payload, _: (f"{len(payload['spans'])} spans",)),

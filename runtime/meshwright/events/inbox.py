@@ -103,6 +103,14 @@ class Question(Plain):
         """Whether a person answers it; a deployment is mended."""
         return bool(self.task_id or self.source)
 
+    @property
+    def kind(self) -> str:
+        """By whom and what for it asks, as in `coder: approval send_mail`, or `mcp/files`."""
+        if not self.task_id:
+            return self.wait_id.rpartition("/")[0]
+        parts = (str(self.subject[name]) for name in ("kind", "tool") if self.subject.get(name))
+        return f"{self.agent_id}: {' '.join(parts) or 'question'}"
+
 
 class InboxPage(Plain):
     """Some questions, the oldest first; `cursor` asks for those that follow, and is None at the end."""
@@ -129,8 +137,8 @@ class Inbox:
     ) -> InboxPage:
         """A tenant's questions, the oldest first, at most 500; those that have `ended` only where asked for.
 
-        `id` is an end or a beginning of their ids, or of the ids of their tasks; `of_task` says which tasks
-        ask. Raises InvalidInput for a wrong cursor.
+        `id` is an end or a beginning of their ids, or of the ids of their tasks, or a whole `wait_id`;
+        `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
         """
         after = 0 if cursor is None else position_of(cursor)
         view = self._log.view if of_task is None else self._log.view_apart
@@ -313,12 +321,12 @@ def _list(
     values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
     conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if ended else [_IS_OPEN])]
     if wanted is not None:
-        values["wanted"] = session.bindable(wanted)
+        values |= {"wanted": session.bindable(wanted), "of_wait": question_id(tenant_id, wanted)}
         ends = [
             f"substr({name}, 1, length(:wanted)), substr({name}, length({name}) - length(:wanted) + 1)"
             for name in ("id", "task_id")
         ]
-        conditions.append(f":wanted IN ({', '.join(ends)})")
+        conditions.append(f"(id = :of_wait OR :wanted IN ({', '.join(ends)}))")
     if of_task is not None:
         condition, of_rows = of_task.of_rows(session, "inbox")
         conditions.append(condition)

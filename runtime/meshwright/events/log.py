@@ -45,6 +45,7 @@ from meshwright.sql.mark import Loss
 _logger = logging.getLogger("meshwright.events")
 ResultT = TypeVar("ResultT")
 _PRUNE_PAUSE_SECONDS = 3600.0
+LOSS_NOTICED = "store.loss_noticed"
 _MAX_FOUND = 500  # events read in one go
 
 
@@ -119,6 +120,12 @@ class EventLog:
             "replaced": loss.replaced,
         }
         return self._of_store("store.loss_accepted", payload)
+
+    async def note_loss(self, last_seq: int, lost_until_seq: int) -> None:
+        """Record that the events after one `seq` up to another are gone; no `seq` is given a second time."""
+        await self._database.write(table.skip_to, lost_until_seq, self._now().timestamp())
+        payload = {"last_seq": last_seq, "lost_until_seq": lost_until_seq}
+        await self.append([self._of_store(LOSS_NOTICED, payload)])
 
     def _of_store(self, event_type: str, payload: dict[str, Any]) -> Event:
         return Event(id=new_id(), event_type=event_type, topic=topics.MESH, time=self._now(), payload=payload)

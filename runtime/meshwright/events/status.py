@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 from pydantic import Field
@@ -41,6 +43,13 @@ _WAITS_FOR = (
     "WHERE kind = ? ORDER BY coalesce(tasks.priority, 5) DESC, since"
 )
 _REASONS = "SELECT seq, reason FROM waits WHERE seq"
+_OPEN_AGENTS = (
+    "SELECT agent_id, tasks, task_id FROM (SELECT agent_id, task_id, seq, "
+    "count(*) OVER (PARTITION BY agent_id) AS tasks, "
+    "row_number() OVER (PARTITION BY agent_id ORDER BY seq) AS place "
+    "FROM tasks WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS open WHERE place <= 5 "
+    "ORDER BY agent_id, place"
+)
 _OF_TENANT = "AND tenant_id = :tenant_id"
 
 
@@ -79,6 +88,25 @@ class HeldWorker(Plain):
     reason: str
 
 
+class NoticedLoss(Plain):
+    """The events that a database lacked when it came back: those after `last_seq` up to `lost_until_seq`."""
+
+    at: datetime
+    last_seq: int
+    lost_until_seq: int
+
+
+class MissingAgent(Plain):
+    """An agent that no process of the mesh has loaded, with how many open `tasks` wait for it.
+
+    `task_ids` are the 5 oldest of them.
+    """
+
+    agent_id: str
+    tasks: int
+    task_ids: tuple[str, ...] = ()
+
+
 class TenantUse(Plain):
     """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
 
@@ -93,18 +121,21 @@ class MeshStatus(Plain):
     """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
 
     `state` is that of the process: one that is `held` or `draining` begins no work before it is released.
+    `missing` are the agents that no process has loaded, and that have open tasks.
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
-    `deployments`, `held`: the workers that wait for something, and `projections`: the lists that an error
-    has stopped.
+    `deployments`, `held`: the workers that wait for something, `projections`: the lists that an error has
+    stopped, and `losses`: the events that the database has lost within a week.
     """
 
     state: Literal["working", "held", "draining"] = "working"
     model: str | None = None
     tasks: dict[str, int] = Field(default_factory=dict)
     waits: tuple[WaitSummary, ...] = ()
+    missing: tuple[MissingAgent, ...] = ()
     deployments: tuple[DeploymentStatus, ...] = ()
     held: tuple[HeldWorker, ...] = ()
     projections: tuple[StalledProjection, ...] = ()
+    losses: tuple[NoticedLoss, ...] = ()
     tenants: tuple[TenantUse, ...] = ()
 
 
@@ -147,6 +178,17 @@ def waits_for(session: Session, kind: WaitKind) -> list[tuple[str, str, str]]:
 def waits_for_events(session: Session) -> list[int]:
     """The places in the log at which the open waits for events begin."""
     return [seq for (seq,) in session.execute("SELECT seq FROM waits WHERE kind = 'event'").fetchall()]
+
+
+def open_agents(session: Session, tenant_id: str | None) -> list[MissingAgent]:
+    """The agents that have open tasks of a tenant (None: of all), as they are shown where one is missing."""
+    named = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    query = _OPEN_AGENTS.format("" if tenant_id is None else _OF_TENANT)
+    rows = session.execute(query, named).fetchall()
+    return [
+        MissingAgent(agent_id=agent_id, tasks=tasks, task_ids=tuple(task_id for *_, task_id in found))
+        for (agent_id, tasks), found in groupby(rows, itemgetter(0, 1))
+    ]
 
 
 def status_of(session: Session, tenant_id: str | None) -> MeshStatus:

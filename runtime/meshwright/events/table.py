@@ -80,6 +80,11 @@ def newest(session: Session) -> int:
     return session.execute("SELECT seq FROM event_log").fetchall()[0][0]
 
 
+def pruned_through(session: Session) -> int:
+    """The last `seq` whose event was deleted by age."""
+    return session.execute("SELECT coalesce(pruned_seq, 0) FROM event_log").fetchall()[0][0]
+
+
 # Writing
 
 
@@ -137,10 +142,9 @@ def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash
 
 def skip_to(session: Session, seq: int, now: float) -> None:
     """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
-    last = newest(session)
+    last, head = lock(session)
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
-            [(head,)] = session.execute("SELECT hash FROM event_log").fetchall()
             _fill(session, _block_of(last), RecentRows(last), now, head)
         session.execute("UPDATE event_log SET seq = ?", (seq,))
 

@@ -50,8 +50,9 @@ class Credentials:
     `token` is a key or the admin token. `is_local` says that the request began on the mesh's machine, as far
     as the address tells, which is no credential. `client` is the sender's name at a broker, which has
     authenticated it; a token counts in its place. `peer_uid` is the user at the other end of a Unix socket,
-    as the system says. `tenant` is the tenant that a caller of all tenants acts for. `headers` are those of
-    an HTTP request that an authenticator of the mesh names, each once.
+    as the system says. `tenant` is the tenant that a caller of all tenants acts for, `tenant_header` the
+    header that names it. `headers` are those of an HTTP request that an authenticator of the mesh names, each
+    once.
     """
 
     token: str = field(default="", repr=False)
@@ -59,6 +60,7 @@ class Credentials:
     client: str | None = None
     peer_uid: int | None = None
     tenant: str | None = None
+    tenant_header: str = "Mesh-Tenant"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     def header(self, name: str) -> str:
@@ -151,7 +153,8 @@ class Authenticators:
         a tenant that is not the caller's, HostError where the store cannot be asked.
         """
         caller = await self._identify(credentials)
-        return caller if credentials.tenant is None else _acting_for(caller, credentials.tenant)
+        tenant_id = credentials.tenant
+        return caller if tenant_id is None else _acting_for(caller, tenant_id, credentials.tenant_header)
 
     async def _identify(self, credentials: Credentials) -> Caller:
         for authenticator in self._authenticators:
@@ -225,14 +228,14 @@ def bearer_of(authorization: str) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _acting_for(caller: Caller, tenant_id: str) -> Caller:
+def _acting_for(caller: Caller, tenant_id: str, header: str) -> Caller:
     """The caller as one of a single tenant. Raises Forbidden where it is of another."""
     if caller.all_tenants:
         return replace(caller, tenant_id=tenant_id, all_tenants=False, is_proxy=True)
     if caller.tenant_id != tenant_id:
         raise Forbidden(
             f"The credentials are of tenant {caller.tenant_id!r}, and no other may be named",
-            remedy="Leave the header Mesh-Tenant out",
-            field="Mesh-Tenant",
+            remedy=f"Leave the header {header} out",
+            field=header,
         )
     return caller

@@ -13,6 +13,7 @@ from meshwright.core.access import Role
 from meshwright.core.display import Document
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import ENDED, Fault
+from meshwright.events.answers import check_alone
 from meshwright.events.audit import Audit
 from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import InboxPage, Question
@@ -117,6 +118,7 @@ class Batches(Operations):
     ) -> AnswerPage:
         """Give the same answer to the open questions of a page, which are of one kind.
 
+        One that `check_alone` wants answered by itself is in the page as refused.
         Takes a filter of their tasks as `tasks` does, and an `id` as `inbox` does. Raises Conflict where they
         are of several kinds and none is named, NotFound for a kind that none is of, and InvalidInput for
         changed arguments, which are for one call alone.
@@ -137,7 +139,7 @@ class Batches(Operations):
             page = await inbox.page(tenant_id, id=id, ended=True, limit=1, of_task=of_task)
             page = InboxPage(items=tuple(item for item in page.items if item.id == id))
         own = [question for question in page.items if question.takes_answer]
-        questions = [question for question in own if kind in (None, kind_of(question))]
+        questions = [question for question in own if kind in (None, question.kind)]
         _check_arguments(questions, value)
         items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
@@ -150,7 +152,7 @@ class Batches(Operations):
             page = await self.mesh.get(WholeInbox).page(
                 self.caller.tenant_id, id=id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
             )
-            kinds.update(kind_of(question) for question in page.items if question.takes_answer)
+            kinds.update(question.kind for question in page.items if question.takes_answer)
             if (cursor := page.cursor) is None:
                 return kinds
 
@@ -159,13 +161,14 @@ class Batches(Operations):
             id=question.id,
             task_id=question.task_id,
             wait_id=question.wait_id,
-            kind=kind_of(question),
+            kind=question.kind,
             question=question.question,
             is_dry=dry_run,
         )
-        if dry_run:
-            return answered
         try:
+            check_alone(question, value)
+            if dry_run:
+                return answered
             if question.source:
                 await self.mesh.get(WholeInbox).answer(question, value, self.caller)
             else:
@@ -190,15 +193,6 @@ class Batches(Operations):
         if found is None:
             raise unknown_task(task_id)
         return found
-
-
-def kind_of(question: Question) -> str:
-    """The kind of a question: by whom, and what for, as in `coder: approval send_mail`, or `mcp/files`."""
-    if not question.task_id:
-        return question.wait_id.rpartition("/")[0]
-    subject = question.subject
-    parts = (str(subject[name]) for name in ("kind", "tool") if subject.get(name))
-    return f"{question.agent_id}: {' '.join(parts) or 'question'}"
 
 
 def _check_kinds(kinds: Counter[str], kind: str | None) -> None:

@@ -33,6 +33,7 @@ from meshwright.core.messages import (
     trace_id_of,
 )
 from meshwright.core.topics import TASK_PROGRESS
+from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.inbox import InboxPage
@@ -279,6 +280,16 @@ class Operations(Acting):
         with suppress(HostError):  # a caller that tries again would find its question answered
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
+
+    async def reveal(self, task_id: str, key: str) -> RevealedQuestion:
+        """The hidden parts of a question, for a caller who may answer it; recorded in the audit trail.
+
+        Raises what `Tasks.reveal` raises.
+        """
+        self.check("reveal")
+        view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
+        check_answer(self.caller, view, key)
+        return await self.mesh.get(Tasks).reveal(task_id, key, self.caller)
 
     async def inbox(
         self,

@@ -106,6 +106,12 @@ RULES = {
     "answer": Rule(
         "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
     ),
+    "reveal": Rule(
+        "reads hidden parts of questions",
+        (Role.APPROVER, Role.SUBMITTER),
+        Role.APPROVER,
+        "reads the hidden parts of questions of others' tasks",
+    ),
     "inbox": Rule("lists questions", (Role.CONTENTS,)),
     "events": Rule("sees events", _VIEWER),
     "tail": Rule("follows events", _VIEWER),

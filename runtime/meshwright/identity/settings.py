@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.ids import ID_PATTERN
-from meshwright.settings.forms import Secret, Table
+from meshwright.settings.forms import Secret, Table, min_chars
 
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
@@ -42,7 +42,7 @@ class KeysSettings(Table):
     variables: ClassVar = {"MESH_ADMIN_TOKEN": "admin_token"}
     required: bool | None = None
     """Require a key or the admin token. Unset: from the first key on."""
-    admin_token: Secret | None = Field(default=None, min_length=32)
+    admin_token: Annotated[Secret | None, min_chars(32)] = None
     """At least 32 characters. Unset: `mesh up` makes one, in `admin.token`."""
 
 

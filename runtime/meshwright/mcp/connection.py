@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed
 from meshwright.core.plugins import install_command
-from meshwright.core.redaction import redact
+from meshwright.core.redaction import foreign_words
 from meshwright.mcp.bounds import bounded_transport
 from meshwright.mcp.settings import McpServer
 from meshwright.mcp.sign_in import only_safe
@@ -235,8 +235,9 @@ class Connection:
                 continue
             if not line:
                 break
-            said = self._server.masked(line.decode(errors="replace").strip())
-            text = redact(said)[:_MAX_ERROR_CHARS]
+            text = foreign_words(
+                self._server.masked(line.decode(errors="replace")), max_chars=_MAX_ERROR_CHARS
+            )
             if text:
                 self._said.append(text)
                 _logger.debug("%s: %s", self._server.where, text)
@@ -296,4 +297,4 @@ def _in_words(error: BaseException) -> str:
     text = " ".join(str(error).split())
     known = isinstance(error, MeshError) or type(error).__name__ == "MCPError"
     words = text if known and text else f"{type(error).__name__}: {text}".rstrip(": ")
-    return redact(words)[:_MAX_ERROR_CHARS]
+    return foreign_words(words, max_chars=_MAX_ERROR_CHARS)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -28,7 +28,7 @@ from meshwright.kernel.runtime import Runtime
 CONSENT = "mcp-consent"
 WITHHELD, ACCEPTED, REFUSED = "mcp.tool_withheld", "mcp.tool_accepted", "mcp.tool_refused"
 RELEASED = "mcp.tool_released"  # without a decision: the server has it as before, or no more
-_MAX_KEPT_CHARS = 8_000  # of a tool's document, to be shown beside another
+_MAX_SHOWN_CHARS = 32_000  # of a tool's document: a longer one cannot be accepted
 _DIGEST_CHARS = 16
 
 
@@ -49,9 +49,14 @@ class ToolDocument(Struct):
 
     @classmethod
     def of(cls, name: str, text: str) -> ToolDocument:
-        """Describe a tool; a very long text is kept in part, and hashed whole."""
+        """Describe a tool; a text too long to be shown is kept in part, and hashed whole."""
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
-        return cls(name=name, digest=digest, text=text[:_MAX_KEPT_CHARS])
+        return cls(name=name, digest=digest, text=text[:_MAX_SHOWN_CHARS])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is kept, and so can be shown."""
+        return "cut" not in self.document
 
     @property
     def document(self) -> dict[str, Any]:
@@ -123,8 +128,18 @@ class ConsentActor(Actor[ConsentView]):
 
     @turn
     def accept(self, turn: Turn, deciding: Deciding) -> ConsentView:
-        """Agree to a tool as a person has seen it. Raises NotFound, Conflict where it has changed since."""
+        """Agree to a tool as a person has seen it.
+
+        Raises NotFound, Conflict where it has changed since, InvalidInput where it cannot be shown whole.
+        """
         tool = self._withheld(deciding)
+        if not tool.is_whole:
+            raise InvalidInput(
+                f"The tool {tool.name} of {self.ref.id} describes itself in over {_MAX_SHOWN_CHARS:,} "
+                "characters, which cannot be shown whole to those who accept it",
+                remedy="Refuse it, or have its server describe it in fewer",
+                field="tool",
+            )
         del self.state.withheld[tool.name]
         self.state.accepted[tool.name] = replace(
             tool, accepted_by=deciding.by, refused_by="", decided_at=turn.now
@@ -193,12 +208,14 @@ def difference(before: ToolDocument | None, now: ToolDocument) -> str:
 
     No line of it can pass for one of ours, or steer a terminal.
     """
-    lines = ["It is new:", *_lines(now)]
-    if before is not None:
-        lines = [*unified_diff(_lines(before), _lines(now), "agreed to", "now", lineterm="")]
-    if any(len(tool.text) >= _MAX_KEPT_CHARS for tool in (before, now) if tool):
-        lines.append(f"Only the first {_MAX_KEPT_CHARS:,} characters are compared: mesh mcp show has all.")
-    return "\n".join(lines)
+    if not now.is_whole:
+        head = f"It has over {_MAX_SHOWN_CHARS:,} characters, and can only be refused. It begins:"
+        return "\n".join([head, *_lines(now)])
+    if before is None:
+        return "\n".join(["It is new:", *_lines(now)])
+    if not before.is_whole:  # earlier versions kept less
+        return "\n".join(["It is not known any more how it was. It is now:", *_lines(now)])
+    return "\n".join(unified_diff(_lines(before), _lines(now), "agreed to", "now", lineterm=""))
 
 
 def _lines(tool: ToolDocument) -> list[str]:

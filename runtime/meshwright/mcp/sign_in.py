@@ -16,6 +16,7 @@ from meshwright.core.cipher import Cipher
 from meshwright.core.display import printable, short
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import ConfigError, MeshError
+from meshwright.core.redaction import foreign_words
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -198,7 +199,7 @@ class Browser:
             raise MeshError(f"there was no sign-in within {_PATIENCE_SECONDS:g} seconds") from None
         if "code" not in answer:
             why = answer.get("error_description") or answer["error"]
-            raise MeshError(f"the sign-in was refused: {short(why)}")
+            raise MeshError(f"the sign-in was refused: {short(foreign_words(why))}")
         return AuthorizationCodeResult(code=answer["code"], state=answer.get("state"), iss=answer.get("iss"))
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.core.messages import Usage
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import Pieces, Wire, header_key, reading
-from meshwright.models.openai import held_back, is_counted
+from meshwright.models.openai import held_back, with_problem
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+from meshwright.models.usage import UsageFields, read_usage
 
 URL = "https://api.anthropic.com"
 _VERSION = "2023-06-01"
@@ -38,13 +38,20 @@ _LEFT_OUT = frozenset(
 """OpenAI's parameters that promise nothing, or that are written in another form."""
 _CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias", "modalities", "audio")
 _EPHEMERAL = {"type": "ephemeral"}
+_FROM_CACHE, _TO_CACHE = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
+_USAGE: UsageFields = {
+    "prompt_tokens": (("input_tokens",), _FROM_CACHE, _TO_CACHE),  # it counts those of its cache apart
+    "completion_tokens": (("output_tokens",),),
+    "cached_tokens": (_FROM_CACHE,),
+    "cache_write_tokens": (_TO_CACHE,),
+}
 
 
 class _BlockPieces(Pieces):
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
         super().__init__(on_delta, max_chars)
         self._message: dict[str, Any] = {}
-        self._usage: dict[str, Any] = {}
+        self._usage: Any = dict[str, Any]()
         self._blocks: dict[int, dict[str, Any]] = {}
         self._grown: dict[tuple[int, str], list[str]] = {}
 
@@ -82,8 +89,14 @@ class _BlockPieces(Pieces):
         if name == "text":
             self._on_delta(text)
 
-    def _count(self, usage: Mapping[str, Any] | None) -> None:
-        self._usage |= {name: value for name, value in (usage or {}).items() if value is not None}
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, Mapping) and isinstance(self._usage, Mapping):
+            self._usage = {
+                **self._usage,
+                **{name: value for name, value in usage.items() if value is not None},
+            }
+        elif usage is not None:  # its reader names it
+            self._usage = usage
 
 
 class AnthropicMessages(Wire):
@@ -146,25 +159,25 @@ class AnthropicMessages(Wire):
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
         with reading(source):
             reason = body["stop_reason"]
-            usage = _usage(body.get("usage") or {})
-            if reason == "refusal":
-                raise held_back(source, request.model, body.get("model"), usage, known)
-            blocks = body["content"]
+            blocks = body.get("content") or () if reason == "refusal" else body["content"]
             texts = [block["text"] for block in blocks if block["type"] == "text"]
             calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
+            written = sum(map(len, texts)) + sum(len(call.arguments) for call in calls)
+            counted = read_usage(body.get("usage"), _USAGE, request, written)
+            if reason == "refusal":
+                raise held_back(source, request.model, body.get("model"), counted, known)
             answers = [call for call in calls if call.name == _ANSWER]
             others = tuple(call for call in calls if call.name != _ANSWER)
             content = answers[0].arguments if answers and not others else "".join(texts)
             finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
-            counted = is_counted(usage, wrote=bool(content or calls))
+            known = with_problem(known, counted, wrote=bool(content or calls))
             said = {
                 "content": content,
                 "tool_calls": others,
                 "thinking": tuple(block for block in blocks if block["type"] in _THINKING),
                 "model": body.get("model") or request.model,
-                "usage": usage,
+                "usage": counted.usage,
                 "finish_reason": finish,
-                "cost_source": "unknown" if counted else "estimated",
             }
             return ModelReply.model_validate(said).model_copy(update=known)
 
@@ -320,15 +333,3 @@ def _tool(spec: ToolSpec) -> dict[str, Any]:
 def _call(block: Mapping[str, Any]) -> ToolCall:
     arguments = block.get("input_text") or to_json(block.get("input") or {}).decode()
     return ToolCall.model_validate({"id": block["id"], "name": block["name"], "arguments": arguments})
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    """The tokens; Anthropic counts those from and for its cache apart from the input."""
-    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
-    fresh, cached, written, completion = (int(usage.get(name) or 0) for name in names)
-    return Usage(
-        prompt_tokens=fresh + cached + written,
-        completion_tokens=completion,
-        cached_tokens=cached,
-        cache_write_tokens=written,
-    )

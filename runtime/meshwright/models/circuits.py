@@ -2,7 +2,8 @@
 
     closed      calls pass; more than `allowed_fails` failures within a minute open it, and so does a refusal
                 of the key, the credit or the model
-    open        no call passes for a while: as long as the provider asked, else twice as long each time
+    open        no call passes for a while: as long as the provider asked, else twice as long each time, and
+                never longer than a minute
     half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
 
 Each process has its own, and tells the others: what one learns of a deployment holds for all. They probe a
@@ -37,7 +38,7 @@ from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelReque
 COOLED_DOWN = "deployment.cooled_down"
 REFUSED = "deployment.refused"
 RECOVERED = "deployment.recovered"
-_MAX_COOLDOWN_SECONDS = 60.0  # without a word of the provider
+_MAX_COOLDOWN_SECONDS = 60.0  # whatever a provider asks for: a probe tells whether it is well
 _PROBE_SECONDS = 1.0  # after which to look whether a probe has succeeded
 _WINDOW_SECONDS = 60.0
 _LATER_SECONDS = 2.0  # than the process that opened a circuit, the others probe
@@ -107,7 +108,8 @@ class Circuits:
             f"No call was made: deployment {deployment!r} is left alone since "
             f"{circuit.since:%Y-%m-%d %H:%M:%S} UTC, when {error.message}"
         )
-        error.attempts, error.lost, error.retry_after_seconds = 0, (), self.left_seconds(deployment)
+        error.attempts, error.lost, error.failed_at = 0, (), ()
+        error.retry_after_seconds = self.left_seconds(deployment)
         return error
 
     def open(self) -> list[OpenCircuit]:
@@ -157,7 +159,7 @@ class Circuits:
         if event_type == RECOVERED:
             circuit.until, circuit.times = None, 0
             return
-        seconds = float(payload["seconds"]) - age_seconds
+        seconds = min(float(payload["seconds"]) - age_seconds, _MAX_COOLDOWN_SECONDS)  # clocks differ
         if seconds <= 0:
             return
         if circuit.until is None:
@@ -180,8 +182,8 @@ class Circuits:
             circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
             if error.retryable and not is_probe and len(circuit.failures) <= policy.allowed_fails:
                 return
-            longest = max(policy.cooldown_seconds, _MAX_COOLDOWN_SECONDS)
-            seconds = max(asked, min(longest, policy.cooldown_seconds * 2**circuit.times))
+            seconds = max(asked, policy.cooldown_seconds * 2**circuit.times)
+        seconds = min(seconds, _MAX_COOLDOWN_SECONDS)
         if circuit.until is None:
             circuit.since, circuit.times = datetime.now(UTC), 0
         circuit.failures.clear()
@@ -283,12 +285,14 @@ class Retrying(Wrapper):
         ends = self.clock.monotonic() + request.timeout_seconds
         attempt, made = request, 0
         lost: tuple[ModelReply, ...] = ()
+        failed_at: tuple[str, ...] = ()
         for tries in itertools.count(1):
             try:
                 reply = await self.model.complete(attempt, on_delta)
             except ModelError as error:
                 made += error.attempts
                 error.lost = lost = (*lost, *error.lost)
+                error.failed_at = failed_at = (*failed_at, *error.failed_at)
                 left_tries = self.tries_of.get(request.user, self.max_tries) - tries
                 pause = self._pause_after(error, tries, made, ends, is_last=left_tries <= 0)
                 if self.on_retry is not None:
@@ -297,6 +301,7 @@ class Retrying(Wrapper):
                 if not made:
                     return reply
                 all_tries = {"attempts": made + reply.attempts, "lost": (*lost, *reply.lost)}
+                all_tries["failed_at"] = (*failed_at, *reply.failed_at)
                 return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(self.clock.now() + timedelta(seconds=pause))
             if on_delta is not None:

@@ -183,7 +183,7 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.loader import prompts_folder, warnings_of
+    from meshwright.agents.loader import prompts_folder, variables_of, warnings_of
     from meshwright.agents.shipped import project_agents
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
@@ -191,8 +191,8 @@ def _warnings(settings: Settings) -> list[str]:
     path = _file_of(settings)
     if settings.models.base_url or not path.is_file():
         return []
-    prompts = PromptSources([Prompts(prompts_folder(Path(), settings))])
     agents = project_agents(settings, Path())
+    prompts = PromptSources([Prompts(prompts_folder(Path(), settings), own=variables_of(agents))])
     return list(map(str, warnings_of(read_config(path), prompts, agents)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.component import agents_here, tell_task
-from meshwright.agents.loader import project_file, warnings_of
+from meshwright.agents.loader import cache_warnings, project_file, warnings_of
 from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
@@ -48,7 +48,7 @@ from meshwright.models.port import (
     PriceList,
     wrapped,
 )
-from meshwright.models.prices import Prices, prices_of
+from meshwright.models.prices import prices_of
 from meshwright.models.providers import convention_name
 from meshwright.models.routing import deployment_id
 from meshwright.models.select import (
@@ -134,15 +134,16 @@ class ModelsComponent(Component):
         await self._model.close()
 
     def warnings(self) -> Iterable[str]:
-        """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
-        found = warnings_of(self.chosen.config, self.mesh.get(PromptSources), self.mesh.get(AgentTypes))
-        return map(str, found)
+        """Warns about improbable settings, tags without a deployment, and caches that are not there."""
+        agents = self.mesh.get(AgentTypes)
+        found = warnings_of(self.chosen.config, self.mesh.get(PromptSources), agents)
+        return [*map(str, found), *cache_warnings(self.config, agents)]
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
-            return Prices(model=configured.model).window(configured.model, ())
+            return self._models.prices_for(configured).window(configured.name, ())
         return self._models.price_list.window(model, tags)
 
     def price_of(
@@ -151,9 +152,8 @@ class ModelsComponent(Component):
         """The highest price of a call: of the model configured for an agent, else of the one named."""
         configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
-            own = Prices(model=configured.model, default=self.mesh.settings.ledger.default_price)
-            request = ModelRequest(messages=(), model=configured.model, user=agent_id)
-            return own.upper_bound(request, prompt_tokens)
+            request = ModelRequest(messages=(), model=configured.name, user=agent_id)
+            return self._models.prices_for(configured).upper_bound(request, prompt_tokens)
         request = ModelRequest(messages=(), model=model, tags=tags, user=agent_id)
         return self._models.price_list.upper_bound(request, prompt_tokens)
 

@@ -25,7 +25,8 @@ FACTS: Mapping[str, str] = {
 PAYLOADS: Mapping[str, str] = {
     "model.called": "call_id, model, deployment, group, tags, user, thread_id, tenant_id, usage, cost_usd, "
     "cost_source, cache_hit, saved_usd, attempts, outcome (ok, failed, cancelled or cut), error, reason, "
-    "tool_calls, finish_reason, latency_ms, duration_ms, prompt",
+    "tool_calls, finish_reason, latency_ms, duration_ms, prompt, failed_at (deployments, one for each failed "
+    "attempt)",
     "model.delta": "text, n, restart (the answer starts over): not stored",
     "model.retried": "error, delay_seconds",
     "deployment.cooled_down deployment.refused": "deployment, seconds, status, error, reason: no call "
@@ -48,6 +49,7 @@ def _model(payload: Document, event: Document) -> Sequence[object]:
         dollars(payload.get("cost_usd")),
         seconds(payload.get("duration_ms")),
         f"-> {', '.join(wanted)}" if wanted else finish(payload.get("finish_reason")),
+        short(payload.get("reason") or ""),
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError
+from meshwright.core.ids import RUN_VARIABLES
 from meshwright.core.limits import reserved_param
 from meshwright.core.money import Budget, is_amount
 from meshwright.models.config import known_names
@@ -23,18 +24,36 @@ _DEFAULT_INSTRUCTIONS = """\
 You are {{agent_name}}, an agent that does tasks for people and for other agents. Do what the request asks,
 with the tools you have where they help. Say what you do not know. Answer in plain text, the result first.
 """
-VARIABLES = ("agent_name", "task")
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MARK = "__meshwright_tool__"
 """The attribute that `@tool` sets on a function; models do not import `tools`, which has it."""
 _OPENING = re.compile(r"\{[{%#]")
 
 
+class CacheOptions(BaseModel):
+    """How LiteLLM's programs configure a cache: whether this agent uses one, and which they expect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = False
+    type: str | None = None
+    ttl: float | None = None
+    host: str | None = None
+    port: int | None = None
+    directory: str | None = None
+
+
+def _cache(value: Any) -> Any:
+    return {"enabled": value} if isinstance(value, bool) else value
+
+
 class AgentOptions(BaseModel):
     """The options of an agent besides its model.
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
-    dollars; `cache=False` lets no cache answer it; `params` go to its provider as they are. `instructions`
+    dollars; `cache=False` lets no cache answer it, and a dictionary is LiteLLM's: `enabled`, and `type` and
+    `ttl` of the mesh's cache; `success_callback` are LiteLLM's functions, called after each call of a model
+    with its cost; `params` go to its provider as they are. `instructions`
     may use {{agent_name}} and {{task}}; a prompt file of the agent's id is stronger. `timeout`
     bounds one attempt of a call, in seconds; `num_retries` are those after the first.
     """
@@ -47,7 +66,8 @@ class AgentOptions(BaseModel):
     capabilities: tuple[Any, ...] = ("general-query",)
     fallbacks: tuple[Any, ...] = ()
     max_budget: Any = None
-    cache: bool = True
+    cache: Annotated[CacheOptions, BeforeValidator(_cache)] = CacheOptions(enabled=True)
+    success_callback: tuple[Callable[..., None], ...] = ()
     tags: tuple[str, ...] = ("default",)
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=1024, ge=1)
@@ -62,11 +82,30 @@ def router_class(base: type[_AgentT], models: object, **options: Any) -> type[_A
         raise ConfigError(
             "create_router_agent takes a list of models", remedy='Write ["gpt-5.4", ...]', field="models"
         )
+    if rules := options.get("fallbacks"):
+        models, options["fallbacks"] = _in_order(models, rules)
     shared = next((name for name in options if name in CONNECTION), None)
     if shared is not None:
         remedy = f'Write it beside its model: {{"model": ..., "{shared}": ...}}'
         raise ConfigError(f"{shared} does not say which of the models it is for", remedy=remedy, field=shared)
     return agent_class(base, models[0] if models else "", **{"fallbacks": models[1:], **options})
+
+
+def _in_order(models: Sequence[Any], rules: Any) -> tuple[Sequence[Any], Any]:
+    """The models and fallbacks of a router, where `rules` are LiteLLM's: `[{"primary": ["fallback"]}]`.
+
+    Raises ConfigError for a name that its `model_list` does not have.
+    """
+    is_list = all(isinstance(entry, Mapping) and "model_name" in entry for entry in models)
+    if not models or not is_list or isinstance(rules, str) or not isinstance(rules, Sequence):
+        return models, rules
+    by_name = {entry["model_name"]: entry for entry in models}
+    first = models[0]["model_name"]
+    names = [name for rule in rules if isinstance(rule, Mapping) for name in rule.get(first, ())]
+    if unknown := [name for name in names if name not in by_name]:
+        problem = f"fallbacks: the model_list has no model_name {unknown[0]!r}"
+        raise ConfigError(problem, remedy=f"There are {', '.join(by_name)}", field="fallbacks")
+    return models[:1], [by_name[name] for name in names]
 
 
 def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_AgentT]:
@@ -89,7 +128,7 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
         "max_tokens": wished.max_tokens,
         "tags": [*wished.tags],
     }
-    if not wished.cache:
+    if not wished.cache.enabled:
         settings["cache"] = False
     named = (Capability(one) if isinstance(one, str) else one for one in wished.capabilities)
     body = {
@@ -103,6 +142,8 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
         "params": {**wished.params, **requested},
         "toolsets": tuple(tool for tool in wished.tools if inspect.isclass(tool)),
         "budgets": _budgets_of(agent_id, wished.max_budget),
+        "cache_options": wished.cache.model_dump(exclude_none=True),
+        "success_callbacks": wished.success_callback,
         "prompt_text": prompt_text(wished.instructions, settings),
         **dict(_method_of(tool) for tool in wished.tools if not inspect.isclass(tool)),
     }
@@ -130,7 +171,7 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
     if max_budget is None:
         return ()
     try:
-        limit = None if isinstance(max_budget, float) else Decimal(max_budget)
+        limit = Decimal(repr(max_budget) if isinstance(max_budget, bool | float) else max_budget)
     except (InvalidOperation, TypeError, ValueError):
         limit = None
     if limit is None or not is_amount(limit):
@@ -142,12 +183,14 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
 
 def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
     """Instructions as the text of a prompt file. Raises ConfigError where they hold what a prompt cannot."""
-    found = _OPENING.search(_VARIABLE.sub(lambda mark: "" if mark[1] in VARIABLES else mark[0], instructions))
+    found = _OPENING.search(
+        _VARIABLE.sub(lambda mark: "" if mark[1] in RUN_VARIABLES else mark[0], instructions)
+    )
     if found:
         problem = f"the instructions hold {found[0]!r}, which begins a variable or a block"
-        remedy = f"use only {', '.join('{{' + name + '}}' for name in VARIABLES)}"
+        remedy = f"use only {', '.join('{{' + name + '}}' for name in RUN_VARIABLES)}"
         raise ConfigError(problem, remedy=remedy, field="instructions")
     used = set(_VARIABLE.findall(instructions))
-    variables = [name for name in VARIABLES if name in used]
+    variables = [name for name in RUN_VARIABLES if name in used]
     lines = [f"{name}: {json.dumps(value)}" for name, value in {**settings, "variables": variables}.items()]
     return "\n".join(["---", *lines, "---", instructions.rstrip(), ""])

@@ -11,8 +11,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from meshwright.core.clock import MAX_ASKED_SECONDS
 from meshwright.core.errors import ModelError
-from meshwright.core.redaction import REDACTED, redact
+from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.models.errors import (
     AllProvidersDown,
     ContentRefused,
@@ -179,7 +180,8 @@ def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
     error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
     if kind.retryable:  # the header, or where there is none a proxy's words
         waits = _AGAIN.search(fault.words) if fault.retry_after_seconds is None else None
-        error.retry_after_seconds = float(waits[1]) if waits else fault.retry_after_seconds
+        words = min(float(waits[1]), MAX_ASKED_SECONDS) if waits else None
+        error.retry_after_seconds = fault.retry_after_seconds if words is None else words
     return error
 
 
@@ -233,14 +235,14 @@ def reason_of(error: BaseException) -> str:
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Read how many seconds to wait, from a number or a date; None where the provider did not say.
 
-    OpenAI and Azure say it more exactly in milliseconds.
+    OpenAI and Azure say it more exactly in milliseconds. At most MAX_ASKED_SECONDS.
     """
     exact, text = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
     try:
-        seconds = float(exact) / 1000 if exact.isdigit() else float(text)
+        seconds = float(exact) / 1000 if exact.isdecimal() else float(text)
     except ValueError:
         return _seconds_until(text)
-    return seconds if 0 <= seconds < float("inf") else None
+    return min(seconds, MAX_ASKED_SECONDS) if 0 <= seconds < float("inf") else None
 
 
 def _seconds_until(date: str) -> float | None:
@@ -250,12 +252,11 @@ def _seconds_until(date: str) -> float | None:
     except ValueError:
         return None
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (aware - datetime.now(UTC)).total_seconds()), MAX_ASKED_SECONDS)
 
 
 # What may be shown
 
-_MAX_CHARACTERS = 300
 _MAX_READ = 800  # of what a provider says; a mark stands for as much as it hides
 _MIN_SECRET = 6  # shorter ones are none, but placeholders as "none"
 _SECRET_OVERLAP = 8
@@ -290,8 +291,7 @@ class Discretion:
             for part in (message.text, *(call.arguments for call in message.tool_calls)):
                 text = _without(text, _ESCAPE.sub(_unescaped, part), _PROMPT, _PROMPT_OVERLAP)
                 text = _TELLING.sub(_marked(part), text)
-        text = redact(text).strip()
-        return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1].rstrip()}…"
+        return foreign_words(text)
 
 
 def secrets_in(values: Any, name: str = "") -> Iterator[str]:

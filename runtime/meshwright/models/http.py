@@ -234,7 +234,10 @@ class ApiModel:
             return
         wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
         fault = ProviderFault(response.status, words, wait, shown)
-        raise error_for(fault, source=self.server, model=self.wire.model_of(request))
+        error = error_for(fault, source=self.server, model=self.wire.model_of(request))
+        deployment = self.wire.headers_say(response.headers, streamed=False).get("deployment")
+        error.failed_at = () if deployment is None else (deployment,)
+        raise error
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
         """The headers of one request, in place of those of every one."""

@@ -231,7 +231,7 @@ def _body_of(response: Any) -> dict[str, Any]:
         return {
             "model": response.model,
             "choices": [{"message": said, "finish_reason": choice.finish_reason}],
-            "usage": usage.model_dump() if usage else None,
+            "usage": usage.model_dump() if hasattr(usage, "model_dump") else usage,
         }
 
 

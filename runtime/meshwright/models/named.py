@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError, nearest, sentence
+from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, Retrying
 from meshwright.models.config import FALLBACKS, LiteLLMConfig
 from meshwright.models.picker import Picker
 from meshwright.models.port import Model
+from meshwright.models.prices import Prices
 from meshwright.models.providers import PROVIDERS, current, missing, provider_of, provider_params
 from meshwright.models.routing import missing_of
 
@@ -58,7 +60,9 @@ class ModelSpec:
 
     @classmethod
     def of(cls, given: object, **shared: Any) -> Self:
-        """Read a name, or a dictionary with `model`; `shared` are defaults for its options.
+        """Read a name, a dictionary with `model`, or an entry of LiteLLM's `model_list`.
+
+        `shared` are defaults for its options. Options that are None are as if left out.
 
         Raises ConfigError, with the field: also for a connection of a model whose provider is unknown.
         """
@@ -66,10 +70,13 @@ class ModelSpec:
             return given
         if isinstance(given, str):
             given = {"model": given}
+        if isinstance(given, Mapping) and isinstance(given.get("litellm_params"), Mapping):
+            _check_entry(given)
+            given = given["litellm_params"]
         if not isinstance(given, Mapping) or not isinstance(given.get("model"), str):
             kind = "a dictionary without a model" if isinstance(given, Mapping) else f"{type(given).__name__}"
             raise ConfigError(f"a model is named by {kind}", remedy=f"Write {_EXAMPLE}", field="model")
-        options = {**shared, **given}
+        options = {**shared, **{key: value for key, value in given.items() if value is not None}}
         name = options.pop("model")
         if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
             provider_of(name)
@@ -80,6 +87,13 @@ class ModelSpec:
         if params:
             _check_connection(name, params)
         return cls(name, call.timeout, call.num_retries, {key: _hidden(v) for key, v in params.items()})
+
+
+def _check_entry(entry: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a field beside `litellm_params` that would have no effect."""
+    others = [str(name) for name in entry if name not in ("model_name", "litellm_params", "model_info")]
+    if others:
+        raise _unknown(others[0], "an entry of a model_list", ("model_name", "litellm_params"))
 
 
 def _check_connection(name: str, params: Mapping[str, Any]) -> None:
@@ -258,6 +272,20 @@ class AgentModel:
 
     def picker(self, circuits: Circuits | None = None) -> Picker:
         """Make its picker. Raises ConfigError where a key, an address or a package is missing."""
+        config, environment = self._config(), self._environment()
+        if names := missing_of(config.deployments[0], environment):
+            what = f"Model {self.model!r} needs {', '.join(names)}"
+            if "LiteLLM" in what:
+                raise ConfigError(what, field="llm_provider")
+            elsewhere = "" if self.endpoint else ", or set it in the environment"
+            raise ConfigError(what, remedy=f"Give the configuration a key{elsewhere}", field="llm_api_key")
+        return Picker(config, environment=environment, circuits=circuits, name=self.name)
+
+    def prices(self, default: Price | None) -> Prices:
+        """The prices of its calls, and its window; `default` if unknown."""
+        return Prices(self._config(), default, self._environment())
+
+    def _config(self) -> LiteLLMConfig:
         given = {"api_base": self.endpoint, "api_key": self.api_key}
         params = {name: value for name, value in given.items() if value is not None}
         deployment = {
@@ -265,15 +293,7 @@ class AgentModel:
             "litellm_params": {"model": self.model, "timeout": self.timeout_seconds, **params},
             "model_info": {"id": self.name},
         }
-        environment = self._environment()
-        if names := missing_of(deployment, environment):
-            what = f"Model {self.model!r} needs {', '.join(names)}"
-            if "LiteLLM" in what:
-                raise ConfigError(what, field="llm_provider")
-            elsewhere = "" if self.endpoint else ", or set it in the environment"
-            raise ConfigError(what, remedy=f"Give the configuration a key{elsewhere}", field="llm_api_key")
-        config = LiteLLMConfig.of([deployment])
-        return Picker(config, environment=environment, circuits=circuits, name=self.name)
+        return LiteLLMConfig.of([deployment])
 
     def _environment(self) -> Mapping[str, str]:
         """The environment; for an address of its own without secrets."""

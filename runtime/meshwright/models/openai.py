@@ -11,11 +11,11 @@ from mimetypes import guess_extension
 from typing import Any
 
 from meshwright.core.files import File
-from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
-from meshwright.models.port import ChatMessage, CostSource, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
 _REFUSED = "content_filter"
 _COST_HEADER = "x-litellm-response-cost"
@@ -35,6 +35,12 @@ _NOT_STRICT = frozenset(
     | {"prefixItems", "contains", "uniqueItems", "unevaluatedItems"}
 )
 """Keywords that no schema may have in OpenAI's strict mode."""
+_USAGE: UsageFields = {
+    "prompt_tokens": (("prompt_tokens",),),
+    "completion_tokens": (("completion_tokens",),),
+    "cached_tokens": (("prompt_tokens_details", "cached_tokens"),),
+    "reasoning_tokens": (("completion_tokens_details", "reasoning_tokens"),),
+}
 
 
 @dataclass
@@ -55,7 +61,7 @@ class ChunkPieces(Pieces):
         super().__init__(on_delta, max_chars)
         self._finish_reason: str | None = None
         self._model: str | None = None
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: Any = None
         self._text: list[str] = []
         self._refusal = ""
         self._calls: list[_OpenCall] = []
@@ -186,20 +192,21 @@ class ChatCompletions(Wire):
             choice = body["choices"][0]
             message = choice["message"]
             reason = choice.get("finish_reason") or "stop"
-            usage, known = body.get("usage") or {}, dict(known)
-            if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
-                cost = None if usage["cost"] is None else reported_cost(usage["cost"])
-                known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
-            counted = _read_usage(usage)
+            usage, known = body.get("usage"), dict(known)
+            if (
+                isinstance(usage, Mapping) and "cost_usd" not in known
+            ):  # so a LiteLLM proxy says it of a stream
+                known |= _cost_of("usage.cost", usage.get("cost"))
+            content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
+            calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
+            written = len(content or "") + sum(len(call.arguments) for call in calls)
+            counted = read_usage(usage, _USAGE, request, written)
             if reason == _REFUSED or message.get("refusal"):
                 raise held_back(source, model, body.get("model"), counted, known)
-            content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
             files = tuple(_read_files(message, str(sound or "wav")))
-            calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
-            if not is_counted(counted, wrote=bool(content or calls or files)):
-                known.setdefault("cost_source", "estimated")
+            known = with_problem(known, counted, wrote=bool(content or calls or files))
             said = {"content": content or "", "tool_calls": calls, "model": body.get("model") or model}
-            reply = ModelReply.model_validate({**said, "usage": counted, "finish_reason": reason})
+            reply = ModelReply.model_validate({**said, "usage": counted.usage, "finish_reason": reason})
             return reply.model_copy(update={**known, "files": files} if files else known)
 
     def adapts_to(self, words: str) -> bool:
@@ -234,7 +241,7 @@ class ProxyCompletions(ChatCompletions):
         """
         cached = _CACHE_HEADER in headers
         header = None if streamed else headers.get(_COST_HEADER)
-        cost = None if header is None else reported_cost(header)
+        said = _cost_of(_COST_HEADER, header)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
         known: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
@@ -242,8 +249,8 @@ class ProxyCompletions(ChatCompletions):
             "cache_hit": cached,
         }
         if cached:
-            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost}
-        return known if cost is None else {**known, "cost_usd": cost, "cost_source": "reported"}
+            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": said.get("cost_usd")}
+        return {**known, **said}
 
 
 def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: Any) -> ModelReply:
@@ -252,27 +259,34 @@ def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: A
         vectors = [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
         if len(vectors) != len(request.inputs):
             raise not_a_completion(source)
-        counted = _read_usage(body.get("usage") or {})
-        if not counted.prompt_tokens:
-            known.setdefault("cost_source", "estimated")
-        said = {"model": body.get("model") or request.model, "usage": counted, "embeddings": vectors}
+        counted = read_usage(body.get("usage"), _USAGE, request)
+        known = with_problem(known, counted, wrote=False)
+        said = {"model": body.get("model") or request.model, "usage": counted.usage, "embeddings": vectors}
         return ModelReply.model_validate(said).model_copy(update=known)
 
 
 def held_back(
-    source: str, model: str, answered: str | None, usage: Usage, known: Mapping[str, Any]
+    source: str, model: str, answered: str | None, counted: UsageReading, known: Mapping[str, Any]
 ) -> ContentRefused:
     """The error for an answer that the provider's policy cut off; `known` are fields of its reply."""
     error = ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
-    counted: CostSource = "unknown" if is_counted(usage, wrote=False) else "estimated"
-    reply = ModelReply(model=answered or model, usage=usage, finish_reason=_REFUSED, cost_source=counted)
-    error.lost = (reply.model_copy(update=dict(known)),)
+    fields = with_problem(known, counted, wrote=False)
+    reply = ModelReply(model=answered or model, usage=counted.usage, finish_reason=_REFUSED)
+    error.lost = (reply.model_copy(update=fields),)
     return error
 
 
-def is_counted(usage: Usage, *, wrote: bool) -> bool:
-    """Whether a server has counted the tokens: no prompt has none, and no answer that says something."""
-    return usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
+def with_problem(known: Mapping[str, Any], counted: UsageReading, *, wrote: bool) -> dict[str, Any]:
+    """The fields of a reply with how its tokens are known: estimated if a server has not counted them all.
+
+    No prompt has no tokens, and no answer that says something.
+    """
+    usage, problem = counted.usage, known.get("usage_problem") or counted.problem
+    is_counted = usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
+    fields = dict(known)
+    if problem or not is_counted:
+        fields.setdefault("cost_source", "estimated")
+    return {**fields, "usage_problem": problem} if problem else fields
 
 
 def _is_strict(schema: Any) -> bool:
@@ -371,11 +385,11 @@ def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
     return ToolCall.model_validate(known)
 
 
-def _read_usage(usage: Mapping[str, Any]) -> Usage:
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    return Usage(
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        cached_tokens=int(prompt.get("cached_tokens") or 0) if prompt else 0,
-        reasoning_tokens=int(completion.get("reasoning_tokens") or 0) if completion else 0,
-    )
+def _cost_of(name: str, value: object) -> dict[str, Any]:
+    """The cost that a proxy reports, as fields of a reply: none where it says nothing, or no amount."""
+    if value is None:
+        return {}
+    cost = reported_cost(value)
+    if cost is None:
+        return {"usage_problem": f"The proxy reports a cost that cannot be: {name}"}
+    return {"cost_usd": cost, "cost_source": "reported"}

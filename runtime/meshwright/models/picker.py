@@ -100,6 +100,7 @@ class Picker(Adapter):
         groups, seen = [request.model], {request.model}
         errors: list[ModelError] = []
         lost: tuple[ModelReply, ...] = ()
+        failed_at: tuple[str, ...] = ()
         while groups:
             group = groups.pop(0)
             error: ModelError | None = None
@@ -114,12 +115,14 @@ class Picker(Adapter):
                         reply = await target.model.complete(request.model_copy(update=asked), on_delta)
                     target.answered(reply, time.monotonic() - begun)
                     reply = self._priced(reply, request, target, attempts=len(errors) + 1)
-                    return reply.model_copy(update={"lost": lost}) if lost else reply
+                    before = {"lost": lost, "failed_at": failed_at}
+                    return reply.model_copy(update=before) if errors else reply
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
                     lost += tuple(self._priced(cut, request, target, attempts=tries) for cut in failed.lost)
                     errors.append(failed)
+                    failed_at += (target.name,)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
             if error is None:
@@ -127,11 +130,11 @@ class Picker(Adapter):
                 errors.append(error)
             following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
-                error.lost = lost
+                error.lost, error.failed_at = lost, failed_at
                 raise error
             groups[:0] = following
         ended = _ended(errors, request)
-        ended.lost = lost
+        ended.lost, ended.failed_at = lost, failed_at
         raise ended
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt")
+_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt", "failed_at")
 """Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
@@ -113,10 +113,12 @@ class Settlement(Struct, omit_defaults=True):
 class Call(Struct):
     """One call of a model, as the ledger has it. `user` is the agent that called.
 
-    `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
+    `error` is the code of the error that ended it, `reason` its message; of a call that was answered, the
+    usage that was not believed. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
     are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
     `prompt` is the version of the prompt that it was made with, None for a call of a client.
+    `failed_at` are the deployments whose attempts failed in it, one for each.
     `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
@@ -143,6 +145,7 @@ class Call(Struct):
     step: int | None = None
     attempt: int | None = None
     prompt: str | None = None
+    failed_at: tuple[str, ...] = ()
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
@@ -155,7 +158,7 @@ class Call(Struct):
         payload = self.model_dump()
         del payload["settlement"]
         for name in _LEFT_OUT:
-            if payload[name] is None:
+            if payload[name] in (None, ()):
                 del payload[name]
         payload["duration_ms"] = self.latency_ms
         return payload
@@ -174,6 +177,7 @@ _OF_THE_RUN: dict[str, Any] = {
     "take_cut": None,
     "prompt": None,
     "traceparent": None,
+    "is_own_endpoint": False,
 }
 """Fields of a context that change no answer: they stay in the process."""
 
@@ -187,7 +191,8 @@ class CallContext(Struct, omit_defaults=True):
     wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
     that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
     did not live to record. `prompt` is the version of the prompt that the request was made of,
-    `traceparent` that of the span that the call belongs to.
+    `traceparent` that of the span that the call belongs to. `is_own_endpoint`: the tenant itself has chosen
+    the address that answers.
     """
 
     budget_usd: Amount | None = None
@@ -210,6 +215,7 @@ class CallContext(Struct, omit_defaults=True):
     take_cut: Callable[[], int] | None = None
     prompt: str | None = None
     traceparent: str | None = None
+    is_own_endpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:
@@ -295,8 +301,9 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
     `deployment` names which of its group's did, where that is known. `cost_usd` is None if the price is
     unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
     the whole call. An adapter says `estimated` where the provider did not count all tokens; the ledger
-    estimates what is missing. `lost` are answers before this one that a policy held back, or that broke off,
-    without their words; the ledger adds what they used and cost.
+    estimates what is missing. `usage_problem` names what a provider counted that cannot be. `lost` are
+    answers before this one that a policy held back, or that broke off, without their words; the ledger adds
+    what they used and cost. `failed_at` are the deployments whose attempts failed before it.
     """
 
     content: str = kept(default="")
@@ -314,7 +321,9 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
     latency_ms: float = kept(default=0.0)
     finish_reason: str = kept(default="stop")
     embeddings: tuple[tuple[float, ...], ...] = ()
+    usage_problem: str = ""
     lost: tuple[ModelReply, ...] = ()
+    failed_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

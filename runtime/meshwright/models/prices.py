@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,16 +218,22 @@ def read_list() -> Mapping[str, _Entry]:
 
     Without LiteLLM, the part of it for OpenAI and Anthropic that comes with Meshwright.
     """
+    spec = importlib.util.find_spec("litellm")
+    own = Path(__file__).with_name("prices.json")
+    if spec is None or spec.origin is None:
+        return _list_in(own)
+    try:
+        return _list_in(Path(os.path.dirname(spec.origin)) / _LIST)
+    except (OSError, ValueError):  # a release without the list, or with another
+        return _list_in(own)
+
+
+@cache
+def _list_in(path: Path) -> Mapping[str, _Entry]:
+    """The list of a package, read once for all prices of the process: LiteLLM's takes megabytes."""
     from pydantic_core import from_json
 
-    own: Mapping[str, _Entry] = from_json(Path(__file__).with_name("prices.json").read_bytes())
-    spec = importlib.util.find_spec("litellm")
-    if spec is None or spec.origin is None:
-        return own
-    try:
-        content: Mapping[str, _Entry] = from_json((Path(os.path.dirname(spec.origin)) / _LIST).read_bytes())
-    except (OSError, ValueError):  # a release without the list, or with another
-        return own
+    content: Mapping[str, _Entry] = from_json(path.read_bytes())
     return content
 
 

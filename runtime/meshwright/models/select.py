@@ -21,6 +21,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits
@@ -357,8 +359,9 @@ class ConfiguredModels(NamedModels):
                 picker = agent.picker(self._circuits)
             except ConfigError as error:
                 raise Unauthorized(error.message, remedy=error.remedy) from None
-            self._named[name], self.price_list.named[name] = picker, picker.prices(self._default_price)
+            self._named[name] = picker
             self._current.add(name)
+            self.prices_for(agent)
         self._calls[name] += 1
         try:
             yield
@@ -366,9 +369,17 @@ class ConfiguredModels(NamedModels):
             self._calls[name] -= 1
             self._tidy()
 
+    def prices_for(self, agent: AgentModel) -> PriceList:
+        """The price list of a configured model, made once: each call asks for it."""
+        if agent.name not in self.price_list.named:
+            self.price_list.named[agent.name] = agent.prices(self._default_price)
+        return self.price_list.named[agent.name]
+
     def retain(self, names: Collection[str]) -> None:
         """Close all others once their calls have ended: they have changed, or are deleted."""
         self._current = {name for name in self._named if name in names}
+        for name in self.price_list.named.keys() - self._named.keys() - {*names}:
+            del self.price_list.named[name]
         self._tidy()
 
     async def close(self) -> None:
@@ -417,6 +428,8 @@ class Configured(Wrapper):
 
 def _as_configured(request: ModelRequest, agent: AgentModel) -> ModelRequest:
     changes: dict[str, Any] = {"model": agent.name}
+    if agent.endpoint is not None:
+        changes["context"] = replace(request.context, is_own_endpoint=True)
     if request.context.purpose is None:  # compressing a context has numbers of its own
         changes["temperature"] = agent.temperature
         if agent.max_tokens is not None:

@@ -54,7 +54,7 @@ def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
     asked: dict[str, Any] = {
         GenAI.OPERATION_NAME: operation,
         GenAI.REQUEST_MODEL: request.model,
-        GenAI.AGENT_ID: request.user,
+        GenAI.AGENT_NAME: request.user,
         TENANT: context.tenant_id,
     }
     if request.max_tokens is not None:

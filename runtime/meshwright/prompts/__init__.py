@@ -14,11 +14,10 @@ A `{{name}}` is replaced by a value, once, and what the value says is never look
 nothing else: no blocks, no expressions, no roles.
 """
 
-from meshwright.prompts.prompt import RUN_VARIABLES, Prompt, parse_prompt
+from meshwright.prompts.prompt import Prompt, parse_prompt
 from meshwright.prompts.sources import Brought, PromptContext, Prompts, PromptSource, PromptSources
 
 __all__ = [
-    "RUN_VARIABLES",
     "Brought",
     "Prompt",
     "PromptContext",

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from meshwright.core.errors import Conflict, PromptError
-from meshwright.prompts.prompt import offered_to, parse_prompt
+from meshwright.prompts.prompt import parse_prompt
 from meshwright.prompts.repository import PromptRepository
 
 _FILE = "100644"
@@ -33,7 +33,7 @@ def promote(file: Path, text: str, branch: str, message: str) -> Promotion:
     that is no prompt, and where git refuses.
     """
     data = text.encode()
-    parse_prompt(file.stem, data, str(file), offered=offered_to(file.stem))
+    parse_prompt(file.stem, data, str(file))
     repository = PromptRepository(file)
     if repository.revision is None:
         remedy = "commit the project first: the branch begins at what is checked out"

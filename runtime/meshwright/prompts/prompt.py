@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -16,13 +16,12 @@ from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
+from meshwright.core.ids import RUN_VARIABLES, VARIABLE_PATTERN
 from meshwright.core.limits import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
 SHORT_DIGEST = 12
 """The characters of a digest or a git revision that people and versions name it by."""
-RUN_VARIABLES = ("agent_name", "task")
-"""The values for the prompt of a run: the agent's id, and the request's text."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
 """The values for prompts that are of no agent."""
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
@@ -40,16 +39,17 @@ _EXPECTED = {
     "cache": "write cache as true or false, such as: cache: false",
     "structure": "write structure as native, tool or prompted, such as: structure: tool",
     "variables": "write variables as a list of lower-case names, such as: variables: [agent_name]",
+    "inputs": "write inputs as a list of lower-case names, such as: inputs: [instruction]",
 }
 _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
-_VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+_VariableName = Annotated[str, StringConstraints(pattern=VARIABLE_PATTERN)]
 _ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 _Source = Literal["file", "built-in", "agent", "registry"]
 
 
-def offered_to(name: str) -> tuple[str, ...]:
-    """The variables that the prompt of that name may use."""
-    return _OTHER_VARIABLES.get(name, RUN_VARIABLES)
+def offered_to(name: str, own: Iterable[str] = ()) -> tuple[str, ...]:
+    """The variables that the prompt of that name may use; `own` are those of its agents' classes."""
+    return (*_OTHER_VARIABLES.get(name, RUN_VARIABLES), *own)
 
 
 class _FrontMatter(BaseModel):
@@ -57,7 +57,8 @@ class _FrontMatter(BaseModel):
 
     `model` is a group of deployments and `tags` pick one of it; `params` go to the provider as they are;
     `cache` is whether an answer may come from a cache; `structure` is the first output mode for an answer in
-    a shape; `variables` are the names that stand in the text as `{{name}}`.
+    a shape. Names stand in the text as `{{name}}`: `variables` are those that the mesh or the agent fills in,
+    `inputs` those that come with each task, as fields of its payload.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -71,13 +72,15 @@ class _FrontMatter(BaseModel):
     cache: bool = True
     structure: Literal["native", "tool", "prompted"] = "native"
     variables: list[_VariableName] = Field(default_factory=list, max_length=32)
+    inputs: list[_VariableName] = Field(default_factory=list, max_length=32)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt as it is used; `digest` is the SHA-256 of its file, `source` says whether it has one.
 
-    `pieces` is the body cut at its variables: texts at even places, names at odd ones. `version` is recorded
+    `pieces` is the body cut at its variables: texts at even places, names at odd ones. `path` and `line` are
+    those of the body in its file. `version` is recorded
     of each use: `NAME@DIGEST PLACE`, where the place is its file, in a git repository as `git show` takes it
     (`REVISION:PATH`), `registry:vN` or `built-in`; digest and revision have 12 characters.
     """
@@ -92,26 +95,39 @@ class Prompt:
     cache: bool
     structure: Literal["native", "tool", "prompted"]
     variables: tuple[str, ...]
+    inputs: tuple[str, ...]
     body: str
     pieces: tuple[str, ...]
+    path: str
+    line: int
     digest: str
     source: _Source
     version: str
+
+    @property
+    def names(self) -> set[str]:
+        """The names of its variables and inputs."""
+        return {*self.variables, *self.inputs}
 
     def found_in(self, place: str) -> Prompt:
         """The same prompt, with the name of the place where its text is found."""
         return replace(self, version=_version(self.name, self.digest, place))
 
     def render_from(self, values: Mapping[str, str]) -> str:
-        """Fill in the variables from what is offered; what the prompt does not name is left out.
+        """Fill in variables and inputs from what is offered; what the prompt does not name is left out.
 
-        In one pass: a value is never looked at again. Raises PromptError for a variable without a value.
+        In one pass: a value is never looked at again. Raises PromptError for a name without a value.
         """
-        missing = [name for name in self.variables if name not in values]
+        missing = [name for name in (*self.variables, *self.inputs) if name not in values]
         if missing:
             problem = f"prompt {self.name} needs a value for {', '.join(missing)}"
             remedy = f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt"
-            raise PromptError(problem, remedy=remedy, field=missing[0])
+            if missing[0] in self.inputs:
+                remedy = f"give it as the field {missing[0]} of the payload; {remedy}"
+            end = 2 * self.pieces[1::2].index(missing[0]) + 1
+            before = "".join(self.pieces[:end])  # names hold no line break
+            line = self.line + before.count("\n") if self.path else None
+            raise PromptError(problem, remedy=remedy, path=self.path, line=line, field=missing[0])
         return "".join([values[piece] if n % 2 else piece for n, piece in enumerate(self.pieces)])
 
 
@@ -136,22 +152,39 @@ def parse_prompt(
             remedy="say it in a field of its own (temperature, max_tokens, tags), or in litellm_config.yaml",
             field="params",
         )
-    variables = tuple(fields.variables)
-    pieces = _pieces(body, variables, path, line, offered)
-    for variable in variables:
-        problem = remedy = ""
-        if offered is not None and variable not in offered:
-            problem, remedy = _not_offered(variable, offered)
-        elif variable not in pieces[1::2]:
-            problem = f"variable {variable!r} is declared and not used"
-            remedy = f"write {{{{{variable}}}}} where its value goes, or take it out of the list"
-        if problem:
-            line = lines.get("variables")
-            raise PromptError(problem, path=path, line=line, remedy=remedy, field="variables")
-    settings: dict[str, Any] = {**dict(fields), "tags": tuple(fields.tags), "variables": variables}
+    variables, inputs = tuple(fields.variables), tuple(fields.inputs)
+    pieces = _pieces(body, variables, inputs, path, line, offered)
+    _check_names("variables", variables, pieces, offered, path, lines.get("variables"))
+    _check_names("inputs", inputs, pieces, offered, path, lines.get("inputs"))
+    settings: dict[str, Any] = {**dict(fields), "tags": tuple(fields.tags), "path": path, "line": line}
+    settings |= {"variables": variables, "inputs": inputs}
     digest = hashlib.sha256(data).hexdigest()
     settings |= {"digest": digest, "source": source, "version": _version(name, digest, path or source)}
     return Prompt(name=name, body=body, pieces=pieces, **settings)
+
+
+def _check_names(
+    field: str,
+    names: Sequence[str],
+    pieces: Sequence[str],
+    offered: Sequence[str] | None,
+    path: str,
+    line: int | None,
+) -> None:
+    """Raises PromptError for a declared name that nothing fills in, that is none of that field, or unused."""
+    for name in names:
+        problem = remedy = ""
+        is_offered = offered is not None and name in offered
+        if field == "inputs" and is_offered:
+            problem = f"input {name!r} is filled in by the mesh or the agent"
+            remedy = "list it under variables"
+        elif field == "variables" and offered is not None and not is_offered:
+            problem, remedy = _not_offered(name, offered)
+        elif name not in pieces[1::2]:
+            problem = f"{field.removesuffix('s')} {name!r} is declared and not used"
+            remedy = f"write {{{{{name}}}}} where its value goes, or take it out of the list"
+        if problem:
+            raise PromptError(problem, path=path, line=line, remedy=remedy, field=field)
 
 
 def fields_and_body(text: str) -> tuple[dict[str, Any], str]:
@@ -160,10 +193,10 @@ def fields_and_body(text: str) -> tuple[dict[str, Any], str]:
     return fields.model_dump(exclude_unset=True), body
 
 
-def variables_in(name: str, body: str) -> list[str]:
-    """Returns the variables in a body that are offered to the prompt of that name."""
-    found = {mark[1] for mark in _MARK.finditer(body)}
-    return [variable for variable in offered_to(name) if variable in found]
+def names_in(body: str, offered: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the variables in a body that are offered, and the other names, which are inputs."""
+    names = dict.fromkeys(mark[1] for mark in _MARK.finditer(body) if mark[1])
+    return [name for name in offered if name in names], [name for name in names if name not in offered]
 
 
 def _version(name: str, digest: str, place: str) -> str:
@@ -201,12 +234,17 @@ def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
     use = f"did you mean {close!r}? There are" if close else "there are"
     return (
         f"nothing fills in variable {variable!r}",
-        f"{use} {', '.join(offered)}: use those, or write the text itself",
+        f"{use} {', '.join(offered)}: use those, or list it under inputs if tasks have it in their payload",
     )
 
 
 def _pieces(
-    body: str, variables: Sequence[str], path: str, first_line: int, offered: Sequence[str] | None
+    body: str,
+    variables: Sequence[str],
+    inputs: Sequence[str],
+    path: str,
+    first_line: int,
+    offered: Sequence[str] | None,
 ) -> tuple[str, ...]:
     pieces: list[str] = []
     end = 0
@@ -216,7 +254,7 @@ def _pieces(
             problem = f"{mark[0].strip()!r} is not a variable"
             remedy = "write {{name}} with a lower-case name; there are no blocks, expressions or roles"
             raise PromptError(problem, path=path, line=line, remedy=remedy)
-        if mark[1] not in variables:
+        if mark[1] not in variables and mark[1] not in inputs:
             problem = f"variable {mark[1]!r} is not declared"
             remedy = f"add it to the list: variables: [{', '.join((*variables, mark[1]))}]"
             if offered is not None and mark[1] not in offered:

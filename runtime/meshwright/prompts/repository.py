@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from meshwright.core.errors import PromptError
+from meshwright.core.programs import environment_with
 from meshwright.prompts.revision import checkout_of
 
 _SECONDS = 30.0
@@ -44,7 +45,8 @@ class PromptRepository:
 
     def ask(self, *arguments: str, given: bytes = b"", remedy: str = "", index: Path | None = None) -> bytes:
         """Returns what git says. Raises PromptError with its words, and the remedy, where it fails."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER}
+        own = {name for name in os.environ if name.startswith("GIT_")} - {*_OF_ANOTHER}
+        environment = environment_with((*own, "EMAIL", "XDG_CONFIG_HOME"))
         environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"}
         environment |= {} if index is None else {"GIT_INDEX_FILE": str(index)}
         try:

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import ID_PATTERN
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, SHORT_DIGEST, Prompt, offered_to, parse_prompt
+from meshwright.prompts.prompt import (
+    MAX_PROMPT_BYTES,
+    SHORT_DIGEST,
+    Prompt,
+    names_in,
+    offered_to,
+    parse_prompt,
+)
 from meshwright.prompts.revision import Checkout, checkout_of
 
 _logger = logging.getLogger("meshwright.prompts")
@@ -128,11 +135,15 @@ class Brought:
     where: str
     path: str
 
-    def parsed(self, name: str) -> Prompt:
-        """The prompt. Raises PromptError, which says where it stands."""
-        text, added, offered = inspect.cleandoc(self.text), "", offered_to(name)
+    def parsed(self, name: str, offered: Sequence[str] | None) -> Prompt:
+        """The prompt, which may use the variables that are `offered`; None for any.
+
+        Raises PromptError, which says where it stands.
+        """
+        text, added = inspect.cleandoc(self.text), ""
         if not text.startswith("---"):
-            used = [variable for variable in offered if f"{{{{{variable}}}}}" in text]
+            used, others = names_in(text, offered_to(name) if offered is None else offered)
+            used += others if offered is None else []
             added = f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
         try:
             prompt = parse_prompt(name, (added + text).encode(), source="agent", offered=offered)
@@ -167,7 +178,8 @@ class Prompts:
     A file that breaks leaves the last good prompt in use: `prompt.rejected {name, path, line, error, remedy}`
     goes to `on_event`, once for each version of the file. Only where it never was good does the built-in
     prompt of that name, or a generic one, stand in: `prompt.fallback` with the same fields. Prompts whose
-    text agents have `brought` need no file, though one is stronger.
+    text agents have `brought` need no file, though one is stronger. Each may use the variables of its agents'
+    classes, `own`; any, where those are None.
     """
 
     def __init__(
@@ -175,10 +187,12 @@ class Prompts:
         directory: Path,
         *,
         brought: Mapping[str, Brought] = MappingProxyType({}),
+        own: Mapping[str, Sequence[str] | None] = MappingProxyType({}),
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.directory = directory
         self._brought = brought
+        self._own = own
         self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _Loaded] = {}
         self._checkout = checkout_of(directory)
@@ -266,11 +280,11 @@ class Prompts:
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_PROMPT_BYTES + 1)
-            prompt = parse_prompt(name, data, str(path), offered=offered_to(name))
+            prompt = parse_prompt(name, data, str(path), offered=self._offered(name))
             return _placed(prompt, path, self._checkout)
         except FileNotFoundError:
             if name in self._brought:
-                return self._brought[name].parsed(name)
+                return self._brought[name].parsed(name, self._offered(name))
             raise PromptError("there is no such file", path=str(path), remedy="write it") from None
         except PromptError:
             raise
@@ -278,6 +292,10 @@ class Prompts:
             reason = error.strerror if isinstance(error, OSError) else type(error).__name__
             remedy = "make it readable" if isinstance(error, OSError) else "write it again"
             raise PromptError(f"the file cannot be read: {reason}", path=str(path), remedy=remedy) from error
+
+    def _offered(self, name: str) -> Sequence[str] | None:
+        own = self._own.get(name, ())
+        return None if own is None else offered_to(name, own)
 
     def _version(self, name: str) -> _Version | None:
         try:

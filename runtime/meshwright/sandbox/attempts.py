@@ -27,6 +27,8 @@ _FOLDERS = ("/", "/dev", "/dev/shm", "/run", "/tmp", "/var/tmp", "/etc", "/usr")
 _NEW_USER, _NEW_NET = 0x1000_0000, 0x4000_0000
 _X32 = 0x4000_0000
 _MEGABYTE = bytes(1024 * 1024)
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_SET_IDS = 0o6755
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -115,6 +117,50 @@ def _change_modes_of_what_it_reads() -> bool:
 def _change_times_of_what_it_reads() -> bool:
     os.utime(_bait["readable"], (1, 1))
     return False
+
+
+def _change_what_started_it() -> bool:
+    return _changes("/proc/1/exe")
+
+
+def _change_devices() -> bool:
+    return any(_changes(f"/dev/{name}") for name in _DEVICES)
+
+
+def _change_its_input() -> bool:
+    return _changes(0)
+
+
+def _make_setuid_programs() -> bool:
+    how = (ctypes.c_uint64 * 3)(os.O_CREAT, _SET_IDS)
+    os.close(os.open("changed", os.O_CREAT, 0o755))
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: os.open("opened", os.O_CREAT, _SET_IDS),
+        lambda: _libc.syscall(437, -100, b"opened-2", how, ctypes.sizeof(how)),  # openat2
+        lambda: os.mknod("node", _SET_IDS),
+        lambda: os.chmod("changed", _SET_IDS),
+        lambda: os.fchmod(os.open("changed", os.O_RDONLY), _SET_IDS),
+        lambda: _libc.syscall(452, -100, b"changed", _SET_IDS, 0),  # fchmodat2
+    )
+    for way in ways:
+        with suppress(OSError):
+            way()
+    programs = [entry for entry in os.scandir() if entry.stat(follow_symlinks=False).st_mode & 0o6000]
+    for entry in programs:
+        os.unlink(entry)
+    return bool(programs)
+
+
+def _watch_the_machine() -> bool:
+    with suppress(OSError):
+        fcntl.fcntl(os.open("/usr", os.O_RDONLY), fcntl.F_NOTIFY, 1)
+        return True
+    return _libc.inotify_add_watch(_libc.inotify_init(), b"/usr", 1) >= 0
+
+
+def _hold_up_who_opens_a_file() -> bool:
+    fcntl.fcntl(os.open(_bait["readable"], os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    return True
 
 
 def _write_what_it_reads() -> bool:
@@ -234,6 +280,15 @@ def _connect_by_a_socket_file() -> bool:
     return False
 
 
+def _send_by_a_pair_of_sockets() -> bool:
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+        with suppress(OSError):
+            socket.socketpair(socket.AF_UNIX, kind)[0].sendto(
+                b"send_by_a_pair_of_sockets\n", f"{_bait['folder']}/datagrams"
+            )
+    return False
+
+
 def _send_packets() -> bool:
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     return True
@@ -332,7 +387,9 @@ def _read_variables_of_the_mesh() -> bool:
 _ATTEMPTS: tuple[Callable[[], bool], ...] = (
     *(_read_outside, _read_by_parent_folder, _read_through_a_link, _read_through_a_hard_link, _list_outside),
     *(_write_outside, _write_through_a_link, _move_out, _truncate_outside, _delete_outside),
-    *(_change_modes_outside, _change_modes_of_what_it_reads, _write_what_it_reads),
+    *(_change_modes_outside, _change_modes_of_what_it_reads, _change_what_started_it, _change_its_input),
+    *(_change_devices, _make_setuid_programs, _watch_the_machine, _hold_up_who_opens_a_file),
+    _write_what_it_reads,
     *(_change_times_of_what_it_reads, _write_to_the_system, _fill_memory_by_files, _write_a_larger_file),
     *(_read_settings_of_the_kernel, _read_environments, _read_command_lines, _read_memory_of_others),
     *(
@@ -344,7 +401,8 @@ _ATTEMPTS: tuple[Callable[[], bool], ...] = (
         _connect_by_tcp,
         _send_by_udp,
     ),
-    *(_connect_by_an_abstract_socket, _connect_by_a_socket_file, _send_packets, _reach_the_hypervisor),
+    *(_connect_by_an_abstract_socket, _connect_by_a_socket_file, _send_by_a_pair_of_sockets),
+    *(_send_packets, _reach_the_hypervisor),
     *(_make_namespaces, _make_namespaces_by_clone, _mount, _change_root, _make_a_device, _open_by_handle),
     *(_load_into_the_kernel, _measure_others, _hold_up_the_kernel, _use_rings, _keep_keys, _share_memory),
     *(_use_another_abi, _gain_privileges, _use_capabilities, _use_a_terminal, _use_inherited_files),
@@ -374,6 +432,22 @@ def _gets_out(attempt: Callable[[], bool]) -> bool:
 def _reads(path: str) -> bool:
     with open(path) as file:
         return _bait["marker"] in file.read()
+
+
+def _changes(file: str | int) -> bool:
+    """Whether a file changes by setting the mode and the times that it has, so that no harm is done."""
+    before = os.stat(file)
+    ways: tuple[Callable[[], None], ...] = (
+        lambda: os.chmod(file, before.st_mode & 0o7777),
+        lambda: os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns)),
+        lambda: os.utime(file),  # to now, which anyone may who may write to it
+    )
+    for way in ways:
+        with suppress(OSError):
+            way()
+        if os.stat(file).st_ctime_ns != before.st_ctime_ns:
+            return True
+    return False
 
 
 def _finds(name: str) -> bool:

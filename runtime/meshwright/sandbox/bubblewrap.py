@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from meshwright.core.errors import ToolFailed
+from meshwright.core.programs import environment_with
 from meshwright.sandbox.environment import (
     SYSTEM_FILES,
     SYSTEM_FOLDERS,
@@ -17,7 +18,7 @@ from meshwright.sandbox.environment import (
     environment_of,
     with_bases,
 )
-from meshwright.sandbox.execution import PROXY_VARIABLES, START, Job, Plan, execute, resource_limits
+from meshwright.sandbox.execution import PROXY_VARIABLES, START, Job, Plan, execute
 from meshwright.sandbox.port import Finished
 from meshwright.sandbox.seccomp import filter_program, is_known_machine
 
@@ -42,6 +43,8 @@ class Bubblewrap:
         help_text = _asked(self.program, "--help")
         # It came with 0.8; without it the filter of system calls alone keeps user namespaces out.
         self._more = ("--disable-userns",) if "--disable-userns" in help_text else ()
+        # Root owns the devices, which are bound as the machine has them: it could change their modes.
+        self.filter = filter_program(namespaces=True, modes=os.getuid() != 0)
 
     async def run(self, job: Job) -> Finished:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
@@ -56,14 +59,14 @@ class Bubblewrap:
                 "tree": str(job.tree),
                 "environment": environment,
                 "listens": PROXY_VARIABLES if job.proxy else (),
-                "seccomp": filter_program(namespaces=True).hex(),
+                "seccomp": self.filter.hex(),
                 "landlock": None,
             }
             plan = Plan(
                 [*command, *self._interpreter.command(START)],
                 order,
                 "init",
-                resource_limits(job.limits, job.limits.processes + _OWN_PROCESSES),
+                _OWN_PROCESSES,
                 tuple(data.values()),
             )
             return await execute(job, plan)
@@ -72,6 +75,7 @@ class Bubblewrap:
         yield from (f"--unshare-{name}" for name in _NAMESPACES)
         yield from (
             "--die-with-parent",
+            "--as-pid-1",
             "--new-session",
             "--cap-drop",
             "ALL",
@@ -133,7 +137,12 @@ def _own_files(stack: ExitStack) -> dict[str, int]:
 def _asked(program: str, option: str) -> str:
     try:
         done = subprocess.run(
-            [program, option], capture_output=True, text=True, timeout=_QUESTION_SECONDS, check=False
+            [program, option],
+            env=environment_with(),
+            capture_output=True,
+            text=True,
+            timeout=_QUESTION_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolFailed(f"{program} cannot be started: {error}", remedy=_INSTALL) from error

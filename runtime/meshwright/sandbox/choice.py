@@ -21,7 +21,6 @@ from meshwright.sandbox.landlock import remove_left_over as remove_left_over_fol
 from meshwright.sandbox.port import Finished, Limits
 from meshwright.sandbox.probe import ATTEMPTS, Box, broken_out_of
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
-from meshwright.sandbox.seccomp import filter_program, is_known_machine
 from meshwright.sandbox.settings import SandboxSettings
 from meshwright.sandbox.unboxed import Unboxed
 from meshwright.sql.folder import read_private, write_private
@@ -153,6 +152,5 @@ class ChosenSandbox:
 
 def _fingerprint(box: Box) -> str:
     """Stands for all that decides whether a box holds."""
-    program = filter_program(namespaces=box.has_network).hex() if is_known_machine() else ""
-    parts = (box.about, platform.release(), platform.version(), os.getuid(), START, ATTEMPTS, program)
+    parts = (box.about, platform.release(), platform.version(), os.getuid(), START, ATTEMPTS, box.filter)
     return hashlib.sha256(repr((*parts, PROXY_VARIABLES)).encode()).hexdigest()

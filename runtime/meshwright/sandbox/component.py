@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
@@ -55,4 +56,5 @@ class SandboxComponent(Component):
         others = "".join(f"; not {name}: {reason}" for name, reason in self._sandbox.reasons.items())
         if box.name == "none":
             return "none: what agents run may do everything that this user may"
-        return f"{box.about}: none of {len(NAMES)} break-outs gets out{others}"
+        root = "; as root it is weaker, so run the mesh as a user of its own" if os.getuid() == 0 else ""
+        return f"{box.about}: none of {len(NAMES)} break-outs gets out{others}{root}"

@@ -13,6 +13,7 @@ SYSTEM_FILES = tuple(
         *(
             "alternatives",
             "ca-certificates",
+            "debian_version",
             "fonts",
             "ld.so.cache",
             "ld.so.conf",

@@ -16,6 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.groups import ControlGroup, Overrun, watch
 from meshwright.sandbox.port import Finished, Limits
@@ -31,6 +33,9 @@ _FLOOD = 20  # times the output that is kept
 _CREDENTIALS = struct.Struct("3i")
 _MEGABYTE = 1024 * 1024
 _MAX_REASON = 500
+_MAX_FILES = 4096  # that a process may open
+# Without a control group nothing counts the buffers of the kernel, half a megabyte for a pair of sockets.
+_MAX_FILES_UNCOUNTED, _MAX_PROCESSES_UNCOUNTED = 256, 64
 _Ending = Literal["", "time", "memory", "processes", "output"]
 
 
@@ -49,23 +54,24 @@ class Plan(NamedTuple):
     """How a box starts a job: the command, the order for the first program in it, and how it is ended.
 
     `end` says by which means: killing the `group` of the process, or the `init` of the box, which is the
-    parent of the first program and the last to end, or by closing the `control` socket.
+    parent of the command and the last to end, or by closing the `control` socket. `processes` are those that
+    the kernel counts beside the job's.
     """
 
     command: Sequence[str]
     order: dict[str, Any]
     end: Literal["group", "init", "control"]
-    limits: Mapping[str, int]
+    processes: int
     descriptors: Sequence[int] = ()
 
 
-def resource_limits(limits: Limits, processes: int) -> dict[str, int]:
+def _resource_limits(limits: Limits, others: int, files: int) -> dict[str, int]:
     """The limits of each process, by the names of `resource`."""
     return {
         "RLIMIT_DATA": limits.memory_mb * _MEGABYTE,
         "RLIMIT_FSIZE": limits.file_mb * _MEGABYTE,
-        "RLIMIT_NPROC": processes,
-        "RLIMIT_NOFILE": 4096,
+        "RLIMIT_NPROC": others + limits.processes,
+        "RLIMIT_NOFILE": files,
         "RLIMIT_CORE": 0,
     }
 
@@ -103,6 +109,7 @@ class _Execution:
         self, job: Job, plan: Plan, process: subprocess.Popen[bytes], control: socket.socket
     ) -> None:
         self._job = job
+        self._limits = job.limits
         self._plan = plan
         self._process = process
         self._exit = os.pidfd_open(process.pid)
@@ -142,7 +149,7 @@ class _Execution:
         try:
             async with asyncio.timeout(_START_SECONDS):
                 loop = asyncio.get_running_loop()
-                order = json.dumps(self._plan.order | {"limits": self._plan.limits})
+                order = json.dumps(self._plan.order | {"limits": self._bound()})
                 with suppress(BrokenPipeError, ConnectionResetError):
                     await loop.sock_sendall(self._control, order.encode() + b"\n")
                 said, descriptors, starter = await self._receive()
@@ -150,11 +157,10 @@ class _Execution:
                     await self._fail(said, reading)
                 if self._plan.end == "init":
                     self._init = os.pidfd_open(_parent_of(starter))
-                self._group = ControlGroup.make(self._job.limits)
                 if self._group is not None:
                     self._group.add(starter)
                 else:
-                    self._watch = asyncio.create_task(watch(self._process.pid, self._job.limits, self._end))
+                    self._watch = asyncio.create_task(watch(self._process.pid, self._limits, self._end))
                 if descriptors and self._job.proxy is not None:
                     await self._job.proxy.serve(socket.socket(fileno=descriptors[0]))
                 await loop.sock_sendall(self._control, b"go")
@@ -162,6 +168,15 @@ class _Execution:
             raise ToolFailed(f"The box did not start within {_START_SECONDS:g} seconds") from None
         except OSError as error:
             raise ToolFailed(f"The box cannot be bounded: {error}") from error
+
+    def _bound(self) -> dict[str, int]:
+        """Make the control group where that is possible; returns the limits of each process."""
+        self._group = ControlGroup.make(self._limits)
+        if self._group is not None:
+            return _resource_limits(self._limits, self._plan.processes, _MAX_FILES)
+        processes = min(self._limits.processes, _MAX_PROCESSES_UNCOUNTED)
+        self._limits = replace(self._limits, processes=processes)
+        return _resource_limits(self._limits, self._plan.processes, _MAX_FILES_UNCOUNTED)
 
     async def _receive(self) -> tuple[bytes, list[int], int]:
         """The first program's answer, the descriptors that it sends, and its id as we see it."""

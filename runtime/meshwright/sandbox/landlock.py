@@ -21,7 +21,7 @@ from meshwright.sandbox.environment import (
     environment_of,
     with_bases,
 )
-from meshwright.sandbox.execution import START, Job, Plan, execute, resource_limits
+from meshwright.sandbox.execution import START, Job, Plan, execute
 from meshwright.sandbox.groups import threads_of_user
 from meshwright.sandbox.port import Finished
 from meshwright.sandbox.seccomp import filter_program, is_known_machine
@@ -52,6 +52,7 @@ class Landlock:
                 remedy=remedy,
             )
         self.about = f"Landlock {version}"
+        self.filter = filter_program(namespaces=False, modes=False)
 
     async def run(self, job: Job) -> Finished:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
@@ -70,15 +71,14 @@ class Landlock:
             "tree": str(job.tree),
             "environment": environment_of(read, self._interpreter, scratch, job.environment),
             "listens": (),
-            "seccomp": filter_program(namespaces=False).hex(),
+            "seccomp": self.filter.hex(),
             "landlock": {
                 "read": [str(path) for path in (*system, *SYSTEM_FILES, *read, *self._interpreter.folders)],
                 "write": [str(job.tree), scratch],
                 "devices": _DEVICES,
             },
         }
-        limits = resource_limits(job.limits, threads + job.limits.processes)
-        return Plan(self._interpreter.command(START), order, "control", limits)
+        return Plan(self._interpreter.command(START), order, "control", threads)
 
 
 def remove_left_over() -> None:

@@ -37,6 +37,8 @@ class Box(Protocol):
     name: str
     about: str
     """The program or the part of the kernel that it rests on, with its version."""
+    filter: bytes
+    """Its filter of system calls."""
     has_network: bool
 
     async def run(self, job: Job) -> Finished:
@@ -89,7 +91,8 @@ class _Bait:
         self._servers: list[asyncio.Server] = []
         self._processes: list[Process] = []
         self._before: tuple[object, ...] = ()
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        families = (socket.AF_INET, socket.AF_UNIX)
+        self._datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in families]
         self.described: dict[str, Any] = {}
 
     async def start(self, interpreter: Interpreter) -> None:
@@ -103,8 +106,10 @@ class _Bait:
         abstract = f"meshwright-{self._marker}"
         listeners = [socket.create_server(("127.0.0.1", 0)), *_local(f"\0{abstract}", str(folder / "socket"))]
         self._servers = [await asyncio.start_server(self._hear, sock=listener) for listener in listeners]
-        self._udp.setblocking(False)
-        self._udp.bind(("127.0.0.1", 0))
+        addresses: tuple[Any, ...] = (("127.0.0.1", 0), str(folder / "datagrams"))
+        for receiver, address in zip(self._datagrams, addresses, strict=True):
+            receiver.setblocking(False)
+            receiver.bind(address)
         sign = f"bait={self._marker}"
         for _ in range(2):
             process = await asyncio.create_subprocess_exec(
@@ -121,7 +126,7 @@ class _Bait:
             "secret": str(folder / "secret"),
             "readable": str(folder / "readable" / "file"),
             "tcp": listeners[0].getsockname()[1],
-            "udp": self._udp.getsockname()[1],
+            "udp": self._datagrams[0].getsockname()[1],
             "abstract": abstract,
             "process": self._processes[0].pid,
             "victim": self._processes[1].pid,
@@ -129,8 +134,9 @@ class _Bait:
 
     async def affected(self) -> set[str]:
         """The attempts whose effect is seen outside."""
-        with suppress(BlockingIOError):
-            self._reached.add(self._udp.recv(100).decode().strip())
+        for receiver in self._datagrams:
+            with suppress(BlockingIOError):
+                self._reached.add(receiver.recv(100).decode().strip())
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._processes[1].wait()
@@ -180,7 +186,8 @@ class _Bait:
     async def stop(self) -> None:
         for server in self._servers:
             server.close()
-        self._udp.close()
+        for receiver in self._datagrams:
+            receiver.close()
         for process in self._processes:
             with suppress(ProcessLookupError):
                 process.kill()

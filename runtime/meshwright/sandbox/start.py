@@ -4,8 +4,8 @@ Run as `python -I -S -c SOURCE FD`; it imports nothing of ours, since the box ma
 to the mesh: one line of JSON arrives, `ready` goes back with the process's id, and the command begins at the
 mesh's `go`. A problem goes back as `failed: REASON`.
 
-With Landlock, which has no namespace, it stays as the parent of everything in the box and ends it when the
-command ends or the mesh does.
+In a box it stays as the parent of everything there, and ends it when the command ends or the mesh does. In
+bubblewrap it is process 1: the program that made the box lies outside, where a mode could be changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(number: int) -> None:
     try:
         with control.makefile("rb") as lines:
             order = json.loads(lines.readline())
-        if order["landlock"]:
+        if order["seccomp"]:
             _supervise(order, control)
         else:
             _become(order, control)
@@ -79,13 +79,10 @@ def _become(order: dict[str, Any], control: socket.socket) -> None:
     os.umask(0o022)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and a command would inherit
         signal.signal(number, signal.SIG_DFL)
-    if order["seccomp"]:
-        _install(bytes.fromhex(order["seccomp"]))
     os.execvpe(order["argv"][0], order["argv"], environment)
 
 
 def _install(program: bytes) -> None:
-    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     code = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("H6xQ", len(program) // 8, ctypes.addressof(code))
     _checked(_libc.prctl(_PR_SET_SECCOMP, 2, ctypes.c_char_p(described), 0, 0))
@@ -96,14 +93,17 @@ def _supervise(order: dict[str, Any], control: socket.socket) -> None:
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     _drop_capabilities()
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _confine(order["landlock"])
+    if order["landlock"]:
+        _confine(order["landlock"])
     _check_signals()
+    _install(bytes.fromhex(order["seccomp"]))
     child = os.fork()
     if not child:
         try:
             _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-            # A ruleset of its own: the command signals neither this program's parent nor anything outside.
-            _restrict(struct.pack("QQQ", 0, 0, _OTHERS))
+            if order["landlock"]:
+                # A ruleset of its own: the command signals neither this program nor anything outside.
+                _restrict(struct.pack("QQQ", 0, 0, _OTHERS))
             _become(order, control)
         except OSError as error:
             _say(error, control)
@@ -134,12 +134,12 @@ def _end_all(child: int) -> int:
 
 def _check_signals() -> None:
     """Make sure that signals stay in the box: raises OSError where they reach the mesh, or init."""
-    for process in {os.getppid(), 1} - {os.getpid()}:
+    for process in {os.getppid(), 1} - {os.getpid(), 0}:  # 0: the parent has no number in this namespace
         try:
             os.kill(process, 0)
         except (PermissionError, ProcessLookupError):  # a mesh that is killed may be gone by now
             continue
-        raise OSError(0, "Landlock lets signals out of the box")
+        raise OSError(0, "signals leave the box")
 
 
 def _confine(rules: dict[str, list[str]]) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.environment import Interpreter, environment_of, with_bases
-from meshwright.sandbox.execution import START, Job, Plan, execute, resource_limits
+from meshwright.sandbox.execution import START, Job, Plan, execute
 from meshwright.sandbox.groups import threads_of_user
 from meshwright.sandbox.port import Finished
 
@@ -17,6 +17,7 @@ class Unboxed:
 
     name = "none"
     about = "no box"
+    filter = b""
     has_network = True
 
     def __init__(self, interpreter: Interpreter | None = None) -> None:
@@ -37,5 +38,4 @@ class Unboxed:
             "landlock": None,
         }
         threads = await asyncio.to_thread(threads_of_user)
-        limits = resource_limits(job.limits, threads + job.limits.processes)
-        return await execute(job, Plan(self._interpreter.command(START), order, "group", limits))
+        return await execute(job, Plan(self._interpreter.command(START), order, "group", threads))

@@ -2,7 +2,8 @@
 
 A setting that holds a secret may say where the secret is: `env:NAME`, `file:/path`, `systemd:NAME` (a file of
 $CREDENTIALS_DIRECTORY), `kubernetes:/path` (a mounted secret), `dapr:STORE/NAME` (by the sidecar, with /KEY
-where the secret has several). Anything else is the secret itself.
+where the secret has several). Anything else is the secret itself. One that cannot be read stops only what
+needs it: most commands beside a running mesh need none.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from pydantic import (
     model_validator,
 )
 
+from meshwright.core.errors import ConfigError
+
 _MAX_BYTES = 64 * 1024
 _SIDECAR_SECONDS = 20.0  # that a sidecar which starts beside us may take
 _PAUSE_SECONDS = 0.2
@@ -41,8 +44,12 @@ def refers(value: str) -> bool:
     return bool(colon) and scheme in _READERS
 
 
+class UnreadableSecret(ValueError):
+    """The reference to a secret leads nowhere from here."""
+
+
 def resolve(value: Any) -> Any:
-    """The secret that a setting refers to. Raises ValueError, which names the reference alone."""
+    """The secret that a setting refers to. Raises UnreadableSecret, which names the reference alone."""
     if not isinstance(value, str):
         return value
     if not refers(value):
@@ -51,18 +58,35 @@ def resolve(value: Any) -> Any:
     try:
         found = _READERS[scheme](place)
     except OSError as error:
-        raise ValueError(f"{value} cannot be read: {error.strerror or error}") from None
+        raise UnreadableSecret(f"{value} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{value} is no text") from None
+        raise UnreadableSecret(f"{value} is no text") from None
     except LookupError as error:
-        raise ValueError(f"{value}: {error.args[0]}") from None
+        raise UnreadableSecret(f"{value}: {error.args[0]}") from None
     if not found:
-        raise ValueError(f"{value} is empty")
+        raise UnreadableSecret(f"{value} is empty")
     return found
+
+
+class UnreadSecret(SecretStr):
+    """A secret that could not be read: to use it raises the error of its setting."""
+
+    def __init__(self, reference: str, error: ConfigError) -> None:
+        super().__init__(reference)
+        self._error = error
+
+    def get_secret_value(self) -> str:
+        """Raises ConfigError."""
+        raise self._error
 
 
 Secret = Annotated[SecretStr, BeforeValidator(resolve)]
 """The type of a setting that holds a secret, or a reference to it."""
+
+
+def has_form(secret: SecretStr, check: Callable[[str], object]) -> bool:
+    """Whether a secret has the form that a check expects; one that could not be read counts as if it had."""
+    return isinstance(secret, UnreadSecret) or bool(check(secret.get_secret_value()))
 
 
 def _environment(name: str) -> str:
@@ -167,7 +191,7 @@ class Signed(Table):
     def _has_a_secret_first(self) -> Self:
         if self.previous_secret is not None and self.secret is None:
             raise ValueError("has a previous_secret and no secret")
-        if not all(self.secrets):
+        if not all(secret is None or secret for secret in (self.secret, self.previous_secret)):
             raise ValueError("the secret is empty")
         return self
 
@@ -175,13 +199,22 @@ class Signed(Table):
 def _matching(pattern: str, expected: str) -> AfterValidator:
     """Refuse a text, or a secret, of another form; None is no text."""
 
+    def matches(text: str) -> bool:
+        return re.fullmatch(pattern, text) is not None
+
     def check(value: Any) -> Any:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if text is not None and not re.fullmatch(pattern, text):
+        if value is not None and not (
+            has_form(value, matches) if isinstance(value, SecretStr) else matches(value)
+        ):
             raise ValueError(f"expected {expected}")
         return value
 
     return AfterValidator(check)
+
+
+def min_chars(count: int) -> AfterValidator:
+    """Refuse a shorter secret."""
+    return _matching(rf"(?s).{{{count},}}", f"at least {count} characters")
 
 
 def http_url(example: str) -> AfterValidator:
@@ -195,10 +228,16 @@ def _port_is_usable(url: str | None) -> str | None:
     return url
 
 
+_HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 HostName = Annotated[
     str,
+    _matching(_HOST_NAME, "host names without scheme and port, like mesh.example.com"),
+    AfterValidator(str.lower),
+]
+HostAndPort = Annotated[
+    str,
     _matching(
-        r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "host names without scheme and port, like mesh.example.com"
+        rf"{_HOST_NAME}(:[1-9][0-9]{{0,4}})?", "host names without scheme, like mesh.example.com or mesh:8443"
     ),
     AfterValidator(str.lower),
 ]

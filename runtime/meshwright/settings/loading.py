@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import ConfigError, nearest, sentence
-from meshwright.settings.forms import Table
+from meshwright.settings.forms import Table, UnreadableSecret, UnreadSecret
 from meshwright.settings.model import Settings, built_in, with_installed
 
 FILE_NAME = "mesh.toml"
@@ -54,6 +54,7 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     """Read the settings of a project; an override of None counts as not given, as does a field of a table.
 
     Raises ConfigError, which names the file and line, or the environment's variable, and what was expected.
+    A secret that cannot be read raises it where it is used, and in `Settings.require_secrets`.
     """
     path = project / FILE_NAME
     text = _read(path)
@@ -80,11 +81,42 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
         message = f"{named}: {expected}" if named else expected
         return ConfigError(message, path=str(path) if line else "", line=line, field=field, remedy=remedy)
 
+    unread: list[ConfigError] = []
+    while True:
+        try:
+            settings = kind.model_validate(values, context={"project": project})
+        except ValidationError as error:
+            first, *others = error.errors(include_url=False)
+            if not _is_unread(first):
+                raise wrong(first["loc"], *_expected(kind, first)) from None
+            for problem in filter(_is_unread, (first, *others)):
+                unread.append(wrong(problem["loc"], *_expected(kind, problem)))
+                values = _with_unread(values, problem, unread[-1])
+        else:
+            settings.set_unread(unread)
+            return settings
+
+
+def _with_unread(values: Any, problem: Any, error: ConfigError) -> Any:
+    """The values with what raises an error in place of a secret. Raises the error where its place is none."""
     try:
-        return kind.model_validate(values, context={"project": project})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise wrong(first["loc"], *_expected(kind, first)) from None
+        return _replaced(values, problem["loc"], UnreadSecret(problem["input"], error))
+    except (LookupError, TypeError, ValueError):  # within a union of a package's own settings
+        raise error from None
+
+
+def _replaced(value: Any, steps: _Steps, secret: UnreadSecret) -> Any:
+    """A copy of tables and lists with a secret at a place."""
+    if not steps:
+        return secret
+    step, *within = steps
+    copied: Any = list(value) if isinstance(step, int) else dict(value)
+    copied[step] = _replaced(value[step], tuple(within), secret)
+    return copied
+
+
+def _is_unread(problem: Any) -> bool:
+    return isinstance(problem.get("ctx", {}).get("error"), UnreadableSecret)
 
 
 def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
@@ -256,8 +288,6 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     if expected == _TABLE:
         hidden = True
         expected += ": write [NAME] in place of [[NAME]]" if isinstance(value, list) else ""
-    elif is_secret and first["type"] == "too_short":
-        expected = f"expected at least {first['ctx']['min_length']} characters"
     return expected + ("" if hidden else f", not {str(value)[:80]!r}"), ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -130,6 +131,35 @@ class Settings(BaseModel):
         channels: ChannelsSettings
         trees: TreesSettings
         k8s: K8sSettings
+
+    _unread: tuple[ConfigError, ...] = ()
+
+    @property
+    def unread_secrets(self) -> tuple[ConfigError, ...]:
+        """The errors of secrets that could not be read, each raised where its secret is used."""
+        return self._unread
+
+    def set_unread(self, errors: Iterable[ConfigError]) -> None:
+        """Keep the errors of secrets that could not be read."""
+        self._unread = tuple(errors)
+
+    def require_secrets(self) -> None:
+        """Raises ConfigError for the first secret that could not be read."""
+        for error in self._unread:
+            raise error
+
+    def without_unread(self) -> Self:
+        """A copy with the defaults of each table that holds a secret that could not be read.
+
+        Raises ConfigError where there is no such default, or it would be another database.
+        """
+        defaults: dict[str, Any] = {}
+        for error in self._unread:
+            field = type(self).model_fields[error.field]
+            if field.is_required() or error.field == "database":
+                raise error
+            defaults[error.field] = field.get_default(call_default_factory=True)
+        return self.model_copy(update=defaults)
 
     def having(self, **values: Any) -> Self:
         """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""

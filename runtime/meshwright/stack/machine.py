@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
 from meshwright.core.plugins import install_command
+from meshwright.core.programs import environment_with
 from meshwright.events.heads import FILE_NAME as HEADS
 from meshwright.sql.folder import LOCK_NAME, lock_folder, make_private
 from meshwright.sql.sqlite import FILE_NAME
@@ -32,6 +33,7 @@ _SETTLE_SECONDS = 0.1
 _REQUEST_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 8_192
 _BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
+_OF_THE_BUILD = ("MESH_CACHE", "XDG_CACHE_HOME")
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
 _DAPR = (
     "in a checkout, make dapr builds it and prints its folder: set MESH_DAPR_BIN to that where Meshwright is "
@@ -238,14 +240,26 @@ def _built() -> list[str]:
     if not _BUILD.exists():
         return []
     where = subprocess.run(
-        [sys.executable, str(_BUILD), "--where"], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, str(_BUILD), "--where"],
+        env=environment_with(_OF_THE_BUILD),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     return [] if where.returncode else [where.stdout.strip()]
 
 
 def version_of(daprd: Path) -> tuple[int, ...]:
     """The version of a daprd, such as (1, 18, 2); a build without one, such as `edge`, counts as new."""
-    output = subprocess.run([daprd, "--version"], capture_output=True, text=True, check=False, timeout=30)
+    output = subprocess.run(
+        [daprd, "--version"],
+        env=environment_with(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
     numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", output.stdout.strip())
     return tuple(map(int, numbers.groups())) if numbers else _UNKNOWN_VERSION
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
+from meshwright.core.programs import environment_with
 from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
 from meshwright.settings import Settings
 from meshwright.settings.loading import WARNED
@@ -30,8 +31,6 @@ _READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
 MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
-_BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
-"""The variables of this process that a service gets: a broker needs no key of a model."""
 _PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
 """An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
 
@@ -125,10 +124,6 @@ def new_secret() -> str:
     return secrets.token_hex(32)
 
 
-def _basics() -> dict[str, str]:
-    return {name: os.environ[name] for name in _BASICS if name in os.environ}
-
-
 def redis(program: Path, ports: Ports, components: Path, folder: Path, password: str) -> Service:
     """The store: Redis with `components/redis/redis.conf`, and its data in a folder."""
     [port] = ports.take(1)
@@ -145,7 +140,7 @@ def redis(program: Path, ports: Ports, components: Path, folder: Path, password:
         argv=(str(program), str(path)),
         address=f"{LOOPBACK}:{port}",
         ready=f"redis://:{password}@{LOOPBACK}:{port}",
-        environment=_basics(),
+        environment=environment_with(),
         files={path: _written(lines)},
         ready_seconds=_READING_SECONDS,
     )
@@ -195,7 +190,7 @@ def mosquitto(
         argv=(str(program), "-c", str(path)),
         address=f"mqtt://{BROKER_USER}:{password}@{LOOPBACK}:{port}",
         ready=f"tcp://{LOOPBACK}:{port}",
-        environment=_basics(),
+        environment=environment_with(),
         files={
             path: _written(lines),
             users: _written([f"{user}:{_hashed(secret)}" for user, secret in passwords.items()]),
@@ -254,7 +249,7 @@ def _control(name: str, program: Path, ports: Ports, port: int, *flags: str) -> 
         argv=(str(program), *own, *flags, *listen),
         address=f"{LOOPBACK}:{port}",
         ready=f"http://{LOOPBACK}:{health}/healthz",
-        environment=_basics(),
+        environment=environment_with(),
     )
 
 
@@ -288,7 +283,12 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
         ),
         address=f"{LOOPBACK}:{app.grpc_port}",
         ready=f"http://{LOOPBACK}:{app.http_port}/v1.0/healthz/outbound",
-        environment={**_basics(), **backends.environment(), **app.environment(), "DAPR_HOST_IP": LOOPBACK},
+        environment={
+            **environment_with(),
+            **backends.environment(),
+            **app.environment(),
+            "DAPR_HOST_IP": LOOPBACK,
+        },
     )
 
 

@@ -21,11 +21,11 @@ from meshwright.agent import Agent
 from meshwright.app import StoreDeps, build_mesh
 from meshwright.client import Client
 from meshwright.client.calls import TaskCalls, wait_of
-from meshwright.core import topics
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
+from meshwright.core.money import ZERO
 from meshwright.events.inbox import Inbox, Question
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.log import EventLog
@@ -34,7 +34,8 @@ from meshwright.ledger.allowances import invalid_field
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.models.offline import stream_words
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, Price, ToolCall
+from meshwright.models.prices import Prices
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.settings import load_settings
@@ -43,6 +44,9 @@ from meshwright.stores.memory import Faults, MemoryData, MemoryStore
 
 _PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 _SHOWN_EVENTS = 5
+_SETTLING_PASSES = 100  # passes of the event loop in which what is due may run before time goes on
+_BEGINNINGS, _FAILURES = ("task.accepted", "task.retried"), ("task.failed", "task.timed_out")
+_ENDS = ("task.succeeded", "task.cancelled", *_FAILURES)
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
 """An answer as text, one or more tools to call, a whole reply, an error to raise, or what makes a reply."""
 
@@ -142,6 +146,32 @@ def _shown(request: ModelRequest) -> str:
     return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "..."
 
 
+class _ScriptPrices(Prices):
+    """Reserves nothing for a call that has no price."""
+
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price:
+        """The highest price, or nothing."""
+        return super().upper_bound(request, prompt_tokens) or Price(input=ZERO, output=ZERO)
+
+
+class _Scripted(Adapter):
+    """A scripted model in a mesh, whose budgets it fits."""
+
+    def prices(self, default: Price | None) -> Prices:
+        """By the names of models, else `default`."""
+        return _ScriptPrices(default=default)
+
+
+class OutcomeUnderTest(Outcome):
+    """The outcome of a task in a test: the text of a failed one is its error."""
+
+    @property
+    def text(self) -> str:
+        """The answer as text. Raises TaskFailed where there is none since the task failed."""
+        text = super().text
+        return text if text or self.success else self.read(str)
+
+
 class Events(list[Event]):
     """Some of what happened, in order."""
 
@@ -163,7 +193,8 @@ class MeshUnderTest(TaskCalls):
 
     `outcome`, and so `ask`, raises ScriptEnded where the task failed since the scripted model ran out of
     replies, PromptError where an agent ran on a built-in prompt, since its own is missing or broken (one that
-    a test file defines for itself needs none), and MeshError after 30 seconds.
+    a test file defines for itself needs none), and MeshError after 30 seconds. The `text` of an outcome
+    raises TaskFailed where the task failed without one.
     """
 
     def __init__(
@@ -174,6 +205,7 @@ class MeshUnderTest(TaskCalls):
         self._clock = clock
         self._without_prompt = {agent.prompt for agent in agents if _is_of_tests(agent)}
         self._events: list[Event] = []
+        self._returned: set[str] = set()  # the tasks whose outcome the test has
         mesh.host.listen("#", self._events.append)
 
     @property
@@ -188,7 +220,7 @@ class MeshUnderTest(TaskCalls):
             raise invalid_field(error) from None
         return await self.mesh.get(Tasks).submit(task, idempotency_key=idempotency_key)
 
-    async def _outcome(self, task_id: str) -> Outcome:
+    async def _outcome(self, task_id: str) -> OutcomeUnderTest:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 outcome = await self.mesh.get(Tasks).outcome(task_id)
@@ -198,10 +230,11 @@ class MeshUnderTest(TaskCalls):
                 f"task {task_id} has no outcome after {_PATIENCE_SECONDS:.0f} s; its last events: {last}",
                 remedy="where it waits for the clock, move that by mesh.advance(seconds)",
             ) from None
+        self._returned.add(task_id)
         self._check_prompts()
         if not outcome.success and isinstance(self.model, ScriptedModel) and self.model.ended is not None:
             raise self.model.ended
-        return outcome
+        return OutcomeUnderTest(**{name: getattr(outcome, name) for name in outcome.__struct_fields__})
 
     def _check_prompts(self) -> None:
         for event in (*self.events("prompt.fallback"), *self.events("prompt.rejected")):
@@ -222,13 +255,17 @@ class MeshUnderTest(TaskCalls):
     async def questions(self, count: int = 1) -> list[Question]:
         """Wait until so many questions wait for people, and return all that do, the oldest first.
 
-        Raises MeshError after 30 seconds.
+        Raises TaskFailed where the last task that was open has failed and its outcome was not asked for,
+        MeshError after 30 seconds.
         """
         news = asyncio.Event()
-        stop = self.mesh.host.listen(topics.TASK_PROGRESS, lambda event: news.set(), ("task.waiting",))
+        stop = self.mesh.host.listen("#", lambda event: news.set(), ("task.waiting", *_FAILURES))
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while len(found := (await self.mesh.get(Inbox).page(Caller().tenant_id)).items) < count:
+                    await _settle()  # a task that the test has begun beside this is accepted
+                    if task_id := self._last_failure():
+                        (await self._outcome(task_id)).read(str)
                     await news.wait()
                     news.clear()
         except TimeoutError:
@@ -236,6 +273,18 @@ class MeshUnderTest(TaskCalls):
         finally:
             stop()
         return list(found)
+
+    def _last_failure(self) -> str | None:
+        """The task that failed last, if none is open now."""
+        open_tasks, failed = set[str | None](), None
+        for event in self._events:
+            if event.event_type in _BEGINNINGS:
+                open_tasks.add(event.task_id)
+                failed = None
+            elif event.event_type in _ENDS:
+                open_tasks.discard(event.task_id)
+                failed = event.task_id if event.event_type in _FAILURES else None
+        return None if open_tasks or failed in self._returned else failed
 
     async def answer(
         self, question: Question | str, value: Any, *, key: str = "", by: str = "tester"
@@ -290,7 +339,7 @@ async def mesh_for(
         load_settings(project, store="memory", **settings),
         project=project,
         agents=agents or None,
-        model=model,
+        model=_Scripted(model) if isinstance(model, ScriptedModel) else model,
         clock=clock,
         host=host,
     )
@@ -300,7 +349,6 @@ async def mesh_for(
 
 
 RuntimeT = TypeVar("RuntimeT", bound=Runtime)
-_SETTLING_PASSES = 100  # passes of the event loop in which what is due may run before time goes on
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -347,24 +395,25 @@ class ManualClock:
         event that tells its end.
         """
         end = self._now + timedelta(seconds=seconds)
-        await self._settle()
+        await _settle()
         while self._sleepers and self._sleepers[0][0] <= end:
             self._pass_until(self._sleepers[0][0])
             while self._sleepers and self._sleepers[0][0] <= self._now:
                 _, _, alarm = heapq.heappop(self._sleepers)
                 if not alarm.done():  # the sleeper may have been cancelled
                     alarm.set_result(None)
-            await self._settle()
+            await _settle()
         self._pass_until(end)
-        await self._settle()
+        await _settle()
 
     def _pass_until(self, when: datetime) -> None:
         self._passed += max(0.0, (when - self._now).total_seconds())
         self._now = max(self._now, when)
 
-    async def _settle(self) -> None:
-        for _ in range(_SETTLING_PASSES):
-            await asyncio.sleep(0)
+
+async def _settle() -> None:
+    for _ in range(_SETTLING_PASSES):
+        await asyncio.sleep(0)
 
 
 def memory_runtime(

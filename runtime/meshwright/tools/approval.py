@@ -1,8 +1,8 @@
 """Approvals: which calls of tools wait for a person, and what a decision is bound to.
 
-A decision holds for one tool with one set of arguments, on one system, and for one effect where the tool has
-a preview: it names the hash of the validated arguments with their defaults, of the system and of the effect,
-which are compared where the tool is executed.
+A decision holds in one task, for one tool with one set of arguments, on one system, and for one effect where
+the tool has a preview: it names the hash of the task, the validated arguments with their defaults, the system
+and the effect, which are compared where the tool is executed. A fork is another task: it asks again.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from msgspec import field
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
-from meshwright.core.redaction import redact, redact_data
+from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.models.structure import repaired
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.tools.tool import Tool, Unchanged
-from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY, Approval
+from meshwright.work.people import APPROVAL, HIDDEN, NEEDED, REQUESTER_MAY, Approval
 
 _MAX_REQUEST_CHARS = 200
 _MAX_ARGUMENTS_CHARS = 2_000  # in the question itself, which chats show
@@ -97,7 +98,7 @@ class Change(NamedTuple):
         old, new = first.arguments, call.arguments
         before = {name: old.get(name) for name in old | new if old.get(name) != new.get(name)}
         is_shown = len(json.dumps([before, new], ensure_ascii=False)) <= MAX_SHOWN_CHARS
-        return cls(by, redact_data(before) if is_shown else {}, refused)
+        return cls(by, before if is_shown else {}, refused)
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -113,6 +114,9 @@ class Change(NamedTuple):
 
 
 _AS_ASKED = Change()
+_NO_MASKS: Mapping[str, str] = {}
+MARKED = ("arguments", "target", "changed_from")
+"""The fields of the subject of a question that still get their marks: its effect has them."""
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
@@ -123,11 +127,14 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
 class Preview(Struct):
     """The effect that a call would have, as it is shown, and the hash of all of it; or why it is unknown.
 
-    `is_none` says that the call would change nothing, since all is so already.
+    `is_none` says that the call would change nothing, since all is so already. In the journal the effect has
+    marks in place of secrets: `hidden` counts what they hide, and `sealed` is all of it, encrypted.
     """
 
     effect: Any = None
     hash: str = ""
+    hidden: dict[str, int] = field(default_factory=dict)
+    sealed: str = ""
     error: str = ""
     is_none: bool = False
 
@@ -142,36 +149,42 @@ class Preview(Struct):
         if len(text) > _MAX_EFFECT_CHARS:
             problem = f"its effect has {len(text):,} characters, and only {_MAX_EFFECT_CHARS:,} can be shown"
             return cls(error=f"{problem} to those who approve it. Change less at a time")
-        return cls(effect=redact_data(effect), hash=hashlib.sha256(text.encode(errors="replace")).hexdigest())
+        return cls(effect=effect, hash=hashlib.sha256(text.encode(errors="replace")).hexdigest())
+
+
+_NO_PREVIEW = Preview()
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalCall:
     """A call of a tool that may need an approval: its validated arguments, and the hash that binds them.
 
-    The shown arguments are redacted, and so is the `effect`; the hash is of both as they are.
+    The arguments are as they are, and those that are shown have marks; so has the effect of the `preview`.
     """
 
     tool: Tool
     arguments: dict[str, Any]
     binds: str
-    effect: Any = None
+    preview: Preview = _NO_PREVIEW
 
     @classmethod
-    def of(cls, tool: Tool, text: str) -> ApprovalCall:
-        """Read a call from its arguments as the model wrote them. Raises InvalidInput for wrong ones."""
+    def of(cls, tool: Tool, text: str, task_id: str) -> ApprovalCall:
+        """Read a call of a task from its arguments as the model wrote them.
+
+        Raises InvalidInput for wrong ones.
+        """
         arguments = tool.validated(text)
         given = from_json(repaired(text or "{}"))  # a type of the author's may write less than it was given
-        bound = {"tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(given)}
+        bound = {"task": task_id, "tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(given)}
         bound |= {"target": tool.target} if tool.target else {}
         return cls(tool, arguments, hashlib.sha256(to_json(bound)).hexdigest())
 
-    def with_effect(self, effect_hash: str, effect: Any = None) -> ApprovalCall:
+    def with_effect(self, effect_hash: str, preview: Preview = _NO_PREVIEW) -> ApprovalCall:
         """The call bound to the effect that has a hash; without one, the call itself."""
         if not effect_hash:
             return self
         binds = hashlib.sha256(f"{self.binds}/{effect_hash}".encode()).hexdigest()
-        return replace(self, binds=binds, effect=effect)
+        return replace(self, binds=binds, preview=preview)
 
     @property
     def is_too_long(self) -> bool:
@@ -191,19 +204,30 @@ class ApprovalCall:
         return {**schema, **definitions, "properties": {**schema["properties"], "arguments": changed}}
 
     def subject(
-        self, agent_id: str, rule: ApprovalRule, *, outside: bool = False, change: Change = _AS_ASKED
+        self,
+        agent_id: str,
+        rule: ApprovalRule,
+        *,
+        outside: bool = False,
+        change: Change = _AS_ASKED,
+        masks: Mapping[str, str] = _NO_MASKS,
     ) -> dict[str, Any]:
-        """The subject of the question, as data, with all of its arguments."""
+        """The subject of the question, as data, with all of its arguments, and marks in its effect alone.
+
+        `masks` says what the masks in its arguments stand for.
+        """
         needs = {} if rule.count == 1 else {NEEDED: rule.count}
         return {
             "kind": APPROVAL,
             "tool": self.tool.name,
-            "arguments": redact_data(self.arguments),
+            "arguments": self.arguments,
             "agent_id": agent_id,
             "does": self.tool.description.strip().partition("\n")[0],
             "why": self.why(rule, outside=outside),
-            **({"target": redact(self.tool.target)} if self.tool.target else {}),
-            **({} if self.effect is None else {"effect": self.effect}),
+            **({"target": self.tool.target} if self.tool.target else {}),
+            **({} if self.preview.effect is None else {"effect": self.preview.effect}),
+            **({HIDDEN: self.preview.hidden} if self.preview.hidden else {}),
+            **({"masks": masks} if masks else {}),
             **change.subject,
             **needs,
             **({} if rule.not_requester else {REQUESTER_MAY: True}),
@@ -217,25 +241,34 @@ class ApprovalCall:
         return f"{_READ_OUTSIDE} Such text may have asked for this call."
 
     def question(
-        self, agent_id: str, request: str, *, outside: bool = False, change: Change = _AS_ASKED
+        self,
+        agent_id: str,
+        request: str,
+        *,
+        outside: bool = False,
+        change: Change = _AS_ASKED,
+        notes: Iterable[str] = (),
     ) -> str:
-        """The question as sentences: who wants to do what, and why."""
-        shown = redact_data(self.arguments)
+        """The question as sentences: who wants to do what, and why. `notes` say what is hidden."""
+        marks = Marks()
+        shown = redact_data(self.arguments, marks)
         listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
-        listed = redact(listed)
+        listed = redact(listed, marks)
         if len(listed) > _MAX_ARGUMENTS_CHARS:
             listed = f"{len(listed):,} characters of {', '.join(shown)}: the inbox shows them whole"
-        request = " ".join(redact(request).split()).removesuffix(".")
+        request = " ".join(redact(request, marks).split()).removesuffix(".")
         if len(request) > _MAX_REQUEST_CHARS:
             request = f"{request[: _MAX_REQUEST_CHARS - 3]}..."
         purpose = f', to do this task: "{request}"' if request else ""
         warning = f" {_READ_OUTSIDE}" if outside else ""
-        asked = f"{agent_id} wants to run {self.tool.name}({listed}){purpose}.{warning}{change.text} May it?"
-        return asked if self.effect is None else f"{asked}\nIts effect:\n{self._short_effect}"
+        noted = "".join(f" {note}" for note in notes if note)
+        call = f"{self.tool.name}({listed})"
+        asked = f"{agent_id} wants to run {call}{purpose}.{warning}{change.text}{noted} May it?"
+        return asked if self.preview.effect is None else f"{asked}\nIts effect:\n{self._short_effect}"
 
     @property
     def _short_effect(self) -> str:
-        effect = self.effect
+        effect = self.preview.effect
         text = effect if isinstance(effect, str) else json.dumps(effect, ensure_ascii=False, indent=1)
         if len(text) <= _MAX_CHAT_CHARS:
             return text

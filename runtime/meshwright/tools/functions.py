@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -179,7 +179,8 @@ def delegate_tool(names: Sequence[str], capabilities: Collection[str] = ()) -> T
 
     Each of the names is that of an agent, or one of the `capabilities`, which the best agent for it gets.
 
-    It may run again after a crash: the mesh knows a delegated task by the step that delegated it.
+    It may run again after a crash: the mesh knows a delegated task by the step that delegated it. `delegate`
+    of the context checks the names, since a task that was delegated before stands.
     """
 
     @tool(idempotent=True, timeout=math.inf, effect="read")
@@ -196,8 +197,7 @@ def delegate_tool(names: Sequence[str], capabilities: Collection[str] = ()) -> T
             outcome = await context.delegate(agent_id, text, shape=Outcome)
         return [outcome.answer, *outcome.files] if outcome.files else outcome.answer
 
-    one_of: Any = Literal
-    delegate.__annotations__["agent_id"] = one_of[tuple(names)]
+    delegate.__annotations__["agent_id"] = Annotated[str, Field(json_schema_extra={"enum": [*names]})]
     return FunctionTool(delegate)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.redaction import foreign_words
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import Unchanged, tool
 from meshwright.toolsets.rest import Params, RestPart, RestService, RestTools, ServiceUrl, fits
@@ -331,7 +332,7 @@ class Cloudflare(RestPart):
         answer = (await self.server.call(method, *path, params=params, body=body)).data
         if not isinstance(answer, dict) or answer.get("success") is not True or "result" not in answer:
             errors = answer.get("errors") if isinstance(answer, dict) else None
-            reasons = "; ".join(str(error.get("message", "")) for error in errors or [])
+            reasons = foreign_words("; ".join(str(error.get("message", "")) for error in errors or []))
             raise ToolFailed(f"Cloudflare did not do it{f': {reasons}' if reasons else ''}")
         return answer
 

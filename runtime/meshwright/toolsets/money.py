@@ -100,7 +100,7 @@ class MoneyReadTools(Toolset):
         Calls whose cost is not known are counted as unpriced: they did not cost nothing.
 
         Args:
-            by: agent, model, tag, prompt or task; or two of them, as in agent,model
+            by: agent, model, deployment, tag, prompt or task; or two of them, as in agent,model
             since: how far back, such as 24h or 30d, or a time such as 2030-01-31T00:00:00Z
             until: the end, in the same way; empty is now
             bucket: hour or day for a series over time

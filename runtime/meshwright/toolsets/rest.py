@@ -31,8 +31,8 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.core.redaction import REDACTED, redact
-from meshwright.settings.forms import Secret, Size, Table, http_url
+from meshwright.core.redaction import REDACTED, foreign_words
+from meshwright.settings.forms import Secret, Size, Table, has_form, http_url
 from meshwright.tools.functions import tools_of
 from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset, ToolSettings
@@ -89,7 +89,7 @@ class RestService(Table):
     @model_validator(mode="after")
     def _check_headers(self) -> Self:
         for name, value in self.headers.items():
-            if not _HEADER.fullmatch(name) or not value.get_secret_value().isprintable():
+            if not _HEADER.fullmatch(name) or not has_form(value, str.isprintable):
                 raise ValueError(f"{name!r} cannot be a header: expected letters, digits, -, and one line")
         if self.token is not None and (self.user or self.password is not None):
             raise ValueError("has a token and a user: set one of them")
@@ -238,11 +238,11 @@ class RestClient:
         try:
             return RestReply(from_json(text) if text.strip() else None, response.headers, text)
         except ValueError as error:
-            shown = redact(" ".join(text.split())[:_MAX_SHOWN])
+            shown = foreign_words(text, max_chars=_MAX_SHOWN)
             raise self._failure(request, f"answered {status} without JSON: {shown!r}") from error
 
     def _refusal(self, request: _Request, response: ClientResponse, text: str) -> Exception:
-        status, words = response.status, redact(_words(text))
+        status, words = response.status, foreign_words(_words(text), max_chars=_MAX_WORDS)
         remedy = ""
         if status in (401, 403):
             remedy = f"The credentials in [{self._place}] of mesh.toml do not permit it"
