@@ -47,6 +47,7 @@ LONG = (
     "test_http_schema.py",
     "test_interrupts.py",
     "test_store_loss.py",
+    "test_walks.py",
 )
 """Files of tests that take longest: they start first, and each test may run in another process."""
 SPREAD = ("test_claims.py", "test_workers.py", "test_broken_off.py", "test_sizes.py", "test_turns.py")

@@ -5,13 +5,15 @@ They type and click what README.md and docs/getting-started.md say. The times ar
 
 import asyncio
 import os
+import pty
 import re
 import subprocess
 import sys
 import sysconfig
 import time
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,17 +51,29 @@ class Newcomer:
 
     async def types(self, command: str, *words: str, cwd: str = "shop") -> Done:
         """Type a command, and read what it prints."""
-        process = await asyncio.create_subprocess_exec(
+        process = await self._starts(command, *words, cwd=cwd, stdin=DEVNULL, stderr=PIPE)
+        out, err = await process.communicate()
+        return Done(await process.wait(), out.decode(), err.decode())
+
+    async def types_at_a_terminal(self, command: str, *words: str, cwd: str = "shop") -> Done:
+        """Type a command at a terminal, where it waits for the person."""
+        person, terminal = pty.openpty()
+        process = await self._starts(command, *words, cwd=cwd, stdin=terminal, stderr=terminal)
+        os.close(terminal)
+        err = asyncio.create_task(asyncio.to_thread(_read, person))
+        out, _ = await process.communicate()
+        return Done(await process.wait(), out.decode(), (await err).decode())
+
+    async def _starts(self, command: str, *words: str, cwd: str, stdin: int, stderr: int) -> Process:
+        return await asyncio.create_subprocess_exec(
             *command.split(),
             *words,
             cwd=self.folder / cwd,
             env=os.environ | self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=PIPE,
-            stderr=PIPE,
+            stderr=stderr,
         )
-        out, err = await process.communicate()
-        return Done(await process.wait(), out.decode(), err.decode())
 
     def notes(self, milestone: str) -> None:
         """Note when something was reached."""
@@ -67,6 +81,15 @@ class Newcomer:
 
     async def takes_a_picture(self, page: Page, name: str) -> None:
         await page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
+
+
+def _read(terminal: int) -> bytes:
+    """All that appears on a terminal, until nobody holds its other end."""
+    text = b""
+    with suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as file:
+        while chunk := file.read(4096):
+            text += chunk
+    return text
 
 
 @pytest.fixture
@@ -122,7 +145,9 @@ async def test_a_newcomer_has_an_agent_an_approval_and_a_repaired_failure_in_min
         assert asked.status == 0 and "pytest" in asked.out and "(README.md:" in asked.out, asked
         newcomer.notes("the agent has answered")
         await changes(running, shop / "actors/closer.py", CLOSER)
-        asking = asyncio.create_task(newcomer.types("mesh ask closer", "Close the shop on Friday"))
+        asking = asyncio.create_task(
+            newcomer.types_at_a_terminal("mesh ask closer", "Close the shop on Friday")
+        )
         await running.errors.until(f"page: {running.url}; ")
         await page.goto(running.url)
         await approves(newcomer, page, "Friday")

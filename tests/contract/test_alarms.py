@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.timers import Timers
 from meshwright.kernel.turns import ActorKind
 from meshwright.testing import ManualClock
 from tests.support.host_harness import HostHarness
@@ -223,3 +224,23 @@ async def test_an_alarm_whose_turn_raises_is_recorded_and_not_tried_again(
 async def woken(harness: HostHarness, count: int) -> None:
     await harness.watch.until(lambda: len(harness.watch.of("sleeper.woke")) >= count)
     assert len(harness.watch.of("sleeper.woke")) == count
+
+
+async def test_an_alarm_that_is_moved_ahead_of_one_in_memory_rings_at_the_earlier_time(
+    clock: ManualClock,
+) -> None:
+    stored: dict[ActorRef, datetime] = {}
+    rung: list[datetime] = []
+
+    def due(until: datetime) -> list[tuple[ActorRef, datetime]]:
+        return [(ref, wake_at) for ref, wake_at in stored.items() if wake_at <= until]
+
+    timers = Timers(clock, due, lambda ref: rung.append(clock.now()))
+    timers.note(ONE, clock.now() + timedelta(days=7))  # as of a mailbox that is taken up while it starts
+    timers.start()
+    await clock.advance(1)
+    stored[ONE] = clock.now() + timedelta(seconds=100)
+    timers.note(ONE, stored[ONE])
+    await clock.advance(100)
+    assert rung == [stored[ONE]]
+    await timers.stop()

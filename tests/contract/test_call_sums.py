@@ -21,7 +21,7 @@ from tests.support.postgres import Location
 
 ROWS = (
     "SELECT * FROM calls ORDER BY seq",
-    "SELECT * FROM call_sums ORDER BY seq, time, agent_id, tags, model, prompt",
+    "SELECT * FROM call_sums ORDER BY seq, time, agent_id, tags, model, deployment, prompt",
 )
 MINUTE = 60
 BLOCK = 2048
@@ -33,6 +33,7 @@ def call(number: int, task_id: str | None, **fields: Any) -> Event:
         "call_id": f"c{number}",
         "user": f"agent-{number % 2}",
         "model": ("big", "small", "")[number % 3],
+        "deployment": ("east", "west", "east", None)[number % 4],
         "prompt": ("writer@8cbdd5fb6f84 prompts/writer.prompt", "reader@757f4d1c94fe", None)[number % 3],
         "tags": (("cheap",), ("cheap", "de"), ())[number % 3],
         "usage": {"prompt_tokens": 100 + number, "completion_tokens": 7, "cached_tokens": 40},
@@ -51,6 +52,7 @@ def gone(*task_ids: str) -> Event:
 async def costs(log: EventLog) -> list[Costs]:
     queries = [
         *(CostQuery("default", by) for by in ("agent", "model", "prompt", "tag", "tenant", "agent,model")),
+        CostQuery("default", "deployment"),
         CostQuery(None, "agent", bucket="hour"),
         CostQuery("default", "model", bucket="day"),
         CostQuery("default", "agent", of=TaskFilter(agent_id="agent-1", model="big")),

@@ -20,7 +20,7 @@ from meshwright.models.prices import Prices
 from meshwright.run.settling import settle_calls
 from meshwright.work import Work, worker
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.worker import Settler
+from meshwright.work.worker import Settled, Settler
 from tests.support.host_harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 
@@ -53,11 +53,10 @@ def settler(host: Runtime, faults: Sequence[HostError] = ()) -> Settler:
     """Settles on a host, where an attempt may have changed something; the first times it fails."""
     budgets, left = Budgets([POT], host), [*faults]
 
-    async def settle(ref: ActorRef, work: Work) -> bool:
+    async def settle(ref: ActorRef, work: Work) -> Settled:
         if left:
             raise left.pop()
-        await settle_calls(host, budgets, ref, work)
-        return True
+        return Settled(True, await settle_calls(host, budgets, ref, work))
 
     return settle
 
@@ -179,6 +178,7 @@ async def test_nothing_stays_reserved_of_a_task_that_does_not_make_its_call_agai
     await cut_off(pool, "t1")
     outcome = await pool.outcome("t1")
     assert (outcome.text, outcome.changed) == ("done", False)
+    assert outcome.cost_usd is None, "the run does not know what the account has booked"
     assert await balance(pool) == (ESTIMATE, 0)
     assert await rows(pool, 1) == [("cut", ESTIMATE)]
 

@@ -1,7 +1,9 @@
 """Memories by what is remembered, found and forgotten, over a real database."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -475,3 +477,22 @@ async def test_memories_of_an_older_database_are_recalled_as_before(location: Lo
     await memory.change("m-old", "default", {"text": "a new text"}, "ann")
     assert await counting(memory, "word") == [] and await counting(memory, "text") == ["m-old"]
     await database.close()
+
+
+async def test_of_equal_memories_written_side_by_side_one_is_stored(
+    memory: Memory, database: Database, location: Location
+) -> None:
+    async with AsyncExitStack() as stack:
+        beside = memory
+        if not database.exclusive:  # another worker
+            other = memories_at(location)
+            await other.open()
+            stack.push_async_callback(other.close)
+            beside = Memory(other, ManualClock(NOW))
+        writing = [
+            writer.remember(item(f"m{n}{name}", "Deployments happen on Fridays.", subject="deployments"))
+            for n in range(10)
+            for name, writer in (("a", memory), ("b", beside))
+        ]
+        assert sum(await asyncio.gather(*writing)) == 1
+    assert await memory.remember(item("trusted", "Deployments happen on Fridays.", trust=3))

@@ -81,7 +81,7 @@ async def test_a_memory_is_recalled_by_its_meaning(kept: Kept) -> None:
     await kept.remember("m2", DEPLOY)
     await kept.remember("m3", LIFT, tenant_id="theirs")
     await kept.remember("m4", LIFT, scope="agent", scope_id="other")
-    await kept.remember("m5", LIFT, status="quarantined", trust=0)
+    await kept.remember("m5", LIFT, scope="agent", scope_id="third", status="quarantined", trust=0)
     assert await kept.recall(MEANT) == []
     await kept.vectors.fill()
     assert await kept.recall(MEANT) == [LIFT]

@@ -196,16 +196,6 @@ async def test_a_refused_message_is_not_tried_again_after_a_restart(harness: Hos
     assert len(harness.watch.of("message.dead_lettered")) == 1
 
 
-async def test_a_message_to_an_unknown_type_of_actor_is_recorded(harness: HostHarness) -> None:
-    host = await harness.open(DIARY, SENDER)
-    given = Round(sends={"one": ["lost"]}, kind="Stranger")
-    await host.call(ActorRef("Sender", "one"), "send", given)
-    [event] = await harness.watch.dead_letters()
-    assert event.payload["message"]["to"] == "Stranger/one"
-    await host.call(ActorRef("Sender", "one"), "send", Round(sends={"one": ["found"]}))
-    await harness.watch.written("found")
-
-
 async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(harness: HostHarness) -> None:
     host = await harness.open(DIARY, max_mailbox=5)
     calls = [host.call(diary(), "write", {"text": str(n)}) for n in range(100)]

@@ -10,7 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from benchmarks.machine import rss_mb
+from benchmarks.sides import run_side
 from meshwright import MeshError
+from meshwright.cli.serving import collecting
+from meshwright.core.access import KEY_ROLES
 from meshwright.core.cipher import new_key
 from meshwright.ledger.keys import Keys
 from meshwright.models.port import Model
@@ -21,6 +25,7 @@ from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called,
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
+from tests.support.tenants import holder
 
 SUBSCRIBE = {"type": "subscribe", "channel": "agent_config"}
 
@@ -102,6 +107,22 @@ async def test_without_an_active_configuration_the_built_in_model_answers(tmp_pa
             False,
         )
         assert api.mesh.get(Model).name.startswith("offline")
+
+
+async def test_an_answer_is_put_back_as_it_is(tmp_path: Path, fake: FakeProvider) -> None:
+    async with mesh_of(tmp_path) as api:
+        await change(api, "POST", "", config(fake.at("east"), llm_max_tokens=99))
+        for path in ("/asker", "/default", "/default-agent"):
+            before = await api.get(f"/api/agents{path}")
+            status, after = await change(api, "PUT", path, before)
+            assert status == 200, after
+            del before["updated_at"], before["problem"], after["updated_at"], after["problem"]
+            assert after == before
+        assert (await change(api, "GET", "/asker/llm"))[1]["llm_api_key"] == KEY
+        status, problem = await change(api, "PUT", "/asker", {"agent_id": "other", "llm_model": "x"})
+        assert (status, problem["field"]) == (422, "agent_id")
+        status, problem = await change(api, "PUT", "/asker", {"llm_modle": "x"})
+        assert (status, problem["field"]) == (422, "llm_modle")
 
 
 async def test_the_default_decides_for_agents_without_their_own(tmp_path: Path, fake: FakeProvider) -> None:
@@ -340,10 +361,20 @@ async def test_a_client_without_a_mesh_uses_what_is_built_in() -> None:
     for wrong, problem in [
         ({"LLM_PROVIDER": "ollama", "LLM_MODEL": "small", "LLM_TIMEOUT": "soon"}, "LLM_TIMEOUT: "),
         ({"LLM_MODEL": "small", "LLM_TIMEOUT": "9"}, "LLM_MODEL, LLM_TIMEOUT, and no LLM_PROVIDER"),
+        ({"AUTOBOT_LLM_MODEL": "small"}, "AUTOBOT_LLM_MODEL, and no AUTOBOT_LLM_PROVIDER"),
     ]:
-        async with AgentConfigClient("http://127.0.0.1:9", environment=wrong) as models:
+        prefix = "AUTOBOT_" if "AUTOBOT_LLM_MODEL" in wrong else ""
+        async with AgentConfigClient("http://127.0.0.1:9", environment=wrong, prefix=prefix) as models:
             with pytest.raises(MeshError, match=problem):
                 await models.llm("asker")
+
+
+async def test_the_variables_of_a_backend_may_have_a_prefix() -> None:
+    environment = {"AUTOBOT_LLM_PROVIDER": "ollama", "AUTOBOT_LLM_MODEL": "small", "LLM_MODEL": "other"}
+    closed = AgentConfigClient("http://127.0.0.1:9", environment=environment, prefix="AUTOBOT_")
+    async with closed as models:
+        found = await models.llm("asker")
+    assert (found.llm_provider, found.llm_model, found.source) == ("ollama", "small", "environment")
 
 
 async def test_a_key_that_cannot_be_decrypted_leaves_out_its_agent_alone(
@@ -443,3 +474,70 @@ async def test_handshakes_and_texts_that_are_malformed_are_ended(
             await asyncio.wait_for(reader.read(), 60)
             writer.close()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_tenants_own_endpoint_spends_no_budget_of_the_mesh(
+    tmp_path: Path, fake: FakeProvider
+) -> None:
+    budgets = [
+        {"name": "all", "limit_usd": "5"},
+        {"name": "askers", "scope": "agent", "of": "asker", "limit_usd": "5"},
+        {"name": "rival-day", "scope": "tenant", "of": "rival", "limit_usd": "0.5"},
+    ]
+    price = {"input": 3, "output": 15}
+    async with mesh_of(tmp_path, budgets=budgets, default_price=price, models={"park": False}) as api:
+        rival = await holder(api, "rival", "admin", *KEY_ROLES)
+        status, made = await api.call("POST", "/api/agents", json=config(fake.at("own")), headers=rival)
+        assert status == 201, made
+        fake.usage = {"prompt_tokens": 4_000, "completion_tokens": 16_000}  # all that one may claim
+        ended = [await _asked(api, fake, rival) for _ in range(4)]
+        spent = {
+            item["budget"]: item for item in (await api.call("GET", "/budgets", headers=AS_ADMIN))[1]["items"]
+        }
+        assert {spent[name]["spent_usd"] for name in ("all", "askers")} == {"0"}
+        views = (await api.call("GET", "/budgets", headers=rival))[1]["items"]
+        [own] = [view for view in views if view["budget"] == "rival-day"]
+        costs = (await api.call("GET", "/costs", headers=rival))[1]
+        assert own["spent_usd"] == costs["total"]["cost_usd"] == "0.504"
+        assert [task["status"] for task in ended] == ["succeeded", "succeeded", "failed", "failed"]
+        fake.usage = {"prompt_tokens": 11, "completion_tokens": 7}
+        assert (await change(api, "POST", "", config(fake.at("mesh"))))[0] == 201
+        assert (await _asked(api, fake, AS_ADMIN))["status"] == "succeeded"
+        views = (await api.call("GET", "/budgets", headers=AS_ADMIN))[1]["items"]
+        assert {v["budget"]: v["spent_usd"] for v in views if v["budget"] != "rival-day"} == {
+            "all": "0.000138",
+            "askers": "0.000138",
+        }
+
+
+async def _asked(api: Api, fake: FakeProvider, headers: dict[str, str]) -> Any:
+    """A task of one call, once it has ended."""
+    fake.replies.append({"content": "stop"})
+    task = {"agent_id": "asker", "payload": {"text": "Begin."}}
+    status, receipt = await api.call("POST", "/tasks", json=task, headers=headers)
+    assert status == 202, receipt
+    path = f"/tasks/{receipt['task_id']}"
+    while not (document := (await api.call("GET", path, headers=headers))[1]).get("outcome"):
+        await asyncio.sleep(0.02)
+    fake.replies.clear()
+    return document
+
+
+async def resident_after_calls(folder: str) -> dict[str, float]:
+    """The memory of a process after 50 calls of a configured agent, and after 250 more, in MB."""
+    grown: dict[str, float] = {}
+    async with FakeProvider() as fake, mesh_of(Path(folder)) as api, collecting(lambda: True):
+        assert (await change(api, "POST", "", config(fake.at("own"))))[0] == 201
+        for rounds in (5, 25):
+            for _ in range(rounds):
+                fake.replies.extend({"content": "stop"} for _ in range(10))
+                tasks = [api.submit(agent_id="asker", text="Begin.") for _ in range(10)]
+                outcomes = [api.mesh.get(Tasks).outcome(task_id) for task_id in await asyncio.gather(*tasks)]
+                await asyncio.gather(*outcomes)
+            grown[f"after {rounds}"] = rss_mb()
+    return grown
+
+
+async def test_calls_of_a_configured_agent_leave_no_memory_behind(tmp_path: Path) -> None:
+    before, after = (await run_side(f"{__name__}:resident_after_calls", folder=str(tmp_path))).values()
+    assert after - before < 20, "MB for 250 calls"

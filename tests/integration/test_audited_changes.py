@@ -67,6 +67,9 @@ CHANGES = {
     "POST /tasks/{task_id}/answer": Change(
         "task.answered", "tasks/{asked_2}", {"key": "{wait_2}", "value": "yes"}, at={"task_id": "asked_2"}
     ),
+    "POST /tasks/{task_id}/reveal": Change(
+        "question.revealed", "tasks/{asked_5}", {"key": "{wait_5}"}, at={"task_id": "asked_5"}
+    ),
     "POST /budgets/raise": Change(
         "budget.raised", "tasks/{asked_1}", {"task_id": "{asked_1}", "amount_usd": "1"}
     ),
@@ -222,6 +225,7 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         world["ended"] = await asked(api, world, 3)
         await api.mesh.get(Tasks).answer(world["ended"], world["wait_3"], "yes")
         await api.mesh.get(Tasks).outcome(world["ended"])
+        await asked(api, world, 5)
         world["failed"] = await asked(api, world, 4)
         await api.mesh.get(Tasks).cancel(world["failed"])
         await api.mesh.get(Tasks).outcome(world["failed"])
@@ -255,7 +259,8 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         assert (await api.call("PUT", canary, json={"version": 1}, headers=ADMIN))[0] == 200
         for number, status in ((1, "active"), (2, "quarantined")):
             memory_id = world[f"memory_{number}"] = f"m-{number}"
-            item = MemoryItem(memory_id=memory_id, scope="global", text="Ports are 0.", subject="ports")
+            text = f"Port {number} is open."
+            item = MemoryItem(memory_id=memory_id, scope="global", text=text, subject="ports")
             await api.mesh.get(MemoryStore).remember(item.model_copy(update={"status": status}))
         yield api, world
 
@@ -348,7 +353,7 @@ async def test_every_change_is_recorded_and_refused_where_it_cannot_be(tmp_path:
             refuse_audit(api, patch)
             for name, change in CHANGES.items():
                 status, problem = await send(api, world, name, change)
-                assert (status, problem["detail"]) == (503, "the audit trail is full"), name
+                assert (status, problem.get("detail")) == (503, "the audit trail is full"), (name, problem)
                 assert await snapshot(api) == before, name
         for name, change in CHANGES.items():
             last = await api.mesh.log.last_seq()

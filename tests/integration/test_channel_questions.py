@@ -37,6 +37,17 @@ class Asker(Agent):
         return f"They said: {await run.ask_person('Which colour?')}"
 
 
+class Hostile(Agent):
+    """Asks with text that is another than it seems, and a secret."""
+
+    agent_id = "hostile"
+    capabilities = (Capability("hostility"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return await run.ask_person("Pay \u202e001\u202c to \u200bann by token=Zk3x9Q2pLm8v ?")
+
+
 class Curious(Agent):
     """Asks two questions, one after the other."""
 
@@ -65,6 +76,18 @@ async def test_message_that_is_delivered_again_answers_no_other_question(tmp_pat
             accepted = await api.mesh.log.query(EventFilter(event_type="task.accepted"))
     assert posts[2]["content"] == "green and large"
     assert len(accepted) == 1
+
+
+async def test_a_chat_shows_what_is_unseen_and_says_what_is_hidden(tmp_path: Path) -> None:
+    async with FakeChats() as chats:
+        given = http_channel(chats, agent="hostile", answer_by=["ada"])
+        async with channels(tmp_path, Hostile, chat=given) as api:
+            await say(api, "chat", "m-1", "pay")
+            [question] = await chats.until(1)
+    assert question["content"].startswith(
+        "Pay \\u202e001\\u202c to \\u200bann by token=[hidden: 12 characters] ? "
+        "Hidden here: 12 characters in 1 line. The page and `mesh inbox ID --reveal` show them."
+    )
 
 
 async def test_question_is_answered_in_the_chat_by_those_who_may(tmp_path: Path) -> None:

@@ -61,6 +61,17 @@ async def test_message_is_answered_once_where_it_came_from(tmp_path: Path) -> No
     assert task.requested_by == "channel:chat:ada"
 
 
+async def test_metadata_of_any_json_comes_back(tmp_path: Path) -> None:
+    metadata = {"x": 1, "team": {"id": "T1", "flags": [True, None, 0.5]}, **{f"k{n}": n for n in range(40)}}
+    async with FakeChats() as chats, channels(tmp_path, chat=http_channel(chats)) as api:
+        assert (await say(api, "chat", "m-1", "hello", channel_metadata=metadata))[0] == 200
+        [reply] = await chats.until(1)
+        assert reply["channel_metadata"] == metadata
+        large = {"channel_metadata": {"x": "y" * 16_384}}
+        status, problem = await say(api, "chat", "m-2", "hello", **large)
+        assert (status, problem["field"]) == (422, "channel_metadata") and "16,384 bytes" in problem["detail"]
+
+
 async def test_delivery_that_proves_nothing_is_refused(tmp_path: Path) -> None:
     async with FakeChats() as chats:
         off = http_channel(chats, active=False)

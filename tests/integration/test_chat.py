@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -44,6 +45,14 @@ class Asker(Agent):
     async def run(self, run: Run) -> str:
         rollout = await run.ask_person("How far shall it go?", shape=Rollout)
         return f"{rollout.percent} %"
+
+
+class Breaker(Agent):
+    agent_id = "breaker"
+    capabilities = (Capability("breaking"),)
+
+    async def run(self, run: Run) -> str:
+        raise KeyError("Sunday")
 '''
 
 
@@ -214,17 +223,17 @@ async def test_a_question_is_answered_by_the_next_line_that_fits(setup: dict[str
     assert "How far shall it go?" in done.err and "percent must be at most 100" in done.err
 
 
-async def test_lines_that_end_at_a_question_leave_it_to_a_running_mesh(
-    tmp_path: Path, setup: dict[str, str]
-) -> None:
+async def test_lines_that_end_at_a_question_leave_it_to_others(tmp_path: Path, setup: dict[str, str]) -> None:
     alone = await mesh("chat", "asker", stdin="Roll out\n", **setup)
-    assert (alone.status, alone.out) == (0, "") and "the task is cancelled" in alone.err
+    assert (alone.status, alone.out) == (0, "") and "mesh answer " in alone.err
+    assert "it goes on once that is answered, with the next mesh up\n" in alone.err
     async with mesh_up(tmp_path / "data", **setup) as running:
         beside = ("--payload", '{"site": "west"}', "--budget", "0.50")
         done = await mesh("chat", "asker", *beside, "--url", running.url, stdin="Roll out", **setup)
-        assert done.status == 0 and f"mesh inbox --url {running.url}" in done.err
+        assert done.status == 0 and "it goes on once that is answered\n" in done.err
+        assert re.search(rf"mesh answer \w+ .* --url {running.url}", done.err)
         tasks = await running.client.tasks()
-        assert [task.status for task in tasks] == ["waiting", "cancelled"]
+        assert [task.status for task in tasks] == ["waiting", "waiting"]
         asked = await running.client.task(tasks[0].task_id)
         assert asked.payload == {"site": "west", "text": "Roll out"}
     refused = await mesh("chat", "asker", "--budget", "0", stdin="Roll out", **setup)
@@ -234,3 +243,9 @@ async def test_lines_that_end_at_a_question_leave_it_to_a_running_mesh(
 async def test_an_agent_that_is_not_there_is_refused_at_once(setup: dict[str, str]) -> None:
     done = await mesh("chat", "releasr", stdin="Hello\n", **setup)
     assert (done.status, done.out) == (1, "") and "did you mean: mesh chat releaser" in done.err
+
+
+async def test_a_failed_request_says_its_error_once_and_how_to_retry(setup: dict[str, str]) -> None:
+    done = await mesh("chat", "breaker", stdin="Open\n", **setup)
+    assert done.err.count("Sunday") == 1, done.err
+    assert re.search(r"mesh: the task failed: KeyError: 'Sunday' .*\nagain: mesh retry \w{26}\n", done.err)

@@ -54,12 +54,18 @@ async def stored(folder: Path, count: int, where: str = "1") -> list[dict[str, A
         await asyncio.sleep(0.02)
 
 
-def end_sender(folder: Path) -> None:
-    """End the process that tries to reach a broker, where none answers."""
+def sender_of(folder: Path) -> int:
+    """The process that tries to reach a broker."""
     while not (pid := (folder / sender.LOCK).read_text() if (folder / sender.LOCK).exists() else ""):
         time.sleep(0.02)
-    os.kill(int(pid), signal.SIGKILL)
-    while Path("/proc", pid, "exe").is_file():
+    return int(pid)
+
+
+def end_sender(folder: Path) -> None:
+    """End the process that tries to reach a broker, where none answers."""
+    pid = sender_of(folder)
+    os.kill(pid, signal.SIGKILL)
+    while Path(f"/proc/{pid}/exe").is_file():
         time.sleep(0.02)
 
 
@@ -94,6 +100,14 @@ async def test_the_hook_stores_an_event_with_branch_worktree_model_and_job(tmp_p
     assert key not in json.dumps(event)
     assert len(event["details"]["tool_input"]["text"]) < 1_100
     assert (folder / sender.STORE).stat().st_mode & 0o77 == 0
+
+
+def test_the_sender_has_the_password_of_the_broker_and_no_other_key(tmp_path: Path) -> None:
+    (tmp_path / "bridge.json").write_text('{"url": "mqtt://127.0.0.1:1", "password": "env:OF_BROKER"}')
+    run_hook(tmp_path, event_of(tmp_path), tmp_path, OF_BROKER="of-the-broker", ANTHROPIC_API_KEY="planted")
+    environment = Path(f"/proc/{sender_of(tmp_path)}/environ").read_bytes()
+    end_sender(tmp_path)
+    assert b"of-the-broker" in environment and b"planted" not in environment
 
 
 @pytest.mark.parametrize(

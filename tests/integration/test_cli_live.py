@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.sql.folder import lock_folder, make_private
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, run, start
 
 ACTOR = '''
@@ -60,16 +62,24 @@ printf "%s\\n" "${{COMPREPLY[@]}}"
     return out.decode().split()
 
 
+async def heard(words: str, **environment: str) -> list[str]:
+    """The completions that a mesh gives; a shell waits three seconds, so on a busy machine it asks again."""
+    async with asyncio.timeout(120):
+        while not (words_there := await completed(words, **environment)):
+            pass
+    return words_there
+
+
 async def test_bash_completes_commands_agents_and_ids_of_the_mesh_that_runs(running: RunningMesh) -> None:
     [task] = await running.client.tasks()
     where = {"MESH_URL": running.url}
-    assert await completed("mesh ta") == ["task", "tasks"]
-    assert await completed("mesh ask ", **where) == ["asker"]
-    assert await completed("mesh submit as", **where) == ["asker"]
-    assert await completed("mesh submit --capability as", **where) == ["asking"]
-    assert await completed(f"mesh task show {task.task_id[:4]}", **where) == [task.task_id]
-    assert await completed(f"mesh cancel {task.task_id[-6:]}", **where) == [task.task_id]
-    assert "list" in (verbs := await completed("mesh task ", **where)) and task.task_id in verbs
+    assert await heard("mesh ta") == ["task", "tasks"]
+    assert await heard("mesh ask ", **where) == ["asker"]
+    assert await heard("mesh submit as", **where) == ["asker"]
+    assert await heard("mesh submit --capability as", **where) == ["asking"]
+    assert await heard(f"mesh task show {task.task_id[:4]}", **where) == [task.task_id]
+    assert await heard(f"mesh cancel {task.task_id[-6:]}", **where) == [task.task_id]
+    assert "list" in (verbs := await heard("mesh task ", **where)) and task.task_id in verbs
 
 
 async def test_completion_without_a_mesh_reads_the_files_of_the_project(tmp_path: Path) -> None:
@@ -126,6 +136,39 @@ async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
     assert (await following.stdout.read(), await following.wait()) == (b"to the end\n", 0)
     again = await mesh("task", task_id, "-f", *where)
     assert (again.status, again.out) == (0, "to the end\n")
+
+
+async def test_a_question_without_a_terminal_ends_with_how_to_answer_it(running: RunningMesh) -> None:
+    where = ("--url", running.url)
+    done = await mesh("ask", "asker", "Piped", *where)
+    assert (done.status, done.out) == (1, "") and "How far shall it go?" in done.err
+    [way] = re.findall(r"^answer +mesh (answer \w+) ", done.err, flags=re.M)
+    [task_id] = re.findall(r"mesh: task (\w+) waits for a person; it goes on once", done.err)
+    assert (await mesh(*way.split(), "to the end", *where)).status == 0
+    assert (await running.outcome(task_id))["result"] == {"text": "to the end"}
+
+
+async def test_a_question_is_answered_by_the_id_of_its_wait(running: RunningMesh) -> None:
+    task_id = await running.submit("Waiting", agent_id="asker", capability="asking")
+    await running.until(lambda event: event["event_type"] == "task.waiting" and event["task_id"] == task_id)
+    listed = json.loads((await mesh("inbox", "--json", "--url", running.url)).out)
+    [wait_id] = [question["wait_id"] for question in listed if question["task_id"] == task_id]
+    done = await mesh("answer", wait_id, "to the end", "--url", running.url)
+    assert done.status == 0, done.err
+    assert (await running.outcome(task_id))["result"] == {"text": "to the end"}
+
+
+async def test_ctrl_d_at_a_question_ends_with_how_to_answer_it(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "ask", "asker", "Typed", "--url", running.url]
+        process = await start(command, {}, stdin=theirs, stdout=theirs, stderr=theirs)
+        await shown(ours, "answer: ")
+        os.write(ours, b"\x04")
+        said = await shown(ours, "waits for a person")
+        os.close(theirs)
+        assert await process.wait() == 1
+    assert re.search(r"answer +mesh answer \w+ \"\.\.\.\"", said), said
+    await running.client.cancel((await running.client.tasks(limit=1))[0].task_id)
 
 
 async def test_the_list_of_tasks_follows_them_through_each_change(running: RunningMesh) -> None:
@@ -241,3 +284,16 @@ async def test_without_rights_the_command_says_which_key_it_needs_and_asks_nobod
         assert other.status == 1 and other.err.endswith("leave --tenant out\n")
     finally:
         await mesh("keys", "open", "--yes", *here)
+
+
+async def test_a_command_waits_for_a_mesh_that_starts(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "asker.py").write_text(ACTOR)
+    with lock_folder(make_private(tmp_path / ".mesh")):  # as one has it that does not listen yet
+        command = [*MESH, "ask", "asker", "Hello"]
+        asking = await start(command, {}, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert asking.stderr is not None
+        assert b"which may be starting; waiting for it" in await asking.stderr.readline()
+    async with mesh_up(tmp_path / ".mesh", cwd=tmp_path) as running:
+        assert await asking.wait() == 1  # since it asks a person
+        assert [task.status for task in await running.client.tasks()] == ["waiting"]

@@ -31,6 +31,8 @@ AMOUNT = "is no amount of dollars, such as 0.50"
 BUDGET = "write it like 5.00/day"
 WRONG = f"""
 taks                               | 2 | there is no command 'taks'; did you mean: mesh task
+logs                               | 2 | there is no command 'logs'; did you mean: mesh events --task ID
+top                                | 2 | there is no command 'top'; did you mean: mesh watch
 xyzzy                              | 2 | there is no command 'xyzzy'; mesh --help lists them
 aks x y                            | 2 | did you mean: mesh ask
 help nothing                       | 2 | mesh --help lists them

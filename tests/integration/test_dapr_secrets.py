@@ -45,10 +45,12 @@ async def test_a_secret_of_daprs_store_is_a_setting(
         assert settings.mqtt.password is not None
         assert settings.mqtt.password.get_secret_value() == "a-password-of-daprs"
         monkeypatch.setenv("MESH_MQTT__PASSWORD", "dapr:vault/nothing")
+        settings = await asyncio.to_thread(load_settings, tmp_path)  # as for a command that does not need it
+        assert settings.mqtt.password is not None
         with pytest.raises(
             ConfigError, match="MESH_MQTT__PASSWORD: dapr:vault/nothing: the sidecar answered"
         ):
-            await asyncio.to_thread(load_settings, tmp_path)
+            settings.mqtt.password.get_secret_value()
     finally:
         sidecar.terminate()
         await sidecar.wait()

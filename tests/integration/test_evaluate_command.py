@@ -74,7 +74,7 @@ def test_an_agent_is_evaluated_on_a_file(project: Path) -> None:
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "0")
     [failure] = suite.iter("failure")
     assert failure.get("message") == "the mean is 5.5, less than 6"
-    assert [case.get("name") for case in suite][1] == "2: Capital of <Italy> ?"
+    assert [case.get("name") for case in suite][1] == "2: Capital of <Italy>\\u0007?"
     again = evaluate(
         project, "--agent", "capitals", "--metric", "contains", "--min", "contains=0.5", "--json"
     )

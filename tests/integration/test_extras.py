@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from aiohttp import web
 
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.fake_provider import FakeProvider, tool_call
+from tests.support.installed import UV, Installed, install
 from tests.support.postgres import PASSWORD, Address
 from tests.support.running_mesh import mesh_up
-from tests.support.services import Services, unavailable
+from tests.support.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
-UV = shutil.which("uv", path=Path(sys.executable).parent)
-NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network", "temporary failure", "dns")
+RESOLUTION = os.environ.get("MESH_TEST_RESOLUTION", "highest")
 CONFIG = """\
 model_list:
   - model_name: default
@@ -74,37 +73,6 @@ asyncio.run(keep())
 """
 
 
-class Done(NamedTuple):
-    status: int | None
-    out: str
-    err: str
-
-
-class Installed:
-    """An environment of its own with the wheel and one extra, and a folder to work in."""
-
-    def __init__(self, python: Path, folder: Path) -> None:
-        self.python = python
-        self.folder = folder
-
-    async def mesh(self, *arguments: str, **environment: str) -> Done:
-        return await self.run("-m", "meshwright.cli", *arguments, **environment)
-
-    async def run(self, *arguments: str, **environment: str) -> Done:
-        process = await self.start(*arguments, **environment)
-        out, err = await process.communicate()
-        return Done(process.returncode, out.decode(), err.decode())
-
-    async def start(self, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(self.python, *arguments),
-            cwd=self.folder,
-            env=os.environ | environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")
@@ -136,33 +104,15 @@ def index(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Iterator[str
 
 @pytest.fixture
 def installed(index: str, tmp_path: Path) -> Callable[[str], Installed]:
-    """Installs an extra by uv, or by pip where uv is not there; both take what they can from their cache."""
+    """Installs an extra by name, in the newest versions, or in those that `make oldest` asks for."""
 
-    def install(extra: str) -> Installed:
-        environment, folder = tmp_path / "venv", tmp_path / "project"
-        folder.mkdir()
-        subprocess.run([sys.executable, "-m", "venv", *without_pip(), environment], check=True)
-        python = environment / "bin" / "python"
-        command = [python, "-m", "pip", "install", "--extra-index-url", index]
-        if UV:
-            command = [UV, "pip", "install", "--python", python, "--index", index]
-        done = subprocess.run(
-            [*command, "-q", f"meshwright[{extra}]" if extra else "meshwright"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode and any(sign in done.stderr.lower() for sign in NO_NETWORK):
-            unavailable("needs a package index")
-        assert done.returncode == 0, done.stderr
-        return Installed(python, folder)
+    def install_extra(extra: str) -> Installed:
+        if RESOLUTION != "highest":  # of the folder's requirements alone, which are nobody's but its own
+            return install(tmp_path, f"{ROOT}[{extra}]", "--resolution", RESOLUTION)
+        named = f"meshwright[{extra}]" if extra else "meshwright"
+        return install(tmp_path, named, "--index" if UV else "--extra-index-url", index)
 
-    return install
-
-
-def without_pip() -> list[str]:
-    return ["--without-pip"] if UV else []
+    return install_extra
 
 
 def test_every_extra_has_its_test_here() -> None:
@@ -263,6 +213,14 @@ async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str],
     assert any(b"simple-agent" in body for body in bodies)
 
 
+async def test_spans_without_their_extra_name_it(installed: Callable[[str], Installed]) -> None:
+    there = installed("")
+    endpoint = "http://127.0.0.1:1/v1/traces"
+    asked = await there.mesh("ask", "simple-agent", "Hello", MESH_TRACING__OTLP_ENDPOINT=endpoint)
+    assert (asked.status, "Traceback" in asked.err) == (1, False), asked
+    assert "needs the OpenTelemetry SDK" in asked.err and "[otlp]" in asked.err
+
+
 async def test_the_cache_keeps_answers_in_redis(
     installed: Callable[[str], Installed], services: Services
 ) -> None:
@@ -300,7 +258,6 @@ async def test_answers_are_measured_by_their_sentiment(installed: Callable[[str]
 @pytest.mark.needs("mosquitto", "redis-server", "daprd")
 async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], Installed]) -> None:
     there = installed("oidc")
-    up = [str(there.python), "-m", "meshwright.cli", "up"]
     async with fake_issuer() as issuer:
         settings = {
             "MESH_OIDC__ISSUER": issuer.url,
@@ -308,7 +265,7 @@ async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], 
             "MESH_OIDC__ROLES": '{"mesh-users": ["viewer"]}',
             "MESH_MODELS__ADAPTER": "offline",
         }
-        async with mesh_up(there.folder / "data", up=up, **settings) as running:
+        async with mesh_up(there.folder / "data", up=there.up, **settings) as running:
             token = {"Authorization": f"Bearer {issuer.token(roles=['mesh-users'])}"}
             assert (await running.call("GET", "/tasks", headers=token)).status == 200
             assert (await running.get("/tasks")).status == 401
@@ -316,7 +273,7 @@ async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], 
 
 async def test_a_mesh_on_dapr_does_a_task(installed: Callable[[str], Installed], dapr_bin: str) -> None:
     there = installed("dapr")
-    up = [str(there.python), "-m", "meshwright.cli", "up", "--host", "dapr"]
+    up = [*there.up, "--host", "dapr"]
     async with mesh_up(
         there.folder / "data", up=up, MESH_DAPR_BIN=dapr_bin, MESH_MODELS__ADAPTER="offline"
     ) as running:

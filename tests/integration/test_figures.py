@@ -189,7 +189,7 @@ async def test_costs_of_today_are_those_of_the_ledger(api: Api) -> None:
     [ledger] = [item for item in costs["items"] if item["key"] == "clerk"]
     assert status == 200
     assert (ledger["calls"], ledger["unpriced"], ledger["cost_usd"]) == (3, 1, "0.25")
-    assert [model["deployment"] for model in (await figures(api))["models"]] == ["big"]
+    assert [model["deployment"] for model in (await figures(api))["models"]] == ["big", "default"]
     anew = CallSums(api.mesh.log)
     await anew.refresh(api.mesh.host.clock.now())
     assert anew.today["default", "clerk"] == DaySum(calls=3, unpriced=1, cost_pico=250_000_000_000)
@@ -215,14 +215,14 @@ async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:
     assert found[f"meshwright_usage_cost_usd_total{{{answered}}}"] == 0.25
     model = 'gen_ai_operation_name="chat",gen_ai_provider_name="scripted"'
     names = f'{model},gen_ai_request_model="default",gen_ai_response_model="big"'
-    tokens = f'gen_ai_client_token_usage_bucket{{{names},gen_ai_token_type="input",le='
+    tokens = f"gen_ai_client_inference_operation_input_tokens_bucket{{{names},le="
     assert (found[f'{tokens}"1024.0"}}'], found[f'{tokens}"4096.0"}}'], found[f'{tokens}"+Inf"}}']) == (
         0,
         2,
         2,
     )
-    assert found[f'gen_ai_client_token_usage_sum{{{names},gen_ai_token_type="output"}}'] == 80
-    assert found[f"gen_ai_client_operation_duration_seconds_count{{{names}}}"] == 2
+    assert found[f"gen_ai_client_inference_operation_output_tokens_sum{{{names}}}"] == 80
+    assert found[f"gen_ai_client_inference_duration_seconds_count{{{names}}}"] == 2
     failed = [
         name for name in found if "duration_seconds_count" in name and 'error_type="ModelRefused"' in name
     ]

@@ -12,10 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as published
-from opentelemetry.semconv._incubating.metrics.gen_ai_metrics import (
-    GEN_AI_CLIENT_OPERATION_DURATION,
-    GEN_AI_CLIENT_TOKEN_USAGE,
-)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from meshwright import create_agent
@@ -87,10 +83,15 @@ async def test_every_surface_says_the_figures_that_are_known(api: Api) -> None:
     poet = agents["poet"]
     assert (Decimal(poet["cost_today_usd"]), poet["calls_today"], poet["unpriced_today"]) == (cost, 4, 0)
     models = {model["deployment"]: model for model in found["models"]}
-    assert [(name, model["calls"], model["fallbacks"]) for name, model in models.items()] == [
-        ("east", 2, 0),
-        ("west", 2, 2),
-    ]
+    counts = ("calls", "failed", "fallbacks")
+    assert {name: tuple(model[count] for count in counts) for name, model in models.items()} == {
+        "east": (3, 1, 0),  # the attempt that failed is east's, though west answered
+        "west": (2, 0, 2),
+    }
+    costs = await api.get("/costs", by="deployment")
+    assert {item["key"]: Decimal(item["cost_usd"]) for item in costs["items"]} == {
+        name: 2 * cost for name, cost in COST.items()
+    }
     assert (models["east"]["well"], models["west"]["well"]) == (False, True)
     assert models["east"]["until"] and models["east"]["reason"]
     assert all(model["p90_seconds"] > 0 for model in models.values())
@@ -120,9 +121,11 @@ async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> No
         'deployment_up{deployment="east"}': 0,
         'deployment_up{deployment="west"}': 1,
         'deployment_fallback_ratio{deployment="west"}': 1,
+        'deployment_failed_ratio{deployment="east"}': 1 / 3,
+        'deployment_failed_ratio{deployment="west"}': 0,
         'workers{store="sqlite",lease="held"}': 1,
     }
-    assert {name: metrics[f"meshwright_{name}"] for name in known} == known
+    assert {name: metrics[f"meshwright_{name}"] for name in known} == pytest.approx(known)
     spent = metrics['meshwright_model_cost_usd_total{agent="poet"}']
     assert spent == pytest.approx(float(2 * COST["east"] + 2 * COST["west"]), abs=1e-12)
     for app in ("gate", "mesh"):
@@ -132,19 +135,54 @@ async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> No
     shown = await mesh("status", "--url", api.url)
     assert re.search(r"^gate +7 +[^/]* +2/2$", shown.out, re.MULTILINE), shown
     assert re.search(r"^asker +0/2 +1$", shown.out, re.MULTILINE), shown
-    assert "dead letters: 3 tasks failed" in shown.out and "east" in shown.out
+    assert "dead letters: 3 tasks failed" in shown.out
+    assert re.search(r"^east +no, next try in \d+ s +3 +33%", shown.out, re.MULTILINE), shown
+    assert len(re.findall("^deployment ", shown.out, re.MULTILINE)) == 1, shown
+    costs = await mesh("costs", "--by", "deployment,agent", "--url", api.url)
+    assert re.search(r"^west +poet +2 ", costs.out, re.MULTILINE), costs
     as_json = json.loads((await mesh("status", "--json", "--url", api.url)).out)["figures"]
     served = await api.get("/figures")
     for name in ("agents", "parked", "dead_letters", "stuck"):
         assert as_json[name] == served[name]
 
 
+async def test_a_deployment_that_always_fails_has_failed_calls(fake: FakeProvider, tmp_path: Path) -> None:
+    fake.faults_of["east"].extend(Fault(status=401) for _ in range(10))
+    config = {"model_list": [deployment(fake, "east", "default")]}
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, poet, model="router", models={"park": False}) as api:
+        await api.finished(agent_id="poet", payload={"text": "Sing."})
+        [model] = (await api.get("/figures"))["models"]
+        costs = await api.get("/costs", by="deployment")
+        async with api.session.get("/metrics") as response:
+            metrics = await response.text()
+    assert (model["deployment"], model["calls"], model["failed"]) == ("east", 1, 1)
+    assert 'meshwright_deployment_failed_ratio{deployment="east"} 1' in metrics
+    assert [(item["key"], item["failed"]) for item in costs["items"]] == [("east", 1)]
+
+
+async def test_calls_through_a_proxy_are_summed_by_its_deployments(
+    fake: FakeProvider, tmp_path: Path
+) -> None:
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, poet, model="http", litellm_base_url=fake.url) as api:
+        for name, cost in (("d-cheap", "0.00004"), ("d-exp", "0.0013")):
+            fake.headers, fake.usage = {"x-litellm-model-id": name}, {**TOKENS, "cost": float(cost)}
+            await api.finished(agent_id="poet", payload={"text": "Sing."})
+        costs = await api.get("/costs", by="deployment")
+    assert [(item["key"], item["cost_usd"]) for item in costs["items"]] == [
+        ("d-exp", "0.0013"),
+        ("d-cheap", "0.00004"),
+    ]
+
+
 async def test_calls_of_models_have_the_published_names(api: Api) -> None:
     async with api.session.get("/metrics") as response:
         lines = [line for line in (await response.text()).splitlines() if line.startswith("gen_ai_")]
     metrics = {re.sub(r"(_bucket|_sum|_count)?{.*", "", line) for line in lines}
-    names = {f"{GEN_AI_CLIENT_OPERATION_DURATION}.seconds", GEN_AI_CLIENT_TOKEN_USAGE}
-    assert metrics == {name.replace(".", "_") for name in names}
+    names = {"duration.seconds", "operation.input_tokens", "operation.output_tokens"}
+    assert metrics == {f"gen_ai.client.inference.{name}".replace(".", "_") for name in names}
     labels = dict(re.findall(r'(\w+)="([^"]*)"', " ".join(lines)))
     assert labels.pop("le")
     known = {value for name, value in vars(published).items() if name.startswith("GEN_AI_")} | {ERROR_TYPE}

@@ -101,7 +101,7 @@ async def test_a_picture_reaches_openai_and_one_comes_back_through_a_kill(tmp_pa
     assert (done.out.strip(), done.status) == (str(saved / "image-1.png"), 0)
     assert [path.name for path in saved.iterdir()] == ["image-1.png"]
     assert (saved / "image-1.png").read_bytes() == raw == file.data == picture
-    assert headers["content-type"] == "image/png"
+    assert headers["content-type"] == "application/octet-stream"
     assert headers["content-disposition"] == "attachment; filename*=UTF-8''image-1.png"
     assert headers["x-content-type-options"] == "nosniff"
     assert missing.status == 404 and "which has 1" in missing.body["detail"]

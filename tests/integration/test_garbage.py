@@ -7,7 +7,7 @@ from collections import Counter
 
 from benchmarks.sides import run_side
 from benchmarks.stand import build_stand
-from meshwright.cli.serving import IDLE_OBJECTS, YOUNG_OBJECTS, collecting
+from meshwright.cli.serving import IDLE_BYTES, IDLE_OBJECTS, YOUNG_OBJECTS, collecting
 
 HERE = "tests.integration.test_garbage"
 TASKS = 50
@@ -60,3 +60,32 @@ async def test_circles_set_aside_are_freed_when_idle():
     seen = await run_side(f"{HERE}:free_circles")
 
     assert seen == {"kept": True}
+
+
+async def free_megabytes() -> dict[str, bool]:
+    """Whether one circle that holds much memory is freed when idle, after what the start left."""
+    idle, looked, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    idle.set()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            looked.set()
+
+    gc.callbacks.append(note)
+    circles = [Circle() for _ in range(IDLE_OBJECTS + 2 * YOUNG_OBJECTS)]
+    async with collecting(idle.is_set, check_seconds=0.01), asyncio.timeout(240):
+        await looked.wait()
+        gc.callbacks.remove(note)
+        large = Circle()
+        vars(large)["text"] = b"x" * (2 * IDLE_BYTES)
+        weakref.finalize(large, freed.set)
+        del large
+        gc.collect(0)
+        await freed.wait()
+    return {"freed": bool(circles)}
+
+
+async def test_a_few_objects_that_hold_much_memory_are_freed_when_idle():
+    seen = await run_side(f"{HERE}:free_megabytes")
+
+    assert seen == {"freed": True}

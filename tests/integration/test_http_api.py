@@ -1,5 +1,6 @@
 """The HTTP API does what its document says, and answers every mistake with a problem that helps."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -222,6 +223,23 @@ async def test_the_document_describes_every_operation_with_an_example(api):
     text = json.dumps(document)
     for reference in {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}:
         assert reference in document["components"]["schemas"]
+
+
+async def test_writing_the_document_holds_nobody_up(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path) as api:
+
+        async def read(path: str, **headers: str) -> tuple[int, bytes, str | None]:
+            async with api.session.get(path, headers=headers) as response:
+                return response.status, await response.read(), response.headers.get("ETag")
+
+        documents = [asyncio.create_task(read("/openapi.json")) for _ in range(40)]
+        assert (await read("/healthz"))[0] == 200
+        assert not any(document.done() for document in documents)
+        answers = await asyncio.gather(*documents)
+        assert len(set(answers)) == 1
+        status, body, tag = answers[0]
+        assert (status, json.loads(body)["openapi"]) == (200, "3.1.0")
+        assert await read("/openapi.json", **{"If-None-Match": str(tag)}) == (304, b"", tag)
 
 
 async def test_the_example_of_the_document_works(api):

@@ -219,6 +219,48 @@ async def test_a_task_is_given_where_tls_ends_at_a_proxy(tmp_path: Path) -> None
                 assert foreign.status == 403
 
 
+@pytest.mark.parametrize("host", ["mesh.example.com", "mesh.example.com:8443", "127.0.0.1:8000"])
+@pytest.mark.parametrize(
+    ("http", "own", "foreign"),
+    [
+        (
+            {},
+            ("https://mesh.example.com", "https://mesh.example.com:443", "http://mesh.example.com"),
+            ("http://mesh.example.com:9999", "https://mesh.example.com:8080", "ftp://mesh.example.com"),
+        ),
+        (
+            {"behind_tls": True},
+            ("https://mesh.example.com",),
+            ("http://mesh.example.com", "http://mesh.example.com:443", "http://mesh.example.com:8443"),
+        ),
+        (
+            {"allowed_hosts": ["mesh.example.com:8443"]},
+            ("https://mesh.example.com:8443",),
+            (
+                "https://mesh.example.com:9999",
+                "https://mesh.example.com:8443/a",
+                "https://a@mesh.example.com",
+            ),
+        ),
+    ],
+)
+async def test_origins_are_compared_with_scheme_and_port(
+    tmp_path: Path, host: str, http: dict[str, Any], own: tuple[str, ...], foreign: tuple[str, ...]
+) -> None:
+    named = {"allowed_hosts": ["mesh.example.com"]} | http
+    async with http_mesh(tmp_path, http=named, admin_token=ADMIN_TOKEN) as api:
+        headers = {"Host": host, "Authorization": f"Bearer {ADMIN_TOKEN}"}
+
+        async def submit(origin: str) -> tuple[int, str | None]:
+            task, named = {"agent_id": "echo"}, headers | {"Origin": origin}
+            status, answer = await api.call("POST", "/tasks", json=task, headers=named)
+            return status, answer.get("field")
+
+        assert {origin: await submit(origin) for origin in own} == dict.fromkeys(own, (202, None))
+        refused = dict.fromkeys(foreign, (403, "Origin"))
+        assert {origin: await submit(origin) for origin in foreign} == refused
+
+
 async def test_what_a_proxy_says_of_itself_gives_no_right(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, admin_token=ADMIN_TOKEN) as api:
         assert (await api.call("GET", "/tasks"))[0] == 200

@@ -39,4 +39,7 @@ async def test_files_are_saved_and_not_shown(tmp_path: Path) -> None:
             assert headers["Content-Disposition"].startswith("attachment; filename*=UTF-8''")
             assert headers["Content-Disposition"].isascii() and "Set-Cookie" not in headers
             assert headers["X-Content-Type-Options"] == "nosniff"
-            assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self'")
+            assert headers["Content-Type"] == "application/octet-stream"
+            policies = headers.getall("Content-Security-Policy")
+            assert "sandbox" in policies
+            assert any(policy.startswith("default-src 'none'; script-src 'self'") for policy in policies)

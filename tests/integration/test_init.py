@@ -1,5 +1,7 @@
 """`mesh init` makes what is missing, and overwrites nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,11 @@ MADE = {
     "Dockerfile",
     "README.md",
 }
+
+
+@pytest.fixture(autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -72,3 +79,15 @@ def test_a_name_that_no_module_can_have_is_refused(tmp_path: Path, name: str) ->
     done = run("init", f"--agent={name}", cwd=tmp_path)
     assert done.returncode == 2 and "is no name of an agent" in done.stderr
     assert files_of(tmp_path) == {}
+
+
+def test_the_budget_that_it_suggests_passes_the_test_that_it_writes(tmp_path: Path) -> None:
+    assert run("init", cwd=tmp_path).returncode == 0
+    settings = (tmp_path / "mesh.toml").read_text()
+    before, marked, budget = settings.partition("# [[ledger.budgets]]")
+    (tmp_path / "mesh.toml").write_text(before + (marked + budget).replace("# ", ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "day" in run("budgets", cwd=tmp_path).stdout

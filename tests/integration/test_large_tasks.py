@@ -181,6 +181,31 @@ async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Pat
         await host.stop()
 
 
+class OpenDiary(Diary):
+    """Has pending work from its first line on."""
+
+    @property
+    def has_pending_work(self) -> bool:
+        return bool(self.state.lines)
+
+
+async def test_actors_at_rest_are_bounded_by_number_and_those_with_work_stay(tmp_path: Path) -> None:
+    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_resting=10)
+    for kind in (Diary, OpenDiary):
+        host.register(ActorKind.of(kind))
+    await host.start()
+    try:
+        for number in range(40):
+            for kind in ("Diary", "OpenDiary"):
+                await host.call(ActorRef(kind, f"{number}"), "write", Line(text="first"))
+        assert 40 <= host.active <= 51, "40 with work, at most 10 at rest, and one under way"
+        for number in range(40):
+            page = await host.call(ActorRef("Diary", f"{number}"), "write", Line(text="more"))
+            assert page.lines == ["first", "more"]
+    finally:
+        await host.stop()
+
+
 async def test_ended_tasks_do_not_stay_in_memory_for_their_payloads(tmp_path: Path) -> None:
     async with http_mesh(tmp_path) as api:
         tracemalloc.start()

@@ -157,3 +157,28 @@ async def test_the_header_of_another_tenant_is_refused(api: Api, method: str, pa
     status, problem = await api.call(method, path, json=body, headers=headers)
     assert (status, problem["field"]) == (403, "X-Tenant-Id"), problem
     assert (await api.call("GET", path, headers={**own, "X-Tenant-Id": "acme"}))[0] == 200
+
+
+async def test_one_response_is_judged_by_an_object_of_criteria(api: Api) -> None:
+    sent = Tenant(api, await holder(api, "acme", Role.ADMIN))
+    criteria = {"warmth": "It is friendly.", "brevity": {"words": 5}}
+    for field in ("expected_criteria", "criteria"):
+        made = await sent("POST", "/v1/evaluations", {"response": "Hello, dear Ada!", field: criteria})
+        wanted = EventFilter(event_type="evaluation.ended", aggregate_id=None, after_seq=0)
+        async with asyncio.timeout(60):
+            ended = api.mesh.log.tail(wanted)
+            while (await anext(ended)).payload["evaluation_id"] != made["evaluation_id"]:
+                pass
+        path = f"/v1/evaluations/{made['evaluation_id']}"
+        shown = await sent("GET", path)
+        assert {figure["name"]: figure["mean"] for figure in shown["figures"]} == {"warmth": 8, "brevity": 8}
+        [item] = (await sent("GET", f"{path}/items"))["items"]
+        assert item["texts"]["reasons"] == {name: ["It greets by name."] for name in criteria}
+    headers = await holder(api, "acme", Role.ADMIN)
+    for body, words in (
+        ({"criteria": criteria}, "give either data or a response"),
+        ({"response": "x", "criteria": {"two words": "x"}}, "criteria.0.name"),
+        ({"response": "", "data": {"items": [{"output": "x"}]}, "metrics": ["length"]}, "either data or"),
+    ):
+        status, problem = await api.call("POST", "/v1/evaluations", json=body, headers=headers)
+        assert (status, words in str(problem)) == (422, True), problem

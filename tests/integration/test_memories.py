@@ -159,7 +159,7 @@ async def test_another_tenant_sees_and_changes_nothing(api: Api, remember: Calla
 async def test_each_role_may_do_its_own(
     api: Api, remember: Callable[..., Any], request: pytest.FixtureRequest, role: Role, allowed: set[str]
 ) -> None:
-    path = await remember(f"m-{role}", "A word.", status="quarantined")
+    path = await remember(f"m-{role}", f"A word of {role}.", status="quarantined")
     headers = await holder(api, request.node.name.partition("[")[0][:60], role)
     requests = {
         "GET": "",
@@ -206,7 +206,7 @@ async def test_what_was_forgotten_is_deleted_some_days_later() -> None:
         store = running.mesh.get(MemoryStore)
         assert isinstance(store, Memory)
         for memory_id in ("gone", "kept"):
-            await store.remember(MemoryItem(memory_id=memory_id, scope="global", text="a word"))
+            await store.remember(MemoryItem(memory_id=memory_id, scope="global", text=f"a word {memory_id}"))
         await store.change("gone", "default", {"status": "forgotten"}, "ann")
         clock.jump(timedelta(days=6.9).total_seconds())
         await clock.advance(0)

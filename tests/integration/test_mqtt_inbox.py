@@ -1,5 +1,6 @@
 """The broker keeps what waits for people, and clients that are named answer it."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ async def test_inbox_has_what_no_task_waits_for(tmp_path: Path, broker: Mosquitt
         await api.mesh.get(MemoryStore).remember(memory)
         async with client(broker, INBOX) as looker:
             for text in ("It looks.", "It looks, and sends."):
-                await api.mesh.get(Consents).offer("own", ["*"], [ToolDocument.of("look", text)])
+                look = ToolDocument.of("look", json.dumps({"description": text}))
+                await api.mesh.get(Consents).offer("own", ["*"], [look])
             tool = "The tool look of the MCP server own has changed. May agents read this and call it?"
             asked, noted = await listed(looker, tool, 'May agents recall this? "Ask me."')
             assert (noted["source"], asked["source"], asked["task_id"]) == ("memory", "mcp", "")

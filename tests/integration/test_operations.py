@@ -61,6 +61,7 @@ export       csaA    caA    csaA  caA
 file         csaA    caA    csaA  caA
 outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
+reveal       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
 score        soA     oA     -     -
@@ -120,7 +121,7 @@ class Asker(Agent):
     async def run(self, run: Run) -> str:
         await run.attach(File(name="secret.txt", data=SECRET.encode()))
         if run.task.payload.get("ask"):
-            return await run.ask_person(f"{SECRET}?")
+            return await run.ask_person(f"{SECRET}? token=Zk3x9Q2pLm8v")
         return SECRET
 
 
@@ -177,6 +178,7 @@ USES: dict[str, _Use] = {
     "file": lambda ops, _, task: ops.file(task.ended, 1),
     "outcome": lambda ops, _, task: ops.outcome(task.ended),
     "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),
+    "reveal": lambda ops, _, task: ops.reveal(task.waiting, task.question),
     "cancel": lambda ops, _, task: ops.cancel(task.waiting),
     "retry": lambda ops, _, task: ops.retry(task.ended),
     "score": lambda ops, _, task: ops.score(task.ended, "thumbs", 1.0),

@@ -94,10 +94,12 @@ def test_langfuse_is_told_the_version_of_its_ingestion(
     )
 
 
+@pytest.mark.parametrize("missing", ["exporter.otlp.proto.http.trace_exporter", "sdk.trace.export"])
 def test_a_collector_without_the_exporter_installed_is_refused_with_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.delitem(sys.modules, "meshwright.core.otel")
+    monkeypatch.setitem(sys.modules, f"opentelemetry.{missing}", None)
     settings = load_settings(tmp_path, host="memory", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
     with pytest.raises(ConfigError, match=re.escape(install_command("otlp"))):
         build_mesh(settings, project=tmp_path, agents=[Greeter])

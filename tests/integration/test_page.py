@@ -395,7 +395,8 @@ async def test_an_approval_shows_the_whole_call_for_its_picture(tmp_path: Path, 
             if PICTURES:
                 await person.page.screenshot(path=Path(PICTURES, "page-inbox.png"))
             await person.page.get_by_role("checkbox", name="Choose").check()
-            await person.page.get_by_role("button", name="Approve all").click()
+            await person.page.get_by_role("button", name="Approve all…").click()
+            await person.page.get_by_role("button", name="Approve all 1").click()
             outcome = await api.client.outcome(deploys)
             assert outcome.text == "Done."
 
@@ -423,7 +424,8 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
         await api.call("POST", "/v1/prompts", json={"name": "moody", "template": "Be calm.\nBe kind."})
         async with reader(browser, f"{api.url}/#/prompts/moody") as person:
             page = person.page
-            await page.get_by_label("Template").fill("Be calm.\nBe brief.")
+            await page.get_by_label("Template").fill("Be calm.\nBe {{manner}}.")
+            await page.get_by_label("manner").fill("brief")
             await page.get_by_label("Request").fill("How are you?")
             await page.get_by_label("and beside it").fill("quality")
             await page.get_by_role("button", name="Save as a version and run").click()
@@ -433,7 +435,7 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
             assert sorted(request.model for request in script.requests) == ["default", "quality"]
             assert {request.messages[0].content for request in script.requests} == {"Be calm.\nBe brief."}
             await page.get_by_text("What differs from v1").click()
-            await expect(page.locator(".diff .add")).to_have_text("+ Be brief.\n")
+            await expect(page.locator(".diff .add")).to_have_text("+ Be {{manner}}.\n")
             await expect(page.locator(".diff .del")).to_have_text("- Be kind.\n")
             await page.get_by_role("button", name="Label…").first.click()
             await page.get_by_label("Label", exact=True).fill("canary")

@@ -74,7 +74,8 @@ async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, chromium: 
         async with opened(chromium, api, "inbox") as page:
             await expect(page.get_by_role("article")).to_have_count(3)
             await press(page, "Choose all 2 of deployer, deploy")
-            await press(page, "Approve all")
+            await press(page, "Approve all…")
+            await confirm(page, "Approve all 2")
             for task_id in asked:
                 assert (await api.client.outcome(task_id)).success
             await expect(page.get_by_role("article")).to_have_count(1)

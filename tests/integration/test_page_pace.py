@@ -85,8 +85,14 @@ async def test_a_page_beside_many_others_waits_for_its_turn(tmp_path: Path) -> N
 
 async def passing(page: Page, link: Locator, most: int) -> int:
     """Let seconds pass until a link is there; returns how many."""
+    under_way = set[str]()
+    page.on("request", lambda request: under_way.add(request.url) if "/tasks?" in request.url else None)
+    page.on("requestfinished", lambda request: under_way.discard(request.url))
     for seconds in range(1, most):
         await page.clock.run_for(1_000)
+        async with asyncio.timeout(60):
+            while under_way:
+                await asyncio.sleep(0.01)
         with suppress(AssertionError):
             await expect(link).to_be_visible(timeout=500)
             return seconds

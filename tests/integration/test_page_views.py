@@ -487,7 +487,9 @@ SECRETS = {
     "postgres://ada:hunter2@db/x": "postgres://ada:[redacted]@db/x",
     "Authorization: Bearer abcdefghijklmnop1234": "Authorization: Bearer [redacted]",
     'password = "correct-horse"': 'password = "[redacted]"',
-    "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----": "[redacted]",
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nMw==\n-----END PRIVATE KEY-----": (
+        "-----BEGIN PRIVATE KEY-----\n[redacted]\n-----END PRIVATE KEY-----"
+    ),
     "the token budget of 5 tokens": "the token budget of 5 tokens",
 }
 
@@ -582,7 +584,7 @@ async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path,
     async with http_mesh(tmp_path, Moody, script=ScriptedModel("Well.")) as api:
         failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
         async with opened(chromium, api, f"task/{failed}") as page:
-            await press(page, "Retry behind its finished steps")
+            await press(page, "Retry, keep its finished steps")
             await expect(page.locator("h1 .status")).to_have_text("succeeded")
 
 
@@ -625,8 +627,9 @@ async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromi
             await api.call("POST", f"/tasks/{item['task_id']}/answer", json=answer)
         await page.get_by_role("article").first.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("status").filter(has_text="It was settled meanwhile")).to_be_visible()
-        await press(page, "Choose all 3 approvals")
-        await press(page, "Approve all")
+        await press(page, "Choose all 3 of releaser")
+        await press(page, "Approve all…")
+        await confirm(page, "Approve all 3")
         text = "1 approved, 2 settled meanwhile by others"
         await expect(page.get_by_role("status").filter(has_text=text)).to_be_visible()
 

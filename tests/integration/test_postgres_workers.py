@@ -8,6 +8,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psycopg
@@ -293,3 +294,72 @@ async def test_a_mesh_goes_on_when_its_database_has_restarted(tmp_path: Path, ow
             while not {asleep, after} <= await ended():
                 await asyncio.sleep(0.05)
     assert PASSWORD not in (tmp_path / "one" / "stderr").read_text()
+
+
+class Front:
+    """A mesh whose database a test takes away, by its API."""
+
+    def __init__(self, http: aiohttp.ClientSession, database: Cluster) -> None:
+        self.http, self.database = http, database
+
+    async def call(self, path: str, **params: str) -> dict[str, Any] | None:
+        async with self.http.get(path, params=params) as answer:
+            return await answer.json() if answer.status == 200 else None
+
+    async def status_of(self, task_id: str) -> str | None:
+        task = await self.call(f"/tasks/{task_id}")
+        return None if task is None else task["status"]
+
+    async def events(self, **named: str) -> list[dict[str, Any]]:
+        page = await self.call("/events", limit="1000", **named)
+        return [] if page is None else page["items"]
+
+    async def work(self) -> str:
+        """Have a task done, as soon as the mesh accepts one."""
+        body = {"agent_id": "sleeper", "payload": {"text": "work"}}
+        status = 0
+        while status != 202:
+            async with self.http.post("/tasks", json=body) as answer:
+                status, task_id = answer.status, (await answer.json()).get("task_id")
+        while await self.status_of(task_id) != "succeeded":
+            await asyncio.sleep(0.05)
+        return task_id
+
+    async def take_away(self) -> None:
+        """Stop the database, and wait until the mesh has noticed."""
+        self.database.stop(signal.SIGINT)
+        while await self.call("/readyz") is not None:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_database_that_came_back_older_is_noticed(tmp_path: Path, own_postgres: Cluster) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "sleeper.py").write_text(SLEEPER)
+    async with (
+        process(tmp_path / "one", own_postgres.url(), "up", "--port", "0", "--trust") as running,
+        asyncio.timeout(240),
+        aiohttp.ClientSession(url := await ready(running)) as http,
+    ):
+        front = Front(http, own_postgres)
+        kept = await front.work()
+        await front.take_away()
+        copy = own_postgres.copy()
+        own_postgres.start()
+        lost = [await front.work() for _ in range(5)]
+        assert await front.events(event_type="store.loss_noticed") == [], "nothing was lost by then"
+        last = max(event["seq"] for event in await front.events())
+        await front.take_away()
+        own_postgres.restore(copy)
+        own_postgres.start()
+        after = await front.work()
+        [noticed] = await front.events(event_type="store.loss_noticed")
+        loss = noticed["payload"]
+        assert loss["last_seq"] < last <= loss["lost_until_seq"]
+        assert await front.status_of(kept) == "succeeded"
+        assert {await front.status_of(task_id) for task_id in lost} == {None}
+        seqs = [event["seq"] for event in await front.events() if event["task_id"] == after]
+        assert min(seqs) > loss["lost_until_seq"], "a number was given twice"
+        shown = await mesh("status", "--url", url)
+        assert "database came back older" in shown.out and str(loss["lost_until_seq"]) in shown.out, shown
+    said = (tmp_path / "one" / "stderr").read_text()
+    assert f"came back older than it was: events {loss['last_seq'] + 1} to {loss['lost_until_seq']}" in said

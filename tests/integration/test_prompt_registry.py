@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import ANY
 
 import pytest
@@ -34,6 +34,7 @@ class Greeter(Agent):
     capabilities = (Capability("greeting"),)
     remembers = False
     prompt_text = "Greet as the file says."
+    variables: ClassVar = {"place": "the harbour"}
 
 
 class Waiter(Agent):
@@ -44,6 +45,7 @@ class Waiter(Agent):
     remembers = False
     prompt = "greeter"
     prompt_text = "Greet as the file says."
+    variables: ClassVar = {"place": "the station", "hour": "noon"}
 
     async def run(self, run: Run) -> str:
         await run.ask("First?")
@@ -101,7 +103,10 @@ async def test_prompts_are_registered_read_changed_and_deleted(api: Api) -> None
     assert (
         await done(api, "PUT", "/greeter", {"template": "Be brief."}) == changed
     )  # no version for no change
-    assert (await done(api, "GET", "/greeter"))["template"] == "Be brief."
+    newest = await done(api, "GET", "/greeter")
+    assert newest["template"] == "Be brief." and await done(api, "PUT", "/greeter", newest) == newest
+    status, problem, _ = await call(api, "PUT", "/greeter", {**newest, "name": "other"})
+    assert (status, problem["field"]) == (422, "name")
     assert await done(api, "GET", "/greeter?version=1") == made
     await done(api, "PUT", "/greeter/labels/canary", {"version": 1})
     labelled = await done(api, "GET", "/greeter?label=canary")
@@ -142,7 +147,13 @@ async def test_prompts_are_registered_read_changed_and_deleted(api: Api) -> None
 @pytest.mark.parametrize(
     ("wrong", "field", "line", "problem"),
     [
-        ({"template": "One.\n\n{{mood}}"}, "template", 3, "'mood'"),
+        ({"template": "One.\n\n{{Mood}}"}, "template", 3, "not a variable"),
+        (
+            {"template": "One.\n\n{{mood}}", "parameters": {"variables": ["mood"]}},
+            "parameters.variables",
+            None,
+            "'mood'",
+        ),
         ({"template": "\n\nOne {% if %}"}, "template", 3, "not a variable"),
         ({"template": "One.", "parameters": {"temprature": 1}}, "parameters.temprature", None, "unknown"),
         ({"template": "One.", "parameters": {"temperature": 3}}, "parameters.temperature", None, "less"),
@@ -387,3 +398,76 @@ async def test_a_version_is_tested_by_a_real_task(api: Api, model: ScriptedModel
         assert (await call(api, "POST", path, {"text": "Hello"}))[0] == status
     operator = await holder(api, "default", Role.OPERATOR)
     assert (await call(api, "POST", "/greeter/test", {"text": "Hello"}, headers=operator))[0] == 403
+
+
+HOSTILE = "{{agent_name}} {{place}} {% raw %} ${x} \\1"
+"""Text that a second look at a value would change."""
+
+
+async def test_inputs_are_filled_from_the_payload_as_plain_text(api: Api, model: ScriptedModel) -> None:
+    template = "You are {{agent_name}} at {{place}}. {{instruction}} {{facts}}"
+    made = await done(api, "POST", body={"name": "greeter", "template": template})
+    names = {"variables": ["agent_name", "place"], "inputs": ["instruction", "facts"]}
+    assert made["parameters"] == names
+    await done(api, "PUT", "/greeter/labels/production", {"version": 1})
+    payload = {"instruction": HOSTILE, "facts": {"n": [1]}, "place": "elsewhere", "agent_name": "root"}
+    outcome = await api.client.ask("greeter", payload=payload)
+    assert outcome.success, outcome
+    expected = f'You are greeter at the harbour. {HOSTILE} {{"n": [1]}}'
+    assert model.requests[-1].messages[0].content == expected
+    tested = await done(api, "POST", "/greeter/test", payload)
+    assert (tested["success"], tested["agent_id"]) == (True, "greeter")
+    assert model.requests[-1].messages[0].content == expected
+    asked = len(model.requests)
+    lacking = await api.client.ask("greeter", "Hello")
+    assert lacking.error is not None and not lacking.success and len(model.requests) == asked
+    assert "registry:v1:9: prompt greeter needs a value for instruction, facts" in lacking.error.message
+    assert "give it as the field instruction of the payload; there are " in lacking.error.message
+    status, problem, _ = await call(api, "POST", "/greeter/test", {"instruction": "Greet."})
+    assert (status, problem["field"]) == (422, "facts") and "place, agent_name, task" in problem["remedy"]
+
+
+async def test_a_prompt_of_no_agent_runs_on_a_bare_model(api: Api, model: ScriptedModel) -> None:
+    template = "You are a helpful assistant. {{instruction}}"
+    prompt = {"name": "bare", "template": template, "parameters": {"temperature": 0.7, "tags": ["kind"]}}
+    await done(api, "POST", body=prompt)
+    tested = await done(api, "POST", "/bare/test?model=fast", {"instruction": HOSTILE, "text": "Hello"})
+    assert (tested["status"], tested["text"], tested["cost_usd"]) == ("succeeded", "answer 0", "0")
+    [asked] = model.requests
+    assert [message.content for message in asked.messages] == [
+        f"You are a helpful assistant. {HOSTILE}",
+        f"Hello\n\ninstruction:\n{HOSTILE}",
+    ]
+    assert (asked.model, asked.temperature, asked.tags) == ("fast", 0.7, ("kind",))
+    assert str(asked.context.prompt).endswith(" registry:v1")
+    for query, body, field in (
+        ("", {"text": "Hello"}, "instruction"),
+        ("?budget_usd=1", {"instruction": "x"}, "budget_usd"),
+        ("?wait=0", {"instruction": "x"}, "wait"),
+    ):
+        status, problem, _ = await call(api, "POST", f"/bare/test{query}", body)
+        assert (status, problem["field"]) == (422, field), problem
+    assert (await call(api, "POST", "/bare/test?agent_id=greeter", {"instruction": "x"}))[0] == 404
+    operator = await holder(api, "default", Role.OPERATOR)
+    assert (await call(api, "POST", "/bare/test", {"instruction": "x"}, headers=operator))[0] == 403
+    assert len(model.requests) == 1
+
+
+async def test_a_caller_of_all_tenants_names_one_in_either_header(api: Api) -> None:
+    every = await holder(api, "*", Role.ADMIN)
+    for headers in (ADMIN, every):
+        name = f"of-{len(headers['Authorization'])}"
+        await done(
+            api, "POST", body={"name": name, "template": "One."}, headers=headers | {"X-Tenant-Id": "acme"}
+        )
+        both = headers | {"X-Tenant-Id": "acme", "Mesh-Tenant": "acme"}
+        assert name in [item["name"] for item in (await done(api, "GET", headers=both))["items"]]
+        two = headers | {"X-Tenant-Id": "acme", "Mesh-Tenant": "other"}
+        status, problem, _ = await call(api, "GET", headers=two)
+        assert (status, problem["field"]) == (422, "X-Tenant-Id"), problem
+        status, problem, _ = await call(api, "GET", headers=headers | {"X-Tenant-Id": "../x"})
+        assert (status, problem["field"]) == (422, "X-Tenant-Id"), problem
+    assert (await done(api, "GET"))["items"] == []
+    other = await holder(api, "other", Role.ADMIN)
+    status, problem, _ = await call(api, "GET", headers=other | {"X-Tenant-Id": "acme"})
+    assert (status, problem["field"]) == (403, "X-Tenant-Id"), problem

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,42 @@ async def test_a_virtual_environment_that_may_be_read_works(
     assert finished.output.strip().splitlines()[-1].startswith(("OSError: [Errno 30]", "PermissionError"))
     hidden = await sandbox(data, kind).run(["ls", str(own)], tree)
     assert hidden.status == 2
+
+
+TOOLS = """
+set -e
+git init -q -b main repository
+cd repository
+cp -p "$0" copied
+touch copied
+git add .
+git -c user.name=a -c user.email=a@b commit -q -m all
+git clone -q . ../cloned
+cd ..
+tar -cpf all.tar cloned
+mkdir unpacked
+tar -xpf all.tar -C unpacked
+cmp "$0" unpacked/cloned/copied
+python -m pip install -q --no-index --no-cache-dir --target installed acme-1-py3-none-any.whl
+printf 'import acme\\n\\ndef test_it(tmp_path):\\n    assert acme.NAME == \"acme\"\\n' > test_acme.py
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONPATH=installed python -m pytest -q test_acme.py
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+async def test_ordinary_tools_work(kind: str, data: Path, tree: Path) -> None:
+    wheel = {
+        "acme.py": "NAME = 'acme'",
+        "acme-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: acme\nVersion: 1\n",
+        "acme-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "acme-1.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(tree / "acme-1-py3-none-any.whl", "w") as file:
+        for name, text in wheel.items():
+            file.writestr(name, text)
+    box = sandbox(data, kind, read=(Path(sys.prefix),))
+    finished = await box.run(["sh", "-c", TOOLS, "/usr/bin/env"], tree)
+    assert finished.status == 0 and "1 passed" in finished.output, finished
 
 
 @pytest.mark.parametrize("place", ["data", "above", "read"])

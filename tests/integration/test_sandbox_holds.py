@@ -65,6 +65,28 @@ def test_processes_are_bounded(box: str, user: str) -> None:
 
 
 @EVERYWHERE
+def test_without_a_control_group_processes_are_few(box: str, user: str) -> None:
+    status, ended_by, _, output = outcome(box, user)["many forks"]
+    limit = 128 if outcome(box, user)["has group"] else 64
+    assert ended_by == "processes" or (status == 0 and int(output) <= limit + 5)
+
+
+@EVERYWHERE
+def test_buffers_of_sockets_are_counted_or_few(box: str, user: str) -> None:
+    _, ended_by, _, output = outcome(box, user)["buffers"]
+    if outcome(box, user)["has group"]:
+        assert ended_by == "memory"
+    else:
+        assert int(output) <= 256
+
+
+@EVERYWHERE
+def test_only_bubblewrap_of_a_plain_user_changes_modes(box: str, user: str) -> None:
+    mode = "0o755" if box == "bubblewrap" and user != "root" else "0o644"
+    assert outcome(box, user)["modes"] == [0, "", False, f"{mode} False\n"]
+
+
+@EVERYWHERE
 def test_memory_of_all_processes_together_is_bounded(box: str, user: str) -> None:
     assert outcome(box, user)["memory"][:2] == [None, "memory"]
 

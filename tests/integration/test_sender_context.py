@@ -224,4 +224,13 @@ async def test_a_context_is_compressed_only_where_that_saves_more_than_it_costs(
     saves = Decimal(figures[f"saved_{unit}"]) > Decimal(figures[f"cost_{unit}"])
     assert (saves, len(asked)) == (event == "context.compressed", int(event == "context.compressed"))
     assert figures["saved_tokens"] == figures["calls"] * (figures["tokens"] - ceiling)
-    assert ("saved_usd" in figures) == (price is not None)
+    assert (Decimal(figures["saved_usd"]) > 0) == (price is not None)  # a scripted call costs nothing
+
+
+async def test_a_compression_is_weighed_by_the_calls_of_the_agents_last_tasks() -> None:
+    rules = [{"receiver": "coder", "token_ceiling": 300}]
+    async with mesh_for(*AGENTS, context={"rules": rules}, ledger={"default_price": PRICE}) as mesh:
+        for _ in range(2):  # the coder asks its model once
+            await planned(mesh, constraints=MANY)
+        weighed = [payload for payload in mesh.events("context.kept").payloads if payload["ceiling"] == 300]
+    assert [figures["calls"] for figures in weighed] == [4, 1]

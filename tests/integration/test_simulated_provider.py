@@ -53,6 +53,7 @@ async def test_a_provider_in_trouble_costs_no_task_and_no_step(
 
 HELD_BACK = Weather("refusal", share=0.5, tries=1)
 BUSY = Weather("rate-limit", share=0.4, status=429, retry_after=0.1, tries=2)
+ABSURD = Weather("absurd-usage", share=0.5)
 CENT = Decimal("0.01")
 
 
@@ -66,8 +67,13 @@ CENT = Decimal("0.01")
         ("poll", [HELD_BACK, BUSY], "anthropic"),
         ("research", [Weather("dying-streams", share=0.3, tries=2)], "openai"),
         ("research", [BUSY], "openai"),
+        ("poll", [ABSURD], "openai"),
+        ("poll", [ABSURD], "anthropic"),
     ],
-    ids=["empty", "cut off", "held back", "held back, 429", "anthropic", "broken streams", "429"],
+    ids=[
+        *("empty", "cut off", "held back", "held back, 429", "anthropic", "broken streams", "429"),
+        *("absurd usage", "absurd usage, anthropic"),
+    ],
 )
 async def test_budget_ledger_and_provider_agree(
     name: str, weather: list[Weather], wire: Wire, tmp_path: Path
@@ -98,5 +104,8 @@ async def test_budget_ledger_and_provider_agree(
     assert ledger.estimated_usd == view.estimated_usd
     if weather[0].kind == "dying-streams":  # what one cost is an estimate
         assert abs(booked - simulator.ledger.dollars) < CENT
+    elif weather[0] is ABSURD:
+        assert abs(booked - simulator.ledger.dollars) < simulator.ledger.dollars / 2
+        assert 0 < view.estimated_usd < booked
     else:
         assert (booked, view.estimated_usd) == (simulator.ledger.dollars, 0)

@@ -84,6 +84,23 @@ def values(run: dict[str, Any], name: str) -> list[float]:
     return [value for _, _, value in run["metrics"].get(name, ())]
 
 
+async def test_mlflow_gets_the_runs_of_several_tasks_side_by_side(tmp_path: Path) -> None:
+    async with FakeMlflow() as server, http_mesh(tmp_path, **mlflow(server.url)) as api:
+        first, second = server.gate, asyncio.Event()
+        first.clear()
+        earlier = await api.finished(agent_id="echo", payload={"text": "0"})
+        await server.until(lambda: server.waiting == 1)
+        others = [await api.finished(agent_id="echo", payload={"text": str(n)}) for n in range(1, 6)]
+        await score(api, others[0], "thumbs", 1.0)
+        server.gate = second
+        first.set()
+        await server.until(lambda: server.waiting == 6)  # all of them before one has its answer
+        second.set()
+        runs = await server.ended(earlier, *others)
+        await server.until(lambda: values(server.of(others[0])[0], "score/thumbs") == [1.0])
+    assert len(runs) == len(server.runs) == 6
+
+
 async def test_mlflow_gets_a_run_of_each_task_with_its_figures_and_scores(tmp_path: Path) -> None:
     async with FakeMlflow() as server, http_mesh(tmp_path, **mlflow(server.url, experiment="ours")) as api:
         tried = TaskVariant(experiment="greeting", name="short", agent_id="echo")

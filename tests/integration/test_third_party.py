@@ -312,5 +312,5 @@ def test_a_mistake_in_the_settings_of_a_package_is_named(project: Project, setti
 def test_an_agent_with_the_id_of_an_installed_one_names_both_places(project: Project) -> None:
     project.write("actors/mine.py", (ACME / "acme/agents/oncall.py").read_text())
     refused = project.mesh("doctor")
-    assert refused.status == 1 and "two agents are called 'on-call'" in refused.err, refused
-    assert "actors/mine.py:13" in refused.err and "acme/agents/oncall.py:13" in refused.err
+    assert refused.status == 1 and "two agents are called 'on-call'" in refused.out, refused
+    assert "actors/mine.py:13" in refused.out and "acme/agents/oncall.py:13" in refused.out

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as published
 
 from meshwright import Agent, Capability, ToolFailed, tool
 from meshwright.core.access import Role
@@ -41,6 +42,13 @@ LONG = {
     "task_summary": " ".join(map(str, range(900))),
 }
 """A context that rules alone make not short enough."""
+CHANGED_BY_0_1_0 = {
+    "gen_ai.agent.id",  # of hosted agents alone: spans of agents in the process have only a name
+    "gen_ai.usage.cache_creation.input_tokens",
+    "gen_ai.usage.cache_write.input_tokens",
+    "gen_ai.workflow.name",
+}
+"""The names that v0.1.0 has dropped or added since the conventions' last Python package."""
 REPLY = ModelReply(
     content="Brief.",
     model="gpt-5.4",
@@ -165,6 +173,13 @@ async def test_spans_have_the_attributes_of_the_table(tmp_path: Path) -> None:
     assert found == table()
 
 
+def test_each_gen_ai_name_is_one_of_the_conventions() -> None:
+    released = {value for name, value in vars(published).items() if name.startswith("GEN_AI_")}
+    released ^= CHANGED_BY_0_1_0
+    names = {name for names in table().values() for name in names if name.startswith("gen_ai.")}
+    assert names and names - released == set()
+
+
 async def test_calls_say_provider_tokens_cost_session_and_prompt(tmp_path: Path) -> None:
     async with traced(tmp_path, ScriptedModel(REPLY), content=False) as (running, spans):
         task_id = await ask(running)
@@ -179,7 +194,7 @@ async def test_calls_say_provider_tokens_cost_session_and_prompt(tmp_path: Path)
         "output_reasoning_tokens": 5,
         "total": 120,
     }
-    assert (chat["gen_ai.usage.cost"], json.loads(chat["mlflow.llm.cost"])) == (
+    assert (chat["meshwright.cost_usd"], json.loads(chat["mlflow.llm.cost"])) == (
         0.0021,
         {"total_cost": 0.0021},
     )

@@ -49,14 +49,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project
 
 
-def at_a_terminal(answer: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+def at_a_terminal(answer: str, *arguments: str, cwd: Path, ends: str = "\n") -> tuple[int, str]:
     """Run a command whose stdin and stderr are a terminal: its status, and what the person reads there."""
     person, terminal = pty.openpty()
     with subprocess.Popen(
         [*MESH, *arguments], cwd=cwd, stdin=terminal, stderr=terminal, stdout=subprocess.DEVNULL
     ) as process:
         os.close(terminal)
-        os.write(person, f"{answer}\n".encode())
+        os.write(person, f"{answer}{ends}".encode())
         said = b""
         try:
             while chunk := os.read(person, 4096):
@@ -110,6 +110,31 @@ def test_a_new_folder_of_init_needs_no_question_and_another_does(folder: Path) -
     assert at_a_terminal("n", "init", cwd=folder)[0] == 0
     status, said = at_a_terminal("n", "ask", "assistant", "Hello", cwd=folder)
     assert status == 1 and "Do you trust it?" in said and not (folder / "ran").exists()
+
+
+def test_init_trusts_its_own_code_beside_files_that_no_mesh_runs(folder: Path) -> None:
+    for name, is_trusted in (("clean", True), ("hostile", False)):
+        project = folder.parent / name
+        (project / ".git").mkdir(parents=True)
+        (project / "README.md").write_text("A shop.")
+        if not is_trusted:  # a package that code of Meshwright might import
+            (project / "litellm.py").write_text("")
+        assert run("init", cwd=project).returncode == 0
+        status, said = at_a_terminal("n", "ask", "assistant", "Hello", cwd=project)
+        assert (status == 0, "Do you trust it?" not in said) == (is_trusted, is_trusted), said
+
+
+@pytest.mark.parametrize(
+    ("typed", "ends", "status"), [("How do I run it?\ny", "\n", 0), ("maybe", "\nn\n", 1), ("", "\x04", 130)]
+)
+def test_a_wrong_answer_is_named_and_the_question_is_short(
+    folder: Path, typed: str, ends: str, status: int
+) -> None:
+    result, said = at_a_terminal(typed, "ask", "echo", "Hello", cwd=folder, ends=ends)
+    assert result == status and said.count("Do you trust it?") == 1, said
+    if wrong := typed.partition("\n")[0]:
+        assert f"'{wrong}' is neither y nor n. [y/N]" in said
+    assert ("--trust answers yes beforehand" in said) == (status != 0)
 
 
 def test_the_agents_of_the_checkout_need_no_question(folder: Path) -> None:

@@ -99,6 +99,44 @@ async def test_a_stream_that_broke_off_is_paid_though_the_next_answered(
     assert Decimal(total["cost_usd"]) == Decimal(total["estimated_usd"]) > Decimal("0.0018")
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -90_000_000, "completion_tokens": 0},
+        {"prompt_tokens": 10**12, "completion_tokens": 5},
+        {"prompt_tokens": 5, "completion_tokens": 1e30},
+        {"prompt_tokens": 5, "completion_tokens": 5, "cost": -810},
+    ],
+    ids=["negative", "huge", "float", "cost"],
+)
+async def test_absurd_usage_is_estimated_and_named_in_the_log(
+    adapter: str, usage: dict[str, Any], streamed: bool, tmp_path: Path, fake: FakeProvider
+) -> None:
+    fake.usage = usage
+    budget = {"name": "all", "limit_usd": "5", "window": "total"}
+    async with calling(adapter, tmp_path, fake, budget) as there:
+        assert [await status_of(there, streamed=streamed) for _ in range(3)] == [200, 200, 200]
+        total = await costs_of(there, 3)
+        async with there.session.get("/budgets") as response:
+            [spent] = (await response.json())["items"]
+        events = await there.mesh.log.query(EventFilter(event_type="model.called"))
+        lines = (await mesh("events", "--type", "model.called", "--url", there.url)).out
+    assert spent["spent_usd"] == total["cost_usd"] == total["estimated_usd"] == spent["estimated_usd"]
+    assert 0 < Decimal(spent["spent_usd"]) < Decimal("0.1")
+    assert all("cannot be" in event.fields["reason"] for event in events)
+    assert lines.count("cannot be") == 3
+
+
+async def test_an_absurd_cost_of_a_proxy_is_estimated(tmp_path: Path, fake: FakeProvider) -> None:
+    fake.headers = {"x-litellm-response-cost": "999999"}
+    budget = {"name": "all", "limit_usd": "5", "window": "total"}
+    async with calling("http", tmp_path, fake, budget) as there:
+        assert [await status_of(there, streamed=False) for _ in range(3)] == [200, 200, 200]
+        total = await costs_of(there, 3)
+    assert (total["cost_usd"], total["estimated_usd"]) == ("0.0054", "0.0054")
+
+
 async def test_estimated_costs_are_marked_on_the_command_line(tmp_path: Path, fake: FakeProvider) -> None:
     fake.usage = {}
     async with calling("http", tmp_path, fake) as there:

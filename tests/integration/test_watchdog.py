@@ -71,7 +71,7 @@ LIMITS = {"MESH_WATCHDOG__HELD_SECONDS": "0.8", "MESH_WATCHDOG__RESTART_SECONDS"
 
 
 class Up:
-    """A mesh with the agents above, in a process of its own."""
+    """A mesh of some agents, in a process of its own."""
 
     def __init__(self, url: str, process: Process, errors: Errors, session: aiohttp.ClientSession) -> None:
         self.url, self.process, self.errors = url, process, errors
@@ -100,9 +100,9 @@ class Up:
 
 
 @asynccontextmanager
-async def up(project: Path, environment: dict[str, str]) -> AsyncIterator[Up]:
+async def up(project: Path, environment: dict[str, str], agents: str = AGENTS) -> AsyncIterator[Up]:
     (project / "actors").mkdir()
-    (project / "actors" / "agents.py").write_text(AGENTS)
+    (project / "actors" / "agents.py").write_text(agents)
     command = [sys.executable, "-m", "meshwright.cli", "up", "--port", "0"]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=project, env=environment, stdout=PIPE, stderr=PIPE

@@ -12,6 +12,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.webhooks.kinds import MARKER
 from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
+from tests.support.running_mesh import mesh_up, run
 from tests.support.settings import load_settings
 from tests.support.webhook_mesh import RULE, SECRET, deliver, event, events, issue, receiving, webhooks
 
@@ -228,3 +229,76 @@ async def test_previous_secret_is_as_good_until_it_is_taken_out(tmp_path: Path) 
     async with receiving(tmp_path, source={"secret": "new"}) as api:
         taken.append((await deliver(api, issue(), secret="old"))[0])
     assert taken == [202, 202, 401, 401]
+
+
+TRIAGE = """
+from typing import Literal
+
+from pydantic import BaseModel
+
+from meshwright import Agent, Capability, Run
+
+
+class Incident(BaseModel):
+    service: str
+    errors: int
+    level: Literal["low", "high"] = "low"
+
+
+class Triage(Agent):
+    agent_id = "triage"
+    capabilities = (Capability("triaging", input_schema=Incident),)
+
+    async def run(self, run: Run) -> dict[str, object]:
+        return {"seen": run.task.payload}
+"""
+TRIAGE_RULE = """
+[webhooks.sources.alarms]
+insecure = true
+[[webhooks.rules]]
+source = "alarms"
+agent = "triage"
+"""
+
+
+@pytest.fixture
+def alarms(tmp_path: Path) -> Path:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "triage.py").write_text(TRIAGE)
+    (tmp_path / "alarm.json").write_text('{"name": "checkout", "count": 412}')
+    return tmp_path
+
+
+async def test_a_rule_gives_an_agent_the_payload_that_it_declares(alarms: Path) -> None:
+    fields = '{service = "{{name}}", errors = "{{count}}", level = "high"}'
+    (alarms / "mesh.toml").write_text(f"{TRIAGE_RULE}payload = {fields}")
+    assert "ok    webhooks" in run("check", cwd=alarms).stdout
+    tried = run("webhooks", "test", "alarms", "alarm.json", cwd=alarms)
+    assert tried.returncode == 0 and "1 of 1 rules match" in tried.stdout, tried.stderr
+    assert "  errors  412\n" in tried.stdout
+    async with mesh_up(alarms / ".mesh", cwd=alarms) as running:
+        delivered = await running.post("/webhooks/alarms", {"name": "checkout", "count": 412})
+        assert delivered.status == 202
+        outcome = await running.outcome(delivered.body["tasks"][0])
+    assert outcome["result"] == {"seen": {"service": "checkout", "errors": 412, "level": "high"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "checked", "tried"),
+    [
+        ('text = "{{name}}"', "payload.service is required", "payload.service is required"),
+        ('payload = {service = "{{name}}", errors = "no"}', "payload.errors", "payload.errors"),
+        ('payload = {service = "{{name}}", errors = "{{name}}"}', "", "payload.errors"),
+        ('payload = {service = "{{name}}", errors = "{{gone}}"}', "", "payload.errors is required"),
+    ],
+)
+async def test_a_payload_that_its_agent_does_not_take_is_said_before(
+    alarms: Path, fields: str, checked: str, tried: str
+) -> None:
+    (alarms / "mesh.toml").write_text(TRIAGE_RULE + fields)
+    lines = [line for line in run("check", cwd=alarms).stdout.splitlines() if " webhooks " in line]
+    assert len(lines) == 1 and lines[0].startswith("FAIL" if checked else "ok") and checked in lines[0]
+    done = run("webhooks", "test", "alarms", "alarm.json", cwd=alarms)
+    assert done.returncode == 1 and f"triaging of triage does not take it: {tried}" in done.stdout
+    async with mesh_up(alarms / ".mesh", cwd=alarms) as running:
+        assert (await running.post("/webhooks/alarms", {"name": "checkout", "count": 412})).status == 422

@@ -97,7 +97,7 @@ def test_each_agent_is_a_class_of_the_installed_wheel(wheel: Path, tmp_path: Pat
 def test_a_project_that_init_makes_passes_its_own_checks_and_answers(wheel: Path, tmp_path: Path) -> None:
     site, folder = tmp_path / "site", tmp_path / "shop"
     zipfile.ZipFile(wheel).extractall(site)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = {**os.environ, "PYTHONPATH": str(site), "XDG_CONFIG_HOME": str(tmp_path / "config")}
 
     def run(*command: str | Path, cwd: Path = folder) -> str:
         words = [sys.executable, "-m", *map(str, command)]

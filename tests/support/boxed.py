@@ -24,6 +24,7 @@ import uvloop
 from meshwright.sandbox.bubblewrap import Bubblewrap
 from meshwright.sandbox.environment import Interpreter
 from meshwright.sandbox.execution import Job
+from meshwright.sandbox.groups import ControlGroup
 from meshwright.sandbox.landlock import Landlock
 from meshwright.sandbox.port import Finished, Limits
 from meshwright.sandbox.probe import Box, broken_out_of
@@ -91,6 +92,32 @@ for kind in (os.PRIO_USER, os.PRIO_PGRP):
     except PermissionError:
         print("refused", kind)
 """
+# Memory of the kernel: the buffers of as many pairs of sockets as there can be.
+BUFFERS = """
+import socket
+pairs = []
+try:
+    while True:
+        pairs.append(socket.socketpair())
+        for end in pairs[-1]:
+            end.setblocking(False)
+            try:
+                while True:
+                    end.send(bytes(65536))
+            except BlockingIOError:
+                pass
+except OSError:
+    print(2 * len(pairs), flush=True)
+"""
+MODES = """
+import os
+with open("tool", "w") as file:
+    file.write("#!/bin/sh")
+os.chmod("tool", 0o755)
+os.utime("tool", (1, 1))
+os.chown("tool", -1, -1)
+print(oct(os.stat("tool").st_mode & 0o7777), os.stat("tool").st_mtime == 1)
+"""
 ALLOCATE_ALONE = "block = b'x' * (300 << 20); print('all is there', flush=True)"
 FLOOD = "import sys\nwhile True: sys.stdout.write('head of it' + 'x' * 90)"
 LONG = "print('the head' + 'x' * 5000 + 'the tail')"
@@ -116,6 +143,9 @@ class Trials:
         found: dict[str, Any] = {"attempts": await broken_out_of(self.box, self.python)}
         for name, source, limits in (
             ("forks", FORK, {}),
+            ("many forks", FORK, {"processes": 128}),
+            ("buffers", BUFFERS, {"memory_mb": 64}),
+            ("modes", MODES, {}),
             ("memory", ALLOCATE, {}),
             ("memory of one", ALLOCATE_ALONE, {}),
             ("flood", FLOOD, {}),
@@ -131,6 +161,10 @@ class Trials:
         with tempfile.TemporaryDirectory() as folder:
             found["left after a cancel"] = await self.cancelled(Path(folder))
         found["slowed"] = os.nice(0) != before
+        group = ControlGroup.make(Limits())
+        found["has group"] = group is not None
+        if group is not None:
+            await group.remove()
         return found
 
     async def cancelled(self, folder: Path) -> bool:

@@ -18,10 +18,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
-from tests.support.host_harness import HostHarness, Setup
+from tests.support.host_harness import HostHarness, Setup, with_kinds
 from tests.support.services import Services, Sidecar
 
 COPY = """
@@ -174,11 +175,11 @@ class DaprHarness(HostHarness):
         self._sidecars[host].kill()
         await super().end(host)
 
-    async def reopen(self, host: Runtime) -> Runtime:
+    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
         setup, data = self._open.pop(host)
         await host.stop()
         self._sidecars[host].stop()
-        return await self.open_on(data, setup)
+        return await self.open_on(data, with_kinds(setup, kinds))
 
     async def close(self) -> None:
         await super().close()

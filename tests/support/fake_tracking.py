@@ -39,7 +39,7 @@ class _Waited(FakeService):
 class FakeMlflow(_Waited):
     """Experiments, runs, and artifacts that the server keeps itself. Of so many runs the answer is `lost`.
 
-    None is made before the `gate` is open.
+    None is made before the `gate` is open; so many were `waiting` for it.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -47,7 +47,7 @@ class FakeMlflow(_Waited):
         self.experiments: dict[str, str] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, Any] = {}
-        self.lost = 0
+        self.lost = self.waiting = 0
         self.gate = asyncio.Event()
         self.gate.set()
         router, api = self.app.router, "/api/2.0/mlflow"
@@ -98,6 +98,8 @@ class FakeMlflow(_Waited):
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
         assert asked["experiment_id"] in self.experiments.values() and isinstance(asked["start_time"], int)
+        self.waiting += 1
+        self._changed.set()
         await self.gate.wait()
         run_id = f"{len(self.runs) + 1:032x}"
         info = {

@@ -8,7 +8,7 @@ import random
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Setup:
     clock: Clock = field(default_factory=SystemClock)
     max_mailbox: int = 1000
     max_record_bytes: int = MAX_RECORD_BYTES
+
+
+def with_kinds(setup: Setup, kinds: Sequence[ActorKind]) -> Setup:
+    """A setup with other kinds; with none, as it is."""
+    return replace(setup, kinds=kinds) if kinds else setup
 
 
 class HostHarness(ABC):
@@ -86,10 +91,10 @@ class HostHarness(ABC):
         self._open[host] = setup, data
         return host
 
-    async def open_beside(self, host: Runtime) -> Runtime:
-        """A second worker on the data of the first."""
+    async def open_beside(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+        """A second worker on the data of the first, with other kinds where they are named."""
         setup, data = self._open[host]
-        return await self.open_on(data, setup)
+        return await self.open_on(data, with_kinds(setup, kinds))
 
     async def kill(self, host: Runtime) -> None:
         """End a host as kill -9 would, beside others on its data."""
@@ -106,21 +111,21 @@ class HostHarness(ABC):
             pytest.skip(f"a host on {host.name} has no lease to lose")
         host.lease_lost()
 
-    async def reopen(self, host: Runtime) -> Runtime:
-        """Stop a host, and open another on its data."""
+    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+        """Stop a host, and open another on its data, with other kinds where they are named."""
         setup, data = self._open.pop(host)
         await host.stop()
-        return await self.open_on(data, setup)
+        return await self.open_on(data, with_kinds(setup, kinds))
 
-    async def crash(self, host: Runtime) -> Runtime:
-        """End a host as kill -9 would, now, and open another on what it leaves."""
-        return await self.open_snapshot(host, self.snapshot(host))
+    async def crash(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+        """End a host as kill -9 would, now, and open another on what it leaves, with other kinds if named."""
+        return await self.open_snapshot(host, self.snapshot(host), *kinds)
 
-    async def open_snapshot(self, host: Runtime, snapshot: Any) -> Runtime:
+    async def open_snapshot(self, host: Runtime, snapshot: Any, *kinds: ActorKind) -> Runtime:
         """End a host, and open another on data as it was at a snapshot."""
         setup, _ = self._open.pop(host)
         await self.end(host)
-        return await self.open_on(snapshot, setup)
+        return await self.open_on(snapshot, with_kinds(setup, kinds))
 
     async def close(self) -> None:
         for host in self._open:

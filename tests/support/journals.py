@@ -57,6 +57,7 @@ def work(*, journaled: bool, claim: int = 0) -> Work:
         owner="worker",
         journaled=journaled,
         claim=claim,
+        first_steps="steps/t1/1/1",
     )
 
 

@@ -102,6 +102,17 @@ class Cluster:
             self._process.send_signal(how)
             self._process.wait()
 
+    def copy(self) -> Path:
+        """Copy the data of the server, which must not run."""
+        target = Path(tempfile.mkdtemp(prefix="copy-", dir=self.folder)) / "data"
+        subprocess.run(["cp", "-a", str(self.folder / "data"), str(target)], check=True)
+        return target
+
+    def restore(self, copy: Path) -> None:
+        """Put a copy in place of the data of the server, which must not run."""
+        shutil.rmtree(self.folder / "data")
+        subprocess.run(["cp", "-a", str(copy), str(self.folder / "data")], check=True)
+
     def remove(self) -> None:
         """End the server, and delete its data."""
         self.stop()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.sql.database import MESH, upgrade
+from meshwright.kernel.turns import ActorKind
+from meshwright.sql.migrations import MESH, create_versions, upgrade
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore
-from tests.support.host_harness import HostHarness, Setup
+from tests.support.host_harness import HostHarness, Setup, with_kinds
 from tests.support.postgres import Address, Cluster
 
 TABLES = ("event_log", "events", "event_blocks", "projection_positions", "tasks", "agent_outcomes", "calls")
@@ -40,6 +41,7 @@ class PostgresHarness(HostHarness):
         _, data = self._open[host]
         copy = self.new_data()
         session = PostgresDatabase(copy, self.folder).connect_reader()
+        create_versions(session)
         upgrade(session, MESH, resources.files("meshwright.sql.migrations"), "a copy")
         old, new = data.rpartition("%3D")[2], copy.rpartition("%3D")[2]
         with session.connection.transaction():
@@ -64,9 +66,9 @@ class PostgresTrioHarness(PostgresHarness):
         self._others[host] = [await super(PostgresTrioHarness, self).open_on(data, setup) for _ in range(2)]
         return host
 
-    async def open_beside(self, host: Runtime) -> Runtime:
+    async def open_beside(self, host: Runtime, *kinds: ActorKind) -> Runtime:
         setup, data = self._open[host]
-        return await super().open_on(data, setup)
+        return await super().open_on(data, with_kinds(setup, kinds))
 
     async def end(self, host: Runtime) -> None:
         for other in self._others.pop(host, []):
@@ -74,17 +76,17 @@ class PostgresTrioHarness(PostgresHarness):
             await super().end(other)
         await super().end(host)
 
-    async def crash(self, host: Runtime) -> Runtime:
+    async def crash(self, host: Runtime, *kinds: ActorKind) -> Runtime:
         setup, data = self._open.pop(host)
         await self.end(host)
-        return await self.open_on(data, setup)
+        return await self.open_on(data, with_kinds(setup, kinds))
 
     async def kill(self, host: Runtime) -> None:
         self._open.pop(host)
         await super().end(host)
 
-    async def reopen(self, host: Runtime) -> Runtime:
+    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
         for other in self._others.pop(host, []):
             self._open.pop(other, None)
             await other.stop()
-        return await super().reopen(host)
+        return await super().reopen(host, *kinds)

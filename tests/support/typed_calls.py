@@ -4,7 +4,19 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from meshwright import BlockingClient, Client, Delegation, Outcome, Receipt, Run, TaskRequest, ToolContext
+from meshwright import (
+    Agent,
+    BlockingClient,
+    Capability,
+    Client,
+    Delegation,
+    Limits,
+    Outcome,
+    Receipt,
+    Run,
+    TaskRequest,
+    ToolContext,
+)
 from meshwright.testing import MeshUnderTest
 
 
@@ -12,6 +24,18 @@ class Verdict(BaseModel):
     """An answer."""
 
     urgent: bool
+
+
+class Judge(Agent):
+    """Answers in a shape of its own."""
+
+    agent_id = "judge"
+    capabilities = (Capability("judging"),)
+    limits = Limits(max_repeats=200, max_usd="0.50")
+
+    async def run(self, run: Run) -> Verdict:
+        """Judge."""
+        return await run.converse(Verdict)
 
 
 async def of_a_client(mesh: Client | MeshUnderTest) -> None:

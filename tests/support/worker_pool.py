@@ -82,9 +82,8 @@ class Shift:
         """Wait for a task of the same agent's, on a thread of its own."""
         thread = thread_ref(self.work.task, self.work.dispatch.agent_id)
 
-        def child(path: str) -> Task:
-            key = f"{self.work.steps}/{path}"
-            parent = Parent(actor_type=thread.type, actor_id=thread.id, key=key, task_id=self.task_id)
+        def child(wait_id: str, identity: str) -> Task:
+            parent = Parent(actor_type=thread.type, actor_id=thread.id, key=wait_id, task_id=self.task_id)
             return a_task(task_id, self.work.task.created_at, parent=parent)
 
         return await self.journal.wait("delegate", {"task_id": task_id}, kind="task", child=child)

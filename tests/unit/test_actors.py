@@ -25,11 +25,11 @@ SHIPPED = (
 READING = {"list_files", "read_file", "search_files", "git_log", "git_diff"}
 OF_TREE = {"view", "search", "list", "diff", "run_tests"}
 MEMORY = {"remember", "recall"}
-LOOKING = {"audit", "screenshot"}
+LOOKING = {"audit", "screenshot", "components"}
 CHANGING = OF_TREE | {"edit", "write", "run", "revert", "propose"} | MEMORY
 NEEDED: dict[str, set[str]] = {
     **{key: {"view", "edit", "write", "run", "run_tests"} for key in ("bug-fix", "backend-coding")},
-    **{key: {"view", "edit", "write", "run"} for key in ("component-generation", "screen-generation")},
+    **{key: {"view", "components", "write"} for key in ("component-generation", "screen-generation")},
     **{key: {"diff", "view", "search", "run_tests"} for key in ("code-review", "ui-review", "qa-review")},
     **{key: {"view", "search", "write"} for key in ("test-generation", "test-planning", "ui-design")},
     "architecture-review": {"read_file", "git_log", "delegate"},
@@ -142,7 +142,7 @@ def test_several_agents_compete_for_what_both_can_do(classes: Mapping[str, type[
 
 def test_the_architect_may_ask_the_researcher_and_nobody_else(agents: Mapping[str, BoundAgent]) -> None:
     delegate = agents["architect-agent"].tools["delegate"]
-    assert delegate.parameters["properties"]["agent_id"]["const"] == "researcher-agent"
+    assert delegate.parameters["properties"]["agent_id"]["enum"] == ["researcher-agent"]
 
 
 def test_each_agent_has_a_prompt_of_its_own(classes: Mapping[str, type[Agent]]) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
 from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
+from meshwright.kernel.turns import ActorKind, Commit
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.record import MAX_REMEMBERED_ENDS
-from meshwright.work.slots import Watch
+from meshwright.work.slots import Review, Watch
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
 
@@ -171,7 +172,21 @@ def test_after_a_restart_what_had_to_stop_is_told_again() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")
     thread.take("cancel", Cancel(task_id="t1"))
-    assert thread.take("recover").after_commit == [Stop(task_id="t1", fence=work.fence, owner="w1")]
+    stop = Stop(task_id="t1", fence=work.fence, owner="w1")
+    assert thread.take("recover").after_commit == [stop, Review(thread.ref)]
+
+
+def test_a_task_whose_cancel_comes_before_its_dispatch_ends_and_is_never_begun() -> None:
+    thread = a_thread()
+    cancel = Cancel(task_id="t1", reason="enough", attempt=1)
+    [ended] = thread.take("cancel", cancel).events
+    assert (ended.payload["status"], ended.payload["error"]["message"]) == ("cancelled", "enough")
+    assert thread.take("cancel", cancel).events == []
+    commit = thread.take("enqueue", dispatch_of("t1"))
+    assert commit.early == []
+    [message] = commit.sends
+    assert (message.to, message.method) == (ActorRef("Orchestrator", "t1"), "settle")
+    assert message.body["status"] == "cancelled"
 
 
 def test_the_reason_of_the_first_cancel_stands() -> None:
@@ -261,3 +276,67 @@ def test_a_task_that_ends_cancels_the_tasks_that_it_still_waits_for() -> None:
     ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome())
     [message] = thread.take("complete", ended).sends
     assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "cancel")
+
+
+@pytest.mark.parametrize("status", ["cancelled", "succeeded"])
+def test_the_cost_of_work_that_ends_before_what_it_delegated_is_not_known(status: str) -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = waiting_for(work, child=a_task("child"))
+    thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
+    if status == "cancelled":
+        thread.take("cancel", Cancel(task_id="t1"))
+    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome(status=status))
+    assert ended_in(thread.take("complete", ended)) == (status, None)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_the_cost_of_work_has_that_of_answers_that_a_run_has_read(was_read: bool) -> None:
+    thread = a_thread("t1")
+    suspend = waiting_for(claim(thread, "t1"), child=a_task("child"), cost_usd=Decimal("0.5"))
+    thread.take("suspend", suspend)
+    thread.take("resume", Answer(task_id="t1", key="k", value=an_outcome("child", cost_usd=Decimal("0.25"))))
+    if not was_read:
+        assert ended_in(thread.take("cancel", Cancel(task_id="t1"))) == ("cancelled", None)
+        return
+    read = an_outcome(cost_usd=Decimal("0.75"))
+    commit = thread.take("complete", Completed(task_id="t1", fence=claim(thread, "t1").fence, outcome=read))
+    assert ended_in(commit) == ("succeeded", "0.75")
+
+
+@pytest.mark.parametrize(("answers", "cost"), [(0, None), (1, "0.75")])
+def test_the_cost_of_work_is_known_where_its_run_has_read_all_answers(answers: int, cost: str | None) -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = waiting_for(work, child=a_task("child"))
+    thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
+    thread.take("resume", Answer(task_id="t1", key="k", value=an_outcome("child", cost_usd=Decimal("0.25"))))
+    outcome = an_outcome(status="failed", cost_usd=Decimal("0.75"))
+    ended = Completed(task_id="t1", fence=work.fence, outcome=outcome, answers=answers)
+    assert ended_in(thread.take("complete", ended)) == ("failed", cost)
+
+
+def test_a_cost_that_was_not_known_at_a_wait_stays_open() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), cost_usd=None))
+    thread.take("resume", Answer(task_id="t1", key="k", value="yes"))
+    ended = Completed(task_id="t1", fence=claim(thread, "t1").fence, outcome=an_outcome())
+    assert ended_in(thread.take("complete", ended)) == ("succeeded", None)
+
+
+def test_work_that_has_to_stop_is_not_ended_by_an_answer_that_comes_first() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = waiting_for(work, child=a_task("child"))
+    thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
+    thread.take("cancel", Cancel(task_id="t1"))
+    answer = Answer(task_id="t1", key="k", value=an_outcome("child", status="cancelled"))
+    assert thread.take("resume", answer).events == []
+    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome(status="cancelled"))
+    assert ended_in(thread.take("complete", ended)) == ("cancelled", None)
+
+
+def ended_in(commit: Commit) -> tuple[str, str | None]:
+    """The status and the cost of the attempt that ends in a turn."""
+    [outcome] = [event.payload for event in commit.events if event.event_type == "attempt.ended"]
+    return outcome["status"], outcome["cost_usd"]

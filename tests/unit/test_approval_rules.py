@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.schema import faults, takes_approval
 from meshwright.tools import Tool, ToolContext, tool
-from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.approval import MARKED, ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
 from meshwright.tools.limited import LimitedTool
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
+from meshwright.work.people import marked
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -50,7 +51,7 @@ DEPLOY, LOOK = LimitedTool(FunctionTool(deploy), 60), LimitedTool(FunctionTool(l
 
 
 def asked(rules: list[ApprovalRule], wanted: Tool, text: str, **whose: str) -> str | None:
-    call = ApprovalCall.of(wanted, text)
+    call = ApprovalCall.of(wanted, text, "t1")
     settings = ApprovalsSettings(rules=tuple(rules))
     rule = rule_for(settings, call, **{"agent_id": "releaser", "tenant_id": "default", **whose})
     return None if rule is None else rule.ask
@@ -95,14 +96,14 @@ def test_a_rule_that_cannot_be_meant_is_refused() -> None:
 
 
 def binds(wanted: Tool, text: str) -> str:
-    return ApprovalCall.of(wanted, text).binds
+    return ApprovalCall.of(wanted, text, "t1").binds
 
 
 def test_a_hash_is_of_the_validated_arguments_with_their_defaults() -> None:
     assert binds(DEPLOY, '{"environment": "prod", "version": "1.4"}') == binds(DEPLOY, PROD)
     assert binds(DEPLOY, f"```json\n{PROD}\n```") == binds(DEPLOY, PROD)
     assert binds(DEPLOY, TEST) != binds(DEPLOY, PROD)
-    assert ApprovalCall.of(DEPLOY, TEST).arguments == {
+    assert ApprovalCall.of(DEPLOY, TEST, "t1").arguments == {
         "version": "1.4",
         "environment": "test",
         "percent": 100,
@@ -119,9 +120,9 @@ def test_a_changed_default_is_another_call() -> None:
 
 
 def test_a_tool_described_by_a_schema_is_checked_by_it() -> None:
-    assert ApprovalCall.of(Foreign(), '{"to": "ann"}').arguments == {"to": "ann", "dollars": 1}
+    assert ApprovalCall.of(Foreign(), '{"to": "ann"}', "t1").arguments == {"to": "ann", "dollars": 1}
     with pytest.raises(InvalidInput, match=r"dollars: must be a number"):
-        ApprovalCall.of(Foreign(), '{"to": "ann", "dollars": "all"}')
+        ApprovalCall.of(Foreign(), '{"to": "ann", "dollars": "all"}', "t1")
 
 
 class Place(BaseModel):
@@ -137,7 +138,7 @@ def test_an_answer_may_have_the_arguments_that_the_tool_takes() -> None:
         """Move there."""
         return to.name
 
-    schema = ApprovalCall.of(FunctionTool(move), '{"to": {"name": "a"}}').answer_schema
+    schema = ApprovalCall.of(FunctionTool(move), '{"to": {"name": "a"}}', "t1").answer_schema
     assert takes_approval(schema)
     for arguments, field in (
         ({"to": {"name": "a", "within": [{"name": "b"}]}}, None),
@@ -161,7 +162,7 @@ def test_an_answer_may_have_any_object_where_a_schema_does_not_fit(properties: d
     class Other(Foreign):
         parameters: ClassVar[dict[str, Any]] = {"type": "object", "properties": properties}
 
-    schema = ApprovalCall.of(Other(), '{"to": "ann"}').answer_schema
+    schema = ApprovalCall.of(Other(), '{"to": "ann"}', "t1").answer_schema
     assert not faults(schema, {"approve": True, "arguments": {"to": 1, "other": 2}})
     [fault] = faults(schema, {"approve": True, "arguments": "ann"})
     assert fault.path == "arguments"
@@ -177,18 +178,20 @@ def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:
         f'{{"user": "ann", "password": "{word}", "note": "x"}}' for word in ("hunter22", "hunter33")
     )
     assert binds(FunctionTool(login), one) != binds(FunctionTool(login), other)
-    call = ApprovalCall.of(FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'))
-    shown = f"{call.subject('a', ApprovalRule())} {call.question('a', 'use password=hunter22hunter')}"
+    call = ApprovalCall.of(FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'), "t1")
+    subject, whole = marked(call.subject("a", ApprovalRule()), MARKED)
+    shown = f"{subject} {call.question('a', 'use password=hunter22hunter')}"
+    assert whole["arguments"]["note"] == "sk-abcdefgh1234567890abcdefgh"
     assert "hunter22" not in shown and "sk-abcdefgh" not in shown and "ann" in shown
 
 
 def test_the_question_says_who_what_and_why() -> None:
-    question = ApprovalCall.of(DEPLOY, PROD).question("releaser", "Ship 1.4\nplease")
+    question = ApprovalCall.of(DEPLOY, PROD, "t1").question("releaser", "Ship 1.4\nplease")
     assert question == (
         'releaser wants to run deploy(version="1.4", environment="prod", percent=100), '
         'to do this task: "Ship 1.4 please". May it?'
     )
-    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}')
+    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}', "t1")
     assert "10,007 characters of path: the inbox" in (asked := long.question("releaser", "b" * 5000))
     assert len(asked) < 1000 and long.subject("releaser", ApprovalRule())["arguments"] == {
         "path": "a/" * 5000
@@ -208,7 +211,7 @@ def test_the_question_says_who_what_and_why() -> None:
 def test_a_decision_holds_for_one_call_for_some_time(
     changes: dict[str, Any], later: int, told: str | None
 ) -> None:
-    call = ApprovalCall.of(DEPLOY, PROD)
+    call = ApprovalCall.of(DEPLOY, PROD, "t1")
     known = {"approve": True, "decided_by": "ann", "binds": call.binds, "expires_at": NOW + timedelta(days=7)}
     decision = Decision(**{**known, **changes})
     check: Callable[[], None] = lambda: decision.check("deploy", call.binds, NOW + timedelta(days=later))  # noqa: E731

@@ -36,7 +36,7 @@ async def test_a_refusal_says_which_budget_how_far_it_is_and_when_it_renews() ->
 
 async def test_a_refusal_without_end_says_that_too() -> None:
     async with spending(budget(0)) as mesh:
-        with pytest.raises(BudgetExceeded, match="Raise it: mesh budgets raise pot USD"):
+        with pytest.raises(BudgetExceeded, match=r"Lower max_tokens, or add \$1.00: mesh budgets raise pot"):
             await mesh.call()
 
 

@@ -166,7 +166,7 @@ async def test_unchanged_arguments_are_an_approval_as_asked() -> None:
     async with mesh_for(Deployer, model=model) as mesh:
         task_id = await began(mesh)
         question = await asked(mesh)
-        assert "[redacted]" in question.subject["arguments"]["environment"]
+        assert "[hidden: 12 characters]" in question.subject["arguments"]["environment"]
         await mesh.answer(question, changed(**question.subject["arguments"]))
         await mesh.outcome(task_id)
         assert "arguments" not in mesh.events("approval.given").payloads[0]

@@ -305,14 +305,14 @@ def test_in_a_terminal_the_columns_are_the_same_and_long_lines_go_on_in_theirs(
 def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_spinner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("COLUMNS", "25")
     stream = Terminal()
     with drawing(stream=stream) as canvas:
         canvas.words("zero one two ", restart=True)
         canvas.words("three\n[red]\x1b[2J", restart=False)
         while "three" not in stream.getvalue():
             time.sleep(0.01)
-        assert "two three [red] [2J"[-16:] + "\x1b[?7h" in stream.getvalue()
+        assert "two three [red]\\u001b[2J"[-21:] + "\x1b[?7h" in stream.getvalue()
         canvas.line(0, Line("model", "done"))
         with canvas.paused():
             drawn = stream.getvalue()

@@ -106,7 +106,16 @@ def test_lines_of_agents_fit(width: int) -> None:
 def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
     text = "\n".join(figures_text(FIGURES))
     assert max(map(len, text.splitlines())) <= width
-    for part in ("12,345", "1,024/2,048", "95%", "$1,234.57", "no, until", "12%", "…WXY64T", "3.36 min"):
+    for part in (
+        "12,345",
+        "1,024/2,048",
+        "95%",
+        "$1,234.57",
+        "no, next try now",
+        "12%",
+        "…WXY64T",
+        "3.36 min",
+    ):
         assert part in text
     assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")
 
@@ -237,14 +246,14 @@ def test_texts_of_several_lines_are_shown_as_they_are_to_who_approves_them() -> 
     assert labelled(question_lines(asked, "")).splitlines() == [
         "asked       May it?",
         "arguments   manifest: |",
-        "            a: 1",
-        "            b: 2 [2J",
+        "              a: 1",
+        "              b: 2\\u001b[2J",
         "",
-        "            approve     mesh approve X",
+        "              approve     mesh approve X",
         "            force: true",
         "effect      diff: |",
-        "            -  replicas: 2",
-        "            +  replicas: 5",
+        "              -  replicas: 2",
+        "              +  replicas: 5",
         "            uid: 1-2",
     ]
     subject["arguments"] = {"replicas": 5}

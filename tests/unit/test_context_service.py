@@ -153,6 +153,7 @@ async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_
     )
     assert why in (response.error or "")
     assert response.compressed_context.count("mesh.db") == 20
+    assert response.stats.over_ceiling and response.stats.output_tokens > 300
     assert "sk-secret" not in (response.error or "")
 
 

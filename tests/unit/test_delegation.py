@@ -72,7 +72,7 @@ async def test_a_model_may_name_a_capability_that_its_agent_may_ask_for() -> Non
         child = await mesh.mesh.get(Tasks).task(waiting["child_task_id"])
     assert (child.status, child.chain) == ("succeeded", ("a",))
     first, second = tool_answers(model)
-    assert first == "Done by b." and "delegate was not run: agent_id" in second
+    assert first == "Done by b." and "may not delegate to 'c-c', only to c-b" in second
 
 
 async def test_a_worker_knows_the_capabilities_of_agents_that_run_elsewhere(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_a_model_may_name_only_those_that_its_agent_may_ask() -> None:
     async with mesh_for(delegating("a", "b"), delegating("b"), delegating("c"), model=model) as mesh:
         assert (await mesh.ask("a", "Greet c.")).text == "I may not."
         assert not mesh.events("task.waiting")
-    assert "delegate was not run: agent_id" in tool_answers(model)[0]
+    assert "a may not delegate to 'c', only to b" in tool_answers(model)[0]
 
 
 async def test_a_delegated_task_inherits_priority_timeout_and_deadline() -> None:

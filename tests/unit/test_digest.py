@@ -55,7 +55,7 @@ async def digest(*lead: Reply, **payload: float) -> str:
         await happen(mesh)
         receipt = await mesh.submit(agent_id="digest-agent", payload=payload)
         outcome = await mesh.outcome(receipt.task_id)
-        return outcome.text or str(outcome.error)
+        return outcome.text if outcome.success else str(outcome.error)
 
 
 async def test_the_numbers_of_the_digest_are_those_of_the_log_and_of_the_tenant() -> None:

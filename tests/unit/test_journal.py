@@ -154,6 +154,39 @@ async def test_a_branch_is_found_again_whatever_the_order_in_which_they_start(
     assert len(effects) == 6
 
 
+async def test_what_a_branch_changed_is_not_repeated_where_it_begins_with_something_else(
+    host: Runtime, effects: Effects
+) -> None:
+    async def branch(journal: Journal, first: str) -> None:
+        await journal.step("tool look", {"at": first}, effects(f"look {first}"))
+        await journal.step("tool pay", {"of": 1}, effects("pay", {"value": "paid", "changed": True}))
+
+    journal = await begun(host)
+    await asyncio.gather(branch(journal, "a"), journal.step("beside", {}, effects("beside")))
+    await journal.confirm()
+    for claim in (0, 1):  # the second finds a step of the new branch
+        journal = await resumed(host, claim)
+        with pytest.raises(ReplayMismatch, match="was in a branch that began with something else before"):
+            await asyncio.gather(branch(journal, "b"), journal.step("beside", {}, effects("beside")))
+        await journal.confirm()
+    assert effects.count("pay") == 1
+
+
+async def test_equal_requests_side_by_side_are_found_again_where_one_was_done(
+    host: Runtime, effects: Effects
+) -> None:
+    async def branch(journal: Journal, name: str, result: Any) -> None:
+        await journal.step("look", {"at": name}, effects(f"look {name}"))
+        await journal.step("tool pay", {}, effects(f"pay {name}", result))
+
+    paid, journal = {"value": "paid", "changed": True}, await begun(host)
+    failing = branch(journal, "b", ToolFailed("not yet"))
+    await asyncio.gather(branch(journal, "a", paid), failing, return_exceptions=True)
+    journal = await resumed(host)
+    await asyncio.gather(branch(journal, "b", paid), branch(journal, "a", paid))
+    assert effects == ["look a", "pay a", "look b", "pay b", "pay b"]
+
+
 async def test_what_finished_beside_a_step_that_failed_is_kept(host: Runtime, effects: Effects) -> None:
     async def both(journal: Journal, fails: Exception | None) -> None:
         async with asyncio.TaskGroup() as group:

@@ -16,7 +16,7 @@ from meshwright.stores.memory import MemoryStore
 from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Journal, Suspended
 from meshwright.work.paths import ProgressEvent
-from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started
+from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started, work
 from tests.support.turn_driver import a_task
 
 
@@ -61,7 +61,7 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
 async def test_a_child_goes_with_the_wait_for_it(host: Runtime) -> None:
     child = a_task("child")
     with pytest.raises(Suspended) as asked:
-        await (await begun(host)).wait("delegate", {}, child=lambda path: child)
+        await (await begun(host)).wait("delegate", {}, child=lambda wait_id, identity: child)
     assert asked.value.suspend.children == (child,)
 
 
@@ -225,3 +225,26 @@ async def test_a_call_of_a_step_that_fails_is_recorded_at_once() -> None:
         assert journal.earlier == [{"calls": [{"model": "broken off"}], "cut": ["1", 0]}]
         journal.add_call(*call("late"))
         assert (await resumed(host)).earlier[1] == {"calls": [{"model": "late"}]}
+
+
+async def test_an_approval_that_one_restart_used_is_asked_for_again_after_the_next(
+    host: Runtime, effects: Effects
+) -> None:
+    async def run(attempt: int) -> None:
+        replaced = tuple(f"steps/t1/1/{before}" for before in range(1, attempt))
+        grant = work(journaled=False).model_copy(
+            update={"attempt": attempt, "first_steps": f"steps/t1/1/{attempt}", "replaced": replaced}
+        )
+        journal = await Journal.open(host, REF, grant)
+        await journal.wait("approve ship", {"order": 1}, reason="May it?")
+        await journal.step("tool ship", {"order": 1}, effects("shipped"))
+
+    with pytest.raises(Suspended) as asked:
+        await run(1)
+    [wait] = asked.value.suspend.waits
+    decided = {**wait.step.model_dump(), "result": {"approve": True}, "answered_at": "2026-01-01T00:00:00Z"}
+    await host.append(Record(REF, f"{STREAM}/answers", 1, decided))
+    await run(2)
+    with pytest.raises(Suspended):
+        await run(3)
+    assert effects == ["shipped"]

@@ -368,7 +368,8 @@ async def test_the_spend_of_a_proxy_is_exact_and_laid_beside_the_ledgers(
         (400, "no_db_connection", "Give the proxy a database"),
         (400, "You must be a LiteLLM Enterprise user", "LiteLLM's licence"),
         (401, "", "master key"),
-        (500, "odd", "log says why"),
+        (500, "odd", "Give the proxy a database: it keeps keys and spend in one. Else the proxy's own log"),
+        (418, "odd", "log says why"),
     ],
 )
 async def test_why_a_proxy_refuses_is_told_without_its_words(

@@ -27,7 +27,7 @@ class Losing(Runtime):
     is_away = True
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
-        if not (self.is_away and "calls" in str(record.value)):
+        if not (self.is_away and '"calls"' in str(record.value)):
             return super().append(record, events)
         self.is_away = False
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()

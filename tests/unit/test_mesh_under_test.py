@@ -1,12 +1,14 @@
 """The mesh that an agent's author tests with, used as its author would."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, tool
+from meshwright import Agent, Capability, Run, tool
 from meshwright.app import build_mesh
-from meshwright.core.errors import PromptError
+from meshwright.core.errors import PromptError, TaskFailed
+from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import (
@@ -161,3 +163,47 @@ async def test_a_slip_in_prompt_text_names_the_class_its_file_and_line() -> None
             await mesh.ask("worded", "Word it.")
     assert "test_mesh_under_test.py: prompt_text of Slip: " in str(refused.value)
     assert "(line 2 of the text)" in str(refused.value)
+
+
+async def test_a_scripted_model_fits_any_budget() -> None:
+    budgets = {"budgets": [{"name": "day", "limit_usd": "5", "window": "day"}]}
+    async with mesh_for(Greeter, model=ScriptedModel("Hello!"), ledger=budgets) as mesh:
+        outcome = await mesh.ask("greeter", "Greet Bob.")
+        assert (outcome.text, outcome.cost_usd) == ("Hello!", 0)
+
+
+async def test_the_text_of_a_failed_task_is_its_error() -> None:
+    async with mesh_for(Greeter, model=ScriptedModel(ModelRefused("no such model"))) as mesh:
+        outcome = await mesh.ask("greeter", "Greet Bob.")
+        assert not outcome.success
+        with pytest.raises(TaskFailed, match=r"greeter did not succeed: .*no such model"):
+            print(outcome.text)
+
+
+class Asker(Agent):
+    """Asks a person."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+
+    async def run(self, run: Run) -> str:
+        """Ask, or break."""
+        if run.task.payload["text"] == "Break.":
+            raise RuntimeError("the printer is on fire")
+        return str(await run.ask_person("Whom?"))
+
+
+async def test_questions_of_a_failed_task_raise_its_error() -> None:
+    async with mesh_for(Asker) as mesh:
+        await mesh.submit(agent_id="asker", payload={"text": "Break."})
+        with pytest.raises(TaskFailed, match="the printer is on fire"):
+            await mesh.questions()
+
+
+async def test_questions_wait_for_a_task_begun_beside_them_after_a_failure() -> None:
+    async with mesh_for(Asker) as mesh:
+        await mesh.ask("asker", "Break.")
+        asking = asyncio.create_task(mesh.ask("asker", "Ask."))
+        [question] = await mesh.questions()
+        await mesh.answer(question, "Bob")
+        assert (await asking).text == "Bob"

@@ -133,6 +133,24 @@ async def test_what_a_provider_asks_to_wait_is_waited(pair: Pair) -> None:
     assert pair.told == [("deployment.cooled_down", "default/openai/gpt-5.4", 7)]
 
 
+@pytest.mark.parametrize(("status", "kind"), [(429, RateLimited), (503, ModelUnavailable)])
+async def test_no_deployment_is_left_alone_for_a_day(pair: Pair, status: int, kind: type[ModelError]) -> None:
+    pair.fake.faults.append(Fault(status=status, headers={"retry-after": "86400"}))
+    with pytest.raises(kind):
+        await pair.one.complete(request())
+    assert pair.told == [("deployment.cooled_down", "default/openai/gpt-5.4", 60)]
+
+
+def test_every_cooldown_ends_after_a_minute_with_a_probe() -> None:
+    asking = RateLimited("wait", retry_after_seconds=86_400.0)
+    here, there = Circuits(), Circuits()
+    here.on_change = lambda event_type, payload: there.learn(event_type, {**payload, "seconds": 1e9}, -1e6)
+    with pytest.raises(RateLimited), here.call("d", Policy(cooldown_seconds=7_200.0)):
+        raise asking
+    assert 59 < here.left_seconds("d") <= 60
+    assert 60 < there.left_seconds("d") <= 64  # others probe a little later
+
+
 async def test_a_call_that_is_not_made_says_so_and_which_refusal_was_before(pair: Pair) -> None:
     pair.fake.faults.append(Fault(status=401))
     with pytest.raises(Unauthorized, match=f"^{pair.fake.url} answered 401 .*: it refused the credentials"):

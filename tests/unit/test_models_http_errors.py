@@ -210,6 +210,14 @@ async def test_another_refusal_is_not_taken_for_a_part_that_a_model_does_not_tak
         ("soon", None),
         ("-1", None),
         ("inf", None),
+        ("nan", None),
+        ("\u00b2", None),
+        ("86400", 60.0),
+        ("9" * 400, None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 60.0),
+        ("Fri, 31 Dec 9999 23:59:59 -1200", 60.0),
+        ("Fri, 31 Dec 99999 23:59:59 +9999", None),
+        ("Thu, 01 Jan 0001 00:00:00 +1400", 0.0),
     ],
 )
 async def test_a_rate_limit_says_how_long_to_wait(
@@ -221,14 +229,17 @@ async def test_a_rate_limit_says_how_long_to_wait(
     assert limited.value.retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize(("seconds", "asked"), [(30, 30.0), (86_400, 60.0)])
 async def test_a_proxy_whose_deployments_cool_down_says_for_how_long(
-    fake: FakeProvider, model: HttpModel
+    fake: FakeProvider, model: HttpModel, seconds: int, asked: float
 ) -> None:
-    said = "No deployments available for selected model, Try again in 30 seconds. Passed model=default"
+    said = (
+        f"No deployments available for selected model, Try again in {seconds} seconds. Passed model=default"
+    )
     fake.faults.append(Fault(status=429, body={"error": {"message": said}}))
     with pytest.raises(AllProvidersDown) as down:
         await model.complete(request())
-    assert down.value.retry_after_seconds == 30.0
+    assert down.value.retry_after_seconds == asked
 
 
 async def test_a_proxy_whose_fallbacks_failed_too_says_so_behind_what_it_quotes(

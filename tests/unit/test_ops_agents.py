@@ -163,3 +163,13 @@ async def test_two_ways_to_deploy_are_chosen_by_what_there_is(classes: Mapping[s
         ("kubectl-deployer", 0.8),
         ("argocd-deployer", 1.05),
     ]
+
+
+@pytest.mark.parametrize("agent_id", ["architect-agent", "cost-tracker"])
+def test_those_who_advise_on_what_runs_can_read_it_and_change_nothing_there(
+    agents: BoundAgents, agent_id: str
+) -> None:
+    monitor = agents["homelab-monitor"].tools.values()
+    reading = {tool.name for tool in monitor if tool.effect == "read"} - OF_RUNS
+    assert {"kube_get"} < reading <= {*agents[agent_id].tools}
+    assert "silence" not in agents[agent_id].tools

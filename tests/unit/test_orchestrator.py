@@ -14,7 +14,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
 from meshwright.work import Cancel
-from meshwright.work.protocol import Accept
+from meshwright.work.protocol import Accept, Retry
 from tests.support.turn_driver import NOW, Driven, a_task, an_outcome, types_of
 
 
@@ -144,6 +144,16 @@ def test_a_redrive_of_a_task_that_is_being_cancelled_cancels_it_again() -> None:
     assert [message.method for message in task.take("redrive").sends] == ["enqueue_again", "cancel"]
 
 
+def test_a_cancel_names_the_attempt_so_that_it_may_come_before_the_dispatch() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", Accept.of(a_task()))
+    task.take("settle", an_outcome(status="cancelled"))
+    task.take("retry", Retry())
+    [message] = task.take("cancel", Cancel(task_id="t1")).sends
+    named = {name: message.body[name] for name in ("task_id", "generation", "attempt", "capability")}
+    assert named == {"task_id": "t1", "generation": 2, "attempt": 2, "capability": task.state.task.capability}
+
+
 def test_a_redrive_of_a_task_that_has_ended_does_nothing() -> None:
     task = an_orchestrator("helper")
     task.take("accept", Accept.of(a_task()))
@@ -167,3 +177,49 @@ def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
     task.take("settle", an_outcome(attempt=2))
     sent = [sent.id for commit in task.commits for sent in (*commit.events, *commit.sends)]
     assert sorted(int(id.rsplit("/", 1)[1]) for id in sent) == list(range(1, len(sent) + 1))
+
+
+def delegated(key: str, request_hash: str = "h") -> Accept:
+    parent = Parent(actor_type="architect", actor_id="default:p", key=key, task_id="p")
+    return Accept.of(a_task(parent=parent), request_hash=request_hash)
+
+
+def withdrawn(key: str) -> Cancel:
+    return Cancel(task_id="t1", parent_key=key)
+
+
+def test_a_task_whose_wait_was_given_up_before_it_came_does_no_work() -> None:
+    task = an_orchestrator("helper")
+    task.take("cancel", withdrawn("k1"))
+    commit = task.take("accept", delegated("k1"))
+    assert types_of(commit) == ["task.cancelled"]
+    assert [(send.method, send.body["key"]) for send in commit.sends] == [("resume", "k1")]
+
+
+def test_a_task_that_another_wait_has_joined_is_not_cancelled_by_the_one_before() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", delegated("k1"))
+    task.take("accept", delegated("k2"))
+    assert types_of(task.take("cancel", withdrawn("k1"))) == []
+    assert types_of(task.take("cancel", withdrawn("k2"))) == ["task.cancelling"]
+
+
+def test_a_task_that_is_joined_and_given_up_while_it_ends_does_not_begin_again() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", delegated("k1"))
+    task.take("cancel", withdrawn("k1"))
+    task.take("accept", delegated("k2"))
+    task.take("cancel", withdrawn("k2"))
+    commit = task.take("settle", an_outcome(status="cancelled"))
+    assert types_of(commit) == ["task.cancelled"]
+    assert not task.head.has_pending_work
+
+
+def test_another_request_for_a_delegated_task_is_answered_with_a_failure() -> None:
+    task = an_orchestrator("helper")
+    task.take("accept", delegated("k1"))
+    commit = task.take("accept", delegated("k2", "other"))
+    [answer] = commit.sends
+    assert (answer.method, answer.body["key"]) == ("resume", "k2")
+    assert answer.body["value"]["error"]["type"] == "IdempotencyConflict"
+    assert types_of(task.take("settle", an_outcome())) == ["task.succeeded"]

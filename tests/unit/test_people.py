@@ -106,8 +106,9 @@ async def test_an_answer_in_words_comes_back_into_the_run() -> None:
     async with mesh_for(Asker) as mesh:
         task_id = await began(mesh, "asker", "text")
         [question] = await mesh.questions()
-        assert (question.question, question.agent_id) == ("What is it called?", "asker")
-        assert question.subject["password"] == "[redacted]"
+        hidden = "Hidden here: 10 characters in 1 line. The page and `mesh inbox ID --reveal` show them."
+        assert (question.question, question.agent_id) == (f"What is it called? {hidden}", "asker")
+        assert question.subject["password"] == "[hidden: 10 characters]"
         with pytest.raises(InvalidInput, match="must be text") as refused:
             await answer(mesh, question, {"name": "Iris"})
         assert (refused.value.field, refused.value.remedy) == ("value", "Answer with text")

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.errors import PromptError
+from meshwright.core.ids import RUN_VARIABLES
 from meshwright.prompts import Brought, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES
 from meshwright.prompts.sources import BUILT_IN, GENERIC
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"

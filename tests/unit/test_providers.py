@@ -11,10 +11,15 @@ import pytest
 
 from meshwright import Agent, Capability, create_agent, create_router_agent, tool
 from meshwright.core.errors import ConfigError
-from meshwright.models.factory import VARIABLES, AgentOptions
+from meshwright.core.messages import Usage
+from meshwright.models.component import ModelsComponent
+from meshwright.models.errors import ModelRefused
+from meshwright.models.factory import AgentOptions
 from meshwright.models.named import ModelSettings, litellm_config, open_model, with_fallbacks
+from meshwright.models.port import ModelReply
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
-from meshwright.prompts import RUN_VARIABLES, parse_prompt
+from meshwright.prompts import parse_prompt
+from meshwright.testing import ScriptedModel, mesh_for
 from meshwright.tools import FileTools
 from meshwright.tools.functions import tools_of
 
@@ -195,6 +200,25 @@ def test_an_agent_of_several_models_asks_them_in_their_order() -> None:
     assert made(agent)["fallbacks"] == ("claude-sonnet-4-6", "groq/llama")
 
 
+MODEL_LIST = [
+    {"model_name": "primary", "litellm_params": {"model": "gpt-4", "api_key": SECRET, "api_base": None}},
+    {"model_name": "other", "litellm_params": {"model": "groq/llama"}},
+    {"model_name": "fallback", "litellm_params": {"model": "claude-3-opus", "api_key": None}},
+]
+"""As programs write it for LiteLLM's Router, whose keys are None where a variable is not set."""
+
+
+def test_a_router_takes_a_model_list_as_litellm_has_it() -> None:
+    with pytest.warns(LegacyModelName):
+        agent = create_router_agent(MODEL_LIST, num_retries=3, timeout=30)
+    assert (agent.model, agent.fallbacks) == ("gpt-4", ("groq/llama", "claude-3-opus"))
+    assert [spec.params.keys() for spec in agent.model_specs] == [{"api_key"}, set(), set()]
+    rules = [{"other": ["primary"]}, {"primary": ["fallback"]}]
+    with pytest.warns(LegacyModelName):
+        assert create_router_agent(MODEL_LIST, fallbacks=rules).fallbacks == ("claude-3-opus",)
+        assert create_agent(MODEL_LIST[0], fallbacks=["groq/llama"]).fallbacks == ("groq/llama",)
+
+
 def test_an_agent_of_no_models_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not say who offers it"):
         create_router_agent([])
@@ -229,6 +253,10 @@ def test_options_by_litellms_names_make_an_agent_and_show_no_key() -> None:
         (lambda: create_router_agent("gpt-5.4"), "models", '["gpt-5.4"'),
         (lambda: create_router_agent([{"model": "gpt-5.4", "api_kye": SECRET}]), "api_kye", "'api_key'"),
         (lambda: create_router_agent(["gpt-5.4"], api_key=SECRET), "api_key", "beside its model"),
+        (lambda: create_router_agent([MODEL_LIST[0] | {"tpm": 5}]), "tpm", "model_name"),
+        (lambda: create_router_agent(MODEL_LIST, fallbacks=[{"primary": ["x"]}]), "fallbacks", "other"),
+        (lambda: create_agent("gpt-5.4", cache={"enabeld": True}), "cache.enabeld", "cache"),
+        (lambda: create_agent("gpt-5.4", success_callback=5), "success_callback", "Correct"),
         (lambda: type("Bad", (Agent,), {**NAMED, "num_retries": "3"}), "num_retries", "num_retries = 3"),
         (lambda: open_model(), "models", "open_model("),
         (lambda: open_model(5), "model", "gpt-5.4"),
@@ -263,7 +291,12 @@ def test_an_agents_budget_is_exact_and_its_own() -> None:
     assert budget.hard
 
 
-@pytest.mark.parametrize("amount", [0.1, "ten", "-1", "NaN"])
+def test_a_budget_may_be_a_float() -> None:
+    (budget,) = made(create_agent("offline", max_budget=0.5))["budgets"]
+    assert budget.limit_usd == Decimal("0.5")
+
+
+@pytest.mark.parametrize("amount", [0.1 + 0.2, float("nan"), float("inf"), True, "ten", "-1", "NaN"])
 def test_a_budget_that_is_no_exact_amount_is_refused(amount: Any) -> None:
     with pytest.raises(ConfigError, match="max_budget"):
         create_agent("offline", max_budget=amount)
@@ -283,10 +316,6 @@ def test_instructions_place_what_a_run_has() -> None:
     assert prompt.render_from({"agent_name": "a", "task": "b"}) == "You are a\n---\nNow answer b."
 
 
-def test_what_instructions_may_use_is_what_a_run_has() -> None:
-    assert VARIABLES == RUN_VARIABLES
-
-
 def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     for provider in PROVIDERS:
@@ -294,3 +323,44 @@ def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> No
         assert all(f"`{name}`" in row for param in provider.params for name in param.variables)
         assert all(f"`{family}...`" in row for family in provider.families)
     assert all(any(f"`{option}`" in row for row in rows) for option in AgentOptions.model_fields)
+
+
+@pytest.mark.parametrize(("cache", "is_cached"), [({"enabled": True, "type": "redis"}, True), ({}, False)])
+def test_a_cache_may_be_a_dictionary_of_litellms(cache: dict[str, Any], is_cached: bool) -> None:
+    agent = create_agent("offline", agent_id="poet", cache=cache)
+    assert parse_prompt("poet", agent.prompt_text.encode()).cache is is_cached
+
+
+async def test_a_cache_that_the_mesh_does_not_have_is_warned_of() -> None:
+    poet = create_agent("offline", agent_id="poet", cache={"enabled": True, "type": "disk", "ttl": 3600})
+    for models, expected in (
+        ({}, ["agent poet asks for a cache of the type 'disk', and models.cache is 'off'. Set models"]),
+        (
+            {"cache": "disk"},
+            ["agent poet asks for answers of 3600 s from the cache. Set models.cache_ttl_sec"],
+        ),
+        ({"cache": "disk", "cache_ttl_seconds": 3600}, []),
+    ):
+        async with mesh_for(poet, models=models) as mesh:
+            warnings = [*mesh.mesh.get(ModelsComponent).warnings()]
+        assert len(warnings) == len(expected)
+        assert all(text.startswith(start) for text, start in zip(warnings, expected, strict=True)), warnings
+
+
+async def test_a_success_callback_gets_the_cost_of_each_call(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Any] = []
+
+    def cost_callback(kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+        seen.append((kwargs["response_cost"], kwargs["model"], kwargs["metadata"]["task_id"]))
+        assert response_obj["usage"] == {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+        assert start_time <= end_time
+        raise RuntimeError("of the author")
+
+    usage = Usage(prompt_tokens=11, completion_tokens=7)
+    replies = [ModelReply(content=text, model="m", usage=usage, cost_usd=Decimal("0.001")) for text in "ab"]
+    poet = create_agent("offline", agent_id="poet", success_callback=[cost_callback])
+    async with mesh_for(poet, model=ScriptedModel(*replies, ModelRefused("no"))) as mesh:
+        outcomes = [await mesh.ask("poet", "Write.") for _ in range(3)]
+    assert [outcome.success for outcome in outcomes] == [True, True, False]
+    assert seen == [(0.001, "m", outcome.task_id) for outcome in outcomes[:2]]
+    assert caplog.text.count("A success_callback of poet failed") == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from meshwright import Agent, Capability
@@ -68,3 +70,17 @@ async def test_an_agent_may_remember_more_than_one_thing_in_its_own_run() -> Non
         text = (await mesh.ask("diarist", "What were breakfast and supper?")).text
     assert "porridge" in text
     assert "onion soup" in text
+
+
+async def test_equal_memories_of_runs_side_by_side_are_stored_once() -> None:
+    class Triage(Agent):
+        agent_id = "triage"
+        capabilities = (Capability("triaging"),)
+
+        async def run(self, run: Run) -> str:
+            return await run.remember("The checkout service loses its database at night.", "agent")
+
+    async with mesh_for(Triage) as mesh:
+        outcomes = await asyncio.gather(*(mesh.ask("triage", f"Alert {number}") for number in range(6)))
+        assert len(await mesh.client.items("/memories")) == 1
+    assert sum("says so already" in outcome.text for outcome in outcomes) == 5

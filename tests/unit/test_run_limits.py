@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from meshwright.core.messages import Usage
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
+from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import a_clerk, tool_answers
 
 
@@ -257,3 +259,69 @@ def test_limits_that_are_none_are_refused() -> None:
             agent_id = "wrong"
             capabilities = (Capability("nothing"),)
             limits = "max_steps=3"  # type: ignore[assignment]
+
+
+def many(calls: int) -> ModelReply:
+    """A reply that looks so many words up at once."""
+    asked = [tool_call("look_up", word=f"w{n}").model_copy(update={"id": f"call_{n}"}) for n in range(calls)]
+    return ModelReply(model="m", tool_calls=tuple(asked), finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize(("settings", "most"), [({}, 64), ({"max_calls_per_reply": 3}, 3)])
+async def test_the_calls_of_one_reply_are_limited(settings: dict[str, int], most: int) -> None:
+    clerk = a_clerk()
+    model = ScriptedModel(many(500), many(2), "That is all.")
+    async with mesh_for(clerk, model=model, agents=settings) as mesh:
+        outcome = await mesh.ask("clerk", "Find everything.")
+        [refused] = mesh.events("calls.refused").payloads
+        called = mesh.events("tool.called").payloads
+    assert outcome.text == "That is all."
+    assert sorted(clerk.looked_up) == sorted([*(f"w{n}" for n in range(most)), "w0", "w1"])
+    assert (refused["calls"], refused["most"]) == (500 - most, most)
+    assert len(called) == most + 2
+    answers = [message.content for message in model.requests[1].messages if message.role == "tool"]
+    assert len(answers) == 500
+    assert ["not run: the reply had 500 calls" in answer for answer in answers] == [
+        number >= most for number in range(500)
+    ]
+
+
+class Holder(Agent):
+    """Has one tool whose fifth call waits until the test lets it go on, and then stops the mesh."""
+
+    agent_id = "holder"
+    capabilities = (Capability("holding"),)
+    paid: list[int]
+    began: asyncio.Event
+    opened: asyncio.Event
+
+    @tool(idempotent=True, exclusive=True)
+    async def pay(self, number: int) -> str:
+        """Pay a bill.
+
+        Args:
+            number: Which one.
+        """
+        if number == 4 and not self.opened.is_set():
+            self.began.set()
+            await self.opened.wait()
+        self.paid.append(number)
+        return f"{number} is paid"
+
+
+@pytest.mark.parametrize("later", [2, 100])
+async def test_a_resumed_run_refuses_the_same_calls(tmp_path: Path, later: int) -> None:
+    fields: dict[str, Any] = {"paid": [], "began": asyncio.Event(), "opened": asyncio.Event()}
+    holder = type("TestHolder", (Holder,), fields)
+    bills = [tool_call("pay", number=n).model_copy(update={"id": f"call_{n}"}) for n in range(12)]
+    reply = ModelReply(model="m", tool_calls=tuple(bills), finish_reason="tool_calls")
+    async with kept(tmp_path, holder, model=ScriptedModel(reply), agents={"max_calls_per_reply": 8}) as mesh:
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="holder", payload={"text": "Pay."}))
+        await holder.began.wait()
+    holder.opened.set()
+    model = ScriptedModel("All is paid.")
+    async with kept(tmp_path, holder, model=model, agents={"max_calls_per_reply": later}) as mesh:
+        outcome = await mesh.get(Tasks).outcome(receipt.task_id)
+    assert (outcome.text, holder.paid) == ("All is paid.", list(range(8)))
+    answers = [message.content for message in model.requests[0].messages if message.role == "tool"]
+    assert ["the first 8 ran" in answer for answer in answers] == [number >= 8 for number in range(12)]

@@ -93,8 +93,8 @@ async def test_a_run_that_waits_holds_no_slot(asker: type[Asker]) -> None:
 
 @pytest.mark.parametrize(
     ("error", "settings"),
-    [(AWAY_FOR_DAYS, PARKED), (ModelRefused("no"), PARKED), (AWAY_FOR_DAYS, {"models": {"park": False}})],
-    ids=["beyond its deadline", "refused", "not parked by the settings"],
+    [(ModelRefused("no"), PARKED), (AWAY_FOR_DAYS, {"models": {"park": False}})],
+    ids=["refused", "not parked by the settings"],
 )
 async def test_a_run_fails_where_waiting_does_not_help(
     asker: type[Asker], error: RateLimited, settings: dict[str, Any]
@@ -102,6 +102,16 @@ async def test_a_run_fails_where_waiting_does_not_help(
     async with mesh_for(asker, model=ScriptedModel(error), **settings) as mesh:
         outcome = await mesh.ask("asker", "Ask.")
     assert outcome.error is not None and outcome.error.type == error.code
+
+
+@pytest.mark.parametrize("timeout", [None, 40.0], ids=["within a day", "within 40 seconds"])
+async def test_a_provider_that_asks_for_days_fails_no_run(asker: type[Asker], timeout: float | None) -> None:
+    asker.deadline, model = timeout, ScriptedModel(AWAY_FOR_DAYS, "one", "two")
+    async with mesh_for(asker, model=model, clock=ManualClock(), **PARKED) as mesh:
+        receipt = await mesh.submit(agent_id="asker", payload={"text": "Ask."})
+        await event_of(mesh, "task.waiting")
+        await mesh.advance(6 if timeout else 60 + 6)
+        assert (await mesh.outcome(receipt.task_id)).text == "one two"
 
 
 async def test_calls_side_by_side_that_hang_cost_no_time_of_the_attempt(fake: FakeProvider) -> None:

@@ -13,7 +13,9 @@ SECRET = "a-password-that-stays-hidden"
 
 def load(folder: Path, reference: str) -> Settings:
     (folder / "mesh.toml").write_text(f'[mqtt]\npassword = "{reference}"\n')
-    return load_settings(folder)
+    settings = load_settings(folder)
+    settings.require_secrets()
+    return settings
 
 
 def password(folder: Path, reference: str) -> str:
@@ -77,7 +79,7 @@ def test_a_reference_in_a_list_and_in_the_environment_is_read_too(
 ) -> None:
     monkeypatch.setenv("MESH_SECRETS__KEYS", '["env:BROKER", "env:NOT_THERE"]')
     with pytest.raises(ConfigError) as wrong:
-        load_settings(tmp_path)
+        load_settings(tmp_path).require_secrets()
     expected = r"MESH_SECRETS__KEYS[1]: env:NOT_THERE: the environment has no NOT_THERE"
     assert str(wrong.value).startswith(expected) and SECRET not in str(wrong.value)
     monkeypatch.setenv("MESH_SECRETS__KEYS", '["env:BROKER"]')

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright import Agent, Capability, Task
-from meshwright.agents.loader import load_agents, warnings_of
+from meshwright import Agent, Capability, Task, create_agent
+from meshwright.agents.loader import load_agents, prompts_brought, warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
+from meshwright.models.providers import LegacyModelName
 from meshwright.models.routing import matching
 from meshwright.models.select import adapter_for
-from meshwright.prompts import Prompts
+from meshwright.prompts import Prompts, PromptSources
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_models_routing import ROOT
 
@@ -203,3 +204,13 @@ def test_no_sign_of_complexity_makes_another_weaker(text: str, more: str) -> Non
 def test_what_the_researcher_asks_for_the_projects_own_file_has(text: str, sample: Task) -> None:
     config = read_config(ROOT / "litellm_config.yaml")
     assert matching(config, config.deployments, chosen(text, sample))
+
+
+def test_a_model_that_code_names_needs_no_group(tmp_path: Path) -> None:
+    config = read_config(ROOT / "litellm_config.yaml")
+    with pytest.warns(LegacyModelName):
+        solo = create_agent("gpt-4", agent_id="solo")
+    grouped = create_agent("fast", agent_id="grouped", tags=["nobody"])
+    brought = prompts_brought([solo, grouped])
+    [warning] = warnings_of(config, PromptSources([Prompts(tmp_path, brought=brought)]), [solo, grouped])
+    assert "prompt grouped: no deployment of litellm_config.yaml is tagged 'nobody'" in str(warning)

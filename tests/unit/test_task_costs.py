@@ -8,14 +8,15 @@ from decimal import Decimal
 
 import pytest
 
-from meshwright import Agent
+from meshwright import Agent, Capability
+from meshwright.core.errors import DelegationFailed
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused, ModelTimeout
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
@@ -89,14 +90,41 @@ async def test_a_task_that_did_not_succeed_has_cost_something_all_the_same(statu
         await ledger_of(mesh.mesh, outcome)
 
 
-async def test_what_an_attempt_cost_that_has_not_ended_by_the_deadline_is_not_known() -> None:
+async def test_an_attempt_that_has_not_ended_by_the_deadline_costs_what_the_ledger_knows() -> None:
     agent, clock = keeper(), ManualClock()
     async with mesh_for(agent, model=ScriptedModel(asks("0.25")), clock=clock) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."}, deadline=5)
         await agent.began.wait()
         await mesh.advance(6)
         outcome = await mesh.outcome(receipt.task_id)
-    assert (outcome.status, outcome.cost_usd) == ("timed_out", None)
+        view = await mesh.mesh.get(Tasks).task(receipt.task_id)
+    assert (outcome.status, outcome.cost_usd) == ("timed_out", Decimal("0.25"))
+    assert view.outcome is not None and view.outcome.cost_usd == outcome.cost_usd
+
+
+async def test_a_root_counts_a_descendant_that_timed_out() -> None:
+    class Root(Agent):
+        """Delegates, and answers by itself."""
+
+        agent_id = "root"
+        capabilities = (Capability("leading"),)
+        delegates_to = ("keeper",)
+
+        async def run(self, run: Run) -> str:
+            with suppress(DelegationFailed):
+                await run.delegate("keeper", "Do it.", deadline=5)
+            return await run.ask("And you?")
+
+    agent, clock = keeper(), ManualClock()
+    model = ScriptedModel(asks("0.25"), reply("0.5"))
+    async with mesh_for(Root, agent, model=model, clock=clock) as mesh:
+        receipt = await mesh.submit(agent_id="root", payload={"text": "Lead."})
+        await agent.began.wait()
+        await mesh.advance(6)
+        outcome = await mesh.outcome(receipt.task_id)
+        view = await mesh.mesh.get(Tasks).task(receipt.task_id)
+    assert (outcome.status, outcome.cost_usd) == ("succeeded", Decimal("0.75"))
+    assert view.outcome is not None and view.outcome.cost_usd == outcome.cost_usd
 
 
 def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> None:
@@ -144,7 +172,8 @@ async def test_a_task_pays_for_a_compression_that_timed_out() -> None:
 @pytest.mark.parametrize("price", [PRICE, None])
 async def test_a_call_that_is_broken_off_is_a_row_and_its_task_pays_for_it(price: Price | None) -> None:
     model = Hanging(asks("0.25"))
-    async with mesh_for(keeper(opened=True), model=model, ledger={"default_price": price}) as mesh:
+    of_unknown_price = Adapter(model)  # a scripted model alone costs nothing
+    async with mesh_for(keeper(opened=True), model=of_unknown_price, ledger={"default_price": price}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
         await model.hangs.wait()
         await mesh.mesh.get(Tasks).cancel(receipt.task_id)

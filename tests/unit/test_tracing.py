@@ -148,6 +148,14 @@ async def test_what_a_foreign_error_says_is_not_recorded(tracing: Tracing, taken
     assert span_taken["attributes"] == {GenAI.ERROR_TYPE: "ValueError"}
 
 
+async def test_a_key_in_an_error_is_not_recorded(tracing: Tracing, taken: Taken) -> None:
+    with tracing.span("execute_tool search") as span:
+        span.fail(ToolFailed("the server refused sk-proj-abcdefghijklmnop1234567890"))
+    await tracing.flush()
+    message = taken.spans["execute_tool search"]["status_message"]
+    assert message == "the server refused [redacted]"
+
+
 async def test_a_cancellation_is_no_failure(tracing: Tracing, taken: Taken) -> None:
     with pytest.raises(asyncio.CancelledError), tracing.span("chat"):
         raise asyncio.CancelledError

@@ -354,3 +354,13 @@ async def test_steps_that_raised_an_error_are_listed_with_it() -> None:
     assert listed[0].summary == shown.error
     assert listed[0].started_at is not None
     assert shown.notes == ()
+
+
+async def test_steps_pass_over_a_call_that_a_budget_booked_and_that_names_no_path() -> None:
+    async with mesh_for(Reader, model=ScriptedModel("Done.")) as mesh:
+        client, task_id = await steps_of(mesh)
+        before = await client.steps(task_id)
+        cut = {"step": 1, "attempt": 1, "outcome": "cut", "cost_usd": "0.5"}
+        mesh.mesh.tell("model.called", cut, task_id=task_id, tenant_id="default")
+        await mesh.mesh.host.emit([])
+        assert await client.steps(task_id) == before

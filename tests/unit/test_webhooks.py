@@ -216,6 +216,25 @@ def test_task_of_an_event_is_the_same_each_time_and_for_each_rule_another() -> N
     assert len(set(different)) == len(different)
 
 
+def test_payload_of_a_rule_keeps_the_types_of_fields() -> None:
+    payload = {
+        "number": "{{issue.number}}",
+        "title": "#{{issue.number}}: {{issue.title}}",
+        "repository": "{{ repository }}",
+        "gone": "{{issue.gone}}",
+        "labels": ["{{event}}", "fixed", {"text": "{{issue.body}}"}],
+        "count": 3,
+    }
+    request = rule(text=None, payload=payload).request(Item("d", "issues", ISSUE), "default", 262_144)
+    assert request.payload == {
+        "number": 7,
+        "title": "#7: It is broken",
+        "repository": {"full_name": "acme/api"},
+        "labels": ["issues", "fixed", {"text": "Badly {{repository.full_name}}"}],
+        "count": 3,
+    }
+
+
 def test_text_of_a_task_fits_into_its_payload() -> None:
     item = Item("d", "issues", ISSUE | {"body": "\0" * 30_000})
     request = rule(text="{{body}}{{body}}{{body}}").request(item, "default", 10_000)
@@ -250,6 +269,8 @@ def test_rules_that_cannot_be_told_apart_are_refused() -> None:
     [
         ({"source": "gone"}, "there is none"),
         ({"agent": None}, "neither"),
+        ({"text": None}, "needs a text, or a payload"),
+        ({"payload": {"text": "u"}}, "another one in its payload"),
         ({"reply": "comment"}, "github and gitlab"),
         ({"source": "forge", "reply": "comment"}, "no token"),
     ],
@@ -339,7 +360,8 @@ def test_outcome_goes_back_to_where_the_event_happened(
     [
         (429, {"Retry-After": "30"}, b"", 30),
         (503, {"Retry-After": "7"}, b"", 7),
-        (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(2**40)}, b"", 6 * 3600),
+        (429, {"Retry-After": "86400"}, b"", 60),
+        (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(2**40)}, b"", 60),
         (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"}, b"", 1),
         (403, {"X-RateLimit-Remaining": "4999"}, b"You have exceeded a secondary rate limit.", 60),
         (429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, b"", 60),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 FILE = Path(__file__).with_name("scenarios.toml")
 Kind = Literal[
     "outage", "refused-key", "rate-limit", "overload", "disconnect", "slow", "dying-streams", "stream-error",
-    "no-usage", "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
+    "no-usage", "absurd-usage", "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
 ]  # fmt: skip
 
 

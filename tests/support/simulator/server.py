@@ -187,6 +187,8 @@ class Simulator:
             message |= {"reasoning_content": thought, "signature": _signature(thought)}
         charge = self._charge(wire, body, told, message)
         usage = {} if kind == "no-usage" and wire == "openai" else _usage(charge)
+        if kind == "absurd-usage":
+            usage |= {"prompt_tokens": -90_000_000, "completion_tokens": 10**12}
         streamed = bool(body.get("stream"))
         dies = kind == "dying-streams" or (streamed and kind == "stream-error")
         whole = module.stream(body, message, usage) if streamed else None
