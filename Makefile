@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills lint format types bench coding dapr dex mcp tsc kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex mcp tsc kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -30,6 +30,12 @@ kills: .venv/.dev  ## 20,000 tasks and 500 kills on SQLite, 5,000 and 200 on Pos
 	@SOAK=1 SOAK_PERCENT=$(or $(PERCENT),100) MESH_TEST_SEED=$${MESH_TEST_SEED:-random} \
 		$(BIN)/python -m pytest tests/integration/test_soak.py -q -s -k "$(or $(STORES),test)" \
 		--basetemp="$$(mktemp -d)/kills"
+
+oldest: .venv/.dev  ## install the oldest versions that pyproject.toml allows, and try the mesh and each extra with them
+newest: .venv/.dev  ## the same with the newest
+oldest newest:
+	@MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
+		tests/integration/test_versions.py tests/integration/test_extras.py $(ARGS)
 
 lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
 	@$(BIN)/python tests/run.py lint imports

@@ -8,7 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability, ModelError, Run, Task, ToolFailed
+from meshwright.toolsets.kube import KubeReadTools
 from meshwright.toolsets.money import MoneyTools
+from meshwright.toolsets.observe import ObserveReadTools
 
 DAYS = 7.0
 MAX_DAYS = 93.0
@@ -33,7 +35,7 @@ class CostTracker(Agent):
         Capability("usage-analysis"),
         Capability("spend-alerting", preferred=True),
     )
-    toolsets = (MoneyTools,)
+    toolsets = (MoneyTools, KubeReadTools, ObserveReadTools)
     remembers = False
     reads_log = True
 

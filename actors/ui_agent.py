@@ -2,6 +2,7 @@
 
 from meshwright import Agent, Capability
 from meshwright.toolsets.code import CodeTools
+from meshwright.toolsets.components import ComponentTools
 from meshwright.toolsets.design import DesignTools
 
 
@@ -16,4 +17,4 @@ class UiAgent(Agent):
         Capability("ui-review"),
         Capability("bug-fix", weight=0.5),
     )
-    toolsets = (CodeTools, DesignTools)
+    toolsets = (CodeTools, DesignTools, ComponentTools)

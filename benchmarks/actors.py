@@ -103,7 +103,7 @@ async def measure(bench: Bench) -> list[Row]:
 
 def make_host(folder: str, max_active: int = ACTIVE) -> Runtime:
     """A host with one kind of actor."""
-    host = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active)
+    host = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active, max_resting=max_active)
     host.register(ActorKind.of(Counter))
     return host
 

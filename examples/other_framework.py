@@ -2,6 +2,9 @@
 
 `plan` stands for a call of that framework: `await agent.run(text)` of pydantic-ai,
 `await graph.ainvoke(...)` of LangGraph, or a crew's `kickoff_async`.
+
+Its calls of models are in `mesh costs`, and within the budgets of `planner`, if its client calls the mesh:
+`base_url="http://127.0.0.1:8000/v1"`, and as `api_key` that of `mesh keys create --agent planner`.
 """
 
 from functools import partial
