@@ -172,6 +172,10 @@ class Balance(BaseModel):
         """Whether a call of an attempt is reserved."""
         return any(op.startswith(attempt) for op in self.held)
 
+    def estimates(self, attempt: str) -> bool:
+        """Whether a call of an attempt counts as estimated, and no run has said what it did cost."""
+        return any(expired.op.startswith(attempt) for expired in self.expired.values())
+
     def _book_estimate(self, op: str, held: Reservation) -> Reservation:
         self.release(op, held)
         self.spent += held.booked

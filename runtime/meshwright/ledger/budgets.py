@@ -225,18 +225,21 @@ class Budgets:
         """Book what calls of an attempt, with any of these tags, still hold: no process lives to end them.
 
         Each counts as what such calls cost as a rule. One that ends after all is booked as what it did cost.
-        Durable when this returns. Returns whether there were any. Raises HostError.
+        Durable when this returns. Returns whether any counts as estimated. Raises HostError.
         """
-        has_booked = False
+        is_estimated = False
         attempt, budgets = _attempt_of(user, context), await self._current()
         cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
         request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
         for account in accounts_of(request, budgets):
             state = await self._host.read(account.ref)
-            if isinstance(state, Balance) and state.holds(attempt):
+            if not isinstance(state, Balance):
+                continue
+            is_estimated = is_estimated or state.estimates(attempt)
+            if state.holds(attempt):
                 await self._client(account).close(attempt)
-                has_booked = True
-        return has_booked
+                is_estimated = True
+        return is_estimated
 
     async def booked(self, calls: Collection[str]) -> None:
         """Return once what these calls cost is booked. Raises HostError where an account is away."""

@@ -34,10 +34,9 @@ async def settle_calls(host: Runtime, budgets: Budgets, ref: ActorRef, work: Wor
         attempt=work.dispatch.attempt,
     )
     await budgets.recover(ref.type, context, settlements)
-    tags = {tag for settled in settlements for tag in settled.tags} | {*_tags_in(values)}
-    is_estimated = await budgets.close(ref.type, context, tuple(sorted(tags)))
     await budgets.booked({settled.call for settled in settlements})
-    return is_estimated
+    tags = {tag for settled in settlements for tag in settled.tags} | {*_tags_in(values)}
+    return await budgets.close(ref.type, context, tuple(sorted(tags)))
 
 
 def settlements_in(values: Iterable[Mapping[str, Any]]) -> list[Settlement]:

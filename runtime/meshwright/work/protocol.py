@@ -151,7 +151,9 @@ class Grant(Struct):
 
     `journaled` says that an earlier claim may have left steps; `claim` how many there were; `stalled_claims`
     how many in a row finished no step, this one included; `waits` are the steps that it waits for; `was_cut`
-    says that the claim before this one ended with its process; `pauses` how often in a row it was parked.
+    says that the claim before this one ended with its process; `is_cost_open` that an earlier one did, and
+    left calls whose cost is estimated until the run makes them again; `pauses` how often in a row it was
+    parked.
     `seconds` is how long the run had worked before it waited, `usage` and `cost_usd` what its calls of
     models had come to by then, None where a worker that is gone may have made more; `changed` whether it may
     have changed something by then. One that `is_over` is not to be worked on: it ends with the next claim,
@@ -169,6 +171,7 @@ class Grant(Struct):
     stalled_claims: int = 1
     waits: tuple[StepKey, ...] = ()
     was_cut: bool = False
+    is_cost_open: bool = False
     pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()

@@ -284,8 +284,8 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
     delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
-    wait; the cost is None once a worker that is gone may have made calls since, and stays open
-    (`is_cost_open`) where that was so at a wait: the ledger has it. `stalled_claims` counts the
+    wait; the cost is None once a worker that is gone may have made calls since, and was open then
+    (`is_cost_open`) where the ledger had estimated such calls. `stalled_claims` counts the
     claims in a row, the one that runs included, that have neither finished a step nor ended otherwise than
     with their process.
     """

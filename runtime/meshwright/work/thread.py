@@ -160,7 +160,7 @@ class AgentThread(Actor[ThreadState]):
             return False
         entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
         entry.changed = suspend.changed
-        entry.is_cost_open |= suspend.cost_usd is None
+        entry.is_cost_open = suspend.cost_usd is None
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return True
@@ -432,8 +432,7 @@ class AgentThread(Actor[ThreadState]):
         self.state.inbox.remove(entry)
         if entry.claims and not outcome.success and self.ref.id != f"{self._tenant}:{entry.task_id}":
             turn.send(conversation_of(self.ref), "forget", entry.task_id)  # it may stand there as open
-        is_unread = entry.has_news or (entry.waits and entry.children)
-        if entry.is_cost_open or is_unread:
+        if entry.has_news or (entry.waits and entry.children):  # what they cost, no run has read
             outcome = outcome.model_copy(update={"cost_usd": None})
         if entry.waits:
             self._cancel_children(turn, entry, "its result is no longer needed")
@@ -517,6 +516,7 @@ def _grant_of(
         stalled_claims=entry.stalled_claims,
         waits=tuple(wait.step for wait in entry.waits),
         was_cut=was_cut,
+        is_cost_open=entry.is_cost_open,
         pauses=entry.pauses,
         seconds=entry.seconds,
         usage=entry.usage,

@@ -399,13 +399,14 @@ class Worker:
         return work.model_copy(update={"changed": (await self._settle(ref, work)).changed})
 
     async def _settle_cut(self, ref: ActorRef, work: Work, ended: EndT) -> EndT:
-        """Settle the calls of a claim whose process ended, as far as this one did not make them again.
+        """Settle the calls of claims whose process ended, as far as this one did not make them again.
 
         Returns the end of the run, of unknown cost where that lacks one of them.
         """
-        if work.was_cut and self._settle is not None and (await self._settle(ref, work)).is_estimated:
-            return ended.model_copy(update={"cost_usd": None})
-        return ended
+        if self._settle is None or not (work.was_cut or work.is_cost_open):
+            return ended
+        settled = await self._settle(ref, work)
+        return ended.model_copy(update={"cost_usd": None}) if settled.is_estimated else ended
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
@@ -428,8 +429,8 @@ class Worker:
             except TooLarge as error:
                 await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
-            if work.was_cut:
-                outcome = await self._settle_cut(ref, work, completed.outcome)
+            outcome = await self._settle_cut(ref, work, completed.outcome)
+            if outcome is not completed.outcome:
                 completed = completed.model_copy(update={"outcome": outcome})
             if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
                 ended = completed.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
