@@ -1,6 +1,7 @@
 """Calls that a crash cut off hold no money of a task that has ended, on every store."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -73,16 +74,21 @@ async def calls_and_works(shift: Shift) -> str:
     return await shift.do("work")
 
 
-async def call(shift: Shift) -> None:
+PARKED = timedelta(hours=1)
+
+
+async def call(shift: Shift, parked: timedelta | None = None) -> None:
     model = Accounted(Held(shift), Budgets([POT], shift.pool.host), PRICES, lambda call: None)
     task, made = shift.work.task, list[str]()
     async with shift.journal.open_step("model", {}, paid=True) as step:
+        if parked is not None:
+            await shift.journal.park("provider", "away", shift.pool.host.clock.now() + parked)
 
         def record(call: Call) -> None:
+            made.append(call.call_id)
             if call.outcome != "ok":
                 return  # a process that is killed records nothing
             assert call.settlement is not None
-            made.append(call.call_id)
             known = {"settlement": call.settlement.model_dump()}
             step.add_call(known, ProgressEvent(MODEL_CALLED, call.payload(), call.call_id))
 
@@ -181,6 +187,30 @@ async def test_nothing_stays_reserved_of_a_task_that_does_not_make_its_call_agai
     assert outcome.cost_usd is None, "the run does not know what the account has booked"
     assert await balance(pool) == (ESTIMATE, 0)
     assert await rows(pool, 1) == [("cut", ESTIMATE)]
+
+
+async def is_parked_once_cut_off(shift: Shift) -> str:
+    """Calls a model; cut off it waits for a provider first, and one named "again" repeats its call then."""
+    if shift.work.claim == 2 and shift.task_id != "again":
+        return "done"
+    await call(shift, PARKED if shift.work.claim == 1 else None)
+    return "done"
+
+
+@pytest.mark.parametrize(("task_id", "is_said", "spent"), [("again", True, 2 * COST), ("t1", False, ESTIMATE)])
+async def test_the_cost_of_a_run_that_was_parked_has_the_cut_calls_that_it_made_again(
+    start_workers: StartWorkers, task_id: str, is_said: bool, spent: int
+) -> None:
+    pool = await start_workers(is_parked_once_cut_off, settle=settler)
+    await cut_off(pool, task_id)
+    pool.let_go(f"{task_id} call")
+    assert (await pool.waiting(task_id))["kind"] == "provider"
+    assert await balance(pool) == (ESTIMATE, 0), "what waits holds no money"
+    await pool.answer(task_id, None)
+    outcome = await pool.outcome(task_id)
+    assert outcome.text == "done"
+    assert (outcome.cost_usd is not None) == is_said
+    assert await balance(pool) == (spent, 0)
 
 
 async def test_an_answered_call_of_a_task_that_ends_without_a_run_costs_what_its_journal_says(

@@ -316,12 +316,20 @@ def test_the_cost_of_work_is_known_where_its_run_has_read_all_answers(answers: i
     assert ended_in(thread.take("complete", ended)) == ("failed", cost)
 
 
-def test_a_cost_that_was_not_known_at_a_wait_stays_open() -> None:
+@pytest.mark.parametrize("cost", [None, Decimal("0.5")])
+def test_the_next_worker_is_told_that_a_cost_was_open_at_a_wait(cost: Decimal | None) -> None:
     thread = a_thread("t1")
-    thread.take("suspend", waiting_for(claim(thread, "t1"), cost_usd=None))
+    thread.take("suspend", waiting_for(claim(thread, "t1"), cost_usd=cost))
     thread.take("resume", Answer(task_id="t1", key="k", value="yes"))
-    ended = Completed(task_id="t1", fence=claim(thread, "t1").fence, outcome=an_outcome())
-    assert ended_in(thread.take("complete", ended)) == ("succeeded", None)
+    grant = claim(thread, "t1")
+    assert (grant.is_cost_open, grant.cost_usd) == (cost is None, cost)
+
+
+def test_a_run_that_is_stopped_before_it_has_read_an_answer_does_not_know_its_cost() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child"), cost_usd=Decimal("0.5")))
+    thread.take("resume", Answer(task_id="t1", key="k", value=an_outcome("child", cost_usd=Decimal("0.25"))))
+    assert claim(thread, "t1").cost_usd is None
 
 
 def test_work_that_has_to_stop_is_not_ended_by_an_answer_that_comes_first() -> None:

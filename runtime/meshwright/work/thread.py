@@ -108,6 +108,8 @@ class AgentThread(Actor[ThreadState]):
         again = entry.fence > 0
         self.state.fence += 1
         entry.fence, entry.owner = self.state.fence, claim.owner
+        if entry.has_news:  # the cost of a delegated task that has ended, until the run has read it
+            entry.cost_usd = None
         entry.status, entry.has_news = "running", False
         if again:
             turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
