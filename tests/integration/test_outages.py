@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ async def test_doctor_says_which_provider_is_away_and_when_it_is_tried_again(tmp
             doctor = await mesh("doctor", "--data", str(work.data))
             failed = [line for line in doctor.out.splitlines() if line.startswith("FAIL  models ")]
             assert doctor.status == 1 and len(failed) == 1, doctor.out
-            assert "next try in" in failed[0] and "server_error" in failed[0]
+            assert re.search(r"next try (in|now)", failed[0])  # now: the machine was slow
+            assert "server_error" in failed[0]
             await running.kill()
 
 
