@@ -197,7 +197,9 @@ async def is_parked_once_cut_off(shift: Shift) -> str:
     return "done"
 
 
-@pytest.mark.parametrize(("task_id", "is_said", "spent"), [("again", True, 2 * COST), ("t1", False, ESTIMATE)])
+@pytest.mark.parametrize(
+    ("task_id", "is_said", "spent"), [("again", True, 2 * COST), ("t1", False, ESTIMATE)]
+)
 async def test_the_cost_of_a_run_that_was_parked_has_the_cut_calls_that_it_made_again(
     start_workers: StartWorkers, task_id: str, is_said: bool, spent: int
 ) -> None:
