@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, tool, tools
-from meshwright.core.redaction import MASK, REDACTED, redact
+from meshwright.core.redaction import MASK, REDACTED, foreign_words, redact
 from meshwright.models.port import ToolCall
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import Tool, Toolset, ToolSettings
@@ -330,9 +330,16 @@ def test_the_marks_of_a_key_hide_no_code(code: str) -> None:
     assert redact(text) == text
 
 
+INDENTED = "\n" + " " * 80
+
+
 @pytest.mark.parametrize(
     "pattern",
-    ["password=", BEGIN, f"{BEGIN}\n{BASE64}\n", f"{BEGIN}\n- ", "eyJaaaaaaaa.", "://a:", "sk-a", "aA1"],
+    [
+        *("password=", BEGIN, f"{BEGIN}\n{BASE64}\n", f"{BEGIN}\n- ", "eyJaaaaaaaa.", "://a:", "sk-a", "aA1"),
+        *(f"{BEGIN}{f'{INDENTED}Version: 1' * 2}", f"{BEGIN}{INDENTED * 2}"),
+        f"{BEGIN}\n{BASE64}{f'{INDENTED}AAAA' * 2}{INDENTED}",
+    ],
 )
 def test_redaction_takes_no_longer_for_hostile_text(pattern: str) -> None:
     import time
@@ -340,3 +347,9 @@ def test_redaction_takes_no_longer_for_hostile_text(pattern: str) -> None:
     started = time.process_time()
     redact(pattern * (32_000 // len(pattern)))
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("length", range(2_375, 2_401))
+def test_foreign_words_never_show_a_part_of_a_secret(length: int) -> None:
+    secret = "passphrase-of-the-broker"
+    assert "pass" not in foreign_words(f"down{' ' * (length - 4)}{secret} was refused", [secret])

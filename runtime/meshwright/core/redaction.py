@@ -21,7 +21,8 @@ MASK = re.compile(r"\[secret:(\d{1,9})\]")
 Mask = Callable[[str], str]
 """Gives the text in place of a secret."""
 
-_END_OF_LINE = r"(?:(?:\\r)?\\n|\r?\n)[ \t]{0,80}[+-]?[ \t]{0,80}"  # and what a diff begins the next with
+# With the beginning of the next line in a diff. Each text matches in one way only: else time grows by powers.
+_END_OF_LINE = r"(?:(?:\\r)?\\n|\r?\n)[ \t]{0,160}+(?:[+-][ \t]{0,80}+)?"
 # Only lines of base64 are the key: whatever else stands between its marks may be a program.
 _PRIVATE_KEY = re.compile(
     rf"""
@@ -121,7 +122,7 @@ _IN_LINE = re.compile(r"([ \t]*[+-]?[ \t]*)(.*?)(\r?)", re.DOTALL)
 
 
 def secret_of_mesh(secret: str) -> str:
-    """The text in place of a secret that the mesh itself holds, which nobody is shown."""
+    """The text in place of a secret that the mesh itself holds. It is never shown."""
     return f"[secret of the mesh: {_characters(secret)}]"
 
 
@@ -144,7 +145,9 @@ def foreign_words(text: str, secrets: Iterable[str] = (), *, max_chars: int = _M
 
     It is without the `secrets` sent there, without keys that are quoted in part, and of `max_chars` at most.
     """
+    is_cut = len(text) > 8 * max_chars
     text = _UNPRINTED.sub(" ", text[: 8 * max_chars]).encode(errors="replace").decode()
+    text = text.rpartition(" ")[0] if is_cut and " " in text else text  # a secret may be cut in two there
     for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, REDACTED) if secret else text
     text = _STARRED.sub(REDACTED, _REFUSED_KEY.sub(rf"\g<1>{REDACTED}", redact(text))).strip()
