@@ -1,16 +1,21 @@
 """Unsent entries of another worker are its own while it lives, and adopted afterwards."""
 
+import asyncio
+
 import pytest
 
 from meshwright.core.errors import HostError, StoreTooNew, StoreTooOld
-from meshwright.kernel.envelope import ActorRecord, ActorRef
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
 from meshwright.kernel.runtime import Runtime
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.stores.dapr import DaprStore, Options, outbox
 from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor
+from meshwright.stores.dapr.sidecar import encode_result
 from tests.support.event_logs import event
 
 REF = ActorRef("Diary", "one")
+MISSING = ActorRef("Stranger", "one")
+TURNS = 50  # of the event loop
 
 
 class Stored:
@@ -80,3 +85,39 @@ def test_a_document_of_another_version_is_refused(version: int, error: type[Host
     assert Document.decode(known).by == ("commit",)
     with pytest.raises(error, match=f"version {version}"):
         Document.decode(known.replace(b'{"v":2', b'{"v":%d' % version))
+
+
+class SlowSidecar:
+    """Answers once it is let: daprd takes seconds to find a process."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.may_answer = asyncio.Event()
+
+    async def invoke(self, ref: ActorRef, method: str, data: bytes) -> bytes:
+        self.calls += 1
+        await self.may_answer.wait()
+        return encode_result(b"")
+
+
+async def test_tries_of_two_actors_may_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_MISSING_SECONDS", 0.0)
+    store, sidecar = DaprStore(Options()), SlowSidecar()
+    runtime = Runtime(store)
+    store.assemble(runtime)
+    monkeypatch.setattr(store.sidecar, "invoke", sidecar.invoke)
+    actors = [store.actors.find(ActorRef("Sender", name)) for name in ("one", "two")]
+    for actor in actors:
+        message = Message(f"{actor.ref}/1", MISSING, "add")
+        actor.outbox.append(OutboxEntry(message, runtime.incarnation))
+        store.outbox.send(actor)
+    await turns()
+    assert sidecar.calls == 2
+    sidecar.may_answer.set()
+    await turns()
+    assert [entry.item.id for actor in actors for entry in actor.outbox] == []
+
+
+async def turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)

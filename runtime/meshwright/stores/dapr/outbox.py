@@ -266,7 +266,7 @@ class Outbox:
             actor.is_relaying = False
 
     async def _deliver_waiting(self, actor: StoredActor) -> None:
-        """Try the messages that wait, in order, apart from the others: daprd takes seconds to find nobody."""
+        """Try the messages that wait, in order, apart from the others: daprd takes seconds to fail."""
         try:
             for entry in [entry for entry in actor.outbox if entry.waits]:
                 assert isinstance(entry.item, Message)
@@ -279,7 +279,7 @@ class Outbox:
                 except MeshError as error:
                     _logger.debug("%s waits: %s", entry.item.title, error)
                 else:
-                    del self._missing_until[kind]
+                    self._missing_until.pop(kind, None)  # another actor's delivery may have done so
                     entry.is_delivered, entry.waits = True, False
                     self._ended(entry)
         finally:
