@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any, cast
 
 import pytest
 
 from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind, Commit
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.record import MAX_REMEMBERED_ENDS
+from meshwright.work.review import Reviews
 from meshwright.work.slots import Review, Watch
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
@@ -34,6 +38,8 @@ def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = No
     return work
 
 
+PATIENCE_SECONDS = 10
+DAMAGED, SOUND = ActorRef("clerk", "default:damaged"), ActorRef("clerk", "default:sound")
 STEP = StepKey(path="2", number=2, kind="wait", hash="h")
 
 
@@ -348,3 +354,26 @@ def ended_in(commit: Commit) -> tuple[str, str | None]:
     """The status and the cost of the attempt that ends in a turn."""
     [outcome] = [event.payload for event in commit.events if event.event_type == "attempt.ended"]
     return outcome["status"], outcome["cost_usd"]
+
+
+class FakeRuntime:
+    """A runtime that cannot read one of its threads."""
+
+    def __init__(self) -> None:
+        self.is_read = asyncio.Event()
+
+    async def read(self, ref: ActorRef) -> Any:
+        if ref == DAMAGED:
+            raise ValueError("its state is damaged")
+        self.is_read.set()
+        return None
+
+
+async def test_a_damaged_thread_does_not_end_the_review_of_others() -> None:
+    runtime = FakeRuntime()
+    reviews = Reviews(cast(Runtime, runtime))
+    reviews.add(DAMAGED)
+    reviews.add(SOUND)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await runtime.is_read.wait()
+    reviews.stop()

@@ -1,4 +1,4 @@
-"""Reviews threads that recover: whether their tasks were cancelled, and delegated ones have ended, unheard.
+"""Reviews threads that recover: they may have missed a cancel, or the end of a delegated task.
 
 Versions that dropped messages to agents that were not loaded have left such threads.
 """
@@ -48,6 +48,8 @@ class Reviews:
                     await asyncio.sleep(0)  # a read need not wait, and others get their turn
             except HostError as error:
                 logger.warning("%s is reviewed at the next start: %s", ref, error)
+            except Exception:  # a defect in one thread must not end the review of the others
+                logger.exception("%s could not be reviewed; the next start tries again", ref)
 
     async def _review(self, ref: ActorRef, entry: Entry) -> None:
         tenant_id = tenant_of(ref)
@@ -56,8 +58,7 @@ class Reviews:
             attempt = None if record is None else record.open_attempt
             is_open = attempt is not None and attempt.attempt == entry.attempt
             if record is not None and (record.cancelling or not is_open):
-                number = entry.attempt
-                cancel = Cancel(task_id=entry.task_id, generation=entry.generation, attempt=number)
+                cancel = Cancel(task_id=entry.task_id, generation=entry.generation, attempt=entry.attempt)
                 await self._host.call(ref, "cancel", cancel)
         for child_id in entry.children:
             record = await self._record(child := TaskKey(tenant_id, child_id))
