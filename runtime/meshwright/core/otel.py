@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from meshwright.core.errors import ConfigError, HostError, in_one_line
-from meshwright.core.plugins import install_command
+from meshwright.core.errors import HostError, in_one_line
+from meshwright.core.plugins import missing_package
 from meshwright.core.tracing import COST, PROMPT, GenAI
 
 try:
@@ -25,11 +25,8 @@ try:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 except ImportError as error:
-    raise ConfigError(
-        f"Sending spans needs the OpenTelemetry SDK, which cannot be imported: {error}",
-        remedy=install_command("otlp"),
-        field="otlp_endpoint",
-    ) from error
+    need = "Sending spans needs the OpenTelemetry SDK"
+    raise missing_package("otlp", need, error, field="otlp_endpoint") from error
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
@@ -68,11 +65,8 @@ def otlp_exporter(endpoint: str) -> _ReportingExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from requests import Session
     except ImportError as error:
-        raise ConfigError(
-            f"otlp_endpoint needs the OTLP exporter, which cannot be imported: {error}",
-            remedy=install_command("otlp"),
-            field="otlp_endpoint",
-        ) from error
+        need = "otlp_endpoint needs the OTLP exporter"
+        raise missing_package("otlp", need, error, field="otlp_endpoint") from error
     session = None
     if _LANGFUSE_PATH in endpoint:
         session = Session()

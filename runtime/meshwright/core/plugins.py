@@ -106,6 +106,12 @@ def installed(group: str) -> list[_Plugin]:
     return plugins
 
 
+def missing_package(extra: str, need: str, error: ImportError, field: str) -> ConfigError:
+    """The error for a package of an extra that cannot be imported; `need` says what needs which package."""
+    message = f"{need}, which cannot be imported: {error}"
+    return ConfigError(message, remedy=install_command(extra), field=field)
+
+
 def install_command(extra: str) -> str:
     """The command that installs an extra: from the checkout, the archive or the index that this came from."""
     import json
