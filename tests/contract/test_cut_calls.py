@@ -21,7 +21,7 @@ from meshwright.models.prices import Prices
 from meshwright.run.settling import settle_calls
 from meshwright.work import Work, worker
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.worker import Settled, Settler
+from meshwright.work.worker import Settler, SettleResult
 from tests.support.host_harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 
@@ -54,10 +54,10 @@ def settler(host: Runtime, faults: Sequence[HostError] = ()) -> Settler:
     """Settles on a host, where an attempt may have changed something; the first times it fails."""
     budgets, left = Budgets([POT], host), [*faults]
 
-    async def settle(ref: ActorRef, work: Work) -> Settled:
+    async def settle(ref: ActorRef, work: Work) -> SettleResult:
         if left:
             raise left.pop()
-        return Settled(True, await settle_calls(host, budgets, ref, work))
+        return SettleResult(True, await settle_calls(host, budgets, ref, work))
 
     return settle
 

@@ -224,7 +224,7 @@ async def test_a_mask_says_what_it_stands_for(tmp_path: Path) -> None:
     model = calls(tool_call("read"), tool_call("write", text="token = '[secret:1]' # [secret:7]"))
     async with mesh_for(Sheller, model=model, **rules) as mesh:
         question = await asked(mesh)
-        meaning = "a secret of 36 characters of the workspace, which the tool gets and nobody sees"
+        meaning = "a secret of 36 characters of the workspace, which only the tool gets"
         assert question.subject["masks"] == {"[secret:1]": meaning}
         assert f"[secret:1] is {meaning}. May it?" in question.question
         assert KEY not in json.dumps((await reveal(mesh, question)).model_dump())

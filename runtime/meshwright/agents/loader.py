@@ -160,11 +160,11 @@ def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:
 
 def variables_of(agents: Iterable[type[Agent]]) -> dict[str, tuple[str, ...]]:
     """The variables that all agents with a prompt have in their classes, by the name of the prompt."""
-    known: dict[str, tuple[str, ...]] = {}
+    by_prompt: dict[str, tuple[str, ...]] = {}
     for agent in agents:
-        shared = known.get(agent.prompt, agent.variables)
-        known[agent.prompt] = tuple(name for name in agent.variables if name in shared)
-    return known
+        shared = by_prompt.get(agent.prompt, agent.variables)
+        by_prompt[agent.prompt] = tuple(name for name in agent.variables if name in shared)
+    return by_prompt
 
 
 def _file_of(agent: type[Agent]) -> str:

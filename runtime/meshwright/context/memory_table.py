@@ -108,8 +108,7 @@ def _is_there(session: Session, row: Fields) -> bool:
     values = [row["owner"], row["text"], row["subject"] or "", row["kind"]]
     values += [row["trust"], row["status"], row["created_at"]]
     select = f"SELECT 1 FROM memories WHERE {equal} AND {counts}"  # noqa: S608
-    found = session.execute(select, _bound(session, values))
-    return found.fetchone() is not None
+    return session.execute(select, _bound(session, values)).fetchone() is not None
 
 
 def search(session: Session, words: Sequence[str], values: Fields) -> list[Fields]:

@@ -1,5 +1,6 @@
-"""Sums of calls of models whose tasks' records are gone, by hour, tenant, agent, model,
-deployment, prompt and tags.
+"""Sums of calls of models whose tasks' records are gone.
+
+One for each hour, tenant, agent, model, deployment, prompt and tags.
 
 Each row of calls is added to its sum and deleted in one transaction, so that costs stay what they were; only
 the task and the thread of a call are lost. A sum is of the calls of one block of events, so that a rebuild

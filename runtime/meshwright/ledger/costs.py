@@ -146,7 +146,7 @@ def _pico(amount: Any) -> int | None:
 
 
 def _places(value: Any) -> str | None:
-    """The deployments that an event names, as JSON: one that failed twice stands there twice."""
+    """The deployments that an event names, as JSON: a deployment that failed twice is listed twice."""
     places = value if isinstance(value, (list, tuple)) else ()
     names = [name for name in places if isinstance(name, str)]
     return encode(names).decode() if names else None

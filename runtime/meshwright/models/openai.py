@@ -193,9 +193,7 @@ class ChatCompletions(Wire):
             message = choice["message"]
             reason = choice.get("finish_reason") or "stop"
             usage, known = body.get("usage"), dict(known)
-            if (
-                isinstance(usage, Mapping) and "cost_usd" not in known
-            ):  # so a LiteLLM proxy says it of a stream
+            if isinstance(usage, Mapping) and "cost_usd" not in known:  # a LiteLLM proxy does, for a stream
                 known |= _cost_of("usage.cost", usage.get("cost"))
             content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
             calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
@@ -241,7 +239,7 @@ class ProxyCompletions(ChatCompletions):
         """
         cached = _CACHE_HEADER in headers
         header = None if streamed else headers.get(_COST_HEADER)
-        said = _cost_of(_COST_HEADER, header)
+        cost = _cost_of(_COST_HEADER, header)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
         known: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
@@ -249,8 +247,8 @@ class ProxyCompletions(ChatCompletions):
             "cache_hit": cached,
         }
         if cached:
-            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": said.get("cost_usd")}
-        return {**known, **said}
+            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost.get("cost_usd")}
+        return {**known, **cost}
 
 
 def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: Any) -> ModelReply:

@@ -15,7 +15,7 @@ from meshwright.models.port import ModelReply, ModelRequest
 
 EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
 _IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
-_FILE_TOKENS = 50_000  # of one that only the provider has
+_FILE_TOKENS = 50_000  # of a file that only the provider has
 _MEDIA_FACTOR = 10  # some models count a picture, or a long file, several times as high
 _ADDED_TOKENS = 4_096  # instructions for tools that providers put before a prompt
 _SEARCHED_TOKENS = 131_072  # pages that a provider has searched, where the request lets it

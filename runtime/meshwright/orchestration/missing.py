@@ -24,10 +24,10 @@ _MAX_NAMED = 1_000  # events that are read at the start
 
 
 class MissingAgents:
-    """Says which agents are missing, once, and once more as they are back.
+    """Publishes an event when an agent is missing, and one when it is back.
 
-    Presence of agents in other processes is heard within seconds of the start: an agent that may be there is
-    named once it was missing in two looks.
+    Agents in other processes make themselves known within seconds of the start: an agent that may be there is
+    reported once two looks in a row do not find it.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -122,7 +122,7 @@ class MissingAgents:
                 self._named.add(agent_id)
         self._suspects = {*missing}
         for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
-            tasks = {found.agent_id: found for found in await self._mesh.log.view(open_agents, None)}
+            tasks = {agent.agent_id: agent for agent in await self._mesh.log.view(open_agents, None)}
             self._tell(AGENT_RETURNED, tasks.get(agent_id) or MissingAgent(agent_id=agent_id, tasks=0))
             self._named.discard(agent_id)
             self._named_before.discard(agent_id)

@@ -397,7 +397,7 @@ class Orchestrator(Actor[TaskRecord]):
         return ended.model_copy(update={"status": "cancelled"})
 
     def _is_waited_for(self, key: str) -> bool:
-        """Whether a wait of a task above is the one that the outcome is for."""
+        """Whether the task above waits for the outcome with a wait of this key."""
         parent = None if self.state.task is None else self.state.task.parent
         return parent is not None and parent.key == key
 

@@ -265,7 +265,7 @@ class Tasks:
         thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
-            if record.cancelling:  # its thread may not have heard of it, as while its agent is not loaded
+            if record.cancelling:  # its thread lacks the cancel while its agent is not loaded
                 raise Conflict(f"Task {task_id} is being cancelled", field="key")
             self._missing.reach(thread)
             agents, now = (*task.chain, thread.type), self._host.clock.now()
@@ -332,7 +332,8 @@ class Tasks:
     async def _with_cost(self, outcome: Outcome, tenant_id: str) -> Outcome:
         """The outcome with what the ledger knows, where an attempt of the task or below it did not say.
 
-        So one that broke off, or ran when its deadline passed. A call of unknown price leaves it unknown.
+        An attempt that broke off, or ran when its deadline passed, does not. A call of unknown price leaves
+        it unknown.
         """
         if outcome.cost_usd is not None:
             return outcome

@@ -197,8 +197,12 @@ class Approvals:
     def _marked(self, preview: Preview) -> Preview:
         """The preview for the journal: secrets of the mesh are hidden for good, others have marks."""
         effect = self._masks.hide(preview.effect, secret_of_mesh)
-        shown, whole = marked({"effect": effect}, ["effect"])
-        update = {"effect": shown["effect"], "hidden": shown.get(HIDDEN, {}), "sealed": self._sealed(whole)}
+        subject, whole = marked({"effect": effect}, ["effect"])
+        update = {
+            "effect": subject["effect"],
+            "hidden": subject.get(HIDDEN, {}),
+            "sealed": self._sealed(whole),
+        }
         return preview.model_copy(update=update)
 
     def _sealed(self, whole: Mapping[str, Any]) -> str:

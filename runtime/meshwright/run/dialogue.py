@@ -91,8 +91,8 @@ class Dialogues:
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
         talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools)
-        begins = {"model": talk.asked, "shorten": {"messages": len(talk.messages)}}
-        self._attempt.journal.join("model", talk.asked, begins)
+        begins = {"model": talk.request, "shorten": {"messages": len(talk.messages)}}
+        self._attempt.journal.join("model", talk.request, begins)
         while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
             await self._call_tools(reply, talk)
         if talk.limit is not None and shape is None and not (reply.content.strip() or reply.files):
@@ -330,7 +330,7 @@ class _Dialogue:
         self._shape = shape
         self._specs = tuple(tool.spec for tool in (tools or {}).values())
         self._has_tools = tools is not None
-        self.asked = {
+        self.request = {
             "ask": None if self._has_tools else question.content,
             "shape": None if shape is None else shape.__name__,
         }
@@ -452,7 +452,7 @@ class _Dialogue:
         known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)
-        return {**known, "asked": self.asked}
+        return {**known, "asked": self.request}
 
     def offer(self, spec: ToolSpec) -> None:
         """Let the model call one more tool."""

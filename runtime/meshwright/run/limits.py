@@ -328,9 +328,11 @@ class Parking:
         if is_slow or not (error.retryable or is_refusal(error)):
             return None
         pause = Backoff(self.first_seconds, self.max_seconds, self.jitter, pauses).next()
-        left = (deadline - now).total_seconds()
-        asked = pause + min(error.retry_after_seconds or 0.0, MAX_ASKED_SECONDS)
-        return None if pause >= left else now + timedelta(seconds=asked if asked < left else pause)
+        available = (deadline - now).total_seconds()
+        longer = pause + min(error.retry_after_seconds or 0.0, MAX_ASKED_SECONDS)
+        if pause >= available:
+            return None
+        return now + timedelta(seconds=longer if longer < available else pause)
 
 
 def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: int) -> datetime | None:

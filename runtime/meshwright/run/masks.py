@@ -107,13 +107,13 @@ class Masks:
     async def meanings(self, tool: Tool, arguments: str) -> dict[str, str]:
         """Says of each mask in arguments that is put back what it stands for, for a person who approves them.
 
-        Nobody is shown the secret itself: it is of a file that only tools of the workspace may use.
+        The secret itself is not shown: it is of a file that only tools of the workspace may use.
         """
         if tool.origin != "workspace":
             return {}
         numbers = {int(number) for number in MASK.findall(arguments)}
-        known = sorted(number for number in numbers if number <= self._last)
-        return {f"[secret:{number}]": await self._meaning(number) for number in known}
+        existing = sorted(number for number in numbers if number <= self._last)
+        return {f"[secret:{number}]": await self._meaning(number) for number in existing}
 
     async def _meaning(self, number: int) -> str:
         try:
@@ -122,7 +122,7 @@ class Masks:
         except ToolFailed:
             return "a secret that has changed: the call would fail"
         size = len(self._values[number])
-        return f"a secret of {size:,} characters of the workspace, which the tool gets and nobody sees"
+        return f"a secret of {size:,} characters of the workspace, which only the tool gets"
 
     def _escaped(self, match: re.Match[str]) -> str:
         secret = self._values.get(int(match[1]))

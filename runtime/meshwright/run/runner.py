@@ -30,7 +30,7 @@ from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.protocol import Wait
-from meshwright.work.worker import Settled, Stopped, until_stopped
+from meshwright.work.worker import SettleResult, Stopped, until_stopped
 
 _logger = logging.getLogger("meshwright.runner")
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
@@ -73,11 +73,11 @@ class Runner:
             attempt = RunContext(services, bound.agent, {}, ref, work, task, journal, span, spent)
             return await _Execution(attempt, bound).complete()
 
-    async def settle(self, ref: ActorRef, work: Work) -> Settled:
-        """Settle the calls of models that an attempt has left, no run of which says what they cost."""
+    async def settle(self, ref: ActorRef, work: Work) -> SettleResult:
+        """Settle the calls of models of an attempt whose cost no run of it has reported."""
         budgets = self._services.budgets
         is_estimated = budgets is not None and await settle_calls(self._services.host, budgets, ref, work)
-        return Settled(work.changed or await self._agents[ref.type].may_change(), is_estimated)
+        return SettleResult(work.changed or await self._agents[ref.type].may_change(), is_estimated)
 
 
 class _Execution:
@@ -139,7 +139,7 @@ class _Execution:
         self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
-            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.asked)
+            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.in_dialogues)
             await count_cited(attempt, outcome.text)
             await self._tell_answer(outcome.text)
         return Completed(

@@ -109,10 +109,10 @@ def _remedy(call: ToolCall, tool: Tool | None) -> str:
     return f"Repair {tool.name}, or say in its prompt what to do where it fails"
 
 
-def refused_call(asked: int, ran: int) -> dict[str, Any]:
+def refused_call(requested: int, executed: int) -> dict[str, Any]:
     """The result of a call that does not run, since its reply has too many."""
-    problem = f"not run: the reply had {asked:,} calls, and the first {ran:,} ran. Call the rest in your next"
-    return {"value": None, "error": f"{problem} reply, or do without them"}
+    problem = f"not run: the reply had {requested:,} calls, and the first {executed:,} ran"
+    return {"value": None, "error": f"{problem}. Call the rest in your next reply, or do without them"}
 
 
 def too_many_calls(most: int | None, refused: int) -> ProgressEvent:

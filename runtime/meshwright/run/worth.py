@@ -15,10 +15,10 @@ _OUTPUT_WEIGHT = 4  # of a token that is written, by one that is read, where pri
 class Weighing:
     """Compares a compression with what it saves, for one run; `figures` say by which numbers.
 
-    The context is in every call of the run, of which the agent's last ones had as many at the median: the
-    first one pays for all input, later ones what the provider
-    asks for input from its cache. Both models count at their highest price. Tokens are
-    compared, one that is written as four that are read, if a price is unknown or both cost nothing.
+    The context is in every call of the run, which is taken to have the median number of calls of the agent's
+    last tasks. The first call pays for all input, later ones the price of input from the provider's cache.
+    Both models count at their highest price. If a price is unknown or both cost nothing, tokens are compared,
+    a written one as four that are read.
     """
 
     def __init__(self, attempt: RunContext, model: str, tags: tuple[str, ...]) -> None:

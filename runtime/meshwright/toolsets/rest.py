@@ -238,8 +238,8 @@ class RestClient:
         try:
             return RestReply(from_json(text) if text.strip() else None, response.headers, text)
         except ValueError as error:
-            shown = foreign_words(text, max_chars=_MAX_SHOWN)
-            raise self._failure(request, f"answered {status} without JSON: {shown!r}") from error
+            words = foreign_words(text, max_chars=_MAX_SHOWN)
+            raise self._failure(request, f"answered {status} without JSON: {words!r}") from error
 
     def _refusal(self, request: _Request, response: ClientResponse, text: str) -> Exception:
         status, words = response.status, foreign_words(_words(text), max_chars=_MAX_WORDS)

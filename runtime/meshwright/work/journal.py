@@ -115,7 +115,7 @@ class Journal:
     async def begin(self) -> None:
         """Ask before the first step whether what attempts before may have changed is repeated.
 
-        Only if the work begins at the start and nobody asked for that. Raises RestartDenied.
+        Only if the work begins at the start without a request for that. Raises RestartDenied.
         """
         if self._repeats:
             why = "This task failed, and would start over"

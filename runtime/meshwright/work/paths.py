@@ -197,7 +197,7 @@ class Paths:
         self._root = Scope("", self.main, None, was_begun=was_cut)
         self._begun: set[str] = set()
         """The prefixes of the branches that have begun."""
-        self._given: dict[tuple[str, str, str], int] = {}
+        self._last_nths: dict[tuple[str, str, str], int] = {}
         """The last number that this run gave a step, by its place, kind and hash."""
 
     @property
@@ -242,7 +242,7 @@ class Paths:
         """Name the branch of the code by a request, if one begins here; see `Journal.join`."""
         scope = self.here()
         if scope.task is not asyncio.current_task():
-            hashes = [(first, hash_of(asked)) for first, asked in begins.items()]
+            hashes = [(first, hash_of(first_request)) for first, first_request in begins.items()]
             self._begin_branch(scope, kind, hash_of(request), hashes)
 
     def _begin_branch(
@@ -299,10 +299,10 @@ class Paths:
             return nth
         place = "" if scope.step is None else scope.step.key.path
         key = (place, kind, request_hash)
-        nth, recorded = self._given.get(key, 0) + 1, self._earlier.nths(key)
+        nth, recorded = self._last_nths.get(key, 0) + 1, self._earlier.nths(key)
         while nth in recorded:
             nth += 1
-        self._given[key] = nth
+        self._last_nths[key] = nth
         return nth
 
     def _numbered(self, scope: Scope, begins: Collection[tuple[str, str]]) -> str | None:

@@ -74,9 +74,9 @@ def marked(subject: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, 
     It says how much is hidden, with what it said before. The second is empty where nothing is.
     """
     marks = Marks(**subject.get(HIDDEN, {}))
-    shown = {name: redact_data(subject[name], marks) for name in names if name in subject}
-    whole = {name: subject[name] for name, field in shown.items() if field != subject[name]}
-    return {**subject, **shown, **({HIDDEN: marks.counts} if marks.lines else {})}, whole
+    visible = {name: redact_data(subject[name], marks) for name in names if name in subject}
+    whole = {name: subject[name] for name, field in visible.items() if field != subject[name]}
+    return {**subject, **visible, **({HIDDEN: marks.counts} if marks.lines else {})}, whole
 
 
 def sealed_text(seal: Callable[[str], str], fields: Mapping[str, Any], question: str | None = None) -> str:

@@ -41,9 +41,9 @@ class Wait(Struct):
     again at `due_at`, since its `provider` or its `money` was not there. `reason` is the question, or why it
     waits, as a sentence; `subject` says what it is about. `answer_schema` is the JSON schema of the answer,
     `binds` a hash of what the answer is bound to, `may_answer` who may give it (empty: everybody with the
-    right to), `expires_at` when it ends without one. `sealed` has
-    the fields of which the subject shows marks as they are: objects as JSON, encrypted. `step` is the step
-    whose result the answer is; with `again` that step has none, and is run again.
+    right to), `expires_at` when it ends without one. `sealed` has the fields that the subject shows with
+    marks, without those: objects as JSON, encrypted. `step` is the step whose result the answer is; with
+    `again` that step has none, and is run again.
     """
 
     wait_id: str

@@ -55,7 +55,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A thread that has recovered, and may have missed what its tasks were told."""
+    """A thread that has recovered, and may have missed messages about its tasks."""
 
     ref: ActorRef
 

@@ -44,15 +44,15 @@ It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cance
 """
 
 
-class Settled(NamedTuple):
+class SettleResult(NamedTuple):
     """Whether an attempt may have changed something, and whether a call of it was booked by an estimate."""
 
     changed: bool
     is_estimated: bool
 
 
-Settler = Callable[[ActorRef, Work], Awaitable[Settled]]
-"""Settles the calls of models that claims of an attempt made which no run has ended."""
+Settler = Callable[[ActorRef, Work], Awaitable[SettleResult]]
+"""Settles the calls of models in claims of an attempt that no run has ended."""
 
 
 @dataclass(slots=True)
@@ -405,8 +405,8 @@ class Worker:
         """
         if self._settle is None or not (work.was_cut or work.is_cost_open):
             return ended
-        settled = await self._settle(ref, work)
-        return ended.model_copy(update={"cost_usd": None}) if settled.is_estimated else ended
+        result = await self._settle(ref, work)
+        return ended.model_copy(update={"cost_usd": None}) if result.is_estimated else ended
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""

@@ -199,7 +199,7 @@ class Recovery:
         return known == revision and now - since > self._settled_seconds
 
     def _waits(self, actor: StoredActor) -> bool:
-        """Whether a message waits for a process that runs its type: asked again, one more would wait."""
+        """Whether a message waits for a process that runs its type: a redrive would add another."""
         sent = (entry.item for entry in actor.outbox)
         return any(isinstance(item, Message) and self._outbox.is_missing(item.to.type) for item in sent)
 

@@ -176,10 +176,12 @@ class News:
         None where nothing is gone: a server that is restored, or a standby that lagged, lacks events.
         """
         seen = sorted(self._seen)
-        known = max(self._newest, seen[-1][0] if seen else 0)
+        last_known = max(self._newest, seen[-1][0] if seen else 0)
         newest, still_there, read_through = await self._database.read(_still_there, seen)
         gone = [seq for seq, _ in seen if seq <= read_through and seq not in still_there]
-        return (min([newest, *(seq - 1 for seq in gone)]), known) if gone or newest < known else None
+        if not gone and newest >= last_known:
+            return None
+        return min([newest, *(seq - 1 for seq in gone)]), last_known
 
     def reach(self, seq: int) -> None:
         """Learn that there are events up to a `seq`."""
