@@ -206,3 +206,37 @@ async def test_a_loop_that_was_held_a_moment_is_an_event(
         assert event["payload"]["tool"] == tool
         assert not (tmp_path / ".mesh" / "held.json").exists()
         assert "time.sleep(1.5)" in (tmp_path / ".mesh" / "last-error.txt").read_text()
+
+
+PROBES_BESIDE_TLS = """
+import asyncio, functools, os, pathlib
+from meshwright.app import build_mesh
+from meshwright.cli.serving import watching
+from meshwright.edges.http.server import listen
+from meshwright.settings import load_settings
+from meshwright.stack.machine import answering_probes
+
+async def main():
+    limits = {"held_seconds": 0.2, "restart_seconds": 1.0}
+    http = {"tls_cert": "mesh.pem", "tls_key": "mesh.key"}
+    mesh = build_mesh(load_settings(pathlib.Path(), watchdog=limits, http=http))
+    asks, answered = [], asyncio.Event()
+
+    def is_ready():
+        asks.append(1)
+        if len(asks) == 8:
+            answered.set()
+        return True
+
+    with listen("127.0.0.1", 0) as listener, watching(mesh, functools.partial(os._exit, 7)) as watch_api:
+        async with answering_probes(listener, is_ready):
+            watch_api(listener, False)
+            await answered.wait()
+
+asyncio.run(main())
+"""
+
+
+def test_a_worker_that_answers_plain_probes_of_a_mesh_with_tls_is_not_silent(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROBES_BESIDE_TLS], cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0

@@ -190,12 +190,15 @@ class _Holder(NamedTuple):
 
 
 @contextmanager
-def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[Callable[[socket], None]]:
+def watching(
+    mesh: Mesh, restart: Callable[[], None] | None = None
+) -> Iterator[Callable[[socket, bool], None]]:
     """Watch the running loop while the block lasts. Enter it before the mesh starts.
 
     `restart` replaces the process once the loop is held for `watchdog.restart_seconds`; without it, somebody
     else does, and SIGUSR2 dumps the stacks of all threads to stderr. Gives a function to call with the socket
-    of a server once that is ready: if it is silent for that time, the process is replaced too, or ends.
+    of a server once that is ready, and whether it speaks TLS: if it is silent for that time, the process is
+    replaced too, or ends.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     watchdog = _Watchdog(mesh, restart)
@@ -208,7 +211,7 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     watchdog.set_alarm()  # work that begins at once may keep the interpreter lock from the thread
     watchdog.thread.start()
     try:
-        yield watchdog.hear
+        yield watchdog.watch_api
     finally:
         watchdog.stopping.set()
         watchdog.thread.join()
@@ -260,21 +263,22 @@ class _Watchdog:
                 self._held()
             self._restart_after(looks)
 
-    def hear(self, listener: socket) -> None:
+    def watch_api(self, listener: socket, has_tls: bool) -> None:
         """Begin to ask the server of a socket, in a thread of its own, which may wait for answers."""
         if not self._settings.watchdog.restart_seconds:
             return
         host, port = listener.getsockname()[:2]
         address = (_WILDCARDS.get(host, host), port)
-        threading.Thread(target=self._ask_on, args=(address,), name="mesh-hearing", daemon=True).start()
+        arguments = (address, has_tls)
+        threading.Thread(target=self._ask_on, args=arguments, name="mesh-api-watch", daemon=True).start()
 
-    def _ask_on(self, address: tuple[str, int]) -> None:
+    def _ask_on(self, address: tuple[str, int], has_tls: bool) -> None:
         limit = self._settings.watchdog.restart_seconds
         pause, patience = limit / _ASKS, limit / 2
         silent_seconds = 0.0
         while not self.stopping.wait(pause):
             began = time.monotonic()
-            problem = self._ask(address, patience)
+            problem = _ask_api(address, patience, has_tls)
             if not problem or self._holder is not None:
                 silent_seconds = 0.0
                 continue
@@ -285,26 +289,6 @@ class _Watchdog:
                 deaf = "The API of this process has not answered for %.0f s (%s): %s. Its threads:"
                 logger.error(deaf, silent_seconds, problem, consequence)
                 self._replace(self._restart or partial(os._exit, _DEAF))
-
-    def _ask(self, address: tuple[str, int], seconds: float) -> str:
-        """Ask the own API; returns why there is no answer, "" where there is one."""
-        try:
-            with create_connection(address, seconds) as connection, self._secured(connection) as channel:
-                channel.sendall(_ASK)
-                return "" if channel.recv(1) else "it closes connections"
-        except ConnectionRefusedError:  # it does not listen any more, since it stops
-            return ""
-        except OSError as error:
-            return str(error)
-
-    def _secured(self, connection: socket) -> socket:
-        if self._settings.http.tls_cert is None:
-            return connection
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its own certificate
-        return context.wrap_socket(connection)
 
     def set_alarm(self) -> None:
         """Have the system act unless this is called again in time."""
@@ -400,6 +384,28 @@ def _place(stack: traceback.StackSummary) -> str:
     ]
     frame = (authors or stack)[-1]
     return f"{frame.filename}:{frame.lineno}"
+
+
+def _ask_api(address: tuple[str, int], seconds: float, has_tls: bool) -> str:
+    """Ask the API of this process; returns why there is no answer, "" where there is one."""
+    try:
+        with create_connection(address, seconds) as connection, _secured(connection, has_tls) as channel:
+            channel.sendall(_ASK)
+            return "" if channel.recv(1) else "it closes connections"
+    except ConnectionRefusedError:  # it does not listen any more, since it stops
+        return ""
+    except OSError as error:
+        return str(error)
+
+
+def _secured(connection: socket, has_tls: bool) -> socket:
+    if not has_tls:
+        return connection
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its own certificate
+    return context.wrap_socket(connection)
 
 
 def _held_before(path: Path) -> list[tuple[str, str, str]]:

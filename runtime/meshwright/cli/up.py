@@ -42,8 +42,8 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
 """Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_Serving = Callable[["Mesh", "socket", Callable[[], None]], Awaitable[None]]
-"""Serves a mesh on a socket until it is stopped, and says when it is ready."""
+_Serving = Callable[["Mesh", "socket", Callable[[bool], None]], Awaitable[None]]
+"""Serves a mesh on a socket until it is stopped, and says when it is ready, and whether it speaks TLS."""
 _ROWS = (
     Column("what", "name"),
     Column("where", "address"),
@@ -276,7 +276,7 @@ async def _serve(
     mesh: Mesh,
     listener: socket,
     serving: _Serving,
-    watched: AbstractContextManager[Callable[[socket], None]],
+    watched: AbstractContextManager[Callable[[socket, bool], None]],
 ) -> None:
     """Run a mesh until it is stopped, or cannot go on, and let running work end.
 
@@ -288,12 +288,12 @@ async def _serve(
 
     worker = mesh.get(Worker)
     report_problems(mesh)
-    with watched as hear:
+    with watched as watch_api:
         async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            await serving(mesh, listener, partial(hear, listener))
+            await serving(mesh, listener, partial(watch_api, listener))
             has_drained = await _drain(worker, mesh.settings.drain_seconds)
     if not has_drained:
         raise click.Abort
@@ -303,7 +303,7 @@ async def _serve_api(
     serve: Callable[[Mesh, socket, Callable[[str], None]], Awaitable[None]],
     mesh: Mesh,
     listener: socket,
-    hear: Callable[[], None],
+    watch_api: Callable[[bool], None],
 ) -> None:
     from meshwright.cli.serving import switch_often
 
@@ -312,19 +312,19 @@ async def _serve_api(
 
         def on_ready(url: str) -> None:
             announcement.enter_context(announced(mesh.settings.data_dir, url))
-            hear()
+            watch_api(mesh.settings.http.tls_cert is not None)
             _greet(mesh, url)
 
         await serve(mesh, listener, on_ready)
 
 
-async def _answer_probes(mesh: Mesh, listener: socket, hear: Callable[[], None]) -> None:
+async def _answer_probes(mesh: Mesh, listener: socket, watch_api: Callable[[bool], None]) -> None:
     from meshwright.stack.machine import answering_probes
 
     stopping = asyncio.Event()
     _on_stop_signals(stopping.set)
     async with answering_probes(listener, lambda: mesh.takes_tasks):
-        hear()
+        watch_api(False)  # probes are plain HTTP, whatever the API is
         if error := await unless(stopping, mesh.failure()):
             raise error
 
