@@ -228,6 +228,11 @@ def _port_is_usable(url: str | None) -> str | None:
     return url
 
 
+def _has_a_port(host: str) -> str:
+    _ = urlsplit(f"//{host}").port  # raises ValueError above 65535
+    return host
+
+
 _HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
 HostName = Annotated[
     str,
@@ -239,6 +244,7 @@ HostAndPort = Annotated[
     _matching(
         rf"{_HOST_NAME}(:[1-9][0-9]{{0,4}})?", "host names without scheme, like mesh.example.com or mesh:8443"
     ),
+    AfterValidator(_has_a_port),
     AfterValidator(str.lower),
 ]
 Address = Annotated[
