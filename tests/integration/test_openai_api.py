@@ -77,6 +77,15 @@ async def test_the_openai_client_gets_an_answer_and_its_tokens(there: Service, f
     assert "task_id" not in call.body["metadata"]
 
 
+@pytest.mark.parametrize("tags", [",".join(map(str, range(17))), "x" * 65])
+async def test_tags_of_the_header_have_the_limits_of_the_body(there: Service, tags: str) -> None:
+    async with there.client(default_headers={"x-litellm-tags": tags}) as client:
+        with pytest.raises(openai.BadRequestError, match="16 tags of 64 characters"):
+            await client.chat.completions.create(model="fast", messages=HELLO)
+        with pytest.raises(openai.BadRequestError, match="16 tags of 64 characters"):
+            await client.responses.create(model="fast", input="Hello?")
+
+
 async def test_messages_of_every_role_reach_the_provider(there: Service, fake: FakeProvider) -> None:
     calls: Any = [
         {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}

@@ -31,8 +31,10 @@ from meshwright.models.port import (
     ToolSpec,
 )
 
-_Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-_Tags = Annotated[list[_Tag], Field(max_length=16)]
+TAGS_HEADER = "x-litellm-tags"
+_MAX_TAGS, _MAX_TAG_CHARS = 16, 64
+_Tag = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_TAG_CHARS)]
+_Tags = Annotated[list[_Tag], Field(max_length=_MAX_TAGS)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 _CallId = Annotated[str, StringConstraints(min_length=1, max_length=65_536)]  # providers put signatures in it
 _DEFAULTS: dict[str, Any] = {
@@ -208,8 +210,14 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tags_of(asked: ChatRequest, header: str) -> tuple[str, ...]:
     nested = asked.metadata.tags if asked.metadata else None
-    named = filter(None, map(str.strip, header.split(",")))
-    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ()), *named]))
+    more = list(filter(None, map(str.strip, header.split(","))))
+    if len(more) > _MAX_TAGS or max(map(len, more), default=0) > _MAX_TAG_CHARS:
+        raise InvalidInput(
+            f"{TAGS_HEADER} may have {_MAX_TAGS} tags of {_MAX_TAG_CHARS} characters",
+            remedy="Send fewer or shorter ones",
+            field=TAGS_HEADER,
+        )
+    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ()), *more]))
 
 
 def _must_call(asked: ChatRequest) -> bool:

@@ -19,6 +19,7 @@ from meshwright.core.ids import Identifier
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
 from meshwright.edges.http.chat import (
+    TAGS_HEADER,
     ChatAnswer,
     ChatRequest,
     RequestMessage,
@@ -39,7 +40,6 @@ from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
-_TAGS_HEADER = "x-litellm-tags"
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
 _CallerDep = Annotated[Operations, may("call_model")]
@@ -155,7 +155,7 @@ async def _complete_chat(
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, asked.model)
     context = await operations.call_model(**_caller_of(request, asked))
-    wanted = model_request(asked, context, request.headers.get(_TAGS_HEADER, ""))
+    wanted = model_request(asked, context, request.headers.get(TAGS_HEADER, ""))
     answer = ChatAnswer(wanted.model)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -180,7 +180,8 @@ async def _respond(
         chat = chat_request(asked)
     except ValidationError as error:
         raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
-    wanted = model_request(chat, await operations.call_model(**_caller_of(request, asked)))
+    context = await operations.call_model(**_caller_of(request, asked))
+    wanted = model_request(chat, context, request.headers.get(TAGS_HEADER, ""))
     answer = ResponseAnswer(asked)
     if asked.stream:
         call = await _begun(request, mesh, wanted)
