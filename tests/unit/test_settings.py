@@ -182,7 +182,7 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
             "mqtt.url: expected a URL without a user (mqtt.username), like mqtt://127.0.0.1:1883, not",
         ),
         ('[mqtt]\nurl = "mqtt://localhost:99999"', 2, "mqtt.url: Port out of range 0-65535, not 'mqtt:"),
-        ('[http]\nallowed_hosts = ["mesh:99999"]', 2, "http.allowed_hosts.0: Port out of range 0-65535"),
+        ('[http]\nallowed_hosts = ["mesh:99999"]', 2, "http.allowed_hosts[0]: Port out of range 0-65535"),
         (
             '[mqtt]\nprefix = "mesh/#"',
             2,

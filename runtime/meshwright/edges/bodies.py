@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
@@ -30,6 +30,19 @@ class Strict(BaseModel):
     """Base of bodies and queries: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Change(Strict):
+    """Base of bodies that may be a whole answer: fields that only answers have (`facts`) are ignored."""
+
+    facts: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_facts(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if name not in cls.facts}
 
 
 class QuestionKey(Strict):

@@ -212,11 +212,8 @@ def _tags_of(asked: ChatRequest, header: str) -> tuple[str, ...]:
     nested = asked.metadata.tags if asked.metadata else None
     more = list(filter(None, map(str.strip, header.split(","))))
     if len(more) > _MAX_TAGS or max(map(len, more), default=0) > _MAX_TAG_CHARS:
-        raise InvalidInput(
-            f"{TAGS_HEADER} may have {_MAX_TAGS} tags of {_MAX_TAG_CHARS} characters",
-            remedy="Send fewer or shorter ones",
-            field=TAGS_HEADER,
-        )
+        problem = f"{TAGS_HEADER} may have {_MAX_TAGS} tags of {_MAX_TAG_CHARS} characters"
+        raise InvalidInput(problem, remedy="Send fewer or shorter ones", field=TAGS_HEADER)
     return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ()), *more]))
 
 

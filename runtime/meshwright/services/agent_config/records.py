@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import ConfigError
 from meshwright.core.ids import Identifier
+from meshwright.edges.bodies import Change
 from meshwright.models.providers import PROVIDERS, provider_of
 from meshwright.services.agent_config.table import AgentRow
 
@@ -74,18 +75,14 @@ Name = Annotated[str, Field(max_length=200)]
 Description = Annotated[str, Field(max_length=2_000)]
 
 
-_FACTS = frozenset({"has_api_key", "created_at", "updated_at", "problem"})
-
-
-class AgentConfigUpdate(BaseModel):
+class AgentConfigUpdate(Change):
     """The fields to change: one that is left out stays. `null` clears endpoint, key and limit.
 
     If provider or address change, a stored key must be sent again, or cleared. A whole answer may be sent
     back: fields that only answers have are ignored, and `agent_id` must be that of the path.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
+    facts: ClassVar = frozenset({"has_api_key", "created_at", "updated_at", "problem"})
     agent_id: Identifier = ""
     name: Name = ""
     description: Description = ""
@@ -98,14 +95,6 @@ class AgentConfigUpdate(BaseModel):
     llm_max_tokens: MaxTokens | None = None
     is_default: bool = False
     is_active: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_facts(cls, value: Any) -> Any:
-        """Without the fields of an answer that say what the mesh found."""
-        if not isinstance(value, dict):
-            return value
-        return {name: field for name, field in value.items() if name not in _FACTS}
 
     def changes(self) -> dict[str, Any]:
         """The fields that were sent."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
-from meshwright.edges.bodies import Strict
+from meshwright.edges.bodies import Change, Strict
 from meshwright.prompts.prompt import (
     MAX_PROMPT_BYTES,
     fields_and_body,
@@ -51,10 +51,7 @@ Message = Annotated[str, Field(max_length=1_000), AfterValidator(_storable)]
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 
-_FACTS = frozenset({"prompt_id", "version", "digest", "labels", "author", "created_at", "deleted", "text"})
-
-
-class PromptChange(Strict):
+class PromptChange(Change):
     """A new version: the body of a `.prompt` file, and the fields of its front matter.
 
     Unless the parameters name `variables` or `inputs`, names in the template that the mesh or the prompt's
@@ -62,18 +59,13 @@ class PromptChange(Strict):
     be sent back: fields that only answers have are ignored, and `name` must be that of the path.
     """
 
+    facts: ClassVar = frozenset(
+        {"prompt_id", "version", "digest", "labels", "author", "created_at", "deleted", "text"}
+    )
     name: Identifier = ""
     template: Template
     parameters: dict[str, Any] = Field(default_factory=dict)
     message: Message = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_facts(cls, value: Any) -> Any:
-        """Without the fields of an answer that say what the registry made of it."""
-        if not isinstance(value, dict):
-            return value
-        return {name: field for name, field in value.items() if name not in _FACTS}
 
 
 class PromptRequest(PromptChange):
