@@ -45,8 +45,8 @@ class Agent:
     answers (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the
     agent's own; `model` a group of models or one named outright (default: what the prompt says), with
     `fallbacks` for the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says
-    how both are called, as `create_agent` fills it; `params` what its models are asked with besides what
-    the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
+    how both are called, as `create_agent` fills it; `params` further parameters of its calls of
+    models, like {"reasoning_effort": "low"}; `budgets` what it may spend, beside those of the
     settings; `limits` how far a conversation with its model may go, where those of the settings are not to
     hold; `timeout` how many seconds a step of its runs may take, and `deadline` its tasks, where callers
     say nothing (default: settings); `cache_options` which cache `create_agent` was asked for;

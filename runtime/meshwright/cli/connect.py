@@ -296,7 +296,9 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
 
     if fields := dict.fromkeys(error.field for error in settings.unread_secrets):
         tables = ", ".join(f"[{field}]" for field in fields)
-        click.echo(f"mesh: warning: without {tables}, whose secrets this shell lacks: mesh doctor", err=True)
+        click.echo(
+            f"mesh: warning: without {tables}: this shell lacks their secrets, see mesh doctor", err=True
+        )
     settings = settings.without_unread()
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         settings = settings.having(store="memory")  # to read makes nothing

@@ -116,11 +116,12 @@ class Many(NamedTuple):
         one: Callable[[Connection, str], Awaitable[Document]],
         found: Callable[..., Awaitable[Sequence[Any]]],
         consequence: str,
-        told: Callable[[Document], str] | None = None,
+        describe: Callable[[Document], str] | None = None,
     ) -> list[Document]:
         """Do something with each that is named, by `one`, or with all that a filter finds, by `found`.
 
-        Before the latter a person sees how many they are, the `consequence`, and a line for each (`told`).
+        Before the latter a person sees how many they are, the `consequence`, and a line for each
+        (`describe`).
         """
         on_stdin = sys.stdin.read().split() if "-" in self.ids else []
         ids = [*(given for given in self.ids if given != "-"), *on_stdin]
@@ -130,7 +131,7 @@ class Many(NamedTuple):
                 return [await one(mesh, given) for given in ids]
             fields = {"everything": self.everything, "limit": self.limit, **self.wanted}
             find = partial(found, mesh, **fields)
-            return await _confirmed(find, consequence, told, dry_run=self.dry_run, yes=self.yes)
+            return await _confirmed(find, consequence, describe, dry_run=self.dry_run, yes=self.yes)
 
         return talk(target, work, need="log" if self.dry_run else "change")
 
@@ -205,7 +206,7 @@ def refusal(error: MeshError) -> Document:
 async def _confirmed(
     do: Callable[..., Awaitable[Sequence[Any]]],
     consequence: str,
-    told: Callable[[Document], str] | None,
+    describe: Callable[[Document], str] | None,
     *,
     dry_run: bool,
     yes: bool,
@@ -215,10 +216,10 @@ async def _confirmed(
         count = sum(item["refused"] is None for item in planned)
         if not count:
             return planned
-        if told is not None:
+        if describe is not None:
             for item in planned:
                 refused = item["refused"]
-                output.say(told(item) if refused is None else f"not: {refused['message']}", err=True)
+                output.say(describe(item) if refused is None else f"not: {refused['message']}", err=True)
         confirm(
             consequence.format(count=count, s="" if count == 1 else "s", are="is" if count == 1 else "are")
         )

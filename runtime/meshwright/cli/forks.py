@@ -71,7 +71,7 @@ class _Forks:
 
 
 class _Child:
-    """Follows the outermost call of an agent's code, whose end leads back to the mesh."""
+    """Follows the outermost call of an agent's code: its end leads back to the mesh."""
 
     def __init__(self, forked: FrameType) -> None:
         self._place = f"{forked.f_code.co_filename}:{forked.f_lineno}"

@@ -59,14 +59,14 @@ def require_trust(settings: Settings) -> None:
         return
     listed = "\n".join(f"  {risk}" for risk in risks)
     question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
-    refused = f"nothing of {folder} was run; --trust answers yes beforehand"
+    refusal = f"nothing of {folder} was run; --trust answers yes beforehand"
     try:
         is_yes = ask(question)
     except click.Abort:  # Ctrl-C, or Ctrl-D
-        click.echo(f"\nmesh: {refused}", err=True)
+        click.echo(f"\nmesh: {refusal}", err=True)
         raise
     if not is_yes:
-        raise click.ClickException(refused)
+        raise click.ClickException(refusal)
     remember_trust(folder)
 
 

@@ -143,8 +143,8 @@ async def collecting(
         objects, resident = 0, _resident_bytes()
         while True:
             await asyncio.sleep(check_seconds)
-            most = (IDLE_OBJECTS, IDLE_BYTES) if is_idle() else (_BUSY_OBJECTS, _BUSY_BYTES)
-            if gc.get_freeze_count() - objects > most[0] or _resident_bytes() - resident > most[1]:
+            limits = (IDLE_OBJECTS, IDLE_BYTES) if is_idle() else (_BUSY_OBJECTS, _BUSY_BYTES)
+            if gc.get_freeze_count() - objects > limits[0] or _resident_bytes() - resident > limits[1]:
                 _collect_all()
                 objects, resident = gc.get_freeze_count(), _resident_bytes()
 

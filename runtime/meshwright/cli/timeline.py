@@ -254,7 +254,7 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
 
 
 class Unanswered(click.ClickException):
-    """A question waits, and nobody can answer it here."""
+    """A question waits, and cannot be answered here."""
 
 
 class Answering:

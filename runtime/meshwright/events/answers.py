@@ -101,7 +101,7 @@ def check_reader(wait: Wait, caller: Caller, agents: Sequence[str], requesters: 
 def check_alone(question: Question, value: Any) -> None:
     """Raises Conflict for a question that one answer for many may not decide.
 
-    Those are what a crash left in doubt, and a call of which an approver has not seen all.
+    Those are about steps that a crash left in doubt, and about calls with hidden parts.
     """
     remedy = "Answer it by itself: POST /tasks/{task_id}/answer, or mesh approve ID"
     if is_doubt(question.wait_id):

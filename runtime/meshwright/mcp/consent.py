@@ -49,13 +49,13 @@ class ToolDocument(Struct):
 
     @classmethod
     def of(cls, name: str, text: str) -> ToolDocument:
-        """Describe a tool; a text too long to be shown is kept in part, and hashed whole."""
+        """Describe a tool; a text too long to be shown is stored in part, and hashed whole."""
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
         return cls(name=name, digest=digest, text=text[:_MAX_SHOWN_CHARS])
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is kept, and so can be shown."""
+        """Whether all of it is stored, and so can be shown."""
         return "cut" not in self.document
 
     @property
@@ -213,8 +213,8 @@ def difference(before: ToolDocument | None, now: ToolDocument) -> str:
         return "\n".join([head, *_lines(now)])
     if before is None:
         return "\n".join(["It is new:", *_lines(now)])
-    if not before.is_whole:  # earlier versions kept less
-        return "\n".join(["It is not known any more how it was. It is now:", *_lines(now)])
+    if not before.is_whole:  # earlier versions stored less
+        return "\n".join(["Its earlier description is not stored whole. It is now:", *_lines(now)])
     return "\n".join(unified_diff(_lines(before), _lines(now), "agreed to", "now", lineterm=""))
 
 

@@ -19,7 +19,7 @@ from meshwright.edges.replies import Address, Undeliverable
 
 SCHEME = "channel"
 MAX_CONTENT_CHARS = 40_000
-_MAX_METADATA_BYTES = 16_384  # kept with the address until the answer is sent
+_MAX_METADATA_BYTES = 16_384  # stored with the address until the answer is sent
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

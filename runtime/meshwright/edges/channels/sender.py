@@ -120,8 +120,8 @@ class ChannelSender(LineSender[ChannelAddress]):
             return channel.settings.asked
         how = _TO_APPROVE if takes_approval(event.fields.get("answer_schema")) else _TO_ANSWER
         how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
-        asked = visible(redact(str(event.fields.get("asked", "")), Marks()))
-        return f"{asked}\n\n{how}"
+        question = visible(redact(str(event.fields.get("asked", "")), Marks()))
+        return f"{question}\n\n{how}"
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""

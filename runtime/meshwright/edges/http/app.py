@@ -89,7 +89,7 @@ class _Api(FastAPI):
         return self.openapi_schema or complete_document(super().openapi())
 
     async def document(self) -> _Document:
-        """Writes the document once, in a thread: it takes a second, and nobody has to show a key for it."""
+        """Writes the document once, in a thread: it takes a second, and needs no key."""
         if self._document is None:
             self._document = asyncio.create_task(asyncio.to_thread(self._write), name="openapi.json")
         return await asyncio.shield(self._document)
@@ -249,18 +249,18 @@ class _Gate:
         host = headers[b"host"].decode("latin-1") if b"host" in headers else None
         origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         try:
-            named = (None, None) if host is None else _host_and_port(host)
+            requested = (None, None) if host is None else _host_and_port(host)
         except ValueError:
             what = f"The Host header is not a host name with a port: {host!r:.80}"
             return _BadHeader(what, remedy="Send one like localhost:8000", field="Host")
-        name = named[0]
+        name = requested[0]
         if name is not None and not self._is_ours(name, scope):
             return _Misdirected(
                 f"This mesh is not {name!r:.80}",
                 remedy="Call it by its address; if that name is right, add it to allowed_hosts in mesh.toml",
                 field="Host",
             )
-        if origin is None or self._is_own_page(origin, named, scope["scheme"]):
+        if origin is None or self._is_own_page(origin, requested, scope["scheme"]):
             return None
         return _ForeignOrigin(f"Pages of {origin!r:.80} may not use this mesh", field="Origin")
 

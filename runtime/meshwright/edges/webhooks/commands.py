@@ -104,7 +104,7 @@ def _show_delivery(source: Source, found: Document) -> None:
             ("budget", task.get("budget_usd", "none")),
             ("reply", made["reply_to"] or "none"),
             *((name, json.dumps(value)) for name, value in task["payload"].items() if name != "text"),
-            *(("REFUSED", made["refused"]) for _ in range(made["refused"] is not None)),
+            *([("REFUSED", made["refused"])] if made["refused"] else []),
         ):
             click.echo(f"  {name:<7} {printable(value)}")
         for line in str(task["payload"].get("text", "")).splitlines():

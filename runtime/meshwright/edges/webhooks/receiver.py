@@ -126,12 +126,12 @@ def misfit(
     """
     reasons = []
     for agent, capability in _receivers(rule, agents):
-        found = faults(capability.input_schema or {}, dict(payload), "payload")
+        problems = faults(capability.input_schema or {}, dict(payload), "payload")
         if not is_filled:
-            found = [fault for fault in found if not _is_template({"payload": payload}, fault.path)]
-        if not found:
+            problems = [fault for fault in problems if not _is_template({"payload": payload}, fault.path)]
+        if not problems:
             return ""
-        reasons.append(f"{capability.name} of {agent.agent_id} does not take it: {fault_text(found)}")
+        reasons.append(f"{capability.name} of {agent.agent_id} does not take it: {fault_text(problems)}")
     return reasons[0] if reasons else ""
 
 

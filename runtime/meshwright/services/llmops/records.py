@@ -153,7 +153,7 @@ def _known(found: Found) -> dict[str, Any]:
 def row_of(
     tenant_id: str, name: str, wanted: PromptChange, author: str, now: datetime, own: Iterable[str]
 ) -> PromptRow:
-    """A version of which only the number is open; `own` are the variables of the agents that have the prompt.
+    """A version without its number yet; `own` are the variables of the agents that have the prompt.
 
     Raises InvalidPrompt.
     """

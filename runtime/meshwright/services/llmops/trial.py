@@ -125,7 +125,7 @@ async def _test_on_model(
     inputs: dict[str, Any],
     options: PromptTestOptions,
 ) -> PromptTest:
-    """Ask a model as an agent would whose prompt this is, without tools and memories."""
+    """Ask a model as an agent with this prompt would, without tools and memories."""
     if options.budget_usd is not None or options.wait == 0:
         field = "wait" if options.wait == 0 else "budget_usd"
         problem = f"No agent has the prompt {prompt.name!r}: a test is one call of a model, without a task"

@@ -96,9 +96,9 @@ function Held() {
 
 /** Whether a question is approved or denied. @param {any} question */
 const isDecision = (question) => takesApproval(question.answer_schema) && !isMoney(question);
-/** Whether a crash or a deploy left a step in doubt, which nobody answers together with others. @param {any} question */
+/** Whether a crash or a deploy left a step in doubt, which is answered by itself. @param {any} question */
 const isDoubt = (question) => !question.source && /\/0\.[^/]*$/.test(question.wait_id);
-/** Whether one answer may be for this question and others: one of which all is seen. @param {any} question */
+/** Whether one answer may be for this question and others: all of it is seen. @param {any} question */
 const isForMany = (question) => isDecision(question) && !isDoubt(question) && !question.subject?.hidden_parts?.lines;
 /** By whom and what for a question asks, as the mesh sees it. @param {any} question */
 const kindOf = (question) => (question.task_id ? `${question.agent_id}: ${question.subject?.kind} ${question.subject?.tool}` : question.wait_id.replace(/\/[^/]*$/, ""));
@@ -153,7 +153,7 @@ function Facts({ subject }) {
       ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}`}`;
 }
 
-/** A question with all that is needed to answer it; `kind` is the one of which questions may be chosen. @param {{question: any, kind?: string}} given */
+/** A question with all that is needed to answer it; `kind` is the kind that may be chosen now. @param {{question: any, kind?: string}} given */
 export function Item({ question: listed, kind }) {
   const [opened, setOpened] = useState(/** @type {any} */ (null));
   const question = opened ? { ...listed, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : listed;
@@ -229,7 +229,7 @@ function Answer({ question, decides, isUnseen }) {
   const warn = () =>
     ask({
       title: "Approve what is not shown?",
-      text: `${sizeOf(question.subject.hidden_parts)} look like secrets and are hidden. Whatever they are, they run or are committed too.`,
+      text: `${sizeOf(question.subject.hidden_parts)} look like secrets and are hidden. They run, or are committed, too.`,
       yes: "Approve unseen",
       isDanger: true,
       done: "Approved",

@@ -63,7 +63,7 @@ function Playground({ path, version }) {
   const [ended, setEnded] = useState(/** @type {any[]} */ ([]));
   const [isBusy, setBusy] = useState(false);
   const isSame = template === version.template;
-  const { variables = [], inputs: _, ...parameters } = version.parameters; // the registry names both anew
+  const { variables = [], inputs: _, ...parameters } = version.parameters; // the registry names both again
   const filled = new Set(["agent_name", "task", "text", ...variables]);
   const inputs = [...new Set([...template.matchAll(/\{\{\s*([a-z][a-z0-9_]*)\s*\}\}/g)].map(([, name]) => name))].filter((name) => !filled.has(name));
   const keep = (/** @type {string} */ message) => call("PUT", path, { template, parameters, message });
