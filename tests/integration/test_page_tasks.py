@@ -1,0 +1,217 @@
+"""The page's views of tasks and of one task, in a real browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from meshwright.core.access import Role
+from meshwright.testing import ScriptedModel
+from tests.integration.test_page import (
+    ADMIN,
+    TOKEN,
+    Moody,
+)
+from tests.integration.test_page_views import (
+    ADMINS,
+    PRICED,
+    Filed,
+    Helper,
+    chromium,
+    confirm,
+    dialog,
+    opened,
+    press,
+    said,
+)
+from tests.support.http_mesh import http_mesh
+from tests.support.repositories import git
+from tests.support.tenants import holder
+
+pytestmark = pytest.mark.needs("chromium")
+__all__ = ["chromium"]
+
+
+async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, chromium: Browser) -> None:
+    script = ScriptedModel(*[said("sk-proj-0123456789abcdef0123456789")] * 3)
+    async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED, admin_token=TOKEN) as api:
+        await api.call("POST", "/v1/prompts", json={"name": "helper", "template": "Help."})
+        await api.call("PUT", "/v1/prompts/helper", json={"template": "Help well."})
+        label = "/v1/prompts/helper/labels/production"
+        await api.call("PUT", label, json={"version": 2}, headers=ADMIN)
+        task_id = await api.finished(agent_id="helper", payload={"text": "<b>How?</b>"})
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await page.get_by_text("What differs from v1").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await expect(page.get_by_text("100 read, 10 written")).to_be_visible()
+            for kind in ("html", "json"):
+                await press(page, "Save as a file…")
+                await dialog(page).get_by_label("Format").select_option(kind)
+                async with page.expect_download() as saved:
+                    await confirm(page, "Save")
+                file = Path(await (await saved.value).path())
+                text = file.read_text()
+                assert "[redacted]" in text and "0123456789abcdef" not in text and "Help well." in text
+                assert ("<b>How?</b>" in text) == (kind == "json")
+            assert json.loads(text)["task"]["task_id"] == task_id
+            await press(page, "Save as a file…")
+            await dialog(page).get_by_label("Format").select_option("json")
+            await dialog(page).get_by_label("With what was asked").uncheck()
+            async with page.expect_download() as saved:
+                await confirm(page, "Save")
+            assert "How?" not in Path(await (await saved.value).path()).read_text()
+            await press(page, "Fork from here…")
+            await expect(dialog(page).get_by_text("finished steps, which cost nothing again")).to_be_visible()
+            await confirm(page, "Fork")
+            await expect(page.get_by_text("forked from")).to_be_visible()
+
+
+async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Path, chromium: Browser) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "actors").mkdir()
+    file = tmp_path / "prompts/filed.prompt"
+    git(tmp_path, "init", "-q")
+    for number, text in enumerate(("Help.", "Help well."), 1):
+        file.write_text(f"---\ntags: [cheap]\n---\n{text}\n")
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-qm", f"change {number}")
+
+    async with http_mesh(tmp_path, Filed, script=ScriptedModel("Yes.")) as api:
+        task_id = await api.finished(agent_id="filed", payload={"text": "How?"})
+        name = (await api.get(f"/tasks/{task_id}"))["outcome"]["prompt"].split()[0].partition("@")[2]
+        assert (await api.get("/prompts/filed/versions/000000000000"))["now"] is None
+        assert (await api.call("GET", f"/prompts/filed/versions/{name[:4]}"))[0] == 422  # it can be guessed
+        assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await expect(page.get_by_text("change 2")).to_be_visible()
+            await page.get_by_text("What differs from").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await expect(page.locator(".diff .del")).to_have_text("- Help.\n")
+        viewer = await holder(api, "default", Role.VIEWER)
+        path = f"/prompts/filed/versions/{name}"
+        assert (await api.call("GET", path, headers=viewer))[0] == 403
+        tenants = {tenant: await holder(api, tenant, Role.CONTENTS) for tenant in ("default", "acme")}
+        found = {tenant: (await api.call("GET", path, headers=key))[1] for tenant, key in tenants.items()}
+        assert found["default"]["now"]["text"].endswith("Help well.\n")
+        assert found["acme"] == {"now": None, "before": None}  # the files are the operator's
+
+
+SECRETS = {
+    "sk-proj-0123456789abcdef0123456789": "[redacted]",
+    "ghp_0123456789abcdefghijklmnop": "[redacted]",
+    "mesh-admin-0123456789-0123456789": "[redacted]",
+    "postgres://ada:hunter2@db/x": "postgres://ada:[redacted]@db/x",
+    "Authorization: Bearer abcdefghijklmnop1234": "Authorization: Bearer [redacted]",
+    'password = "correct-horse"': 'password = "[redacted]"',
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\nMw==\n-----END PRIVATE KEY-----": (
+        "-----BEGIN PRIVATE KEY-----\n[redacted]\n-----END PRIVATE KEY-----"
+    ),
+    "the token budget of 5 tokens": "the token budget of 5 tokens",
+}
+
+
+async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chromium: Browser) -> None:
+    evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    payload = {"text": "\n".join([evil, *SECRETS]), "api_key": "abc123", evil: [evil]}
+    async with http_mesh(tmp_path, Helper, script=ScriptedModel(evil)) as api:
+        task_id = await api.finished(agent_id="helper", payload=payload)
+        as_json = {"Accept": "application/json"}
+        _, document = await api.call("GET", f"/tasks/{task_id}/export", headers=as_json)
+        saved = document["task"]["payload"]
+        assert saved["text"].removeprefix(evil).strip() == "\n".join(SECRETS.values())
+        assert saved["api_key"] == "[redacted]"
+        assert "".join(map(str, document["steps"])).count("[redacted]") >= len(SECRETS) - 1
+        async with api.session.get(f"/tasks/{task_id}/export", headers={"Accept": "text/html"}) as answer:
+            assert answer.headers["Content-Disposition"] == f'attachment; filename="task-{task_id}.html"'
+            (tmp_path / "task.html").write_text(await answer.text())
+        async with opened(chromium, api, "tasks") as page:
+            await page.goto((tmp_path / "task.html").as_uri())
+            assert await page.title() == f"Task {task_id}"
+            assert await page.locator("script, img").count() == 0
+
+
+async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
+        async with opened(chromium, api, "keys", TOKEN) as page:
+            await page.evaluate("window.before = true")
+            await page.context.clear_cookies()
+            await page.evaluate("location.hash = '#/agents'")  # which asks; the page may have asked before
+            await page.get_by_label("Key or token").fill(viewer)
+            async with page.expect_navigation():
+                await press(page, "Log in")
+            await expect(page.get_by_title("viewer")).to_be_visible()
+            assert await page.evaluate("window.before") is None
+
+
+async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, chromium: Browser) -> None:
+    Moody.tries = -1
+    script = ScriptedModel(*["Well."] * 9)
+    async with http_mesh(tmp_path, Moody, script=script) as api:
+        for _ in range(2):
+            await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        await api.finished(agent_id="echo", payload={"fail": True})
+        async with opened(chromium, api, "tasks") as page:
+            await page.get_by_label("What failed, by cause").get_by_role("link", name="ValueError").click()
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows).to_have_count(3)
+            await press(page, "Retry all that match…")
+            await expect(dialog(page)).to_contain_text("2 × moody, ValueError")
+            await confirm(page, "Cancel")
+            await expect(rows.filter(has_text="failed")).to_have_count(2)
+            await press(page, "Retry all that match…")
+            await confirm(page, "Retry")
+            await expect(page.get_by_text("2 tasks are worked on again")).to_be_visible()
+            await expect(page.get_by_text("No task agrees with that.")).to_be_visible()
+
+
+async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        await api.finished(agent_id="echo", payload={"text": "Hello"})
+        running = await api.submit(agent_id="gate", payload={})
+        facts = {"tenant_id": "default", "agent_id": "gate", "running_seconds": 90, "p90_seconds": 2}
+        figures = await api.get("/figures") | {"stuck": [{"task_id": running, **facts}]}
+        async with opened(chromium, api, "inbox") as page:
+            await page.route("**/figures", lambda route: route.fulfill(json=figures))
+            await page.get_by_role("link", name="Tasks").click()
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows.filter(has_text="gate").get_by_text("stuck")).to_be_visible()
+            await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_visible()
+            await page.get_by_role("link", name="stuck 1").click()
+            await expect(rows).to_have_count(2)
+            await expect(page.get_by_role("button", name="Cancel all that match…")).to_have_count(0)
+            await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="To the content")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("main")).to_be_focused()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+
+async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, chromium: Browser) -> None:
+    Moody.tries = 0
+    async with http_mesh(tmp_path, Moody, script=ScriptedModel("Well.")) as api:
+        failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        async with opened(chromium, api, f"task/{failed}") as page:
+            await press(page, "Retry, keep its finished steps")
+            await expect(page.locator("h1 .status")).to_have_text("succeeded")
+
+
+async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+        await page.get_by_label("Agent").fill("ech")
+        task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
+        await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()
+        assert await page.get_by_label("Agent").input_value() == "ech"
