@@ -136,7 +136,7 @@ def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
     cancelled. Before it ends it sends what was said to its conversation, or takes back what stands open
     there, and it stops a deadline, or lets it go on, after a wait for a person begins or ends. A task has
     its thread cancelled after it says so, or before it gives up at its deadline, and answers its parent once
-    it has ended.
+    it has ended, and again each time that the parent asks as it recovers.
     """
     before, after = events.get(number - 1), events.get(number + 1)
     if after is not None and after.event_type == "task.waiting":
@@ -147,7 +147,8 @@ def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
         return before.payload["kind"] in ("person", "money")
     if after is not None and after.event_type == "task.dead_lettered":
         return True
-    if before is not None and before.event_type in FINAL:
+    last = max((earlier for earlier in events if earlier < number), default=None)
+    if last is not None and events[last].event_type in FINAL:
         return is_delegated(events.values())
     return before is not None and before.event_type == "task.cancelling"
 
