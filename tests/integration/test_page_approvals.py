@@ -116,7 +116,7 @@ async def test_an_approver_opens_what_a_diff_hides(tmp_path: Path, chromium: Bro
             await expect(lines.nth(9)).to_have_text("+  TOKEN: [hidden: 36 characters]\n")
             await expect(card.get_by_text("36 characters in 1 line hidden", exact=True)).to_be_visible()
             await press(page, "Approve…")
-            await expect(dialog(page)).to_contain_text("they run or are committed too")
+            await expect(dialog(page)).to_contain_text("They run, or are committed, too")
             await confirm(page, "Cancel")
             await press(page, "Show what is hidden")
             await expect(lines.nth(9)).to_have_text(f"+  TOKEN: {KEY}\n")
