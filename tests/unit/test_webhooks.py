@@ -240,6 +240,8 @@ def test_text_of_a_task_fits_into_its_payload() -> None:
     request = rule(text="{{body}}{{body}}{{body}}").request(item, "default", 10_000)
     assert len(request.model_dump_json(include={"payload"})) < 10_020
     assert request.payload["text"].endswith("[cut]")
+    request = rule(text="{{body}}", payload={"more": "x" * 5_000}).request(item, "default", 10_000)
+    assert len(request.model_dump_json(include={"payload"})) < 10_020
 
 
 def test_thread_with_fields_is_apart_from_threads_that_people_name() -> None:

@@ -196,6 +196,7 @@ class AgentsComponent(Component):
             prompts=mesh.get(PromptSources),
             tracing=mesh.tracing,
             clock=mesh.host.clock,
+            seal=mesh.cipher.encrypt,
             timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
             max_calls_per_reply=settings.agents.max_calls_per_reply,
@@ -211,7 +212,6 @@ class AgentsComponent(Component):
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
             trees=self._trees(),
-            seal=mesh.cipher.encrypt,
         )
 
     def _trees(self) -> Trees | None:

@@ -212,6 +212,8 @@ class Services:
     prompts: PromptSources
     tracing: Tracing | NoTracing
     clock: Clock
+    seal: Callable[[str], str]
+    """Encrypts the whole of what a question hides."""
     project_id: str = "default"
     limits: Limits = _LIMITS
     max_calls_per_reply: int = MAX_CALLS_PER_REPLY
@@ -229,8 +231,6 @@ class Services:
     usual_calls: UsualCalls = field(default_factory=UsualCalls)
     activity: Callable[[str, datetime], Awaitable[Activity]] | None = None
     trees: Trees | None = None
-    seal: Callable[[str], str] = str
-    """Encrypts the whole of what a question hides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,15 @@ class TaskRule:
     def request(self, item: Item, tenant_id: str, max_payload_bytes: int) -> TaskRequest:
         """Returns the task of an event: the same event of a tenant's source is always the same task."""
         settings = self.settings
-        limit = min(_MAX_TEXT_CHARS, max_payload_bytes // _JSON_BYTES - len('{"text":""}'))
-        text = {} if settings.text is None else {"text": _cut(render(settings.text, item), limit)}
+        payload = _filled(settings.payload, item)
+        if settings.text is not None:
+            room = (max_payload_bytes - len(encode({**payload, "text": ""}))) // _JSON_BYTES
+            payload["text"] = _cut(render(settings.text, item), min(_MAX_TEXT_CHARS, room))
         return TaskRequest(
             task_id=derived_id(tenant_id, f"webhook:{settings.source}", item.delivery_id, self.rule_id),
             agent_id=settings.agent,
             capability=settings.capability,
-            payload={**_filled(settings.payload, item), **text},
+            payload=payload,
             thread_id=self._thread(item),
             budget_usd=settings.budget_usd,
             timeout=settings.timeout,
@@ -86,8 +88,7 @@ def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
     """Returns the rules of each source. Raises ConfigError for two that nothing distinguishes."""
     found: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
     for number, rule_settings in enumerate(settings.rules, start=1):
-        source = settings.sources[rule_settings.source]
-        rule = TaskRule(rule_settings, outside=source.is_outside)
+        rule = TaskRule(rule_settings, outside=settings.sources[rule_settings.source].is_outside)
         of_source = found[rule_settings.source]
         if rule.rule_id in of_source:
             raise ConfigError(

@@ -11,7 +11,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
-from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
+from meshwright.edges.http.routing import MeshDep, ReadyMesh, by_rule, make_router, problems
 from meshwright.services.llmops.component import CHANGE, READ, SEE, PromptRegistry
 from meshwright.services.llmops.records import (
     MAX_VERSION,
@@ -123,7 +123,7 @@ async def _show_prompt(
 )
 async def _test_prompt(
     registry: _Registry,
-    mesh: MeshDep,
+    mesh: ReadyMesh,
     caller: _OperatorDep,
     name: _Name,
     query: Annotated[PromptTestOptions, Query()],
