@@ -1,7 +1,10 @@
 """Fixtures of the integration tests."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +12,9 @@ from tests.support.fake_provider_fixtures import fake, other
 from tests.support.faults.nodes import Nodes
 from tests.support.fuzz_http import chance, no_errors
 from tests.support.mqtt_broker import DURABLE, PLAIN, Mosquitto, Network, mosquitto, network
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 __all__ = ["chance", "fake", "no_errors", "nodes", "other"]
 
@@ -18,6 +24,17 @@ def nodes() -> Iterator[Nodes]:
     """Children to kill."""
     with Nodes() as nodes:
         yield nodes
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A real Chromium."""
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as play:
+        chromium = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield chromium
+        await chromium.close()
 
 
 @pytest.fixture

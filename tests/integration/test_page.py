@@ -7,19 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 
 import meshwright
 from benchmarks.coding.job import INSTALL
-from meshwright import Agent, Approval, Capability, Run, tool
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
@@ -28,11 +26,10 @@ from meshwright.ledger.keys import Keys
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, reader
 from tests.support.services import unavailable
 from tests.support.tenants import holder
 
-TOKEN = "the-admin-token-of-this-test-is-long"
-ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 SCRIPTS = Path(meshwright.__file__).parent / "services/page/web/ui"
 VENDORED = {
     "preact.js": "e22f582879c091538f3b1b683f18df5adf9cc0592d8e8b15999b63ccdb82c50b",
@@ -55,36 +52,6 @@ VIEWS = (
     "keys",
     "try",
 )
-SECONDS = 60_000  # in milliseconds: for a slow machine
-
-
-class Releaser(Agent):
-    """Asks a person, then says what it did."""
-
-    agent_id = "releaser"
-    capabilities = (Capability("releasing"),)
-    remembers = False
-
-    async def run(self, run: Run) -> str:
-        decision = await run.ask_person("Release 1.4?", shape=Approval)
-        return "released" if decision.approve else f"kept: {decision.reason}"
-
-
-class Moody(Agent):
-    """Fails once, then works."""
-
-    agent_id = "moody"
-    capabilities = (Capability("moods"),)
-    remembers = False
-    prompt_text = "Be moody."
-    tries = 0
-
-    async def run(self, run: Run) -> str:
-        await run.ask("How are you?")
-        type(self).tries += 1
-        if type(self).tries < 2:
-            raise ValueError("not today")
-        return "fine now"
 
 
 async def log_in(api: Api, token: str) -> tuple[int, Any, str]:
@@ -169,40 +136,6 @@ async def test_a_mesh_may_have_no_page(tmp_path: Path) -> None:
 
 
 # In a browser
-
-
-class Reader:
-    """A person at a browser: a page, and what its console said that it should not."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.complaints: list[str] = []
-        page.on("console", self._listen)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _listen(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        await browser.close()
-
-
-@asynccontextmanager
-async def reader(browser: Browser, url: str, **options: Any) -> AsyncIterator[Reader]:
-    """A person who opens the page of a mesh."""
-    context = await browser.new_context(**options)
-    context.set_default_timeout(SECONDS)
-    expect.set_options(timeout=SECONDS)
-    reader = Reader(await context.new_page())
-    await reader.page.goto(url)
-    yield reader
-    await context.close()
 
 
 pytestmark = pytest.mark.needs("chromium")
@@ -362,25 +295,6 @@ async def test_a_page_that_lost_the_mesh_goes_on_when_it_is_back(tmp_path: Path,
             await expect(person.page.get_by_role("status")).to_have_text("live")
             await person.page.get_by_role("link", name="Tasks").click()
             await expect(person.page.get_by_role("link", name=f"…{task_id[-6:]}")).to_be_visible()
-
-
-class Deployer(Agent):
-    """Deploys by a tool that needs an approval."""
-
-    agent_id = "deployer"
-    capabilities = (Capability("deploying"),)
-    remembers = False
-    prompt_text = "Deploy."
-
-    @tool(needs_approval=True)
-    async def deploy(self, version: str, environment: str) -> str:
-        """Bring a version to an environment.
-
-        Args:
-            version: such as 1.4
-            environment: staging or production
-        """
-        return f"{version} is in {environment}"
 
 
 async def test_an_approval_shows_the_whole_call_for_its_picture(tmp_path: Path, browser: Browser) -> None:

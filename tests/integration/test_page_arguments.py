@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +11,10 @@ from playwright.async_api import Browser, Page, expect
 
 from meshwright import Agent, Capability, tool
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page_views import chromium, confirm, dialog, opened, press, refused
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.page import SHOTS, confirm, dialog, expect_refusal, open_view, press
 
-__all__ = ["chromium"]
 pytestmark = pytest.mark.needs("chromium")
-SHOTS = os.environ.get("SHOTS")
-"""A folder for pictures of the dialog, to look at: `SHOTS=/tmp/shots pytest -k keyboard ...`."""
 NOTES = "  first:\n    - 1\n"
 CALL = tool_call(
     "ship", version="1.4", replicas=2, environment="test", labels=["a"], notes=NOTES, window="all"
@@ -65,20 +61,20 @@ async def asks(api: Api) -> str:
     return await api.submit(agent_id="shipper", payload={"text": "Ship 1.4."})
 
 
-async def test_a_call_runs_with_the_arguments_of_the_dialog(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_call_runs_with_the_arguments_of_the_dialog(tmp_path: Path, browser: Browser) -> None:
     script = ScriptedModel(CALL, "Done.")
-    async with http_mesh(tmp_path, Shipper, script=script) as api, opened(chromium, api, "inbox") as page:
+    async with http_mesh(tmp_path, Shipper, script=script) as api, open_view(browser, api, "inbox") as page:
         task_id = await asks(api)
         await press(page, "Change arguments…")
         asked = dialog(page)
         await confirm(page, "Approve with these")
-        await refused(page, "The arguments are those of the call")
+        await expect_refusal(page, "The arguments are those of the call")
         await asked.get_by_label("labels (JSON)").fill('["a"')
         await confirm(page, "Approve with these")
-        await refused(page, "labels is no JSON")
+        await expect_refusal(page, "labels is no JSON")
         await asked.get_by_label("labels (JSON)").fill('["a", 7]')
         await confirm(page, "Approve with these")
-        await refused(page, "arguments.labels.1 must be text")
+        await expect_refusal(page, "arguments.labels.1 must be text")
         await asked.get_by_label("labels (JSON)").fill('["b"]')
         await asked.get_by_label("version").fill(" 1.5")
         await asked.get_by_label("replicas").fill("3")
@@ -95,12 +91,12 @@ async def test_a_call_runs_with_the_arguments_of_the_dialog(tmp_path: Path, chro
 
 
 async def test_a_changed_call_of_another_rule_is_shown_with_its_change(
-    tmp_path: Path, chromium: Browser
+    tmp_path: Path, browser: Browser
 ) -> None:
     script = ScriptedModel(CALL, "Done.")
     async with (
         http_mesh(tmp_path, Shipper, script=script, **WITHIN) as api,
-        opened(chromium, api, "inbox") as page,
+        open_view(browser, api, "inbox") as page,
     ):
         task_id = await asks(api)
         await press(page, "Change arguments…")
@@ -116,11 +112,11 @@ async def test_a_changed_call_of_another_rule_is_shown_with_its_change(
     assert [call[2] for call in Shipper.shipped] == ["prod"]
 
 
-async def test_a_hidden_argument_has_to_be_written_whole(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_hidden_argument_has_to_be_written_whole(tmp_path: Path, browser: Browser) -> None:
     call = tool_call("ship", **{**_arguments(), "version": "token=Zk3x9Q2pLm8v"})
     async with (
         http_mesh(tmp_path, Shipper, script=ScriptedModel(call, "Done.")) as api,
-        opened(chromium, api, "inbox") as page,
+        open_view(browser, api, "inbox") as page,
     ):
         task_id = await asks(api)
         await press(page, "Change arguments…")
@@ -142,12 +138,12 @@ def _arguments() -> dict[str, Any]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_the_keyboard_changes_arguments_and_everybody_can_read_them(
-    tmp_path: Path, chromium: Browser, scheme: Any, width: int
+    tmp_path: Path, browser: Browser, scheme: Any, width: int
 ) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     async with (
         http_mesh(tmp_path, Shipper, script=ScriptedModel(CALL, "Done."), **WITHIN) as api,
-        opened(chromium, api, "inbox", **options) as page,
+        open_view(browser, api, "inbox", **options) as page,
     ):
         task_id = await asks(api)
         await page.get_by_role("button", name="Change arguments…").focus()

@@ -8,37 +8,31 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page import (
+from tests.support.http_mesh import http_mesh
+from tests.support.page import (
     ADMIN,
+    PRICED,
     TOKEN,
     Deployer,
-    Releaser,
-)
-from tests.integration.test_page_views import (
-    PRICED,
     Helper,
     Lead,
+    Releaser,
     Scholar,
-    chromium,
     confirm,
     dialog,
-    opened,
+    expect_refusal,
+    open_view,
     press,
-    refused,
-    said,
+    priced_reply,
 )
-from tests.support.http_mesh import http_mesh
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 
 
-async def test_an_approval_shows_how_the_tool_was_decided_on_before(
-    tmp_path: Path, chromium: Browser
-) -> None:
+async def test_an_approval_shows_how_the_tool_was_decided_on_before(tmp_path: Path, browser: Browser) -> None:
     calls = [tool_call("deploy", version="1.4", environment=where) for where in ("staging", "production")]
     script = ScriptedModel(calls[0], "Done.", calls[1])
-    async with http_mesh(tmp_path, Deployer, script=script) as api, opened(chromium, api, "inbox") as page:
+    async with http_mesh(tmp_path, Deployer, script=script) as api, open_view(browser, api, "inbox") as page:
         first = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to staging."})
         await press(page, "Approve")
         await api.client.outcome(first)
@@ -50,8 +44,8 @@ async def test_an_approval_shows_how_the_tool_was_decided_on_before(
         await expect(page.locator(".diff .del")).to_contain_text("staging")
 
 
-async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path, Releaser) as api, opened(chromium, api, "inbox") as page:
+async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, Releaser) as api, open_view(browser, api, "inbox") as page:
         for text in ("one", "two", "three"):
             await api.submit(agent_id="releaser", payload={"text": text})
         await expect(page.get_by_role("article")).to_have_count(3)
@@ -68,30 +62,30 @@ async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromi
         await expect(page.get_by_role("status").filter(has_text=text)).to_be_visible()
 
 
-async def test_a_mesh_that_is_held_is_released(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_mesh_that_is_held_is_released(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path, admin_token=TOKEN) as api:
         assert (await api.call("POST", "/hold", headers=ADMIN))[0] == 200
         task_id = await api.submit(agent_id="echo", payload={"text": "Hello"})
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             await press(page, "Release…")
             await confirm(page, "Release the mesh")
             await expect(page.get_by_role("button", name="Release…")).to_have_count(0)
             assert (await api.client.outcome(task_id)).text == "you said: Hello"
 
 
-async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Browser) -> None:
-    script = ScriptedModel(*[said("Bought.")] * 9)
+async def test_money_is_added_saved_on_or_refused(tmp_path: Path, browser: Browser) -> None:
+    script = ScriptedModel(*[priced_reply("Bought.")] * 9)
     budgets = [{"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0.01", "on_empty": "ask"}]
     budgets[0]["window"] = "day"
     async with http_mesh(tmp_path, Scholar, script=script, ledger=PRICED, budgets=budgets) as api:
         task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."})
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             await press(page, "Another amount…")
             await dialog(page).get_by_label("Dollars").fill("1e99")
             await confirm(page, "Add")  # the browser refuses it
             await dialog(page).get_by_label("Dollars").fill("0")
             await confirm(page, "Add")
-            await refused(page, "greater than 0")
+            await expect_refusal(page, "greater than 0")
             await confirm(page, "Cancel")
             await press(page, "Wait")
             await expect(page.get_by_text("1 put off.")).to_be_visible()
@@ -110,13 +104,13 @@ async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Brow
 
 
 @pytest.mark.parametrize("on_empty", ["ask", "wait"])
-async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, chromium: Browser, on_empty: str) -> None:
-    script = ScriptedModel(*[said("Bought.")] * 9)
+async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, browser: Browser, on_empty: str) -> None:
+    script = ScriptedModel(*[priced_reply("Bought.")] * 9)
     async with http_mesh(tmp_path, Scholar, Lead, Helper, script=script, ledger=PRICED) as api:
         spent = {"budget_usd": "0.01", "on_empty": on_empty}
         task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."}, **spent)
         view = "inbox" if on_empty == "ask" else f"task/{task_id}"
-        async with opened(chromium, api, view) as page:
+        async with open_view(browser, api, view) as page:
             await press(page, "Cheaper models")
             await expect(page.get_by_text("cheaper models are tried first")).to_be_visible()
             await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)

@@ -8,40 +8,36 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from meshwright.core.access import Role
-from tests.integration.test_page import (
-    ADMIN,
-    TOKEN,
-    reader,
-)
-from tests.integration.test_page_views import (
-    ADMINS,
-    chromium,
-    confirm,
-    dialog,
-    log_in,
-    opened,
-    press,
-    refused,
-)
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import http_mesh
+from tests.support.page import (
+    ADMIN,
+    ADMINS,
+    TOKEN,
+    confirm,
+    dialog,
+    expect_refusal,
+    log_in,
+    open_view,
+    press,
+    reader,
+)
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, event, issue, webhooks
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 
 
-async def test_keys_are_made_rotated_and_revoked_and_shown_once(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path, **ADMINS) as api, opened(chromium, api, "keys", TOKEN) as page:
+async def test_keys_are_made_rotated_and_revoked_and_shown_once(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api, open_view(browser, api, "keys", TOKEN) as page:
         await press(page, "Create a key…")
         await dialog(page).get_by_label("Name of the person or program").fill("two words")
         await confirm(page, "Create")
-        await refused(page, "may use letters, digits")
+        await expect_refusal(page, "may use letters, digits")
         await dialog(page).get_by_label("Name of the person or program").fill("ada")
         await dialog(page).get_by_label("Expires in").fill("soon")
         await confirm(page, "Create")
-        await refused(page, "soon")
+        await expect_refusal(page, "soon")
         await dialog(page).get_by_label("Expires in").fill("30d")
         for role in ("contents:", "submitter:"):
             await dialog(page).get_by_label(role).uncheck()
@@ -56,7 +52,7 @@ async def test_keys_are_made_rotated_and_revoked_and_shown_once(tmp_path: Path, 
         await press(page, "Rotate the key of ada")
         await dialog(page).get_by_label("Both work for").fill("for ever")
         await confirm(page, "Rotate")
-        await refused(page, "for ever")
+        await expect_refusal(page, "for ever")
         await dialog(page).get_by_label("Both work for").fill("1h")
         await confirm(page, "Rotate")
         assert await dialog(page).get_by_role("textbox", name="Key").input_value() != key
@@ -74,34 +70,34 @@ async def test_keys_are_made_rotated_and_revoked_and_shown_once(tmp_path: Path, 
 
 
 async def test_without_credentials_of_an_administrator_a_login_is_offered(
-    tmp_path: Path, chromium: Browser
+    tmp_path: Path, browser: Browser
 ) -> None:
-    async with http_mesh(tmp_path, admin_token=TOKEN) as api, reader(chromium, f"{api.url}/#/keys") as person:
+    async with http_mesh(tmp_path, admin_token=TOKEN) as api, reader(browser, f"{api.url}/#/keys") as person:
         await press(person.page, "Log in")
         await log_in(person, TOKEN)
         await expect(person.page.get_by_text("There is no key.")).to_be_visible()
         assert person.complaints == []
 
 
-async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path, **ADMINS) as api, opened(chromium, api, "agents", TOKEN) as page:
+async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api, open_view(browser, api, "agents", TOKEN) as page:
         await press(page, "Configure an agent…")
         await dialog(page).get_by_role("combobox", name="Agent").select_option("echo")
         await dialog(page).get_by_label("Provider").fill("nobody")
         await dialog(page).get_by_label("Model").fill("llama3")
         await confirm(page, "Save")
-        await refused(page, "nobody")
+        await expect_refusal(page, "nobody")
         await dialog(page).get_by_label("Provider").fill("ollama")
         await dialog(page).get_by_label("Address").fill("ftp://models")
         await confirm(page, "Save")
-        await refused(page, "http")
+        await expect_refusal(page, "http")
         await dialog(page).get_by_label("Address").fill("http://127.0.0.1:9")
         await confirm(page, "Save")
         row = page.get_by_role("row").filter(has_text="echo")
         await expect(row).to_contain_text("llama3")
         await press(page, "Change the configuration of echo")
         await confirm(page, "Save")
-        await refused(page, "Nothing is changed")
+        await expect_refusal(page, "Nothing is changed")
         await dialog(page).get_by_label("Model").fill("llama4")
         await confirm(page, "Save")
         await expect(row).to_contain_text("llama4")
@@ -112,7 +108,7 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
         await expect(row).to_have_count(0)
 
 
-async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Browser) -> None:
+async def test_deliveries_show_what_came_of_them(tmp_path: Path, browser: Browser) -> None:
     chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
     push = {"url": "https://hooks.example.com/in?key=s3cret", "secret": WHSEC}
     hooks = webhooks(push=[push])
@@ -122,7 +118,7 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Brows
         "team": chat | {"kind": "mattermost", "token": "x", "url": "http://127.0.0.1:9"},
     }
     async with http_mesh(tmp_path, webhooks=hooks, channels=channels) as api:
-        async with opened(chromium, api, "deliveries") as page:
+        async with open_view(browser, api, "deliveries") as page:
             await expect(page.get_by_text("Nothing was delivered lately.")).to_be_visible()
             rows = page.get_by_role("region", name="Channels and sources").get_by_role("row")
             for name, text in (
@@ -140,7 +136,7 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Brows
         body = b'{"id": "m-1", "thread_id": "t", "sender": "ada", "content": "Hello"}'
         sent = {"data": body, "headers": standard_headers("m-1", body)}
         assert (await api.call("POST", "/channels/chat", **sent))[0] == 200
-        async with opened(chromium, api, "deliveries") as page:
+        async with open_view(browser, api, "deliveries") as page:
             sources = page.get_by_role("region", name="Channels and sources")
             await expect(sources.get_by_role("link", name="webhook:github")).to_be_visible()
             rows = page.get_by_role("region", name="Deliveries").get_by_role("row")
@@ -150,12 +146,12 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Brows
             await expect(page.get_by_role("heading", level=1)).to_contain_text("Task")
 
 
-async def test_views_and_buttons_are_those_of_the_role(tmp_path: Path, chromium: Browser) -> None:
+async def test_views_and_buttons_are_those_of_the_role(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path, **ADMINS) as api:
         body = {"agent_id": "echo", "llm_provider": "ollama", "llm_model": "llama3"}
         await api.call("POST", "/api/agents", json=body, headers=ADMIN)
         viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
-        async with opened(chromium, api, "agents", viewer) as page:
+        async with open_view(browser, api, "agents", viewer) as page:
             await expect(page.get_by_role("row").filter(has_text="llama3")).to_be_visible()
             buttons = await page.get_by_role("button").all_inner_texts()
             assert buttons == ["Log out"]

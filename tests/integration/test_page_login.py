@@ -24,9 +24,9 @@ from meshwright.stack.machine import Ports
 from tests.support.dex_issuer import PASSWORD, SECRET, DexIssuer, dex_issuer
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.page import TOKEN
 from tests.support.settings import load_settings
 
-TOKEN = "the-admin-token-of-this-test-is-long"
 PEOPLE = {"ada": ("acme", ["mesh-users"]), "eve": ("other", ["mesh-users"])}
 ROLES = {"mesh-users": ["submitter", "viewer"]}
 CLAIMS = {"tenant_claim": "preferred_username", "roles_claim": "groups", "roles": ROLES, "login": True}

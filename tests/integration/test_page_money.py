@@ -12,32 +12,30 @@ from playwright.async_api import Browser, expect
 from meshwright import Capability
 from meshwright.orchestration.registry import Registry
 from meshwright.testing import ScriptedModel
-from tests.integration.test_page_views import (
+from tests.support.http_mesh import http_mesh
+from tests.support.page import (
     PRICED,
     Helper,
     Lead,
-    chromium,
     confirm,
     dialog,
-    opened,
+    expect_refusal,
+    open_view,
     press,
-    refused,
-    said,
+    priced_reply,
 )
-from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import mesh
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 
 
-async def test_allowances_are_set_changed_and_removed(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "money") as page:
+async def test_allowances_are_set_changed_and_removed(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "money") as page:
         await press(page, "Set an allowance…")
         await dialog(page).get_by_label("Of", exact=True).fill("echo")
         await dialog(page).get_by_label("Amount").fill("much")
         await confirm(page, "Save")
-        await refused(page, "much")
+        await expect_refusal(page, "much")
         assert await dialog(page).get_by_label("Of", exact=True).input_value() == "echo"  # as it was typed
         await dialog(page).get_by_label("Amount").fill("5/day")
         await confirm(page, "Save")
@@ -53,13 +51,13 @@ async def test_allowances_are_set_changed_and_removed(tmp_path: Path, chromium: 
         await expect(row).to_have_count(0)
 
 
-async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, chromium: Browser) -> None:
-    script = ScriptedModel(*[said("Well.")] * 8)
+async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, browser: Browser) -> None:
+    script = ScriptedModel(*[priced_reply("Well.")] * 8)
     budgets = [{"name": "helpers", "scope": "agent", "of": "helper", "limit_usd": "90", "window": "day"}]
     async with http_mesh(tmp_path, Lead, Helper, script=script, ledger=PRICED, budgets=budgets) as api:
         for _ in range(2):
             leads = await api.finished(agent_id="lead", payload={"text": "Do it."})
-        async with opened(chromium, api, "money") as page:
+        async with open_view(browser, api, "money") as page:
             column = page.get_by_label("Cost by hour").get_by_role("link")
             await expect(column).to_have_count(1)
             heights = "(all, of) => all.map((one) => one.getBoundingClientRect().height / of)"
@@ -97,15 +95,15 @@ class Second(Helper):
     capabilities = (Capability("helping", weight=0.5),)
 
 
-async def test_a_task_shows_who_was_not_chosen_as_it_was_then(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path, Helper, Second, script=ScriptedModel(said("Well."))) as api:
+async def test_a_task_shows_who_was_not_chosen_as_it_was_then(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, Helper, Second, script=ScriptedModel(priced_reply("Well."))) as api:
         task_id = await api.finished(capability="helping", payload={"text": "Do it."})
         for _ in range(3):
             api.mesh.get(Registry).record("second", "helping", False)
         shown = await mesh("task", task_id, "--scores", "--url", api.url)
         assert re.search(r"attempt 1 +helper.* of 2 agents\n", shown.out)
         assert re.search(r"not chosen +second  score 0.5 = weight 0.5", shown.out)
-        async with opened(chromium, api, f"task/{task_id}") as page:
+        async with open_view(browser, api, f"task/{task_id}") as page:
             rows = page.get_by_role("region", name="Attempts").get_by_role("row")
             await expect(rows.nth(2)).to_contain_text("not chosensecond0.500.50 × 1.00")
             await page.get_by_text("How all agents score").click()
@@ -113,12 +111,12 @@ async def test_a_task_shows_who_was_not_chosen_as_it_was_then(tmp_path: Path, ch
             await expect(now.filter(has_text="second")).to_contain_text("second0.00")
 
 
-async def test_delegations_are_edges_along_which_events_move(tmp_path: Path, chromium: Browser) -> None:
-    script = ScriptedModel(*[said("Well.")] * 8)
+async def test_delegations_are_edges_along_which_events_move(tmp_path: Path, browser: Browser) -> None:
+    script = ScriptedModel(*[priced_reply("Well.")] * 8)
     async with http_mesh(tmp_path, Lead, Helper, script=script) as api:
         await api.finished(agent_id="lead", payload={"text": "Do it."})
         for motion, seen in (("no-preference", ".dots circle"), ("reduce", "path.hot")):
-            async with opened(chromium, api, "mesh", reduced_motion=motion) as page:
+            async with open_view(browser, api, "mesh", reduced_motion=motion) as page:
                 await page.locator('path[data-edge="lead helper"]').wait_for(state="attached")
                 await expect(page.get_by_role("status").first).to_have_text("live")
                 async with asyncio.TaskGroup() as group:

@@ -11,35 +11,45 @@ from playwright.async_api import Browser, Route, expect
 from meshwright.core.access import Role
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page import ADMIN, TOKEN, Deployer, Releaser, reader
-from tests.integration.test_page_views import ADMINS, Helper, chromium, confirm, opened, press, said
 from tests.support.http_mesh import http_mesh
+from tests.support.page import (
+    ADMIN,
+    ADMINS,
+    TOKEN,
+    Deployer,
+    Helper,
+    Releaser,
+    confirm,
+    open_view,
+    press,
+    priced_reply,
+    reader,
+)
 from tests.support.tenants import holder
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 QUIET = "The mesh does not answer"
 
 
-async def test_a_submitter_begins_at_the_first_view_that_it_sees(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_submitter_begins_at_the_first_view_that_it_sees(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path, **ADMINS) as api:
         submitter = (await holder(api, "default", Role.SUBMITTER))["Authorization"].split()[1]
         for view in ("inbox", "keys", "nothing"):
-            async with opened(chromium, api, view, submitter) as page:
+            async with open_view(browser, api, view, submitter) as page:
                 await expect(page.get_by_role("heading", level=1)).to_have_text("Try it")
                 await expect(page.get_by_role("link", name="Try it")).to_have_attribute(
                     "aria-current", "page"
                 )
 
 
-async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, browser: Browser) -> None:
     go_on = asyncio.Event()
 
     async def hold(route: Route) -> None:
         await go_on.wait()
         await route.continue_()
 
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "inbox") as page:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "inbox") as page:
         await api.submit(agent_id="gate", payload={})
         await page.route("**/status", hold)
         await page.route("**/tasks?*", hold)
@@ -53,8 +63,8 @@ async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, ch
         await page.unroute_all(behavior="ignoreErrors")
 
 
-async def test_a_mesh_that_is_away_is_asked_again(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, reader(chromium, f"{api.url}/#/inbox") as person:
+async def test_a_mesh_that_is_away_is_asked_again(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, reader(browser, f"{api.url}/#/inbox") as person:
         page = person.page
         await expect(page.get_by_role("status").first).to_have_text("live")
         await page.context.set_offline(True)
@@ -65,13 +75,13 @@ async def test_a_mesh_that_is_away_is_asked_again(tmp_path: Path, chromium: Brow
         await expect(page.get_by_role("alert")).to_have_count(0)
 
 
-async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, chromium: Browser) -> None:
+async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, browser: Browser) -> None:
     calls = [tool_call("deploy", version=f"1.{number}", environment="staging") for number in range(2)]
     script = ScriptedModel(*calls, "Done.", "Done.")
     async with http_mesh(tmp_path, Deployer, Releaser, script=script) as api:
         asked = [await api.submit(agent_id="deployer", payload={"text": "Deploy."}) for _ in calls]
         kept = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             await expect(page.get_by_role("article")).to_have_count(3)
             await press(page, "Choose all 2 of deployer, deploy")
             await press(page, "Approve all…")
@@ -82,7 +92,7 @@ async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, chromium: 
             assert (await api.get(f"/tasks/{kept}"))["status"] == "waiting"
 
 
-async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, chromium: Browser) -> None:
+async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, browser: Browser) -> None:
     variants = [{"name": "now"}, {"name": "kind", "temperature": 0.2}]
     guard = {"metric": "success", "worse_by": 0.2, "action": "rollback"}
     wanted = {"name": "kinder", "agent_id": "helper", "variants": variants, "guard": guard}
@@ -90,11 +100,11 @@ async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, chromi
     async with http_mesh(tmp_path, Helper, script=script, admin_token=TOKEN) as api:
         assert (await api.call("POST", "/v1/experiments", json=wanted, headers=ADMIN))[0] == 201
         viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
-        async with opened(chromium, api, "experiments", viewer) as page:
+        async with open_view(browser, api, "experiments", viewer) as page:
             await page.get_by_role("link", name="kinder").click()
             await expect(page.get_by_text("No task with a variant has ended yet.")).to_be_visible()
             assert await page.get_by_role("button").all_inner_texts() == ["Log out"]
-        async with opened(chromium, api, "experiments", TOKEN) as page:
+        async with open_view(browser, api, "experiments", TOKEN) as page:
             await page.get_by_role("link", name="kinder").click()
             await expect(page.get_by_text("rolls back where success is worse by 20.0 %")).to_be_visible()
             await press(page, "Run on live tasks")
@@ -110,16 +120,16 @@ async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, chromi
             await expect(page.get_by_role("button", name="Stop…")).to_have_count(0)
 
 
-async def test_costs_of_a_tenant_lead_to_its_tasks(tmp_path: Path, chromium: Browser) -> None:
+async def test_costs_of_a_tenant_lead_to_its_tasks(tmp_path: Path, browser: Browser) -> None:
     priced = {"default_price": {"input": "0", "output": "20000"}}
     async with http_mesh(
-        tmp_path, Helper, script=ScriptedModel(said("Well.")), ledger=priced, **ADMINS
+        tmp_path, Helper, script=ScriptedModel(priced_reply("Well.")), ledger=priced, **ADMINS
     ) as api:
         headers = await holder(api, "acme", Role.SUBMITTER)
         task = {"agent_id": "helper", "payload": {"text": "Help."}}
         _, made = await api.call("POST", "/tasks", json=task, headers=headers)
         await api.mesh.get(Tasks).outcome(made["task_id"], "acme")
-        async with opened(chromium, api, "money?by=tenant", TOKEN) as page:
+        async with open_view(browser, api, "money?by=tenant", TOKEN) as page:
             costs = page.get_by_role("region", name="Costs").get_by_role("row").filter(has_text="acme")
             await costs.get_by_role("link", name="1", exact=True).click()
             await expect(page.get_by_label("Tenant")).to_have_value("acme")

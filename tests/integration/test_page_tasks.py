@@ -10,40 +10,36 @@ from playwright.async_api import Browser, expect
 
 from meshwright.core.access import Role
 from meshwright.testing import ScriptedModel
-from tests.integration.test_page import (
+from tests.support.http_mesh import http_mesh
+from tests.support.page import (
     ADMIN,
-    TOKEN,
-    Moody,
-)
-from tests.integration.test_page_views import (
     ADMINS,
     PRICED,
+    TOKEN,
     Filed,
     Helper,
-    chromium,
+    Moody,
     confirm,
     dialog,
-    opened,
+    open_view,
     press,
-    said,
+    priced_reply,
 )
-from tests.support.http_mesh import http_mesh
 from tests.support.repositories import git
 from tests.support.tenants import holder
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 
 
-async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, chromium: Browser) -> None:
-    script = ScriptedModel(*[said("sk-proj-0123456789abcdef0123456789")] * 3)
+async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, browser: Browser) -> None:
+    script = ScriptedModel(*[priced_reply("sk-proj-0123456789abcdef0123456789")] * 3)
     async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED, admin_token=TOKEN) as api:
         await api.call("POST", "/v1/prompts", json={"name": "helper", "template": "Help."})
         await api.call("PUT", "/v1/prompts/helper", json={"template": "Help well."})
         label = "/v1/prompts/helper/labels/production"
         await api.call("PUT", label, json={"version": 2}, headers=ADMIN)
         task_id = await api.finished(agent_id="helper", payload={"text": "<b>How?</b>"})
-        async with opened(chromium, api, f"task/{task_id}") as page:
+        async with open_view(browser, api, f"task/{task_id}") as page:
             await page.get_by_label("Steps in one line").get_by_role("button").first.click()
             await page.get_by_text("What differs from v1").click()
             await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
@@ -70,7 +66,7 @@ async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, ch
             await expect(page.get_by_text("forked from")).to_be_visible()
 
 
-async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Path, browser: Browser) -> None:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "actors").mkdir()
     file = tmp_path / "prompts/filed.prompt"
@@ -86,7 +82,7 @@ async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Pat
         assert (await api.get("/prompts/filed/versions/000000000000"))["now"] is None
         assert (await api.call("GET", f"/prompts/filed/versions/{name[:4]}"))[0] == 422  # it can be guessed
         assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
-        async with opened(chromium, api, f"task/{task_id}") as page:
+        async with open_view(browser, api, f"task/{task_id}") as page:
             await page.get_by_label("Steps in one line").get_by_role("button").first.click()
             await expect(page.get_by_text("change 2")).to_be_visible()
             await page.get_by_text("What differs from").click()
@@ -115,7 +111,7 @@ SECRETS = {
 }
 
 
-async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, browser: Browser) -> None:
     evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     payload = {"text": "\n".join([evil, *SECRETS]), "api_key": "abc123", evil: [evil]}
     async with http_mesh(tmp_path, Helper, script=ScriptedModel(evil)) as api:
@@ -129,16 +125,16 @@ async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chrom
         async with api.session.get(f"/tasks/{task_id}/export", headers={"Accept": "text/html"}) as answer:
             assert answer.headers["Content-Disposition"] == f'attachment; filename="task-{task_id}.html"'
             (tmp_path / "task.html").write_text(await answer.text())
-        async with opened(chromium, api, "tasks") as page:
+        async with open_view(browser, api, "tasks") as page:
             await page.goto((tmp_path / "task.html").as_uri())
             assert await page.title() == f"Task {task_id}"
             assert await page.locator("script, img").count() == 0
 
 
-async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path, **ADMINS) as api:
         viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
-        async with opened(chromium, api, "keys", TOKEN) as page:
+        async with open_view(browser, api, "keys", TOKEN) as page:
             await page.evaluate("window.before = true")
             await page.context.clear_cookies()
             await page.evaluate("location.hash = '#/agents'")  # which asks; the page may have asked before
@@ -149,14 +145,14 @@ async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: 
             assert await page.evaluate("window.before") is None
 
 
-async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, chromium: Browser) -> None:
+async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, browser: Browser) -> None:
     Moody.tries = -1
     script = ScriptedModel(*["Well."] * 9)
     async with http_mesh(tmp_path, Moody, script=script) as api:
         for _ in range(2):
             await api.finished(agent_id="moody", payload={"text": "How is it?"})
         await api.finished(agent_id="echo", payload={"fail": True})
-        async with opened(chromium, api, "tasks") as page:
+        async with open_view(browser, api, "tasks") as page:
             await page.get_by_label("What failed, by cause").get_by_role("link", name="ValueError").click()
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows).to_have_count(3)
@@ -170,13 +166,13 @@ async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Pat
             await expect(page.get_by_text("No task agrees with that.")).to_be_visible()
 
 
-async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, chromium: Browser) -> None:
+async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path) as api:
         await api.finished(agent_id="echo", payload={"text": "Hello"})
         running = await api.submit(agent_id="gate", payload={})
         facts = {"tenant_id": "default", "agent_id": "gate", "running_seconds": 90, "p90_seconds": 2}
         figures = await api.get("/figures") | {"stuck": [{"task_id": running, **facts}]}
-        async with opened(chromium, api, "inbox") as page:
+        async with open_view(browser, api, "inbox") as page:
             await page.route("**/figures", lambda route: route.fulfill(json=figures))
             await page.get_by_role("link", name="Tasks").click()
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
@@ -188,8 +184,8 @@ async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, chromium: Brows
             await page.unroute_all(behavior="ignoreErrors")
 
 
-async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "tasks") as page:
         await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="To the content")).to_be_focused()
@@ -200,17 +196,17 @@ async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, chrom
         assert await page.evaluate("document.querySelector('main').contains(document.activeElement)")
 
 
-async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, browser: Browser) -> None:
     Moody.tries = 0
     async with http_mesh(tmp_path, Moody, script=ScriptedModel("Well.")) as api:
         failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
-        async with opened(chromium, api, f"task/{failed}") as page:
+        async with open_view(browser, api, f"task/{failed}") as page:
             await press(page, "Retry, keep its finished steps")
             await expect(page.locator("h1 .status")).to_have_text("succeeded")
 
 
-async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "tasks") as page:
         await page.get_by_label("Agent").fill("ech")
         task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
         await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()

@@ -13,21 +13,17 @@ from playwright.async_api import Browser, expect
 
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel
-from tests.integration.test_page import (
-    Releaser,
-)
-from tests.integration.test_page_views import SHOTS, Notes, Talker, chromium, opened, press, said
 from tests.support.http_mesh import http_mesh
+from tests.support.page import SHOTS, Notes, Releaser, Talker, open_view, press, priced_reply
 
 pytestmark = pytest.mark.needs("chromium")
-__all__ = ["chromium"]
 
 
-async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, chromium: Browser) -> None:
+async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, browser: Browser) -> None:
     script = ScriptedModel("I am well.", "You asked how I am.")
     async with (
         http_mesh(tmp_path, Talker, Releaser, script=script) as api,
-        opened(chromium, api, "try") as page,
+        open_view(browser, api, "try") as page,
     ):
         for agent, text, answer in (
             ("talker", "How are you?", "I am well."),
@@ -49,7 +45,7 @@ async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, c
         )
 
 
-async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, chromium: Browser) -> None:
+async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, browser: Browser) -> None:
     go_on = asyncio.Event()
 
     class Slow(ScriptedModel):
@@ -59,9 +55,9 @@ async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, chromium: Bro
                     on_delta("The first half. ")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(go_on.wait(), 0.05)
-            return said("The first half and the second.")
+            return priced_reply("The first half and the second.")
 
-    async with http_mesh(tmp_path, Talker, script=Slow()) as api, opened(chromium, api, "try") as page:
+    async with http_mesh(tmp_path, Talker, script=Slow()) as api, open_view(browser, api, "try") as page:
         await page.get_by_label("Agent").select_option("talker")
         await page.get_by_label("Request").fill("Write.")
         await press(page, "Send")
@@ -70,8 +66,8 @@ async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, chromium: Bro
         await expect(page.locator(".talk pre")).to_have_text("The first half and the second.")
 
 
-async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "try?as=form") as page:
+async def test_a_task_is_given_by_a_form(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "try?as=form") as page:
         await page.get_by_label("Request").fill("Hello")
         await press(page, "Send")
         await expect(page.get_by_role("alert")).to_have_text("Choose a capability or an agent")
@@ -95,8 +91,8 @@ async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> N
         assert (found["payload"], found["priority"]) == ({"colour": "blue", "text": "Hello"}, 7)
 
 
-async def test_a_capability_shows_the_form_of_its_payload(tmp_path: Path, chromium: Browser) -> None:
-    async with http_mesh(tmp_path, Notes) as api, opened(chromium, api, "try?as=form") as page:
+async def test_a_capability_shows_the_form_of_its_payload(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, Notes) as api, open_view(browser, api, "try?as=form") as page:
         version = page.get_by_label("Version the tag")
         await page.get_by_role("combobox", name=re.compile("^Agent")).select_option("notes")
         await expect(version).to_have_count(0)  # of several capabilities it is not known which is meant

@@ -2,171 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
-from pydantic import BaseModel, Field
+from playwright.async_api import Browser, expect
 
-from meshwright import Agent, Capability, Run, Task
 from meshwright.component import Component, Pages
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
-from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
-from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page import (
-    ADMIN,
-    TOKEN,
-    Deployer,
-    Moody,
-    Reader,
-    Releaser,
-    reader,
-)
 from tests.support.fake_chats import WHSEC
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.page import (
+    ADMIN,
+    ADMINS,
+    PRICED,
+    SHOTS,
+    TOKEN,
+    Deployer,
+    Helper,
+    Lead,
+    Moody,
+    Releaser,
+    Scholar,
+    dialog,
+    log_in,
+    priced_reply,
+    reader,
+)
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, issue, webhooks
 
 pytestmark = pytest.mark.needs("chromium")
-SHOTS = os.environ.get("SHOTS")
-"""A folder for pictures of every view, to look at: `SHOTS=/tmp/shots pytest -k every_view ...`."""
-PRICED = {"default_price": {"input": "0", "output": "20000"}}
-ADMINS: dict[str, Any] = {"admin_token": TOKEN, "keys": {"required": True}}
-
-
-class Lead(Agent):
-    """Has another agent do it."""
-
-    agent_id = "lead"
-    capabilities = (Capability("leading"),)
-    delegates_to = ("helper",)
-    remembers = False
-    prompt_text = "Lead."
-
-    async def run(self, run: Run) -> str:
-        await run.ask("Who does it?")
-        return f"done: {await run.delegate('helper', run.task.text)}"
-
-
-class Helper(Agent):
-    """Helps, by a model."""
-
-    agent_id = "helper"
-    capabilities = (Capability("helping"),)
-    remembers = False
-    prompt_text = "Help."
-
-    async def run(self, run: Run) -> str:
-        return await run.ask(run.task.text)
-
-
-class Filed(Agent):
-    """Says what the model says; its prompt is a file."""
-
-    agent_id = "filed"
-    capabilities = (Capability("filing"),)
-    remembers = False
-
-
-class Scholar(Helper):
-    """Helps, by an expensive model."""
-
-    agent_id = "scholar"
-    capabilities = (Capability("studying"),)
-
-    def tags(self, task: Task) -> tuple[str, ...]:
-        return ("expensive",)
-
-
-class Talker(Agent):
-    """Says what the model says, word by word."""
-
-    agent_id = "talker"
-    capabilities = (Capability("talking"),)
-    prompt_text = "Talk."
-
-
-class Release(BaseModel):
-    """The payload of a release: fields of every kind."""
-
-    text: str
-    version: str = Field(title="Version", description="the tag", max_length=20)
-    channel: Literal["stable", "beta"]
-    commits: int = Field(default=20, ge=1, le=100)
-    share: float | None = None
-    announce: bool = True
-    priority: list[str] = []
-
-
-class Notes(Agent):
-    """Writes release notes."""
-
-    agent_id = "notes"
-    capabilities = (Capability("release-notes", input_schema=Release), Capability("proofreading"))
-
-    async def run(self, run: Run) -> dict[str, Any]:
-        return run.task.payload
-
-
-@pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        yield browser
-        await browser.close()
-
-
-def said(text: str, tokens: int = 10) -> ModelReply:
-    """A reply that costs something."""
-    return ModelReply(content=text, model="m", usage=Usage(prompt_tokens=100, completion_tokens=tokens))
-
-
-async def log_in(person: Reader, token: str) -> None:
-    """Log in, and wait for the views."""
-    await person.page.get_by_label("Key or token").fill(token)
-    await person.page.get_by_role("button", name="Log in").click()
-    await expect(person.page.get_by_role("navigation", name="Views")).to_be_visible()
-
-
-@asynccontextmanager
-async def opened(
-    chromium: Browser, api: Api, view: str, token: str = "", **options: Any
-) -> AsyncIterator[Page]:
-    """A view, with a console without complaints but for requests that were refused on purpose."""
-    async with reader(chromium, f"{api.url}/#/{view}", **options) as person:
-        if token:
-            await log_in(person, token)
-        yield person.page
-        assert [text for text in person.complaints if not text.startswith("Failed to load resource")] == []
-
-
-def dialog(page: Page) -> Locator:
-    """The dialog that is open."""
-    return page.get_by_role("dialog")
-
-
-async def press(page: Page, name: str) -> None:
-    """Press a button of the view."""
-    await page.get_by_role("button", name=name, exact=True).click()
-
-
-async def confirm(page: Page, name: str) -> None:
-    """Press a button of the dialog."""
-    await dialog(page).get_by_role("button", name=name, exact=True).click()
-
-
-async def refused(page: Page, text: str) -> None:
-    """The dialog stays, and says why."""
-    await expect(dialog(page).get_by_role("alert")).to_contain_text(text)
 
 
 # Views of other packages
@@ -206,7 +79,7 @@ class Rota(Component):
 
 
 async def test_another_package_adds_a_view(
-    tmp_path: Path, chromium: Browser, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, text in (("rota", ROTA), ("torn", "export default (")):
         (tmp_path / "web" / name).mkdir(parents=True)
@@ -216,7 +89,7 @@ async def test_another_package_adds_a_view(
         api.mesh.components.append(Rota(api.mesh))
         async with (
             serving(api.mesh, "127.0.0.1", 0) as server,
-            reader(chromium, f"{server.url}/#/rota") as person,
+            reader(browser, f"{server.url}/#/rota") as person,
         ):
             await log_in(person, TOKEN)
             page = person.page
@@ -250,7 +123,9 @@ async def filled_mesh(folder: Path) -> AsyncIterator[tuple[Api, str]]:
     """A mesh with something in every view, also texts that are long or that pages would run; and a task."""
     Moody.tries = 0
     script = ScriptedModel(
-        *[said("Well.")] * 12, tool_call("deploy", version="1.4", environment="production"), *[said(LONG)] * 9
+        *[priced_reply("Well.")] * 12,
+        tool_call("deploy", version="1.4", environment="production"),
+        *[priced_reply(LONG)] * 9,
     )
     chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
     dear = {"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0", "on_empty": "ask"}
@@ -290,10 +165,10 @@ async def filled_mesh(folder: Path) -> AsyncIterator[tuple[Api, str]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_every_view_is_well_with_something_in_it(
-    tmp_path: Path, chromium: Browser, scheme: Any, width: int
+    tmp_path: Path, browser: Browser, scheme: Any, width: int
 ) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    async with filled_mesh(tmp_path) as (api, task_id), reader(chromium, f"{api.url}/", **options) as person:
+    async with filled_mesh(tmp_path) as (api, task_id), reader(browser, f"{api.url}/", **options) as person:
         page = person.page
         await log_in(person, TOKEN)
         await page.get_by_role("article").first.wait_for()
