@@ -181,8 +181,8 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
             2,
             "mqtt.url: expected a URL without a user (mqtt.username), like mqtt://127.0.0.1:1883, not",
         ),
-        ('[mqtt]\nurl = "mqtt://localhost:99999"', 2, "mqtt.url: Port out of range 0-65535, not 'mqtt:"),
-        ('[http]\nallowed_hosts = ["mesh:99999"]', 2, "http.allowed_hosts[0]: Port out of range 0-65535"),
+        ('[mqtt]\nurl = "mqtt://localhost:99999"', 2, "mqtt.url: expected a port from 1 to 65535"),
+        ('[http]\nallowed_hosts = ["mesh:99999"]', 2, "http.allowed_hosts[0]: expected a port from 1"),
         (
             '[mqtt]\nprefix = "mesh/#"',
             2,

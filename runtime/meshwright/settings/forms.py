@@ -222,15 +222,17 @@ def http_url(example: str) -> AfterValidator:
     return _matching(r"https?://[^\s/].*", f"a URL with http:// or https://, like {example}")
 
 
-def _port_is_usable(url: str | None) -> str | None:
-    if url is not None and urlsplit(url).port == 0:
+def _port_is_usable(address: str | None) -> str | None:
+    """Check the port of a URL, or of a host with or without one."""
+    if address is None:
+        return None
+    try:
+        is_usable = urlsplit(address if "//" in address else f"//{address}").port != 0
+    except ValueError:  # it is above 65535
+        is_usable = False
+    if not is_usable:
         raise ValueError("expected a port from 1 to 65535")
-    return url
-
-
-def _has_a_port(host: str) -> str:
-    _ = urlsplit(f"//{host}").port  # raises ValueError above 65535
-    return host
+    return address
 
 
 _HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"
@@ -244,7 +246,7 @@ HostAndPort = Annotated[
     _matching(
         rf"{_HOST_NAME}(:[1-9][0-9]{{0,4}})?", "host names without scheme, like mesh.example.com or mesh:8443"
     ),
-    AfterValidator(_has_a_port),
+    AfterValidator(_port_is_usable),
     AfterValidator(str.lower),
 ]
 Address = Annotated[
