@@ -123,7 +123,7 @@ class ModelCalls:
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = Attached(attempt.journal.earlier)
-        self.in_dialogues = 0
+        self.dialogue_calls = 0
         """The calls of its conversations, each of which reads the context."""
         self.changed = False
         """Whether a tool of the run, or of a task that it delegated, may have changed something."""
@@ -347,7 +347,7 @@ class ModelCalls:
 
     def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
-        self.in_dialogues += 1
+        self.dialogue_calls += 1
         reply = result if isinstance(result, ModelReply) else None
         self.attached.add(step.key.path, () if reply is None else reply.files)
         self.sent.add(step.key.path, request, reply)

@@ -139,7 +139,7 @@ class _Execution:
         self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
-            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.in_dialogues)
+            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.dialogue_calls)
             await count_cited(attempt, outcome.text)
             await self._tell_answer(outcome.text)
         return Completed(
