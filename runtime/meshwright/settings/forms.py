@@ -224,13 +224,11 @@ def http_url(example: str) -> AfterValidator:
 
 def _port_is_usable(address: str | None) -> str | None:
     """Check the port of a URL, or of a host with or without one."""
-    if address is None:
-        return None
     try:
-        is_usable = urlsplit(address if "//" in address else f"//{address}").port != 0
+        port = address and urlsplit(address if "//" in address else f"//{address}").port
     except ValueError:  # it is above 65535
-        is_usable = False
-    if not is_usable:
+        port = 0
+    if port == 0:
         raise ValueError("expected a port from 1 to 65535")
     return address
 
