@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -170,6 +171,27 @@ async def test_what_a_branch_changed_is_not_repeated_where_it_begins_with_someth
             await asyncio.gather(branch(journal, "b"), journal.step("beside", {}, effects("beside")))
         await journal.confirm()
     assert effects.count("pay") == 1
+
+
+async def test_a_person_is_asked_before_a_branch_that_begins_with_something_else_repeats_a_step(
+    host: Runtime, effects: Effects
+) -> None:
+    async def branch(journal: Journal, first: str) -> None:
+        await journal.step("look", {"at": first}, effects(f"look {first}"))
+        await journal.step("pay", {}, effects("paid"), repeatable=False)
+
+    async def run(opened: Callable[[Runtime], Awaitable[Journal]], first: str) -> Journal:
+        journal = await opened(host)
+        with suppress(asyncio.CancelledError):  # by a question
+            await asyncio.gather(branch(journal, first))
+        await journal.confirm()
+        return journal
+
+    await asyncio.create_task(run(begun, "a"))
+    asked = (await asyncio.create_task(run(resumed, "b"))).suspended
+    assert asked is not None and [wait.kind for wait in asked.suspend.waits] == ["person"]
+    assert asked.suspend.waits[0].subject["steps"] == ["pay"]
+    assert effects == ["look a", "paid", "look b"]
 
 
 async def test_equal_requests_side_by_side_are_found_again_where_one_was_done(

@@ -93,8 +93,8 @@ class Earlier:
         return [path for path in paths if key.kind == DELEGATE or self._has_changed(path)]
 
     def _has_changed(self, path: str) -> bool:
-        step = self.results.get(path) or self.intents.get(path)
-        return step is not None and _may_have_changed(step)
+        step = {**self.intents.get(path, {}), **self.results.get(path, {})}
+        return bool(step) and _may_have_changed(step)
 
     def step_at(self, path: str) -> str | None:
         """The kind of the step at a path, "" if only steps within it are known; None if there is none."""
