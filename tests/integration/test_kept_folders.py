@@ -34,7 +34,7 @@ async def test_work_of_an_older_folder_goes_on(archive: Path, tmp_path: Path) ->
         assert [step.kind for step in steps] == ["context", "model", "step", "model"]
         costs = await running.client.costs("prompt")
         of_prompts = {item.key and item.key.partition("@")[0]: item.calls for item in costs.items}
-        assert of_prompts[None if archive.name < "0018" else "painter"] == 4  # older runs name no prompt
+        assert of_prompts[None if archive.name < "0018" else "painter"] >= 4  # older runs name no prompt
         [schedule] = (await running.get("/schedules")).body["items"]
         assert schedule["id"] == "daily"
         budgets = {budget.budget: budget.limit_usd for budget in await running.client.budgets()}

@@ -2,7 +2,7 @@
 
 Each is an archive in `tests/support/folders`, made once by the version that brought its format (`python -m
 tests.support.kept_folders 0015`): a task that has ended, one that waits for a person between two steps, a
-budget, a schedule, an allowance.
+budget, a schedule, an allowance. Question and deadline end in a hundred years.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ QUESTION = "Which color?"
 AGENTS = '''
 """An agent that asks a person between two steps."""
 
+from datetime import UTC, datetime
+
 from meshwright import Agent, Capability, Run
 
 
@@ -30,7 +32,7 @@ class Painter(Agent):
 
     async def run(self, run: Run) -> str:
         first = await run.ask(run.task.text)
-        color = await run.ask_person("Which color?")
+        color = await run.ask_person("Which color?", expires=datetime(2100, 1, 1, tzinfo=UTC))
         second = await run.ask(f"Paint it {color}.")
         return f"{len(first) > 0} {color} {len(second) > 0}"
 '''
