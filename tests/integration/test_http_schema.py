@@ -37,7 +37,7 @@ async def test_every_operation_keeps_to_the_document(api, mode):
     negative = mode is schemathesis.GenerationMode.NEGATIVE
 
     def call_all() -> None:
-        schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
+        schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json", timeout=60)
         for result in schema.get_all_operations():
             operation = result.ok()
             definition = operation.definition.raw
