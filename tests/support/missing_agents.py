@@ -1,8 +1,8 @@
 """A project whose agents can be taken away for one start.
 
 `DROPPED` is a data folder that `python -m tests.support.missing_agents ARCHIVE` made, of a version that
-dropped messages to agents that were not loaded; its deadlines are in a hundred years. In it a boss waits for a
-kid that has ended, and a gate has not heard that its task was cancelled.
+dropped messages to agents that were not loaded; its deadlines are in a hundred years. In it a boss waits for
+a kid that has ended, and a gate has not heard that its task was cancelled.
 """
 
 import asyncio
