@@ -33,7 +33,7 @@ BENCHMARKS = {
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
     "metrics": "what figures cost a task, and how long /metrics takes",
-    "postgres": "the whole lifecycle on PostgreSQL, with one, two and three workers",
+    "postgres": "the whole lifecycle on PostgreSQL, with 1, 2, 4 and 8 workers; CPU of a task",
     "recovery": "kill -9 with 10,000 open tasks",
     "long_run": "one task of 500 steps: its journal, the store, its replay",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",

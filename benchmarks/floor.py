@@ -91,9 +91,20 @@ class Writer:
 
 
 class Floor:
-    """Runs tasks through their lifecycle. `commits` is 5 (one for each stage, as turns have), or 2."""
+    """Runs tasks through their lifecycle. `commits` is 5 (one for each stage, as turns have), or 2.
 
-    def __init__(self, writer: Writer, sample: dict[str, Any], *, commits: int, model: InstantModel) -> None:
+    Events are numbered behind `last_seq`.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        sample: dict[str, Any],
+        *,
+        commits: int,
+        model: InstantModel,
+        last_seq: int = 0,
+    ) -> None:
         self._writer = writer
         self._sample = sample
         self._model = model
@@ -101,7 +112,7 @@ class Floor:
         self._groups = [[stage] for stage in STAGES]
         if commits == 2:
             self._groups = [["accept", "enqueue", "claim"], ["complete", "settle"]]
-        self._seq = 0
+        self._seq = last_seq
 
     async def accept(self, body: bytes) -> str:
         """Take a request: durable when this returns."""

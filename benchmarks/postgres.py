@@ -1,4 +1,7 @@
-"""A task's whole lifecycle on PostgreSQL, with one, two and three workers, beside the same rows by hand."""
+"""A task's whole lifecycle on PostgreSQL, with 1 to 8 workers, beside the same rows by hand with as many.
+
+The CPU of a task is that of the workers, with their writers, and that of the server's processes meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import asyncio
 import queue
 import threading
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from pydantic_core import to_json
 
 from benchmarks.bench import Bench
-from benchmarks.figures import Row, column, compared
+from benchmarks.dapr_load import cpu_seconds
+from benchmarks.figures import Row, column, compared, ratio
 from benchmarks.floor import COLUMNS, SCHEMA, Floor, Rows, tell
 from benchmarks.instant import InstantModel, request
-from benchmarks.lifecycle import IN_FLIGHT, SECONDS, warm_up
+from benchmarks.lifecycle import SECONDS, Meter, warm_up
 from benchmarks.load import drive
 from benchmarks.stand import build_stand
 from meshwright.app import RUNTIMES
@@ -23,8 +28,13 @@ from meshwright.cli.serving import collect_young
 from tests.support.postgres import Cluster, postgres_programs
 
 DURABLE = {"fsync": "on", "full_page_writes": "on"}
-WORKERS = {"one worker": 1, "two workers": 2, "three workers": 3}
-MIN_SHARE = 0.35
+WORKERS = (1, 2, 4, 8)
+MIN_SHARES = {1: 0.45, 2: 0.45, 4: 0.4}
+"""Of the floor's rate, by workers, with 128 tasks in flight."""
+MIN_RATE, MAX_COST = 0.8, {8: 1.4, 128: 1.3}
+"""Rate and CPU of a task with 8 workers, of those with one; the CPU by tasks in flight."""
+
+_SEQS = 100_000_000  # for the events of each worker of the floor
 
 
 async def measure(bench: Bench) -> list[Row]:
@@ -34,66 +44,111 @@ async def measure(bench: Bench) -> list[Row]:
     cluster = Cluster(programs, DURABLE)
     try:
         await asyncio.to_thread(cluster.create)
-        return await _measure(bench, cluster)
+        return [row for in_flight in MAX_COST for row in await _measure(bench, cluster, in_flight)]
     finally:
         cluster.remove()
 
 
-async def _measure(bench: Bench, cluster: Cluster) -> list[Row]:
+async def _measure(bench: Bench, cluster: Cluster, in_flight: int) -> list[Row]:
     sample, seconds = await bench.sample(), bench.seconds(SECONDS)
 
-    async def workers(count: int) -> dict[str, Any]:
-        url, share = str(cluster.new_schema()), IN_FLIGHT // count
-        worker = partial(bench.side, "benchmarks.postgres:ours", url=url, in_flight=share, seconds=seconds)
-        results = await asyncio.gather(*(worker() for _ in range(count)))
-        return {**results[0], "rate": sum(result["rate"] for result in results)}
+    async def together(function: str, count: int, **arguments: Any) -> dict[str, Any]:
+        arguments |= {"url": str(cluster.new_schema()), "in_flight": in_flight // count, "seconds": seconds}
+        each: list[dict[str, Any]] = [arguments] * count
+        if "sample" in arguments:
+            await asyncio.to_thread(_make_tables, arguments["url"])
+            each = [{**arguments, "last_seq": number * _SEQS} for number in range(count)]
+        results = await asyncio.gather(*(bench.side(function, **own) for own in each))
+        rate = sum(result["rate"] for result in results)
+        server = results[0]["server_s"] / results[0]["total_s"] * 1000 / rate
+        cpu = sum(result["cpu_ms"] * result["rate"] for result in results) / rate
+        return {"rate": rate, "p50_ms": results[0]["p50_ms"], "cpu_ms": cpu + server, "server_ms": server}
 
-    async def floor() -> dict[str, Any]:
-        arguments = {"url": str(cluster.new_schema()), "sample": sample, "in_flight": IN_FLIGHT}
-        return await bench.side("benchmarks.postgres:by_hand", seconds=seconds, **arguments)
-
-    sides = {name: partial(workers, count) for name, count in WORKERS.items()}
-    rounds = await bench.in_turns({**sides, "floor": floor})
-    by_hand = column(rounds["floor"], "rate", "tasks/s")
-    rates = {name: column(rounds[name], "rate", "tasks/s") for name in WORKERS}
-    one = rates["one worker"]
+    sides: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {}
+    for count in WORKERS:
+        sides[f"{count} of {in_flight}"] = partial(together, "benchmarks.postgres:ours", count)
+        by_hand = partial(together, "benchmarks.postgres:by_hand", count, sample=sample)
+        sides[f"floor, {count} of {in_flight}"] = by_hand
+    rounds = await bench.in_turns(sides)
+    one = rounds[f"1 of {in_flight}"]
     return [
-        compared(
-            f"whole lifecycle on PostgreSQL, {name}, {IN_FLIGHT} in flight",
-            rate,
-            by_hand,
-            target=f">= {MIN_SHARE}" if rate is one else "not slower than one",
-            meets=(lambda share, _: share >= MIN_SHARE)
-            if rate is one
-            else lambda _, rate: rate >= one.median,
-            note=f"p50 {column(rounds[name], 'p50_ms', 'ms', 1)}, "
-            f"floor {column(rounds['floor'], 'p50_ms', 'ms', 1)}, 5 commits awaited",
+        _row(
+            count, in_flight, rounds[f"{count} of {in_flight}"], rounds[f"floor, {count} of {in_flight}"], one
         )
-        for name, rate in rates.items()
+        for count in WORKERS
     ]
+
+
+def _row(count: int, in_flight: int, ours: Any, floor: Any, one: Any) -> Row:
+    rate, cost = column(ours, "rate", "tasks/s"), column(ours, "cpu_ms", "ms", 1)
+    to_one = ratio(rate, column(one, "rate")), ratio(cost, column(one, "cpu_ms"))
+    least, most = MIN_SHARES.get(count, 0.0) if in_flight == 128 else 0.0, MAX_COST[in_flight]
+    targets = [f">= {least}"] if least else []
+    targets += [f"rate >= {MIN_RATE} and CPU <= {most} of one worker's"] if count == 8 else []
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    return compared(
+        f"whole lifecycle on PostgreSQL, {workers}, {in_flight} in flight",
+        rate,
+        column(floor, "rate", "tasks/s"),
+        target=", ".join(targets),
+        meets=(lambda share, _: share >= least and (count < 8 or _holds(to_one, most))) if targets else None,
+        note=f"p50 {column(ours, 'p50_ms', 'ms', 1)}; CPU of a task {cost}, of it the server "
+        f"{column(ours, 'server_ms', 'ms', 1)}, floor {column(floor, 'cpu_ms', 'ms', 1)}; "
+        f"of one worker's: rate {to_one[0]:.2f}, CPU {to_one[1]:.2f}",
+    )
+
+
+def _holds(to_one: tuple[float, float], most: float) -> bool:
+    return to_one[0] >= MIN_RATE and to_one[1] <= most
 
 
 async def ours(folder: str, url: str, in_flight: int, seconds: float) -> dict[str, float]:
     """One worker, with its share of the clients."""
     stand = build_stand(folder, host=RUNTIMES["postgres"], database=url)
     async with stand.running():
-        seen = await drive(stand.task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warm_up(seconds))
-    return seen.summary()
+        return await _load(stand.task, Meter(stand.writer_pid), url, in_flight, seconds)
 
 
 async def by_hand(
-    folder: str, url: str, sample: dict[str, Any], in_flight: int, seconds: float
+    folder: str, url: str, sample: dict[str, Any], in_flight: int, seconds: float, last_seq: int
 ) -> dict[str, float]:
     """The floor's side."""
-    floor = Floor(Writer(url), sample, commits=5, model=InstantModel())
+    floor = Floor(Writer(url), sample, commits=5, model=InstantModel(), last_seq=last_seq)
     body = to_json(request())
     collect_young()
 
     async def task() -> None:
         assert await floor.finish(await floor.accept(body))
 
-    seen = await drive(task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warm_up(seconds))
-    return seen.summary()
+    return await _load(task, Meter(), url, in_flight, seconds)
+
+
+async def _load(
+    task: Callable[[], Awaitable[object]], own: Meter, url: str, in_flight: int, seconds: float
+) -> dict[str, float]:
+    before = await asyncio.to_thread(_server_seconds, url)
+    warming = warm_up(seconds)
+    seen = await drive(task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warming)
+    cpu_ms = own.read()["cpu"] * 1000 / seen.total
+    after = await asyncio.to_thread(_server_seconds, url)
+    server_s = sum(used - before.get(pid, 0.0) for pid, used in after.items())
+    return {**seen.summary(), "cpu_ms": cpu_ms, "server_s": server_s, "total_s": seconds + warming}
+
+
+def _server_seconds(url: str) -> dict[int, float]:
+    """The CPU that each process of the server has used so far."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        pids = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
+    return {pid: cpu_seconds(pid) for (pid,) in pids}
+
+
+def _make_tables(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute(SCHEMA.replace("BLOB", "BYTEA").replace(" WITHOUT ROWID", "").encode())
 
 
 class Writer:
@@ -104,8 +159,6 @@ class Writer:
 
         self._loop = asyncio.get_running_loop()
         self._connection = psycopg.connect(url)
-        self._connection.execute(SCHEMA.replace("BLOB", "BYTEA").replace(" WITHOUT ROWID", "").encode())
-        self._connection.commit()
         self._waiting: queue.SimpleQueue[tuple[Rows, asyncio.Future[None]]] = queue.SimpleQueue()
         threading.Thread(target=self._write, daemon=True).start()
 
