@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.errors import ConfigError, StoreFailed, StoreUnavailable
+from meshwright.core.errors import ConfigError, Conflict, StoreFailed, StoreUnavailable
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
@@ -325,6 +325,25 @@ async def test_refused_batch_leaves_a_new_actor_without_a_record(start: Start) -
     with pytest.raises(AlreadyTaken):
         await shared.commit(refused)
     await shared.commit(Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}))
+
+
+async def test_a_message_that_waits_is_not_overtaken_by_one_of_the_same_commit(start: Start) -> None:
+    _, shared, database = await start()
+    await database.write(leave_message, diary())
+    ahead = Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}, ahead={diary()})
+    with pytest.raises(Conflict):
+        await shared.commit(ahead)
+    await database.write(remove_messages)
+    await shared.commit(ahead)
+
+
+def leave_message(session: Session, ref: ActorRef) -> None:
+    values = (1_000_000, *ref, "somebody", Message("m", ref, "write").encode())
+    session.execute("INSERT INTO messages VALUES (?, ?, ?, ?, 1, 0, ?)", values)
+
+
+def remove_messages(session: Session) -> None:
+    session.execute("DELETE FROM messages")
 
 
 async def test_stop_ends_a_writer_that_has_not_connected_yet(

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -135,6 +136,60 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
                 await asyncio.sleep(0.05)
     for name in ("one", "two"):
         assert PASSWORD not in (tmp_path / name / "stderr").read_text()
+
+
+SHARED = """
+import asyncio
+import os
+from pathlib import Path
+
+from meshwright import Agent, Capability, Run
+
+
+class Shared(Agent):
+    agent_id = "shared"
+    capabilities = (Capability("shared"),)
+    max_concurrency = 2
+
+    async def run(self, run: Run) -> str:
+        with Path("began").open("a") as file:
+            file.write(f"{run.task.text} {os.getpid()}\\n")
+        while not Path("go").exists():
+            await asyncio.sleep(0.02)
+        return run.task.text
+"""
+
+
+async def test_a_worker_with_free_slots_gets_tasks_that_wait_on_another(
+    tmp_path: Path, postgres_url: Address
+) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "shared.py").write_text(SHARED)
+    up = ("up", "--port", "0", "--trust")
+    async with (
+        process(tmp_path / "one", postgres_url, *up) as one,
+        process(tmp_path / "two", postgres_url, *up) as two,
+        aiohttp.ClientSession() as http,
+    ):
+        url, _ = await ready(one), await ready(two)
+        began = tmp_path / "began"
+        ids = []
+        for number in range(4):
+            body = {"capability": "shared", "payload": {"text": str(number)}}
+            async with http.post(f"{url}/tasks", json=body) as response:
+                ids.append((await response.json())["task_id"])
+        async with asyncio.timeout(30):
+            while not began.exists() or len(began.read_text().splitlines()) < 4:
+                await asyncio.sleep(0.05)
+        runs = Counter(int(line.split()[1]) for line in began.read_text().splitlines())
+        assert runs == {one.pid: 2, two.pid: 2}
+        (tmp_path / "go").touch()
+        async with asyncio.timeout(60):
+            for task_id in ids:
+                status = ""
+                while status != "succeeded":
+                    async with http.get(f"{url}/tasks/{task_id}") as response:
+                        status = (await response.json())["status"]
 
 
 async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(

@@ -49,6 +49,7 @@ from meshwright.tools.limited import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.trees import Trees
 from meshwright.work import AgentThread, Worker
+from meshwright.work.sharing import Sharing
 from meshwright.work.thread import thread_of
 
 _MAX_NAMED = 8  # prompts that no agent reads
@@ -138,6 +139,7 @@ class AgentsComponent(Component):
         self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes, runner.settle))
         host.attach(self._worker)
         self._worker.hold()
+        self._sharing = Sharing(host, self._worker)
 
     async def start(self) -> None:
         """Start the agents, and say which have open tasks that began with other code."""
@@ -148,6 +150,8 @@ class AgentsComponent(Component):
     async def begin(self) -> None:
         """Begin the work that has been offered."""
         self._worker.begin()
+        if self.mesh.host.is_shared:
+            self._sharing.start()
 
     async def _tell_changed_code(self) -> None:
         for agent_id, code, tasks, once in await self.mesh.log.view(open_code):
@@ -157,6 +161,7 @@ class AgentsComponent(Component):
 
     async def drain(self, seconds: float) -> None:
         """Start no more tasks, and let those that run end."""
+        await self._sharing.stop()
         await self._worker.drain(seconds)
 
     def actors(self) -> Iterable[Actors]:

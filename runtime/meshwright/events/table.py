@@ -28,7 +28,7 @@ from meshwright.events.rows import (
     forget_rows,
     recent_rows,
 )
-from meshwright.sql.database import Row, Session
+from meshwright.sql.database import Cursor, Row, Session
 
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 _INTO = f"events ({COLUMN_LIST}, link)"
@@ -39,12 +39,18 @@ BLOCK_EVENTS = 1 << _BLOCK_BITS
 _MAX_SUMMARIES = 1024  # read in one go: 5 MB
 _MAX_BLOCKS_READ = 32  # in one go: about 30 ms
 MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
+NEWS_SECONDS = 0.22
+"""The time from a notification of events to the look for those behind it, which had none of their own."""
 
 _LOCK_END = {
-    "sqlite": "SELECT seq, hash FROM event_log",
-    "postgres": "SELECT seq, hash FROM event_log FOR UPDATE",
+    "sqlite": "SELECT seq, hash, 0 FROM event_log",
+    "postgres": """
+        SELECT seq, hash, (SELECT clock_timestamp() - told_at > interval '200 ms' FROM event_news)
+        FROM event_log FOR UPDATE
+    """,
 }
 _SET_END = "UPDATE event_log SET seq = ?, hash = ?"
+_SET_TOLD = "UPDATE event_news SET told_at = clock_timestamp()"
 _NOTE_PRUNED = """
     UPDATE event_log SET pruned_seq = :seq, pruned_hash = (SELECT hash FROM event_blocks WHERE block = :block)
     WHERE EXISTS (SELECT 1 FROM event_blocks WHERE block = :block AND hash IS NOT NULL)
@@ -88,15 +94,18 @@ def pruned_through(session: Session) -> int:
 # Writing
 
 
-def lock(session: Session) -> tuple[int, bytes]:
-    """Keep other processes from writing until the transaction ends; returns the last `seq` and its hash."""
-    [(last, head)] = session.execute(_LOCK_END[session.dialect]).fetchall()
-    return last, head
+def lock(session: Session) -> Cursor:
+    """Keep other processes from writing until the transaction ends; the result is for `insert`."""
+    return session.execute(_LOCK_END[session.dialect])
 
 
-def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
-    """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
-    last, head = lock(session)
+def insert(session: Session, rows: Sequence[Row], now: float, locked: Cursor | None = None) -> Written:
+    """Number and write rows of `row_of`. Those whose whole id is known are dropped.
+
+    Other workers are notified at most every 200 ms, however many write, and look again by themselves after
+    that time (`NEWS_SECONDS`).
+    """
+    [(last, head, is_due)] = (locked or lock(session)).fetchall()
     first = last + 1  # no other writer takes numbers before this transaction ends
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
@@ -119,7 +128,9 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
             recent.add(linked[low - first : high - first + 1])
             if high == _last_of(block):
                 _fill(session, block, recent, now, hashes[high - first])
-        session.notify(f"e{last}")
+        if is_due:
+            session.execute(_SET_TOLD)
+            session.notify(f"e{last}")
     return first, dropped
 
 
@@ -142,7 +153,7 @@ def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash
 
 def skip_to(session: Session, seq: int, now: float) -> None:
     """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
-    last, head = lock(session)
+    [(last, head, _)] = lock(session).fetchall()
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
             _fill(session, _block_of(last), RecentRows(last), now, head)

@@ -162,6 +162,8 @@ class AheadExecutor:
             return cell.record
         return self._read([ref]).get(ref)
 
+    recent = load
+
     async def settled(self, ref: ActorRef) -> None:
         """Return once the records of an actor that were handed in are durable."""
         if ref in self._unwritten:

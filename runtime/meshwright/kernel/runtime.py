@@ -21,7 +21,7 @@ from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, missing_type
-from meshwright.kernel.envelope import ActorRef, Message, Record
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings, settle
 from meshwright.kernel.host import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
@@ -341,9 +341,21 @@ class Runtime:
         Of a state that is a struct, a `shape` with fewer fields costs less to read; with one the type need
         not be known here. Raises NotFound for a type that is not.
         """
+        return await self._read(self._executor.load, ref, shape)
+
+    async def recent(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
+        """The same, or the state as of the last event of the actor that listeners here have heard of."""
+        return await self._read(self._executor.recent, ref, shape)
+
+    async def _read(
+        self,
+        load: Callable[[ActorRef], Awaitable[ActorRecord | None]],
+        ref: ActorRef,
+        shape: type[Struct] | None,
+    ) -> Any:
         self._check_open()
         decode = self._cells.kind(ref).decode_state if shape is None else shape.model_validate_json
-        record = await self._executor.load(ref)
+        record = await load(ref)
         return None if record is None or not record.revision else decode(record.state)
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
@@ -395,6 +407,22 @@ class Runtime:
         }
         return await self._store.delete_actors(revisions) if revisions else set()
 
+    def publish_loads(self, loads: Mapping[str, int]) -> None:
+        """Let other workers know how many tasks of each type of actor this one has."""
+        if isinstance(self._store, SharedStore):
+            self._store.publish_loads(loads)
+
+    def loads(self) -> Mapping[str, Mapping[str, int]]:
+        """The loads of the other workers that publish theirs, by incarnation."""
+        return self._store.loads() if isinstance(self._store, SharedStore) else {}
+
+    async def hand_over(self, ref: ActorRef, worker: str) -> None:
+        """Give an actor a `redrive` turn on another worker, or on another yet if that has gone."""
+        self._check_open()
+        assert isinstance(self._executor, SharedExecutor)
+        message = Message(f"redrive/{self.incarnation}/{next(self._calls)}", ref, "redrive")
+        await self._executor.hand_over(message, worker)
+
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""
         if incarnation == self.incarnation:
@@ -402,6 +430,11 @@ class Runtime:
         return incarnation in self._former or await self._store.has_expired(incarnation)
 
     # What stores ask
+
+    def moved(self, ref: ActorRef) -> None:
+        """Forget the record of an actor that another process has committed."""
+        if isinstance(self._executor, SharedExecutor):
+            self._executor.moved(ref)
 
     def admit(self, ref: ActorRef) -> None:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""

@@ -3,12 +3,17 @@
 An actor takes what waits for it in one go: the turns run one after another on its record, and one
 compare-and-swap commits them all. If another worker's commit came first, the record is loaded again and
 the turns run again: they are plain functions.
+
+If the store `joins_actors`, receivers that are in this process and idle take the messages of these turns in
+the same commit, and so on: a task is accepted, and put into its thread, by one commit. After a conflict the
+first actor commits alone, and its messages are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +30,7 @@ from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, SharedStore
 from meshwright.kernel.turns import Commit
 
 MAX_TURNS_A_COMMIT = 32
+_MAX_JOINED = 32  # actors
 _CONFLICT_PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
@@ -32,6 +38,10 @@ DRAIN_SECONDS = 10.0
 
 @dataclass(slots=True, eq=False)
 class _Visit:
+    """The turns of one actor, and what they came to."""
+
+    cell: Cell
+    before: ActorRecord
     record: ActorRecord
     batch: Batch = field(default_factory=Batch)
     ends: list[tuple[Delivery, Commit | Exception]] = field(default_factory=list)
@@ -76,6 +86,10 @@ class SharedExecutor:
             sending.add_done_callback(partial(_arrived, cell))
         return _Waited(sending)
 
+    async def hand_over(self, message: Message, worker: str) -> None:
+        """Leave a message to an actor for another worker; durable when this returns."""
+        await _Waited(self._commit(Batch(messages=[Delivery(message, worker=worker)])))
+
     async def publish(self, event: Event) -> None:
         """Take an event from outside, unless one of its id is known; durable when this returns."""
         await _Waited(self._commit(Batch(events=[event], unless=event.id)))
@@ -107,6 +121,18 @@ class SharedExecutor:
     async def load(self, ref: ActorRef) -> ActorRecord | None:
         """The committed record of an actor."""
         return await self._store.load(ref, None)
+
+    async def recent(self, ref: ActorRef) -> ActorRecord | None:
+        """The same, or the record that was committed here last, if the store shows what others commit."""
+        cell = self._cells.active(ref) if self._store.shows_moves else None
+        is_known = cell is not None and cell.record is not None and cell.record.revision
+        return cell.record if cell is not None and is_known else await self.load(ref)
+
+    def moved(self, ref: ActorRef) -> None:
+        """Forget the record of an actor that another process has committed."""
+        cell = self._cells.active(ref)
+        if cell is not None and cell.idle:
+            self._cells.forget(cell)
 
     async def settled(self, ref: ActorRef) -> None:
         """Return once the records of an actor that were handed in are durable."""
@@ -150,7 +176,7 @@ class SharedExecutor:
             while cell.mailbox:
                 size = min(len(cell.mailbox), MAX_TURNS_A_COMMIT)
                 deliveries = [cell.mailbox.popleft() for _ in range(size)]
-                conflicts = 0 if await self._try(cell, deliveries) else conflicts + 1
+                conflicts = 0 if await self._try(cell, deliveries, joins=not conflicts) else conflicts + 1
                 if conflicts > 1:  # another worker is at the same actor: one of us has to wait
                     pause = _CONFLICT_PAUSE_SECONDS * random.uniform(0.5, min(conflicts, 10))
                     await asyncio.sleep(pause)
@@ -162,10 +188,10 @@ class SharedExecutor:
         if self._cells.are_too_many:
             self._cells.trim()
 
-    async def _try(self, cell: Cell, deliveries: Sequence[Delivery]) -> bool:
+    async def _try(self, cell: Cell, deliveries: Sequence[Delivery], *, joins: bool) -> bool:
         """One go; whether it came to an end, or has to be made again."""
         try:
-            await self._visit(cell, deliveries)
+            await self._visit(cell, deliveries, joins=joins and self._store.joins_actors)
         except Conflict as error:
             self._cells.forget(cell)
             gone = error.numbers if isinstance(error, AlreadyTaken) else frozenset[int]()
@@ -191,26 +217,95 @@ class SharedExecutor:
             cell.mailbox.extendleft(reversed(kept))
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _visit(self, cell: Cell, deliveries: Sequence[Delivery]) -> None:
+    async def _visit(self, cell: Cell, deliveries: Sequence[Delivery], *, joins: bool) -> None:
         if cell.record is None:
             record = await self._store.load(cell.ref, deliveries[0].message)
             self._cells.set_record(cell, record or ActorRecord())
             if record is not None and record.wake_at is not None:
                 self._around.timers.note(cell.ref, record.wake_at)
         assert cell.record is not None
-        incarnation, before = self._around.incarnation(), cell.record
-        visit = _Visit(before)
+        incarnation = self._around.incarnation()
+        visit = _Visit(cell, cell.record, cell.record)
         for delivery in deliveries:
-            self._turn(cell, visit, delivery)
-        self._complete(cell, visit, before)
+            self._turn(visit, delivery)
+        self._complete(visit)
         await self.settled(cell.ref)
-        if visit.batch:
-            await self._store.commit(visit.batch)
-            self._cells.set_record(cell, visit.record)
-        self._tell(cell, visit, before, is_same=incarnation == self._around.incarnation())
+        joined = self._join(visit) if joins else []
+        try:
+            if visit.batch:
+                await self._store.commit(visit.batch)
+                for each in (visit, *joined):
+                    self._cells.set_record(each.cell, each.record)
+        except BaseException:  # passed on: what these would have taken is sent to them instead
+            for each in joined:
+                self._cells.forget(each.cell)
+            raise
+        finally:
+            for each in joined:
+                self._release(each.cell)
+        for each in (visit, *joined):
+            self._tell(each, is_same=incarnation == self._around.incarnation())
 
-    def _turn(self, cell: Cell, visit: _Visit, delivery: Delivery) -> None:
-        batch, message = visit.batch, delivery.message
+    def _join(self, first: _Visit) -> list[_Visit]:
+        """Let receivers that are idle take what is sent, and add that to the batch of the first.
+
+        Messages to one receiver go one way, so that they stay in order.
+        """
+        batch, joined = first.batch, dict[ActorRef, _Visit]()
+        apart = {first.cell.ref}
+        waiting = deque(batch.messages)
+        batch.messages.clear()
+        while waiting:
+            delivery = waiting.popleft()
+            to = delivery.message.to
+            if to not in apart and to not in joined:
+                visit = self._occupy(delivery.message) if len(joined) < _MAX_JOINED else None
+                if visit is not None:
+                    joined[to] = visit
+            visit = joined.get(to)
+            if to in apart or visit is None or len(visit.ends) == MAX_TURNS_A_COMMIT:
+                apart.add(to)
+                batch.messages.append(delivery)
+                continue
+            visit.batch = Batch()
+            self._turn(visit, delivery)
+            self._spread(visit.batch)
+            waiting += visit.batch.messages
+            batch.records += visit.batch.records
+            batch.events += visit.batch.events
+        for ref, visit in joined.items():
+            if visit.record is not visit.before:
+                batch.actors[ref] = visit.record
+            batch.expected[ref] = visit.before.revision
+            batch.ahead.add(ref)
+        return [*joined.values()]
+
+    def _occupy(self, message: Message) -> _Visit | None:
+        """Begin a visit of an actor, unless it is elsewhere, busy or to be read from the store."""
+        to = message.to
+        kind = self._cells.kinds.get(to.type)
+        if kind is None or message.method not in kind.methods or to in self._appends:
+            return None
+        cell = self._cells.active(to)
+        if cell is not None and (not cell.idle or cell.mailbox):
+            return None
+        if cell is None or cell.record is None:
+            if not self._store.seems_new(message):
+                return None
+            cell = self._cells.find(to)
+            self._cells.set_record(cell, ActorRecord())
+        assert cell.record is not None
+        cell.queued = True
+        return _Visit(cell, cell.record, cell.record)
+
+    def _release(self, cell: Cell) -> None:
+        """Let an actor that was occupied take what came meanwhile."""
+        cell.queued = bool(cell.mailbox)
+        if cell.queued:
+            self._begin(self._work(cell), f"turns of {cell.ref}")
+
+    def _turn(self, visit: _Visit, delivery: Delivery) -> None:
+        cell, batch, message = visit.cell, visit.batch, delivery.message
         if delivery.number is not None:
             if delivery.number in batch.taken:
                 return  # the same message again
@@ -231,23 +326,25 @@ class SharedExecutor:
             batch.events += end.events
         visit.ends.append((delivery, end))
 
-    def _complete(self, cell: Cell, visit: _Visit, before: ActorRecord) -> None:
+    def _complete(self, visit: _Visit) -> None:
         """Say what the batch rests on. An actor that keeps nothing and changed nothing rests on nothing."""
-        if visit.record is not before:
-            visit.batch.actors[cell.ref] = visit.record
+        cell, batch = visit.cell, visit.batch
+        if visit.record is not visit.before:
+            batch.actors[cell.ref] = visit.record
             if cell.ref.type not in self._cells.kinds:  # its signals are for a process that runs its type
                 recover = Message(f"recover/{cell.ref}/{visit.record.revision}", cell.ref, "recover")
-                visit.batch.messages.append(Delivery(recover))
+                batch.messages.append(Delivery(recover))
         elif cell.kind.is_stateless:
-            return self._spread(visit.batch)
-        visit.batch.expected[cell.ref] = before.revision
-        return self._spread(visit.batch)
+            return self._spread(batch)
+        batch.expected[cell.ref] = visit.before.revision
+        return self._spread(batch)
 
-    def _tell(self, cell: Cell, visit: _Visit, before: ActorRecord, *, is_same: bool) -> None:
+    def _tell(self, visit: _Visit, *, is_same: bool) -> None:
         """Only now does anything leave.
 
         Signals of turns that ran under another incarnation were for that one: the actor is asked to recover.
         """
+        cell, before = visit.cell, visit.before
         commits = [end for _, end in visit.ends if isinstance(end, Commit)]
         if is_same:
             for commit in commits:

@@ -45,7 +45,8 @@ class Delivery(msgspec.Struct, eq=False):
     `number` is its key in the store, in order of sending; None for one that no batch has to take, as a call.
     `remember`: it may arrive again, so its actor remembers its id. `reply` is set once the turn is durable:
     to what a call returns (`is_call`: the caller gets what the turn raises), else to None (what it raises
-    becomes a dead letter). `is_written` and `is_taken` are the runtime's.
+    becomes a dead letter). `is_written` and `is_taken` are the runtime's. `worker` is the incarnation
+    that is to take it, empty for the one that has the actor.
     """
 
     message: Message
@@ -55,6 +56,7 @@ class Delivery(msgspec.Struct, eq=False):
     reply: asyncio.Future[Any] | None = None
     is_written: bool = False
     is_taken: bool = False
+    worker: str = ""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,8 @@ class Batch:
     still be, also of those that were only read, since replies rest on it; 0 for one that has no record.
     `messages`: sent by turns, or made of events for their subscribers, in order of sending. `taken`: numbers
     of messages whose turns these are. `records`: where a number is written already, the first value stands.
-    `events`: for the log, and where the store `routes_events` for their subscribers.
+    `events`: for the log, and where the store `routes_events` for their subscribers. `ahead`: actors that
+    took messages of this batch itself, which must not overtake others: no message may wait for them.
 
     `unless`: write nothing, and raise nothing, where this record's number is written or an event of this id
     is known: so it is for a record or an event from outside a turn.
@@ -77,6 +80,7 @@ class Batch:
     taken: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    ahead: set[ActorRef] = field(default_factory=set)
     unless: Record | str | None = None
 
     def __bool__(self) -> bool:
@@ -136,6 +140,10 @@ class Receiver(Protocol):
 
     def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
         """Give actors a `recover`, `redrive` or `wake` turn; unregistered types are skipped."""
+        ...
+
+    def moved(self, ref: ActorRef) -> None:
+        """Forget the record of an actor that another process has committed."""
         ...
 
     def lease_lost(self, *, tell_worker: bool = True) -> None:
@@ -240,7 +248,8 @@ class Store(ABC):
 class SharedStore(Store):
     """A store that other workers write too: nothing is delivered before it is durable.
 
-    A batch holds what up to 32 turns of one actor came to, or an event, a message or a record from outside.
+    A batch holds what up to 32 turns of one actor came to (with those of actors that take what it sends,
+    where the store `joins_actors`), or an event, a message or a record from outside.
     """
 
     routes_events: bool = False
@@ -248,6 +257,10 @@ class SharedStore(Store):
     as they arrive (`Receiver.bus.spread`). Elsewhere they are messages of the batch that publishes them."""
     forwards: bool = False
     """Calls of actors of `remote_kinds` go to `forward`. Elsewhere their turns run here."""
+    joins_actors: bool = False
+    """A batch may hold turns of more actors: of those that take what the turns of its first one sent."""
+    shows_moves: bool = False
+    """Before listeners hear of an event of an actor that another process committed, `Receiver.moved` does."""
 
     @abstractmethod
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
@@ -256,6 +269,10 @@ class SharedStore(Store):
         The store may guess from the message that an actor is new, and return None unasked: a wrong guess
         ends in a Conflict, after which the actor is loaded again. Without a message it never guesses.
         """
+
+    def seems_new(self, first: Message) -> bool:
+        """Whether the store would guess that the actor to which a message goes is new."""
+        return False
 
     @abstractmethod
     async def commit(self, batch: Batch) -> None:
@@ -269,6 +286,13 @@ class SharedStore(Store):
         can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: waiting callers
         get the error, and deliveries without a `reply` are taken again after a pause.
         """
+
+    def publish_loads(self, loads: Mapping[str, int]) -> None:
+        """Let other workers know how many tasks of each type of actor this one has."""
+
+    def loads(self) -> Mapping[str, Mapping[str, int]]:
+        """The loads that the other workers have published, by their incarnations."""
+        return {}
 
     async def forward(self, message: Message) -> Any:
         """Call an actor of `remote_kinds`, and return its reply as its turn declares it.

@@ -320,7 +320,9 @@ class OutcomeWaiters:
         waiter = asyncio.get_running_loop().create_future()
         waiters.add(waiter)
         try:
-            ending = await self._host.read(key.ref, _Ending)
+            ending = await self._host.recent(key.ref, _Ending)
+            if ending is None or ending.outcome is not None:  # it may be erased by now
+                ending = await self._host.read(key.ref, _Ending)
             if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
                 raise unknown_task(task_id)
             return ending.outcome or await waiter

@@ -28,10 +28,27 @@ _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
 Values = Sequence[Any] | Mapping[str, Any]
 ResultT = TypeVar("ResultT")
+CallT = TypeVar("CallT", bound=Callable[..., Any])
+Calls = Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]
+"""Functions that take a session, and their other arguments."""
 _logger = logging.getLogger("meshwright.store")
 
 _MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
+
+
+def pipelined(function: CallT) -> CallT:
+    """Mark a function for a transaction whose statements need no answer but the rows that it fetches.
+
+    It uses no `rowcount`, and what one of its statements raises fails the whole group.
+    """
+    function.is_pipelined = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_pipelined(function: Callable[..., Any]) -> bool:
+    """Whether it is marked so: all of its transaction may share round trips to the server."""
+    return getattr(function, "is_pipelined", False)
 
 
 class Cursor(Protocol):
@@ -93,8 +110,8 @@ class Session(ABC):
         """Statements in the block may share round trips to the server, where there is one."""
         return nullcontext()
 
-    def notify(self, news: str) -> None:  # noqa: B027 does nothing where there is no other reader
-        """Tell the other processes that share the database, once the transaction has committed."""
+    def notify(self, news: str, worker: str = "") -> None:  # noqa: B027 does nothing where there is no other reader
+        """Tell the other processes that share the database, or one, once the transaction has committed."""
 
     @property
     def is_lost(self) -> bool:
@@ -125,16 +142,22 @@ class Session(ABC):
         for chunk in _chunks(keys):
             self.execute(f"DELETE FROM {table} WHERE {column} IN ({marks(len(chunk))})", chunk)  # noqa: S608
 
-    def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-        """Call functions in one transaction, and return their results."""
+    def write_group(self, calls: Calls, group_id: bytes = b"") -> list[Any]:
+        """Call functions in one transaction, and return their results; note them under the id of a group."""
         try:
             self.execute("BEGIN IMMEDIATE")
-            results = [function(self, *args) for function, args in calls]
+            results = self._call(calls, group_id)
             self.execute("COMMIT")
         except BaseException:
             with suppress(Exception):  # the transaction may have ended
                 self.execute("ROLLBACK")
             raise
+        return results
+
+    def _call(self, calls: Calls, group_id: bytes) -> list[Any]:
+        results = [function(self, *args) for function, args in calls]
+        if group_id:
+            self.note_group(group_id, results)
         return results
 
     def _execute_bound(self, statement: str, values: Sequence[Any]) -> Cursor:
@@ -390,7 +413,7 @@ class Database(ABC):
         if self._is_writing or not self._waiting:
             return
         self._is_writing = True
-        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_JOBS))]
+        jobs = self._next_jobs()
         failure = self.failure
         if self._thread is None and failure is None:
             failure = StoreFailed(f"{self.location} is not open")
@@ -398,6 +421,10 @@ class Database(ABC):
             asyncio.get_running_loop().call_soon(self._written, jobs, [], failure)
         else:
             self._write(jobs)
+
+    def _next_jobs(self) -> Sequence[Job]:
+        """The jobs that come into one transaction."""
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_JOBS))]
 
     def _write(self, jobs: Sequence[Job]) -> None:
         """Write a group; `_written` follows on the event loop."""

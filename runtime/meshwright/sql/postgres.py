@@ -11,14 +11,14 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.plugins import install_command
-from meshwright.sql.database import Cursor, Job, Row, Session, Values
+from meshwright.sql.database import Calls, Cursor, Job, Row, Session, Values, is_pipelined
 from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 try:
@@ -133,7 +133,7 @@ class PostgresSession(Session):
         self.connection = connection
         self._reconnect = reconnect
         self._channel = ""
-        self._news: list[str] | None = None  # of the pipeline that is open
+        self._news: dict[str, list[str]] | None = None  # of the pipeline that is open, by channel
         self._inserts: dict[tuple[str, str], tuple[bytes, Sequence[str]]] = {}
 
     def execute(self, statement: str, values: Values = ()) -> Cursor:
@@ -154,30 +154,43 @@ class PostgresSession(Session):
     def pipeline(self) -> Iterator[None]:
         """Send statements without waiting for the results of those before; a fetch waits for all so far.
 
-        Its news are one notification, if they fit into it: each wakes every worker. A connection that the
-        server ends in between is closed.
+        Its news are one notification for each channel, if they fit into it: each wakes whoever listens
+        there. A connection that the server ends in between is closed. A pipeline within one is that one.
         """
-        self._news = []
+        if self._news is not None:
+            yield
+            return
+        self._news = {}
         try:
             with self.connection.pipeline():
                 yield
-                for start in range(0, len(self._news), _NEWS_AT_ONCE):
-                    news = "\n".join(self._news[start : start + _NEWS_AT_ONCE])
-                    self.execute(_NOTIFY, (self.channel, news))
+                self._send_news()
         finally:
             self._news = None
             if self.connection.info.pipeline_status:  # the driver gave up: it could neither go on nor end
                 self.connection.close()
 
-    def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+    def _send_news(self) -> None:
+        if not self._news:
+            return
+        for channel, lines in self._news.items():
+            for start in range(0, len(lines), _NEWS_AT_ONCE):
+                news = "\n".join(lines[start : start + _NEWS_AT_ONCE])
+                self.execute(_NOTIFY, (channel, news))
+        self._news = {}
+
+    def write_group(self, calls: Calls, group_id: bytes = b"") -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
         for attempt in range(_MAX_TRIES):
             try:
                 if self.is_lost and self._reconnect is not None:
                     self.connection.close()
                     self.connection = self._reconnect()
-                with self.connection.transaction():
-                    return [function(self, *args) for function, args in calls]
+                shares = all(is_pipelined(function) for function, _ in calls)
+                with self.pipeline() if shares else nullcontext(), self.connection.transaction():
+                    results = self._call(calls, group_id)
+                    self._send_news()
+                    return results
             except Exception as error:
                 if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
                     raise
@@ -227,12 +240,13 @@ class PostgresSession(Session):
             self._channel = "mesh_" + hashlib.sha256(schema.encode()).hexdigest()[:16]
         return self._channel
 
-    def notify(self, news: str) -> None:
-        """Tell all workers, once the transaction has committed."""
+    def notify(self, news: str, worker: str = "") -> None:
+        """Tell all workers, or one, once the transaction has committed."""
+        channel = own_channel(self.channel, worker) if worker else self.channel
         if self._news is None:
-            self.execute(_NOTIFY, (self.channel, news))
+            self.execute(_NOTIFY, (channel, news))
         else:
-            self._news.append(news)
+            self._news.setdefault(channel, []).append(news)
 
     def _bound(self, values: Values) -> Values:
         if isinstance(values, Mapping):
@@ -309,6 +323,13 @@ class PostgresDatabase(ApartDatabase):
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
         return partial(_connect_writer, settings, self.lock_class)
 
+    def _next_jobs(self) -> Sequence[Job]:
+        """Commits of actors, or one other job: those that lock in other orders would wait for each other."""
+        jobs = [self._waiting.popleft()]
+        while self._waiting and is_pipelined(jobs[0].function) and is_pipelined(self._waiting[0].function):
+            jobs.append(self._waiting.popleft())
+        return jobs
+
     def _variables(self) -> Iterable[str]:
         return (name for name in os.environ if name.startswith(_VARIABLES))
 
@@ -336,6 +357,11 @@ class PostgresDatabase(ApartDatabase):
             words = words.replace(str(password), "***")
         remedy = "Check that it runs, that the address is right, and that the user may write"
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
+
+
+def own_channel(channel: str, worker: str) -> str:
+    """The channel of what is for one worker alone, beside that of the mesh."""
+    return f"{channel}_{worker}"
 
 
 def _is_away(error: BaseException | None) -> bool:

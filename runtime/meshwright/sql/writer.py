@@ -323,16 +323,10 @@ def _answer(session: Session, data: bytes) -> bytes:
     try:
         group_id, names = marshal.loads(data)
         calls = [(_named(*name), args) for *name, args in names]
-        [results] = session.write_group([(_write_noted, (group_id, calls))])
+        results = session.write_group(calls, group_id)
         return marshal.dumps((results, None), _FORMAT)
     except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
         return marshal.dumps(((), pickle.dumps(_sendable(error))))
-
-
-def _write_noted(session: Session, group_id: bytes, calls: Iterable[Any]) -> list[Any]:
-    results = [function(session, *args) for function, args in calls]
-    session.note_group(group_id, results)
-    return results
 
 
 @lru_cache

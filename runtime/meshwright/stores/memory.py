@@ -191,6 +191,8 @@ class MemoryData:
             stored = self.record(ref)
             if (stored.revision if stored else 0) != expected:
                 raise Conflict(f"{ref} is not at revision {expected} any more")
+        if batch.ahead and any(Message.decode(data).to in batch.ahead for data, _ in self.mail.values()):
+            raise Conflict("a message waits for an actor that took a later one")
 
     def knows(self, known: Record | str | None) -> bool:
         """Whether a record is written, or an event of an id is known."""
@@ -240,6 +242,7 @@ class MemoryStore(SharedStore):
         self._database = database
         self._faults = faults or Faults()
         self.routes_events = self._faults.may_lose
+        self.joins_actors = not self.routes_events
         self._is_logging = False
         self._logging = asyncio.Lock()
         self._mail: dict[ActorRef, DisturbedMail] = {}

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from meshwright.kernel.envelope import ActorRef
@@ -90,6 +90,11 @@ class SlotTable:
         return len(self._waiting)
 
     @property
+    def waiting(self) -> Collection[tuple[ActorRef, str]]:
+        """The thread and the task of each offer that waits."""
+        return self._waiting.keys()
+
+    @property
     def agents(self) -> tuple[str, ...]:
         """The agents that were offered a task."""
         return tuple(self._lanes)
@@ -123,8 +128,16 @@ class SlotTable:
     def grant(self, agent_id: str) -> Offer | None:
         """Give a free slot of an agent to the task whose turn it is; None where either is missing."""
         lane = self._lane(agent_id)
-        if lane.free <= 0:
+        if lane.free <= 0 or (offer := self._next(lane)) is None:
             return None
+        lane.free -= 1
+        return offer
+
+    def take(self, agent_id: str) -> Offer | None:
+        """Take the next task of an agent out, without a slot."""
+        return self._next(self._lane(agent_id))
+
+    def _next(self, lane: _Lane) -> Offer | None:
         while lane.turns:
             tenant = lane.turns.popleft()
             offer = self._best(lane.heaps[tenant])
@@ -132,7 +145,6 @@ class SlotTable:
                 del lane.heaps[tenant]
                 continue
             lane.turns.append(tenant)
-            lane.free -= 1
             return offer
         return None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -123,6 +124,31 @@ class Worker:
     def waiting(self) -> int:
         """How many tasks wait for a slot, or for their turn to start alone."""
         return len(self._slots) + len(self._suspects)
+
+    def loads(self) -> dict[str, int]:
+        """How many tasks of each agent run or wait here, of the agents whose tasks it takes now."""
+        if self._draining or self._holds:
+            return {}
+        loads = {agent_id: 0 for agent_id in self._codes if agent_id in self._host.kinds}
+        for ref, _ in (*self._running, *self._slots.waiting):
+            if ref.type in loads:
+                loads[ref.type] += 1
+        return loads
+
+    def waiting_by_agent(self) -> Mapping[str, int]:
+        """How many tasks of each agent wait for a slot here."""
+        return Counter(ref.type for ref, _ in self._slots.waiting)
+
+    def take_waiting(self, agent_id: str, count: int) -> Iterator[Offer]:
+        """Take up to so many tasks out that wait for a slot, for another worker."""
+        for _ in range(count):
+            offer = self._slots.take(agent_id)
+            if offer is None:
+                return
+            if offer.owner is not None:  # begun elsewhere: this worker adopts it
+                self._slots.offer(offer)
+                return
+            yield offer
 
     def at_work(self, task: asyncio.Task[Any] | None) -> tuple[ActorRef, str] | None:
         """The thread and the task whose work an asyncio task is, if it is any. For any thread."""
@@ -375,8 +401,13 @@ class Worker:
         return None
 
     async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
-        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
-        return ("", None) if record is None else (record.status, record.work(grant))
+        task = TaskKey(tenant_of(ref), grant.task_id).ref
+        record = await self._host.recent(task, DispatchedTask)
+        work = None if record is None else record.work(grant)
+        if work is None:  # perhaps another worker has dispatched it
+            record = await self._host.read(task, DispatchedTask)
+            work = None if record is None else record.work(grant)
+        return ("" if record is None else record.status), work
 
     async def _settle_over(self, offer: Offer, grant: Grant) -> bool | None:
         """Settle the calls of an attempt that is over; None where that has to be tried again later.

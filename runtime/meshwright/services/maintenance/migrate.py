@@ -28,7 +28,7 @@ from meshwright.sql.meta import HELD, MOVED, UNFINISHED, delete_note, read_note,
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.sql.tables import copy_rows, set_sequences, tables_of
 
-_OWN = frozenset({"component_versions", "meta", "last_group", "workers"})
+_OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news"})
 """The tables of what a database is and who writes to it: each has its own."""
 _HEADS = "type, id, revision, last_turn, sent, wake_at, obliged, seen, state"
 _MESSAGES = {"sqlite": ("mailbox", "outside"), "postgres": ("messages", "remember")}

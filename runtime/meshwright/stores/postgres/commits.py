@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.events.table import Written, newest, pruned_through
+from meshwright.events.table import NEWS_SECONDS, Written, newest, pruned_through
 from meshwright.events.tails import read_news
 from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.host import Bus
 from meshwright.kernel.rows import record_row, row_of
-from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
+from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
 from meshwright.sql.database import Database, Session
 from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
 _SHOWN_AT_ONCE = 500  # events
+_QUIET_LOOKS = 2
 _REMEMBERED = 256  # of the last events, by which a database that came back older is noticed
 
 
@@ -41,12 +41,11 @@ class Commits:
         database: Database,
         log: EventLog,
         owner_of: Callable[[ActorRef], str],
-        keeper_of: Callable[[ActorRef], str],
         deliver: Callable[[Delivery], None],
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self._database, self._log = database, log
-        self._owner_of, self._keeper_of = owner_of, keeper_of
+        self._owner_of = owner_of
         self._deliver, self._tell = deliver, tell
         self._filling: list[_Waiting] = []
         self._writing = False
@@ -78,7 +77,8 @@ class Commits:
         unless, unless_id = _unless(batch)
         return BatchRows(
             expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
-            heads=[(*row_of(ref, record), self._keeper_of(ref)) for ref, record in batch.actors.items()],
+            ahead=[tuple(ref) for ref in batch.ahead],
+            heads=[(*row_of(ref, record), self._owner_of(ref)) for ref, record in batch.actors.items()],
             taken=batch.taken,
             records=[record_row(record) for record in batch.records],
             messages=[self._row_of(item) for item in batch.messages],
@@ -87,9 +87,10 @@ class Commits:
             unless_id=unless_id,
         )
 
-    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bytes]:
+    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bytes, bool]:
         to = item.message.to
-        return to.type, to.id, self._owner_of(to), item.remember, item.message.encode()
+        owner, is_for_one = item.worker or self._owner_of(to), bool(item.worker)
+        return to.type, to.id, owner, item.remember, item.message.encode(), is_for_one
 
     def _settled(
         self,
@@ -158,15 +159,15 @@ class News:
 
     def __init__(self, database: Database, log: EventLog) -> None:
         self._database, self._log = database, log
-        self._bus = Bus()
-        self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
+        self._receiver: Receiver | None = None
+        self._shown = 0  # the seq through which all events were shown to listeners
         self._own: set[int] = set()  # shown out of order, since they are this worker's
         self._seen: deque[tuple[int, str]] = deque(maxlen=_REMEMBERED)  # the last events: seq and id
         self._is_due = asyncio.Event()
 
-    def begin(self, bus: Bus, newest: int) -> None:
+    def begin(self, receiver: Receiver, newest: int) -> None:
         """Show the events behind a `seq`."""
-        self._bus, self._shown, self._newest = bus, newest, newest
+        self._receiver, self._shown = receiver, newest
         self._own.clear()
         self._seen.clear()
 
@@ -176,58 +177,90 @@ class News:
         None where nothing is gone: a server that is restored, or a standby that lagged, lacks events.
         """
         seen = sorted(self._seen)
-        last_known = max(self._newest, seen[-1][0] if seen else 0)
+        last_known = max(self._shown, seen[-1][0] if seen else 0)
         newest, still_there, read_through = await self._database.read(_still_there, seen)
         gone = [seq for seq, _ in seen if seq <= read_through and seq not in still_there]
         if not gone and newest >= last_known:
             return None
         return min([newest, *(seq - 1 for seq in gone)]), last_known
 
-    def reach(self, seq: int) -> None:
-        """Learn that there are events up to a `seq`."""
-        self._newest = max(self._newest, seq)
+    def has_shown(self, seq: int) -> bool:
+        """Whether listeners have heard of all events through a `seq`."""
+        return seq <= self._shown
+
+    def look(self) -> None:
+        """Look for events of other workers."""
         self._is_due.set()
 
     def tell(self, events: Sequence[Event]) -> None:
         """Show events of this worker: durable, and perhaps before earlier ones of others."""
+        assert self._receiver is not None
         self._log.committed(events)
         for event in events:
             seq = event.seq or 0
             self._seen.append((seq, event.id))
             if seq > self._shown:  # else the notification of this commit was faster
                 self._own.add(seq)
-                self._bus.tell(event)
+                self._receiver.bus.tell(event)
+        self._pass_own()
 
     async def show(self) -> None:
-        """Show the events of the other workers, in the order of the log, for ever."""
+        """Show the events of the other workers, in the order of the log, for ever.
+
+        Events that follow a notification closely have none of their own, and their commits take time: it
+        looks again until two looks in a row find nothing.
+        """
         while True:
             await self._is_due.wait()
             self._is_due.clear()
-            with suppress(StoreFailed):  # it is away, and news come when it is back
-                while self._newest > self._shown:
-                    await self._show_some()
+            quiet_looks = 0
+            while quiet_looks < _QUIET_LOOKS:
+                quiet_looks += 1
+                with suppress(StoreFailed):  # it is away, and news come when it is back
+                    while await self._show_some():
+                        quiet_looks = 0
+                await asyncio.sleep(NEWS_SECONDS)
 
-    async def _show_some(self) -> None:
-        while self._shown + 1 in self._own:
-            self._shown += 1
-            self._own.discard(self._shown)
-        if self._newest <= self._shown:
-            return
-        first, last = self._shown + 1, min(self._newest, self._shown + _SHOWN_AT_ONCE)
+    async def _show_some(self) -> bool:
+        """Show some events; whether there were any, and may be more."""
+        assert self._receiver is not None
+        first = self._shown + 1
         is_followed = bool(self._log.readers)
-        unheard = [] if is_followed else list(self._bus.unheard)
-        events, reached, _ = await self._database.read(read_news, first, last, unheard)
+        unheard = [] if is_followed else list(self._receiver.bus.unheard)
+        events, reached = await self._database.read(_read_new, first, unheard)
+        if reached < first:
+            return False
+        first = self._shown + 1  # events of this worker may have come meanwhile
         own = self._own.intersection(range(first, reached + 1))
         self._own -= own
-        self._shown = reached
+        self._shown = max(self._shown, reached)
         if is_followed:
             self._log.committed(events)
         else:
             self._log.reach(reached)
         for event in events:
-            if event.seq not in own:
+            if (event.seq or 0) >= first and event.seq not in own:
                 self._seen.append((event.seq or 0, event.id))
-                self._bus.tell(event)
+                self._receiver.moved(ActorRef.parse(event.aggregate_id))
+                self._receiver.bus.tell(event)
+        self._pass_own()
+        return True
+
+    def _pass_own(self) -> None:
+        while self._shown + 1 in self._own:
+            self._shown += 1
+            self._own.discard(self._shown)
+
+
+def _read_new(
+    session: Session, first: int, unheard: Sequence[tuple[str, str]]
+) -> tuple[Sequence[Event], int]:
+    """The events from a `seq` on, some at once, and the `seq` through which these are all."""
+    last = min(newest(session), first + _SHOWN_AT_ONCE - 1)
+    if last < first:
+        return (), last
+    events, reached, _ = read_news(session, first, last, unheard)
+    return events, reached
 
 
 def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:

@@ -31,7 +31,7 @@ from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Take
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
 from meshwright.sql.meta import refuse_if_moved
-from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array
+from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array, own_channel
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, News, place
 from meshwright.stores.postgres.groups import delete_locked, write_batches
@@ -60,7 +60,8 @@ _ALIVE = """
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (classid::bigint << 32) + objid::bigint = lock_key)
 """
-_SELECT_WORKERS = f"SELECT incarnation, kinds, {_ALIVE} FROM workers"  # noqa: S608 code
+_SELECT_WORKERS = f"SELECT incarnation, kinds, loads, {_ALIVE} FROM workers"  # noqa: S608 code
+_SET_LOADS = "UPDATE workers SET loads = %s WHERE incarnation = %s"
 JOIN = """
     INSERT INTO workers SELECT %s, %s, clock_timestamp() + make_interval(secs => %s), %s
 """
@@ -104,17 +105,22 @@ _SELECT_PASSED_OVER = """
 """
 _SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
 
+_MAX_CONTESTED = 10_000
+
 
 class PostgresStore(SharedStore):
     """Actors, messages, records and events in a database that other workers share."""
 
     name = "postgres"
+    joins_actors = shows_moves = True
 
     def __init__(self, database: PostgresDatabase, log: EventLog) -> None:
         self._database, self._log = database, log
         self._receiver: Receiver | None = None
         self._incarnation, self._channel = "", ""
         self._workers: dict[str, frozenset[str]] = {}
+        self._loads: dict[str, str] = {}  # of the workers, as JSON
+        self._own_loads = ""  # those that are not written yet
         self._line: psycopg.AsyncConnection[Row] | None = None
         self._reader: PostgresSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,6 +133,8 @@ class PostgresStore(SharedStore):
         self._adopts_since = math.inf
         self._commits: Commits | None = None
         self._heads = Together(self._read_heads)
+        self._seem_new: dict[tuple[str, str], bool] = {}  # by type, and method of the first message
+        self._contested: set[ActorRef] = set()  # those of which a guess was wrong
 
     # Lifetime
 
@@ -139,13 +147,11 @@ class PostgresStore(SharedStore):
         try:
             await self._log.start()
             await self._connect_reader()
-            self._news.begin(receiver.bus, await self._log.last_seq())
+            self._news.begin(receiver, await self._log.last_seq())
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
-        self._commits = Commits(
-            self._database, self._log, self._owner_of, self._keeper_of, receiver.deliver, self._news.tell
-        )
+        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._news.tell)
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
@@ -180,7 +186,7 @@ class PostgresStore(SharedStore):
         last_seq, known_seq = loss
         _logger.error(_OLDER, self._database.location, last_seq + 1, known_seq)
         await self._log.note_loss(last_seq, known_seq)
-        self._news.begin(receiver.bus, await self._log.last_seq())
+        self._news.begin(receiver, await self._log.last_seq())
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Leave the workers, so that others adopt what is left, and disconnect."""
@@ -214,7 +220,9 @@ class PostgresStore(SharedStore):
         await self._connect_reader()
         line, lock_class = self._line, self._database.lock_class
         key = (lock_class << 32) + secrets.randbits(31)
-        await line.execute(f"LISTEN {self._channel}".encode())
+        await line.execute(b"UNLISTEN *")
+        for channel in (self._channel, own_channel(self._channel, incarnation)):
+            await line.execute(f'LISTEN "{channel}"'.encode())
         await line.execute("DELETE FROM workers WHERE lock_key >> 32 = %s", (lock_class,))
         await line.execute("SELECT pg_advisory_unlock_all()")
         await line.execute("SELECT pg_advisory_lock(%s)", (key,))
@@ -235,12 +243,22 @@ class PostgresStore(SharedStore):
     # The port
 
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
-        """The record of an actor, None where it has none."""
+        """The record of an actor, None where it has none; unread where its like was new the last time."""
+        if first is not None and self.seems_new(first):
+            return None
         try:
             row = (await self._heads.ask(ref)).get(ref)
         except StoreFailed as error:
             raise StoreUnavailable(str(error)) from error
+        if first is not None:
+            self._contested.discard(ref)
+            self._seem_new[ref.type, first.method] = row is None
         return record_of(row) if row else None
+
+    def seems_new(self, first: Message) -> bool:
+        """Whether the last actor of a type that such a message activated was new."""
+        to = first.to
+        return to not in self._contested and self._seem_new.get((to.type, first.method), False)
 
     async def _read_heads(self, refs: Sequence[ActorRef]) -> dict[ActorRef, Row]:
         columns = [ref.type for ref in refs], [ref.id for ref in refs]
@@ -251,7 +269,20 @@ class PostgresStore(SharedStore):
         """Write a batch, with others that wait."""
         if self._commits is None or self._receiver is None:
             raise Conflict("the store is closed")
-        await self._commits.commit(batch)
+        try:
+            await self._commits.commit(batch)
+        except Conflict:
+            self._guess_less([ref for ref, revision in batch.expected.items() if not revision])
+            raise
+
+    def _guess_less(self, refs: Sequence[ActorRef]) -> None:
+        """Read these actors, and those of their types, before their next turns: some are not new."""
+        if len(self._contested) > _MAX_CONTESTED:  # others may have them by now
+            self._contested.clear()
+        self._contested.update(refs)
+        for key in self._seem_new:
+            if any(ref.type == key[0] for ref in refs):
+                self._seem_new[key] = False
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream from one number to another, in order."""
@@ -283,6 +314,15 @@ class PostgresStore(SharedStore):
         """Whether a worker has left, lost its connection, or let its lease run out."""
         query = f"SELECT 1 FROM workers WHERE incarnation = ? AND {_ALIVE}"  # noqa: S608 code
         return not await self._database.read(_rows, query, (incarnation,))
+
+    def publish_loads(self, loads: Mapping[str, int]) -> None:
+        """Let other workers know, at the next look, how many tasks of each type this one has."""
+        text = to_json(loads).decode()
+        self._own_loads = "" if text == self._loads.get(self._incarnation) else text
+
+    def loads(self) -> Mapping[str, Mapping[str, int]]:
+        """The loads of the other workers, as of the last look."""
+        return {name: from_json(text) for name, text in self._loads.items() if name != self._incarnation}
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every worker."""
@@ -333,31 +373,39 @@ class PostgresStore(SharedStore):
         if self._renewed_at - self._adopts_since > LEASE_SECONDS:
             await self._line.execute(_GIVE_UP.encode(), (incarnation,))
             return False
-        [(newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
-        self._news.reach(newest)
+        self._news.look()
         return (await self._line.execute(_RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
 
     async def _look(self) -> list[str]:
-        """Learn who is alive, and remove the others, who are returned."""
+        """Learn who is alive, with which loads, and remove the others, who are returned."""
         assert self._line is not None
+        if self._own_loads and len(self._workers) > 1:
+            loads, self._own_loads = self._own_loads, ""
+            await self._line.execute(_SET_LOADS, (loads, self._incarnation))
         rows = await (await self._line.execute(_SELECT_WORKERS.encode())).fetchall()
-        self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
-        if self._commits is not None:
-            self._commits.is_alone = len(self._workers) < 2
-        gone = [name for name, _, alive in rows if not alive and name != self._incarnation]
+        self._workers = {name: frozenset(from_json(kinds)) for name, kinds, _, alive in rows if alive}
+        self._loads = {name: loads for name, _, loads, alive in rows if alive}
+        if self._commits is not None and self._commits.is_alone != self._is_alone:
+            self._commits.is_alone = self._is_alone
+            self._news.look()
+        gone = [name for name, _, _, alive in rows if not alive and name != self._incarnation]
         if gone:
             await self._line.execute(_REMOVE.encode(), (gone,))
         return gone
 
+    @property
+    def _is_alone(self) -> bool:
+        return len(self._workers) < 2
+
     def _hear(self, news: Sequence[str]) -> None:
         for line in news:
             kind, rest = line[:1], line[1:]
-            if kind == "e":
-                self._news.reach(int(rest))
+            if kind == "e" and not (self._is_alone and self._news.has_shown(int(rest))):
+                self._news.look()
             elif kind == "w":
                 self._look_at = 0.0
                 self._orphans.set()
-            elif kind == "m" and rest == self._incarnation:
+            elif kind == "m":
                 self._mail.set()
             elif kind == "b":
                 self._hear_part(*rest.split(" ", 3))
@@ -415,13 +463,14 @@ class PostgresStore(SharedStore):
                 self._receiver.deliver(delivery)
 
     def _owner_of(self, ref: ActorRef) -> str:
+        """The worker for an actor without one: this one if it can, so that actors of a task live together.
+
+        It answers also for actors that commit here.
+        """
+        if self._receiver is not None and ref.type in self._receiver.kinds:
+            return self._incarnation
         able = [name for name, kinds in self._workers.items() if ref.type in kinds]
         return place(ref, able) if able else ""
-
-    def _keeper_of(self, ref: ActorRef) -> str:
-        """The worker that answers for an actor which commits here: this one, where it runs the type."""
-        runs_here = self._receiver is not None and ref.type in self._receiver.kinds
-        return self._incarnation if runs_here else self._owner_of(ref)
 
 
 def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
