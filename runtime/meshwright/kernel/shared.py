@@ -300,7 +300,7 @@ class SharedExecutor:
 
     def _release(self, cell: Cell) -> None:
         """Let an actor that was occupied take what came meanwhile."""
-        cell.queued = bool(cell.mailbox)
+        cell.queued = bool(cell.mailbox) and self._ending is None
         if cell.queued:
             self._begin(self._work(cell), f"turns of {cell.ref}")
 

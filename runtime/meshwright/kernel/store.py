@@ -6,8 +6,9 @@ changes them by one `commit` at a time.
 
 **Exclusive or shared.** An ExclusiveStore has no other writer: turns run ahead of the disk, many turns of
 many actors share one batch, and messages are delivered in the process before they are durable; only what
-leaves the process waits. Several workers write a SharedStore: a batch holds the turns of one actor, and
-nothing of it is delivered before it is durable; the store then delivers it, to this process or elsewhere.
+leaves the process waits. Several workers write a SharedStore: a batch holds the turns of one actor, or also
+of actors that take what these send, and nothing of it is delivered before it is durable; the store then
+delivers it, to this process or elsewhere.
 
 **Conflict.** Actor records are compared and swapped: another worker may have changed the actor. The runtime
 then loads it again and runs the same turns again. A turn runs where its message lands; placement is affinity.
