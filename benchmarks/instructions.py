@@ -2,7 +2,7 @@
 
 python -m benchmarks.instructions            # fails if the loop costs 2 % more than the stored figure
 python -m benchmarks.instructions --store    # stores today's figures where they are lower
-python -m benchmarks.instructions --raise    # stores them where they are higher too: in a commit that says why
+python -m benchmarks.instructions --raise    # stores higher ones too: in a commit that says why
 
 On a quiet machine times differ by tens of percent from run to run, instructions by half a percent; other
 programs beside it cost up to four percent. A figure is the difference of two runs under valgrind, and each
