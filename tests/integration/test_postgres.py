@@ -187,10 +187,20 @@ async def test_messages_land_where_their_actor_has_committed_last(
         while any([len(await lines_of(one, name)) < 2 for name in names]):
             await asyncio.sleep(0.01)
     async with open_log(postgres_url) as log:
-        owners = await log.database.read(
-            lambda session: session.execute("SELECT owner FROM heads").fetchall()
-        )
-    assert set(owners) == {(one.incarnation,)}
+        assert await log.database.read(owners_of_heads) == [(one.incarnation,)]
+
+
+async def test_an_actor_moves_to_the_worker_that_a_message_hands_it_to(start: Start) -> None:
+    (one, *_), (other, _, database) = await start(), await start()
+    await one.call(diary(), "write", Line(text="by one"))
+    await one.hand_over(diary(), other.incarnation)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await database.read(owners_of_heads) != [(other.incarnation,)]:
+            await asyncio.sleep(0.01)
+
+
+def owners_of_heads(session: Session) -> list[tuple[str]]:
+    return session.execute("SELECT DISTINCT owner FROM heads").fetchall()
 
 
 async def test_a_column_takes_the_nearest_value(postgres_url: Address, tmp_path: Path) -> None:
