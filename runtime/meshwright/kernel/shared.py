@@ -30,7 +30,7 @@ from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, SharedStore
 from meshwright.kernel.turns import Commit
 
 MAX_TURNS_A_COMMIT = 32
-_MAX_JOINED = 32  # actors
+_MAX_RECEIVERS = 32  # in the commit of one sender
 _CONFLICT_PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
@@ -230,39 +230,39 @@ class SharedExecutor:
             self._turn(visit, delivery)
         self._complete(visit)
         await self.settled(cell.ref)
-        joined = self._join(visit) if joins else []
+        receivers = self._join(visit) if joins else []
         try:
             if visit.batch:
                 await self._store.commit(visit.batch)
-                for each in (visit, *joined):
-                    self._cells.set_record(each.cell, each.record)
+                for one in (visit, *receivers):
+                    self._cells.set_record(one.cell, one.record)
         except BaseException:  # passed on: what these would have taken is sent to them instead
-            for each in joined:
-                self._cells.forget(each.cell)
+            for one in receivers:
+                self._cells.forget(one.cell)
             raise
         finally:
-            for each in joined:
-                self._release(each.cell)
-        for each in (visit, *joined):
-            self._tell(each, is_same=incarnation == self._around.incarnation())
+            for one in receivers:
+                self._release(one.cell)
+        for one in (visit, *receivers):
+            self._tell(one, is_same=incarnation == self._around.incarnation())
 
     def _join(self, first: _Visit) -> list[_Visit]:
         """Let receivers that are idle take what is sent, and add that to the batch of the first.
 
         Messages to one receiver go one way, so that they stay in order.
         """
-        batch, joined = first.batch, dict[ActorRef, _Visit]()
+        batch, receivers = first.batch, dict[ActorRef, _Visit]()
         apart = {first.cell.ref}
         waiting = deque(batch.messages)
         batch.messages.clear()
         while waiting:
             delivery = waiting.popleft()
             to = delivery.message.to
-            if to not in apart and to not in joined:
-                visit = self._occupy(delivery.message) if len(joined) < _MAX_JOINED else None
+            if to not in apart and to not in receivers:
+                visit = self._occupy(delivery.message) if len(receivers) < _MAX_RECEIVERS else None
                 if visit is not None:
-                    joined[to] = visit
-            visit = joined.get(to)
+                    receivers[to] = visit
+            visit = receivers.get(to)
             if to in apart or visit is None or len(visit.ends) == MAX_TURNS_A_COMMIT:
                 apart.add(to)
                 batch.messages.append(delivery)
@@ -273,12 +273,12 @@ class SharedExecutor:
             waiting += visit.batch.messages
             batch.records += visit.batch.records
             batch.events += visit.batch.events
-        for ref, visit in joined.items():
+        for ref, visit in receivers.items():
             if visit.record is not visit.before:
                 batch.actors[ref] = visit.record
             batch.expected[ref] = visit.before.revision
             batch.ahead.add(ref)
-        return [*joined.values()]
+        return [*receivers.values()]
 
     def _occupy(self, message: Message) -> _Visit | None:
         """Begin a visit of an actor, unless it is elsewhere, busy or to be read from the store."""

@@ -154,8 +154,8 @@ class PostgresSession(Session):
     def pipeline(self) -> Iterator[None]:
         """Send statements without waiting for the results of those before; a fetch waits for all so far.
 
-        Its news are one notification for each channel, if they fit into it: each wakes whoever listens
-        there. A connection that the server ends in between is closed. A pipeline within one is that one.
+        Its news are one notification for each channel, if they fit into it, since each wakes all listeners.
+        A connection that the server ends in between is closed. A pipeline within one is that one.
         """
         if self._news is not None:
             yield
