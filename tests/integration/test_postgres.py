@@ -273,10 +273,8 @@ ENDED_BY_ITS_COMMIT = """
 
 
 def write_what_ends_the_connection(session: Session) -> None:
-    """The server says so in its answer to the end of the pipeline, behind those to all its statements."""
-    session.execute("COMMIT")
-    with session.pipeline():
-        session.execute("INSERT INTO deadly VALUES (1)")
+    """The server says so in its answer to the end of the transaction."""
+    session.execute("INSERT INTO deadly VALUES (1)")
 
 
 async def test_a_connection_that_still_waits_for_a_result_is_replaced(

@@ -48,7 +48,7 @@ def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tupl
         salt = salts[n * SALT_BYTES : (n + 1) * SALT_BYTES]
         seq, facts = first + n, row[:-1]
         try:
-            packed = _pack(facts) if session.dialect == "sqlite" and -_MAX < facts[_VERSION] < _MAX else None
+            packed = _pack(facts) if -_MAX < facts[_VERSION] < _MAX else None
         except _UNPACKABLE:
             packed = None
         if packed is None:
@@ -58,6 +58,18 @@ def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tupl
         linked.append((seq, *row, salt + head[:_TAG_BYTES]))
         hashes.append(head)
     return linked, hashes
+
+
+def sealed_rows(session: Session, rows: Sequence[Row]) -> list[Row]:
+    """Rows as the database will have them, each with its salt, its commitment and its packed facts.
+
+    By these a server numbers and links them itself.
+    """
+    sealed: list[Row] = []
+    for *facts, payload in rows:
+        salt, stored = os.urandom(SALT_BYTES), [*map(session.bindable, facts)]
+        sealed.append((*stored, payload, salt, _sha256(salt + payload).digest(), _pack(stored)))
+    return sealed
 
 
 def next_hash(row: Row, head: bytes, seq: int | None = None) -> bytes | None:

@@ -109,6 +109,7 @@ class EventLog:
             self.insert(session, [self._loss_accepted(loss)])
         if upgrades := self._database.upgrades:
             self.insert(session, [self._of_store("store.upgraded", {"upgrades": [*map(str, upgrades)]})])
+        table.fill_blocks(session, self._now().timestamp())
         return table.newest(session)
 
     def _loss_accepted(self, loss: Loss) -> Event:
@@ -136,6 +137,11 @@ class EventLog:
         for task in (self._folding, self._pruning):
             if task is not None:
                 task.cancel()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes write it too."""
+        return not self._database.exclusive
 
     @property
     def readers(self) -> int:

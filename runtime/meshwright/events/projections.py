@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
@@ -19,7 +19,7 @@ from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
 from meshwright.events.rows import event_of, forget_rows, unfolded
 from meshwright.events.table import newest
-from meshwright.sql.database import Session, guarded
+from meshwright.sql.database import Row, Session, guarded
 
 FAILED = "projection.failed"
 """The event of a projection that has raised."""
@@ -29,12 +29,9 @@ _PAUSES = 0.25, 300.0  # seconds before a projection that raised is tried again:
 _MAX_ERROR_CHARS = 300
 
 _SELECT_POSITIONS = "SELECT name, version, position FROM projection_positions"
-_LOCK_POSITION = (
-    "UPDATE projection_positions SET position = position WHERE name = ? RETURNING version, position"
-)
-_ADD_POSITION = "INSERT INTO projection_positions VALUES (?, 0, 0) ON CONFLICT DO NOTHING"
-_SET_POSITION = (
-    "INSERT INTO projection_positions VALUES (?, ?, ?) "
+_LOCK_POSITIONS = {"sqlite": _SELECT_POSITIONS, "postgres": f"{_SELECT_POSITIONS} ORDER BY name FOR UPDATE"}
+_INTO_POSITIONS = "projection_positions (name, version, position)"
+_REPLACE_POSITIONS = (
     "ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = excluded.position"
 )
 
@@ -129,16 +126,24 @@ def _failed(item: StalledProjection, now: datetime) -> Event:
 def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> Folded:
     """Fold the next events of the log. `is_full` is False once every projection has caught up, or raised."""
     last = newest(session)
-    folded = {name: rest for name, *rest in session.execute(_SELECT_POSITIONS).fetchall()}
-    behind = [item for item in projections if folded.get(item.name) != [item.version, last]]
+    known = _positions(session, _SELECT_POSITIONS)
+    behind = [item for item in projections if known.get(item.name) != (item.version, last)]
+    if not behind:
+        return Folded(False, [])
+    new = [(item.name, 0, 0) for item in behind if item.name not in known]
+    session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
+    locked = _positions(session, _LOCK_POSITIONS[session.dialect])  # others have folded them meanwhile
     failed: list[StalledProjection] = []
     positions: list[tuple[Projection, int]] = []
     for projection in behind:
-        position, error = _locked_position(session, projection)
-        if error is None:
-            positions.append((projection, position))
-        else:
+        version, position = locked[projection.name]
+        error = None
+        if version != projection.version:
+            position, error = guarded(session, _clear, (projection,), {})
+        if error is not None:
             failed.append(_stalled(projection, 0, error))
+        elif position < last:
+            positions.append((projection, position))
     if not positions:
         return Folded(False, failed)
     types = {name for projection, _ in positions for name in projection.event_types}
@@ -147,14 +152,20 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
     found = {event.event_type for event in events}
+    ends: list[Row] = []
     for projection, done in positions:
         own, reached = found.intersection(projection.event_types), max(last, done)
-        new = [event for event in events if event.event_type in own and (event.seq or 0) > done]
-        if new and (problem := _fold(session, projection, new)) is not None:
+        unseen = [event for event in events if event.event_type in own and (event.seq or 0) > done]
+        if unseen and (problem := _fold(session, projection, unseen)) is not None:
             failed.append(problem)
             reached = problem.seq - 1
-        session.execute(_SET_POSITION, (projection.name, projection.version, reached))
+        ends.append((projection.name, projection.version, reached))
+    session.insert(_INTO_POSITIONS, ends, then=_REPLACE_POSITIONS)
     return Folded(is_full, failed)
+
+
+def _positions(session: Session, select: str) -> dict[str, tuple[int, int]]:
+    return {name: (version, position) for name, version, position in session.execute(select).fetchall()}
 
 
 def _fold(session: Session, projection: Projection, events: Sequence[Event]) -> StalledProjection | None:
@@ -181,17 +192,10 @@ def clear(session: Session, projections: Iterable[Projection]) -> None:
         _clear(session, projection)
 
 
-def _locked_position(session: Session, projection: Projection) -> tuple[Any, Exception | None]:
-    """The position of a projection, or what it raised where its tables had to be emptied."""
-    session.execute(_ADD_POSITION, (projection.name,))
-    [(version, position)] = session.execute(_LOCK_POSITION, (projection.name,)).fetchall()
-    if version == projection.version:
-        return position, None
-    return guarded(session, _clear, (projection,), {})
-
-
 def _clear(session: Session, projection: Projection) -> int:
     [(oldest,)] = session.execute("SELECT coalesce(min(seq), 1) FROM events").fetchall()
     projection.clear(session, oldest)
-    session.execute(_SET_POSITION, (projection.name, projection.version, oldest - 1))
+    session.insert(
+        _INTO_POSITIONS, [(projection.name, projection.version, oldest - 1)], then=_REPLACE_POSITIONS
+    )
     return oldest - 1

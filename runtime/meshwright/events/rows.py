@@ -151,17 +151,13 @@ class RecentRows:
 
 
 def recent_rows(session: Session, first: int, *, opens_block: bool) -> RecentRows:
-    """The rows that end before a `seq`. There are none where the session has not written the one before.
-
-    On PostgreSQL nothing is kept, since other workers write in between.
-    """
+    """The rows that end before a `seq`. There are none where the session has not written the one before."""
     recent: RecentRows | None = session.recent
     if recent is None or recent.next_seq != first:
         recent = RecentRows(first)
     if opens_block:
         recent.open_block()
-    if session.dialect == "sqlite":
-        session.recent = recent
+    session.recent = recent
     return recent
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from meshwright.core.messages import Event
-from meshwright.events.chain import ERASED, erased_link, link
+from meshwright.events.chain import ERASED, erased_link, link, sealed_rows
 from meshwright.events.filter import KEYED, EventFilter
 from meshwright.events.rows import (
     COLUMN_LIST,
@@ -28,7 +28,7 @@ from meshwright.events.rows import (
     forget_rows,
     recent_rows,
 )
-from meshwright.sql.database import Cursor, Row, Session
+from meshwright.sql.database import Row, Session
 
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 _INTO = f"events ({COLUMN_LIST}, link)"
@@ -43,14 +43,16 @@ NEWS_SECONDS = 0.22
 """The time from a notification of events to the look for those behind it, which had none of their own."""
 
 _LOCK_END = {
-    "sqlite": "SELECT seq, hash, 0 FROM event_log",
-    "postgres": """
-        SELECT seq, hash, (SELECT clock_timestamp() - told_at > interval '200 ms' FROM event_news)
-        FROM event_log FOR UPDATE
-    """,
+    "sqlite": "SELECT seq, hash FROM event_log",
+    "postgres": "SELECT seq, hash FROM event_log FOR UPDATE",
 }
 _SET_END = "UPDATE event_log SET seq = ?, hash = ?"
-_SET_TOLD = "UPDATE event_news SET told_at = clock_timestamp()"
+_TAKE_ENDS = "DELETE FROM event_ends RETURNING block, hash"
+SEALED_KINDS = (
+    *("double precision", "text", "bigint", *["text"] * 10, "bytea", "bytea"),
+    *("bytea", "bytea", "bytea"),
+)
+"""The types of the columns of `sealed_rows`."""
 _NOTE_PRUNED = """
     UPDATE event_log SET pruned_seq = :seq, pruned_hash = (SELECT hash FROM event_blocks WHERE block = :block)
     WHERE EXISTS (SELECT 1 FROM event_blocks WHERE block = :block AND hash IS NOT NULL)
@@ -94,19 +96,18 @@ def pruned_through(session: Session) -> int:
 # Writing
 
 
-def lock(session: Session) -> Cursor:
-    """Keep other processes from writing until the transaction ends; the result is for `insert`."""
-    return session.execute(_LOCK_END[session.dialect])
+def lock(session: Session) -> Row:
+    """Keep other processes from writing until the transaction ends; returns the last `seq` and its hash."""
+    [end] = session.execute(_LOCK_END[session.dialect]).fetchall()
+    return end
 
 
-def insert(session: Session, rows: Sequence[Row], now: float, locked: Cursor | None = None) -> Written:
-    """Number and write rows of `row_of`. Those whose whole id is known are dropped.
-
-    Other workers are notified at most every 200 ms, however many write, and look again by themselves after
-    that time (`NEWS_SECONDS`).
-    """
-    [(last, head, is_due)] = (locked or lock(session)).fetchall()
-    first = last + 1  # no other writer takes numbers before this transaction ends
+def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
+    """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
+    if session.dialect == "postgres":
+        return _append(session, rows, now)
+    last, head = lock(session)
+    first = last + 1
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
         known = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
@@ -128,10 +129,30 @@ def insert(session: Session, rows: Sequence[Row], now: float, locked: Cursor | N
             recent.add(linked[low - first : high - first + 1])
             if high == _last_of(block):
                 _fill(session, block, recent, now, hashes[high - first])
-        if is_due:
-            session.execute(_SET_TOLD)
-            session.notify(f"e{last}")
     return first, dropped
+
+
+def _append(session: Session, rows: Sequence[Row], now: float) -> Written:
+    """The same by a function of the server, which commits of actors call too.
+
+    Other workers are notified at most every 200 ms, however many write, and look again by themselves after
+    that time (`NEWS_SECONDS`).
+    """
+    sealed = sealed_rows(session, rows)
+    columns = zip(*sealed, strict=True) if sealed else [()] * len(SEALED_KINDS)
+    values = [session.channel, None, *session.lists(SEALED_KINDS, columns)]
+    [(first, dropped, fills)] = session.call("mesh_append_events", values).fetchall()
+    if fills:
+        fill_blocks(session, now)
+    return first, dropped
+
+
+def fill_blocks(session: Session, now: float) -> None:
+    """Write the summaries of the full blocks that have none yet, where other processes write the log too."""
+    if session.dialect == "postgres":
+        lock(session)  # no payload is erased meanwhile
+        for block, end_hash in session.execute(_TAKE_ENDS).fetchall():
+            _fill(session, block, RecentRows(_first_of(block)), now, end_hash)
 
 
 def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash: bytes) -> None:
@@ -153,7 +174,7 @@ def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash
 
 def skip_to(session: Session, seq: int, now: float) -> None:
     """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
-    [(last, head, _)] = lock(session).fetchall()
+    last, head = lock(session)
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
             _fill(session, _block_of(last), RecentRows(last), now, head)

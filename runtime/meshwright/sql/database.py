@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -37,18 +37,15 @@ _MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
 
 
-def pipelined(function: CallT) -> CallT:
-    """Mark a function for a transaction whose statements need no answer but the rows that it fetches.
-
-    It uses no `rowcount`, and what one of its statements raises fails the whole group.
-    """
-    function.is_pipelined = True  # type: ignore[attr-defined]
+def by_one_call(function: CallT) -> CallT:
+    """Mark a function that writes by one call of a server's function: that is a transaction of its own."""
+    function.is_by_one_call = True  # type: ignore[attr-defined]
     return function
 
 
-def is_pipelined(function: Callable[..., Any]) -> bool:
-    """Whether it is marked so: all of its transaction may share round trips to the server."""
-    return getattr(function, "is_pipelined", False)
+def is_by_one_call(function: Callable[..., Any]) -> bool:
+    """Whether it is marked so."""
+    return getattr(function, "is_by_one_call", False)
 
 
 class Cursor(Protocol):
@@ -106,9 +103,18 @@ class Session(ABC):
     def note_group(self, group_id: bytes, results: Sequence[Any]) -> None:  # noqa: B027 not needed everywhere
         """Note in the transaction which group it writes, so that it is known even if its writer ends."""
 
-    def pipeline(self) -> AbstractContextManager[Any]:
-        """Statements in the block may share round trips to the server, where there is one."""
-        return nullcontext()
+    def lists(self, kinds: Sequence[str], columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
+        """Columns of some types of PostgreSQL as parameters, each a list, where the database has lists."""
+        raise NotImplementedError
+
+    def call(self, function: str, values: Sequence[Any]) -> Cursor:
+        """Call a function of the database, where it has some; the name is code, the result one row."""
+        raise NotImplementedError
+
+    @property
+    def channel(self) -> str:
+        """The channel of the mesh's notifications, where the database has them."""
+        return ""
 
     def notify(self, news: str, worker: str = "") -> None:  # noqa: B027 does nothing where there is no other reader
         """Tell the other processes that share the database, or one, once the transaction has committed."""

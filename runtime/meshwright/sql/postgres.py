@@ -11,14 +11,14 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.plugins import install_command
-from meshwright.sql.database import Calls, Cursor, Job, Row, Session, Values, is_pipelined
+from meshwright.sql.database import Calls, Cursor, Job, Row, Session, Values, is_by_one_call
 from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 try:
@@ -49,7 +49,6 @@ _SILENT_SERVER = {
 """By these a connection ends whose server says nothing more, as where the network between them is gone."""
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
 _NOTIFY = "SELECT pg_notify(?, ?)"
-_NEWS_AT_ONCE = 200  # lines: PostgreSQL takes 8,000 bytes
 _COLUMN_TYPES = """
     SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
     WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
@@ -75,6 +74,7 @@ _LISTS: dict[str, tuple[int, int, Callable[[Any], bytes]]] = {
     "bigint": (20, 1016, lambda value: struct.pack("!iq", 8, _clamped(value))),
     "smallint": (21, 1005, lambda value: struct.pack("!ih", 2, value)),
     "double precision": (701, 1022, lambda value: struct.pack("!id", 8, value)),
+    "boolean": (16, 1000, lambda value: struct.pack("!i?", 1, value)),
 }
 """PostgreSQL's numbers of types, and of lists of them, and how a value is packed."""
 
@@ -111,6 +111,9 @@ def array(kind: str, values: Sequence[Any]) -> Any:
     return _Array(oid, struct.pack("!iiIii", 1, 1, element, len(values), 1) + packed)
 
 
+_EMPTY = {kind: array(kind, ()) for kind in _LISTS}
+
+
 def _bindable(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isprintable() else value.encode(errors="replace").decode().replace("\0", "?")
@@ -133,7 +136,6 @@ class PostgresSession(Session):
         self.connection = connection
         self._reconnect = reconnect
         self._channel = ""
-        self._news: dict[str, list[str]] | None = None  # of the pipeline that is open, by channel
         self._inserts: dict[tuple[str, str], tuple[bytes, Sequence[str]]] = {}
 
     def execute(self, statement: str, values: Values = ()) -> Cursor:
@@ -150,47 +152,28 @@ class PostgresSession(Session):
         columns = [array(kind, column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)]
         self.connection.execute(statement, columns)
 
-    @contextmanager
-    def pipeline(self) -> Iterator[None]:
-        """Send statements without waiting for the results of those before; a fetch waits for all so far.
+    def lists(self, kinds: Sequence[str], columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
+        """Columns of some types as parameters, each a list of the nearest values that are accepted."""
+        return [
+            array(kind, column) if column else _EMPTY[kind]
+            for kind, column in zip(kinds, columns, strict=True)
+        ]
 
-        Its news are one notification for each channel, if they fit into it, since each wakes all listeners.
-        A connection that the server ends in between is closed. A pipeline within one is that one.
-        """
-        if self._news is not None:
-            yield
-            return
-        self._news = {}
-        try:
-            with self.connection.pipeline():
-                yield
-                self._send_news()
-        finally:
-            self._news = None
-            if self.connection.info.pipeline_status:  # the driver gave up: it could neither go on nor end
-                self.connection.close()
-
-    def _send_news(self) -> None:
-        if not self._news:
-            return
-        for channel, lines in self._news.items():
-            for start in range(0, len(lines), _NEWS_AT_ONCE):
-                news = "\n".join(lines[start : start + _NEWS_AT_ONCE])
-                self.execute(_NOTIFY, (channel, news))
-        self._news = {}
+    def call(self, function: str, values: Sequence[Any]) -> Cursor:
+        """Call a function; the name is code, the result one row."""
+        cursor = psycopg.RawCursor(self.connection)  # another takes as long to read so many placeholders
+        return cursor.execute(_call_of(function, len(values)), values, prepare=True)
 
     def write_group(self, calls: Calls, group_id: bytes = b"") -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
+        alone = len(calls) == 1 and is_by_one_call(calls[0][0])
         for attempt in range(_MAX_TRIES):
             try:
                 if self.is_lost and self._reconnect is not None:
                     self.connection.close()
                     self.connection = self._reconnect()
-                shares = all(is_pipelined(function) for function, _ in calls)
-                with self.pipeline() if shares else nullcontext(), self.connection.transaction():
-                    results = self._call(calls, group_id)
-                    self._send_news()
-                    return results
+                with nullcontext() if alone else self.connection.transaction():
+                    return self._call(calls, group_id)
             except Exception as error:
                 if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
                     raise
@@ -243,10 +226,7 @@ class PostgresSession(Session):
     def notify(self, news: str, worker: str = "") -> None:
         """Tell all workers, or one, once the transaction has committed."""
         channel = own_channel(self.channel, worker) if worker else self.channel
-        if self._news is None:
-            self.execute(_NOTIFY, (channel, news))
-        else:
-            self._news.setdefault(channel, []).append(news)
+        self.execute(_NOTIFY, (channel, news))
 
     def _bound(self, values: Values) -> Values:
         if isinstance(values, Mapping):
@@ -324,11 +304,8 @@ class PostgresDatabase(ApartDatabase):
         return partial(_connect_writer, settings, self.lock_class)
 
     def _next_jobs(self) -> Sequence[Job]:
-        """Commits of actors, or one other job: those that lock in other orders would wait for each other."""
-        jobs = [self._waiting.popleft()]
-        while self._waiting and is_pipelined(jobs[0].function) and is_pipelined(self._waiting[0].function):
-            jobs.append(self._waiting.popleft())
-        return jobs
+        """One job: those that lock in other orders would wait for each other."""
+        return [self._waiting.popleft()]
 
     def _variables(self) -> Iterable[str]:
         return (name for name in os.environ if name.startswith(_VARIABLES))
@@ -388,6 +365,12 @@ def _connect_writer(settings: dict[str, Any], lock_class: int) -> PostgresSessio
 def _is_retryable(error: Exception) -> bool:
     """Whether another transaction was in the way, so that the same one can succeed now."""
     return isinstance(error, errors.DeadlockDetected | errors.SerializationFailure)
+
+
+@lru_cache
+def _call_of(function: str, count: int) -> bytes:
+    places = ",".join(f"${place}" for place in range(1, count + 1))
+    return f"SELECT * FROM {function}({places})".encode()  # noqa: S608 code
 
 
 @lru_cache(maxsize=4096)

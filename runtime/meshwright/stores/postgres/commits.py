@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,18 +14,25 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.events.table import NEWS_SECONDS, Written, newest, pruned_through
-from meshwright.events.tails import read_news
+from meshwright.events.table import NEWS_SECONDS, Written, fill_blocks, newest, pruned_through
+from meshwright.events.tails import NewsRead, Pairs, read_news
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.rows import record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
 from meshwright.sql.database import Database, Session
-from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
+from meshwright.stores.postgres.groups import (
+    BatchResult,
+    BatchRows,
+    Unless,
+    write_batches,
+    write_unless_known,
+)
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
 _SHOWN_AT_ONCE = 500  # events
 _QUIET_LOOKS = 2
+_LOOKS_SPARED = 5  # where nobody waits for news
 _REMEMBERED = 256  # of the last events, by which a database that came back older is noticed
 
 
@@ -63,17 +71,16 @@ class Commits:
         await waiting.future
 
     def _flush(self) -> None:
-        group, self._filling = self._filling[:_MAX_BATCHES], self._filling[_MAX_BATCHES:]
-        now = 0.0
-        batches: list[BatchRows] = []
-        for waiting in group:
-            events, now = self._log.rows(waiting.batch.events)
-            batches.append(self._rows_of(waiting.batch, events))
+        size = _size_of_group(self._filling)
+        group, self._filling = self._filling[:size], self._filling[size:]
+        rows = [tuple(self._rows_of(waiting.batch)) for waiting in group]
         settled = partial(self._settled, group, self.incarnation)
-        plain = [tuple(batch) for batch in batches]
-        self._database.submit(write_batches, (self.incarnation, plain, now), settled)
+        if isinstance(group[0].batch.unless, str):
+            self._database.submit(write_unless_known, (self.incarnation, rows[0]), settled)
+        else:
+            self._database.submit(write_batches, (self.incarnation, rows), settled)
 
-    def _rows_of(self, batch: Batch, events: Sequence[Any]) -> BatchRows:
+    def _rows_of(self, batch: Batch) -> BatchRows:
         unless, unless_id = _unless(batch)
         return BatchRows(
             expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
@@ -82,21 +89,21 @@ class Commits:
             taken=batch.taken,
             records=[record_row(record) for record in batch.records],
             messages=[self._row_of(item) for item in batch.messages],
-            events=events,
+            events=self._log.rows(batch.events)[0],
             unless=unless,
             unless_id=unless_id,
         )
 
-    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bytes, bool]:
+    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bool, bytes]:
         to = item.message.to
         owner, is_for_one = item.worker or self._owner_of(to), bool(item.worker)
-        return to.type, to.id, owner, item.remember, item.message.encode(), is_for_one
+        return to.type, to.id, owner, is_for_one, item.remember, item.message.encode()
 
     def _settled(
         self,
         group: Sequence[_Waiting],
         incarnation: str,
-        outcome: tuple[Sequence[BatchResult], Written | None] | None,
+        outcome: tuple[Sequence[BatchResult], Written | None, bool] | None,
         error: StoreFailed | None,
     ) -> None:
         """Go on with the next group, and tell those who wait for this one. On the event loop.
@@ -110,7 +117,9 @@ class Commits:
             for waiting in group:
                 _settle(waiting, problem)
             return
-        results, written = outcome
+        results, written, is_block_full = outcome
+        if is_block_full:
+            self._database.submit(fill_blocks, (time.time(),), _written_later)
         if written is not None:
             standing = zip(group, results, strict=True)
             events = [
@@ -133,6 +142,16 @@ class Commits:
         self._writing = bool(self._filling)
         if self._filling:
             self._flush()
+
+
+def _size_of_group(waiting: Sequence[_Waiting]) -> int:
+    """How many batches are written together: an event from outside is looked up first, alone."""
+    apart = (n for n, (batch, _) in enumerate(waiting[:_MAX_BATCHES]) if isinstance(batch.unless, str))
+    return max(1, next(apart, _MAX_BATCHES))
+
+
+def _written_later(result: None, error: StoreFailed | None) -> None:
+    """Summaries are written with those of the next block, or at the next start."""
 
 
 def _unless(batch: Batch) -> tuple[Unless, str]:
@@ -219,15 +238,26 @@ class News:
                 with suppress(StoreFailed):  # it is away, and news come when it is back
                     while await self._show_some():
                         quiet_looks = 0
-                await asyncio.sleep(NEWS_SECONDS)
+                for _ in range(_LOOKS_SPARED):
+                    await asyncio.sleep(NEWS_SECONDS)
+                    if self._is_awaited():
+                        break
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody here follows the log, or waits for a task that is worked on elsewhere."""
+        assert self._receiver is not None
+        return bool(self._log.readers) or True in self._receiver.bus.tasks().values()
 
     async def _show_some(self) -> bool:
         """Show some events; whether there were any, and may be more."""
         assert self._receiver is not None
-        first = self._shown + 1
+        first, bus = self._shown + 1, self._receiver.bus
         is_followed = bool(self._log.readers)
-        unheard = [] if is_followed else list(self._receiver.bus.unheard)
-        events, reached = await self._database.read(_read_new, first, unheard)
+        unheard = () if is_followed else tuple(bus.unheard)
+        of_tasks = () if is_followed else tuple(bus.of_tasks)
+        events, moved, reached = await self._database.read(
+            _read_new, first, unheard, of_tasks, list(bus.tasks())
+        )
         if reached < first:
             return False
         first = self._shown + 1  # events of this worker may have come meanwhile
@@ -242,7 +272,9 @@ class News:
             if (event.seq or 0) >= first and event.seq not in own:
                 self._seen.append((event.seq or 0, event.id))
                 self._receiver.moved(ActorRef.parse(event.aggregate_id))
-                self._receiver.bus.tell(event)
+                bus.tell(event)
+        for aggregate_id in moved:
+            self._receiver.moved(ActorRef.parse(aggregate_id))
         self._pass_own()
         return True
 
@@ -252,15 +284,12 @@ class News:
             self._own.discard(self._shown)
 
 
-def _read_new(
-    session: Session, first: int, unheard: Sequence[tuple[str, str]]
-) -> tuple[Sequence[Event], int]:
+def _read_new(session: Session, first: int, unheard: Pairs, of_tasks: Pairs, tasks: list[str]) -> NewsRead:
     """The events from a `seq` on, some at once, and the `seq` through which these are all."""
     last = min(newest(session), first + _SHOWN_AT_ONCE - 1)
     if last < first:
-        return (), last
-    events, reached, _ = read_news(session, first, last, unheard)
-    return events, reached
+        return NewsRead([], [], last)
+    return read_news(session, first, last, unheard, of_tasks, tasks)
 
 
 def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:
@@ -268,7 +297,7 @@ def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int
     last = newest(session)
     if not seen or seen[0][0] <= pruned_through(session):
         return last, set(), 0
-    events, read_through, _ = read_news(session, seen[0][0], seen[-1][0], [])
+    events, _, read_through = read_news(session, seen[0][0], seen[-1][0], [], [], [])
     ids = {event.seq: event.id for event in events}
     return last, {seq for seq, event_id in seen if ids.get(seq) == event_id}, read_through
 

@@ -34,7 +34,7 @@ from meshwright.sql.meta import refuse_if_moved
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array, own_channel
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, News, place
-from meshwright.stores.postgres.groups import delete_locked, write_batches
+from meshwright.stores.postgres.groups import delete_locked, write_batches, write_unless_known
 
 _logger = logging.getLogger("meshwright.store")
 
@@ -142,7 +142,7 @@ class PostgresStore(SharedStore):
         """Connect, and bring the tables up to date."""
         self._receiver = receiver
         await asyncio.to_thread(make_private, self._database.folder)
-        self._database.preloaded += [write_batches, delete_streams, delete_locked]
+        self._database.preloaded += [write_batches, write_unless_known, delete_streams, delete_locked]
         await self._database.open()
         try:
             await self._log.start()
