@@ -45,6 +45,7 @@ from meshwright.sql.mark import Loss
 _logger = logging.getLogger("meshwright.events")
 ResultT = TypeVar("ResultT")
 _PRUNE_PAUSE_SECONDS = 3600.0
+_BUSY_SECONDS = 0.02  # between looks whether another process has folded the events
 LOSS_NOTICED = "store.loss_noticed"
 _MAX_FOUND = 500  # events read in one go
 
@@ -386,6 +387,9 @@ class EventLog:
             ready = self._stalled.ready(self._projections)
             folded = await self._database.write(fold_next, ready, at_once)
             is_full = folded.is_full
+            if folded.is_busy:
+                await asyncio.sleep(_BUSY_SECONDS)
+                continue
             if failures := self._stalled.note(ready, folded, self._now()):
                 for failure in await self.append(failures):
                     _logger.warning("Projection %(name)s stands at event %(seq)s: %(error)s", failure.fields)

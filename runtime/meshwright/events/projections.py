@@ -30,6 +30,10 @@ _MAX_ERROR_CHARS = 300
 
 _SELECT_POSITIONS = "SELECT name, version, position FROM projection_positions"
 _LOCK_POSITIONS = {"sqlite": _SELECT_POSITIONS, "postgres": f"{_SELECT_POSITIONS} ORDER BY name FOR UPDATE"}
+_BE_FIRST = """
+    SELECT 1 FROM projection_positions WHERE name = (SELECT min(name) FROM projection_positions)
+    FOR UPDATE SKIP LOCKED
+"""
 _INTO_POSITIONS = "projection_positions (name, version, position)"
 _REPLACE_POSITIONS = (
     "ON CONFLICT (name) DO UPDATE SET version = excluded.version, position = excluded.position"
@@ -74,10 +78,11 @@ class StalledProjection(Plain):
 
 
 class Folded(NamedTuple):
-    """Whether there is more to fold, and the projections that raised."""
+    """Whether there is more to fold, the projections that raised, and whether another process folds."""
 
     is_full: bool
     failed: Sequence[StalledProjection] = ()
+    is_busy: bool = False
 
 
 class Stalled:
@@ -129,21 +134,12 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
     known = _positions(session, _SELECT_POSITIONS)
     behind = [item for item in projections if known.get(item.name) != (item.version, last)]
     if not behind:
-        return Folded(False, [])
+        return Folded(False)
     new = [(item.name, 0, 0) for item in behind if item.name not in known]
     session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
-    locked = _positions(session, _LOCK_POSITIONS[session.dialect])  # others have folded them meanwhile
-    failed: list[StalledProjection] = []
-    positions: list[tuple[Projection, int]] = []
-    for projection in behind:
-        version, position = locked[projection.name]
-        error = None
-        if version != projection.version:
-            position, error = guarded(session, _clear, (projection,), {})
-        if error is not None:
-            failed.append(_stalled(projection, 0, error))
-        elif position < last:
-            positions.append((projection, position))
+    if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():
+        return Folded(True, is_busy=True)
+    positions, failed = _lock(session, behind, last)
     if not positions:
         return Folded(False, failed)
     types = {name for projection, _ in positions for name in projection.event_types}
@@ -162,6 +158,25 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
         ends.append((projection.name, projection.version, reached))
     session.insert(_INTO_POSITIONS, ends, then=_REPLACE_POSITIONS)
     return Folded(is_full, failed)
+
+
+def _lock(
+    session: Session, behind: Sequence[Projection], last: int
+) -> tuple[list[tuple[Projection, int]], list[StalledProjection]]:
+    """Those that are still behind, with their positions, and those whose tables could not be emptied."""
+    locked = _positions(session, _LOCK_POSITIONS[session.dialect])
+    positions: list[tuple[Projection, int]] = []
+    failed: list[StalledProjection] = []
+    for projection in behind:
+        version, position = locked[projection.name]
+        error = None
+        if version != projection.version:
+            position, error = guarded(session, _clear, (projection,), {})
+        if error is not None:
+            failed.append(_stalled(projection, 0, error))
+        elif position < last:
+            positions.append((projection, position))
+    return positions, failed
 
 
 def _positions(session: Session, select: str) -> dict[str, tuple[int, int]]:

@@ -6,30 +6,25 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
 
-from meshwright.core.encoding import decode, encode
+from meshwright.core.encoding import Json, decode, encode
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.rows import COLUMN_LIST, COLUMNS, PAYLOAD, event_of
+from meshwright.events.rows import COLUMN_LIST, PAYLOAD, event_of
 from meshwright.events.table import MAX_BYTES_READ, Found
 from meshwright.sql.database import Session
 
-_AGGREGATE = COLUMNS.index("aggregate_id")
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
 _MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
 MAX_UNLOGGED = 256  # buffered events above which one that no log has is dropped
 _WOKEN_AT_ONCE = 32  # tails, in one turn of the loop
 _SELECT_NEWS = f"""
-    SELECT {COLUMN_LIST}, is_for_all OR coalesce(task_id = ANY (?), false) FROM (
-        SELECT *, (topic, event_type) NOT IN (SELECT * FROM unnest(?::text[], ?::text[])) AS is_for_all,
-            sum(length(payload)) OVER (ORDER BY seq) - length(payload) AS bytes_before FROM events
+    SELECT {COLUMN_LIST} FROM (
+        SELECT *, sum(length(payload)) OVER (ORDER BY seq) - length(payload) AS bytes_before FROM events
         WHERE seq BETWEEN ? AND ? AND (topic, event_type) NOT IN (SELECT * FROM unnest(?::text[], ?::text[]))
     ) AS heard WHERE bytes_before < {MAX_BYTES_READ} ORDER BY seq
 """  # noqa: S608 code
 
-Pairs = Sequence[tuple[str, str]]
-"""Topics and types of events."""
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
 
@@ -198,28 +193,9 @@ class Tails:
             del self._by_task[tail.wanted.task_id]
 
 
-class NewsRead(NamedTuple):
-    """The events of a part of the log that somebody here takes."""
-
-    events: list[Event]
-    moved: list[str]
-    """The aggregates of those that are of other tasks than some."""
-    reached: int
-    """The `seq` through which these are all."""
-
-
-def read_news(
-    session: Session, first: int, last: int, unheard: Pairs, of_tasks: Pairs, tasks: list[str]
-) -> NewsRead:
-    """Read a part of the log on PostgreSQL, without the events of some topics and types.
-
-    Those `of_tasks` are left out too, but for the events of `tasks`.
-    """
-    pairs = [[pair[n] for pair in pairs] for pairs in (of_tasks, unheard) for n in (0, 1)]
-    rows = session.execute(_SELECT_NEWS, (tasks, *pairs[:2], first, last, *pairs[2:])).fetchall()
+def read_news(session: Session, first: int, last: int, unheard: Sequence[tuple[str, str]]) -> Found:
+    """Read a part of the log on PostgreSQL, without events of some topics and types; payloads are JSON."""
+    topics, types = [topic for topic, _ in unheard], [event_type for _, event_type in unheard]
+    rows = session.execute(_SELECT_NEWS, (first, last, topics, types)).fetchall()
     size = sum(len(row[PAYLOAD]) for row in rows)
-    return NewsRead(
-        [event_of(row[:-1]) for row in rows if row[-1]],
-        [row[_AGGREGATE] for row in rows if not row[-1]],
-        rows[-1][0] if size >= MAX_BYTES_READ else last,
-    )
+    return Found([event_of(row, Json) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size)

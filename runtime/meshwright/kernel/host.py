@@ -21,10 +21,10 @@ tests/contract holds the runtime to this on each store:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -104,29 +104,16 @@ _MAX_UNHEARD = 200  # kinds of events that are known to have no listener
 _TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
 
 
-Tasks = Callable[[], Mapping[str, bool]]
-"""The tasks that a listener waits for, each with whether it is worked on elsewhere."""
-
-
-class _Listening(NamedTuple):
-    listener: Listener
-    types: Collection[str]
-    sealed: bool
-    tasks: Tasks | None
-
-
 class Bus:
     """Subscriptions and listeners, each with its pattern."""
 
     def __init__(self) -> None:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
-        self._listeners: list[tuple[Callable[[str], bool], _Listening]] = []
+        self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str], bool]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
-        self._listening: dict[str, list[_Listening]] = {}
+        self._listening: dict[str, list[tuple[Listener, Collection[str], bool]]] = {}
         self.unheard: set[tuple[str, str]] = set()
         """Topics and types of events that were told, and that no listener takes: need not be told."""
-        self.of_tasks: set[tuple[str, str]] = set()
-        """Those that listeners take of `tasks` alone, where other processes wrote them."""
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
@@ -134,22 +121,16 @@ class Bus:
         self._by_topic.clear()
 
     def listen(
-        self,
-        pattern: str,
-        listener: Listener,
-        types: Collection[str] = (),
-        *,
-        sealed: bool = False,
-        tasks: Tasks | None = None,
+        self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
     ) -> Callable[[], None]:
         """Show the events of a pattern to a listener, those of some types or all; the result ends it.
 
-        It gets each event as it is kept where it takes them `sealed`, else a copy with plain data. With
-        `tasks` it needs those of other processes for these tasks alone.
+        It gets each event as it is kept where it takes them `sealed`, else a copy with plain data.
         """
-        entry = topics.matcher(pattern), _Listening(listener, types, sealed, tasks)
+        entry = (topics.matcher(pattern), listener, types, sealed)
         self._listeners.append(entry)
-        self._forget()
+        self._listening.clear()
+        self.unheard.clear()
 
         def end() -> None:
             if entry in self._listeners:
@@ -157,20 +138,6 @@ class Bus:
                 self._listening.clear()
 
         return end
-
-    def _forget(self) -> None:
-        self._listening.clear()
-        self.unheard.clear()
-        self.of_tasks.clear()
-
-    def tasks(self) -> dict[str, bool]:
-        """The tasks that listeners wait for, each with whether it is worked on elsewhere."""
-        return {
-            task_id: is_elsewhere
-            for _, listening in self._listeners
-            if listening.tasks is not None
-            for task_id, is_elsewhere in listening.tasks().items()
-        }
 
     @property
     def patterns(self) -> list[str]:
@@ -185,23 +152,24 @@ class Bus:
         """Show an event to each listener of its topic and type."""
         found = self._listening.get(event.topic)
         if found is None:
-            found = [listening for matches, listening in self._listeners if matches(event.topic)]
+            found = [
+                (show, types, sealed)
+                for matches, show, types, sealed in self._listeners
+                if matches(event.topic)
+            ]
             if len(self._listening) < _MAX_TOPICS:
                 self._listening[event.topic] = found
-        heard: set[tuple[str, str]] | None = self.unheard
-        for listener, types, sealed, tasks in found:
+        is_heard = False
+        for listener, types, sealed in found:
             if types and event.event_type not in types:
                 continue
-            if tasks is None:
-                heard = None
-            elif heard is not None:
-                heard = self.of_tasks
+            is_heard = True
             try:
                 listener(event if sealed else event.plain())
             except Exception:  # a view must not harm the host that it looks at
                 logger.exception("a listener failed on event %s", event.id)
-        if heard is not None and len(heard) < _MAX_UNHEARD:
-            heard.add((event.topic, event.event_type))
+        if not is_heard and len(self.unheard) < _MAX_UNHEARD:
+            self.unheard.add((event.topic, event.event_type))
 
     def spread(self, events: Sequence[Event]) -> tuple[list[Event], list[Message]]:
         """The events, and the messages that they become for actors.

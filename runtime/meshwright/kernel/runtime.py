@@ -23,7 +23,7 @@ from meshwright.kernel.ahead import AheadExecutor
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, missing_type
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings, settle
-from meshwright.kernel.host import Bus, Listener, Signals, Subscription, Tasks
+from meshwright.kernel.host import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers
@@ -146,20 +146,13 @@ class Runtime:
         self._topic_takers[topic] = taker
 
     def listen(
-        self,
-        pattern: str,
-        listener: Listener,
-        types: Collection[str] = (),
-        *,
-        sealed: bool = False,
-        tasks: Tasks | None = None,
+        self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
     ) -> Callable[[], None]:
         """Call back for each event committed from now on, of some types or of all; the result ends it.
 
-        A listener gets a copy with plain data or, `sealed`, the event as it is kept. With `tasks` it needs
-        the events of other processes for these tasks alone, each named with whether it is worked on there.
+        A listener gets a copy with plain data or, `sealed`, the event as it is kept.
         """
-        return self.bus.listen(pattern, listener, types, sealed=sealed, tasks=tasks)
+        return self.bus.listen(pattern, listener, types, sealed=sealed)
 
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""
@@ -349,10 +342,6 @@ class Runtime:
         not be known here. Raises NotFound for a type that is not.
         """
         return await self._read(self._executor.load, ref, shape)
-
-    def has(self, ref: ActorRef) -> bool:
-        """Whether an actor is in the memory of this process."""
-        return self._cells.active(ref) is not None
 
     async def recent(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
         """The same, or the state as of the last event of the actor that listeners here have heard of."""

@@ -331,10 +331,6 @@ class OutcomeWaiters:
             if not waiters:
                 self._waiting.pop(key, None)
 
-    def tasks(self) -> dict[str, bool]:
-        """The tasks that are waited for, each with whether it is worked on elsewhere."""
-        return {key.task_id: not self._host.has(key.ref) for key in self._waiting}
-
     def end(self, error: HostError) -> None:
         """End every wait by an error."""
         for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:

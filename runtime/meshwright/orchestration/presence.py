@@ -120,8 +120,8 @@ class Presence:
         self._tasks: list[asyncio.Task[None]] = []
         for registration in registrations:  # before the host starts: recovered tasks may ask at once
             registry.register(registration)
-        # Those of other processes are read from their sums now and then: there may be many.
-        host.listen(topics.TASK_RESULTS, self._count, sealed=True, tasks=dict)
+        if not log.is_shared:  # else they are many, and the last of each agent are read now and then
+            host.listen(topics.TASK_RESULTS, self._count, sealed=True)
         host.listen(topics.AGENTS, self._hear)
 
     async def start(self) -> None:

@@ -79,9 +79,7 @@ class Tasks:
         """Of components: which variants are tried with a new task."""
         self._waiters = OutcomeWaiters(mesh.host)
         mesh.on_end.append(self._waiters.end)
-        mesh.host.listen(
-            topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True, tasks=self._waiters.tasks
-        )
+        mesh.host.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
 
     async def submit(
         self,

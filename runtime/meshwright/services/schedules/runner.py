@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -49,10 +49,7 @@ class ScheduleRunner:
         self._polling: asyncio.Task[None] | None = None
         self._working: dict[ScheduleKey, asyncio.Task[None]] = {}
         self._again: dict[ScheduleKey, datetime] = {}
-        self._open: dict[
-            ScheduleKey, Sequence[str]
-        ] = {}  # the runs that a schedule had when it was looked at
-        mesh.host.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True, tasks=self._runs)
+        mesh.host.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True)
 
     async def start(self) -> None:
         """Begin, with the schedules whose tasks have ended before. Idempotent."""
@@ -98,9 +95,6 @@ class ScheduleRunner:
             self._wake_at = wake_at
             self._has_news.set()
 
-    def _runs(self) -> dict[str, bool]:
-        return {task_id: True for runs in self._open.values() for task_id in runs}
-
     def _ended(self, event: Event) -> None:
         """A run that is queued may start when the one before it has ended."""
         source, _, rest = (event.idempotency_key or "").partition(":")
@@ -143,10 +137,7 @@ class ScheduleRunner:
             del self._working[key]
 
     async def _advance(self, key: ScheduleKey, now: datetime) -> None:
-        self._open.pop(key, None)
         state = await self._mesh.database.read(table.find, key)
-        if state.open:
-            self._open[key] = state.open
         if not state.pending and (state.next_due_at is None or state.next_due_at > now):
             return
         ended = [task_id for task_id in state.open if await self._has_ended(key.tenant_id, task_id)]

@@ -15,7 +15,7 @@ from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.events.table import NEWS_SECONDS, Written, fill_blocks, newest, pruned_through
-from meshwright.events.tails import NewsRead, Pairs, read_news
+from meshwright.events.tails import read_news
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.rows import record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
@@ -32,7 +32,6 @@ _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
 _SHOWN_AT_ONCE = 500  # events
 _QUIET_LOOKS = 2
-_LOOKS_SPARED = 5  # where nobody waits for news
 _REMEMBERED = 256  # of the last events, by which a database that came back older is noticed
 
 
@@ -238,15 +237,7 @@ class News:
                 with suppress(StoreFailed):  # it is away, and news come when it is back
                     while await self._show_some():
                         quiet_looks = 0
-                for _ in range(_LOOKS_SPARED):
-                    await asyncio.sleep(NEWS_SECONDS)
-                    if self._is_awaited():
-                        break
-
-    def _is_awaited(self) -> bool:
-        """Whether somebody here follows the log, or waits for a task that is worked on elsewhere."""
-        assert self._receiver is not None
-        return bool(self._log.readers) or True in self._receiver.bus.tasks().values()
+                await asyncio.sleep(NEWS_SECONDS)
 
     async def _show_some(self) -> bool:
         """Show some events; whether there were any, and may be more."""
@@ -254,10 +245,7 @@ class News:
         first, bus = self._shown + 1, self._receiver.bus
         is_followed = bool(self._log.readers)
         unheard = () if is_followed else tuple(bus.unheard)
-        of_tasks = () if is_followed else tuple(bus.of_tasks)
-        events, moved, reached = await self._database.read(
-            _read_new, first, unheard, of_tasks, list(bus.tasks())
-        )
+        events, reached = await self._database.read(_read_new, first, unheard)
         if reached < first:
             return False
         first = self._shown + 1  # events of this worker may have come meanwhile
@@ -273,8 +261,6 @@ class News:
                 self._seen.append((event.seq or 0, event.id))
                 self._receiver.moved(ActorRef.parse(event.aggregate_id))
                 bus.tell(event)
-        for aggregate_id in moved:
-            self._receiver.moved(ActorRef.parse(aggregate_id))
         self._pass_own()
         return True
 
@@ -284,12 +270,15 @@ class News:
             self._own.discard(self._shown)
 
 
-def _read_new(session: Session, first: int, unheard: Pairs, of_tasks: Pairs, tasks: list[str]) -> NewsRead:
+def _read_new(
+    session: Session, first: int, unheard: Sequence[tuple[str, str]]
+) -> tuple[Sequence[Event], int]:
     """The events from a `seq` on, some at once, and the `seq` through which these are all."""
     last = min(newest(session), first + _SHOWN_AT_ONCE - 1)
     if last < first:
-        return NewsRead([], [], last)
-    return read_news(session, first, last, unheard, of_tasks, tasks)
+        return (), last
+    events, reached, _ = read_news(session, first, last, unheard)
+    return events, reached
 
 
 def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:
@@ -297,7 +286,7 @@ def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int
     last = newest(session)
     if not seen or seen[0][0] <= pruned_through(session):
         return last, set(), 0
-    events, _, read_through = read_news(session, seen[0][0], seen[-1][0], [], [], [])
+    events, read_through, _ = read_news(session, seen[0][0], seen[-1][0], [])
     ids = {event.seq: event.id for event in events}
     return last, {seq for seq, event_id in seen if ids.get(seq) == event_id}, read_through
 

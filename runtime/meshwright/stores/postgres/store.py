@@ -80,6 +80,23 @@ _REMOVE = f"""
         RETURNING lock_key) {_END_COMMITS}
 """  # noqa: S608 code
 _GIVE_UP = f"WITH gone AS (DELETE FROM workers WHERE incarnation = %s RETURNING lock_key) {_END_COMMITS}"  # noqa: S608 code
+_HAS_ORPHANS = """
+    WITH RECURSIVE of_messages AS (
+        (SELECT owner FROM messages ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT owner FROM messages WHERE owner > before.owner ORDER BY owner LIMIT 1)
+        FROM of_messages AS before WHERE before.owner IS NOT NULL
+    ), of_heads AS (
+        (SELECT owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT owner FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND owner > before.owner
+            ORDER BY owner LIMIT 1)
+        FROM of_heads AS before WHERE before.owner IS NOT NULL
+    )
+    SELECT 1 FROM (SELECT owner FROM of_messages UNION ALL SELECT owner FROM of_heads) AS owners
+    WHERE owner IS NOT NULL AND owner NOT IN (SELECT incarnation FROM workers) LIMIT 1
+"""
+"""One step for each owner, by the indices: what is open may be much."""
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
     FROM messages WHERE owner = ? AND fetched = 0 ORDER BY n
@@ -479,6 +496,8 @@ def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
 
 def _adopt(session: Session, incarnation: str, kinds: Sequence[str]) -> tuple[list[Row], ...]:
     values = array("text", kinds)
+    if not session.execute(_HAS_ORPHANS).fetchall():
+        return [], [], []
     return (
         session.execute(_ADOPT_MESSAGES, (incarnation, values)).fetchall(),
         session.execute(_ADOPT_HEADS, (incarnation, values)).fetchall(),
