@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.plugins import install_command
 from meshwright.sql.database import Calls, Cursor, Job, Row, Session, Values, is_by_one_call
+from meshwright.sql.server import check_server
 from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 try:
@@ -53,6 +54,10 @@ _COLUMN_TYPES = """
     SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
     WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
 """
+_GRANT = (
+    "Let the schema belong to {role}, or as its owner run: GRANT USAGE, CREATE ON SCHEMA ... TO {role}; and "
+    "where functions are forbidden GRANT USAGE ON LANGUAGE plpgsql TO {role}"
+)
 _EXPECTED = "postgresql://user:password@host:5432/name"
 _NOT_LET_IN = re.compile("password authentication failed|no password supplied|no pg_hba.conf entry")
 _QUESTION = re.compile(r"\s*Is the server running[^?]*\?")  # of the library, below its error
@@ -295,6 +300,7 @@ class PostgresDatabase(ApartDatabase):
         return {**known, **_SILENT_SERVER, **self._parameters}
 
     def _connect_writer(self) -> PostgresSession:
+        check_server(self.connect, self.location)
         return self._writer()()
 
     def _writer(self) -> Callable[[], PostgresSession]:
@@ -333,6 +339,8 @@ class PostgresDatabase(ApartDatabase):
         if password := self._parameters.get("password"):
             words = words.replace(str(password), "***")
         remedy = "Check that it runs, that the address is right, and that the user may write"
+        if isinstance(error, errors.InsufficientPrivilege):
+            remedy = _GRANT.format(role=self._parameters.get("user", "the role"))
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
 
 

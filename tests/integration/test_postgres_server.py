@@ -1,0 +1,111 @@
+"""What a start says of a server, a role or a pooler that cannot do what the mesh needs."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from meshwright.core.errors import StoreFailed
+from meshwright.sql import server
+from meshwright.sql.postgres import PostgresDatabase
+from meshwright.stack.machine import Ports
+from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
+from tests.support.services import unavailable
+
+POOLER = """
+[databases]
+{name} = host=127.0.0.1 port={port} dbname={name} user={user} password={password}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {own_port}
+auth_type = any
+pool_mode = {mode}
+ignore_startup_parameters = extra_float_digits,options
+unix_socket_dir =
+"""
+
+
+@contextmanager
+def pooler(cluster: Cluster, folder: Path, mode: str) -> Iterator[str]:
+    """The address of the cluster's database through a pooler."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        unavailable("PgBouncer is not installed: apt install pgbouncer")
+    ports = Ports()
+    (port,) = ports.take(1)
+    own = folder / "pgbouncer.ini"
+    own.write_text(
+        POOLER.format(name=NAME, port=cluster.port, user=USER, password=PASSWORD, own_port=port, mode=mode)
+    )
+    as_another = {"user": pwd.getpwnam("postgres").pw_uid} if os.geteuid() == 0 else {}
+    for path in (folder, *folder.parents[:2]):
+        path.chmod(0o755)
+    own.chmod(0o644)
+    process = subprocess.Popen([program, "-q", str(own)], **as_another)
+    url = f"postgresql://{USER}@127.0.0.1:{port}/{NAME}"
+    try:
+        while process.poll() is None:
+            try:
+                psycopg.connect(url).close()
+                break
+            except psycopg.OperationalError:
+                pass
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+        ports.close()
+
+
+async def refused(url: str, folder: Path) -> StoreFailed:
+    with pytest.raises(StoreFailed) as found:
+        await PostgresDatabase(url, folder).open()
+    return found.value
+
+
+async def test_a_pooler_by_transaction_is_refused_with_the_remedy(
+    own_postgres: Cluster, tmp_path: Path
+) -> None:
+    with pooler(own_postgres, tmp_path, "transaction") as url:
+        error = await refused(url, tmp_path)
+    assert "changes the session with each transaction" in error.message
+    assert "pool_mode = session" in (error.remedy or "")
+
+
+async def test_a_pooler_by_session_is_used(own_postgres: Cluster, tmp_path: Path) -> None:
+    with pooler(own_postgres, tmp_path, "session") as url:
+        database = PostgresDatabase(url, tmp_path)
+        await database.open()
+        assert await database.read(lambda session: session.execute("SELECT 1").fetchall()) == [(1,)]
+        await database.close()
+
+
+async def test_a_server_that_is_too_old_is_refused(
+    postgres_url: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MIN_VERSION", 99)
+    error = await refused(postgres_url, tmp_path)
+    assert "too old" in error.message
+    assert "PostgreSQL 99 or newer" in (error.remedy or "")
+
+
+@pytest.mark.parametrize(
+    "forbidden", ["CREATE ON SCHEMA public FROM poor, PUBLIC", "USAGE ON LANGUAGE plpgsql FROM PUBLIC"]
+)
+async def test_a_role_without_a_right_is_told_which(
+    own_postgres: Cluster, tmp_path: Path, forbidden: str
+) -> None:
+    await asyncio.to_thread(own_postgres.query, "CREATE ROLE poor LOGIN PASSWORD 'word'")
+    await asyncio.to_thread(own_postgres.query, "GRANT USAGE, CREATE ON SCHEMA public TO poor")
+    await asyncio.to_thread(own_postgres.query, f"REVOKE {forbidden}")
+    error = await refused(f"postgresql://poor:word@127.0.0.1:{own_postgres.port}/{NAME}", tmp_path)
+    assert "permission denied for" in error.message
+    assert "TO poor" in (error.remedy or "")
