@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 from pydantic_core import to_json
@@ -22,6 +24,8 @@ from benchmarks.floor import COLUMNS, SCHEMA, Floor, Rows, tell
 from benchmarks.instant import InstantModel, request
 from benchmarks.lifecycle import SECONDS, Meter, warm_up
 from benchmarks.load import drive
+from benchmarks.scale.distance import relayed
+from benchmarks.scale.study import compared_row, costs_of, store
 from benchmarks.stand import build_stand
 from meshwright.app import RUNTIMES
 from meshwright.cli.serving import collect_young
@@ -34,6 +38,9 @@ MIN_SHARES = {1: 0.45, 2: 0.45, 4: 0.4}
 MIN_RATE, MAX_COST = 0.8, {8: 1.4, 128: 1.3}
 """Rate and CPU of a task with 8 workers, of those with one; the CPU by tasks in flight."""
 
+AWAY_MS, MAX_TRIPS = 5.0, 8
+"""How far the server is for the row that counts round trips."""
+
 _SEQS = 100_000_000  # for the events of each worker of the floor
 
 
@@ -44,12 +51,31 @@ async def measure(bench: Bench) -> list[Row]:
     cluster = Cluster(programs, DURABLE)
     try:
         await asyncio.to_thread(cluster.create)
-        return [row for in_flight in MAX_COST for row in await _measure(bench, cluster, in_flight)]
+        lone, full = await _rounds(bench, cluster, 1, (1,)), dict[str, Any]()
+        rows: list[Row] = []
+        for in_flight in MAX_COST:
+            full[in_flight] = await _rounds(bench, cluster, in_flight, WORKERS)
+            rows += [_row(count, in_flight, full[in_flight]) for count in WORKERS]
+        away = await _away(bench, cluster)
+        costs = costs_of(lone["1 of 1"], full[max(MAX_COST)][f"1 of {max(MAX_COST)}"])
+        store(costs)
+        return [
+            _lone_row(lone),
+            _away_row(lone["1 of 1"], away),
+            *rows,
+            *(
+                compared_row(costs, count, in_flight, column(rounds[f"{count} of {in_flight}"], "rate"))
+                for in_flight, rounds in full.items()
+                for count in WORKERS
+            ),
+        ]
     finally:
         cluster.remove()
 
 
-async def _measure(bench: Bench, cluster: Cluster, in_flight: int) -> list[Row]:
+async def _rounds(
+    bench: Bench, cluster: Cluster, in_flight: int, workers: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
     sample, seconds = await bench.sample(), bench.seconds(SECONDS)
 
     async def together(function: str, count: int, **arguments: Any) -> dict[str, Any]:
@@ -62,24 +88,78 @@ async def _measure(bench: Bench, cluster: Cluster, in_flight: int) -> list[Row]:
         rate = sum(result["rate"] for result in results)
         server = results[0]["server_s"] / results[0]["total_s"] * 1000 / rate
         cpu = sum(result["cpu_ms"] * result["rate"] for result in results) / rate
-        return {"rate": rate, "p50_ms": results[0]["p50_ms"], "cpu_ms": cpu + server, "server_ms": server}
+        return {
+            **{name: results[0].get(name, 0.0) for name in ("p50_ms", "loop_ms", "groups")},
+            "rate": rate,
+            "cpu_ms": cpu + server,
+            "server_ms": server,
+        }
 
     sides: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {}
-    for count in WORKERS:
+    for count in workers:
         sides[f"{count} of {in_flight}"] = partial(together, "benchmarks.postgres:ours", count)
         by_hand = partial(together, "benchmarks.postgres:by_hand", count, sample=sample)
         sides[f"floor, {count} of {in_flight}"] = by_hand
-    rounds = await bench.in_turns(sides)
-    one = rounds[f"1 of {in_flight}"]
-    return [
-        _row(
-            count, in_flight, rounds[f"{count} of {in_flight}"], rounds[f"floor, {count} of {in_flight}"], one
+    return await bench.in_turns(sides)
+
+
+async def _away(bench: Bench, cluster: Cluster) -> list[dict[str, Any]]:
+    """Rounds of one task at a time, with the server some milliseconds away."""
+
+    async def ours() -> dict[str, Any]:
+        url = str(cluster.new_schema()).replace(f":{cluster.port}/", f":{port}/")
+        seen = await bench.side(
+            "benchmarks.postgres:ours", url=url, in_flight=1, seconds=bench.seconds(SECONDS)
         )
-        for count in WORKERS
-    ]
+        return {**seen, "trip_ms": await asyncio.to_thread(_trip_ms, url)}
+
+    async with relayed(cluster.port, AWAY_MS / 1000) as port:
+        return (await bench.in_turns({"ours": ours}))["ours"]
 
 
-def _row(count: int, in_flight: int, ours: Any, floor: Any, one: Any) -> Row:
+def _trip_ms(url: str) -> float:
+    """The milliseconds that a round trip takes."""
+    import psycopg
+
+    times: list[float] = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        for _ in range(20):
+            began = time.perf_counter()
+            connection.execute("SELECT 1")
+            times.append((time.perf_counter() - began) * 1000)
+    return median(times)
+
+
+def _away_row(near: list[dict[str, Any]], away: list[dict[str, Any]]) -> Row:
+    far, own = column(away, "p50_ms", "ms", 1), column(near, "p50_ms", "ms", 1)
+    trips = (far.median - own.median) / column(away, "trip_ms").median
+    return Row(
+        f"p50 of a task, PostgreSQL {AWAY_MS:g} ms away",
+        far,
+        own,
+        f"+{trips:.1f} round trips",
+        f"<= {MAX_TRIPS} round trips",
+        trips <= MAX_TRIPS,
+        f"beside a server on the same machine; a round trip took {column(away, 'trip_ms', 'ms', 1)}",
+    )
+
+
+def _lone_row(rounds: dict[str, list[dict[str, Any]]]) -> Row:
+    """One task at a time: what a commit costs alone."""
+    ours, floor = rounds["1 of 1"], rounds["floor, 1 of 1"]
+    return compared(
+        "whole lifecycle on PostgreSQL, 1 worker, 1 in flight",
+        column(ours, "rate", "tasks/s"),
+        column(floor, "rate", "tasks/s"),
+        note=f"p50 {column(ours, 'p50_ms', 'ms', 1)}; CPU of a task {column(ours, 'cpu_ms', 'ms', 1)}, of it "
+        f"the server {column(ours, 'server_ms', 'ms', 1)}, floor {column(floor, 'cpu_ms', 'ms', 1)}; "
+        f"{column(ours, 'groups', '', 1)} transactions",
+    )
+
+
+def _row(count: int, in_flight: int, rounds: dict[str, list[dict[str, Any]]]) -> Row:
+    ours, floor = rounds[f"{count} of {in_flight}"], rounds[f"floor, {count} of {in_flight}"]
+    one = rounds[f"1 of {in_flight}"]
     rate, cost = column(ours, "rate", "tasks/s"), column(ours, "cpu_ms", "ms", 1)
     to_one = ratio(rate, column(one, "rate")), ratio(cost, column(one, "cpu_ms"))
     least, most = MIN_SHARES.get(count, 0.0) if in_flight == 128 else 0.0, MAX_COST[in_flight]
@@ -126,22 +206,30 @@ async def by_hand(
 async def _load(
     task: Callable[[], Awaitable[object]], own: Meter, url: str, in_flight: int, seconds: float
 ) -> dict[str, float]:
-    before = await asyncio.to_thread(_server_seconds, url)
+    before, first_group = await asyncio.to_thread(_server_used, url)
     warming = warm_up(seconds)
     seen = await drive(task, in_flight=in_flight, seconds=seconds, warm_up_seconds=warming)
-    cpu_ms = own.read()["cpu"] * 1000 / seen.total
-    after = await asyncio.to_thread(_server_seconds, url)
+    used = own.read()
+    after, last_group = await asyncio.to_thread(_server_used, url)
     server_s = sum(used - before.get(pid, 0.0) for pid, used in after.items())
-    return {**seen.summary(), "cpu_ms": cpu_ms, "server_s": server_s, "total_s": seconds + warming}
+    return {
+        **seen.summary(),
+        "cpu_ms": used["cpu"] * 1000 / seen.total,
+        "loop_ms": used["loop"] * 1000 / seen.total,
+        "server_s": server_s,
+        "total_s": seconds + warming,
+        "groups": (last_group - first_group) / seen.total,
+    }
 
 
-def _server_seconds(url: str) -> dict[int, float]:
-    """The CPU that each process of the server has used so far."""
+def _server_used(url: str) -> tuple[dict[int, float], int]:
+    """The CPU that each process of the server has used so far, and the number of its last write."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
         pids = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
-    return {pid: cpu_seconds(pid) for (pid,) in pids}
+        [(number,)] = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchall()
+    return {pid: cpu_seconds(pid) for (pid,) in pids}, number
 
 
 def _make_tables(url: str) -> None:

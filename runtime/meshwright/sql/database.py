@@ -75,6 +75,8 @@ class Session(ABC):
     connection: Any
     recent: Any = None
     """The rows that the event log wrote here last."""
+    is_alone = is_undone = False
+    """Whether the call that begins has a transaction of its own, and whether that is to be undone."""
 
     @abstractmethod
     def execute(self, statement: str, values: Values = ()) -> Cursor:
@@ -464,17 +466,26 @@ class Database(ABC):
 def guarded(
     session: Session, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Any, Exception | None]:
-    """Call a function in a savepoint; returns its result and what it raised."""
-    session.execute("SAVEPOINT call")
+    """Call a function that can be undone alone; returns its result and what it raised.
+
+    It is undone by a savepoint, or with its transaction where that is its own.
+    """
+    is_alone, session.is_alone = session.is_alone, False
+    if not is_alone:
+        session.execute("SAVEPOINT call")
     result, problem = None, None
     try:
         result = function(session, *args, **kwargs)
     except Exception as error:
         if session.is_fatal(error):
             raise
-        session.execute("ROLLBACK TO SAVEPOINT call")
         problem = error
-    session.execute("RELEASE SAVEPOINT call")
+        if is_alone:
+            session.is_undone = True
+        else:
+            session.execute("ROLLBACK TO SAVEPOINT call")
+    if not is_alone:
+        session.execute("RELEASE SAVEPOINT call")
     return result, problem
 
 

@@ -11,7 +11,6 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,8 +176,14 @@ class PostgresSession(Session):
                 if self.is_lost and self._reconnect is not None:
                     self.connection.close()
                     self.connection = self._reconnect()
-                with nullcontext() if alone else self.connection.transaction():
+                if alone:
                     return self._call(calls, group_id)
+                self.is_alone, self.is_undone = len(calls) == 1, False
+                with self.connection.transaction():
+                    results = self._call(calls, group_id)
+                    if self.is_undone:
+                        raise psycopg.Rollback
+                return results
             except Exception as error:
                 if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
                     raise

@@ -455,6 +455,9 @@ class PostgresStore(SharedStore):
 
     async def _adopt(self, receiver: Receiver) -> tuple[list[Row], list[Row]]:
         """Make messages and actors without a living worker this worker's; other types wait for others."""
+        if not await self._database.read(_rows, _HAS_ORPHANS, ()):
+            self._passed_over = set()
+            return [], []
         kinds = sorted(receiver.kinds)
         messages, heads, others = await self._database.write(_adopt, self._incarnation, kinds)
         passed_over = {kind for (kind,) in others}
@@ -496,8 +499,6 @@ def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
 
 def _adopt(session: Session, incarnation: str, kinds: Sequence[str]) -> tuple[list[Row], ...]:
     values = array("text", kinds)
-    if not session.execute(_HAS_ORPHANS).fetchall():
-        return [], [], []
     return (
         session.execute(_ADOPT_MESSAGES, (incarnation, values)).fetchall(),
         session.execute(_ADOPT_HEADS, (incarnation, values)).fetchall(),
