@@ -13,12 +13,13 @@ from typing import Any, Literal, Self, TypeVar
 
 from meshwright.core import topics
 from meshwright.core.cipher import Cipher
-from meshwright.core.encoding import Json
+from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import Draining, HostError, StoreFailed, TooLarge
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.parts import BUILTIN
 from meshwright.roles import Member, ProcessRole
@@ -86,6 +87,11 @@ class Mesh:
     def has_log(self) -> bool:
         """Whether this process reads the event log: on Dapr without a shared database only the front can."""
         return self.role.is_front or self.settings.database is not None
+
+    @property
+    def shares_tables(self) -> bool:
+        """Whether it shares what other processes need of its tables: on Dapr they may have no database."""
+        return self.role.is_front and self.host.is_shared and self.settings.database is None
 
     @property
     def takes_tasks(self) -> bool:
@@ -181,6 +187,16 @@ class Mesh:
             return result
 
         return await asyncio.shield(write())  # the events of what is written are shown, come what may
+
+    async def share(self, ref: ActorRef, state: Struct) -> None:
+        """Give an actor of this process a state by its turn `share`; others read it without a call.
+
+        One that is too large for a record is not shared: the actor gets the default. Raises HostError.
+        """
+        try:
+            await self.host.call(ref, "share", state)
+        except TooLarge:
+            await self.host.call(ref, "share", type(state)())
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""

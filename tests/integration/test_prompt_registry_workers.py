@@ -29,13 +29,30 @@ class Greeter(Agent):
 SOURCE = f"from meshwright import Agent, Capability, Run\n\n\n{inspect.getsource(Greeter)}"
 
 
+REFUSING = """
+from meshwright.core.errors import StoreUnavailable
+from meshwright.stores.dapr.sidecar import Sidecar
+
+invoke = Sidecar.invoke
+
+
+async def refuse(self, ref, method, body):
+    if ref.type in ("agent-configs", "prompt-registry"):
+        raise StoreUnavailable(f"did not find address for actor {ref}")
+    return await invoke(self, ref, method, body)
+
+
+Sidecar.invoke = refuse
+"""
+
+
 @pytest.mark.needs("mosquitto", "redis-server")
-async def test_workers_on_dapr_go_by_a_label_that_was_moved(tmp_path: Path) -> None:
+async def test_workers_on_dapr_go_by_a_label_that_was_moved_and_need_no_call(tmp_path: Path) -> None:
     (tmp_path / "actors").mkdir()
-    (tmp_path / "actors" / "greeter.py").write_text(SOURCE)
+    (tmp_path / "actors" / "greeter.py").write_text(f"{SOURCE}\n{REFUSING}")
     environment = {"MESH_AGENTS__DIR": str(tmp_path / "actors"), "MESH_ADMIN_TOKEN": ADMIN}
     async with (
-        stack_up(tmp_path / "data", "--trust", **environment) as stack,
+        stack_up(tmp_path / "data", "--trust", "--per-agent", **environment) as stack,
         aiohttp.ClientSession(headers=AS_ADMIN) as http,
         Client(stack.url, ADMIN) as client,
     ):
@@ -59,6 +76,10 @@ async def test_workers_on_dapr_go_by_a_label_that_was_moved(tmp_path: Path) -> N
         for version in (1, 2, 1):
             await change("PUT", "/greeter/labels/production", {"version": version})
             await greeted_with(f" registry:v{version}")
+        await change("PUT", "/greeter", {"template": "Be witty."})
+        async with http.post(f"{stack.url}/v1/prompts/greeter/test", json={"text": "Hello"}) as answer:
+            tried = await answer.json()  # by a task that has the version, which has no label
+        assert (tried["version"], tried["agent_id"], tried["success"]) == (3, "greeter", True), tried
         async with http.delete(f"{stack.url}/v1/prompts/greeter") as answer:
             assert answer.status == 204
         await greeted_with(before)

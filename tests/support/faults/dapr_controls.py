@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
+from meshwright.core.errors import StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import AppCallbacks
+from meshwright.stores.dapr.sidecar import Sidecar
 from meshwright.stores.dapr.watches import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later
 UNWATCHED = "commits that nobody watches"  # the watch list is never written: nobody is told "accepted"
+NO_CALLS = "calls of actors that all fail"  # as by a sidecar that has missed where actors are placed
 HELD_SECONDS = 1.0
 
 
@@ -22,6 +25,8 @@ def break_on_purpose(control: str) -> None:
         acknowledge_first()
     if control == UNWATCHED:
         never_watch()
+    if control == NO_CALLS:
+        refuse_calls()
 
 
 def acknowledge_first() -> None:
@@ -49,3 +54,12 @@ def never_watch() -> None:
         return asyncio.get_running_loop().create_future()
 
     setattr(WatchList, "arm", arm)  # noqa: B010
+
+
+def refuse_calls() -> None:
+    """Let no call of an actor beyond this process succeed."""
+
+    async def refuse(self: Sidecar, ref: ActorRef, method: str, body: bytes) -> bytes:
+        raise StoreUnavailable(f"did not find address for actor {ref}")
+
+    setattr(Sidecar, "invoke", refuse)  # noqa: B010

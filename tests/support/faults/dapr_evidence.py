@@ -107,15 +107,7 @@ class Stored:
 
 async def read_store(services: Services, namespace: str) -> Stored:
     """Read all of a namespace, at one moment."""
-    host, port = services.redis_host.split(":")
-    process = await asyncio.create_subprocess_exec(
-        *("redis-cli", "-h", host, "-p", port, "--no-auth-warning", "--json", "eval", DUMP, "0", namespace),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "REDISCLI_AUTH": services.redis_password},
-    )
-    answer, _ = await process.communicate()
-    assert process.returncode == 0, answer
-    flat: list[str] = json.loads(answer)
+    flat: list[str] = await ask_redis(services, "eval", DUMP, "0", namespace)
     found = dict(zip(flat[::2], flat[1::2], strict=True))
     documents = {
         ActorRef.parse(name.removeprefix("actor/")): document_of(from_json(text), found)
@@ -125,6 +117,19 @@ async def read_store(services: Services, namespace: str) -> Stored:
     records = [from_json(text) for name, text in found.items() if name.startswith("record/")]
     told = [Event.model_validate(event) for record in records for event in record["events"]]
     return Stored(documents, told)
+
+
+async def ask_redis(services: Services, *command: str) -> Any:
+    """The answer to a command."""
+    host, port = services.redis_host.split(":")
+    process = await asyncio.create_subprocess_exec(
+        *("redis-cli", "-h", host, "-p", port, "--no-auth-warning", "--json", *command),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "REDISCLI_AUTH": services.redis_password},
+    )
+    answer, _ = await process.communicate()
+    assert process.returncode == 0, answer
+    return json.loads(answer)
 
 
 def document_of(data: dict[str, Any], found: Mapping[str, str]) -> Document:

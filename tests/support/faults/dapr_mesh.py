@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from meshwright.core.messages import ENDED
-from tests.support.faults.dapr_evidence import gather, read_store
+from tests.support.faults.dapr_evidence import ask_redis, gather, read_store
 from tests.support.faults.dapr_node import Post
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job
@@ -128,6 +128,10 @@ class DaprMesh:
         """Wait until so many actors have had a turn."""
         while len((await read_store(self.services, NAMESPACE)).documents) < count:
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def forget(self, name: str) -> None:
+        """Delete what the store has under a name."""
+        assert await ask_redis(self.services, "del", f"state||{NAMESPACE}/{name}") == 1
 
     async def gather(self, *, kills: int = 0) -> Evidence:
         cost_usd = self._job.cost_usd or None

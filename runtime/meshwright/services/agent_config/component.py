@@ -13,12 +13,11 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
-
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
@@ -46,9 +45,11 @@ from meshwright.sql.encrypted import EncryptedColumn
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-AGENT_CONFIGS = "agent-configs"
-"""The type of the actor by which workers without a database read the front's table."""
+_SHARED = ActorRef("agent-configs", "mesh")
+"""The actor by which workers without a database read the front's table."""
 CHANGED, CREATED, DELETED = "agent_config.changed", "agent_config.created", "agent_config.deleted"
+_NEWS = "agent_config.shared"
+"""Tells workers without a database that a front has shared its rows with them. No log has it."""
 SEE = Rule("reads agent configurations", (Role.VIEWER,))
 CHANGE = Rule("changes agent configurations", (Role.ADMIN,))
 READ_KEY = Rule("reads the keys of models", (Role.ADMIN,))
@@ -57,16 +58,23 @@ _RETRY_SECONDS = 1.0
 _logger = logging.getLogger("meshwright.agent_config")
 
 
-class _NoState(BaseModel):
-    """None: the front has the table."""
+class _SharedRows(Struct):
+    """None where they are not shared, as by a front of an earlier release: then a worker calls the front."""
+
+    rows: AgentRows | None = None
 
 
-class _AgentConfigReader(Actor[_NoState]):
-    """Hands workers without a database the configurations of the front; keys stay encrypted."""
+class _SharedConfigs(Actor[_SharedRows]):
+    """The configurations of the front that workers without a database read; keys stay encrypted."""
 
     def __init__(self, ref: ActorRef, known: Callable[[], AgentRows]) -> None:
         super().__init__(ref)
         self._known = known
+
+    @turn
+    def share(self, turn: Turn, shared: _SharedRows) -> None:
+        """Let workers read all rows."""
+        self.state = shared
 
     @turn
     def rows(self, turn: Turn) -> AgentRows:
@@ -78,8 +86,8 @@ class AgentConfigs(Component, AgentModels):
     """The configurations of all agents, as this process knows them: changed at fronts, known everywhere.
 
     They are read at the start, after each event that says that one changed, and again after `ttl_seconds`. A
-    process that has the table reads its database, any other asks the front. The last read stays in use while
-    neither answers.
+    process that has the table reads its database, and any other what the front shares of it. The last read
+    stays in use while neither answers.
     """
 
     name = "agent_config"
@@ -98,6 +106,8 @@ class AgentConfigs(Component, AgentModels):
         self._has_table = mesh.has_log
         self._ttl = timedelta(seconds=self.config.ttl_seconds)
         self._rows: AgentRows | None = None
+        self._shared: AgentRows | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._index: dict[tuple[str, str], AgentRow] = {}
         self._version = 1
         self._read_version = 0
@@ -120,7 +130,7 @@ class AgentConfigs(Component, AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(_AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
+        return [Actors(ActorKind.of(_SharedConfigs, type=_SHARED.type, known=self.known), FRONT)]
 
     def routes(self) -> Sequence[APIRouter]:
         """/api/agents and /ws."""
@@ -132,7 +142,9 @@ class AgentConfigs(Component, AgentModels):
 
     async def start(self) -> None:
         """Read them, and again after each change."""
-        self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, (CHANGED, CREATED, DELETED))
+        changes = (CHANGED, CREATED, DELETED)
+        kinds = changes if self._has_table else (*changes, _NEWS)
+        self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
             await self._read_early()
         else:  # the front may start later, and calls wait for it
@@ -141,6 +153,8 @@ class AgentConfigs(Component, AgentModels):
     async def stop(self) -> None:
         """Stop reading."""
         self._unlisten()
+        if self._again is not None:
+            self._again.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -228,6 +242,22 @@ class AgentConfigs(Component, AgentModels):
         self._models = {name: model for name, model in self._models.items() if name in names}
         self._warn_of(row for row in rows.rows if row not in earlier.rows)
         self.on_read(names)
+        if self.mesh.shares_tables:
+            await self._share(rows)
+
+    async def _share(self, rows: AgentRows) -> None:
+        """Share the rows, and say so, if they have changed; where that fails they are soon read again."""
+        if rows == self._shared:
+            return
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                await self.mesh.share(_SHARED, _SharedRows(rows=rows))
+        except (HostError, TimeoutError) as error:
+            _logger.warning("agent configurations are not shared yet: %s", error or "no answer in time")
+            self._again = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._expire)
+            return
+        self._shared = rows
+        self.mesh.host.broadcast(self.mesh.event(_NEWS, {}))
 
     def _warn_of(self, rows: Iterable[AgentRow]) -> None:
         """Log keys that cannot be decrypted, before a call fails."""
@@ -240,8 +270,10 @@ class AgentConfigs(Component, AgentModels):
     async def _fetch(self) -> AgentRows:
         if self._has_table:
             return await self.mesh.database.read(table.read_all)
-        reply = await self.mesh.host.call(ActorRef(AGENT_CONFIGS, "mesh"), "rows")
-        return AgentRows.model_validate(reply)
+        shared = await self.mesh.host.read(_SHARED, _SharedRows)
+        if shared is not None and shared.rows is not None:
+            return shared.rows
+        return AgentRows.model_validate(await self.mesh.host.call(_SHARED, "rows"))
 
     def _expire(self, event: Event | None = None) -> None:
         """Read again at once, and before the next call."""

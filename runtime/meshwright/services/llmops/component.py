@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from datetime import timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.loader import BoundAgents, variables_of
@@ -23,15 +21,20 @@ from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
 from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.identity.rules import Rule
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.prompts.sources import NO_RUN
 from meshwright.roles import FRONT
 from meshwright.services.llmops import table
-from meshwright.services.llmops.event_words import DELETED, FACTS, LABELLED, PAYLOADS, REGISTERED, UNLABELLED
+from meshwright.services.llmops.event_words import (
+    DELETED,
+    FACTS,
+    LABELLED,
+    PAYLOADS,
+    REGISTERED,
+    SHARED,
+    UNLABELLED,
+)
 from meshwright.services.llmops.records import (
     MAX_VERSION,
     PromptChange,
@@ -43,14 +46,13 @@ from meshwright.services.llmops.records import (
     row_of,
 )
 from meshwright.services.llmops.settings import LlmopsSettings
+from meshwright.services.llmops.sharing import SharedPrompts
 from meshwright.services.llmops.table import PRODUCTION, Found, Live, LivePrompts
 from meshwright.work import Worker
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-_READER = ActorRef("prompt-registry", "mesh")
-"""The actor by which workers without a database read the front's prompts."""
 SEE = Rule("lists registered prompts", (Role.VIEWER,))
 READ = Rule("reads registered prompts", (Role.CONTENTS, Role.OPERATOR))
 CHANGE = Rule("changes registered prompts", (Role.OPERATOR,))
@@ -64,35 +66,13 @@ _AGAIN_SECONDS = 5.0  # after an event, which the front may hear later than its 
 _logger = logging.getLogger("meshwright.prompts")
 
 
-class _NoState(BaseModel):
-    """None: the front has the tables."""
-
-
-class _PromptReader(Actor[_NoState]):
-    """Hands workers without a database the live prompts that the front knows; commits nothing."""
-
-    def __init__(self, ref: ActorRef, registry: PromptRegistry) -> None:
-        super().__init__(ref)
-        self._registry = registry
-
-    @turn
-    def live(self, turn: Turn) -> LivePrompts:
-        """Which version of which prompt is live. Raises HostError while the front reads a change."""
-        return LivePrompts(items=tuple(self._registry.known(is_newest=True)))
-
-    @turn
-    def text(self, turn: Turn, wanted: Live) -> str:
-        """The text of one of them, or of a version that is tried."""
-        return self._registry.known().get(wanted) or self._registry.tried(wanted)
-
-
 class PromptRegistry(Component):
     """Registered prompts: a source of prompts for agents, and the operations of callers.
 
     A run takes the version that is tried with its task, else that of its tenant which has the label
     `production`, else the sources behind this one are asked. Live versions are read at the start, after each
     event that says that something changed, and again after `ttl_seconds`; the last read stays in use while it
-    cannot be repeated.
+    cannot be repeated. A front on Dapr shares what it has read with the workers that have no database.
 
     The worker of this process is held until they are read once, so no run falls back to the file only because
     the registry is not known yet. One that is held for 10 s says why: `worker.held`, and `mesh status`.
@@ -106,6 +86,8 @@ class PromptRegistry(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._has_table = mesh.has_log
+        self._sharing = SharedPrompts(mesh)
+        self._shared: Set[Live] | None = None
         self._texts: dict[Live, str] | None = None
         self._fetched: dict[Live, str] = {}
         self._live: dict[tuple[str, str], Live] = {}
@@ -128,8 +110,15 @@ class PromptRegistry(Component):
         return files("meshwright.services.llmops") / "tables"
 
     def actors(self) -> Iterable[Actors]:
-        """The reader of the tables for other processes, at the front."""
-        return [Actors(ActorKind.of(_PromptReader, type=_READER.type, registry=self), FRONT)]
+        """Those by which other processes read the tables, at the front."""
+
+        def live_now() -> LivePrompts:
+            return LivePrompts(items=tuple(self.known(is_newest=True)))
+
+        def text_of(wanted: Live) -> str:
+            return self.known().get(wanted) or self.tried(wanted)
+
+        return [Actors(kind, FRONT) for kind in self._sharing.kinds(live_now, text_of)]
 
     def routes(self) -> APIRouter:
         """/v1/prompts."""
@@ -145,7 +134,8 @@ class PromptRegistry(Component):
         """Read them, and again after each change."""
         self._is_running, self._started_at = True, self.mesh.host.clock.now()
         self.mesh.get(Worker).hold(_UNREAD)
-        kinds = (REGISTERED, LABELLED, UNLABELLED, DELETED)
+        changes = (REGISTERED, LABELLED, UNLABELLED, DELETED)
+        kinds = changes if self._has_table else (*changes, SHARED)
         self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
             await self._refresh()
@@ -209,7 +199,10 @@ class PromptRegistry(Component):
     async def _fetch_tried(self, wanted: Live) -> None:
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                self._tried[wanted] = await self._text_of(wanted)
+                text = await self._text_of(wanted)
+                if self.mesh.shares_tables:
+                    await self._sharing.share_text(wanted, text)
+                self._tried[wanted] = text
         except NotFound:
             self._tried[wanted] = ""
         except (HostError, TimeoutError) as error:  # it is asked for again
@@ -272,6 +265,21 @@ class PromptRegistry(Component):
         if self._has_told:
             self._has_told = False
             self.mesh.tell(WORKER_BEGUN, {})
+        return not self.mesh.shares_tables or await self._share(texts)
+
+    async def _share(self, texts: Mapping[Live, str]) -> bool:
+        """Share what is live, and say so, if it has changed; where that fails it is soon read again."""
+        if texts.keys() == self._shared:
+            return True
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                await self._sharing.share(texts, self._shared or frozenset())
+        except (HostError, TimeoutError) as error:
+            _logger.warning("registered prompts are not shared yet: %s", error or "no answer in time")
+            self._due_at = self.mesh.host.clock.now()
+            return False
+        self._shared = texts.keys()
+        self.mesh.host.broadcast(self.mesh.event(SHARED, {}))
         return True
 
     def _tell_held(self, reason: str) -> None:
@@ -304,12 +312,12 @@ class PromptRegistry(Component):
     async def _live_now(self) -> LivePrompts:
         if self._has_table:
             return await self.mesh.database.read(table.live)
-        return LivePrompts.model_validate(await self.mesh.host.call(_READER, "live"))
+        return await self._sharing.live()
 
     async def _text_of(self, item: Live) -> str:
         if self._has_table:
             return await self.mesh.database.read(table.text_of, item)
-        return str(await self.mesh.host.call(_READER, "text", item))
+        return await self._sharing.text_of(item)
 
     def _expire(self, event: Event | None = None) -> None:
         self._version += 1

@@ -9,6 +9,8 @@ from meshwright.core.display import Document, EventWords, short
 REGISTERED, LABELLED, UNLABELLED, DELETED = (
     f"prompt.{what}" for what in ("registered", "labelled", "unlabelled", "deleted")
 )
+SHARED = "prompt.shared"
+"""Tells workers without a database that a front has shared the live versions with them. No log has it."""
 FACTS: Mapping[str, str] = {
     REGISTERED: "name digest version author",
     LABELLED: "name label version before",
