@@ -39,7 +39,7 @@ BENCHMARKS = {
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",
     "dapr": "the lifecycle on Dapr; 1, 32 and 128 in flight",
-    "dapr_replicas": "the same with two workers",
+    "dapr_replicas": "the same with two workers, and the CPU of one, two and four",
     "dapr_failover": "kill -9 of one of two workers on Dapr",
     "dapr_agents": "dapr-agents on the same daprd",
     "dapr_up": "mesh up --host dapr; a task's acceptance over MQTT and HTTP",

@@ -98,22 +98,24 @@ async def on_ground(
     bench: Bench,
     front: str,
     *,
-    replica: str | None = None,
+    replica: str = "",
+    replicas: int = 1,
     timing: Mapping[str, Any],
     protocol: str = "grpc",
     **known: Any,
 ) -> Round:
-    """Run one side on services of its own: the worker that gets the load, and beside it perhaps another."""
+    """Run one side on services of its own: the worker that gets the load, and beside it perhaps replicas."""
     with bench.folder() as folder:
         async with AsyncExitStack() as stack:
             here = await stack.enter_async_context(
-                ground(folder, workers=2 if replica else 1, protocol=protocol)
+                ground(folder, workers=1 + replicas if replica else 1, protocol=protocol)
             )
             place, others = here.place(), list[Side]()
-            if replica:
-                second = side(replica, folder=made(folder / "replica"), place=here.place(1), **known)
-                others.append(await stack.enter_async_context(second))
-                place["pids"]["worker"] = [others[0].process.pid]
+            for number in range(1, len(here.replicas)):
+                own = made(folder / f"replica-{number}")
+                other = side(replica, folder=own, place=here.place(number), **known)
+                others.append(await stack.enter_async_context(other))
+            place["pids"]["worker"] = [other.process.pid for other in others]
             first = side(front, folder=made(folder / "front"), place=place, **known, **timing)
             running = await stack.enter_async_context(first)
             await asyncio.gather(running.next(), *(other.next() for other in others))
