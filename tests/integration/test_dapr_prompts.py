@@ -72,13 +72,13 @@ async def start(services: Services, ports: Ports, tmp_path: Path) -> AsyncIterat
                     broker_url=services.broker_url,
                 )
                 is_front = deps.role.is_front
-                parts = {"clock": deps.clock, "log": deps.log, "database": deps.database}
-                return deps.runtime(DaprStore(options, keeps_log=is_front, **parts))
+                of_deps = {"clock": deps.clock, "log": deps.log, "database": deps.database}
+                return deps.runtime(DaprStore(options, keeps_log=is_front, **of_deps))
 
             settings = load_settings(tmp_path, data_dir=tmp_path / name, store="dapr", namespace=namespace)
             role = role_of(settings, WHOLE_MESH, ["greeter"], replica=name != "front")
-            known: dict[str, Any] = {"agents": [Greeter], "model": ScriptedModel(), "role": role}
-            mesh = build_mesh(settings, project=tmp_path, host=make, **known)
+            parts: dict[str, Any] = {"agents": [Greeter], "model": ScriptedModel(), "role": role}
+            mesh = build_mesh(settings, project=tmp_path, host=make, **parts)
             stack.callback(sidecar.end)
             sidecar.launch()
             return await stack.enter_async_context(mesh)
@@ -103,12 +103,12 @@ def text(mesh: Mesh, tenant_id: str = "acme", version: int | None = None) -> str
     return None if prompt is None else prompt.body.strip()
 
 
-async def until(mesh: Mesh, expected: str | None, version: int | None = None) -> None:
+async def until(mesh: Mesh, body: str | None, version: int | None = None) -> None:
     """Wait until a process has this prompt."""
     async with asyncio.timeout(SECONDS):
         while True:
             try:
-                if text(mesh, version=version) == expected:
+                if text(mesh, version=version) == body:
                     return
             except HostError:
                 pass  # it is not read yet
@@ -155,17 +155,17 @@ async def test_a_change_is_shared_once_the_store_takes_it(
 ) -> None:
     front, worker = await start("front"), await start("worker")
     await register(front, "One.")
-    share, refused = front.share, list[ActorRef]()
+    share, refusals = front.share, list[ActorRef]()
 
     async def refuse_once(ref: ActorRef, state: Any) -> None:
-        if not refused:
-            refused.append(ref)
+        if not refusals:
+            refusals.append(ref)
             raise StoreUnavailable("the store is away")
         await share(ref, state)
 
     monkeypatch.setattr(front, "share", refuse_once)
     await release(front, 1)
-    assert refused and text(front) == "One."
+    assert refusals and text(front) == "One."
     await until(worker, "One.")
 
 

@@ -45,7 +45,7 @@ from meshwright.sql.encrypted import EncryptedColumn
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-_SHARED = ActorRef("agent-configs", "mesh")
+_READER = ActorRef("agent-configs", "mesh")
 """The actor by which workers without a database read the front's table."""
 CHANGED, CREATED, DELETED = "agent_config.changed", "agent_config.created", "agent_config.deleted"
 _NEWS = "agent_config.shared"
@@ -72,9 +72,9 @@ class _SharedConfigs(Actor[_SharedRows]):
         self._known = known
 
     @turn
-    def share(self, turn: Turn, shared: _SharedRows) -> None:
+    def share(self, turn: Turn, state: _SharedRows) -> None:
         """Let workers read all rows."""
-        self.state = shared
+        self.state = state
 
     @turn
     def rows(self, turn: Turn) -> AgentRows:
@@ -106,7 +106,7 @@ class AgentConfigs(Component, AgentModels):
         self._has_table = mesh.has_log
         self._ttl = timedelta(seconds=self.config.ttl_seconds)
         self._rows: AgentRows | None = None
-        self._shared: AgentRows | None = None
+        self._shared_rows: AgentRows | None = None
         self._again: asyncio.TimerHandle | None = None
         self._index: dict[tuple[str, str], AgentRow] = {}
         self._version = 1
@@ -130,7 +130,7 @@ class AgentConfigs(Component, AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(_SharedConfigs, type=_SHARED.type, known=self.known), FRONT)]
+        return [Actors(ActorKind.of(_SharedConfigs, type=_READER.type, known=self.known), FRONT)]
 
     def routes(self) -> Sequence[APIRouter]:
         """/api/agents and /ws."""
@@ -153,11 +153,11 @@ class AgentConfigs(Component, AgentModels):
     async def stop(self) -> None:
         """Stop reading."""
         self._unlisten()
-        if self._again is not None:
-            self._again.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._again is not None:
+            self._again.cancel()
 
     def known(self) -> AgentRows:
         """The rows of the last read. Raises HostError before the first."""
@@ -247,16 +247,16 @@ class AgentConfigs(Component, AgentModels):
 
     async def _share(self, rows: AgentRows) -> None:
         """Share the rows, and say so, if they have changed; where that fails they are soon read again."""
-        if rows == self._shared:
+        if rows == self._shared_rows:
             return
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                await self.mesh.share(_SHARED, _SharedRows(rows=rows))
+                await self.mesh.share(_READER, _SharedRows(rows=rows))
         except (HostError, TimeoutError) as error:
             _logger.warning("agent configurations are not shared yet: %s", error or "no answer in time")
             self._again = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._expire)
             return
-        self._shared = rows
+        self._shared_rows = rows
         self.mesh.host.broadcast(self.mesh.event(_NEWS, {}))
 
     def _warn_of(self, rows: Iterable[AgentRow]) -> None:
@@ -270,10 +270,10 @@ class AgentConfigs(Component, AgentModels):
     async def _fetch(self) -> AgentRows:
         if self._has_table:
             return await self.mesh.database.read(table.read_all)
-        shared = await self.mesh.host.read(_SHARED, _SharedRows)
-        if shared is not None and shared.rows is not None:
-            return shared.rows
-        return AgentRows.model_validate(await self.mesh.host.call(_SHARED, "rows"))
+        state = await self.mesh.host.read(_READER, _SharedRows)
+        if state is not None and state.rows is not None:
+            return state.rows
+        return AgentRows.model_validate(await self.mesh.host.call(_READER, "rows"))
 
     def _expire(self, event: Event | None = None) -> None:
         """Read again at once, and before the next call."""

@@ -87,7 +87,7 @@ class PromptRegistry(Component):
         super().__init__(mesh)
         self._has_table = mesh.has_log
         self._sharing = SharedPrompts(mesh)
-        self._shared: Set[Live] | None = None
+        self._shared_items: Set[Live] | None = None
         self._texts: dict[Live, str] | None = None
         self._fetched: dict[Live, str] = {}
         self._live: dict[tuple[str, str], Live] = {}
@@ -269,16 +269,16 @@ class PromptRegistry(Component):
 
     async def _share(self, texts: Mapping[Live, str]) -> bool:
         """Share what is live, and say so, if it has changed; where that fails it is soon read again."""
-        if texts.keys() == self._shared:
+        if texts.keys() == self._shared_items:
             return True
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                await self._sharing.share(texts, self._shared or frozenset())
+                await self._sharing.share(texts, self._shared_items or frozenset())
         except (HostError, TimeoutError) as error:
             _logger.warning("registered prompts are not shared yet: %s", error or "no answer in time")
             self._due_at = self.mesh.host.clock.now()
             return False
-        self._shared = texts.keys()
+        self._shared_items = texts.keys()
         self.mesh.host.broadcast(self.mesh.event(SHARED, {}))
         return True
 

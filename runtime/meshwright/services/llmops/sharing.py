@@ -42,9 +42,9 @@ class _SharedRegistry(Actor[_SharedLive]):
         self._text_of = text_of
 
     @turn
-    def share(self, turn: Turn, shared: _SharedLive) -> None:
+    def share(self, turn: Turn, state: _SharedLive) -> None:
         """Let workers read which versions are live."""
-        self.state = shared
+        self.state = state
 
     @turn
     def live(self, turn: Turn) -> LivePrompts:
@@ -61,9 +61,9 @@ class _SharedVersion(Actor[_SharedText]):
     """The text of a version."""
 
     @turn
-    def share(self, turn: Turn, shared: _SharedText) -> None:
+    def share(self, turn: Turn, state: _SharedText) -> None:
         """Let workers read it, in place of what a database that was lost had under this number."""
-        self.state = shared
+        self.state = state
 
 
 class SharedPrompts:
@@ -91,16 +91,16 @@ class SharedPrompts:
 
     async def live(self) -> LivePrompts:
         """The live versions. Raises HostError."""
-        shared = await self._mesh.host.read(_REGISTRY, _SharedLive)
-        if shared is not None and shared.live is not None:
-            return shared.live
+        state = await self._mesh.host.read(_REGISTRY, _SharedLive)
+        if state is not None and state.live is not None:
+            return state.live
         return LivePrompts.model_validate(await self._mesh.host.call(_REGISTRY, "live"))
 
     async def text_of(self, item: Live) -> str:
         """The text of a version. Raises HostError, and NotFound."""
-        shared = await self._mesh.host.read(_ref(item), _SharedText)
-        if shared is not None and shared.text:
-            return shared.text
+        state = await self._mesh.host.read(_ref(item), _SharedText)
+        if state is not None and state.text:
+            return state.text
         return str(await self._mesh.host.call(_REGISTRY, "text", item))
 
 
