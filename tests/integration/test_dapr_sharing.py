@@ -1,4 +1,4 @@
-"""Prompts that a front on Dapr shares with a worker without a database, which reads them without a call."""
+"""Tables that a front on Dapr shares with a worker without a database, which reads them without a call."""
 
 import asyncio
 import shutil
@@ -19,6 +19,8 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.prompts import PromptContext
+from meshwright.services.agent_config.component import AgentConfigs
+from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.llmops.sharing import SharedPrompts
@@ -96,6 +98,20 @@ def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sidecar, "invoke", refuse)
 
 
+def refuse_once(front: Mesh, monkeypatch: pytest.MonkeyPatch) -> list[ActorRef]:
+    """Let a front's next try to share something fail; the result has its actor by then."""
+    share, refusals = front.share, list[ActorRef]()
+
+    async def refuse(ref: ActorRef, state: Any) -> None:
+        if not refusals:
+            refusals.append(ref)
+            raise StoreUnavailable("the store is away")
+        await share(ref, state)
+
+    monkeypatch.setattr(front, "share", refuse)
+    return refusals
+
+
 def text(mesh: Mesh, tenant_id: str = "acme", version: int | None = None) -> str | None:
     """The prompt that a run of the greeter has in a process; None where it has to take that of the code."""
     context = PromptContext(tenant_id=tenant_id, agent_id="greeter", task_id="t", version=version)
@@ -155,18 +171,32 @@ async def test_a_change_is_shared_once_the_store_takes_it(
 ) -> None:
     front, worker = await start("front"), await start("worker")
     await register(front, "One.")
-    share, refusals = front.share, list[ActorRef]()
-
-    async def refuse_once(ref: ActorRef, state: Any) -> None:
-        if not refusals:
-            refusals.append(ref)
-            raise StoreUnavailable("the store is away")
-        await share(ref, state)
-
-    monkeypatch.setattr(front, "share", refuse_once)
+    refusals = refuse_once(front, monkeypatch)
     await release(front, 1)
     assert refusals and text(front) == "One."
     await until(worker, "One.")
+
+
+@pytest.mark.usefixtures("no_calls")
+async def test_configurations_of_agents_are_read_without_a_call(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front, worker = await start("front"), await start("worker")
+    configs, of_worker = front.get(AgentConfigs), worker.get(AgentConfigs)
+
+    async def until_named(model: str) -> None:
+        async with asyncio.timeout(SECONDS):
+            while (config := of_worker.last_read("acme", "greeter")) is None or config.model != model:
+                await asyncio.sleep(0.01)
+
+    first = {"agent_id": "greeter", "llm_provider": "openai", "llm_model": "small"}
+    await configs.create(ADMINS["acme"], AgentConfigRequest.model_validate(first))
+    await until_named("openai/small")
+    assert of_worker.last_read("other", "greeter") is None
+    refusals = refuse_once(front, monkeypatch)
+    await configs.update(ADMINS["acme"], "greeter", AgentConfigUpdate(llm_model="large"))
+    await until_named("openai/large")
+    assert refusals
 
 
 @pytest.mark.usefixtures("no_calls")
