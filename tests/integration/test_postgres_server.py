@@ -1,4 +1,4 @@
-"""What a start says of a server, a role or a pooler that cannot do what the mesh needs."""
+"""A start refuses servers, roles and poolers that cannot do what the mesh needs, and says the remedy."""
 
 import asyncio
 import os
