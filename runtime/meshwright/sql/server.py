@@ -1,4 +1,4 @@
-"""What a server of PostgreSQL, and the way to it, must be able to do: looked at once, at a start."""
+"""Checks of a server of PostgreSQL, and of the way to it, once at a start."""
 
 from __future__ import annotations
 
