@@ -9,17 +9,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from meshwright.core.errors import ConfigError, Conflict, StoreFailed, StoreUnavailable
+from meshwright.events import table
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.events.table import BLOCK_EVENTS
+from meshwright.events.verify import verify
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import AlreadyTaken, Batch
 from meshwright.ledger.spending import activity_of
 from meshwright.sql import postgres
-from meshwright.sql.database import Session
+from meshwright.sql.database import Row, Session
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.stores.postgres import PostgresStore, store
 from tests.support.event_logs import event, open_log, seqs
@@ -67,6 +71,32 @@ async def test_event_from_outside_is_written_once_by_two_writers(postgres_url: A
         assert seqs(await after.log.query(EventFilter())) == [1]
 
 
+async def test_blocks_that_were_filled_before_a_crash_are_summed_up_at_the_next_start(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    wanted = EventFilter(aggregate_id="Diary/7")
+    async with open_log(postgres_url) as kept:
+        rows, _ = kept.log.rows([event(n, aggregate_id=f"Diary/{n}") for n in range(2 * BLOCK_EVENTS)])
+        await kept.database.write(append_alone, rows)
+        await kept.log.catch_up()
+        assert await kept.database.read(summaries) == []
+        assert seqs(await kept.log.query(wanted)) == [8]
+    async with open_log(postgres_url) as again:
+        assert await again.database.read(summaries) == [(0,), (1,)]
+        assert seqs(await again.log.query(wanted)) == [8]
+    assert verify(PostgresDatabase(postgres_url, tmp_path)).faults == []
+
+
+def append_alone(session: Session, rows: list[Row]) -> None:
+    """As a worker does that is killed between its commit and the summary of the block that it filled."""
+    columns = session.lists(table.SEALED_KINDS, zip(*table.sealed_rows(session, rows), strict=True))
+    session.call("mesh_append_events", [session.channel, None, *columns]).fetchall()
+
+
+def summaries(session: Session) -> list[Row]:
+    return session.execute("SELECT block FROM event_blocks ORDER BY block").fetchall()
+
+
 async def test_projections_have_what_other_processes_wrote(postgres_url: Address) -> None:
     async with open_log(postgres_url) as one, open_log(postgres_url) as other:
         await one.write([event(1, "task.accepted", task_id="t", payload={"capability": "writing"})])
@@ -74,6 +104,21 @@ async def test_projections_have_what_other_processes_wrote(postgres_url: Address
         for log in (one.log, other.log):
             [task] = (await log.tasks(tenant_id="default")).items
             assert (task.capability, task.status) == ("writing", "running")
+
+
+async def test_a_worker_commits_while_another_folds_the_lists(postgres_url: Address) -> None:
+    async with open_log(postgres_url) as kept:
+        await kept.write([event(1, "task.accepted", task_id="t", payload={"capability": "writing"})])
+        await kept.log.tasks(tenant_id="default")
+        await kept.write([event(2, "task.started", task_id="t")])
+        with psycopg.connect(postgres_url) as folding:
+            folding.execute("SELECT * FROM projection_positions ORDER BY name FOR UPDATE")
+            listing = asyncio.create_task(kept.log.tasks(tenant_id="default"))
+            for number in range(3, 13):
+                await kept.write([event(number)])
+            assert not listing.done()
+        [task] = (await listing).items
+        assert task.status == "running"
 
 
 async def test_what_happened_is_summed_up(postgres_url: Address) -> None:

@@ -19,7 +19,7 @@ from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, Plain
 from meshwright.events.log import EventLog
-from meshwright.events.table import newest
+from meshwright.events.table import fill_blocks, newest
 from meshwright.kernel.envelope import ActorRef
 from meshwright.services.maintenance.backup import FILES, no_store, text_of
 from meshwright.sql.database import Database, Row, Session
@@ -28,7 +28,7 @@ from meshwright.sql.meta import HELD, MOVED, UNFINISHED, delete_note, read_note,
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.sql.tables import copy_rows, set_sequences, tables_of
 
-_OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news"})
+_OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news", "event_ends"})
 """The tables of what a database is and who writes to it: each has its own."""
 _HEADS = "type, id, revision, last_turn, sent, wake_at, obliged, seen, state"
 _MESSAGES = {"sqlite": ("mailbox", "outside"), "postgres": ("messages", "remember")}
@@ -92,6 +92,7 @@ async def migrate(source: Database, target: Database, progress: Progress | None 
 
     async with AsyncExitStack() as stack:
         await _open_source(source, stack)
+        await source.write(fill_blocks, datetime.now(UTC).timestamp())
         moved = await source.read(read_note, MOVED)
         with _frozen(source) as store:
             await _open(target, stack)
