@@ -14,7 +14,7 @@ async def relayed(port: int, round_trip_seconds: float) -> AsyncIterator[int]:
     """A port of loopback by which another one is reached, half of the time later in each direction."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):  # as a connection ends, its other half does
+        with suppress(OSError, asyncio.CancelledError):  # its other half has ended, or the relay does
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.gather(
                 _carry(reader, far_writer, round_trip_seconds / 2),

@@ -18,7 +18,7 @@ ROUNDS = 4
 """The commits of a task."""
 WARM = 3
 """How many processes find their data in the caches of a core."""
-SLICE = 32
+SLICE = 64
 """How many tasks a loop works on before the first of them is written."""
 
 
