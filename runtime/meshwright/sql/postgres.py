@@ -344,7 +344,7 @@ class PostgresDatabase(ApartDatabase):
         if password := self._parameters.get("password"):
             words = words.replace(str(password), "***")
         remedy = "Check that it runs, that the address is right, and that the user may write"
-        if isinstance(error, errors.InsufficientPrivilege):
+        if isinstance(error, errors.InsufficientPrivilege | errors.InvalidSchemaName):
             remedy = _GRANT.format(role=self._parameters.get("user", "the role"))
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
 
