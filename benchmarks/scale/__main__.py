@@ -44,7 +44,7 @@ def _axis() -> str:
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.0f}" text-anchor="end">{10**power:,}</text>')
     parts.append(f'<text x="{_LEFT}" y="{_HEIGHT - 8}">workers, each on two cores of its own</text>')
-    parts.append(f'<text x="{_LEFT + 6}" y="{_TOP + 2}">tasks a second</text>')
+    parts.append(f'<text x="{_LEFT + 6}" y="{_TOP - 6}">tasks a second</text>')
     return "\n".join(parts)
 
 

@@ -34,20 +34,18 @@ unix_socket_dir =
 
 
 @contextmanager
-def pooler(cluster: Cluster, folder: Path, mode: str) -> Iterator[str]:
+def pooler(cluster: Cluster, mode: str) -> Iterator[str]:
     """The address of the cluster's database through a pooler."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         unavailable("PgBouncer is not installed: apt install pgbouncer")
     ports = Ports()
     (port,) = ports.take(1)
-    own = folder / "pgbouncer.ini"
+    own = cluster.folder / "pgbouncer.ini"  # the server's user may read it
     own.write_text(
         POOLER.format(name=NAME, port=cluster.port, user=USER, password=PASSWORD, own_port=port, mode=mode)
     )
     as_another = {"user": pwd.getpwnam("postgres").pw_uid} if os.geteuid() == 0 else {}
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
     own.chmod(0o644)
     process = subprocess.Popen([program, "-q", str(own)], **as_another)
     url = f"postgresql://{USER}@127.0.0.1:{port}/{NAME}"
@@ -74,14 +72,14 @@ async def refused(url: str, folder: Path) -> StoreFailed:
 async def test_a_pooler_by_transaction_is_refused_with_the_remedy(
     own_postgres: Cluster, tmp_path: Path
 ) -> None:
-    with pooler(own_postgres, tmp_path, "transaction") as url:
+    with pooler(own_postgres, "transaction") as url:
         error = await refused(url, tmp_path)
     assert "changes the session with each transaction" in error.message
     assert "pool_mode = session" in (error.remedy or "")
 
 
 async def test_a_pooler_by_session_is_used(own_postgres: Cluster, tmp_path: Path) -> None:
-    with pooler(own_postgres, tmp_path, "session") as url:
+    with pooler(own_postgres, "session") as url:
         database = PostgresDatabase(url, tmp_path)
         await database.open()
         assert await database.read(lambda session: session.execute("SELECT 1").fetchall()) == [(1,)]
