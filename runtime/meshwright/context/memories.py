@@ -42,8 +42,8 @@ class Memory:
         self._clock = clock
         self._vectors = vectors
         self._owners: set[str] | None = None
-        self._read_owners: Together[None, set[str]] = Together(
-            lambda asked: database.read(memory_table.owners)
+        self._read_owners: Together[tuple[str, ...], set[str]] = Together(
+            lambda asked: database.read(memory_table.owners_among, asked)
         )
 
     async def remember(self, item: MemoryItem) -> bool:
@@ -55,7 +55,8 @@ class Memory:
         with _unavailable_if_failing("written"):
             owner = _owner_of(item.tenant_id, item.scope, item.scope_id)
             written = await self._database.write(memory_table.insert, owner, self._fields(item))
-            (await self._known_owners()).add(owner)
+            if self._database.exclusive:
+                (await self._known_owners([owner])).add(owner)
         self._want_vectors()
         return written
 
@@ -82,8 +83,9 @@ class Memory:
         if self._owners is not None and not self._owners and self._database.exclusive:
             return []  # there is no memory, and no other process can write one
         with _unavailable_if_failing("read"):
-            known = await self._known_owners()
-            owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
+            asked = [_owner_of(tenant_id, *scope) for scope in scopes]
+            known = await self._known_owners(asked)
+            owners = [owner for owner in asked if owner in known]
             words = query_words(query) if owners else []
             if not words:
                 return []
@@ -192,10 +194,15 @@ class Memory:
         with _unavailable_if_failing("deleted"):
             return await self._database.write(memory_table.purge, before.timestamp())
 
-    async def _known_owners(self) -> set[str]:
-        """The owners of memories, read once: most tasks recall nothing, and need no query."""
-        if self._owners is None or not self._database.exclusive:
-            owners = await self._read_owners.ask(None)
+    async def _known_owners(self, asked: Sequence[str]) -> set[str]:
+        """Owners of memories: all of them, read once, or those of `asked` where other processes write too.
+
+        Most tasks recall nothing, and need no search.
+        """
+        if not self._database.exclusive:
+            return await self._read_owners.ask(tuple(asked))
+        if self._owners is None:
+            owners = await self._database.read(memory_table.owners)
             # Another call may have read them meanwhile, and added to them.
             self._owners = owners | (self._owners or set())
         return self._owners

@@ -71,12 +71,22 @@ ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
 """,  # noqa: S608
 }
 _FOLDED = str.maketrans("äàáâãåöòóôõøüùúûéèêëíìîïñç", "aaaaaaoooooouuuueeeeiiiinc")  # as the index has them
+_SELECT_AMONG = """
+    SELECT owner FROM unnest(?::text[]) AS asked (owner)
+    WHERE EXISTS (SELECT 1 FROM memories WHERE memories.owner = asked.owner)
+"""
 _LIKE = "lower(text) LIKE ? ESCAPE '!'"
 
 
 def owners(session: Session) -> set[str]:
     """The owners of memories."""
     return {owner for (owner,) in session.execute("SELECT DISTINCT owner FROM memories").fetchall()}
+
+
+def owners_among(session: Session, asked: Iterable[Sequence[str]]) -> set[str]:
+    """Those of some owners that have memories, on PostgreSQL."""
+    names = [*{name for group in asked for name in group}]
+    return {owner for (owner,) in session.execute(_SELECT_AMONG, (names,)).fetchall()}
 
 
 def insert(session: Session, owner: str, fields: Fields) -> bool:
