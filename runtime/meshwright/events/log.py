@@ -140,11 +140,6 @@ class EventLog:
                 task.cancel()
 
     @property
-    def is_shared(self) -> bool:
-        """Whether other processes write it too."""
-        return not self._database.exclusive
-
-    @property
     def readers(self) -> int:
         """How many tails are open."""
         return len(self._tails)
@@ -373,8 +368,9 @@ class EventLog:
 
     async def flush(self) -> None:
         """Fold every durable event into the projections."""
-        is_behind = self._folded < self._tails.announced or self._stalled.is_due
-        if is_behind or not self._database.exclusive:
+        if not self._database.exclusive:  # others may have written, and commits wait meanwhile
+            await self._fold(FOLDED_BETWEEN_COMMITS)
+        elif self._folded < self._tails.announced or self._stalled.is_due:
             await self._fold()
 
     def stalled(self) -> list[StalledProjection]:

@@ -120,13 +120,13 @@ class Presence:
         self._tasks: list[asyncio.Task[None]] = []
         for registration in registrations:  # before the host starts: recovered tasks may ask at once
             registry.register(registration)
-        if not log.is_shared:  # else they are many, and the last of each agent are read now and then
-            host.listen(topics.TASK_RESULTS, self._count, sealed=True)
+        host.listen(topics.TASK_RESULTS, self._count, sealed=True)
         host.listen(topics.AGENTS, self._hear)
 
     async def start(self) -> None:
         """Tell the mesh who is here, and go on telling."""
-        self._registry.restore(await self._log.view(recent_outcomes))
+        for agent_id, capability, success in await self._log.view(recent_outcomes):
+            self._registry.record(agent_id, capability, success)
         await self._host.emit(
             [self._event("agent.registered", own.agent_id, own) for own in self.registrations]
         )
@@ -158,8 +158,6 @@ class Presence:
 
     async def _check(self) -> None:
         self._see_own()  # a machine that slept has missed its own beats, and is there
-        if self._log.is_shared:
-            self._registry.restore(await self._log.view(recent_outcomes))
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
             await self._host.emit(

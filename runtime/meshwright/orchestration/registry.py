@@ -7,7 +7,7 @@ log. Scores are kept until something they rest on changes, so that asking for th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -101,13 +101,6 @@ class Registry:
         """Count how an attempt ended; the last 20 of each agent and capability matter."""
         if self._histories[agent_id, capability].add(success):
             self._ranked.pop(capability, None)
-
-    def restore(self, outcomes: Iterable[tuple[str, str, bool]]) -> None:
-        """Replace what is known of outcomes: agent, capability and success of the last ones, oldest first."""
-        self._histories.clear()
-        self._ranked.clear()
-        for outcome in outcomes:
-            self.record(*outcome)
 
     def agents(self) -> list[AgentInfo]:
         """Every registered agent as it is now, by name."""
