@@ -15,7 +15,7 @@ from benchmarks.scale.model import Cost, Costs, Result, Simulation
 FIGURES = Path(__file__).parent / "costs.json"
 DURABLE_MS, LOCKED = 0.16, 0.4
 """An fsync of this disk, and the share of the server's work on a group that is done under the log's lock."""
-BUSY, COLD_MS = 1.3, 0.2
+BUSY, COLD_MS = 1.4, 0.15
 """How much slower a core works beside another that works too (two threads of one core), and what a process
 pays where its data has left the caches: set once, so that 1 to 8 workers are met."""
 MAX_DIFFERENCE = 0.2
