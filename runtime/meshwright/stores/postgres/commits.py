@@ -248,6 +248,8 @@ class News:
         events, reached = await self._database.read(_read_new, first, unheard)
         if reached < first:
             return False
+        if not bus.unheard.issuperset(unheard):
+            return True  # somebody listens to more since then: they are read again
         first = self._shown + 1  # events of this worker may have come meanwhile
         own = self._own.intersection(range(first, reached + 1))
         self._own -= own
