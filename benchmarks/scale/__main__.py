@@ -16,7 +16,7 @@ _STYLES = {1: "#b45309", 16: "#0369a1", 128: "#15803d"}
 
 
 def draw(results: Mapping[int, Sequence[Result]]) -> str:
-    """A chart with both scales logarithmic, in colours that are told apart by their labels too."""
+    """A chart with both scales logarithmic; each line has its label beside it."""
     lines = [_axis()]
     for each, of_workers in results.items():
         points = [_place(workers, result.rate) for workers, result in zip(GROWN, of_workers, strict=True)]

@@ -113,7 +113,7 @@ class _Lock:
 
 
 class _Worker:
-    """A worker with its share of the tasks, each begun anew once it has ended."""
+    """A worker with its share of the tasks, each followed by another as it ends."""
 
     def __init__(self, simulation: Simulation, own: _Machine, costs: Costs) -> None:
         self._simulation, self._machine, self._costs = simulation, own, costs

@@ -43,7 +43,7 @@ class Memory:
         self._vectors = vectors
         self._owners: set[str] | None = None
         self._read_owners: Together[tuple[str, ...], set[str]] = Together(
-            lambda asked: database.read(memory_table.owners_among, asked)
+            lambda groups: database.read(memory_table.owners_among, groups)
         )
 
     async def remember(self, item: MemoryItem) -> bool:
@@ -56,7 +56,7 @@ class Memory:
             owner = _owner_of(item.tenant_id, item.scope, item.scope_id)
             written = await self._database.write(memory_table.insert, owner, self._fields(item))
             if self._database.exclusive:
-                (await self._known_owners([owner])).add(owner)
+                (await self._existing_owners([owner])).add(owner)
         self._want_vectors()
         return written
 
@@ -83,9 +83,9 @@ class Memory:
         if self._owners is not None and not self._owners and self._database.exclusive:
             return []  # there is no memory, and no other process can write one
         with _unavailable_if_failing("read"):
-            asked = [_owner_of(tenant_id, *scope) for scope in scopes]
-            known = await self._known_owners(asked)
-            owners = [owner for owner in asked if owner in known]
+            candidates = [_owner_of(tenant_id, *scope) for scope in scopes]
+            existing = await self._existing_owners(candidates)
+            owners = [owner for owner in candidates if owner in existing]
             words = query_words(query) if owners else []
             if not words:
                 return []
@@ -194,13 +194,13 @@ class Memory:
         with _unavailable_if_failing("deleted"):
             return await self._database.write(memory_table.purge, before.timestamp())
 
-    async def _known_owners(self, asked: Sequence[str]) -> set[str]:
-        """Owners of memories: all of them, read once, or those of `asked` where other processes write too.
+    async def _existing_owners(self, candidates: Sequence[str]) -> set[str]:
+        """Owners of memories: all, read once, or those among `candidates` where others write them too.
 
         Most tasks recall nothing, and need no search.
         """
         if not self._database.exclusive:
-            return await self._read_owners.ask(tuple(asked))
+            return await self._read_owners.ask(tuple(candidates))
         if self._owners is None:
             owners = await self._database.read(memory_table.owners)
             # Another call may have read them meanwhile, and added to them.

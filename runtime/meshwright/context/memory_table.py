@@ -72,8 +72,8 @@ ORDER BY score DESC, created_at DESC, n DESC LIMIT :limit
 }
 _FOLDED = str.maketrans("äàáâãåöòóôõøüùúûéèêëíìîïñç", "aaaaaaoooooouuuueeeeiiiinc")  # as the index has them
 _SELECT_AMONG = """
-    SELECT owner FROM unnest(?::text[]) AS asked (owner)
-    WHERE EXISTS (SELECT 1 FROM memories WHERE memories.owner = asked.owner)
+    SELECT owner FROM unnest(?::text[]) AS candidates (owner)
+    WHERE EXISTS (SELECT 1 FROM memories WHERE memories.owner = candidates.owner)
 """
 _LIKE = "lower(text) LIKE ? ESCAPE '!'"
 
@@ -83,9 +83,9 @@ def owners(session: Session) -> set[str]:
     return {owner for (owner,) in session.execute("SELECT DISTINCT owner FROM memories").fetchall()}
 
 
-def owners_among(session: Session, asked: Iterable[Sequence[str]]) -> set[str]:
+def owners_among(session: Session, groups: Iterable[Sequence[str]]) -> set[str]:
     """Those of some owners that have memories, on PostgreSQL."""
-    names = [*{name for group in asked for name in group}]
+    names = [*{name for group in groups for name in group}]
     return {owner for (owner,) in session.execute(_SELECT_AMONG, (names,)).fetchall()}
 
 

@@ -131,11 +131,11 @@ def _failed(item: StalledProjection, now: datetime) -> Event:
 def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> Folded:
     """Fold the next events of the log. `is_full` is False once every projection has caught up, or raised."""
     last = newest(session)
-    known = _positions(session, _SELECT_POSITIONS)
-    behind = [item for item in projections if known.get(item.name) != (item.version, last)]
+    before = _positions(session, _SELECT_POSITIONS)
+    behind = [item for item in projections if before.get(item.name) != (item.version, last)]
     if not behind:
         return Folded(False)
-    new = [(item.name, 0, 0) for item in behind if item.name not in known]
+    new = [(item.name, 0, 0) for item in behind if item.name not in before]
     session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
     if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():
         return Folded(True, is_busy=True)

@@ -170,13 +170,13 @@ class PostgresSession(Session):
 
     def write_group(self, calls: Calls, group_id: bytes = b"") -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
-        alone = len(calls) == 1 and is_by_one_call(calls[0][0])
+        is_one_call = len(calls) == 1 and is_by_one_call(calls[0][0])
         for attempt in range(_MAX_TRIES):
             try:
                 if self.is_lost and self._reconnect is not None:
                     self.connection.close()
                     self.connection = self._reconnect()
-                if alone:
+                if is_one_call:
                     return self._call(calls, group_id)
                 self.is_alone, self.is_undone = len(calls) == 1, False
                 with self.connection.transaction():

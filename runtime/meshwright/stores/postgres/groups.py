@@ -111,17 +111,17 @@ def _results(
     ends: Sequence[str],
     moved: Sequence[str | None],
     there: Sequence[int] | None,
-    sent: Iterable[tuple[int, str]],
+    placements: Iterable[tuple[int, str]],
 ) -> Sequence[BatchResult]:
     results: list[BatchResult] = []
-    sent, left = iter(sent), set(there or ())
+    placement, remaining = iter(placements), set(there or ())
     for batch, end, actor in zip(group, ends, moved, strict=True):
         if end == "written":
-            left.difference_update(batch.taken)
-            placed = [next(sent) for _ in batch.messages]
+            remaining.difference_update(batch.taken)
+            placed = [next(placement) for _ in batch.messages]
             results.append((end, (), [n for n, _ in placed], [owner for _, owner in placed]))
         elif end == "taken":
-            results.append((end, [n for n in batch.taken if n not in left], (), ()))
+            results.append((end, [n for n in batch.taken if n not in remaining], (), ()))
         else:
             results.append((end, actor.split("/", 1) if actor else (), (), ()))
     return results
