@@ -103,19 +103,19 @@ async def measure(bench: Bench) -> list[Row]:
 
 def make_host(folder: str, max_active: int = ACTIVE) -> Runtime:
     """A host with one kind of actor."""
-    host = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active, max_resting=max_active)
-    host.register(ActorKind.of(Counter))
-    return host
+    runtime = Runtime(SqliteStore.in_folder(Path(folder)), max_active=max_active, max_resting=max_active)
+    runtime.register(ActorKind.of(Counter))
+    return runtime
 
 
 async def write(folder: str, actors: int) -> dict[str, float]:
     """Give every actor a state."""
-    host = make_host(folder)
-    await host.start()
+    runtime = make_host(folder)
+    await runtime.start()
     started = time.perf_counter()
-    await each(host, "bump", range(actors))
+    await each(runtime, "bump", range(actors))
     seconds = time.perf_counter() - started
-    await host.stop()
+    await runtime.stop()
     return {"rate": actors / seconds, "bytes_each": file_bytes(folder) / actors}
 
 
@@ -125,16 +125,16 @@ def file_bytes(folder: str) -> int:
 
 async def walk(folder: str, actors: int) -> dict[str, float]:
     """Call every actor once, then some that are active and some that are not, then keep more active."""
-    host = make_host(folder)
-    await host.start()
-    await each(host, "tell", range(2 * ACTIVE))
+    runtime = make_host(folder)
+    await runtime.start()
+    await each(runtime, "tell", range(2 * ACTIVE))
     before = rss_mb()
-    await each(host, "tell", range(actors))
-    grown = {"grown_mb": rss_mb() - before, "rss_mb": rss_mb(), "active": host.active}
+    await each(runtime, "tell", range(actors))
+    grown = {"grown_mb": rss_mb() - before, "rss_mb": rss_mb(), "active": runtime.active}
     inactive = random.sample(range(actors // 2), min(CALLS, actors // 8))  # the walk ended with the others
-    cold = [await timed(host, number) for number in inactive]
-    warm = [await timed(host, 0) for _ in cold]
-    await host.stop()
+    cold = [await timed(runtime, number) for number in inactive]
+    warm = [await timed(runtime, 0) for _ in cold]
+    await runtime.stop()
     calls = {"cold_ms": percentile(cold, 0.5) * 1000, "warm_ms": percentile(warm, 0.5) * 1000}
     size = await bytes_each(folder, min(actors, MANY_ACTIVE))
     return {**grown, **calls, "activation_ms": calls["cold_ms"] - calls["warm_ms"], "bytes_each": size}
@@ -142,30 +142,30 @@ async def walk(folder: str, actors: int) -> dict[str, float]:
 
 async def bytes_each(folder: str, many: int) -> float:
     """What one more active actor takes: the growth from a few active ones to many."""
-    host = make_host(folder, max_active=many)
-    await host.start()
-    await each(host, "tell", range(ACTIVE))
+    runtime = make_host(folder, max_active=many)
+    await runtime.start()
+    await each(runtime, "tell", range(ACTIVE))
     gc.collect()
     before = rss_mb()
-    await each(host, "tell", range(many))
+    await each(runtime, "tell", range(many))
     gc.collect()
     grown = rss_mb() - before
-    await host.stop()
+    await runtime.stop()
     return grown * 1e6 / (many - ACTIVE)
 
 
-async def each(host: Runtime, method: str, numbers: range, in_flight: int = 256) -> None:
+async def each(runtime: Runtime, method: str, numbers: range, in_flight: int = 256) -> None:
     """Call actors one after the other, so many at a time."""
     left = iter(numbers)
 
     async def caller() -> None:
         for number in left:
-            await host.call(ActorRef("Counter", f"actor-{number}"), method)
+            await runtime.call(ActorRef("Counter", f"actor-{number}"), method)
 
     await asyncio.gather(*(caller() for _ in range(in_flight)))
 
 
-async def timed(host: Runtime, number: int) -> float:
+async def timed(runtime: Runtime, number: int) -> float:
     started = time.perf_counter()
-    await host.call(ActorRef("Counter", f"actor-{number}"), "tell")
+    await runtime.call(ActorRef("Counter", f"actor-{number}"), "tell")
     return time.perf_counter() - started

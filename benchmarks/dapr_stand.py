@@ -30,7 +30,7 @@ def options_of(place: dict[str, Any]) -> Options:
 def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, **known: Any) -> Stand:
     """Make the mesh of a worker; the `front` keeps the event log."""
 
-    def host(deps: StoreDeps) -> Runtime:
+    def runtime(deps: StoreDeps) -> Runtime:
         store = DaprStore(
             options_of(place),
             clock=deps.clock,
@@ -41,4 +41,4 @@ def build_dapr_stand(folder: str, place: dict[str, Any], *, front: bool = True, 
         )
         return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
-    return build_stand(folder, host=host, **known)
+    return build_stand(folder, runtime=runtime, **known)

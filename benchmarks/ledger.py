@@ -95,15 +95,15 @@ async def bare(folder: str, seconds: float) -> dict[str, float]:
 async def with_host(folder: str, seconds: float, budgets: list[Budget], **context: Any) -> dict[str, float]:
     """The model behind budgets on an embedded host with its event log."""
     database = SqliteDatabase(Path(folder))
-    host = Runtime(SqliteStore(database, EventLog(database)))
-    host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
-    await host.start()
-    model = Accounted(Unpriced(), Budgets(budgets, host), Prices(default=PRICE), call_events(host))
+    runtime = Runtime(SqliteStore(database, EventLog(database)))
+    runtime.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    await runtime.start()
+    model = Accounted(Unpriced(), Budgets(budgets, runtime), Prices(default=PRICE), call_events(runtime))
     try:
         return await call_it(model, seconds, **context)
     finally:
         await model.close()
-        await host.stop()
+        await runtime.stop()
 
 
 async def call_it(model: Model, seconds: float, **context: Any) -> dict[str, float]:

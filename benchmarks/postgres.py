@@ -184,7 +184,7 @@ def _holds(to_one: tuple[float, float], most: float) -> bool:
 
 async def ours(folder: str, url: str, in_flight: int, seconds: float) -> dict[str, float]:
     """One worker, with its share of the clients."""
-    stand = build_stand(folder, host=RUNTIMES["postgres"], database=url)
+    stand = build_stand(folder, runtime=RUNTIMES["postgres"], database=url)
     async with stand.running():
         return await _load(stand.task, Meter(stand.writer_pid), url, in_flight, seconds)
 

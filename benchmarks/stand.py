@@ -78,7 +78,7 @@ def build_stand(
     *,
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
-    host: Callable[[StoreDeps], Runtime] = sqlite_runtime,
+    runtime: Callable[[StoreDeps], Runtime] = sqlite_runtime,
     clock: Clock | None = None,
     **settings: Any,
 ) -> Stand:
@@ -87,14 +87,14 @@ def build_stand(
 
     def noted(deps: StoreDeps) -> Runtime:
         databases.append(deps.database)
-        return host(deps)
+        return runtime(deps)
 
     mesh = build_mesh(
         Settings(data_dir=Path(folder), **{"max_open_tasks": MAX_OPEN_TASKS, **settings}),
         project=ROOT,
         agents=agents,
         model=model or InstantModel(),
-        host=noted,
+        runtime=noted,
         clock=clock,
     )
     return Stand(mesh, databases[0])

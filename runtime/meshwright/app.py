@@ -42,13 +42,13 @@ def build_mesh(
     agents: Sequence[type[Agent]] | None = None,
     model: Model | None = None,
     clock: Clock | None = None,
-    host: Callable[[StoreDeps], Runtime] | None = None,
+    runtime: Callable[[StoreDeps], Runtime] | None = None,
     role: ProcessRole | None = None,
     components: Sequence[type[Component]] = (),
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
-    `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
+    `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `runtime` what
     the settings name; `role` says which apps of the mesh this process runs, by default all; `components` join
     after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
@@ -65,7 +65,7 @@ def build_mesh(
         settings,
         project=project,
         role=role,
-        host=(host or make_runtime)(deps),
+        runtime=(runtime or make_runtime)(deps),
         database=database,
         log=log,
         tracing=tracing,
@@ -180,7 +180,7 @@ def _added(mesh: Mesh, component: type[Component]) -> Component:
 
 
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
-    """Make the actors of all components known to the host, with their topics where they live here."""
+    """Make the actors of all components known to the runtime, with their topics where they live here."""
     for component in components:
         component.assemble()
     for component in components:
@@ -194,11 +194,11 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
             if owner != component.name:
                 raise _taken(mesh, kind.type, owner, component.name)
             if mesh.role.runs(app):
-                mesh.host.register(kind)
+                mesh.runtime.register(kind)
                 for subscription in subscriptions:
-                    mesh.host.subscribe(subscription)
+                    mesh.runtime.subscribe(subscription)
             else:
-                mesh.host.know(kind)
+                mesh.runtime.know(kind)
     columns = (column for component in components for column in component.encrypted())
     mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())

@@ -26,7 +26,7 @@ from meshwright.core.display import Column, EventWords, Resource, Verb
 from meshwright.events.projections import Projection
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import EVERYWHERE, Part

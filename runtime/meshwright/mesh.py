@@ -43,7 +43,7 @@ class Mesh:
     _: KW_ONLY
     project: Path
     role: ProcessRole
-    host: Runtime
+    runtime: Runtime
     database: Database
     log: EventLog
     tracing: Tracing | NoTracing
@@ -62,8 +62,8 @@ class Mesh:
         self._provided: dict[type, Any] = {}
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
-        self.host.on_failure = self._fail
-        self.host.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
+        self.runtime.on_failure = self._fail
+        self.runtime.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
 
     def provide(self, thing: _ThingT, kind: type[_ThingT] | None = None) -> _ThingT:
         """Let the components get a thing by its type, or by another one that it fits; returns it.
@@ -91,16 +91,16 @@ class Mesh:
     @property
     def shares_tables(self) -> bool:
         """Whether it shares what other processes need of its tables: on Dapr they may have no database."""
-        return self.role.is_front and self.host.is_shared and self.settings.database is None
+        return self.role.is_front and self.runtime.is_shared and self.settings.database is None
 
     @property
     def takes_tasks(self) -> bool:
         """Whether a task is accepted now: not while it starts, stops or drains, or its store is away."""
-        return self.ready and self.state != "draining" and self.host.is_ready
+        return self.ready and self.state != "draining" and self.runtime.is_ready
 
     async def start(self) -> None:
-        """Open the host and begin to work. Raises what the host raises; nothing is left running then."""
-        await self.host.start()
+        """Open the runtime and begin to work. Raises its errors; nothing is left running then."""
+        await self.runtime.start()
         try:
             for component in self.components:
                 await component.start()
@@ -123,7 +123,7 @@ class Mesh:
         for component in self.components:
             await component.drain(drain_seconds)
         async with AsyncExitStack() as stack:  # where one fails to stop, the others stop all the same
-            stack.push_async_callback(self.host.stop)
+            stack.push_async_callback(self.runtime.stop)
             for component in self.components:
                 stack.push_async_callback(component.stop)
         self._end(Draining("The mesh has stopped", remedy="What was accepted goes on at the next start"))
@@ -140,7 +140,7 @@ class Mesh:
     @property
     def aggregate_id(self) -> str:
         """The aggregate of the events of this process."""
-        return f"mesh/{self.host.incarnation}"
+        return f"mesh/{self.runtime.incarnation}"
 
     def event(
         self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
@@ -151,7 +151,7 @@ class Mesh:
             id=f"{aggregate_id}/{new_id()}",
             event_type=event_type,
             topic=topic,
-            time=self.host.clock.now(),
+            time=self.runtime.clock.now(),
             aggregate_id=aggregate_id,
             payload=payload if isinstance(payload, Json) else dict(payload),
             **known,
@@ -165,7 +165,7 @@ class Mesh:
         Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
         """
         try:
-            self.host.emit([self.event(event_type, payload, topic=topic, **known)])
+            self.runtime.emit([self.event(event_type, payload, topic=topic, **known)])
         except (HostError, TooLarge) as error:
             level = logging.WARNING if self._failure is None else logging.DEBUG  # that says itself what to do
             _logger.log(level, "%s is not recorded: %s", event_type, error)
@@ -183,7 +183,7 @@ class Mesh:
 
         async def write() -> _ResultT:
             result, events = await self.log.write(function, *args, **kwargs)
-            self.host.show(events)
+            self.runtime.show(events)
             return result
 
         return await asyncio.shield(write())  # the events of what is written are shown, come what may
@@ -194,9 +194,9 @@ class Mesh:
         One that is too large for a record is not shared: the actor gets the default. Raises HostError.
         """
         try:
-            await self.host.call(ref, "share", state)
+            await self.runtime.call(ref, "share", state)
         except TooLarge:
-            await self.host.call(ref, "share", type(state)())
+            await self.runtime.call(ref, "share", type(state)())
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""

@@ -14,7 +14,7 @@ FRONT = "event-logger"
 
 
 class Part(Protocol):
-    """Something that lives as long as the mesh: started after the host, stopped before it."""
+    """Something that lives as long as the mesh: started after the runtime, stopped before it."""
 
     async def start(self) -> None:
         """Begin."""

@@ -10,20 +10,20 @@ from meshwright.testing import ManualClock
 from meshwright.work import slots, worker
 from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
-from tests.support.host_harness import (
+from tests.support.harness import (
     HARNESSES,
     OF_ONE_WORKER,
     PARTLY,
     WITHOUT,
     DaprHarness,
-    HostHarness,
+    RuntimeHarness,
 )
 from tests.support.model_adapters import adapter, any_api, calling
 from tests.support.postgres import Location
 from tests.support.postgres_harness import PostgresHarness
 from tests.support.worker_pool import Script, StartWorkers, WorkerPool
 
-SERVICES: dict[type[HostHarness], str] = {DaprHarness: "services", PostgresHarness: "postgres"}
+SERVICES: dict[type[RuntimeHarness], str] = {DaprHarness: "services", PostgresHarness: "postgres"}
 """The fixture that a sort of host needs."""
 
 __all__ = ["adapter", "any_api", "calling", "fake", "harness", "start_workers"]
@@ -51,7 +51,7 @@ def is_left_out(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(params=list(HARNESSES))
-async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[HostHarness]:
+async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[RuntimeHarness]:
     sort, number = HARNESSES[request.param]
     service = next((name for needs, name in SERVICES.items() if issubclass(sort, needs)), None)
     services = [] if service is None else [request.getfixturevalue(service)]
@@ -68,7 +68,9 @@ async def store(location: Location) -> AsyncIterator[LogOnFile]:
 
 
 @pytest.fixture
-async def start_workers(harness: HostHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartWorkers]:
+async def start_workers(
+    harness: RuntimeHarness, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartWorkers]:
     """Opens a host with a pool that works by a script, and starts again soon what ended with its process."""
     monkeypatch.setattr(slots, "PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(worker, "ADOPTION_PAUSE_SECONDS", 0.05)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 ONE, TWO = ActorRef("Tally", "one"), ActorRef("Tally", "two")
 
@@ -43,7 +43,7 @@ class Tally(Actor[Total]):
 TALLY = ActorKind.of(Tally)
 
 
-async def test_an_actor_that_is_done_begins_again(harness: HostHarness) -> None:
+async def test_an_actor_that_is_done_begins_again(harness: RuntimeHarness) -> None:
     host = await harness.open(TALLY)
     await host.call(ONE, "add", 2)
     await host.call(TWO, "add", 3)
@@ -55,7 +55,7 @@ async def test_an_actor_that_is_done_begins_again(harness: HostHarness) -> None:
     assert await host.delete_actors([ONE, TWO]) == {ONE, TWO}
 
 
-async def test_an_actor_with_something_to_do_stays(harness: HostHarness) -> None:
+async def test_an_actor_with_something_to_do_stays(harness: RuntimeHarness) -> None:
     host = await harness.open(TALLY)
     await host.call(ONE, "add", 1)
     await host.call(ONE, "open")
@@ -64,7 +64,7 @@ async def test_an_actor_with_something_to_do_stays(harness: HostHarness) -> None
     assert (await host.read(ONE)).is_open and await host.read(TWO) is not None
 
 
-async def test_no_turn_is_lost_to_a_delete_beside_it(harness: HostHarness) -> None:
+async def test_no_turn_is_lost_to_a_delete_beside_it(harness: RuntimeHarness) -> None:
     host = await harness.open(TALLY)
     for _ in range(30):
         before = await host.call(ONE, "add", 1)

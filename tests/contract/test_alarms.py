@@ -11,7 +11,7 @@ from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.timers import Timers
 from meshwright.kernel.turns import ActorKind
 from meshwright.testing import ManualClock
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 ONE = ActorRef("Sleeper", "one")
 
@@ -60,35 +60,36 @@ class Sleeper(Actor[Night]):
 SLEEPER = ActorKind.of(Sleeper)
 
 
-async def test_an_alarm_fires_at_its_time_and_once(harness: HostHarness, clock: ManualClock) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60))
+async def test_an_alarm_fires_at_its_time_and_once(harness: RuntimeHarness, clock: ManualClock) -> None:
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60))
     await clock.advance(59)
-    assert (await host.call(ONE, "speak")).log == ["set", "speak"]
+    assert (await runtime.call(ONE, "speak")).log == ["set", "speak"]
     await clock.advance(1)
     await woken(harness, 1)
     await clock.advance(600)
-    assert (await host.call(ONE, "speak")).log == ["set", "speak", "wake", "speak"]
+    assert (await runtime.call(ONE, "speak")).log == ["set", "speak", "wake", "speak"]
 
 
 @pytest.mark.parametrize(
     "harness", ["memory", "embedded"], indirect=True
 )  # these take up mailboxes as they start
 async def test_an_alarm_that_is_set_while_the_host_starts_fires_at_its_time(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
+    runtime = await harness.open(SLEEPER, clock=clock)
     sleepers = [
         ActorRef("Sleeper", f"s{n}") for n in range(600)
     ]  # more than are taken while the first are written
     sends = [
-        asyncio.create_task(host.send(Message(f"m/{ref.id}", ref, "set", Set(seconds=5)))) for ref in sleepers
+        asyncio.create_task(runtime.send(Message(f"m/{ref.id}", ref, "set", Set(seconds=5))))
+        for ref in sleepers
     ]
     await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
-    host = await harness.crash(host)
+    runtime = await harness.crash(runtime)
     await asyncio.gather(*sends, return_exceptions=True)
-    await host.call(ActorRef("Sleeper", "last"), "speak")  # behind those that were left
-    was_set = [ref for ref in sleepers if await host.read(ref) is not None]
+    await runtime.call(ActorRef("Sleeper", "last"), "speak")  # behind those that were left
+    was_set = [ref for ref in sleepers if await runtime.read(ref) is not None]
     await clock.advance(5)
     await harness.watch.until(
         lambda: (
@@ -99,106 +100,106 @@ async def test_an_alarm_that_is_set_while_the_host_starts_fires_at_its_time(
 
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
-async def test_an_alarm_outlives_its_host(harness: HostHarness, clock: ManualClock, how: str) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60))
+async def test_an_alarm_outlives_its_host(harness: RuntimeHarness, clock: ManualClock, how: str) -> None:
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60))
     await clock.advance(30)
-    host = await getattr(harness, how)(host)
+    runtime = await getattr(harness, how)(runtime)
     await clock.advance(29)
-    assert (await host.call(ONE, "speak")).woken_at == []
+    assert (await runtime.call(ONE, "speak")).woken_at == []
     await clock.advance(1)
     await woken(harness, 1)
 
 
 async def test_an_alarm_that_fell_due_while_no_host_ran_fires_at_the_start(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60))
-    snapshot = harness.snapshot(host)
-    await host.stop()
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60))
+    snapshot = harness.snapshot(runtime)
+    await runtime.stop()
     await clock.advance(3600)
     assert harness.watch.of("sleeper.woke") == []
-    await harness.open_snapshot(host, snapshot)
+    await harness.open_snapshot(runtime, snapshot)
     await woken(harness, 1)
 
 
-async def test_an_alarm_already_due_fires_at_once(harness: HostHarness, clock: ManualClock) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=-5))
+async def test_an_alarm_already_due_fires_at_once(harness: RuntimeHarness, clock: ManualClock) -> None:
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=-5))
     await woken(harness, 1)
 
 
 async def test_an_alarm_moved_later_does_not_fire_at_its_first_time(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60))
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60))
     await clock.advance(50)
-    await host.call(ONE, "set", Set(seconds=60))
+    await runtime.call(ONE, "set", Set(seconds=60))
     await clock.advance(59)
-    assert (await host.call(ONE, "speak")).woken_at == []
+    assert (await runtime.call(ONE, "speak")).woken_at == []
     await clock.advance(1)
     await woken(harness, 1)
 
 
 async def test_an_alarm_moved_earlier_fires_then_and_not_again(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=600))
-    await host.call(ONE, "set", Set(seconds=10))
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=600))
+    await runtime.call(ONE, "set", Set(seconds=10))
     await clock.advance(10)
     await woken(harness, 1)
     await clock.advance(1200)
-    assert len((await host.call(ONE, "speak")).woken_at) == 1
+    assert len((await runtime.call(ONE, "speak")).woken_at) == 1
 
 
 async def test_a_cleared_alarm_does_not_fire_even_after_a_restart(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60))
-    await host.call(ONE, "clear")
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60))
+    await runtime.call(ONE, "clear")
     await clock.advance(120)
-    host = await harness.reopen(host)
+    runtime = await harness.reopen(runtime)
     await clock.advance(120)
-    assert (await host.call(ONE, "speak")).log == ["set", "clear", "speak"]
+    assert (await runtime.call(ONE, "speak")).log == ["set", "clear", "speak"]
 
 
 async def test_no_alarm_fires_after_the_turn_that_cleared_it(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
+    runtime = await harness.open(SLEEPER, clock=clock)
     refs = [ActorRef("Sleeper", f"s{n}") for n in range(250)]
     for ref in refs:
-        await host.call(ref, "set", Set(seconds=60))
+        await runtime.call(ref, "set", Set(seconds=60))
 
     async def clear(ref: ActorRef, passes: int) -> None:
         for _ in range(passes):  # some before, some while and some after it rings
             await asyncio.sleep(0)
-        await host.call(ref, "clear")
+        await runtime.call(ref, "clear")
 
     await asyncio.gather(clock.advance(60), *[clear(ref, n) for n, ref in enumerate(refs)])
-    logs = [(await host.call(ref, "speak")).log for ref in refs]
+    logs = [(await runtime.call(ref, "speak")).log for ref in refs]
     assert all(log in (["set", "clear", "speak"], ["set", "wake", "clear", "speak"]) for log in logs)
 
 
-async def test_an_alarm_may_set_the_next(harness: HostHarness, clock: ManualClock) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
+async def test_an_alarm_may_set_the_next(harness: RuntimeHarness, clock: ManualClock) -> None:
+    runtime = await harness.open(SLEEPER, clock=clock)
     began = clock.now()
-    await host.call(ONE, "set", Set(seconds=60, every_seconds=60))
+    await runtime.call(ONE, "set", Set(seconds=60, every_seconds=60))
     for count in range(1, 6):
         await clock.advance(60)
         await woken(harness, count)
-    page = await host.call(ONE, "speak")
+    page = await runtime.call(ONE, "speak")
     assert page.woken_at == [began + timedelta(seconds=60 * n) for n in range(1, 6)]
 
 
-async def test_each_actor_has_an_alarm_of_its_own(harness: HostHarness, clock: ManualClock) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
+async def test_each_actor_has_an_alarm_of_its_own(harness: RuntimeHarness, clock: ManualClock) -> None:
+    runtime = await harness.open(SLEEPER, clock=clock)
     for n in range(200):
-        await host.call(ActorRef("Sleeper", f"s{n}"), "set", Set(seconds=n + 1))
+        await runtime.call(ActorRef("Sleeper", f"s{n}"), "set", Set(seconds=n + 1))
     await clock.advance(100)
     await woken(harness, 100)
     await clock.advance(100)
@@ -206,22 +207,22 @@ async def test_each_actor_has_an_alarm_of_its_own(harness: HostHarness, clock: M
 
 
 async def test_an_alarm_whose_turn_raises_is_recorded_and_not_tried_again(
-    harness: HostHarness, clock: ManualClock
+    harness: RuntimeHarness, clock: ManualClock
 ) -> None:
-    host = await harness.open(SLEEPER, clock=clock)
-    await host.call(ONE, "set", Set(seconds=60, fail=True))
+    runtime = await harness.open(SLEEPER, clock=clock)
+    await runtime.call(ONE, "set", Set(seconds=60, fail=True))
     await clock.advance(60)
     [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["method"] == "wake"
     await clock.advance(600)
-    await host.call(ONE, "speak")
-    host = await harness.reopen(host)
+    await runtime.call(ONE, "speak")
+    runtime = await harness.reopen(runtime)
     await clock.advance(600)
-    assert (await host.call(ONE, "speak")).log == ["set", "speak", "speak"]
+    assert (await runtime.call(ONE, "speak")).log == ["set", "speak", "speak"]
     assert len(harness.watch.of("message.dead_lettered")) == 1
 
 
-async def woken(harness: HostHarness, count: int) -> None:
+async def woken(harness: RuntimeHarness, count: int) -> None:
     await harness.watch.until(lambda: len(harness.watch.of("sleeper.woke")) >= count)
     assert len(harness.watch.of("sleeper.woke")) == count
 

@@ -20,7 +20,7 @@ async def approves_two(shift: Shift) -> str:
 
 async def _call(shift: Shift, tool: str) -> str:
     subject = {"kind": "approval", "tool": tool, "arguments": {}, "agent_id": "helper"}
-    expires_at = shift.pool.host.clock.now() + timedelta(hours=1)
+    expires_at = shift.pool.runtime.clock.now() + timedelta(hours=1)
     try:
         decision = await shift.journal.wait(
             f"approve {tool}", {}, reason=f"May {tool}?", subject=subject, binds=tool, expires_at=expires_at
@@ -39,7 +39,7 @@ async def waits(pool: WorkerPool) -> dict[str, str]:
 async def decide(pool: WorkerPool, key: str, approve: bool) -> bool:
     value: dict[str, Any] = {"approve": approve, "reason": "so"}
     answer = Answer(task_id="t1", key=key, value=value, answered_by="ann")
-    return await pool.host.call(ActorRef("helper", "default:t1"), "resume", answer)
+    return await pool.runtime.call(ActorRef("helper", "default:t1"), "resume", answer)
 
 
 @pytest.mark.parametrize("then", ["go on", "crash", "restart"])
@@ -92,7 +92,7 @@ async def test_changed_arguments_end_a_question_that_needs_two_approvals(
 
     async def approve(by: str, **more: Any) -> bool:
         answer = Answer(task_id="t1", key=key, value={"approve": True, **more}, answered_by=by)
-        return await pool.host.call(ActorRef("helper", "default:t1"), "resume", answer)
+        return await pool.runtime.call(ActorRef("helper", "default:t1"), "resume", answer)
 
     if changer == "second":
         assert await approve("ann") and pool.begun == []

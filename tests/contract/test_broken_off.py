@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.host_harness import STEADY
+from tests.support.harness import STEADY
 from tests.support.work_scripts import one_step, three_steps
 from tests.support.worker_pool import StartWorkers
 

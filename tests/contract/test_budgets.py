@@ -34,7 +34,7 @@ from meshwright.models.port import (
     Settlement,
 )
 from meshwright.models.prices import Prices
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
 PRICES = Prices(default=Price(input=ZERO, output=Decimal(1_000_000)), listed=dict)
@@ -67,8 +67,8 @@ class Provider:
     async def close(self) -> None: ...
 
 
-def accounted(host: Runtime, provider: Provider, *declared: Budget) -> Accounted:
-    return Accounted(provider, Budgets(declared or (POT, EACH), host), PRICES, lambda call: None)
+def accounted(runtime: Runtime, provider: Provider, *declared: Budget) -> Accounted:
+    return Accounted(provider, Budgets(declared or (POT, EACH), runtime), PRICES, lambda call: None)
 
 
 def asked(
@@ -79,17 +79,17 @@ def asked(
     return ModelRequest(messages=(message,), user=user, **fields)
 
 
-async def balance(host: Runtime, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
-    state = await host.read(account.ref)
+async def balance(runtime: Runtime, account: Account = POT_ACCOUNT) -> tuple[Decimal, Decimal]:
+    state = await runtime.read(account.ref)
     assert isinstance(state, Balance)
     return state.spent, state.reserved
 
 
 async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
-    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
+    runtime = await harness.open(KIND)
+    hosts = [runtime, *([await harness.open_beside(runtime)] if harness.shares_data else [])]
     provider = Provider(rng)
     models = [accounted(each, provider, Budget(name="pot", limit_usd=Decimal(10))) for each in hosts]
     ends = await asyncio.gather(
@@ -101,7 +101,7 @@ async def test_fifty_calls_at_once_spend_no_more_than_a_budget_for_ten(
     assert len(made) + len(refused) == 50
     for model in models:
         await model.budgets.settled()
-    assert await balance(host) == (provider.owed, 0)
+    assert await balance(runtime) == (provider.owed, 0)
     assert provider.owed <= 10
 
 
@@ -115,45 +115,45 @@ class Modest(Provider):
 
 
 async def test_calls_on_all_workers_wait_for_money_that_others_hold_until_all_are_made(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
-    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
+    runtime = await harness.open(KIND)
+    hosts = [runtime, *([await harness.open_beside(runtime)] if harness.shares_data else [])]
     provider = Modest(rng)
     models = [accounted(each, provider, Budget(name="pot", limit_usd=Decimal(40))) for each in hosts]
     await asyncio.gather(*[models[n % len(models)].complete(asked(10)) for n in range(30)])
     for model in models:
         await model.budgets.settled()
     assert provider.owed == 30
-    assert await balance(host) == (30, 0)
+    assert await balance(runtime) == (30, 0)
 
 
 async def test_no_more_is_owed_than_there_is_where_workers_die(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
+    runtime = await harness.open(KIND)
     provider = Provider(rng)
     for _ in range(2):
-        calls = begin(host, provider, rng)
+        calls = begin(runtime, provider, rng)
         going, enough = set(calls), rng.randint(1, 10)
         while len(calls) - len(going) < enough:
             _, going = await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
         provider.lives = False
-        host = await harness.crash(host)
+        runtime = await harness.crash(runtime)
         provider.lives = True
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-    ends = await asyncio.gather(*begin(host, provider, rng), return_exceptions=True)
+    ends = await asyncio.gather(*begin(runtime, provider, rng), return_exceptions=True)
     assert all(isinstance(end, ModelReply | BudgetExceeded) for end in ends)
-    spent, reserved = await balance(host)
+    spent, reserved = await balance(runtime)
     assert 0 < provider.owed <= spent + reserved <= LIMIT
     assert max(provider.by_agent.values()) <= EACH.limit_usd
 
 
-def begin(host: Runtime, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
+def begin(runtime: Runtime, provider: Provider, chance: random.Random) -> list[asyncio.Task[ModelReply]]:
     """Calls of three agents at once, some of them of steps that others are at as well."""
-    model = accounted(host, provider)
+    model = accounted(runtime, provider)
     requests = [
         asked(chance.randint(1, 5), f"agent{n % 3}", timeout_seconds=1, **where(chance)) for n in range(25)
     ]
@@ -192,57 +192,59 @@ DEEP_ACCOUNT = Account(budget="deep", scope="tag", key="expensive", limit_usd=LI
     ids=["refused by another budget", "not made", "made with a cheaper tag"],
 )
 async def test_the_call_of_a_step_holds_nothing_where_it_was_not_made(
-    harness: HostHarness,
+    harness: RuntimeHarness,
     rng: random.Random,
     budgets: tuple[Budget, ...],
     kind: type[Provider],
     fails: type[Exception] | None,
 ) -> None:
-    host = await harness.open(KIND)
-    model = accounted(host, kind(rng), *budgets)
+    runtime = await harness.open(KIND)
+    model = accounted(runtime, kind(rng), *budgets)
     step = asked(5, task_id="t1", step=1, record=lambda call: None)
     with nullcontext() if fails is None else pytest.raises(fails):
         await model.complete(step.model_copy(update={"tags": ("expensive",)}))
     await model.budgets.settled()
-    assert await balance(host, DEEP_ACCOUNT) == (0, 0)
+    assert await balance(runtime, DEEP_ACCOUNT) == (0, 0)
 
 
-async def test_a_repeat_of_an_entry_changes_nothing(harness: HostHarness) -> None:
-    host = await harness.open(KIND)
+async def test_a_repeat_of_an_entry_changes_nothing(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(KIND)
     op, call = new_id(), new_id()
-    until = host.clock.now().timestamp() + 600
+    until = runtime.clock.now().timestamp() + 600
     reserve = LedgerEntry(kind="reserve", op=op, call=call, amount=Decimal("0.1"), until=until)
     settle = LedgerEntry(kind="settle", op=op, call=call, amount=Decimal("0.0000003"))
     book = LedgerBatch(account=POT_ACCOUNT, entries=(reserve,))
-    await host.call(POT_ACCOUNT.ref, "book", book)
-    await host.call(POT_ACCOUNT.ref, "book", book)
-    assert await balance(host) == (0, Decimal("0.1"))
+    await runtime.call(POT_ACCOUNT.ref, "book", book)
+    await runtime.call(POT_ACCOUNT.ref, "book", book)
+    assert await balance(runtime) == (0, Decimal("0.1"))
     book = LedgerBatch(account=POT_ACCOUNT, entries=(settle,))
-    await host.call(POT_ACCOUNT.ref, "book", book)
-    await host.call(POT_ACCOUNT.ref, "book", book)
-    assert await balance(host) == (Decimal("0.0000003"), 0)
+    await runtime.call(POT_ACCOUNT.ref, "book", book)
+    await runtime.call(POT_ACCOUNT.ref, "book", book)
+    assert await balance(runtime) == (Decimal("0.0000003"), 0)
 
 
-async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness, rng: random.Random) -> None:
-    host = await harness.open(KIND)
-    model = accounted(host, Provider(rng), POT)
+async def test_what_is_reserved_and_spent_outlives_a_crash(
+    harness: RuntimeHarness, rng: random.Random
+) -> None:
+    runtime = await harness.open(KIND)
+    model = accounted(runtime, Provider(rng), POT)
     await model.complete(asked(1))
     await model.budgets.settled()
-    spent, _ = await balance(host)
+    spent, _ = await balance(runtime)
     await model.budgets.hold(asked(90), lambda request: Decimal(90))
-    host = await harness.crash(host)
-    assert await balance(host) == (spent, 90)
+    runtime = await harness.crash(runtime)
+    assert await balance(runtime) == (spent, 90)
     with pytest.raises(BudgetExceeded, match=r"\$90.00 reserved"):
-        await accounted(host, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
+        await accounted(runtime, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
 
 
 async def test_more_money_and_cheaper_models_outlive_a_crash(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
-    await accounted(host, Modest(rng), POT).budgets.add(POT_ACCOUNT, Decimal(5), cheaper=True)
-    host = await harness.crash(host)
-    model = accounted(host, Modest(rng), POT)
+    runtime = await harness.open(KIND)
+    await accounted(runtime, Modest(rng), POT).budgets.add(POT_ACCOUNT, Decimal(5), cheaper=True)
+    runtime = await harness.crash(runtime)
+    model = accounted(runtime, Modest(rng), POT)
     [view] = await model.budgets.views([], None)
     assert (view.limit_usd, view.cheaper) == (LIMIT + 5, True)
     again = await model.budgets.add(POT_ACCOUNT, Decimal(1))
@@ -250,44 +252,44 @@ async def test_more_money_and_cheaper_models_outlive_a_crash(
 
 
 async def test_calls_that_crashes_cut_off_are_rows_once_each_and_end_their_holds(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
+    runtime = await harness.open(KIND)
     step: dict[str, Any] = {"task_id": "t1", "step": 1}
     for _ in range(3):
-        await Budgets([POT], host).hold(asked(9, **step), lambda request: Decimal(9))
-        host = await harness.crash(host)
-    assert await balance(host) == (0, 27)
+        await Budgets([POT], runtime).hold(asked(9, **step), lambda request: Decimal(9))
+        runtime = await harness.crash(runtime)
+    assert await balance(runtime) == (0, 27)
     calls: list[Call] = []
-    model = Accounted(Modest(rng), Budgets([POT], host), PRICES, calls.append)
+    model = Accounted(Modest(rng), Budgets([POT], runtime), PRICES, calls.append)
     await model.complete(asked(9, **step))
     assert [(call.outcome, call.cost_usd) for call in calls] == [("cut", 1)] * 3 + [("ok", 1)]
     assert len({call.call_id for call in calls}) == 4
     await model.budgets.settled()
-    host = await harness.crash(host)
-    assert await balance(host) == (4, 0)
+    runtime = await harness.crash(runtime)
+    assert await balance(runtime) == (4, 0)
 
 
 async def test_a_journaled_call_is_booked_once_after_a_crash_by_all_workers_that_find_it(
-    harness: HostHarness, rng: random.Random
+    harness: RuntimeHarness, rng: random.Random
 ) -> None:
-    host = await harness.open(KIND)
-    hold = await Budgets([POT], host).hold(asked(9, task_id="t1", step=1), lambda request: Decimal(9))
+    runtime = await harness.open(KIND)
+    hold = await Budgets([POT], runtime).hold(asked(9, task_id="t1", step=1), lambda request: Decimal(9))
     journaled = Settlement(op=hold.op, call=hold.call, amount=Decimal(4))
-    host = await harness.crash(host)
-    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
+    runtime = await harness.crash(runtime)
+    hosts = [runtime, *([await harness.open_beside(runtime)] if harness.shares_data else [])]
     for _ in range(2):
         budgets = [Budgets([POT], each) for each in hosts]
         await asyncio.gather(*[each.recover("clerk", CallContext(), [journaled]) for each in budgets])
         await asyncio.gather(*[each.booked({hold.call}) for each in budgets])
-        assert await balance(host) == (4, 0)
+        assert await balance(runtime) == (4, 0)
 
 
-async def test_names_of_any_sort_have_accounts_of_their_own(harness: HostHarness) -> None:
+async def test_names_of_any_sort_have_accounts_of_their_own(harness: RuntimeHarness) -> None:
     names = ["a/b", "a||b", "a b", "ü☃", "x" * 500, "../a", "a?b#c%2F"]
-    host = await harness.open(KIND)
+    runtime = await harness.open(KIND)
     one = Budget(name="one", scope="agent", limit_usd=Decimal(1))
-    budgets = Budgets([one], host)
+    budgets = Budgets([one], runtime)
     for name in names:
         await budgets.hold(asked(1, name), lambda request: Decimal(1))
     for name in names:

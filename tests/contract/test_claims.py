@@ -10,7 +10,7 @@ from meshwright.core.ids import new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.testing import ManualClock
 from meshwright.work import Claim, ThreadState
-from tests.support.host_harness import STEADY, HostHarness
+from tests.support.harness import STEADY, RuntimeHarness
 from tests.support.work_scripts import asks_between, delegates, one_step, three_steps, waits_side_by_side
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool, outcome_of
 
@@ -68,9 +68,14 @@ async def test_work_under_way_is_granted_to_nobody_else(start_workers: StartWork
     await pool.has_begun("t1 work")
     await pool.submit("t2", thread_id="t1")
     await pool.queued("t1", "t1", "t2")
-    for task_id, gone in (("t1", None), ("t1", "somebody else"), ("t2", None), ("t2", pool.host.incarnation)):
+    for task_id, gone in (
+        ("t1", None),
+        ("t1", "somebody else"),
+        ("t2", None),
+        ("t2", pool.runtime.incarnation),
+    ):
         claim = Claim(task_id=task_id, owner="a thief", gone=gone)
-        assert await pool.host.call(ActorRef("helper", "default:t1"), "claim", claim) is None
+        assert await pool.runtime.call(ActorRef("helper", "default:t1"), "claim", claim) is None
     pool.let_go("t1 work")
     assert (await pool.outcome("t1")).text == "work by 1"
     assert (await pool.outcome("t2")).text == "work by 2"
@@ -85,7 +90,7 @@ async def test_a_dispatch_that_comes_again_and_again_is_run_once(start_workers: 
 
     async def redeliver(times: int) -> None:
         for _ in range(times):
-            await pool.host.publish(dispatched.model_copy(update={"id": f"broker/{new_id()}"}))
+            await pool.runtime.publish(dispatched.model_copy(update={"id": f"broker/{new_id()}"}))
 
     await redeliver(3)
     pool.let_go("t1 work")
@@ -166,7 +171,7 @@ async def test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_star
 @pytest.mark.parametrize("end", ["complete", "put aside"])
 @pytest.mark.parametrize("successor_ended", [False, True])
 async def test_a_zombie_with_an_old_fence_commits_nothing(
-    harness: HostHarness, start_workers: StartWorkers, end: str, successor_ended: bool
+    harness: RuntimeHarness, start_workers: StartWorkers, end: str, successor_ended: bool
 ) -> None:
     async def work(shift: Shift) -> str:
         old = shift.work.fence == first_fence
@@ -374,7 +379,7 @@ async def test_a_cancel_before_a_crash_holds_after_it(start_workers: StartWorker
 
 async def is_cancelled(pool: WorkerPool, task_id: str) -> bool:
     """Whether the thread of a task knows that it is cancelled."""
-    state = await pool.host.read(ActorRef("helper", f"default:{task_id}"))
+    state = await pool.runtime.read(ActorRef("helper", f"default:{task_id}"))
     return isinstance(state, ThreadState) and all(entry.cancelled for entry in state.inbox)
 
 

@@ -22,7 +22,7 @@ from meshwright.run.settling import settle_calls
 from meshwright.work import Work, worker
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.worker import Settler, SettleResult
-from tests.support.host_harness import STEADY
+from tests.support.harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 
 pytestmark = pytest.mark.parametrize("harness", STEADY, indirect=True)  # no fault restarts it besides
@@ -50,14 +50,14 @@ class Held:
     async def close(self) -> None: ...
 
 
-def settler(host: Runtime, faults: Sequence[HostError] = ()) -> Settler:
+def settler(runtime: Runtime, faults: Sequence[HostError] = ()) -> Settler:
     """Settles on a host, where an attempt may have changed something; the first times it fails."""
-    budgets, left = Budgets([POT], host), [*faults]
+    budgets, left = Budgets([POT], runtime), [*faults]
 
     async def settle(ref: ActorRef, work: Work) -> SettleResult:
         if left:
             raise left.pop()
-        return SettleResult(True, await settle_calls(host, budgets, ref, work))
+        return SettleResult(True, await settle_calls(runtime, budgets, ref, work))
 
     return settle
 
@@ -78,11 +78,11 @@ PARKED = timedelta(hours=1)
 
 
 async def call(shift: Shift, parked: timedelta | None = None) -> None:
-    model = Accounted(Held(shift), Budgets([POT], shift.pool.host), PRICES, lambda call: None)
+    model = Accounted(Held(shift), Budgets([POT], shift.pool.runtime), PRICES, lambda call: None)
     task, made = shift.work.task, list[str]()
     async with shift.journal.open_step("model", {}, paid=True) as step:
         if parked is not None:
-            await shift.journal.park("provider", "away", shift.pool.host.clock.now() + parked)
+            await shift.journal.park("provider", "away", shift.pool.runtime.clock.now() + parked)
 
         def record(call: Call) -> None:
             made.append(call.call_id)
@@ -109,7 +109,7 @@ async def call(shift: Shift, parked: timedelta | None = None) -> None:
 
 
 async def balance(pool: WorkerPool) -> tuple[Decimal, Decimal]:
-    state = await pool.host.read(ACCOUNT.ref)
+    state = await pool.runtime.read(ACCOUNT.ref)
     assert isinstance(state, Balance)
     return state.spent, state.reserved
 
@@ -152,7 +152,7 @@ async def test_a_task_that_breaks_off_while_the_accounts_are_away_ends_once_they
 ) -> None:
     monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
     away = [StoreUnavailable("the store is away")] * 2
-    pool = await start_workers(calls_once, settle=lambda host: settler(host, away))
+    pool = await start_workers(calls_once, settle=lambda runtime: settler(runtime, away))
     await cut_off(pool, "again")
     for times in (2, 3):
         await pool.has_begun("again call", times)

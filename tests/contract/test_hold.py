@@ -6,14 +6,14 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.services.maintenance.hold import Hold, MeshHold
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 
 class Process:
     """The part of a mesh that a hold changes, on a host; it is its own worker."""
 
-    def __init__(self, host: Runtime) -> None:
-        self.host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.state = "working"
         self.holds = False
         self.following = Hold(cast("Mesh", self))
@@ -32,23 +32,23 @@ class Process:
         return self.state, self.holds
 
 
-async def test_a_hold_outlives_its_process_until_it_is_released(harness: HostHarness) -> None:
-    host = await harness.open(ActorKind.of(MeshHold))
-    process = Process(host)
+async def test_a_hold_outlives_its_process_until_it_is_released(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(ActorKind.of(MeshHold))
+    process = Process(runtime)
     assert await process.follow() == ("working", False)
     for _ in range(2):
         await process.following.change(is_held=True)
     assert (process.state, process.holds) == ("held", True)
-    restarted = Process(await harness.reopen(host))
+    restarted = Process(await harness.reopen(runtime))
     assert await restarted.follow() == ("held", True)
     await restarted.following.change(is_held=False)
     assert (restarted.state, await restarted.following.is_set()) == ("working", False)
 
 
-async def test_each_process_follows_and_one_that_drains_goes_on_draining(harness: HostHarness) -> None:
-    host = await harness.open(ActorKind.of(MeshHold))
-    first, second = Process(host), Process(await harness.open_beside(host))
-    draining = Process(host)
+async def test_each_process_follows_and_one_that_drains_goes_on_draining(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(ActorKind.of(MeshHold))
+    first, second = Process(runtime), Process(await harness.open_beside(runtime))
+    draining = Process(runtime)
     draining.state = "draining"
     await first.following.change(is_held=True)
     assert await second.follow() == ("held", True)

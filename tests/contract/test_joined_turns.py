@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from tests.support.host_harness import SHARED, HostHarness
+from tests.support.harness import SHARED, RuntimeHarness
 
 pytestmark = pytest.mark.parametrize("harness", SHARED, indirect=True)
 
@@ -53,7 +53,7 @@ class Taker(Actor[Taken]):
 KINDS = (ActorKind.of(Giver), ActorKind.of(Taker))
 
 
-async def test_two_processes_give_to_one_actor(harness: HostHarness) -> None:
+async def test_two_processes_give_to_one_actor(harness: RuntimeHarness) -> None:
     first = await harness.open(*KINDS)
     second = await harness.open_beside(first)
     counts = {"a": 0, "b": 0, "c": 0}

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from tests.support.host_harness import LOSSY, HostHarness
+from tests.support.harness import LOSSY, RuntimeHarness
 from tests.support.work_scripts import delegates, one_step, three_steps
 from tests.support.worker_pool import Shift, StartWorkers
 
 
 @pytest.fixture(params=list(LOSSY))
-async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[HostHarness]:
+async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> AsyncIterator[RuntimeHarness]:
     sort, number = LOSSY[request.param]
     harness = sort(tmp_path, seed + number)
     yield harness

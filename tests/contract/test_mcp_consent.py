@@ -15,7 +15,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument
 from meshwright.mcp.inbox import WithheldTools
 from meshwright.mcp.sign_in import SIGN_IN, SignedIn, SignInActor, SignIns
-from tests.support.host_harness import SHARED, HostHarness
+from tests.support.harness import SHARED, RuntimeHarness
 
 KIND = ActorKind.of(ConsentActor, type=CONSENT)
 LOOK, PEEK = ToolDocument.of("look", '{"name": "look"}'), ToolDocument.of("peek", '{"name": "peek"}')
@@ -40,7 +40,7 @@ async def asked(consents: Consents, **wanted: Any) -> list[tuple[str, str, str |
     return [(item.subject["tool"], item.status, item.answered_by) for item in page.items]
 
 
-async def test_decisions_on_a_changed_tool_are_kept(harness: HostHarness) -> None:
+async def test_decisions_on_a_changed_tool_are_kept(harness: RuntimeHarness) -> None:
     host = await harness.open(KIND)
     consents = Consents(host)
     assert list((await consents.offer("files", ["*"], [LOOK, PEEK])).accepted) == ["look", "peek"]
@@ -67,7 +67,7 @@ async def test_decisions_on_a_changed_tool_are_kept(harness: HostHarness) -> Non
 
 
 @pytest.mark.parametrize("harness", SHARED, indirect=True)
-async def test_two_workers_share_a_sign_in_that_the_store_keeps_encrypted(harness: HostHarness) -> None:
+async def test_two_workers_share_a_sign_in_that_the_store_keeps_encrypted(harness: RuntimeHarness) -> None:
     kind = ActorKind.of(SignInActor, type=SIGN_IN)
     first = await harness.open(kind)
     second = await harness.open_beside(first)
@@ -89,7 +89,7 @@ async def test_two_workers_share_a_sign_in_that_the_store_keeps_encrypted(harnes
 
 
 @pytest.mark.parametrize("harness", SHARED, indirect=True)
-async def test_two_workers_see_the_same_consent(harness: HostHarness) -> None:
+async def test_two_workers_see_the_same_consent(harness: RuntimeHarness) -> None:
     first = await harness.open(KIND)
     second = await harness.open_beside(first)
     one, other = Consents(first), Consents(second)

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import MailboxFull
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_after_crash, lines_of
 
 
@@ -19,20 +19,20 @@ def to_write(text: str, name: str = "one", **fields: object) -> Message:
     return Message(text, diary(name), "write", Line(text=text), **{"sender": "client", **fields})
 
 
-async def test_a_message_from_outside_reaches_its_actor(harness: HostHarness) -> None:
+async def test_a_message_from_outside_reaches_its_actor(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("a"))
     await harness.watch.written("a")
     assert await lines_of(host) == ["a"]
 
 
-async def test_a_message_taken_in_is_durable_before_send_returns(harness: HostHarness) -> None:
+async def test_a_message_taken_in_is_durable_before_send_returns(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("a"))
     assert await lines_after_crash(await harness.crash(host), 1) == ["a"]
 
 
-async def test_messages_of_each_pair_arrive_in_the_order_of_sending(harness: HostHarness) -> None:
+async def test_messages_of_each_pair_arrive_in_the_order_of_sending(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, SENDER)
     senders = [ActorRef("Sender", f"s{n}") for n in range(5)]
     texts = {ref: [f"{ref.id}-{n}" for n in range(60)] for ref in senders}
@@ -50,7 +50,7 @@ async def test_messages_of_each_pair_arrive_in_the_order_of_sending(harness: Hos
     assert len(lines) == 300
 
 
-async def test_messages_sent_by_a_turn_outlive_a_crash_in_their_order(harness: HostHarness) -> None:
+async def test_messages_sent_by_a_turn_outlive_a_crash_in_their_order(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, SENDER)
     texts = [str(n) for n in range(50)]
     snapshots = []
@@ -65,7 +65,7 @@ async def test_messages_sent_by_a_turn_outlive_a_crash_in_their_order(harness: H
 
 
 @pytest.mark.parametrize("sender", ["client", ""])
-async def test_a_second_message_of_an_id_is_dropped(harness: HostHarness, sender: str) -> None:
+async def test_a_second_message_of_an_id_is_dropped(harness: RuntimeHarness, sender: str) -> None:
     host = await harness.open(DIARY)
     for text in ("a", "a", "b", "a", "b"):
         await host.send(to_write(text, sender=sender))
@@ -75,7 +75,7 @@ async def test_a_second_message_of_an_id_is_dropped(harness: HostHarness, sender
     assert sorted(await lines_of(host)) == ["a", "b", "last"]
 
 
-async def test_a_repeat_is_dropped_after_a_restart_and_after_a_crash(harness: HostHarness) -> None:
+async def test_a_repeat_is_dropped_after_a_restart_and_after_a_crash(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("a"))
     await harness.watch.written("a")
@@ -91,7 +91,7 @@ async def test_a_repeat_is_dropped_after_a_restart_and_after_a_crash(harness: Ho
     assert await lines_of(host) == ["a", "b", "c"]
 
 
-async def test_a_repeat_is_dropped_where_the_first_changed_nothing(harness: HostHarness) -> None:
+async def test_a_repeat_is_dropped_where_the_first_changed_nothing(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.call(diary(), "glance")  # now the state is stored as it stands
     await host.send(Message("idle", diary(), "write_if_begun", Line(text="too late"), "client"))
@@ -102,7 +102,7 @@ async def test_a_repeat_is_dropped_where_the_first_changed_nothing(harness: Host
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_the_same_id_may_go_to_two_actors(harness: HostHarness) -> None:
+async def test_the_same_id_may_go_to_two_actors(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("a", "one"))
     await host.send(to_write("a", "two"))
@@ -110,7 +110,7 @@ async def test_the_same_id_may_go_to_two_actors(harness: HostHarness) -> None:
     assert [await lines_of(host, name) for name in ("one", "two")] == [["a"], ["a"]]
 
 
-async def test_a_repeat_is_dropped_until_it_expires_and_refused_after(harness: HostHarness) -> None:
+async def test_a_repeat_is_dropped_until_it_expires_and_refused_after(harness: RuntimeHarness) -> None:
     clock = ManualClock()
     host = await harness.open(DIARY, clock=clock)
     until = (clock.now() + timedelta(seconds=60)).timestamp()
@@ -129,7 +129,7 @@ async def test_a_repeat_is_dropped_until_it_expires_and_refused_after(harness: H
     assert await lines_of(host) == ["a", "b", "c", "d", "e"]
 
 
-async def test_a_repeat_at_the_very_end_is_not_taken(harness: HostHarness) -> None:
+async def test_a_repeat_at_the_very_end_is_not_taken(harness: RuntimeHarness) -> None:
     clock = ManualClock()
     host = await harness.open(DIARY, clock=clock)
     until = (clock.now() + timedelta(seconds=60)).timestamp()
@@ -142,7 +142,7 @@ async def test_a_repeat_at_the_very_end_is_not_taken(harness: HostHarness) -> No
     assert await lines_of(host) == ["a", "b", "c"]
 
 
-async def test_a_message_without_an_end_is_remembered_for_most_of_an_hour(harness: HostHarness) -> None:
+async def test_a_message_without_an_end_is_remembered_for_most_of_an_hour(harness: RuntimeHarness) -> None:
     clock = ManualClock()
     host = await harness.open(DIARY, clock=clock)
     await host.send(to_write("a"))
@@ -154,7 +154,7 @@ async def test_a_message_without_an_end_is_remembered_for_most_of_an_hour(harnes
     assert await lines_of(host) == ["a", "b", "c"]
 
 
-async def test_a_late_message_is_refused_with_an_event(harness: HostHarness) -> None:
+async def test_a_late_message_is_refused_with_an_event(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("late", expires_at=host.clock.now().timestamp() - 1))
     [event] = await harness.watch.dead_letters()
@@ -173,7 +173,7 @@ POISON = {
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=list(POISON))
 async def test_a_message_that_cannot_be_taken_is_recorded_and_the_rest_flows_on(
-    harness: HostHarness, poison: Message
+    harness: RuntimeHarness, poison: Message
 ) -> None:
     host = await harness.open(DIARY)
     for message in (to_write("a"), poison, to_write("b")):
@@ -186,7 +186,7 @@ async def test_a_message_that_cannot_be_taken_is_recorded_and_the_rest_flows_on(
     assert event.payload["message"] == from_json(poison.encode())  # all that sending it again needs
 
 
-async def test_a_refused_message_is_not_tried_again_after_a_restart(harness: HostHarness) -> None:
+async def test_a_refused_message_is_not_tried_again_after_a_restart(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(POISON["a defect"])
     await harness.watch.dead_letters()
@@ -196,7 +196,7 @@ async def test_a_refused_message_is_not_tried_again_after_a_restart(harness: Hos
     assert len(harness.watch.of("message.dead_lettered")) == 1
 
 
-async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(harness: HostHarness) -> None:
+async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, max_mailbox=5)
     calls = [host.call(diary(), "write", {"text": str(n)}) for n in range(100)]
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -209,7 +209,7 @@ async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(harness:
     assert page.lines[-1] == "room again"
 
 
-async def test_a_full_mailbox_refuses_messages_and_loses_none_that_it_took(harness: HostHarness) -> None:
+async def test_a_full_mailbox_refuses_messages_and_loses_none_that_it_took(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, max_mailbox=5)
     sends = [host.send(to_write(str(n))) for n in range(50)]
     results = await asyncio.gather(*sends, return_exceptions=True)
@@ -220,7 +220,7 @@ async def test_a_full_mailbox_refuses_messages_and_loses_none_that_it_took(harne
     assert sorted(await lines_of(host)) == sorted(taken)
 
 
-async def test_a_turn_may_send_more_than_a_mailbox_holds(harness: HostHarness) -> None:
+async def test_a_turn_may_send_more_than_a_mailbox_holds(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, SENDER, max_mailbox=5)
     texts = [str(n) for n in range(50)]
     await host.call(ActorRef("Sender", "one"), "send", Round(sends={"one": texts}))

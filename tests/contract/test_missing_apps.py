@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from meshwright.kernel.runtime import Runtime
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 from tests.support.work_scripts import one_step
 from tests.support.worker_pool import StartWorkers
 
@@ -21,14 +21,14 @@ pytestmark = [
 
 
 async def test_tasks_that_a_sidecar_took_for_an_app_that_is_gone_get_their_outcomes(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(one_step)
-    deaf, host = pool.host, await pool.reinforce()
+    deaf, runtime = pool.runtime, await pool.reinforce()
     assert isinstance(deaf, Runtime)
     await pool.worker_of(deaf).drain(0)
     await deaf.crash()  # its daprd goes on, and gets its share of what is published
-    pool.host = host
+    pool.runtime = runtime
     names = [f"t{n}" for n in range(TASKS)]
     await asyncio.gather(*map(pool.submit, names))
     async with asyncio.timeout(240):

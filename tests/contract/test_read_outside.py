@@ -32,6 +32,6 @@ async def test_a_run_that_goes_on_knows_what_it_has_read(start_workers: StartWor
         await getattr(pool, then)()
     for event in pool.events("task.waiting"):
         answer = Answer(task_id=event.task_id or "", key=event.payload["key"], value="yes", answered_by="ann")
-        assert await pool.host.call(ActorRef("helper", f"default:{event.task_id}"), "resume", answer)
+        assert await pool.runtime.call(ActorRef("helper", f"default:{event.task_id}"), "resume", answer)
     assert (await pool.outcome("outside")).text == "True True"
     assert (await pool.outcome("inside")).text == "False False"

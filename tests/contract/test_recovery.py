@@ -14,7 +14,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.stores.postgres import store
 from meshwright.stores.sqlite import SqliteStore
-from tests.support.host_harness import HostHarness, Setup
+from tests.support.harness import RuntimeHarness, Setup
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of
 
@@ -74,40 +74,40 @@ FOREMAN = ActorKind.of(Foreman)
 
 @pytest.mark.parametrize("how", ["reopen", "crash"])
 async def test_an_actor_with_pending_work_gets_a_recover_turn_after_a_restart(
-    harness: HostHarness, how: str
+    harness: RuntimeHarness, how: str
 ) -> None:
     worker = Worker()
-    host = await harness.open(BUILDER, worker=worker)
-    await host.call(ONE, "accept", Job(name="bridge"))
+    runtime = await harness.open(BUILDER, worker=worker)
+    await runtime.call(ONE, "accept", Job(name="bridge"))
     worker.signals.clear()
-    host = await getattr(harness, how)(host)
+    runtime = await getattr(harness, how)(runtime)
     await worker.until(ONE, "build bridge")
-    assert (await host.call(ONE, "look")).recoveries >= 1
+    assert (await runtime.call(ONE, "look")).recoveries >= 1
 
 
-async def test_an_actor_without_pending_work_is_left_alone(harness: HostHarness) -> None:
-    host = await harness.open(BUILDER)
+async def test_an_actor_without_pending_work_is_left_alone(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(BUILDER)
     idle, done = ActorRef("Builder", "idle"), ActorRef("Builder", "done")
-    await host.call(idle, "finish")
-    await host.call(done, "accept", Job(name="house"))
-    await host.call(done, "finish")
-    await host.call(ONE, "accept", Job(name="bridge"))
-    host = await harness.crash(host)
-    finished = await host.read(done)  # a restart before it had finished may have given it a turn
+    await runtime.call(idle, "finish")
+    await runtime.call(done, "accept", Job(name="house"))
+    await runtime.call(done, "finish")
+    await runtime.call(ONE, "accept", Job(name="bridge"))
+    runtime = await harness.crash(runtime)
+    finished = await runtime.read(done)  # a restart before it had finished may have given it a turn
     await harness.watch.until(lambda: "one" in harness.watch.texts("builder.recovered"))
-    assert (await host.call(idle, "look")).recoveries == 0
-    assert (await host.call(done, "look")) == finished
+    assert (await runtime.call(idle, "look")).recoveries == 0
+    assert (await runtime.call(done, "look")) == finished
 
 
-async def test_a_redrive_that_another_actor_asks_for_needs_no_pending_work(harness: HostHarness) -> None:
-    host = await harness.open(BUILDER, FOREMAN)
-    await host.call(ActorRef("Foreman", "one"), "ask_again")
+async def test_a_redrive_that_another_actor_asks_for_needs_no_pending_work(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(BUILDER, FOREMAN)
+    await runtime.call(ActorRef("Foreman", "one"), "ask_again")
     await harness.watch.until(lambda: "one" in harness.watch.texts("builder.redriven"))
 
 
 @pytest.mark.parametrize("harness", ["postgres"], indirect=True)
 async def test_work_of_a_gone_worker_is_left_to_one_that_has_its_type(
-    harness: HostHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harness: RuntimeHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store, "LOOK_SECONDS", 1e6)  # messages still go to the worker that is gone
     data, front_kinds = harness.new_data(), Setup((FOREMAN, SENDER, DIARY))
@@ -127,108 +127,108 @@ async def test_work_of_a_gone_worker_is_left_to_one_that_has_its_type(
     assert "Open work waits for a worker that has Builder" in caplog.messages
 
 
-async def test_every_one_of_many_actors_with_pending_work_recovers(harness: HostHarness) -> None:
-    host = await harness.open(BUILDER)
+async def test_every_one_of_many_actors_with_pending_work_recovers(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(BUILDER)
     names = [f"b{n}" for n in range(250)]
     for start in range(0, 250, 50):  # all at once hold up a lease on a slow machine
         jobs = [(ActorRef("Builder", name), Job(name=name)) for name in names[start : start + 50]]
-        await asyncio.gather(*[host.call(builder, "accept", job) for builder, job in jobs])
+        await asyncio.gather(*[runtime.call(builder, "accept", job) for builder, job in jobs])
     harness.watch.events.clear()
-    await harness.crash(host)
+    await harness.crash(runtime)
     await harness.watch.until(lambda: {*names} <= {*harness.watch.texts("builder.recovered")})
 
 
-async def test_signals_reach_the_worker_with_the_actor_that_gave_them(harness: HostHarness) -> None:
+async def test_signals_reach_the_worker_with_the_actor_that_gave_them(harness: RuntimeHarness) -> None:
     worker = Worker()
-    host = await harness.open(BUILDER, worker=worker)
-    await host.call(ONE, "accept", Job(name="bridge"))
+    runtime = await harness.open(BUILDER, worker=worker)
+    await runtime.call(ONE, "accept", Job(name="bridge"))
     await worker.until(ONE, "prepare bridge")
     await worker.until(ONE, "build bridge")
 
 
-async def test_no_work_starts_that_a_crash_could_undo(harness: HostHarness) -> None:
+async def test_no_work_starts_that_a_crash_could_undo(harness: RuntimeHarness) -> None:
     snapshots = []
 
     def look(signal: str) -> None:
         if signal == "build bridge" and not snapshots:
-            snapshots.append(harness.snapshot(host))
+            snapshots.append(harness.snapshot(runtime))
 
     worker = Worker(look)
-    host = await harness.open(BUILDER, worker=worker)
-    await host.call(ONE, "accept", Job(name="bridge"))
+    runtime = await harness.open(BUILDER, worker=worker)
+    await runtime.call(ONE, "accept", Job(name="bridge"))
     await worker.until(ONE, "build bridge")
-    host = await harness.open_snapshot(host, snapshots[0])
-    assert (await host.call(ONE, "look")).open_job == "bridge"
+    runtime = await harness.open_snapshot(runtime, snapshots[0])
+    assert (await runtime.call(ONE, "look")).open_job == "bridge"
 
 
-async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(harness: HostHarness) -> None:
-    host = await harness.open(BUILDER)
-    first = host.incarnation
-    assert not await host.has_expired(host.incarnation)
-    host = await harness.reopen(host)
-    second = host.incarnation
-    assert await host.has_expired(first)
-    host = await harness.crash(host)
-    assert await host.has_expired(second)
-    assert not await host.has_expired(host.incarnation)
-    assert len({first, second, host.incarnation}) == 3
+async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(BUILDER)
+    first = runtime.incarnation
+    assert not await runtime.has_expired(runtime.incarnation)
+    runtime = await harness.reopen(runtime)
+    second = runtime.incarnation
+    assert await runtime.has_expired(first)
+    runtime = await harness.crash(runtime)
+    assert await runtime.has_expired(second)
+    assert not await runtime.has_expired(runtime.incarnation)
+    assert len({first, second, runtime.incarnation}) == 3
 
 
-async def test_a_stopping_host_lets_what_it_took_commit(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(50)]
+async def test_a_stopping_host_lets_what_it_took_commit(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    calls = [asyncio.create_task(runtime.call(diary(), "write", {"text": str(n)})) for n in range(50)]
     sends = [
-        asyncio.create_task(host.send(Message(f"m{n}", diary("two"), "write", Line(text=f"m{n}"))))
+        asyncio.create_task(runtime.send(Message(f"m{n}", diary("two"), "write", Line(text=f"m{n}"))))
         for n in range(50)
     ]
     await asyncio.sleep(0)
-    host = await harness.reopen(host)
+    runtime = await harness.reopen(runtime)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     taken = await asyncio.gather(*sends, return_exceptions=True)
     assert all(isinstance(each, Draining) for each in answers + taken if isinstance(each, BaseException))
     answered = [str(n) for n, answer in enumerate(answers) if not isinstance(answer, BaseException)]
-    assert sorted(await lines_of(host)) == sorted(answered)
+    assert sorted(await lines_of(runtime)) == sorted(answered)
     await harness.watch.written(*[f"m{n}" for n, answer in enumerate(taken) if answer is None])
 
 
-async def test_a_stopped_host_takes_nothing(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    await host.call(diary(), "write", {"text": "a"})
-    stopped = host
-    host = await harness.reopen(host)
+async def test_a_stopped_host_takes_nothing(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    await runtime.call(diary(), "write", {"text": "a"})
+    stopped = runtime
+    runtime = await harness.reopen(runtime)
     with pytest.raises(Draining):
         await stopped.call(diary(), "write", {"text": "b"})
     with pytest.raises(Draining):
         await stopped.send(Message("b", diary(), "write", Line(text="b")))
     with pytest.raises(HostError):
         await stopped.read(diary())
-    assert await lines_of(host) == ["a"]
+    assert await lines_of(runtime) == ["a"]
 
 
-async def test_a_host_may_be_stopped_twice(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    await host.stop()
-    await host.stop()
+async def test_a_host_may_be_stopped_twice(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    await runtime.stop()
+    await runtime.stop()
 
 
-async def test_whoever_waits_for_a_reply_when_a_host_ends_is_told(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
+async def test_whoever_waits_for_a_reply_when_a_host_ends_is_told(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    calls = [asyncio.create_task(runtime.call(diary(), "write", {"text": str(n)})) for n in range(20)]
     await asyncio.sleep(0)
-    await harness.crash(host)
+    await harness.crash(runtime)
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(not isinstance(each, BaseException) or isinstance(each, HostError) for each in answers)
 
 
-async def test_a_caller_who_gives_up_harms_nobody(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    calls = [asyncio.create_task(host.call(diary(), "write", {"text": str(n)})) for n in range(20)]
+async def test_a_caller_who_gives_up_harms_nobody(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    calls = [asyncio.create_task(runtime.call(diary(), "write", {"text": str(n)})) for n in range(20)]
     await asyncio.sleep(0)
     for call in calls[::2]:
         call.cancel()
     answers = await asyncio.gather(*calls[1::2])
     assert len(answers) == 10
-    page = await host.call(diary(), "write", {"text": "last"})
+    page = await runtime.call(diary(), "write", {"text": "last"})
     assert {"last", *(str(n) for n in range(1, 20, 2))} <= set(page.lines)
 
 
@@ -249,15 +249,15 @@ class Slow(Actor[Site]):
 
 async def test_many_slow_turns_let_the_event_loop_go_on(tmp_path: Path) -> None:
     turns: list[str] = []
-    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"))
-    host.register(ActorKind.of(Slow, turns=turns))
-    await host.start()
+    runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"))
+    runtime.register(ActorKind.of(Slow, turns=turns))
+    await runtime.start()
     refs = [ActorRef("Slow", f"{number}") for number in range(64)]
-    sends = [asyncio.create_task(host.send(Message(f"m/{ref.id}", ref, "work"))) for ref in refs]
+    sends = [asyncio.create_task(runtime.send(Message(f"m/{ref.id}", ref, "work"))) for ref in refs]
     between = []
     while not all(send.done() for send in sends) or len(turns) < len(refs):
         before = len(turns)
         await asyncio.sleep(0)
         between.append(len(turns) - before)
-    await host.stop()
+    await runtime.stop()
     assert 0 < max(between) <= 16

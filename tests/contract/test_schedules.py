@@ -29,7 +29,7 @@ from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.testing import ManualClock
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.event_logs import database_at
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 from tests.support.postgres import Location
 
 KEY = ScheduleKey("acme", "a")
@@ -44,9 +44,9 @@ class TaskDesk:
     """The part of a mesh that schedules use, on a host and a database: it accepts tasks, and does no work."""
 
     def __init__(
-        self, host: Runtime, database: Database, log: EventLog, show: Callable[[Event], None]
+        self, runtime: Runtime, database: Database, log: EventLog, show: Callable[[Event], None]
     ) -> None:
-        self.host = host
+        self.runtime = runtime
         self.database = database
         self.log = log
         self._show = show
@@ -66,10 +66,10 @@ class TaskDesk:
     async def submit(
         self, request: TaskRequest, caller: Caller, *, idempotency_key: str, **options: Any
     ) -> Receipt:
-        now = self.host.clock.now()
+        now = self.runtime.clock.now()
         task = make_task(request, caller, now=now, limits=PayloadLimits(), idempotency_key=idempotency_key)
         accept = Accept.of(task, request_hash=hash_of(request, caller, idempotency_key))
-        return await self.host.call(TaskKey(task.tenant_id, task.task_id).ref, "accept", accept)
+        return await self.runtime.call(TaskKey(task.tenant_id, task.task_id).ref, "accept", accept)
 
 
 def tasks_by(clock: ManualClock) -> ActorKind:
@@ -99,22 +99,22 @@ async def front(tmp_path: Path) -> AsyncIterator[tuple[Database, EventLog]]:
 
 @pytest.mark.parametrize("has_crashes", [False, True], ids=["calm", "crashing"])
 async def test_a_due_time_becomes_one_task(
-    harness: HostHarness, clock: ManualClock, front: tuple[Database, EventLog], has_crashes: bool
+    harness: RuntimeHarness, clock: ManualClock, front: tuple[Database, EventLog], has_crashes: bool
 ) -> None:
-    async def begin(host: Runtime) -> ScheduleRunner:
-        runner = ScheduleRunner(cast("Mesh", TaskDesk(host, *front, harness.watch.take)))
+    async def begin(runtime: Runtime) -> ScheduleRunner:
+        runner = ScheduleRunner(cast("Mesh", TaskDesk(runtime, *front, harness.watch.take)))
         await runner.start()
         return runner
 
-    host = await harness.open(tasks_by(clock), clock=clock)
-    runner = await begin(host)
+    runtime = await harness.open(tasks_by(clock), clock=clock)
+    runner = await begin(runtime)
     await runner.put(KEY, MINUTELY, 1)
     for count in range(1, ROUNDS + 1):
         await clock.advance(60 if count == 1 else 60 - LEASE.total_seconds())
         if has_crashes:
             await runner.stop()
-            host = await harness.crash(host)
-            runner = await begin(host)
+            runtime = await harness.crash(runtime)
+            runner = await begin(runtime)
         await clock.advance(LEASE.total_seconds())
         await harness.watch.until(lambda count=count: len(harness.watch.of("schedule.started")) >= count)
     due = [f"schedule:a:2026-01-01T00:{minute:02}:00+00:00" for minute in range(1, ROUNDS + 1)]

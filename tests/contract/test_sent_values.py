@@ -10,12 +10,12 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message, Record
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 SPEAKER, HEARER, READER = (ActorRef(kind, "one") for kind in ("Speaker", "Hearer", "Hearer"))
 SUBSCRIBER = ActorRef("Hearer", "subscriber")
@@ -62,66 +62,66 @@ def spoil(event: Event) -> None:
         event.payload.append(99)
 
 
-async def heard_by(host: object, ref: ActorRef) -> list[list[int]]:
-    state = await host.read(ref)  # type: ignore[attr-defined]
+async def heard_by(runtime: object, ref: ActorRef) -> list[list[int]]:
+    state = await runtime.read(ref)  # type: ignore[attr-defined]
     return state.heard if isinstance(state, Heard) else []
 
 
-async def test_what_an_actor_says_of_its_state_is_what_it_was_then(harness: HostHarness) -> None:
-    host = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
-    host.listen("items", spoil)
-    await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
+async def test_what_an_actor_says_of_its_state_is_what_it_was_then(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+    runtime.listen("items", spoil)
+    await asyncio.gather(*(runtime.call(SPEAKER, "say") for _ in range(5)))
     await harness.watch.until(lambda: len(harness.watch.of("items.said")) == 5)
     assert [event.payload for event in harness.watch.of("items.said")] == GROWING
-    assert [record.value for record in await host.records(SPEAKER, "items")] == GROWING
+    assert [record.value for record in await runtime.records(SPEAKER, "items")] == GROWING
     for ref in (HEARER, SUBSCRIBER):
-        while len(await heard_by(host, ref)) < 5:
-            await host.call(ref, "recover")
-        assert await heard_by(host, ref) == GROWING
+        while len(await heard_by(runtime, ref)) < 5:
+            await runtime.call(ref, "recover")
+        assert await heard_by(runtime, ref) == GROWING
 
 
-async def test_a_listener_is_shown_the_types_that_it_names(harness: HostHarness) -> None:
-    host = await harness.open(*KINDS)
+async def test_a_listener_is_shown_the_types_that_it_names(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(*KINDS)
     said: list[str] = []
-    host.listen("#", lambda event: said.append(event.event_type), ("items.said", "other"))
-    host.listen("#", lambda event: said.append("unwanted"), ("other",))
-    await host.call(SPEAKER, "say")
+    runtime.listen("#", lambda event: said.append(event.event_type), ("items.said", "other"))
+    runtime.listen("#", lambda event: said.append("unwanted"), ("other",))
+    await runtime.call(SPEAKER, "say")
     await harness.watch.until(lambda: bool(harness.watch.of("items.said")))
     assert set(said) == {"items.said"}
 
 
-async def test_what_comes_from_outside_is_taken_as_it_was(harness: HostHarness) -> None:
-    host = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
-    items, now = [0], host.clock.now()
+async def test_what_comes_from_outside_is_taken_as_it_was(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(*KINDS, subscriptions=[TO_SUBSCRIBER])
+    items, now = [0], runtime.clock.now()
     event = Event(id="told/1", event_type="items.said", topic="items", time=now, payload=items)
     emitted = event.model_copy(update={"id": "told/2"})
     appended = event.model_copy(update={"id": "told/3"})
     begun = [
-        asyncio.ensure_future(host.send(Message("m1", HEARER, "hear", items))),
-        asyncio.ensure_future(host.publish(event)),
+        asyncio.ensure_future(runtime.send(Message("m1", HEARER, "hear", items))),
+        asyncio.ensure_future(runtime.publish(event)),
     ]
-    awaited = [host.emit([emitted]), host.append(Record(SPEAKER, "items", 1, items), [appended])]
+    awaited = [runtime.emit([emitted]), runtime.append(Record(SPEAKER, "items", 1, items), [appended])]
     await asyncio.sleep(0)  # both have begun
     items.append(1)
     await asyncio.gather(*begun, *awaited)
     await harness.watch.until(lambda: len(harness.watch.of("items.said")) == 3)
     assert [event.payload for event in harness.watch.of("items.said")] == [[0]] * 3
-    assert [record.value for record in await host.records(SPEAKER, "items")] == [[0]]
-    while not await heard_by(host, HEARER):
-        await host.call(HEARER, "recover")
-    assert await heard_by(host, HEARER) == [[0]]
+    assert [record.value for record in await runtime.records(SPEAKER, "items")] == [[0]]
+    while not await heard_by(runtime, HEARER):
+        await runtime.call(HEARER, "recover")
+    assert await heard_by(runtime, HEARER) == [[0]]
 
 
 async def test_the_log_holds_what_was_said_whatever_listeners_do_with_it(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path)
     log = EventLog(database)
-    host = Runtime(SqliteStore(database, log))
+    runtime = Runtime(SqliteStore(database, log))
     for kind in KINDS:
-        host.register(kind)
-    host.subscribe(TO_SUBSCRIBER)
-    host.listen("items", spoil)
-    await host.start()
-    await asyncio.gather(*(host.call(SPEAKER, "say") for _ in range(5)))
+        runtime.register(kind)
+    runtime.subscribe(TO_SUBSCRIBER)
+    runtime.listen("items", spoil)
+    await runtime.start()
+    await asyncio.gather(*(runtime.call(SPEAKER, "say") for _ in range(5)))
     said = await log.query(EventFilter(event_type="items.said"))
     assert [event.payload for event in said] == GROWING
-    await host.stop()
+    await runtime.stop()

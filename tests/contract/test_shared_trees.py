@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwright.kernel.turns import ActorKind
 from meshwright.trees.shared import MAX_BUNDLE_BYTES, SHARED_TREE, SharedState, SharedTree, SharedTrees
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 
 KIND = ActorKind.of(SharedTree, type=SHARED_TREE)
 
@@ -15,7 +15,7 @@ def state(version: int, worker: str = "one", **fields: Any) -> SharedState:
     return SharedState(version=version, worker=worker, **{"lease": {"tree_id": "t1"}, **fields})
 
 
-async def test_a_state_as_large_as_may_be_comes_back_whole(harness: HostHarness) -> None:
+async def test_a_state_as_large_as_may_be_comes_back_whole(harness: RuntimeHarness) -> None:
     trees = SharedTrees(await harness.open(KIND))
     bundle = "A" * (MAX_BUNDLE_BYTES * 4 // 3)
     results = {f"step {number}": {"output": "x" * 30_000} for number in range(20)}
@@ -26,7 +26,7 @@ async def test_a_state_as_large_as_may_be_comes_back_whole(harness: HostHarness)
     assert list(found.results) == [f"step {number}" for number in range(12, 20)]
 
 
-async def test_of_two_workers_one_saves_a_state(harness: HostHarness) -> None:
+async def test_of_two_workers_one_saves_a_state(harness: RuntimeHarness) -> None:
     trees = SharedTrees(await harness.open(KIND))
     assert await trees.save("default", "t1", state(1, snapshot="a"))
     assert await trees.save("default", "t1", state(1, snapshot="a")), "a repeat is no other worker"
@@ -37,7 +37,7 @@ async def test_of_two_workers_one_saves_a_state(harness: HostHarness) -> None:
     assert await trees.version("acme", "t1") == 0
 
 
-async def test_an_erased_state_is_gone_and_older_ones_do_not_come_back(harness: HostHarness) -> None:
+async def test_an_erased_state_is_gone_and_older_ones_do_not_come_back(harness: RuntimeHarness) -> None:
     trees = SharedTrees(await harness.open(KIND))
     await trees.erase("default", "t1")
     assert not await trees.is_erased("default", "t1")

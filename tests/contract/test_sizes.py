@@ -12,7 +12,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, diary, lines_of
 from tests.support.work_scripts import one_step
 from tests.support.worker_pool import Shift, StartWorkers
@@ -69,74 +69,76 @@ KIND = ActorKind.of(Hoarder)
     ],
 )
 async def test_a_turn_that_makes_a_record_too_large_changes_nothing(
-    harness: HostHarness, method: str, what: str
+    harness: RuntimeHarness, method: str, what: str
 ) -> None:
-    host = await harness.open(KIND, DIARY, max_record_bytes=LIMIT)
-    await host.call(HOARDER, "keep", "before")
+    runtime = await harness.open(KIND, DIARY, max_record_bytes=LIMIT)
+    await runtime.call(HOARDER, "keep", "before")
     with pytest.raises(TooLarge, match=what) as refused:
-        await host.call(HOARDER, method, LARGE)
+        await runtime.call(HOARDER, method, LARGE)
     assert refused.value.status == 413
-    await host.call(HOARDER, "keep", "after")
-    state = await host.read(HOARDER)
+    await runtime.call(HOARDER, "keep", "after")
+    state = await runtime.read(HOARDER)
     assert isinstance(state, Hoard)
     assert state.items == ["before", "after"]
-    assert await host.records(HOARDER, "texts") == []
-    assert await lines_of(host) == []
+    assert await runtime.records(HOARDER, "texts") == []
+    assert await lines_of(runtime) == []
 
 
-async def test_states_grow_up_to_the_limit(harness: HostHarness) -> None:
-    host = await harness.open(KIND, max_record_bytes=LIMIT)
+async def test_states_grow_up_to_the_limit(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(KIND, max_record_bytes=LIMIT)
     for _ in range(9):
-        await host.call(HOARDER, "keep", "x" * 2_000)
+        await runtime.call(HOARDER, "keep", "x" * 2_000)
     with pytest.raises(TooLarge, match="20,0"):
-        await host.call(HOARDER, "keep", "x" * 2_000)
+        await runtime.call(HOARDER, "keep", "x" * 2_000)
 
 
-def an_event(host: Runtime, **fields: Any) -> Event:
-    given = {"id": "e1", "event_type": "told", "topic": "any", "time": host.clock.now(), "payload": {}}
+def an_event(runtime: Runtime, **fields: Any) -> Event:
+    given = {"id": "e1", "event_type": "told", "topic": "any", "time": runtime.clock.now(), "payload": {}}
     return Event.model_validate(given | fields)
 
 
 @pytest.mark.parametrize(
     "take",
     [
-        lambda host: host.send(Message("m1", diary(), "write", {"text": LARGE})),
-        lambda host: host.send(Message(LARGE, diary(), "write", {"text": "a"})),
-        lambda host: host.publish(an_event(host, payload={"text": LARGE})),
-        lambda host: host.publish(an_event(host, another_field=LARGE)),
-        lambda host: host.emit([an_event(host, payload={"text": LARGE})]),
-        lambda host: host.append(Record(diary(), "lines", 1, LARGE)),
-        lambda host: host.append(Record(diary(), "lines", 1, "a"), [an_event(host, payload=LARGE)]),
+        lambda runtime: runtime.send(Message("m1", diary(), "write", {"text": LARGE})),
+        lambda runtime: runtime.send(Message(LARGE, diary(), "write", {"text": "a"})),
+        lambda runtime: runtime.publish(an_event(runtime, payload={"text": LARGE})),
+        lambda runtime: runtime.publish(an_event(runtime, another_field=LARGE)),
+        lambda runtime: runtime.emit([an_event(runtime, payload={"text": LARGE})]),
+        lambda runtime: runtime.append(Record(diary(), "lines", 1, LARGE)),
+        lambda runtime: runtime.append(Record(diary(), "lines", 1, "a"), [an_event(runtime, payload=LARGE)]),
     ],
     ids=["message", "message id", "event", "extra field", "emitted event", "record", "event of a record"],
 )
 async def test_what_comes_from_outside_is_refused_where_it_is_too_large(
-    harness: HostHarness, take: Callable[[Runtime], Any]
+    harness: RuntimeHarness, take: Callable[[Runtime], Any]
 ) -> None:
-    host = await harness.open(DIARY, max_record_bytes=LIMIT)
+    runtime = await harness.open(DIARY, max_record_bytes=LIMIT)
     with pytest.raises(TooLarge, match=r"2\d,\d{3} bytes, and 20,000 are allowed"):
-        await take(host)
-    await host.call(diary(), "write", {"text": "a"})
-    assert await lines_of(host) == ["a"]
-    assert await host.records(diary(), "lines") == []
+        await take(runtime)
+    await runtime.call(diary(), "write", {"text": "a"})
+    assert await lines_of(runtime) == ["a"]
+    assert await runtime.records(diary(), "lines") == []
     assert harness.watch.of("told") == []
 
 
-async def test_a_message_that_makes_its_actor_too_large_becomes_a_dead_letter(harness: HostHarness) -> None:
-    host = await harness.open(DIARY, max_record_bytes=LIMIT)
+async def test_a_message_that_makes_its_actor_too_large_becomes_a_dead_letter(
+    harness: RuntimeHarness,
+) -> None:
+    runtime = await harness.open(DIARY, max_record_bytes=LIMIT)
     for n in range(3):
-        await host.send(Message(f"m{n}", diary(), "write", {"text": "x" * 9_000}))
-    await host.send(Message("last", diary(), "write", {"text": "last"}))
+        await runtime.send(Message(f"m{n}", diary(), "write", {"text": "x" * 9_000}))
+    await runtime.send(Message("last", diary(), "write", {"text": "last"}))
     await harness.watch.written("last")
     [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["id"] in {"m0", "m1", "m2"}  # whichever came last
     assert letter.payload["error"]["type"] == "TooLarge"
-    assert len(await lines_of(host)) == 3
+    assert len(await lines_of(runtime)) == 3
 
 
-async def test_a_dead_letter_quotes_only_the_beginning_of_a_large_message(harness: HostHarness) -> None:
-    host = await harness.open(DIARY)
-    await host.send(Message("m1", diary(), "divide_by_nothing", {"text": "x" * 1_000_000}))
+async def test_a_dead_letter_quotes_only_the_beginning_of_a_large_message(harness: RuntimeHarness) -> None:
+    runtime = await harness.open(DIARY)
+    await runtime.send(Message("m1", diary(), "divide_by_nothing", {"text": "x" * 1_000_000}))
     [letter] = await harness.watch.dead_letters()
     assert letter.payload["message"]["body"]["bytes"] > 1_000_000
     assert letter.payload["message"]["body"]["begins"].startswith('{"text":"xxx')

@@ -7,8 +7,8 @@ import pytest
 
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.host import Subscription
-from tests.support.host_harness import HostHarness
+from meshwright.kernel.guarantees import Subscription
+from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_after_crash, lines_of, to_diary
 
 SENDER_ONE = ActorRef("Sender", "one")
@@ -20,21 +20,21 @@ def event(event_id: str, topic: str = "news", **payload: object) -> Event:
     return Event(id=event_id, event_type="told", topic=topic, time=datetime.now(UTC), payload=payload)
 
 
-async def test_an_event_of_a_turn_goes_to_the_subscribers_of_its_topic(harness: HostHarness) -> None:
+async def test_an_event_of_a_turn_goes_to_the_subscribers_of_its_topic(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, SENDER, subscriptions=[to_diary("news")])
     await host.call(SENDER_ONE, "send", Round(events=["weather", "news"]))
     await harness.watch.written("news")
     assert await lines_of(host) == ["news"]
 
 
-async def test_an_event_from_outside_goes_to_subscribers_and_listeners(harness: HostHarness) -> None:
+async def test_an_event_from_outside_goes_to_subscribers_and_listeners(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.publish(event("e1"))
     await harness.watch.written("e1")
     assert harness.watch.texts("told") == ["e1"]
 
 
-async def test_an_event_taken_in_is_durable_before_publish_returns(harness: HostHarness) -> None:
+async def test_an_event_taken_in_is_durable_before_publish_returns(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.publish(event("e1"))
     assert await lines_after_crash(await harness.crash(host), 1) == ["e1"]
@@ -51,7 +51,7 @@ async def test_an_event_taken_in_is_durable_before_publish_returns(harness: Host
     ],
 )
 async def test_patterns_select_topics_for_subscribers_and_listeners(
-    harness: HostHarness, pattern: str, matching: set[str]
+    harness: RuntimeHarness, pattern: str, matching: set[str]
 ) -> None:
     told = Subscription(pattern, lambda event: diary() if event.event_type == "told" else None, "write")
     host = await harness.open(DIARY, subscriptions=[told, to_diary("last", name="last")])
@@ -64,7 +64,7 @@ async def test_patterns_select_topics_for_subscribers_and_listeners(
     assert heard == matching
 
 
-async def test_a_route_names_the_actor_or_passes_the_event_by(harness: HostHarness) -> None:
+async def test_a_route_names_the_actor_or_passes_the_event_by(harness: RuntimeHarness) -> None:
     def route(event: Event) -> ActorRef | None:
         return diary(event.payload["to"]) if "to" in event.payload else None
 
@@ -77,7 +77,7 @@ async def test_a_route_names_the_actor_or_passes_the_event_by(harness: HostHarne
     assert harness.watch.of("message.dead_lettered") == []
 
 
-async def test_each_subscription_gets_the_event(harness: HostHarness) -> None:
+async def test_each_subscription_gets_the_event(harness: RuntimeHarness) -> None:
     subscriptions = [
         to_diary("news"),
         to_diary("news", name="two"),
@@ -90,7 +90,7 @@ async def test_each_subscription_gets_the_event(harness: HostHarness) -> None:
     assert [await lines_of(host, name) for name in ("one", "two")] == [["begun", "e1", "e1"], ["e1"]]
 
 
-async def test_a_second_event_of_an_id_is_dropped(harness: HostHarness) -> None:
+async def test_a_second_event_of_an_id_is_dropped(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
     host.listen("news", lambda event: heard.append(event.id))
@@ -104,7 +104,7 @@ async def test_a_second_event_of_an_id_is_dropped(harness: HostHarness) -> None:
 
 
 async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_crash(
-    harness: HostHarness,
+    harness: RuntimeHarness,
 ) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
@@ -120,7 +120,7 @@ async def test_a_second_event_of_an_id_is_dropped_after_a_restart_and_after_a_cr
     assert sorted(await lines_of(host)) == ["e1", "e2", "e3"]
 
 
-async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> None:
+async def test_events_to_subscribers_outlive_a_crash(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, SENDER, subscriptions=[to_diary("news.*")])
     snapshots = []
     end = host.listen("news.1", lambda event: snapshots.append(harness.snapshot(host)))
@@ -132,7 +132,7 @@ async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> No
     assert sorted(await lines_after_crash(host, len(names))) == sorted(names)
 
 
-async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: HostHarness) -> None:
+async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     snapshots = []
     end = host.listen("diary.one", lambda event: snapshots.append(harness.snapshot(host)))
@@ -144,7 +144,7 @@ async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: Host
         assert len(await lines_of(host)) >= count
 
 
-async def test_a_listener_hears_nothing_of_a_turn_that_raised(harness: HostHarness) -> None:
+async def test_a_listener_hears_nothing_of_a_turn_that_raised(harness: RuntimeHarness) -> None:
     host = await harness.open(SENDER, DIARY)
     given = Round(events=["news"])
     for fail in (True, False, True):
@@ -156,7 +156,7 @@ async def test_a_listener_hears_nothing_of_a_turn_that_raised(harness: HostHarne
     assert [event.id for event in harness.watch.of("round.sent")] == ["Sender/one/1"]
 
 
-async def test_a_listener_hears_what_each_actor_sent_in_its_order(harness: HostHarness) -> None:
+async def test_a_listener_hears_what_each_actor_sent_in_its_order(harness: RuntimeHarness) -> None:
     host = await harness.open(SENDER)
     refs = [ActorRef("Sender", f"s{n}") for n in range(10)]
     given = Round(events=["news", "weather"])
@@ -167,7 +167,7 @@ async def test_a_listener_hears_what_each_actor_sent_in_its_order(harness: HostH
         assert [each for each in told if each.startswith(f"{ref}/")] == [f"{ref}/{n}" for n in range(1, 21)]
 
 
-async def test_a_listener_hears_no_more_once_it_has_ended(harness: HostHarness) -> None:
+async def test_a_listener_hears_no_more_once_it_has_ended(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY)
     heard: list[str] = []
     end = host.listen("news", lambda event: heard.append(event.id))
@@ -180,7 +180,7 @@ async def test_a_listener_hears_no_more_once_it_has_ended(harness: HostHarness) 
 
 
 async def test_a_listener_that_fails_spoils_nothing(
-    harness: HostHarness, caplog: pytest.LogCaptureFixture
+    harness: RuntimeHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     heard: list[str] = []
@@ -193,7 +193,7 @@ async def test_a_listener_that_fails_spoils_nothing(
     assert "KeyError" in caplog.text
 
 
-async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(harness: HostHarness) -> None:
+async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     names = [f"e{n}" for n in range(20)]
     emitted = [host.emit([event(name) for name in names[start : start + 2]]) for start in range(0, 20, 2)]
@@ -204,14 +204,14 @@ async def test_emitted_events_go_to_subscribers_and_listeners_in_their_order(har
     assert sorted(await lines_of(host)) == sorted(names)
 
 
-async def test_an_emitted_event_is_durable_once_it_was_awaited(harness: HostHarness) -> None:
+async def test_an_emitted_event_is_durable_once_it_was_awaited(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.emit([event("e1"), event("e2")])
     host = await harness.crash(host)
     assert sorted(await lines_after_crash(host, 2)) == ["e1", "e2"]
 
 
-async def test_a_broadcast_is_shown_and_not_kept(harness: HostHarness) -> None:
+async def test_a_broadcast_is_shown_and_not_kept(harness: RuntimeHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     host.broadcast(event("fleeting"))
     await host.publish(event("kept"))
@@ -221,7 +221,7 @@ async def test_a_broadcast_is_shown_and_not_kept(harness: HostHarness) -> None:
 
 
 async def test_an_event_that_an_actor_cannot_take_is_recorded_and_the_rest_flows_on(
-    harness: HostHarness,
+    harness: RuntimeHarness,
 ) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news"), to_diary("news", name="two")])
     await host.publish(event("e1", text=7))
@@ -232,7 +232,7 @@ async def test_an_event_that_an_actor_cannot_take_is_recorded_and_the_rest_flows
 
 
 async def test_an_event_that_a_route_cannot_read_is_recorded_and_the_rest_flows_on(
-    harness: HostHarness,
+    harness: RuntimeHarness,
 ) -> None:
     subscriptions = [
         Subscription("news", lambda event: diary(event.payload["to"]), "write"),
@@ -247,7 +247,7 @@ async def test_an_event_that_a_route_cannot_read_is_recorded_and_the_rest_flows_
     assert sorted(await lines_of(host, "two")) == ["news", "to nobody known"]
 
 
-async def test_dead_letters_go_to_subscribers_too(harness: HostHarness) -> None:
+async def test_dead_letters_go_to_subscribers_too(harness: RuntimeHarness) -> None:
     letters = Subscription("mesh-events", lambda event: diary("letters"), "write_if_begun")
     host = await harness.open(DIARY, subscriptions=[to_diary("news"), letters])
     await host.publish(event("e1", text=7))
@@ -255,7 +255,7 @@ async def test_dead_letters_go_to_subscribers_too(harness: HostHarness) -> None:
     assert [letter.payload["message"]["to"] for letter in dead] == ["Diary/one", "Diary/letters"]
 
 
-async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(harness: HostHarness) -> None:
+async def test_a_subscriber_that_cannot_take_dead_letters_starts_no_storm(harness: RuntimeHarness) -> None:
     host = await harness.open(
         DIARY, subscriptions=[to_diary("news"), to_diary("mesh-events", name="letters")]
     )

@@ -7,7 +7,7 @@ import pytest
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work import Cancel
-from tests.support.host_harness import SHARED, HostHarness
+from tests.support.harness import SHARED, RuntimeHarness
 from tests.support.observer import PATIENCE_SECONDS
 from tests.support.work_scripts import one_step, three_steps
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
@@ -20,7 +20,7 @@ T2 = ActorRef("helper", "default:t2")
 
 async def two_hosts(pool: WorkerPool) -> tuple[Runtime, Runtime]:
     """The host that works on t1, which the test holds in its step, and another that is idle."""
-    first, second = pool.host, await pool.reinforce()
+    first, second = pool.runtime, await pool.reinforce()
     await pool.submit("t1")
     await pool.until(lambda: bool(pool.begun) and bool(pool.events("task.started")))
     at_work = first.incarnation == owners(pool)[-1]
@@ -33,15 +33,15 @@ def owners(pool: WorkerPool) -> list[str]:
     return [event.payload["owner"] for event in claims]
 
 
-async def is_known_to_be_gone(incarnation: str, host: Runtime) -> None:
+async def is_known_to_be_gone(incarnation: str, runtime: Runtime) -> None:
     """Wait until a host knows that a run of a worker has ended."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await host.has_expired(incarnation):
+        while not await runtime.has_expired(incarnation):
             await asyncio.sleep(0.02)  # a lease runs out by the clock, and nobody says so
 
 
 async def test_two_workers_share_the_tasks_of_a_fleet(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(one_step, slots=1)
     for name in ("t1", "t2"):
@@ -51,7 +51,7 @@ async def test_two_workers_share_the_tasks_of_a_fleet(
     await pool.queued("t2", "t2")
     await harness.redrive(idle, T2)
     await pool.has_begun("t2 work")
-    assert [pool.worker_of(host).running for host in (busy, idle)] == [1, 1]
+    assert [pool.worker_of(runtime).running for runtime in (busy, idle)] == [1, 1]
     for name in ("t1", "t2"):
         pool.let_go(f"{name} work")
         assert (await pool.outcome(name)).success
@@ -59,13 +59,13 @@ async def test_two_workers_share_the_tasks_of_a_fleet(
 
 
 async def test_a_task_is_not_taken_from_a_worker_that_lives(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(one_step)
     pool.hold("t1 work")
     busy, idle = await two_hosts(pool)
-    for host in (busy, idle):
-        await harness.redrive(host, T1)
+    for runtime in (busy, idle):
+        await harness.redrive(runtime, T1)
     await rests(pool, idle)
     assert pool.begun == ["t1 work"]
     pool.let_go("t1 work")
@@ -74,14 +74,14 @@ async def test_a_task_is_not_taken_from_a_worker_that_lives(
     assert (pool.begun, len(pool.events("attempt.ended"))) == (["t1 work"], 1)
 
 
-async def rests(pool: WorkerPool, host: Runtime) -> None:
+async def rests(pool: WorkerPool, runtime: Runtime) -> None:
     """Wait until a host's worker has nothing under way."""
-    while pool.worker_of(host).running:
+    while pool.worker_of(runtime).running:
         await asyncio.sleep(0)
 
 
 async def test_a_cancel_reaches_the_worker_that_works_from_any_process(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(one_step)
     pool.hold("t1 work")
@@ -93,17 +93,17 @@ async def test_a_cancel_reaches_the_worker_that_works_from_any_process(
 
 
 async def test_what_a_killed_worker_had_is_taken_up_by_one_of_the_others(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(three_steps)
     pool.hold("t1 second")
     busy, idle = await two_hosts(pool)
     third = await harness.open_beside(idle)
     await pool.has_begun("t1 second")
-    pool.host = idle
+    pool.runtime = idle
     await pool.kill(busy)
     await is_known_to_be_gone(busy.incarnation, idle)
-    await asyncio.gather(*[harness.redrive(host, T1) for host in (idle, third, idle, third)])
+    await asyncio.gather(*[harness.redrive(runtime, T1) for runtime in (idle, third, idle, third)])
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
     assert (await pool.outcome("t1")).text == "first by 1, second by 2, third by 2"
@@ -112,12 +112,12 @@ async def test_what_a_killed_worker_had_is_taken_up_by_one_of_the_others(
 
 
 async def test_a_task_that_was_cancelled_when_its_worker_died_ends_with_the_next_redrive(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(one_step)
     pool.hold("t1 work")
     busy, idle = await two_hosts(pool)
-    pool.host = idle
+    pool.runtime = idle
     await pool.kill(busy)
     await pool.cancel("t1")
     await is_known_to_be_gone(busy.incarnation, idle)
@@ -127,30 +127,30 @@ async def test_a_task_that_was_cancelled_when_its_worker_died_ends_with_the_next
 
 
 async def test_a_worker_that_lost_its_lease_lets_its_work_go_and_goes_on_under_another_name(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(three_steps)
     pool.hold("t1 second")
     await pool.submit("t1")
     await pool.has_begun("t1 second")
-    before = pool.host.incarnation
-    await harness.lose_lease(pool.host)
+    before = pool.runtime.incarnation
+    await harness.lose_lease(pool.runtime)
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
     assert (await pool.outcome("t1")).text == "first by 1, second by 2, third by 2"
-    assert await pool.host.has_expired(before)
-    assert owners(pool) == [before, pool.host.incarnation]
+    assert await pool.runtime.has_expired(before)
+    assert owners(pool) == [before, pool.runtime.incarnation]
     assert pool.begun == ["t1 first", "t1 second", "t1 second", "t1 third"]
 
 
 async def test_a_worker_that_is_stopped_while_it_begins_anew_has_let_go_of_everything(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     pool = await start_workers(three_steps)
     pool.hold("t1 second")
     await pool.submit("t1")
     await pool.has_begun("t1 second")
-    await harness.lose_lease(pool.host)
+    await harness.lose_lease(pool.runtime)
     await pool.restart()
     await pool.has_begun("t1 second", times=2)
     pool.let_go("t1 second")
@@ -158,7 +158,7 @@ async def test_a_worker_that_is_stopped_while_it_begins_anew_has_let_go_of_every
 
 
 async def test_a_worker_that_lost_its_lease_commits_nothing_of_what_another_has_claimed(
-    harness: HostHarness, start_workers: StartWorkers
+    harness: RuntimeHarness, start_workers: StartWorkers
 ) -> None:
     async def does_not_let_go(shift: Shift) -> str:
         try:

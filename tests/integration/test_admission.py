@@ -107,9 +107,9 @@ async def test_an_inbox_that_fills_up_meanwhile_ends_the_attempt_with_an_event(t
 async def submit_past_the_front(running: Running) -> str:
     """Have a task accepted as by another front, whose count does not know of the others yet."""
     request = TaskRequest(agent_id="gate", thread_id="one")
-    task = make_task(request, Caller(), now=running.mesh.host.clock.now(), limits=PayloadLimits())
+    task = make_task(request, Caller(), now=running.mesh.runtime.clock.now(), limits=PayloadLimits())
     key = TaskKey("default", task.task_id)
-    return (await running.mesh.host.call(key.ref, "accept", Accept.of(task))).task_id
+    return (await running.mesh.runtime.call(key.ref, "accept", Accept.of(task))).task_id
 
 
 # Counting

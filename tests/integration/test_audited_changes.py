@@ -314,7 +314,7 @@ async def snapshot(api: Api) -> str:
 
 
 async def trail(api: Api, after_seq: int = 0) -> list[Event]:
-    await api.mesh.host.emit([])  # behind what was queued
+    await api.mesh.runtime.emit([])  # behind what was queued
     return await api.mesh.log.query(EventFilter(event_type=RECORDED, after_seq=after_seq))
 
 
@@ -327,14 +327,14 @@ def recorded(events: list[Event]) -> list[tuple[str, str, str]]:
 
 def refuse_audit(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the log take everything but what the audit trail records."""
-    emit = api.mesh.host.emit
+    emit = api.mesh.runtime.emit
 
     def emit_others(events: Any) -> Any:
         if any(event.event_type == RECORDED for event in events):
             raise StoreFailed("the audit trail is full")
         return emit(events)
 
-    monkeypatch.setattr(api.mesh.host, "emit", emit_others)
+    monkeypatch.setattr(api.mesh.runtime, "emit", emit_others)
 
 
 async def test_every_route_is_audited_or_says_why_not(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ async def test_question_behind_an_open_one_says_so_and_is_asked_once(tmp_path: P
     async with FakeChats() as chats:
         given = http_channel(chats, agent="parallel", answer_by=["ada"])
         async with channels(tmp_path, Parallel, chat=given) as api:
-            api.mesh.host.listen(topics.TASK_PROGRESS, waits.take, ("task.waiting",))
+            api.mesh.runtime.listen(topics.TASK_PROGRESS, waits.take, ("task.waiting",))
             await say(api, "chat", "m-1", "paint it")
             questions = [*(await chats.until(2))]
             await say(api, "chat", "m-2", "green")

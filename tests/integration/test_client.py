@@ -23,7 +23,7 @@ ADMIN = f"{ADMIN_PREFIX}{'x' * 32}"
 async def mesh(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Client, Api]]:
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(
-            http_mesh(tmp_path, admin_token=SecretStr(ADMIN), host="memory")
+            http_mesh(tmp_path, admin_token=SecretStr(ADMIN), store="memory")
         )
         client = Client(api.url, ADMIN) if request.param == "http" else Client.local(api.mesh)
         yield await stack.enter_async_context(client), api
@@ -165,7 +165,7 @@ async def test_a_client_in_process_hears_that_its_mesh_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.0)
-    running = build_mesh(load_settings(tmp_path, host="memory", model="offline"), agents=[Echo])
+    running = build_mesh(load_settings(tmp_path, store="memory", model="offline"), agents=[Echo])
     async with running, Client.local(running) as client:
         await client.ask("echo", "Hello")
     with pytest.raises(Draining):
@@ -173,7 +173,7 @@ async def test_a_client_in_process_hears_that_its_mesh_has_stopped(
 
 
 def test_the_blocking_client_runs_a_mesh_of_its_own(tmp_path: Path) -> None:
-    running = build_mesh(load_settings(tmp_path, host="memory", model="offline"), agents=[Echo])
+    running = build_mesh(load_settings(tmp_path, store="memory", model="offline"), agents=[Echo])
     with BlockingClient.local(running) as mesh:
         receipt = mesh.submit("echo", "Hello")
         types = [event.event_type for event in mesh.follow(receipt.task_id)]
@@ -193,5 +193,5 @@ async def test_the_blocking_client_talks_over_http(tmp_path: Path) -> None:
         with BlockingClient(url) as mesh:
             return mesh.ask("echo", "Hello").text
 
-    async with http_mesh(tmp_path, host="memory") as api:
+    async with http_mesh(tmp_path, store="memory") as api:
         assert await asyncio.to_thread(use, api.url) == "you said: Hello"

@@ -9,7 +9,7 @@ import pytest
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.stores.dapr.state import State
-from tests.support.host_harness import DaprHarness
+from tests.support.harness import DaprHarness
 from tests.support.sample_actors import Diary, Line
 from tests.support.services import Services
 

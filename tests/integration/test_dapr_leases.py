@@ -13,7 +13,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.stores.dapr import DaprStore
-from tests.support.host_harness import DaprHarness
+from tests.support.harness import DaprHarness
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server", "redis-cli")

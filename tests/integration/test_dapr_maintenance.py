@@ -81,7 +81,7 @@ async def mesh(
     )
     reply = ModelReply(content="Filed.", model="m", usage=USAGE, cost_usd=Decimal("0.1"))
     model = ScriptedModel(reply, reply)
-    mesh = build_mesh(settings, project=tmp_path, agents=[Clerk], model=model, host=without_redrive)
+    mesh = build_mesh(settings, project=tmp_path, agents=[Clerk], model=model, runtime=without_redrive)
     sidecar.launch()
     try:
         async with mesh:
@@ -101,14 +101,14 @@ class Keys:
     """The actors' documents in Redis."""
 
     def __init__(self, services: Services) -> None:
-        self._host, _, self._port = services.redis_host.partition(":")
+        self._runtime, _, self._port = services.redis_host.partition(":")
         self._password = services.redis_password
 
     def command(self, *arguments: str) -> str:
         command = [
             "redis-cli",
             "-h",
-            self._host,
+            self._runtime,
             "-p",
             self._port,
             "--no-auth-warning",

@@ -11,7 +11,7 @@ from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.stores.dapr import DaprStore
-from tests.support.host_harness import DaprHarness
+from tests.support.harness import DaprHarness
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")
@@ -41,34 +41,34 @@ async def harness(tmp_path: Path, services: Services) -> AsyncIterator[DaprHarne
     await harness.close()
 
 
-async def history(host: Runtime) -> list[str]:
-    return [record.value for record in await host.records(ONE, "history")]
+async def history(runtime: Runtime) -> list[str]:
+    return [record.value for record in await runtime.records(ONE, "history")]
 
 
-async def leave(host: Runtime, n: int, text: str) -> None:
-    store = host._store
+async def leave(runtime: Runtime, n: int, text: str) -> None:
+    store = runtime._store
     assert isinstance(store, DaprStore)
     await store.documents.put(Record(ONE, "history", n, text), (), "another/1", of_turn=True)
 
 
 async def test_a_turn_replaces_what_another_left_that_lost_its_commit(harness: DaprHarness) -> None:
-    host = await harness.open(ActorKind.of(Keeper))
-    await leave(host, 1, "lost at the first turn")
-    await leave(host, 3, "lost later")
+    runtime = await harness.open(ActorKind.of(Keeper))
+    await leave(runtime, 1, "lost at the first turn")
+    await leave(runtime, 3, "lost later")
 
-    assert [await host.call(ONE, "keep", text) for text in ("one", "two", "three", "four")] == [1, 2, 3, 4]
+    assert [await runtime.call(ONE, "keep", text) for text in ("one", "two", "three", "four")] == [1, 2, 3, 4]
 
-    assert await history(host) == ["one", "two", "three", "four"]
-    host = await harness.crash(host)
-    assert await host.call(ONE, "keep", "five") == 5
-    assert await history(host) == ["one", "two", "three", "four", "five"]
+    assert await history(runtime) == ["one", "two", "three", "four"]
+    runtime = await harness.crash(runtime)
+    assert await runtime.call(ONE, "keep", "five") == 5
+    assert await history(runtime) == ["one", "two", "three", "four", "five"]
 
 
 async def test_a_record_that_was_committed_stands(harness: DaprHarness) -> None:
-    host = await harness.open(ActorKind.of(Keeper))
-    await host.append(Record(ONE, "history", 2, "from outside"))
-    await host.call(ONE, "keep", "one")
-    await host.call(ONE, "repeat", "another one")
-    await host.call(ONE, "keep", "two")
+    runtime = await harness.open(ActorKind.of(Keeper))
+    await runtime.append(Record(ONE, "history", 2, "from outside"))
+    await runtime.call(ONE, "keep", "one")
+    await runtime.call(ONE, "repeat", "another one")
+    await runtime.call(ONE, "keep", "two")
 
-    assert await history(host) == ["one", "from outside"]
+    assert await history(runtime) == ["one", "from outside"]

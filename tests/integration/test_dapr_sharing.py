@@ -80,7 +80,7 @@ async def start(services: Services, ports: Ports, tmp_path: Path) -> AsyncIterat
             settings = load_settings(tmp_path, data_dir=tmp_path / name, store="dapr", namespace=namespace)
             role = role_of(settings, WHOLE_MESH, ["greeter"], replica=name != "front")
             parts: dict[str, Any] = {"agents": [Greeter], "model": ScriptedModel(), "role": role}
-            mesh = build_mesh(settings, project=tmp_path, host=make, **parts)
+            mesh = build_mesh(settings, project=tmp_path, runtime=make, **parts)
             stack.callback(sidecar.end)
             sidecar.launch()
             return await stack.enter_async_context(mesh)
@@ -218,9 +218,9 @@ async def test_a_worker_asks_the_front_for_what_is_not_shared(start: Start) -> N
     front, worker = await start("front"), await start("worker")
     await register(front, "One.", "Two.")
     await until(worker, "Two.", version=2)
-    state = await worker.host.read(ActorRef("prompt-version", "acme:greeter:2"))
+    state = await worker.runtime.read(ActorRef("prompt-version", "acme:greeter:2"))
     assert state.text.endswith("Two."), "it is shared from then on"
     too_large, item = "x" * (MAX_RECORD_BYTES + 1), Live(tenant_id="acme", name="greeter", version=2)
     await SharedPrompts(front).share_text(item, too_large)
-    assert (await worker.host.read(ActorRef("prompt-version", "acme:greeter:2"))).text == ""
+    assert (await worker.runtime.read(ActorRef("prompt-version", "acme:greeter:2"))).text == ""
     assert (await SharedPrompts(worker).text_of(item)).endswith("Two.")

@@ -117,6 +117,6 @@ async def test_a_check_leaves_the_connection_of_a_running_mesh(tmp_path: Path, b
     async with http_mesh(tmp_path / "mesh", mqtt_url=broker.url) as api:
         await payloads_of(api.mesh, "edge.connected")
         assert "accepts the mesh" in await answer(tmp_path, "mqtt", mqtt_url=broker.url)
-        await api.mesh.host.emit([])
+        await api.mesh.runtime.emit([])
         events = await api.get("/events?event_type=edge.disconnected")
         assert events["items"] == []

@@ -125,7 +125,7 @@ async def greet(api: Api, text: str, agent_id: str = "greeter", **fields: Any) -
 
 async def variant_of(api: Api, task_id: str) -> str | None:
     """The variant that a task carries."""
-    _, task = await read_task(api.mesh.host, task_id, "default")
+    _, task = await read_task(api.mesh.runtime, task_id, "default")
     found = task.variant_for("greeter")
     return None if found is None else found.name
 
@@ -220,7 +220,7 @@ async def test_scores_of_tasks_are_metrics(api: Api) -> None:
     experiment_id = await running(api, metric="thumbs", minimum_difference=0.2)
     task_id, _ = await greet(api, "Hello")
     payload = {"name": "thumbs", "value": 1.0, "comment": "", "by": "ada"}
-    await api.mesh.host.emit([api.mesh.event("task.scored", payload, task_id=task_id)])
+    await api.mesh.runtime.emit([api.mesh.event("task.scored", payload, task_id=task_id)])
     results = await done(api, "GET", f"/{experiment_id}/results")
     assert (results["figures"][0]["metric"], results["figures"][0]["mean"]) == ("thumbs", 1)
     assert results["figures"][0]["variant"] == await variant_of(api, task_id)

@@ -44,7 +44,7 @@ def poison(topic: str, payload: Any, task_id: str | None = None) -> Event:
 async def test_poison_on_a_topic_is_recorded_and_the_rest_flows_on(tmp_path: Path, event: Event) -> None:
     async with up(tmp_path) as running:
         before = await running.submit("echo", "before", thread_id="one")
-        await running.mesh.host.publish(event)
+        await running.mesh.runtime.publish(event)
         after = await running.submit("echo", "after", thread_id="one")
         dead = await running.event("message.dead_lettered")
         assert event.id in dead.id
@@ -174,7 +174,7 @@ async def test_a_run_that_leaves_its_journal_begins_anew_with_the_same_agent(tmp
     async with up(tmp_path, fickle) as running:
         task_id = await running.submit("fickle")
         await running.event("task.started", task_id)
-        while not await running.mesh.host.records(thread_of("fickle", task_id), f"steps/{task_id}/1/1"):
+        while not await running.mesh.runtime.records(thread_of("fickle", task_id), f"steps/{task_id}/1/1"):
             await asyncio.sleep(0)
     async with up(tmp_path, fickle) as running:
         outcome = await running.outcome(task_id)

@@ -152,7 +152,7 @@ async def test_a_task_that_was_answered_waits_for_its_slot_from_then_on(tmp_path
         await until(api, "task.waiting")
         await api.submit(agent_id="turnstile", text="hold the slot")
         await until(api, "task.started", 2)
-        before = api.mesh.host.clock.now()
+        before = api.mesh.runtime.clock.now()
         question = (await api.mesh.get(Tasks).task(asking)).waits[0].wait_id
         await api.client.answer(asking, "yes", key=question)
         await until(api, "wait.ended")
@@ -191,7 +191,7 @@ async def test_costs_of_today_are_those_of_the_ledger(api: Api) -> None:
     assert (ledger["calls"], ledger["unpriced"], ledger["cost_usd"]) == (3, 1, "0.25")
     assert [model["deployment"] for model in (await figures(api))["models"]] == ["big", "default"]
     anew = CallSums(api.mesh.log)
-    await anew.refresh(api.mesh.host.clock.now())
+    await anew.refresh(api.mesh.runtime.clock.now())
     assert anew.today["default", "clerk"] == DaySum(calls=3, unpriced=1, cost_pico=250_000_000_000)
 
 

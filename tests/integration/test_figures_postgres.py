@@ -44,10 +44,10 @@ async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tm
             for api in (one, two):
                 found = await workers(api, 2)
                 assert [worker["store"] for worker in found] == ["postgres", "postgres"]
-                assert found[0]["incarnation"] == api.mesh.host.incarnation
+                assert found[0]["incarnation"] == api.mesh.runtime.incarnation
             agents = {agent["agent_id"]: agent["slots"] for agent in (await one.get("/figures"))["agents"]}
             assert agents == {"echo": 16, "gate": 16}
-            gone = two.mesh.host.incarnation
+            gone = two.mesh.runtime.incarnation
         found = await workers(one, 1)
         assert [(worker["incarnation"], worker["lease"]) for worker in found[1:]] == [(gone, "expired")]
         assert (await one.get("/figures"))["agents"][0]["slots"] == 8

@@ -134,7 +134,7 @@ async def complete(url: str, picture: bytes) -> dict[str, object]:
 async def test_a_picture_reaches_anthropic(tmp_path: Path) -> None:
     async with Simulator(PICTURES) as simulator:
         picture = write_painter(simulator, tmp_path, "anthropic")
-        settings = load_settings(tmp_path, host="memory", model="router")
+        settings = load_settings(tmp_path, store="memory", model="router")
         async with build_mesh(settings, project=tmp_path) as running:
             outcome = await Client.local(running).ask("painter", "Do work item item-1.")
     seen = base64.b64encode(picture).decode()

@@ -146,12 +146,12 @@ async def test_where_keys_cannot_be_looked_up_nobody_is_let_in(tmp_path: Path) -
     model = ScriptedModel("one")
     async with service(tmp_path, answering=model) as there:
         made = await there.mesh.get(Keys).create("helper")
-        await there.mesh.host.stop()
+        await there.mesh.runtime.stop()
         for path in ("/complete", "/v1/chat/completions"):
             status, document = await there.post(path, ASKED, Authorization=f"Bearer {made.key}")
             assert (status, "sk-mesh" in str(document)) == (503, False)
     async with service(tmp_path, answering=model) as there:
-        await there.mesh.host.stop()
+        await there.mesh.runtime.stop()
         assert (await there.post("/complete", ASKED))[0] == 503
     assert model.requests == []
 
@@ -162,7 +162,7 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
 ) -> None:
     (port,) = ports.take(1)
     async with services.sidecar("mesh", port=port) as sidecar:
-        host = Runtime(
+        runtime = Runtime(
             DaprStore(
                 Options(
                     app_id="mesh",
@@ -178,10 +178,10 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
             )
         )
         for kind in KINDS:
-            host.register(kind)
-        await host.start()
+            runtime.register(kind)
+        await runtime.start()
         database = SqliteDatabase(None)
-        keys = Keys(host, EventLog(database))
+        keys = Keys(runtime, EventLog(database))
         made = await keys.create("helper")
         sidecar.kill()
         asked = (keys.check(made.key), keys.required())
@@ -190,4 +190,4 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
         await sidecar.start()
         assert await keys.required()
         assert (await keys.check(made.key)).agent_id == "helper"
-        await host.stop()
+        await runtime.stop()

@@ -166,19 +166,19 @@ async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> No
 
 
 async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Path) -> None:
-    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_active_bytes=MIB)
-    host.register(ActorKind.of(Diary))
-    await host.start()
+    runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_active_bytes=MIB)
+    runtime.register(ActorKind.of(Diary))
+    await runtime.start()
     try:
         for number in range(50):
-            await host.call(ActorRef("Diary", f"large-{number}"), "write", Line(text=TEXT))
-        assert host.active <= 6
+            await runtime.call(ActorRef("Diary", f"large-{number}"), "write", Line(text=TEXT))
+        assert runtime.active <= 6
         for number in range(50):
-            page = await host.call(ActorRef("Diary", f"large-{number}"), "write", Line(text="more"))
+            page = await runtime.call(ActorRef("Diary", f"large-{number}"), "write", Line(text="more"))
             assert page.lines == [TEXT, "more"]
-        assert host.active <= 6
+        assert runtime.active <= 6
     finally:
-        await host.stop()
+        await runtime.stop()
 
 
 class OpenDiary(Diary):
@@ -190,20 +190,20 @@ class OpenDiary(Diary):
 
 
 async def test_actors_at_rest_are_bounded_by_number_and_those_with_work_stay(tmp_path: Path) -> None:
-    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_resting=10)
+    runtime = Runtime(SqliteStore.in_folder(tmp_path, durability="off"), max_resting=10)
     for kind in (Diary, OpenDiary):
-        host.register(ActorKind.of(kind))
-    await host.start()
+        runtime.register(ActorKind.of(kind))
+    await runtime.start()
     try:
         for number in range(40):
             for kind in ("Diary", "OpenDiary"):
-                await host.call(ActorRef(kind, f"{number}"), "write", Line(text="first"))
-        assert 40 <= host.active <= 51, "40 with work, at most 10 at rest, and one under way"
+                await runtime.call(ActorRef(kind, f"{number}"), "write", Line(text="first"))
+        assert 40 <= runtime.active <= 51, "40 with work, at most 10 at rest, and one under way"
         for number in range(40):
-            page = await host.call(ActorRef("Diary", f"{number}"), "write", Line(text="more"))
+            page = await runtime.call(ActorRef("Diary", f"{number}"), "write", Line(text="more"))
             assert page.lines == ["first", "more"]
     finally:
-        await host.stop()
+        await runtime.stop()
 
 
 async def test_ended_tasks_do_not_stay_in_memory_for_their_payloads(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ async def test_server_that_needs_time_is_called_again_later(
 async def waiting(mesh: MeshUnderTest, count: int) -> None:
     """Wait until the task has waited that often."""
     seen = asyncio.Event()
-    stop = mesh.mesh.host.listen("#", lambda event: seen.set(), ("task.waiting",))
+    stop = mesh.mesh.runtime.listen("#", lambda event: seen.set(), ("task.waiting",))
     while len(mesh.events("task.waiting")) < count:
         seen.clear()
         await seen.wait()
@@ -229,7 +229,7 @@ async def test_address_where_nobody_answers_degrades_and_comes_back(
         await mesh.ask("caller", "Go.")
         assert not model.requests[-1].tools
         ready = asyncio.Event()
-        mesh.mesh.host.listen("#", lambda event: ready.set(), ("toolset.ready",))
+        mesh.mesh.runtime.listen("#", lambda event: ready.set(), ("toolset.ready",))
         async with other.serving(other.port):
             await mesh.advance(1)
             await ready.wait()

@@ -51,7 +51,7 @@ async def refusals(client: Client, value: Any, item: str) -> list[str | None]:
 
 
 async def questions(api: Api, admin: Client, **wanted: Any) -> list[Question]:
-    await api.mesh.host.emit([])  # behind what was queued
+    await api.mesh.runtime.emit([])  # behind what was queued
     return await admin.inbox(**wanted)
 
 

@@ -210,9 +210,9 @@ async def test_secrets_rotate_encrypts_the_tokens_anew(tmp_path: Path, url: str)
 
 async def test_tokens_that_came_during_a_rotation_stay(tmp_path: Path, url: str) -> None:
     async with mesh_of(tmp_path, url) as mesh:
-        sign_ins, host, place = mesh.mesh.get(SignIns), mesh.mesh.host, ActorRef(SIGN_IN, "shop")
+        sign_ins, runtime, place = mesh.mesh.get(SignIns), mesh.mesh.runtime, ActorRef(SIGN_IN, "shop")
         await sign_ins.keep("shop", old := await signed_in(url))
-        read = (await host.read(place)).text
+        read = (await runtime.read(place)).text
         await sign_ins.keep("shop", newer := replace(old, expires_at=9.0))
-        await host.call(place, "renew", Renewal(before=read, after=mesh.mesh.cipher.renew(read)))
+        await runtime.call(place, "renew", Renewal(before=read, after=mesh.mesh.cipher.renew(read)))
         assert await sign_ins.find("shop") == newer

@@ -189,7 +189,7 @@ async def test_the_trail_has_each_change_without_its_text(
     await api.call("PATCH", path, json={"text": SECRET}, headers=admin)
     await api.call("POST", f"{path}/forget", headers=admin)
     await api.call("DELETE", "/memories?subject=it", headers=admin)
-    await api.mesh.host.emit([])
+    await api.mesh.runtime.emit([])
     events = await api.mesh.log.query(EventFilter(event_type=RECORDED, after_seq=last))
     assert [event.fields["action"] for event in events] == [
         "memory.edited",

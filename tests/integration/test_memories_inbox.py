@@ -124,7 +124,7 @@ async def test_many_are_promoted_or_forgotten_at_once(
     assert {item["id"]: item["refused"] for item in items} == {"m-1": None, "m-2": None, "m-3": None}
     assert await status_of(api, "m-3", approver) == ("forgotten", 0)
     assert await listed(api, approver) == ["m-4"]
-    await api.mesh.host.emit([])
+    await api.mesh.runtime.emit([])
     events = await api.mesh.log.query(EventFilter(event_type=RECORDED, after_seq=last))
     assert [event.fields["action"] for event in events] == ["memory.promoted", *["memory.forgotten"] * 3]
     assert not any(word in str(event.fields) for event in events for word in (NOTE, "hostile"))

@@ -160,7 +160,7 @@ async def test_mlflow_gets_a_run_of_each_task_once(mlflow: str, tmp_path: Path) 
             outcome = await mesh.get(Tasks).ask("teller", WORDS)
             known = {"task_id": outcome.task_id, "agent_id": "teller", "topic": TASK_PROGRESS}
             scored = {"name": "thumbs", "value": 1.0, "comment": "", "by": "ada"}
-            await mesh.host.emit([mesh.event("task.scored", scored, **known)])
+            await mesh.runtime.emit([mesh.event("task.scored", scored, **known)])
             count = len(await mesh.log.query(EventFilter(event_type="task.scored")))
             runs = await runs_of(mlflow, count)
         async with service(tmp_path / "mesh", answering=model, agents=[Teller]) as running:

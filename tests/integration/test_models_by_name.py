@@ -150,7 +150,7 @@ def surroundings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
 
 
 async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
-    settings = load_settings(project, host="memory")
+    settings = load_settings(project, store="memory")
     async with build_mesh(settings, project=project, agents=[agent]) as mesh:
         return await MeshUnderTest(mesh, mesh.get(Model), None, [agent]).ask(agent.agent_id, text)
 
@@ -209,7 +209,7 @@ async def test_a_failed_call_is_retried_as_often_as_its_agent_says(
     agent = create_agent(
         "gpt-5.4", api_key=KEY, api_base=f"{fake.url}/v1", timeout=30, num_retries=num_retries
     )
-    settings = load_settings(tmp_path, host="memory", models={"park": False})
+    settings = load_settings(tmp_path, store="memory", models={"park": False})
     async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
         outcome = await MeshUnderTest(mesh, mesh.get(Model), None, [agent]).ask(agent.agent_id, "Sing.")
     assert (outcome.success, len(fake.calls)) == (False, calls)
@@ -241,7 +241,7 @@ async def test_a_prompt_file_is_stronger_than_instructions(tmp_path: Path) -> No
 def test_a_mesh_says_at_once_what_an_agent_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"agent poet: .*OPENAI_API_KEY"):
-        build_mesh(load_settings(tmp_path, host="memory"), project=tmp_path, agents=[Poet])
+        build_mesh(load_settings(tmp_path, store="memory"), project=tmp_path, agents=[Poet])
     gc.collect()  # nothing was opened that would be found open now
 
 
@@ -249,7 +249,7 @@ async def test_where_the_settings_say_offline_nobody_else_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    settings = load_settings(tmp_path, host="memory", model="offline")
+    settings = load_settings(tmp_path, store="memory", model="offline")
     async with build_mesh(settings, project=tmp_path, agents=[Poet]) as mesh:
         assert (
             await MeshUnderTest(mesh, mesh.get(Model), None, [Poet]).ask("poet", "Sing.")

@@ -141,8 +141,8 @@ async def test_events_that_nobody_takes_make_room_for_newer_ones(tmp_path: Path)
             await broker.stop()
             await payloads_of(api.mesh, "edge.disconnected")
             for n in range(6000):
-                now = api.mesh.host.clock.now()
-                api.mesh.host.broadcast(
+                now = api.mesh.runtime.clock.now()
+                api.mesh.runtime.broadcast(
                     Event(id=f"test/{n}", event_type="it.happened", topic="test", time=now, payload=n)
                 )
             await broker.start()

@@ -68,7 +68,7 @@ def collector() -> Iterator[Collector]:
 async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_stopped(
     collector: Collector, tmp_path: Path
 ) -> None:
-    settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=collector.endpoint)
+    settings = load_settings(tmp_path, store="memory", model="offline", otlp_endpoint=collector.endpoint)
     async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
         await mesh.get(Tasks).ask("greeter", "Hello")
     assert {path for path, _ in collector.received} == {"/v1/traces"}
@@ -100,7 +100,7 @@ def test_a_collector_without_the_exporter_installed_is_refused_with_what_to_inst
 ) -> None:
     monkeypatch.delitem(sys.modules, "meshwright.core.otel")
     monkeypatch.setitem(sys.modules, f"opentelemetry.{missing}", None)
-    settings = load_settings(tmp_path, host="memory", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
+    settings = load_settings(tmp_path, store="memory", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
     with pytest.raises(ConfigError, match=re.escape(install_command("otlp"))):
         build_mesh(settings, project=tmp_path, agents=[Greeter])
 
@@ -109,7 +109,7 @@ async def test_a_collector_that_is_away_is_one_line_with_a_remedy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = "http://mesh:hidden@127.0.0.1:1/v1/traces"
-    settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=endpoint)
+    settings = load_settings(tmp_path, store="memory", model="offline", otlp_endpoint=endpoint)
     async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
         await mesh.get(Tasks).ask("greeter", "Hello")
     [line] = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]

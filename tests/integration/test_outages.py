@@ -76,7 +76,7 @@ async def inbox_of(running: RunningMesh) -> list[Any]:
 async def test_an_outage_costs_no_task_and_repeats_no_step(
     tmp_path: Path, scenario: Scenario, wire: Wire
 ) -> None:
-    score = await play(scenario, tmp_path, wire=wire, host="memory", models=SOON)
+    score = await play(scenario, tmp_path, wire=wire, store="memory", models=SOON)
     assert (score.done, score.wrong, score.failed) == (scenario.tasks, 0, 0), score.reasons
     assert score.repeated == 0
     assert score.booked == score.billed > 0

@@ -171,7 +171,7 @@ class World:
     async def deny_all(self) -> None:
         """Deny what is asked, for as long as the mesh runs."""
         waiting = asyncio.Queue[Event]()
-        self.mesh.mesh.host.listen(topics.TASK_PROGRESS, waiting.put_nowait, ("task.waiting",))
+        self.mesh.mesh.runtime.listen(topics.TASK_PROGRESS, waiting.put_nowait, ("task.waiting",))
         while True:
             event = await waiting.get()
             if event.payload["kind"] == "person":

@@ -71,7 +71,7 @@ class Quoter(Agent):
 
 
 async def test_a_key_in_the_error_of_a_tool_or_an_agent_is_shown_nowhere(tmp_path: Path) -> None:
-    settings = load_settings(tmp_path, host="memory")
+    settings = load_settings(tmp_path, store="memory")
     async with build_mesh(settings, project=tmp_path, agents=[Quoter]) as mesh:
         outcome = await mesh.get(Tasks).ask("quoter", "Hello")
         assert outcome.error is not None and "[redacted] was refused after" in outcome.error.message

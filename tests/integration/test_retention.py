@@ -61,7 +61,7 @@ class Careless(Agent):
 
 
 def now_is_later(mesh: Mesh, monkeypatch: pytest.MonkeyPatch, days: float = OLD) -> None:
-    clock = mesh.host.clock
+    clock = mesh.runtime.clock
     now = clock.now
     monkeypatch.setattr(clock, "now", lambda: now() + timedelta(days=days), raising=False)
 
@@ -174,7 +174,7 @@ async def mesh_at(location: Location, folder: Path) -> AsyncIterator[Mesh]:
 async def called(mesh: Mesh, task_id: str) -> None:
     """Have a task cost something."""
     event = mesh.event("model.called", CALL, topic=TASK_PROGRESS, task_id=task_id, tenant_id="default")
-    await mesh.host.emit([event])
+    await mesh.runtime.emit([event])
 
 
 async def test_records_go_some_days_after_their_tasks(
@@ -244,7 +244,7 @@ async def test_old_tasks_are_pruned_whose_events_went_first(
     async with up(tmp_path, retention=AGES) as running:
         mesh, retention = running.mesh, running.mesh.get(Retention)
         task_id = (await running.ask("echo", "a secret")).task_id
-        await mesh.host.emit([mesh.event("app.noted", {}, topic="app.notes") for _ in range(2100)])
+        await mesh.runtime.emit([mesh.event("app.noted", {}, topic="app.notes") for _ in range(2100)])
         assert await mesh.log.prune(max_events=10) > 2000
         assert await listed(mesh) == {task_id}
         now_is_later(mesh, monkeypatch)

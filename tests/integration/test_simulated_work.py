@@ -34,7 +34,7 @@ async def test_work_gets_done_within_the_limits_of_the_settings(
     name: str, tasks: int, wire: Wire, tmp_path: Path
 ) -> None:
     scenario = replace(SCENARIOS[name], tasks=tasks)
-    score = await play(scenario, tmp_path, wire=wire, host="memory", **DEFAULTS)
+    score = await play(scenario, tmp_path, wire=wire, store="memory", **DEFAULTS)
     assert (score.done, score.wrong, score.failed) == (tasks, 0, 0), score.reasons
     assert score.repeated == 0
     assert score.booked == score.billed > 0

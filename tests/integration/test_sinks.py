@@ -63,7 +63,7 @@ async def score(api: Api, task_id: str, name: str, value: float, comment: str = 
         agent_id=view.attempts[-1].agent_id,
         trace_id=view.trace_id,
     )
-    await api.mesh.host.emit([event])
+    await api.mesh.runtime.emit([event])
 
 
 async def event(api: Api, event_type: str) -> dict[str, Any]:

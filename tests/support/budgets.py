@@ -71,8 +71,10 @@ class Provider:
 class Spending:
     """A host with budgets, an accounted model, the calls that were made, and the events on the bus."""
 
-    def __init__(self, host: Runtime, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget):
-        self.host = host
+    def __init__(
+        self, runtime: Runtime, log: EventLog, clock: ManualClock, prices: Prices, *declared: Budget
+    ):
+        self.runtime = runtime
         self.log = log
         self.clock = clock
         self.prices = prices
@@ -80,12 +82,12 @@ class Spending:
         self.provider = Provider()
         self.calls: list[Call] = []
         self.events: list[Event] = []
-        host.listen("spend", self.events.append)
+        runtime.listen("spend", self.events.append)
         self.model = self.another()
 
     def another(self) -> Accounted:
         """An accounted model that knows nothing of the first: as after a crash."""
-        budgets = Budgets(self.declared, self.host)
+        budgets = Budgets(self.declared, self.runtime)
         return Accounted(self.provider, budgets, self.prices, self.calls.append)
 
     async def call(self, dollars: int = 1, *, on_delta: OnDelta | None = None, **fields: Any) -> ModelReply:
@@ -97,7 +99,7 @@ class Spending:
         return state.spent, state.reserved
 
     async def state(self, account: str) -> Balance:
-        state = await self.host.read(ActorRef(ACCOUNT, account))
+        state = await self.runtime.read(ActorRef(ACCOUNT, account))
         assert isinstance(state, Balance)
         return state
 
@@ -138,13 +140,13 @@ async def spending(
     """A mesh's budgets on a host in memory, with a clock to move by hand."""
     database, clock = SqliteDatabase(None), ManualClock(now)
     log = EventLog(database)
-    host = Runtime(SqliteStore(database, log), clock=clock)
-    host.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
-    await host.start()
+    runtime = Runtime(SqliteStore(database, log), clock=clock)
+    runtime.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
+    await runtime.start()
     try:
-        yield Spending(host, log, clock, Prices(default=price, listed=dict), *declared)
+        yield Spending(runtime, log, clock, Prices(default=price, listed=dict), *declared)
     finally:
-        await host.stop()
+        await runtime.stop()
 
 
 def replying(**fields: Any) -> Any:

@@ -22,7 +22,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
-from tests.support.host_harness import HostHarness, Setup, with_kinds
+from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.services import Services, Sidecar
 
 COPY = """
@@ -90,7 +90,7 @@ class Broker:
             self._taken.append((message.topic, message.payload))
 
 
-class DaprHarness(HostHarness):
+class DaprHarness(RuntimeHarness):
     """Workers of one app."""
 
     shares_data = True
@@ -114,7 +114,7 @@ class DaprHarness(HostHarness):
 
     def build(self, data: Data, setup: Setup) -> Runtime:
         (port,) = self._ports.take(1)
-        running = [host for host in data.hosts if host in self._open]
+        running = [runtime for runtime in data.hosts if runtime in self._open]
         pod = f"mesh-{len(running)}.{data.namespace}"
         sidecar = self.services.daprd(
             "mesh", port=port, namespace=data.namespace, pod=pod, protocol=self.channel, bus=self.bus
@@ -137,24 +137,24 @@ class DaprHarness(HostHarness):
         database = None if running else SqliteDatabase(data.folder)
         log = EventLog(database) if database else None
         store = DaprStore(options, clock=setup.clock, database=database, log=log)
-        host = Runtime(
+        runtime = Runtime(
             store,
             clock=setup.clock,
             max_mailbox=setup.max_mailbox,
             max_record_bytes=setup.max_record_bytes,
         )
-        data.hosts.append(host)
-        self._sidecars[host], self.stores[host] = sidecar, store
-        return host
+        data.hosts.append(runtime)
+        self._sidecars[runtime], self.stores[runtime] = sidecar, store
+        return runtime
 
     async def open_on(self, data: Data, setup: Setup) -> Runtime:
-        host = await super().open_on(data, setup)
+        runtime = await super().open_on(data, setup)
         self._broker.send(data.namespace, data.taken)
-        return host
+        return runtime
 
-    def snapshot(self, host: Runtime) -> Data:
+    def snapshot(self, runtime: Runtime) -> Data:
         """Redis runs a script alone, so what it holds is of one moment."""
-        _, data = self._open[host]
+        _, data = self._open[runtime]
         copy = self.new_data()
         address, port = self.services.redis_host.split(":")
         command = ["redis-cli", "-h", address, "-p", port, "--no-auth-warning", "eval", COPY, "0"]
@@ -171,14 +171,14 @@ class DaprHarness(HostHarness):
         target.close()
         return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
 
-    async def end(self, host: Runtime) -> None:
-        self._sidecars[host].kill()
-        await super().end(host)
+    async def end(self, runtime: Runtime) -> None:
+        self._sidecars[runtime].kill()
+        await super().end(runtime)
 
-    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
-        setup, data = self._open.pop(host)
-        await host.stop()
-        self._sidecars[host].stop()
+    async def reopen(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
+        setup, data = self._open.pop(runtime)
+        await runtime.stop()
+        self._sidecars[runtime].stop()
         return await self.open_on(data, with_kinds(setup, kinds))
 
     async def close(self) -> None:

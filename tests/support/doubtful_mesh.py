@@ -80,7 +80,7 @@ class Doubtful:
     async def until_asked(self, count: int) -> None:
         """Wait until so many questions are open."""
         while len(await self.api.client.inbox()) < count:
-            await self.api.mesh.host.emit([])
+            await self.api.mesh.runtime.emit([])
 
     async def ends(self, *tasks: str) -> None:
         """Have the tasks end after their calls."""

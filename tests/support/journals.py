@@ -35,14 +35,14 @@ class SlowDisk(Runtime):
         return asyncio.ensure_future(durable())
 
 
-async def begun(host: Runtime) -> Journal:
+async def begun(runtime: Runtime) -> Journal:
     """The journal of a first claim."""
-    return await Journal.open(host, REF, work(journaled=False))
+    return await Journal.open(runtime, REF, work(journaled=False))
 
 
-async def resumed(host: Runtime, claim: int = 0) -> Journal:
+async def resumed(runtime: Runtime, claim: int = 0) -> Journal:
     """The journal of a later claim of the same attempt."""
-    return await Journal.open(host, REF, work(journaled=True, claim=claim))
+    return await Journal.open(runtime, REF, work(journaled=True, claim=claim))
 
 
 def work(*, journaled: bool, claim: int = 0) -> Work:
@@ -74,18 +74,18 @@ class Effects(list[str]):
         return happen
 
 
-async def answer(host: Runtime, asked: Suspended, value: Any) -> None:
+async def answer(runtime: Runtime, asked: Suspended, value: Any) -> None:
     """Write answers to all that a run waits for, as its thread does."""
-    answers = len(await host.records(REF, f"{STREAM}/answers"))
+    answers = len(await runtime.records(REF, f"{STREAM}/answers"))
     for n, wait in enumerate(asked.suspend.waits, start=answers + 1):
-        await host.append(Record(REF, f"{STREAM}/answers", n, {**wait.step.model_dump(), "result": value}))
+        await runtime.append(Record(REF, f"{STREAM}/answers", n, {**wait.step.model_dump(), "result": value}))
 
 
 HostT = TypeVar("HostT", bound=Runtime)
 
 
 @asynccontextmanager
-async def started(host: HostT) -> AsyncIterator[HostT]:
-    await host.start()
-    yield host
-    await host.stop()
+async def started(runtime: HostT) -> AsyncIterator[HostT]:
+    await runtime.start()
+    yield runtime
+    await runtime.stop()

@@ -9,14 +9,14 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.sql.migrations import MESH, create_versions, upgrade
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore
-from tests.support.host_harness import HostHarness, Setup, with_kinds
+from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.postgres import Address, Cluster
 
 TABLES = ("event_log", "events", "event_blocks", "projection_positions", "tasks", "agent_outcomes", "calls")
 TABLES += ("virtual_keys", "workers", "heads", "messages", "records")
 
 
-class PostgresHarness(HostHarness):
+class PostgresHarness(RuntimeHarness):
     """One worker; a second one may join it."""
 
     shares_data = True
@@ -37,8 +37,8 @@ class PostgresHarness(HostHarness):
             max_record_bytes=setup.max_record_bytes,
         )
 
-    def snapshot(self, host: Runtime) -> Address:
-        _, data = self._open[host]
+    def snapshot(self, runtime: Runtime) -> Address:
+        _, data = self._open[runtime]
         copy = self.new_data()
         session = PostgresDatabase(copy, self.folder).connect_reader()
         create_versions(session)
@@ -62,31 +62,33 @@ class PostgresTrioHarness(PostgresHarness):
         self._others: dict[Runtime, list[Runtime]] = {}
 
     async def open_on(self, data: Address, setup: Setup) -> Runtime:
-        host = await super().open_on(data, setup)
-        self._others[host] = [await super(PostgresTrioHarness, self).open_on(data, setup) for _ in range(2)]
-        return host
+        runtime = await super().open_on(data, setup)
+        self._others[runtime] = [
+            await super(PostgresTrioHarness, self).open_on(data, setup) for _ in range(2)
+        ]
+        return runtime
 
-    async def open_beside(self, host: Runtime, *kinds: ActorKind) -> Runtime:
-        setup, data = self._open[host]
+    async def open_beside(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
+        setup, data = self._open[runtime]
         return await super().open_on(data, with_kinds(setup, kinds))
 
-    async def end(self, host: Runtime) -> None:
-        for other in self._others.pop(host, []):
+    async def end(self, runtime: Runtime) -> None:
+        for other in self._others.pop(runtime, []):
             self._open.pop(other, None)
             await super().end(other)
-        await super().end(host)
+        await super().end(runtime)
 
-    async def crash(self, host: Runtime, *kinds: ActorKind) -> Runtime:
-        setup, data = self._open.pop(host)
-        await self.end(host)
+    async def crash(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
+        setup, data = self._open.pop(runtime)
+        await self.end(runtime)
         return await self.open_on(data, with_kinds(setup, kinds))
 
-    async def kill(self, host: Runtime) -> None:
-        self._open.pop(host)
-        await super().end(host)
+    async def kill(self, runtime: Runtime) -> None:
+        self._open.pop(runtime)
+        await super().end(runtime)
 
-    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
-        for other in self._others.pop(host, []):
+    async def reopen(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
+        for other in self._others.pop(runtime, []):
             self._open.pop(other, None)
             await other.stop()
-        return await super().reopen(host, *kinds)
+        return await super().reopen(runtime, *kinds)

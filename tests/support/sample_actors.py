@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from meshwright.core.errors import Conflict
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 
@@ -119,17 +119,17 @@ def diary(name: str = "one") -> ActorRef:
     return ActorRef("Diary", name)
 
 
-async def lines_of(host: Runtime, name: str = "one") -> list[str]:
-    page = await host.read(diary(name))
+async def lines_of(runtime: Runtime, name: str = "one") -> list[str]:
+    page = await runtime.read(diary(name))
     assert page is None or isinstance(page, Page)
     return page.lines if page is not None else []
 
 
-async def lines_after_crash(host: Runtime, count: int) -> list[str]:
+async def lines_after_crash(runtime: Runtime, count: int) -> list[str]:
     """The lines of the first diary, once there are so many. The crashed host may have told of them before."""
-    while len(await lines_of(host)) < count:
-        await host.call(diary(), "glance")
-    return await lines_of(host)
+    while len(await lines_of(runtime)) < count:
+        await runtime.call(diary(), "glance")
+    return await lines_of(runtime)
 
 
 def to_diary(pattern: str, method: str = "write", name: str = "one") -> Subscription:

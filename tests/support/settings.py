@@ -37,8 +37,6 @@ def in_tables(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in _PLACES:
             table, field = _PLACES[name]
             found[table] = {field: value} | found.get(table, {})
-        elif name == "host":
-            found["store"] = value
         elif isinstance(value, Mapping):
             found[name] = found.get(name, {}) | value
         else:

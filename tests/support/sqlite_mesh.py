@@ -103,7 +103,7 @@ def build(folder: Path, *others: type[Agent], **settings: Any) -> Running:
     gate = asyncio.Event()
     databases: list[Database] = []
 
-    def host(deps: StoreDeps) -> Runtime:
+    def runtime(deps: StoreDeps) -> Runtime:
         databases.append(deps.database)
         return sqlite_runtime(deps)
 
@@ -112,7 +112,7 @@ def build(folder: Path, *others: type[Agent], **settings: Any) -> Running:
         project=ROOT,
         agents=[Echo, type("TestGate", (Gate,), {"opened": gate}), Boss, *others],
         model=OfflineModel(),
-        host=host,
+        runtime=runtime,
     )
     return Running(mesh, databases[0], gate)
 

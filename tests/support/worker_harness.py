@@ -27,20 +27,20 @@ Script = Callable[[Work, Journal], Any]
 class WorkerHarness:
     """A host in memory with one worker, whose work is a test's script."""
 
-    def __init__(self, host: Runtime, script: Script, slots: int) -> None:
-        self.host = host
+    def __init__(self, runtime: Runtime, script: Script, slots: int) -> None:
+        self.runtime = runtime
         self.script = script
-        self.worker = Worker(host, self._run, lambda agent_id: slots)
+        self.worker = Worker(runtime, self._run, lambda agent_id: slots)
         self.begun: list[str] = []
         self.events: list[Event] = []
         self._changed = asyncio.Event()
         registry = Registry()
         helping = Registration(agent_id="helper", name="helper", capabilities=(Capability("general-query"),))
         registry.register(helping)
-        host.register(ActorKind.of(Orchestrator, registry=registry))
-        host.register(ActorKind.of(AgentThread, type="helper"))
-        host.listen("#", self._note)
-        host.attach(self.worker)
+        runtime.register(ActorKind.of(Orchestrator, registry=registry))
+        runtime.register(ActorKind.of(AgentThread, type="helper"))
+        runtime.listen("#", self._note)
+        runtime.attach(self.worker)
 
     async def queue(
         self, task_id: str, thread: str | None = None, *, deadline_at: datetime = NEVER, ended: bool = False
@@ -48,10 +48,10 @@ class WorkerHarness:
         """Have a task accepted, and put it into the inbox of its thread, with `ended` once it is over."""
         ref = ActorRef("helper", f"default:{thread or task_id}")
         task = a_task(task_id, thread_id=thread or task_id, deadline_at=deadline_at)
-        await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
+        await self.runtime.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
         if ended:
             await self.until(lambda: any(event.task_id == task_id for event in self.of("task.timed_out")))
-        await self.host.call(ref, "enqueue", a_dispatch(task).model_dump_json().encode())
+        await self.runtime.call(ref, "enqueue", a_dispatch(task).model_dump_json().encode())
         return ref
 
     async def ended(self, task_id: str) -> Outcome:
@@ -81,7 +81,7 @@ class WorkerHarness:
         return [event for event in self.events if event.event_type == event_type]
 
     async def inbox(self, ref: ActorRef) -> list[tuple[str, str]]:
-        state = await self.host.read(ref)
+        state = await self.runtime.read(ref)
         assert isinstance(state, ThreadState)
         return [(entry.task_id, entry.status) for entry in state.inbox]
 
@@ -99,14 +99,14 @@ class WorkerHarness:
 
 @asynccontextmanager
 async def worker_harness(
-    script: Script, *, slots: int = 8, host: Runtime | None = None
+    script: Script, *, slots: int = 8, runtime: Runtime | None = None
 ) -> AsyncIterator[WorkerHarness]:
-    host = host or memory_runtime()
-    harness = WorkerHarness(host, script, slots)
-    await host.start()
+    runtime = runtime or memory_runtime()
+    harness = WorkerHarness(runtime, script, slots)
+    await runtime.start()
     yield harness
     await harness.worker.drain(0)
-    await host.stop()
+    await runtime.stop()
 
 
 class Gate:

@@ -12,7 +12,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
@@ -33,7 +33,7 @@ from meshwright.work import (
 from meshwright.work.protocol import ORCHESTRATOR, Accept
 from meshwright.work.thread import thread_of
 from meshwright.work.worker import Settler
-from tests.support.host_harness import HostHarness
+from tests.support.harness import RuntimeHarness
 from tests.support.observer import eventually
 
 FINAL = {f"task.{status}" for status in ENDED}
@@ -75,7 +75,7 @@ class Shift:
 
     async def sleep(self, pause: timedelta) -> None:
         """Wait for a time."""
-        due_at = self.pool.host.clock.now() + pause
+        due_at = self.pool.runtime.clock.now() + pause
         await self.journal.wait("sleep", {}, kind="timer", due_at=due_at)
 
     async def delegate(self, task_id: str) -> Any:
@@ -108,7 +108,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        harness: HostHarness,
+        harness: RuntimeHarness,
         script: Script,
         *,
         slots: int = 8,
@@ -118,7 +118,7 @@ class WorkerPool:
         self.script = script
         self.begun: list[str] = []
         self.worker: Worker
-        self.host: Runtime
+        self.runtime: Runtime
         self._harness = harness
         self._slots = slots
         self._agents = agents
@@ -133,16 +133,16 @@ class WorkerPool:
 
     async def reinforce(self) -> Runtime:
         """A second host on the same data, with a worker of its own."""
-        return await self._harness.open_beside(self.host)
+        return await self._harness.open_beside(self.runtime)
 
-    def worker_of(self, host: Runtime) -> Worker:
+    def worker_of(self, runtime: Runtime) -> Worker:
         """The worker that was employed last for a host."""
-        return next(worker for each, worker in reversed(self._workers) if each is host)
+        return next(worker for each, worker in reversed(self._workers) if each is runtime)
 
-    async def kill(self, host: Runtime) -> None:
+    async def kill(self, runtime: Runtime) -> None:
         """End a host and its worker as kill -9 would, beside others on the same data."""
-        await self._end_abruptly(self.worker_of(host))
-        await self._harness.kill(host)
+        await self._end_abruptly(self.worker_of(runtime))
+        await self._harness.kill(runtime)
 
     async def open(self, clock: Clock | None = None) -> None:
         """A host on data of its own, and its worker."""
@@ -152,7 +152,7 @@ class WorkerPool:
             registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=capabilities))
         threads = [ActorKind.of(AgentThread, type=agent_id) for agent_id in self._agents]
         dispatches = [Subscription(topics.tasks(each), thread_of, "enqueue") for each in self._agents]
-        self.host = await self._harness.open(
+        self.runtime = await self._harness.open(
             ActorKind.of(Orchestrator, registry=registry),
             *threads,
             ActorKind.of(BudgetAccount, type=ACCOUNT),
@@ -161,29 +161,29 @@ class WorkerPool:
             clock=clock or SystemClock(),
         )
 
-    def employ(self, host: Runtime) -> Worker:
+    def employ(self, runtime: Runtime) -> Worker:
         """A worker for a host; the latest one is `worker`."""
-        host.listen("#", lambda event: self._changed.set())
-        settle = None if self._settle is None else self._settle(host)
-        self.worker = ToldOn(host, self._run, lambda agent_id: self._slots, settle=settle)
+        runtime.listen("#", lambda event: self._changed.set())
+        settle = None if self._settle is None else self._settle(runtime)
+        self.worker = ToldOn(runtime, self._run, lambda agent_id: self._slots, settle=settle)
         if self.holds_work:
             self.worker.hold()
         self.worker.on_signal = self._changed.set
-        self._workers.append((host, self.worker))
+        self._workers.append((runtime, self.worker))
         return self.worker
 
     def take_over(self, task_id: str) -> Worker:
         """A second worker on the host claims a task, as after a start that the first has overslept."""
         ref = ActorRef("helper", f"default:{task_id}")
-        successor = self.employ(self.host)
-        self.host.attach(successor)
-        successor.signal(ref, Offer(ref, task_id, "default", 5, 0.0, owner=self.host.incarnation))
+        successor = self.employ(self.runtime)
+        self.runtime.attach(successor)
+        successor.signal(ref, Offer(ref, task_id, "default", 5, 0.0, owner=self.runtime.incarnation))
         return successor
 
     async def crash(self) -> None:
         """End everything as kill -9 would, and start again."""
         await self._end_abruptly(self.worker)
-        self.host = await self._harness.crash(self.host)
+        self.runtime = await self._harness.crash(self.runtime)
 
     async def _end_abruptly(self, worker: Worker) -> None:
         worker.lease_lost()  # leaves its work as it is, without a word to the store
@@ -192,7 +192,7 @@ class WorkerPool:
     async def restart(self, drain_seconds: float = 0) -> None:
         """Stop as a mesh does, and start again."""
         await self.worker.drain(drain_seconds)
-        self.host = await self._harness.reopen(self.host)
+        self.runtime = await self._harness.reopen(self.runtime)
 
     async def close(self) -> None:
         """Leave no work behind."""
@@ -203,8 +203,8 @@ class WorkerPool:
 
     async def submit(self, task_id: str, **fields: Any) -> Receipt:
         """Have a task accepted."""
-        accept = Accept.of(a_task(task_id, self.host.clock.now(), **fields))
-        return await self.host.call(ActorRef(ORCHESTRATOR, task_id), "accept", accept)
+        accept = Accept.of(a_task(task_id, self.runtime.clock.now(), **fields))
+        return await self.runtime.call(ActorRef(ORCHESTRATOR, task_id), "accept", accept)
 
     async def outcome(self, task_id: str) -> Outcome:
         """Wait for the outcome of a task."""
@@ -213,7 +213,7 @@ class WorkerPool:
         return outcome_of(event)
 
     async def cancel(self, task_id: str) -> None:
-        await self.host.call(ActorRef(ORCHESTRATOR, task_id), "cancel", Cancel(task_id=task_id))
+        await self.runtime.call(ActorRef(ORCHESTRATOR, task_id), "cancel", Cancel(task_id=task_id))
 
     async def waiting(self, task_id: str) -> dict[str, Any]:
         """Wait until a task has been put aside; what its event says."""
@@ -236,10 +236,10 @@ class WorkerPool:
         """Answer what a task waits for: the last that it did, or a question in these words."""
         key = (await self.waiting(task_id))["key"] if asked is None else await self.asked(task_id, asked)
         ref = ActorRef("helper", f"default:{thread or task_id}")
-        return await self.host.call(ref, "resume", Answer(task_id=task_id, key=key, value=value))
+        return await self.runtime.call(ref, "resume", Answer(task_id=task_id, key=key, value=value))
 
     async def inbox(self, thread: str) -> list[str]:
-        state = await self.host.read(ActorRef("helper", f"default:{thread}"))
+        state = await self.runtime.read(ActorRef("helper", f"default:{thread}"))
         return [entry.task_id for entry in state.inbox] if isinstance(state, ThreadState) else []
 
     async def queued(self, thread: str, *task_ids: str) -> list[str]:
@@ -251,7 +251,7 @@ class WorkerPool:
     async def let_turns_be_taken(self, thread: str) -> None:
         """Claim what nobody has: a turn that changes nothing, behind those that wait."""
         claim = Claim(task_id="nobody's", owner="nobody")
-        await self.host.call(ActorRef("helper", f"default:{thread}"), "claim", claim)
+        await self.runtime.call(ActorRef("helper", f"default:{thread}"), "claim", claim)
 
     # What happens
 

@@ -39,7 +39,7 @@ async def client(mesh: Mesh) -> AsyncIterator[Client]:
 
 
 async def trail(mesh: Mesh) -> list[Event]:
-    await mesh.host.emit([])  # behind what was queued
+    await mesh.runtime.emit([])  # behind what was queued
     found = await mesh.log.query(EventFilter(event_type=RECORDED))
     return [event for event in found if event.fields["action"] != "configuration.changed"]
 

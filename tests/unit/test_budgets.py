@@ -57,7 +57,7 @@ async def test_a_call_that_one_budget_refuses_is_reserved_in_none() -> None:
         with pytest.raises(BudgetExceeded, match="Budget b"):
             await mesh.call()
         assert await mesh.balance("a:mesh") == (0, 0)
-        assert await mesh.host.read(ActorRef(ACCOUNT, "c:mesh")) is None
+        assert await mesh.runtime.read(ActorRef(ACCOUNT, "c:mesh")) is None
         assert mesh.provider.requests == []
 
 
@@ -75,7 +75,7 @@ async def test_a_model_that_is_closed_has_booked_what_its_calls_cost() -> None:
     async with spending(budget(9)) as mesh:
         await mesh.call(1)
         await mesh.model.close()
-        state = await mesh.host.read(ActorRef(ACCOUNT, "pot:mesh"))
+        state = await mesh.runtime.read(ActorRef(ACCOUNT, "pot:mesh"))
         assert isinstance(state, Balance)
         assert (state.spent, state.held) == (1, {})
 
@@ -90,7 +90,7 @@ async def test_a_cost_above_the_estimate_is_booked_as_it_was() -> None:
 async def test_no_budget_takes_no_turn() -> None:
     async with spending() as mesh:
         assert (await mesh.call()).cost_usd == 1
-        assert mesh.host.active == 0
+        assert mesh.runtime.active == 0
 
 
 # Whose budget
@@ -212,4 +212,4 @@ async def test_the_budgets_are_listed_with_what_is_spent_and_reserved() -> None:
 async def test_budgets_that_cannot_be_meant_are_refused(declared: list[Budget], said: str) -> None:
     async with spending() as mesh:
         with pytest.raises(ConfigError, match=said):
-            Budgets(declared, mesh.host)
+            Budgets(declared, mesh.runtime)

@@ -134,7 +134,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
     async with spending(budget(10)) as mesh:
         monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
         with monkeypatch.context() as patch:
-            patch.setattr(mesh.host, "call", away)
+            patch.setattr(mesh.runtime, "call", away)
             with pytest.raises(StoreUnavailable):
                 await mesh.call()
             await mesh.model.budgets.settled()
@@ -145,7 +145,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
 async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with spending(budget(10)) as mesh:
         monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
-        honest, answers = mesh.host.call, iter([True, False])
+        honest, answers = mesh.runtime.call, iter([True, False])
 
         async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:
             reply = await honest(*args, **kwargs)
@@ -153,7 +153,7 @@ async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: 
                 raise StoreUnavailable("it may have happened")
             return reply
 
-        monkeypatch.setattr(mesh.host, "call", lose_the_first_answer)
+        monkeypatch.setattr(mesh.runtime, "call", lose_the_first_answer)
         await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (8, 0)
 

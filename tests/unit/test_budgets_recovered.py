@@ -139,7 +139,7 @@ async def test_a_call_nobody_makes_again_is_booked_as_such_calls_cost_and_has_on
             request(8, context=STEP), mesh.model._estimates.upper_bound, mesh.model._estimates
         )
         assert await mesh.balance("pot:mesh") == (learned, 8)
-        await mesh.host.call(ActorRef(ACCOUNT, "pot:mesh"), "recover")
+        await mesh.runtime.call(ActorRef(ACCOUNT, "pot:mesh"), "recover")
         await mesh.clock.advance(131)
         while not await mesh.recorded():
             await asyncio.sleep(0)
@@ -212,7 +212,7 @@ async def test_what_a_call_cost_is_booked_in_the_end_where_its_account_was_away(
         await until(lambda: mesh.provider.requests)
         mesh.provider.tokens = 3
         with monkeypatch.context() as patch:
-            patch.setattr(mesh.host, "call", away)
+            patch.setattr(mesh.runtime, "call", away)
             mesh.provider.open.set()
             await calling
             await mesh.model.budgets.settled()
@@ -269,14 +269,14 @@ async def test_a_run_that_is_resumed_late_corrects_what_was_booked_in_the_same_w
 
 async def test_a_call_counts_as_booked_once_its_settlement_is_durable() -> None:
     async with spending(budget(10)) as mesh:
-        call, gate = mesh.host.call, asyncio.Event()
+        call, gate = mesh.runtime.call, asyncio.Event()
 
         async def slow(*args: Any, **kwargs: Any) -> Any:
             await gate.wait()
             return await call(*args, **kwargs)
 
         await mesh.call(3, context=STEP)
-        mesh.host.call = slow  # type: ignore[method-assign]
+        mesh.runtime.call = slow  # type: ignore[method-assign]
         (settled,) = [each.settlement for each in mesh.calls]
         booked = asyncio.create_task(mesh.model.budgets.booked({settled.call}))
         await mesh.model.budgets.booked({"another"})

@@ -70,23 +70,25 @@ def failing(error: Exception) -> Scripted:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Runtime]:
-    host = memory_runtime()
-    host.register(ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([Rule(token_ceiling=100)])))
-    await host.start()
-    yield host
-    await host.stop()
+async def runtime() -> AsyncIterator[Runtime]:
+    runtime = memory_runtime()
+    runtime.register(
+        ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([Rule(token_ceiling=100)]))
+    )
+    await runtime.start()
+    yield runtime
+    await runtime.stop()
 
 
-async def compress(host: Runtime, model: Any, request: CompressRequest = LONG) -> CompressResponse:
-    return await ContextClient(host, model, Prompts(PROMPTS)).compress(
+async def compress(runtime: Runtime, model: Any, request: CompressRequest = LONG) -> CompressResponse:
+    return await ContextClient(runtime, model, Prompts(PROMPTS)).compress(
         request, context=lambda: CallContext(task_id="t1")
     )
 
 
-async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host: Runtime) -> None:
+async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(runtime: Runtime) -> None:
     model = saying(GOOD)
-    response = await compress(host, model, SHORT)
+    response = await compress(runtime, model, SHORT)
     assert model.asked == []
     assert response.compressed_context.startswith("METADATA:\nsender: client")
     shown = response.model_dump()
@@ -98,8 +100,8 @@ async def test_a_text_under_the_ceiling_is_deterministic_and_asks_no_model(host:
     }
 
 
-async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: Runtime) -> None:
-    response = await compress(host, saying(f"\n{GOOD}\n"))
+async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(runtime: Runtime) -> None:
+    response = await compress(runtime, saying(f"\n{GOOD}\n"))
     assert (response.method, response.compressed_context, response.error) == ("model", GOOD, None)
     assert response.validation_passed
     assert response.stats.output_tokens == count_tokens(GOOD)
@@ -109,16 +111,16 @@ async def test_a_valid_text_of_the_model_is_used_over_the_ceiling(host: Runtime)
     assert response.stats.duration_ms > 0
 
 
-async def test_the_prompt_files_tags_choose_the_model(host: Runtime, tmp_path: Path) -> None:
+async def test_the_prompt_files_tags_choose_the_model(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "context-service.prompt").write_text("---\ntags: [small, local]\n---\nShorten it.")
     model = saying(GOOD)
-    await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    await ContextClient(runtime, model, Prompts(tmp_path)).compress(LONG)
     assert model.asked[0].tags == ("small", "local")
 
 
-async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(host: Runtime) -> None:
+async def test_the_model_is_called_as_the_context_service_with_the_compression_tag(runtime: Runtime) -> None:
     model = saying(GOOD)
-    await compress(host, model)
+    await compress(runtime, model)
     (asked,) = model.asked
     assert (asked.user, asked.tags, asked.model) == ("context-service", ("compression",), "default")
     prompt = asked.context.prompt
@@ -143,9 +145,9 @@ async def test_the_model_is_called_as_the_context_service_with_the_compression_t
     ids=["invented", "empty", "cut off", "unavailable", "broken", "none"],
 )
 async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_why(
-    host: Runtime, model: Any, why: str
+    runtime: Runtime, model: Any, why: str
 ) -> None:
-    response = await compress(host, model)
+    response = await compress(runtime, model)
     assert (response.success, response.method, response.validation_passed) == (
         True,
         "deterministic-fallback",
@@ -157,48 +159,48 @@ async def test_without_a_valid_text_the_deterministic_one_stands_whole_and_says_
     assert "sk-secret" not in (response.error or "")
 
 
-async def test_a_model_that_hangs_is_given_up(host: Runtime) -> None:
+async def test_a_model_that_hangs_is_given_up(runtime: Runtime) -> None:
     hanging = Scripted(lambda _: asyncio.get_running_loop().create_future())
-    response = await ContextClient(host, hanging, Prompts(PROMPTS), timeout_seconds=0.01).compress(LONG)
+    response = await ContextClient(runtime, hanging, Prompts(PROMPTS), timeout_seconds=0.01).compress(LONG)
     assert response.error == "no model could shorten it within 0.01 seconds"
 
 
 @pytest.mark.parametrize(("wish", "cache"), [("", True), ("cache: false", False)])
 async def test_the_prompt_says_whether_a_cache_may_answer(
-    host: Runtime, tmp_path: Path, wish: str, cache: bool
+    runtime: Runtime, tmp_path: Path, wish: str, cache: bool
 ) -> None:
     (tmp_path / "context-service.prompt").write_text(f"---\ntags: [compression]\n{wish}\n---\nShorten it.")
     model = saying(GOOD)
-    response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    response = await ContextClient(runtime, model, Prompts(tmp_path)).compress(LONG)
     assert response.method == "model"
     assert [asked.cache for asked in model.asked] == [cache]
 
 
-async def test_a_prompt_with_an_unknown_variable_is_replaced(host: Runtime, tmp_path: Path) -> None:
+async def test_a_prompt_with_an_unknown_variable_is_replaced(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "context-service.prompt").write_text("---\ntags: [x]\nvariables: [mood]\n---\n{{mood}}")
     model = saying(GOOD)
-    response = await ContextClient(host, model, Prompts(tmp_path)).compress(LONG)
+    response = await ContextClient(runtime, model, Prompts(tmp_path)).compress(LONG)
     assert response.method == "model"
     assert "NEVER invent" in model.asked[0].messages[0].content
 
 
-async def test_a_cancelled_caller_is_not_answered(host: Runtime) -> None:
+async def test_a_cancelled_caller_is_not_answered(runtime: Runtime) -> None:
     asked = asyncio.Event()
 
     def hang(_: ModelRequest) -> Any:
         asked.set()
         return asyncio.get_running_loop().create_future()
 
-    caller = asyncio.create_task(compress(host, Scripted(hang)))
+    caller = asyncio.create_task(compress(runtime, Scripted(hang)))
     await asked.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
 
 
-async def test_planning_leaves_nothing_behind(host: Runtime) -> None:
-    await compress(host, None, SHORT)
-    state = await host.read(ActorRef(CONTEXT_SERVICE, "default"))
+async def test_planning_leaves_nothing_behind(runtime: Runtime) -> None:
+    await compress(runtime, None, SHORT)
+    state = await runtime.read(ActorRef(CONTEXT_SERVICE, "default"))
     assert state is None or state.model_dump() == {}
 
 
@@ -210,9 +212,9 @@ NOTHING = context_request(sender="client", receiver="b", memories=[])
 
 @pytest.mark.parametrize("request_", [SHORT, LONG, RECALLED, NOTHING], ids=["short", "long", "run", "empty"])
 async def test_rules_in_this_process_give_what_the_actor_gives(
-    host: Runtime, request_: CompressRequest
+    runtime: Runtime, request_: CompressRequest
 ) -> None:
-    asked = await compress(host, None, request_)
+    asked = await compress(runtime, None, request_)
     rules = Rules([Rule(token_ceiling=100)])
     here = ContextClient(memory_runtime(), None, Prompts(PROMPTS), rules=rules)  # not started: nobody to ask
     response = await here.compress(request_)

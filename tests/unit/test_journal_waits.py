@@ -21,16 +21,16 @@ from tests.support.turn_driver import a_task
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Runtime]:
-    async with started(memory_runtime()) as host:
-        yield host
+async def runtime() -> AsyncIterator[Runtime]:
+    async with started(memory_runtime()) as runtime:
+        yield runtime
 
 
 @pytest.fixture
 async def slow() -> AsyncIterator[SlowDisk]:
-    async with started(SlowDisk()) as host:
-        yield host
-        host.reached_the_disk.set()
+    async with started(SlowDisk()) as runtime:
+        yield runtime
+        runtime.reached_the_disk.set()
 
 
 @pytest.fixture
@@ -42,31 +42,31 @@ def effects() -> Effects:
 
 
 async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
-    host: Runtime, effects: Effects
+    runtime: Runtime, effects: Effects
 ) -> None:
     async def run(journal: Journal) -> Any:
         await journal.step("before", {}, effects("before"))
         return await journal.wait("ask", {"question": "why?"}, reason="why?")
 
     with pytest.raises(Suspended) as asked:
-        await run(await begun(host))
+        await run(await begun(runtime))
     [wait] = asked.value.suspend.waits
     assert (wait.wait_id, wait.step.path, wait.step.kind) == (f"{STREAM}/2", "2", "ask")
     assert (wait.kind, wait.reason) == ("person", "why?")
-    await answer(host, asked.value, {"text": "because"})
-    assert await run(await resumed(host)) == {"text": "because"}
+    await answer(runtime, asked.value, {"text": "because"})
+    assert await run(await resumed(runtime)) == {"text": "because"}
     assert effects == ["before"]
 
 
-async def test_a_child_goes_with_the_wait_for_it(host: Runtime) -> None:
+async def test_a_child_goes_with_the_wait_for_it(runtime: Runtime) -> None:
     child = a_task("child")
     with pytest.raises(Suspended) as asked:
-        await (await begun(host)).wait("delegate", {}, child=lambda wait_id, identity: child)
+        await (await begun(runtime)).wait("delegate", {}, child=lambda wait_id, identity: child)
     assert asked.value.suspend.children == (child,)
 
 
-async def test_no_tool_can_swallow_a_wait(host: Runtime) -> None:
-    journal = await begun(host)
+async def test_no_tool_can_swallow_a_wait(runtime: Runtime) -> None:
+    journal = await begun(runtime)
 
     async def swallows() -> str:
         try:
@@ -80,9 +80,9 @@ async def test_no_tool_can_swallow_a_wait(host: Runtime) -> None:
 
 @pytest.mark.parametrize("step_before", [False, True])
 async def test_what_may_not_be_repeated_may_not_wait(
-    host: Runtime, effects: Effects, step_before: bool
+    runtime: Runtime, effects: Effects, step_before: bool
 ) -> None:
-    journal = await begun(host)
+    journal = await begun(runtime)
 
     async def waits() -> Any:
         if step_before:
@@ -162,15 +162,15 @@ async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effec
 # Events
 
 
-async def test_a_step_tells_once_what_came_of_it(host: Runtime, effects: Effects) -> None:
+async def test_a_step_tells_once_what_came_of_it(runtime: Runtime, effects: Effects) -> None:
     told: list[Event] = []
-    host.listen("task-progress", told.append)
+    runtime.listen("task-progress", told.append)
 
     def tell(result: Any) -> list[ProgressEvent]:
         return [ProgressEvent("model.called", {"said": result}), ProgressEvent("money.spent", {})]
 
     for opened in (begun, begun, resumed):
-        journal = await opened(host)
+        journal = await opened(runtime)
         await journal.step("model", {}, effects("yes"), tell=tell)
         await journal.confirm()
     assert [(event.id, event.event_type) for event in told] == [
@@ -201,41 +201,41 @@ def call(name: str) -> tuple[dict[str, Any], ProgressEvent]:
 
 
 async def test_a_call_commits_with_its_step_and_its_event_has_its_id() -> None:
-    async with started(Commits()) as host:
-        journal = await begun(host)
+    async with started(Commits()) as runtime:
+        journal = await begun(runtime)
         async with journal.open_step("model", {}) as step:
             step.add_call(*call("refused"))
             journal.add_call(*call("made"))
             step.finish("yes")
         await journal.confirm()
-        assert host.appended == [(STREAM, [f"{REF}/refused", f"{REF}/made"])]
-        [record] = (await resumed(host)).earlier
+        assert runtime.appended == [(STREAM, [f"{REF}/refused", f"{REF}/made"])]
+        [record] = (await resumed(runtime)).earlier
         assert record["calls"] == [{"model": "refused"}, {"model": "made"}]
 
 
 async def test_a_call_of_a_step_that_fails_is_recorded_at_once() -> None:
-    async with started(Commits()) as host:
-        journal = await begun(host)
+    async with started(Commits()) as runtime:
+        journal = await begun(runtime)
         with pytest.raises(asyncio.CancelledError):
             async with journal.open_step("model", {}):
                 journal.add_call(*call("broken off"))
                 raise asyncio.CancelledError
-        assert host.appended == [(STREAM, [f"{REF}/broken off"])]
-        journal = await resumed(host)
+        assert runtime.appended == [(STREAM, [f"{REF}/broken off"])]
+        journal = await resumed(runtime)
         assert journal.earlier == [{"calls": [{"model": "broken off"}], "cut": ["1", 0]}]
         journal.add_call(*call("late"))
-        assert (await resumed(host)).earlier[1] == {"calls": [{"model": "late"}]}
+        assert (await resumed(runtime)).earlier[1] == {"calls": [{"model": "late"}]}
 
 
 async def test_an_approval_that_one_restart_used_is_asked_for_again_after_the_next(
-    host: Runtime, effects: Effects
+    runtime: Runtime, effects: Effects
 ) -> None:
     async def run(attempt: int) -> None:
         replaced = tuple(f"steps/t1/1/{before}" for before in range(1, attempt))
         grant = work(journaled=False).model_copy(
             update={"attempt": attempt, "first_steps": f"steps/t1/1/{attempt}", "replaced": replaced}
         )
-        journal = await Journal.open(host, REF, grant)
+        journal = await Journal.open(runtime, REF, grant)
         await journal.wait("approve ship", {"order": 1}, reason="May it?")
         await journal.step("tool ship", {"order": 1}, effects("shipped"))
 
@@ -243,7 +243,7 @@ async def test_an_approval_that_one_restart_used_is_asked_for_again_after_the_ne
         await run(1)
     [wait] = asked.value.suspend.waits
     decided = {**wait.step.model_dump(), "result": {"approve": True}, "answered_at": "2026-01-01T00:00:00Z"}
-    await host.append(Record(REF, f"{STREAM}/answers", 1, decided))
+    await runtime.append(Record(REF, f"{STREAM}/answers", 1, decided))
     await run(2)
     with pytest.raises(Suspended):
         await run(3)

@@ -37,14 +37,14 @@ MASTER = "sk-master"
 async def opened_host(folder: Path) -> AsyncIterator[tuple[Runtime, Keys]]:
     database = SqliteDatabase(folder, durability="normal")
     log = EventLog(database, projections=[KeyProjection()])
-    host = Runtime(SqliteStore(database, log), clock=ManualClock(NOW))
+    runtime = Runtime(SqliteStore(database, log), clock=ManualClock(NOW))
     for kind in KINDS:
-        host.register(kind)
-    await host.start()
+        runtime.register(kind)
+    await runtime.start()
     try:
-        yield host, Keys(host, log)
+        yield runtime, Keys(runtime, log)
     finally:
-        await host.stop()
+        await runtime.stop()
 
 
 @asynccontextmanager
@@ -90,14 +90,14 @@ async def test_the_key_itself_is_kept_nowhere(tmp_path: Path) -> None:
 
 async def test_the_key_itself_is_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
-    async with opened_host(tmp_path) as (host, keys):
-        call = host.call
+    async with opened_host(tmp_path) as (runtime, keys):
+        call = runtime.call
 
         async def noted(ref: ActorRef, method: str, body: Any = None) -> Any:
             sent.append(Message("1", ref, method, body).encode())
             return await call(ref, method, body)
 
-        monkeypatch.setattr(host, "call", noted)
+        monkeypatch.setattr(runtime, "call", noted)
         made = await keys.create("helper")
         await keys.revoke(made.key_id)
     assert [made.key_id in data.decode() for data in sent] == [False, True, True]
@@ -117,15 +117,15 @@ async def test_what_is_no_key_is_refused_and_not_repeated(keys: Keys) -> None:
 async def test_a_key_that_could_not_be_made_is_not_listed_and_requires_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened_host(tmp_path) as (host, keys):
-        call = host.call
+    async with opened_host(tmp_path) as (runtime, keys):
+        call = runtime.call
 
         async def fails_to_make(ref: ActorRef, method: str, body: Any = None) -> Any:
             if method == "make":
                 raise StoreUnavailable("gone")
             return await call(ref, method, body)
 
-        monkeypatch.setattr(host, "call", fails_to_make)
+        monkeypatch.setattr(runtime, "call", fails_to_make)
         with pytest.raises(StoreUnavailable):
             await keys.create("helper")
         assert await keys.required()
@@ -143,8 +143,8 @@ async def test_a_mesh_may_have_any_number_of_keys(keys: Keys) -> None:
 
 
 async def test_a_key_has_roles_and_expires(tmp_path: Path) -> None:
-    async with opened_host(tmp_path) as (host, keys):
-        clock = host.clock
+    async with opened_host(tmp_path) as (runtime, keys):
+        clock = runtime.clock
         assert isinstance(clock, ManualClock)
         old = await keys.create("helper")
         made = await keys.create("helper", roles=["viewer", "operator", "viewer"], expires="1m")
@@ -161,8 +161,8 @@ async def test_a_key_has_roles_and_expires(tmp_path: Path) -> None:
 
 
 async def test_rotation_leaves_no_gap_and_keeps_what_the_key_may_spend(tmp_path: Path) -> None:
-    async with opened_host(tmp_path) as (host, keys):
-        clock = host.clock
+    async with opened_host(tmp_path) as (runtime, keys):
+        clock = runtime.clock
         assert isinstance(clock, ManualClock)
         first = await keys.create("helper", tenant_id="acme", roles=["viewer"], expires="30d", budget="5/day")
         await clock.advance(10)
@@ -187,12 +187,12 @@ async def test_rotation_leaves_no_gap_and_keeps_what_the_key_may_spend(tmp_path:
 
 
 async def test_the_last_use_of_a_key_and_its_misuse_are_recorded(tmp_path: Path) -> None:
-    async with opened_host(tmp_path) as (host, keys):
-        clock = host.clock
+    async with opened_host(tmp_path) as (runtime, keys):
+        clock = runtime.clock
         assert isinstance(clock, ManualClock)
         made = await keys.create("helper", tenant_id="acme")
         seen: list[tuple[str, str]] = []
-        host.listen(topics.MESH, lambda event: seen.append((event.event_type, event.tenant_id)))
+        runtime.listen(topics.MESH, lambda event: seen.append((event.event_type, event.tenant_id)))
         for _ in range(50):
             await keys.check(made.key)
         await clock.advance(600)

@@ -50,9 +50,9 @@ async def test_a_call_whose_record_is_lost_is_made_again_and_counted_by_budget_a
     )
     model = CountingModel(books, lambda point: None, cost_usd=DOLLAR)
     fleet = agents(books, lambda point: None)
-    async with build_mesh(settings, project=ROOT, agents=fleet, model=model, host=losing) as mesh:
+    async with build_mesh(settings, project=ROOT, agents=fleet, model=model, runtime=losing) as mesh:
         outcome = await mesh.get(Tasks).ask("clerk", "plain 1")
-        balance = await mesh.host.read(BUDGET)
+        balance = await mesh.runtime.read(BUDGET)
         total = (await costs_of(mesh.log, CostQuery(None))).total
     assert outcome.success and books.calls.count() == 2
     assert (balance.spent, balance.reserved) == (2 * DOLLAR, 0)

@@ -158,7 +158,7 @@ async def test_changed_tool_is_withheld_until_a_person_accepts_it(tmp_path: Path
 async def event_of(mesh: MeshUnderTest, event_type: str) -> AsyncIterator[None]:
     """Wait at the end for an event that the block causes."""
     seen = asyncio.Event()
-    stop = mesh.mesh.host.listen("#", lambda event: seen.set(), (event_type,))
+    stop = mesh.mesh.runtime.listen("#", lambda event: seen.set(), (event_type,))
     yield
     await seen.wait()
     stop()

@@ -14,7 +14,7 @@ from meshwright.events.log import EventLog
 from meshwright.kernel import shared
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Batch, Delivery
 from meshwright.kernel.turns import ActorKind
@@ -70,35 +70,35 @@ class Signals:
 
 
 def new_host(**options: Any) -> Runtime:
-    host = memory_runtime(**options)
-    host.register(ActorKind.of(Book))
-    return host
+    runtime = memory_runtime(**options)
+    runtime.register(ActorKind.of(Book))
+    return runtime
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Runtime]:
-    host = new_host()
-    await host.start()
-    yield host
-    await host.stop()
+async def runtime() -> AsyncIterator[Runtime]:
+    runtime = new_host()
+    await runtime.start()
+    yield runtime
+    await runtime.stop()
 
 
-async def lines_of(host: Runtime) -> list[str]:
-    text = await host.read(ONE)
+async def lines_of(runtime: Runtime) -> list[str]:
+    text = await runtime.read(ONE)
     return text.lines if isinstance(text, Text) else []
 
 
-async def test_a_reply_is_the_callers_own(host: Runtime) -> None:
-    text = await host.call(ONE, "write", {"text": "a"})
+async def test_a_reply_is_the_callers_own(runtime: Runtime) -> None:
+    text = await runtime.call(ONE, "write", {"text": "a"})
     text.lines.append("scribbled by the caller")
-    await host.call(ONE, "write", {"text": "b"})
-    assert await lines_of(host) == ["a", "b"]
+    await runtime.call(ONE, "write", {"text": "b"})
+    assert await lines_of(runtime) == ["a", "b"]
 
 
-async def test_a_reply_that_is_no_json_undoes_its_turn(host: Runtime) -> None:
+async def test_a_reply_that_is_no_json_undoes_its_turn(runtime: Runtime) -> None:
     with pytest.raises(InvalidInput, match="a reply"):
-        await host.call(ONE, "answer_what_is_no_json")
-    assert await host.read(ONE) is None
+        await runtime.call(ONE, "answer_what_is_no_json")
+    assert await runtime.read(ONE) is None
 
 
 class SlowLog:
@@ -123,81 +123,81 @@ class SlowLog:
 
 async def test_nobody_is_told_before_the_log_has_the_event() -> None:
     log, signals, heard = SlowLog(), Signals(), list[Event]()
-    host = new_host(log=log)
-    host.attach(signals)
-    host.listen("#", heard.append)
-    await host.start()
-    call = asyncio.create_task(host.call(ONE, "write", {"text": "a"}))
+    runtime = new_host(log=log)
+    runtime.attach(signals)
+    runtime.listen("#", heard.append)
+    await runtime.start()
+    call = asyncio.create_task(runtime.call(ONE, "write", {"text": "a"}))
     await log.asked.wait()
     assert (heard, signals.taken, call.done()) == ([], [], False)
     log.may_write.set()
     await call
     assert [event.id for event in heard] == [event.id for event in log.events] == ["Book/one/1"]
     assert signals.taken == ["a"]
-    await host.stop()
+    await runtime.stop()
 
 
 async def test_an_event_that_a_crash_kept_from_the_log_is_there_after_the_start() -> None:
     log = SlowLog()
-    host = new_host(log=log)
-    await host.start()
-    call = asyncio.create_task(host.call(ONE, "write", {"text": "a"}))
+    runtime = new_host(log=log)
+    await runtime.start()
+    call = asyncio.create_task(runtime.call(ONE, "write", {"text": "a"}))
     await log.asked.wait()
-    await host.crash()
+    await runtime.crash()
     with pytest.raises(HostError):
         await call
     assert log.events == []
     log.may_write.set()
-    await host.start()
+    await runtime.start()
     assert [event.id for event in log.events] == ["Book/one/1"]
-    await host.stop()
+    await runtime.stop()
 
 
 async def test_a_log_that_fails_stops_the_host_and_says_why() -> None:
     log = SlowLog()
     log.failure = StoreFailed("the disk is full")
     log.may_write.set()
-    host = new_host(log=log)
+    runtime = new_host(log=log)
     failures: list[StoreFailed] = []
-    host.on_failure = failures.append
-    await host.start()
+    runtime.on_failure = failures.append
+    await runtime.start()
     for text in ("a", "b"):
         with pytest.raises(StoreFailed, match="the disk is full"):
-            await host.call(ONE, "write", {"text": text})
+            await runtime.call(ONE, "write", {"text": text})
     assert failures == [log.failure]
-    await host.stop()
+    await runtime.stop()
 
 
 async def test_what_a_publisher_who_gave_up_had_published_is_delivered() -> None:
     log = SlowLog()
-    host = new_host(log=log)
-    host.subscribe(Subscription("news", lambda event: ONE, "write"))
-    await host.start()
-    event = Event(id="e1", event_type="told", topic="news", time=host.clock.now(), payload={"text": "a"})
-    publishing = asyncio.create_task(host.publish(event))
+    runtime = new_host(log=log)
+    runtime.subscribe(Subscription("news", lambda event: ONE, "write"))
+    await runtime.start()
+    event = Event(id="e1", event_type="told", topic="news", time=runtime.clock.now(), payload={"text": "a"})
+    publishing = asyncio.create_task(runtime.publish(event))
     await log.asked.wait()
     publishing.cancel()
     written = asyncio.Event()
-    host.listen("books", lambda event: written.set())
+    runtime.listen("books", lambda event: written.set())
     log.may_write.set()
     await written.wait()
-    assert await lines_of(host) == ["a"]
-    await host.stop()
+    assert await lines_of(runtime) == ["a"]
+    await runtime.stop()
 
 
 async def test_the_event_log_numbers_what_listeners_hear() -> None:
     database = SqliteDatabase()
     log = EventLog(database)
-    host = new_host(log=log, database=database)
+    runtime = new_host(log=log, database=database)
     heard: list[Event] = []
-    host.listen("#", heard.append)
-    await host.start()
+    runtime.listen("#", heard.append)
+    await runtime.start()
     for text in ("a", "b"):
-        await host.call(ONE, "write", {"text": text})
+        await runtime.call(ONE, "write", {"text": text})
     kept = await log.query(EventFilter())
     assert [(event.seq, event.payload["text"]) for event in heard] == [(1, "a"), (2, "b")]
     assert kept == heard
-    await host.stop()
+    await runtime.stop()
 
 
 def mail_to_one(*pairs: str) -> list[Delivery]:
@@ -251,31 +251,33 @@ def test_the_same_seed_draws_the_same_chances(seed: int) -> None:
 
 async def test_a_restart_by_chance_loses_signals_and_recovers_pending_work() -> None:
     signals, data = Signals(), MemoryData()
-    host = new_host(faults=Faults(restart=1.0, max_restarts=1), data=data)
-    host.attach(signals)
-    await host.start()
-    first = host.incarnation
-    await host.call(ONE, "write", {"text": "a"})
-    text = await host.call(ONE, "write", {"text": "b"})
-    assert await host.has_expired(first)
+    runtime = new_host(faults=Faults(restart=1.0, max_restarts=1), data=data)
+    runtime.attach(signals)
+    await runtime.start()
+    first = runtime.incarnation
+    await runtime.call(ONE, "write", {"text": "a"})
+    text = await runtime.call(ONE, "write", {"text": "b"})
+    assert await runtime.has_expired(first)
     assert (text.lines, text.incarnations) == (["a", "b"], 1)
     assert signals.taken == ["b"]
-    await host.stop()
+    await runtime.stop()
 
 
 async def test_what_is_lost_does_not_come_and_pending_work_is_redriven() -> None:
-    host = new_host(faults=Faults(lose=1.0))
-    host.subscribe(Subscription("news", lambda event: ONE, "write"))
+    runtime = new_host(faults=Faults(lose=1.0))
+    runtime.subscribe(Subscription("news", lambda event: ONE, "write"))
     redriven = asyncio.Event()
-    host.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
-    await host.start()
+    runtime.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
+    await runtime.start()
     other = ActorRef("Book", "other")
-    await host.call(other, "write", {"text": "a"})
-    await host.publish(Event(id="e1", event_type="told", topic="news", time=host.clock.now(), payload={}))
+    await runtime.call(other, "write", {"text": "a"})
+    await runtime.publish(
+        Event(id="e1", event_type="told", topic="news", time=runtime.clock.now(), payload={})
+    )
     await redriven.wait()
-    assert await host.read(ONE) is None
-    assert (await host.call(other, "write", {"text": "b"})).redrives == 1
-    await host.stop()
+    assert await runtime.read(ONE) is None
+    assert (await runtime.call(other, "write", {"text": "b"})).redrives == 1
+    await runtime.stop()
 
 
 async def test_what_was_lost_before_a_start_is_redriven_after_it() -> None:
@@ -284,13 +286,13 @@ async def test_what_was_lost_before_a_start_is_redriven_after_it() -> None:
     await before.start()
     assert (await before.call(ONE, "write", {"text": "a"})).redrives == 0
     await before.crash()
-    host = new_host(data=data, faults=Faults(lose=0.1))
+    runtime = new_host(data=data, faults=Faults(lose=0.1))
     redriven = asyncio.Event()
-    host.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
-    await host.start()
+    runtime.listen("books", lambda event: redriven.set() if event.event_type == "book.redriven" else None)
+    await runtime.start()
     await redriven.wait()
-    assert (await host.call(ONE, "write", {"text": "b"})).redrives == 1
-    await host.stop()
+    assert (await runtime.call(ONE, "write", {"text": "b"})).redrives == 1
+    await runtime.stop()
 
 
 class Unavailable(MemoryStore):
@@ -309,14 +311,14 @@ async def test_what_a_store_could_not_commit_is_tried_again_and_callers_are_told
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shared, "RETRY_SECONDS", 0)
-    host = Runtime(Unavailable())
-    host.register(ActorKind.of(Book))
-    await host.start()
+    runtime = Runtime(Unavailable())
+    runtime.register(ActorKind.of(Book))
+    await runtime.start()
     with pytest.raises(StoreUnavailable):
-        await host.call(ONE, "write", {"text": "a"})
+        await runtime.call(ONE, "write", {"text": "a"})
     written = asyncio.Event()
-    host.listen("books", lambda event: written.set())
-    await host.send(Message("m1", ONE, "write", {"text": "b"}))
+    runtime.listen("books", lambda event: written.set())
+    await runtime.send(Message("m1", ONE, "write", {"text": "b"}))
     await written.wait()
-    assert await lines_of(host) == ["b"]
-    await host.stop()
+    assert await lines_of(runtime) == ["b"]
+    await runtime.stop()

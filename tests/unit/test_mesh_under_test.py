@@ -97,10 +97,10 @@ async def test_an_agent_answers_whatever_goes_wrong_beneath_it(seed: int, number
 async def test_time_moves_only_by_hand_where_the_clock_is_manual() -> None:
     async with mesh_for(Greeter, clock=ManualClock(), model=ScriptedModel("Hello!")) as mesh:
         outcome = await mesh.ask("greeter", "Greet Bob.")
-        before = mesh.mesh.host.clock.now()
+        before = mesh.mesh.runtime.clock.now()
         await mesh.advance(60)
     assert outcome.completed_at == before
-    assert (mesh.mesh.host.clock.now() - before).total_seconds() == 60
+    assert (mesh.mesh.runtime.clock.now() - before).total_seconds() == 60
 
 
 async def test_a_mesh_on_real_time_cannot_be_moved() -> None:
@@ -110,7 +110,7 @@ async def test_a_mesh_on_real_time_cannot_be_moved() -> None:
 
 
 async def test_a_mesh_may_be_set_to_run_in_memory(tmp_path: Path) -> None:
-    settings = load_settings(tmp_path, host="memory")
+    settings = load_settings(tmp_path, store="memory")
     async with build_mesh(
         settings, project=tmp_path, agents=[Greeter], model=ScriptedModel("Hello!")
     ) as mesh:

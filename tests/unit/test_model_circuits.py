@@ -273,10 +273,10 @@ async def test_a_refusal_is_an_event_and_other_workers_take_it(
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{fake.url}/v1")
     agent = create_agent("gpt-5.4", agent_id="poet")
-    settings = load_settings(tmp_path, host="memory", max_attempts=1)
+    settings = load_settings(tmp_path, store="memory", max_attempts=1)
     async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
         seen: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-        mesh.host.listen(topics.MESH, seen.set_result, ("deployment.refused",))
+        mesh.runtime.listen(topics.MESH, seen.set_result, ("deployment.refused",))
         fake.faults.append(Fault(status=401))
         await mesh.get(Tasks).submit(TaskRequest(agent_id="poet", payload={"text": "Sing."}))
         event = await asyncio.wait_for(seen, 60)

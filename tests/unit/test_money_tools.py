@@ -168,7 +168,7 @@ async def next_event(mesh: MeshUnderTest) -> None:
     import asyncio
 
     news = asyncio.Event()
-    stop = mesh.mesh.host.listen("#", lambda event: news.set())
+    stop = mesh.mesh.runtime.listen("#", lambda event: news.set())
     try:
         async with asyncio.timeout(240):
             await news.wait()

@@ -123,8 +123,8 @@ async def test_a_result_that_no_record_can_hold_is_kept_as_far_as_it_can() -> No
 
 async def records_of(mesh: Mesh, task_id: str) -> list[Any]:
     ref = ActorRef("tester", f"default:{task_id}")
-    streams = dict.fromkeys(await streams_of(mesh.host, ref, steps_stream(task_id, 1, 1)))
-    return [record.value for stream in streams for record in await mesh.host.records(ref, stream)]
+    streams = dict.fromkeys(await streams_of(mesh.runtime, ref, steps_stream(task_id, 1, 1)))
+    return [record.value for stream in streams for record in await mesh.runtime.records(ref, stream)]
 
 
 @pytest.mark.parametrize("line", ["line 9999\n", "line 19998\n"])

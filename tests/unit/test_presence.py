@@ -56,7 +56,7 @@ async def mesh(clock: ManualClock) -> AsyncIterator[MeshUnderTest]:
 
 
 def from_afar(mesh: MeshUnderTest, event_type: str, payload: object = None) -> Event:
-    now = mesh.mesh.host.clock.now()
+    now = mesh.mesh.runtime.clock.now()
     return Event(
         id=f"far/{event_type}/{now.timestamp()}",
         event_type=event_type,
@@ -70,7 +70,7 @@ def from_afar(mesh: MeshUnderTest, event_type: str, payload: object = None) -> E
 async def register_far(mesh: MeshUnderTest) -> None:
     capability = Capability("being", preferred=True)
     registration = Registration(agent_id="far", name="Far", capabilities=(capability,))
-    await mesh.mesh.host.publish(from_afar(mesh, "agent.registered", registration))
+    await mesh.mesh.runtime.publish(from_afar(mesh, "agent.registered", registration))
 
 
 def status_of(mesh: MeshUnderTest, agent_id: str) -> AgentStatus:
@@ -126,7 +126,7 @@ async def test_an_agent_of_another_process_is_degraded_then_offline_and_then_rec
     assert mesh.mesh.get(Registry).best("being").agent_id == "here"
     with pytest.raises(NoAgentAvailable, match="far is offline"):
         await mesh.submit(agent_id="far")
-    mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
+    mesh.mesh.runtime.broadcast(from_afar(mesh, "agent.heartbeat"))
     await mesh.advance(5)
     event = await told(mesh, "agent.recovered", "far")
     assert event.payload["was"] == "offline"
@@ -146,7 +146,7 @@ async def test_heartbeats_keep_an_agent_of_another_process_online(mesh: MeshUnde
     await register_far(mesh)
     for _ in range(5):
         await mesh.advance(50)
-        mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
+        mesh.mesh.runtime.broadcast(from_afar(mesh, "agent.heartbeat"))
     assert status_of(mesh, "far") == "online"
     assert not mesh.events("agent.degraded")
 
@@ -154,7 +154,7 @@ async def test_heartbeats_keep_an_agent_of_another_process_online(mesh: MeshUnde
 async def test_a_heartbeat_of_an_agent_that_never_registered_is_passed_over(
     mesh: MeshUnderTest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
+    mesh.mesh.runtime.broadcast(from_afar(mesh, "agent.heartbeat"))
     await mesh.advance(5)
     assert "far" not in {agent.agent_id for agent in mesh.mesh.get(Registry).agents()}
     assert caplog.text == ""
@@ -163,7 +163,7 @@ async def test_a_heartbeat_of_an_agent_that_never_registered_is_passed_over(
 async def test_nobody_can_pass_for_an_agent_of_this_process(mesh: MeshUnderTest) -> None:
     impostor = Registration(agent_id="here", name="Impostor", capabilities=(Capability("flying"),))
     event = from_afar(mesh, "agent.registered", impostor).model_copy(update={"agent_id": "here"})
-    await mesh.mesh.host.publish(event)
+    await mesh.mesh.runtime.publish(event)
     assert mesh.mesh.get(Registry).find("here").name == "Here"
     assert mesh.mesh.get(Registry).capabilities() == ["being"]
 
@@ -211,7 +211,7 @@ async def test_a_dependency_that_hangs_makes_its_agent_unhealthy_after_three_sec
     agent = type("Resting", (Here,), {"health_check_urls": (f"http://{host}:{port}/",)})
     changed: asyncio.Queue[Event] = asyncio.Queue()
     async with asyncio.timeout(240), server, mesh_for(agent) as mesh:
-        mesh.mesh.host.listen(topics.AGENTS, changed.put_nowait)
+        mesh.mesh.runtime.listen(topics.AGENTS, changed.put_nowait)
         while (unhealthy := await changed.get()).event_type != "agent.unhealthy":
             pass
         with pytest.raises(NoAgentAvailable, match="did not answer within 3 s"):

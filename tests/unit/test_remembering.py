@@ -36,7 +36,7 @@ async def test_a_task_without_a_thread_keeps_no_history(clerk: type[Clerk]) -> N
     async with mesh_for(clerk, model=ScriptedModel("Fine.")) as mesh:
         outcome = await mesh.ask("clerk", "How are you?")
         ref = ActorRef("Conversation", f"default:{outcome.task_id}")
-        assert await mesh.mesh.host.records(ref, "messages") == []
+        assert await mesh.mesh.runtime.records(ref, "messages") == []
 
 
 async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Clerk]) -> None:

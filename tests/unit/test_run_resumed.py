@@ -149,7 +149,7 @@ async def test_the_history_of_a_thread_outlives_a_restart(tmp_path: Path) -> Non
     async with kept(tmp_path, Talker, model=ScriptedModel("The capital is Lima.")) as mesh:
         await mesh.get(Tasks).ask("talker", "What is Peru's capital?", thread_id="talk")
         ref = ActorRef("Conversation", "default:talk")
-        records = await mesh.host.records(ref, "messages")
+        records = await mesh.runtime.records(ref, "messages")
         assert [record.value["role"] for record in records] == ["user", "assistant"]
     model = ScriptedModel("Lima.")
     async with kept(tmp_path, Talker, model=model) as mesh:

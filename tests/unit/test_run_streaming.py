@@ -88,7 +88,7 @@ async def test_an_answer_is_shown_while_it_is_written_and_kept_nowhere() -> None
     begun, opened = asyncio.Event(), asyncio.Event()
     model = Typist(["The beginning of a longer answer,", opened.wait, " and its end."])
     async with mesh_for(Writer, model=model) as mesh:
-        mesh.mesh.host.listen("task-progress", lambda event: begun.set() if is_delta(event) else None)
+        mesh.mesh.runtime.listen("task-progress", lambda event: begun.set() if is_delta(event) else None)
         receipt = await mesh.submit(agent_id="writer", payload={"text": "Write."})
         await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
         assert not mesh.events("model.called")
@@ -189,7 +189,7 @@ async def test_a_replayed_step_streams_nothing(tmp_path: Path) -> None:
     def built(model: Any) -> tuple[Mesh, list[Event]]:
         mesh = build_mesh(load_settings(tmp_path), project=tmp_path, agents=[Holder], model=model)
         seen: list[Event] = []
-        mesh.host.listen("task-progress", lambda event: seen.append(event) if is_delta(event) else None)
+        mesh.runtime.listen("task-progress", lambda event: seen.append(event) if is_delta(event) else None)
         return mesh, seen
 
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -273,7 +273,7 @@ async def test_a_reader_that_does_not_read_costs_the_writer_nothing(
         caught_up = asyncio.ensure_future(anext(following))
         await asyncio.sleep(0)
         for n in range(3 * MAX_UNLOGGED):
-            mesh.mesh.host.broadcast(piece(n))
+            mesh.mesh.runtime.broadcast(piece(n))
         outcome = await mesh.ask("writer", "Write.")
         seen += await caught_up
         while seen[-1].event_type != "task.succeeded":
@@ -304,7 +304,7 @@ async def test_a_reader_sees_the_pieces_of_what_it_follows_alone() -> None:
         readers = [mesh.mesh.log.follow(each, live=True) for each in (*others, *wanted)]
         reading = [asyncio.ensure_future(anext(reader)) for reader in readers]
         await asyncio.sleep(0)
-        mesh.mesh.host.broadcast(piece(1))
+        mesh.mesh.runtime.broadcast(piece(1))
         await asyncio.wait(reading[2:], timeout=PATIENCE_SECONDS)
         assert [each.done() for each in reading] == [False, False, True, True]
         assert [[piece.id for piece in each.result()] for each in reading[2:]] == [["p1"], ["p1"]]

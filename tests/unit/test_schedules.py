@@ -50,7 +50,7 @@ class Office:
         self.clock = clock
         self.watch = Watch()
         self.client = Client.local(mesh)
-        mesh.host.listen("#", self.watch.take)
+        mesh.runtime.listen("#", self.watch.take)
 
     async def put(self, name: str = "a", **fields: Any) -> dict[str, Any]:
         return await self.client.call("PUT", f"/schedules/{name}", body={**EVERY_MINUTE, **fields})

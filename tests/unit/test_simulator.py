@@ -54,7 +54,7 @@ def hit_by(kind: Kind, **fields: Any) -> Scenario:
 @pytest.mark.parametrize("name", ["research", "thinking"])
 async def test_a_mesh_gets_the_work_done(name: str, wire: Wire, tmp_path: Path) -> None:
     scenario = replace(SCENARIOS[name], tasks=2)
-    score = await play(scenario, tmp_path, wire=wire, host="memory")
+    score = await play(scenario, tmp_path, wire=wire, store="memory")
     assert (score.done, score.wrong, score.failed, score.repeated) == (2, 0, 0, 0), score.reasons
     assert score.booked == score.billed > 0
 

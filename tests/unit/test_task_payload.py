@@ -31,9 +31,9 @@ class Vandal(Agent):
         return "seen"
 
 
-@pytest.mark.parametrize("host", ["sqlite", "memory"])
-async def test_nobody_changes_the_record_of_a_task(tmp_path: Path, host: str) -> None:
-    settings = load_settings(tmp_path, host=host, data_dir=tmp_path / "data")
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+async def test_nobody_changes_the_record_of_a_task(tmp_path: Path, store: str) -> None:
+    settings = load_settings(tmp_path, store=store, data_dir=tmp_path / "data")
     async with build_mesh(settings, project=tmp_path, agents=[Vandal], model=ScriptedModel()) as mesh:
         request = TaskRequest(agent_id="vandal", payload={"text": "given", "parts": [1, 2]})
         receipt = await mesh.get(Tasks).submit(request)

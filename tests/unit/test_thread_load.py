@@ -42,11 +42,11 @@ def mesh_on(data: MemoryData, tmp_path: Path, *, opened: bool, max_thread_tasks:
     if opened:
         gate.opened.set()
     return build_mesh(
-        load_settings(tmp_path, host="memory", max_thread_tasks=max_thread_tasks),
+        load_settings(tmp_path, store="memory", max_thread_tasks=max_thread_tasks),
         project=tmp_path,
         agents=[Echo, gate],
         model=OfflineModel(),
-        host=lambda given: memory_runtime(given.clock, log=given.log, database=given.database, data=data),
+        runtime=lambda given: memory_runtime(given.clock, log=given.log, database=given.database, data=data),
     )
 
 

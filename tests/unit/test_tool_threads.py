@@ -88,7 +88,7 @@ async def until(mesh: MeshUnderTest, what: Callable[[Event], bool]) -> Event:
         if what(event) and not found.done():
             found.set_result(event)
 
-    stop = mesh.mesh.host.listen("#", hear)
+    stop = mesh.mesh.runtime.listen("#", hear)
     for event in mesh.events():
         hear(event)
     try:

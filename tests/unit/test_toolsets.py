@@ -224,7 +224,7 @@ async def test_run_keeps_the_tools_that_it_began_with() -> None:
         assert isinstance(shared.toolset, Changing)
         shared.toolset.names = ["double", "quadruple"]
         changed = asyncio.Event()
-        mesh.mesh.host.listen("#", lambda event: changed.set(), ("toolset.changed",))
+        mesh.mesh.runtime.listen("#", lambda event: changed.set(), ("toolset.changed",))
         shared.toolset.changed()
         await changed.wait()
         await mesh.answer(question, {"approve": True})

@@ -102,7 +102,7 @@ async def test_journal_keeps_each_result_of_a_tool_once() -> None:
         receipt = await mesh.submit(agent_id="reader", payload={"text": "Read it."}, thread_id="t1")
         await mesh.outcome(receipt.task_id)
         ref = ActorRef("reader", "default:t1")
-        records = await mesh.mesh.host.records(ref, f"steps/{receipt.task_id}/1/1")
+        records = await mesh.mesh.runtime.records(ref, f"steps/{receipt.task_id}/1/1")
     assert sum("a long line" in str(stored.value) for stored in records) == 1
 
 
@@ -362,5 +362,5 @@ async def test_steps_pass_over_a_call_that_a_budget_booked_and_that_names_no_pat
         before = await client.steps(task_id)
         cut = {"step": 1, "attempt": 1, "outcome": "cut", "cost_usd": "0.5"}
         mesh.mesh.tell("model.called", cut, task_id=task_id, tenant_id="default")
-        await mesh.mesh.host.emit([])
+        await mesh.mesh.runtime.emit([])
         assert await client.steps(task_id) == before

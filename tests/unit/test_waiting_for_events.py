@@ -33,7 +33,7 @@ async def waits(mesh: MeshUnderTest, count: int = 1, **payload: Any) -> str:
     request = TaskRequest(agent_id="listener", payload=payload)
     task_id = (await mesh.submit(request)).task_id
     news = asyncio.Event()
-    end = mesh.mesh.host.listen("#", lambda event: news.set())
+    end = mesh.mesh.runtime.listen("#", lambda event: news.set())
     await eventually(lambda: len(mesh.events("task.waiting")) >= count, news)
     end()
     return task_id

@@ -70,7 +70,7 @@ async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() ->
                 )
             return reply
 
-    async with worker_harness(asks, slots=2, host=memory_runtime(sort=Hasty)) as here:
+    async with worker_harness(asks, slots=2, runtime=memory_runtime(sort=Hasty)) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
     assert here.begun == ["t1", "t1"]
@@ -90,24 +90,24 @@ class Counting(Runtime):
 
 
 async def test_what_a_worker_has_is_not_claimed_again_however_often_it_is_offered() -> None:
-    gate, host = Gate(), memory_runtime(sort=Counting)
-    async with worker_harness(gate, host=host) as here:
+    gate, runtime = Gate(), memory_runtime(sort=Counting)
+    async with worker_harness(gate, runtime=runtime) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
         for _ in range(3):
-            await host.call(ref, "redrive")
+            await runtime.call(ref, "redrive")
         gate.opened.set()
         await here.ended("t1")
         await here.rests()
-    assert (here.begun, host.claims) == (["t1"], 1)
+    assert (here.begun, runtime.claims) == (["t1"], 1)
 
 
 async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -> None:
     data, gate = MemoryData(), Gate()
     elsewhere = memory_runtime(sort=Counting, data=data)
     async with (
-        worker_harness(gate, host=memory_runtime(data=data)) as here,
-        worker_harness(gate, host=elsewhere) as there,
+        worker_harness(gate, runtime=memory_runtime(data=data)) as here,
+        worker_harness(gate, runtime=elsewhere) as there,
     ):
         ref = await here.queue("t1")
         await here.has_begun("t1")
@@ -115,7 +115,7 @@ async def test_what_another_worker_has_is_not_asked_for_while_that_one_lives() -
         await there.rests()
         assert elsewhere.claims == 0
         await here.worker.drain(0)
-        await here.host.crash()
+        await here.runtime.crash()
         await elsewhere.call(ref, "redrive")
         await there.has_begun("t1")
     assert elsewhere.claims == 1
@@ -235,19 +235,19 @@ async def test_work_whose_host_ends_is_left_to_the_next_start(error: HostError) 
 
 @pytest.mark.usefixtures("no_pauses")
 async def test_the_end_of_work_waits_for_room_in_the_mailbox() -> None:
-    host = memory_runtime(max_mailbox=3)
+    runtime = memory_runtime(max_mailbox=3)
     sending: list[asyncio.Future[list[None]]] = []
 
     async def fills_the_mailbox(work: Work, journal: Journal) -> None:
         ref = ActorRef("helper", "default:t1")
         answer = Answer(task_id="none", key="none")
-        sends = [asyncio.create_task(host.send(Message(f"m{n}", ref, "resume", answer))) for n in range(3)]
+        sends = [asyncio.create_task(runtime.send(Message(f"m{n}", ref, "resume", answer))) for n in range(3)]
         await asyncio.sleep(0)  # all have begun
         with pytest.raises(MailboxFull):
-            await host.call(ref, "resume", answer)
+            await runtime.call(ref, "resume", answer)
         sending.append(asyncio.gather(*sends))
 
-    async with worker_harness(fills_the_mailbox, host=host) as here:
+    async with worker_harness(fills_the_mailbox, runtime=runtime) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).success
         await sending[0]

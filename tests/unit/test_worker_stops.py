@@ -30,7 +30,7 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return reply
 
-    async with worker_harness(Gate(), host=memory_runtime(sort=SlowToAnswer)) as here:
+    async with worker_harness(Gate(), runtime=memory_runtime(sort=SlowToAnswer)) as here:
         await here.queue("t1")
         assert (await here.ended("t1")).status == "cancelled"
     assert here.begun == []
@@ -55,7 +55,7 @@ async def test_a_stop_that_comes_when_the_work_is_done_does_not_break_off_its_co
                 await super().call(ref, "cancel", Cancel(task_id="t1"))
             return await super().call(ref, method, body, **options)
 
-    async with worker_harness(at_once, host=memory_runtime(sort=LastMoment)) as here:
+    async with worker_harness(at_once, runtime=memory_runtime(sort=LastMoment)) as here:
         ref = await here.queue("t1")
         assert (await here.ended("t1")).success
         await here.rests()
@@ -82,21 +82,21 @@ class Forgetful(Runtime):
 
 
 async def test_a_stop_for_this_worker_is_shown_to_nobody_else() -> None:
-    host = memory_runtime(sort=Forgetful)
-    async with worker_harness(Gate(), host=host) as here:
+    runtime = memory_runtime(sort=Forgetful)
+    async with worker_harness(Gate(), runtime=runtime) as here:
         ref = await here.queue("t1")
         await here.has_begun("t1")
-        await host.call(ref, "cancel", Cancel(task_id="t1"))
+        await runtime.call(ref, "cancel", Cancel(task_id="t1"))
         await here.ended("t1")
-    assert host.lost == 0
+    assert runtime.lost == 0
 
 
 async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_a_redrive() -> None:
     data = MemoryData()
     elsewhere = memory_runtime(sort=Forgetful, data=data)
     async with (
-        worker_harness(Gate(), host=memory_runtime(data=data)) as here,
-        worker_harness(Gate(), host=elsewhere),
+        worker_harness(Gate(), runtime=memory_runtime(data=data)) as here,
+        worker_harness(Gate(), runtime=elsewhere),
     ):
         ref = await here.queue("t1")
         await here.has_begun("t1")

@@ -30,7 +30,7 @@ from meshwright.core.errors import ConfigError, PromptError, in_one_line
 from meshwright.core.messages import Task
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import open_code
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.budgets import Budgets
@@ -105,7 +105,7 @@ class PromptsComponent(Component):
             self.mesh.get(PromptSources).reload()
 
         seconds = self.mesh.settings.prompts.reload_seconds
-        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, reload))
+        self._reloading = asyncio.create_task(every(self.mesh.runtime.clock, seconds, reload))
 
     async def stop(self) -> None:
         """Look no more."""
@@ -127,7 +127,7 @@ class AgentsComponent(Component):
         super().__init__(mesh)
         settings = replace(tool_settings(mesh.settings, mesh.project), get=mesh.get)
         self._unusable = unusable(settings, mesh.get(AgentTypes))
-        self._toolsets = Toolsets(settings, mesh.host.clock, mesh.tell)
+        self._toolsets = Toolsets(settings, mesh.runtime.clock, mesh.tell)
         bound = bind_agents(agents_here(mesh), self._toolsets, self._overran, mesh.get(AgentTypes))
         self._agents = mesh.provide(bound)
         self.parts += [self._toolsets, *self._agents.values()]
@@ -135,11 +135,11 @@ class AgentsComponent(Component):
 
     def assemble(self) -> None:
         """Make the worker, over the model, the prompts and the memories of the mesh."""
-        runner, host = Runner(self._services(), self._agents), self.mesh.host
-        self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes, runner.settle))
-        host.attach(self._worker)
+        runner, runtime = Runner(self._services(), self._agents), self.mesh.runtime
+        self._worker = self.mesh.provide(Worker(runtime, runner, self._slots, self._codes, runner.settle))
+        runtime.attach(self._worker)
         self._worker.hold()
-        self._sharing = Sharing(host, self._worker)
+        self._sharing = Sharing(runtime, self._worker)
 
     async def start(self) -> None:
         """Start the agents, and say which have open tasks that began with other code."""
@@ -150,7 +150,7 @@ class AgentsComponent(Component):
     async def begin(self) -> None:
         """Begin the work that has been offered."""
         self._worker.begin()
-        if self.mesh.host.is_shared:
+        if self.mesh.runtime.is_shared:
             self._sharing.start()
 
     async def _tell_changed_code(self) -> None:
@@ -168,9 +168,9 @@ class AgentsComponent(Component):
         """The threads of each agent."""
         max_tasks = self.mesh.settings.orchestration.max_thread_tasks
         settings = tool_settings(self.mesh.settings, self.mesh.project)
-        has_broker = self.mesh.host.has_broker
+        has_broker = self.mesh.runtime.has_broker
         if not has_broker:  # the process that dispatches makes the messages, also those to agents elsewhere
-            self.mesh.host.subscribe(_dispatches(topics.tasks("#")))
+            self.mesh.runtime.subscribe(_dispatches(topics.tasks("#")))
         for agent in self.mesh.get(AgentTypes):
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = (_dispatches(topics.tasks(agent.agent_id)),) if has_broker else ()
@@ -194,13 +194,13 @@ class AgentsComponent(Component):
         mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings.models
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
         return Services(
-            host=mesh.host,
+            runtime=mesh.runtime,
             model=mesh.get(Model),
             context=mesh.get(ContextClient),
             memory=mesh.get(MemoryStore),
             prompts=mesh.get(PromptSources),
             tracing=mesh.tracing,
-            clock=mesh.host.clock,
+            clock=mesh.runtime.clock,
             seal=mesh.cipher.encrypt,
             timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
@@ -225,7 +225,7 @@ class AgentsComponent(Component):
         return None
 
     async def _activity(self, tenant_id: str, since: datetime) -> Activity:
-        found = await activity_of(self.mesh.log, tenant_id, since, self.mesh.host.clock.now())
+        found = await activity_of(self.mesh.log, tenant_id, since, self.mesh.runtime.clock.now())
         decisions = await self.mesh.get(WholeInbox).count(tenant_id)
         return found.model_copy(update={"decisions": decisions})
 

@@ -307,19 +307,19 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
         for agent in declared_agents(settings).agents
     ]
     role = ProcessRole(frozenset({ORCHESTRATION}))  # tools and contexts are of no use here
-    mesh = build_mesh(settings, agents=agents, host=sqlite_runtime, role=role)
-    await mesh.host.open()
+    mesh = build_mesh(settings, agents=agents, runtime=sqlite_runtime, role=role)
+    await mesh.runtime.open()
     try:
         yield mesh
     finally:
-        await mesh.host.stop()
+        await mesh.runtime.stop()
 
 
 def report_problems(mesh: Mesh) -> None:
     """Log which prompt files and deployments of a mesh in this process cannot be used."""
     from meshwright.core import topics
 
-    mesh.host.listen(topics.MESH, _report_problem)
+    mesh.runtime.listen(topics.MESH, _report_problem)
 
 
 def _report_problem(event: Event) -> None:

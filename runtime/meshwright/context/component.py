@@ -35,7 +35,7 @@ class ContextComponent(Component):
         if wanted.embedding_model:
             embedder = Embedder(wanted.embedding_model, lambda: mesh.get(Model))
             self._vectors = Vectors(mesh.database, embedder, wanted.embedding_floor)
-        self._memory = Memory(mesh.database, mesh.host.clock, self._vectors)
+        self._memory = Memory(mesh.database, mesh.runtime.clock, self._vectors)
         self._stores: list[MemoryStore] = []
         self._rules = with_defaults(mesh.settings.context.rules)
 
@@ -54,13 +54,13 @@ class ContextComponent(Component):
         mesh.provide(self._stores[0], MemoryStore)
         here = mesh.role.runs(CONTEXT_SERVICE)
         rules = self._rules if here else None
-        mesh.provide(ContextClient(mesh.host, mesh.get(Model), mesh.get(PromptSources), rules=rules))
+        mesh.provide(ContextClient(mesh.runtime, mesh.get(Model), mesh.get(PromptSources), rules=rules))
 
     async def begin(self) -> None:
         """Begin to embed memories; of processes that share a database the fronts do."""
         embeds = self.mesh.database.exclusive or self.mesh.role.is_front
         if self._vectors is not None and embeds and self._memory in self._stores:
-            self._vectors.begin(self.mesh.host.clock)
+            self._vectors.begin(self.mesh.runtime.clock)
 
     async def stop(self) -> None:
         """Embed no more."""

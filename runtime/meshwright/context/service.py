@@ -84,14 +84,14 @@ class ContextClient:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         model: Model | None,
         prompts: PromptSources,
         *,
         rules: Rules | None = None,
         timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._model = model
         self._prompts = prompts
         self._rules = rules
@@ -176,7 +176,7 @@ class ContextClient:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
         while True:
             try:
-                reply = await self._host.call(ref, "plan", request, traceparent=traceparent)
+                reply = await self._runtime.call(ref, "plan", request, traceparent=traceparent)
             except MailboxFull:  # a thousand runs that begin at once all ask the same actor
                 await asyncio.sleep(_BUSY_SECONDS)
             else:

@@ -12,9 +12,9 @@
     │   └── PromptError           ... a prompt file
     ├── Overloaded                as many tasks are open as may be
     ├── StorageExceeded           a tenant stores as much as it may
-    ├── HostError                 the host cannot do its part
+    ├── HostError                 the runtime cannot do its part
     │   ├── MailboxFull           an actor has more messages waiting than it may
-    │   ├── Draining              the host is stopping and takes nothing new
+    │   ├── Draining              the runtime is stopping and takes nothing new
     │   ├── StoreLocked           another process holds the data
     │   ├── StoreTooNew           the data was written by a newer version
     │   ├── StoreTooOld           the data was written by a version that is no longer read
@@ -153,7 +153,7 @@ class StorageExceeded(MeshError):
 
 
 class HostError(MeshError):
-    """The host cannot do its part; a later try may succeed."""
+    """The runtime cannot do its part; a later try may succeed."""
 
     status = 503
 

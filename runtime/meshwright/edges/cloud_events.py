@@ -50,7 +50,7 @@ _ACCEPTED, _REFUSED, _ENDED = "meshwright.task.accepted", "meshwright.task.refus
 _MAX_CHARS = 256
 _MAX_SEARCHED_BYTES = 1024 * 1024  # of a refused event, for its id
 _Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Asks the host until it can answer."""
+"""Asks the runtime until it can answer."""
 
 
 class _CloudEvent(BaseModel):
@@ -187,7 +187,7 @@ class _BusSender(Sender[_EventAddress]):
 
     async def send(self, address: _EventAddress, document: bytes) -> None:
         """Publish an outcome. Raises StoreUnavailable while the broker is away."""
-        await self._mesh.host.publish_raw(address.topic, envelope(address.attributes, document))
+        await self._mesh.runtime.publish_raw(address.topic, envelope(address.attributes, document))
 
 
 class PublishersComponent(Component):
@@ -199,14 +199,14 @@ class PublishersComponent(Component):
         super().__init__(mesh)
         self._stopping = asyncio.Event()
         self._publishers = mesh.settings.dapr.publishers
-        if self._publishers and mesh.host.has_broker and mesh.role.is_front:
+        if self._publishers and mesh.runtime.has_broker and mesh.role.is_front:
             mesh.get(Courier).register(_BusSender(mesh))
             for name, publisher in self._publishers.items():
-                mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
+                mesh.runtime.take_topic(publisher.topic, partial(self._take, name, publisher))
 
     def warnings(self) -> Iterable[str]:
         """Publishers that nobody listens to."""
-        if self._publishers and not self.mesh.host.has_broker:
+        if self._publishers and not self.mesh.runtime.has_broker:
             yield "[dapr.publishers] has no effect: this mesh is not on Dapr; publish over MQTT instead"
 
     async def start(self) -> None:
@@ -236,7 +236,7 @@ class PublishersComponent(Component):
             answer = refusal(body, InternalError.of(error), tenant_id)
             known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
             self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
-        await self.mesh.host.publish_raw(publisher.receipts, answer)
+        await self.mesh.runtime.publish_raw(publisher.receipts, answer)
         return True
 
     def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:

@@ -70,7 +70,7 @@ class Gate:
         self, name: str, proofs: Sequence[Proof], headers: Mapping[str, str], body: bytes, address: str
     ) -> None:
         """Raises Unauthenticated for a delivery to `name` that fits none of the proofs."""
-        now = self._mesh.host.clock.now().timestamp()
+        now = self._mesh.runtime.clock.now().timestamp()
         if not any(is_signed(kind, secret, headers, body, now) for kind, secret in proofs):
             raise self.refused(name, address, "the signature or token is missing or wrong")
 

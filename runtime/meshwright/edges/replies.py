@@ -179,9 +179,9 @@ class _SenderLane:
 
     async def _look(self) -> None:
         """Send while no other process does."""
-        progress, own = await self.progress(), self._mesh.host.incarnation
+        progress, own = await self.progress(), self._mesh.runtime.incarnation
         owns = progress.owner == own
-        if not owns and (not progress.owner or await self._mesh.host.has_expired(progress.owner)):
+        if not owns and (not progress.owner or await self._mesh.runtime.has_expired(progress.owner)):
             owns = await self._write(reply_table.own, own, progress.owner)
         if not owns:
             await self._close()
@@ -222,7 +222,7 @@ class _SenderLane:
         try:
             if self._sending:
                 await self._mesh.database.write(reply_table.reach, self._key, self._position)
-        except HostError:  # the host reports its end itself; some outcomes arrive twice then
+        except HostError:  # the runtime reports its end itself; some outcomes arrive twice then
             _logger.info("The position of %s replies is not stored", self._sender.scheme)
 
     async def asked(self, task: TaskKey) -> list[Address]:
@@ -275,7 +275,7 @@ class _SenderLane:
 
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
-        since = self._mesh.host.clock.now() - _MAX_AGE
+        since = self._mesh.runtime.clock.now() - _MAX_AGE
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=self._position, since=since)
         async with aclosing(self._mesh.log.tail(wanted)) as events:
             async for event in events:
@@ -299,7 +299,7 @@ class _SenderLane:
         addresses: list[Address] = []
         with suppress(NotFound):  # one that is too old
             while not addresses:
-                _, known = await read_task(self._mesh.host, task.task_id, task.tenant_id)
+                _, known = await read_task(self._mesh.runtime, task.task_id, task.tenant_id)
                 if known.parent is None:
                     break
                 task = TaskKey(task.tenant_id, known.parent.task_id)
@@ -370,13 +370,13 @@ class _SenderLane:
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
         while failed is not None:
-            pause = failed.retry_at - self._mesh.host.clock.now()
+            pause = failed.retry_at - self._mesh.runtime.clock.now()
             await asyncio.sleep(max(0.0, pause.total_seconds()))
             if reply.seq > await self._mesh.log.last_seq():  # another process has read more of the log
                 await asyncio.sleep(_LOG_SECONDS)
                 continue
             events = await until_answered(partial(self._mesh.log.query, wanted))
-            if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
+            if not events or events[0].time < self._mesh.runtime.clock.now() - _MAX_AGE:
                 self._drop(task, "it could not be sent in time")
                 break
             failed = await self._send(events[0], task, self._typed(reply.address), failed.failures)
@@ -408,7 +408,7 @@ class _SenderLane:
     def _unsent(
         self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
     ) -> UnsentReply:
-        retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
+        retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
         known = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
         return UnsentReply(seq=event.seq or 0, **task._asdict(), **known)
 
@@ -435,10 +435,10 @@ def _plain(address: Address) -> Address:
 async def until_answered(
     ask: Callable[[], Awaitable[_ResultT]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> _ResultT:
-    """Asks the host until it can answer."""
+    """Asks the runtime until it can answer."""
     backoff = Backoff(0.25, 30.0)
     while True:
         try:
             return await ask()
-        except HostError:  # full, stopping, or its store is away: the host says so itself
+        except HostError:  # full, stopping, or its store is away: the runtime says so itself
             await sleep(backoff.next())

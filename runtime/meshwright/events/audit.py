@@ -35,8 +35,8 @@ _MISUSE_SECONDS = 60.0
 class Audit:
     """Records in the event log what people and programs do to the mesh."""
 
-    def __init__(self, host: Runtime, log: EventLog) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime, log: EventLog) -> None:
+        self._runtime = runtime
         self._log = log
         self.records_reads = False
         """Set by a mesh that starts. One that is opened to be read leaves its folder as it is."""
@@ -52,7 +52,7 @@ class Audit:
         `action` is like `key.created`, `subject` like `keys/01K..`. A content goes into `details` as its
         `hashed`. Raises HostError where it cannot be recorded: then the change must not happen.
         """
-        await self._host.emit([self._event(caller, action, subject, details or {})])
+        await self._runtime.emit([self._event(caller, action, subject, details or {})])
 
     @asynccontextmanager
     async def change(
@@ -88,7 +88,7 @@ class Audit:
 
     async def _has_read(self, caller: Caller, subject: str) -> bool:
         """Whether the log has such a read of the last hour: by another process, or before a restart."""
-        since = self._host.clock.now() - timedelta(seconds=_READ_SECONDS)
+        since = self._runtime.clock.now() - timedelta(seconds=_READ_SECONDS)
         wanted = EventFilter(
             tenant_id=caller.tenant_id, aggregate_id=aggregate_of(subject), since=since, order="desc"
         )
@@ -123,7 +123,7 @@ class Audit:
         unrecorded = self._unrecorded.pop(action, 0)
         details = {"reason": reason, "request": request, "address": address, "unrecorded_before": unrecorded}
         with suppress(HostError):  # refused it is, also where it cannot be recorded
-            self._host.emit([self._event(caller or Caller(source=edge), action, subject, details)])
+            self._runtime.emit([self._event(caller or Caller(source=edge), action, subject, details)])
 
     def _event(self, caller: Caller, action: str, subject: str, details: Mapping[str, Any]) -> Event:
         aggregate_id = aggregate_of(subject)
@@ -131,7 +131,7 @@ class Audit:
             id=f"{aggregate_id}/{new_id()}",
             event_type=RECORDED,
             topic=topics.MESH,
-            time=self._host.clock.now(),
+            time=self._runtime.clock.now(),
             tenant_id=caller.tenant_id,
             aggregate_id=aggregate_id,
             payload={

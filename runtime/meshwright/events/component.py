@@ -47,12 +47,12 @@ class AuditComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._audit = mesh.provide(Audit(mesh.host, mesh.log))
+        self._audit = mesh.provide(Audit(mesh.runtime, mesh.log))
         self._keeps_heads = mesh.role.is_front and mesh.settings.store != "memory"
         if self._keeps_heads:
             rows, seconds = self.config.head_rows, self.config.head_seconds
             keeper = HeadKeeper(
-                mesh.database, mesh.log, mesh.host.clock, self._publish, rows=rows, seconds=seconds
+                mesh.database, mesh.log, mesh.runtime.clock, self._publish, rows=rows, seconds=seconds
             )
             self.parts.append(keeper)
 
@@ -91,7 +91,7 @@ class AuditComponent(Component):
     async def stop(self) -> None:
         """Sign how far the log has come, behind all that was queued."""
         with suppress(HostError):  # the log has failed, or was never open
-            await self.mesh.host.emit([])
+            await self.mesh.runtime.emit([])
         await super().stop()
 
     async def _publish(self, head: Head) -> None:
@@ -104,7 +104,7 @@ class AuditComponent(Component):
             aggregate_id=mesh.aggregate_id,
             payload=asdict(head),
         )
-        await mesh.host.emit([event])
+        await mesh.runtime.emit([event])
 
     async def _record_settings(self) -> None:
         now = redact_data(_set(self.mesh.settings))

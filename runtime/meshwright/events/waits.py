@@ -73,8 +73,8 @@ def _at(document: Any, path: str) -> Any:
 class EventWaits:
     """Reads the log while tasks wait for events, and answers them; a part of the mesh's front."""
 
-    def __init__(self, host: Runtime, log: EventLog, resume: Resume) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime, log: EventLog, resume: Resume) -> None:
+        self._runtime = runtime
         self._log = log
         self._resume = resume
         self._open: dict[_Key, _EventWait] = {}
@@ -84,7 +84,7 @@ class EventWaits:
 
     async def start(self) -> None:
         """Begin with what waits already."""
-        self._end_listening = self._host.listen(topics.TASK_PROGRESS, self._note, (WAITING,))
+        self._end_listening = self._runtime.listen(topics.TASK_PROGRESS, self._note, (WAITING,))
         self._news.set()
         self._serving = asyncio.create_task(self._serve(), name="waits for events")
 
@@ -148,14 +148,14 @@ class EventWaits:
 _AT_ONCE = 100  # their turns share commits
 
 
-async def wake_waiting(host: Runtime, log: EventLog, kind: WaitKind) -> None:
+async def wake_waiting(runtime: Runtime, log: EventLog, kind: WaitKind) -> None:
     """Wake each task that waits for such: the most urgent first, then the longest waiting."""
 
     async def wake(tenant_id: str, task_id: str, key: str) -> None:
         with suppress(NotFound):  # a task of long ago
-            record, task = await read_task(host, task_id, tenant_id)
+            record, task = await read_task(runtime, task_id, tenant_id)
             if (thread := thread_ref(record, task)) is not None:
-                await host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
+                await runtime.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
 
     waits = await log.view(waits_for, kind)
     for start in range(0, len(waits), _AT_ONCE):

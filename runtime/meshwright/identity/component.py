@@ -57,7 +57,7 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.provide(Keys(mesh.host, mesh.log, has_log=mesh.has_log))
+        mesh.provide(Keys(mesh.runtime, mesh.log, has_log=mesh.has_log))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""

@@ -36,7 +36,7 @@ def read_filter(mesh: Mesh, caller: Caller, wanted: Mapping[str, Any]) -> dict[s
     """
     if wanted.get("text") is not None:
         require(caller, Role.CONTENTS, "searches in the texts of tasks")
-    now = mesh.host.clock.now()
+    now = mesh.runtime.clock.now()
     times = {
         name: since_of(wanted[name], now, field=name)
         for name in ("since", "until")

@@ -251,7 +251,7 @@ class Operations(Acting):
         """
         self.check("score")
         caller = self.caller
-        record, task = await read_task(self.mesh.host, task_id, caller.tenant_id)
+        record, task = await read_task(self.mesh.runtime, task_id, caller.tenant_id)
         RULES["score"].check_task(caller, task.requested_by)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         event = self.mesh.event(
@@ -263,7 +263,7 @@ class Operations(Acting):
             agent_id=record.attempts[-1].agent_id if record.attempts else task.agent_id,
             trace_id=trace_id_of(task.traceparent),
         )
-        await self.mesh.host.emit([event])
+        await self.mesh.runtime.emit([event])
         return event
 
     async def answer(
@@ -370,13 +370,13 @@ class Operations(Acting):
                 id=event_id,
                 event_type=event_type,
                 topic=topic,
-                time=self.mesh.host.clock.now(),
+                time=self.mesh.runtime.clock.now(),
                 tenant_id=caller.tenant_id,
                 aggregate_id=f"app/{caller.requested_by}",
                 idempotency_key=idempotency_key,
                 payload=payload,
             )
-            await self.mesh.host.emit([event])
+            await self.mesh.runtime.emit([event])
         return event_id
 
     # Agents, models, costs
@@ -474,13 +474,13 @@ class Operations(Acting):
         """Raises Forbidden for a task of another that takes a role which the caller does not have."""
         rule = RULES[operation]
         if rule.others is None or not has_role(self.caller, rule.others):
-            _, task = await read_task(self.mesh.host, task_id, self.caller.tenant_id)
+            _, task = await read_task(self.mesh.runtime, task_id, self.caller.tenant_id)
             rule.check_task(self.caller, task.requested_by)
 
     async def _check_may_read(self, url: str) -> None:
         """Raises NotFound for a file of a task that the caller may not see."""
         task_id, _ = task_file_of(url) or ("", 0)
-        _, task = await read_task(self.mesh.host, task_id, self.caller.tenant_id)
+        _, task = await read_task(self.mesh.runtime, task_id, self.caller.tenant_id)
         if not (is_own(self.caller, task.requested_by) or has_role(self.caller, Role.CONTENTS)):
             raise unknown_task(task_id)
 

@@ -1,7 +1,7 @@
 """Actors and their turns: state, effects, and nothing else.
 
 A turn is a unit of work. An actor gets a message, reads and changes its own state, and asks for effects
-through its `Turn`: send this, publish that, wake me then. The host commits state and effects together, and
+through its `Turn`: send this, publish that, wake me then. The runtime commits state and effects together, and
 nothing leaves the process before that commit is durable. A turn is a plain function: it does not await, it
 reads no clock but `turn.now`, and run again on the same state and message it asks for the same again.
 Hence a turn that raises changes nothing, and is not retried: it would raise again.

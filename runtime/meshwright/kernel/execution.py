@@ -16,7 +16,7 @@ from meshwright.core.errors import StoreFailed
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.cells import Cell, Cells
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
-from meshwright.kernel.host import Bus
+from meshwright.kernel.guarantees import Bus
 from meshwright.kernel.store import Delivery
 from meshwright.kernel.timers import Timers
 from meshwright.kernel.turns import Commit, take_turn

@@ -1,6 +1,6 @@
 """The runtime: runs actors on a store, the same on every store.
 
-Its promises are in `meshwright.kernel.host`; tests/contract holds it to them on each store.
+Its promises are in `meshwright.kernel.guarantees`; tests/contract holds it to them on each store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meshwright.kernel.ahead import AheadExecutor
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, missing_type
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings, settle
-from meshwright.kernel.host import Bus, Listener, Signals, Subscription
+from meshwright.kernel.guarantees import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers

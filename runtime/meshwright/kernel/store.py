@@ -33,7 +33,7 @@ import msgspec
 from meshwright.core.errors import Conflict, NotFound, StoreFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.host import Bus
+from meshwright.kernel.guarantees import Bus
 from meshwright.kernel.turns import ActorKind
 
 TopicTaker = Callable[[bytes], Awaitable[bool]]

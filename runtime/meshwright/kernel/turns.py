@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActorKind:
-    """A type of actor as a host knows it: its name, how one is made, and its turns."""
+    """A type of actor as a runtime knows it: its name, how one is made, and its turns."""
 
     type: str
     make: Callable[[ActorRef], Actor[Any]]

@@ -1,4 +1,4 @@
-"""The account of a budget: an actor, so that it holds on every host, however many workers spend.
+"""The account of a budget: an actor, so that it holds on every store, however many workers spend.
 
 A call reserves the most that it may cost, and settles what it did cost. A call that its process did not
 live to settle stays reserved: until the step that made it is run again and has an answer, or until its time

@@ -64,17 +64,17 @@ class AllowanceKeeper(Actor[_AllowanceList]):
 class Allowances:
     """The allowances of a mesh."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._known: tuple[Budget, ...] = ()
         self._known_until: datetime | None = None
-        host.listen(topics.SPEND, self._changed, (SET, REMOVED))
+        runtime.listen(topics.SPEND, self._changed, (SET, REMOVED))
 
     async def current(self) -> tuple[Budget, ...]:
         """All of them, as they were a second ago or later. Raises HostError."""
-        now = self._host.clock.now()
+        now = self._runtime.clock.now()
         if self._known_until is None or now >= self._known_until:
-            state = await self._host.read(_REF)
+            state = await self._runtime.read(_REF)
             self._known = tuple(state.items.values()) if isinstance(state, _AllowanceList) else ()
             self._known_until = now + _FRESH
         return self._known
@@ -110,7 +110,7 @@ class Allowances:
         if on_empty == "wait" and window == "total":
             problem = "An allowance of window total never renews, so a task would wait for ever"
             raise InvalidInput(problem, remedy="Write it like 5/day, or say ask", field="on_empty")
-        await self._host.call(_REF, "put", budget)
+        await self._runtime.call(_REF, "put", budget)
         self._known_until = None
         return budget
 
@@ -121,7 +121,9 @@ class Allowances:
         """
         scope, of = _scope_of(whose)
         names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
-        removed = [Budget.model_validate(budget) for budget in await self._host.call(_REF, "remove", names)]
+        removed = [
+            Budget.model_validate(budget) for budget in await self._runtime.call(_REF, "remove", names)
+        ]
         self._known_until = None
         if not removed:
             raise NotFound(

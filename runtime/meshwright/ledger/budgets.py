@@ -110,16 +110,16 @@ class Budgets:
     """
 
     def __init__(
-        self, declared: Sequence[Budget], host: Runtime, allowances: Allowances | None = None
+        self, declared: Sequence[Budget], runtime: Runtime, allowances: Allowances | None = None
     ) -> None:
         check_budgets(declared)
         self._declared = tuple(declared)
         self._allowances = allowances
-        self._host = host
+        self._runtime = runtime
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
         self._deferred: dict[str, tuple[tuple[Account, ...], Settlement]] = {}  # by call
-        host.listen(topics.SPEND, self._wake, (FREED,))
+        runtime.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
         self, request: ModelRequest, upper_bound: _UpperBound, limiter: Estimates | None = None
@@ -181,7 +181,7 @@ class Budgets:
         )
         self._under_way.discard(hold.op)
         self._deferred[settled.call] = hold.accounts, settled
-        if hold.request.context.record is None or not self._host.is_shared:
+        if hold.request.context.record is None or not self._runtime.is_shared:
             self.book([settled.call])
         return settled
 
@@ -216,7 +216,7 @@ class Budgets:
             for account in accounts_of(request, budgets):
                 by_account.setdefault(account, []).append(settled)
         for account, of_account in by_account.items():
-            state = await self._host.read(account.ref)
+            state = await self._runtime.read(account.ref)
             for settled in of_account:
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
@@ -232,7 +232,7 @@ class Budgets:
         cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
         request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
         for account in accounts_of(request, budgets):
-            state = await self._host.read(account.ref)
+            state = await self._runtime.read(account.ref)
             if not isinstance(state, Balance):
                 continue
             is_estimated = is_estimated or state.estimates(attempt)
@@ -296,8 +296,8 @@ class Budgets:
         With `cheaper` calls that have no room go on with cheaper models for that time.
         """
         more = Raise(account=account, amount=amount, cheaper=cheaper)
-        reply = LedgerReply.model_validate(await self._host.call(account.ref, "add", more))
-        announce(self._host, account, reply.ready)
+        reply = LedgerReply.model_validate(await self._runtime.call(account.ref, "add", more))
+        announce(self._runtime, account, reply.ready)
         return await self._view(account)
 
     async def deny(self, account: Account, reason: str, denied_by: str) -> None:
@@ -305,7 +305,7 @@ class Budgets:
 
         Durable when this returns.
         """
-        await self._host.call(
+        await self._runtime.call(
             account.ref, "deny", Denial(account=account, reason=reason, denied_by=denied_by)
         )
 
@@ -323,7 +323,7 @@ class Budgets:
             remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
             raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
-        clock, seconds = self._host.clock, request.timeout_seconds
+        clock, seconds = self._runtime.clock, request.timeout_seconds
         now, began = clock.now(), clock.monotonic()
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
@@ -339,7 +339,7 @@ class Budgets:
                 asked.append(account)
                 result = await self._client(account).reserve(entry, give_up_at, least)
                 if result.answer in ("crowded", "refused", "busy"):
-                    raise _exceeded(account, entry, result, self._host.clock.now())
+                    raise _exceeded(account, entry, result, self._runtime.clock.now())
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
@@ -364,7 +364,7 @@ class Budgets:
 
     def _client(self, account: Account) -> AccountClient:
         if account.id not in self._clients:
-            self._clients[account.id] = AccountClient(self._host, account, self._forget)
+            self._clients[account.id] = AccountClient(self._runtime, account, self._forget)
         client = self._clients[account.id]
         client.account = account  # whose limit may be another one by now
         return client
@@ -373,8 +373,8 @@ class Budgets:
         self._clients.pop(client.account.id, None)
 
     async def _view(self, account: Account) -> BudgetView:
-        now = self._host.clock.now()
-        state = await self._host.read(account.ref)
+        now = self._runtime.clock.now()
+        state = await self._runtime.read(account.ref)
         balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
         return BudgetView(
             **{name: getattr(account, name) for name in _SHOWN},

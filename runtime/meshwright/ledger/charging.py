@@ -206,9 +206,9 @@ class _Pending:
 class AccountClient:
     """Books with one account, in the order of asking; `on_idle` is called when nothing is left to book."""
 
-    def __init__(self, host: Runtime, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
+    def __init__(self, runtime: Runtime, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
         self.account = account
-        self._host = host
+        self._runtime = runtime
         self._on_idle = on_idle
         self._pending: list[_Pending] = []
         self._booking: list[_Pending] = []
@@ -322,7 +322,7 @@ class AccountClient:
         """Ask again in time, since an account forgets those that do not; for the last time for those whose
         time is over.
         """
-        clock = self._host.clock
+        clock = self._runtime.clock
         while True:
             ends = [pending.give_up_at for pending in self._queue.values() if pending.give_up_at is not None]
             self._next_beat = min([clock.now() + timedelta(seconds=BEAT_SECONDS), *ends])
@@ -363,7 +363,7 @@ class AccountClient:
                     pending.booked.set_result(None)
             for pending, result in zip(reservations, reply.results, strict=True):
                 self._deliver(pending, result)
-            announce(self._host, self.account, self.wake(reply.ready))
+            announce(self._runtime, self.account, self.wake(reply.ready))
             self._ask_front()
         self._work = None
         self._rest()
@@ -406,23 +406,23 @@ class AccountClient:
         pauses = iter(PAUSES_SECONDS)
         while True:
             try:
-                return LedgerReply.model_validate(await self._host.call(self.account.ref, "book", batch))
+                return LedgerReply.model_validate(await self._runtime.call(self.account.ref, "book", batch))
             except (StoreUnavailable, MailboxFull):
                 if (pause := next(pauses, None)) is None:
                     raise
                 await asyncio.sleep(pause)
 
 
-def announce(host: Runtime, account: Account, ops: Sequence[str]) -> None:
+def announce(runtime: Runtime, account: Account, ops: Sequence[str]) -> None:
     """Tell the other workers that these calls have room now."""
     if ops:
-        aggregate = f"mesh/{host.incarnation}"
-        host.broadcast(
+        aggregate = f"mesh/{runtime.incarnation}"
+        runtime.broadcast(
             Event(
                 id=f"{aggregate}/{new_id()}",
                 event_type=FREED,
                 topic=topics.SPEND,
-                time=host.clock.now(),
+                time=runtime.clock.now(),
                 aggregate_id=aggregate,
                 payload={"account": account.id, "calls": list(ops)},
             )

@@ -265,24 +265,24 @@ class Accounted(Wrapper):
         return cost, usage, "unknown" if cost is None else "estimated" if cost else "priced"
 
 
-def call_events(host: Runtime) -> OnCall:
-    """Returns what publishes calls that no journal records, on a host's bus."""
+def call_events(runtime: Runtime) -> OnCall:
+    """Returns what publishes calls that no journal records, on the bus of a runtime."""
 
     def publish(call: Call) -> None:
         """Publish `model.called`; the id of the event ends with the id of the call."""
-        aggregate = f"mesh/{host.incarnation}"
+        aggregate = f"mesh/{runtime.incarnation}"
         event = Event(
             id=f"{aggregate}/{call.call_id}",
             event_type=MODEL_CALLED,
             topic=topics.MESH,
-            time=host.clock.now(),
+            time=runtime.clock.now(),
             tenant_id=call.tenant_id or "default",
             agent_id=call.user,
             aggregate_id=aggregate,
             payload=call.payload(),
         )
         try:
-            host.emit([event])
+            runtime.emit([event])
         except (HostError, TooLarge) as error:  # the call was made: its reply must not be lost with its row
             _logger.warning("A call of %s is not in the ledger: %s", call.user, error)
 
@@ -375,9 +375,9 @@ class LedgerComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.get(AgentTypes) for budget in agent.budgets)
-        allowances = mesh.provide(Allowances(mesh.host))
+        allowances = mesh.provide(Allowances(mesh.runtime))
         declared = [*mesh.settings.ledger.budgets, *of_agents]
-        mesh.provide(Budgets(declared, mesh.host, allowances))
+        mesh.provide(Budgets(declared, mesh.runtime, allowances))
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:
         """Keeps calls within the budgets, and records each.
@@ -389,7 +389,7 @@ class LedgerComponent(Component):
     def _accounted(self, model: Model) -> Model:
         mesh = self.mesh
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        return Accounted(model, mesh.get(Budgets), mesh.get(PriceList), call_events(mesh.host), past)
+        return Accounted(model, mesh.get(Budgets), mesh.get(PriceList), call_events(mesh.runtime), past)
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""

@@ -263,8 +263,8 @@ class Keys:
     process that has none (`has_log`) they raise NotFound.
     """
 
-    def __init__(self, host: Runtime, log: EventLog, *, has_log: bool = True) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime, log: EventLog, *, has_log: bool = True) -> None:
+        self._runtime = runtime
         self._log = log
         self._has_log = has_log
         self._recorded_at: dict[tuple[str, str], datetime] = {}
@@ -284,7 +284,7 @@ class Keys:
         `key_id` is a new id, by default a random one. `tenant_id` may be `*`: of all tenants.
         `expires` is a time from now like `30d`, `budget` is like `5.00/day`.
         """
-        key_id, now = key_id or new_id(), self._host.clock.now()
+        key_id, now = key_id or new_id(), self._runtime.clock.now()
         expires_at = None if expires is None else now + _checked_duration(expires, "expires")
         fields = {"agent_id": agent_id, "tenant_id": tenant_id, "roles": tuple(dict.fromkeys(roles))}
         try:
@@ -299,9 +299,9 @@ class Keys:
 
     async def _make(self, key: Key) -> NewKey:
         text = f"{PREFIX}{key.key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
-        opening = await self._host.call(REQUIREMENT, "require")
+        opening = await self._runtime.call(REQUIREMENT, "require")
         made = KeyState(key=key, hash=digest(text), opening=opening)
-        await self._host.call(ActorRef(KEY, key.key_id), "make", made)
+        await self._runtime.call(ActorRef(KEY, key.key_id), "make", made)
         return NewKey(**dict(key), key=text)
 
     async def rotate(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
@@ -311,7 +311,7 @@ class Keys:
         `create`; by default the new key has the lifetime of the other. Raises NotFound, InvalidInput, and
         Conflict if the other was revoked or rotated.
         """
-        now, pause = self._host.clock.now(), _checked_duration(grace, "grace")
+        now, pause = self._runtime.clock.now(), _checked_duration(grace, "grace")
         old = await self.find(key_id)
         lifetime = None if old.expires_at is None else old.expires_at - old.created_at
         if expires is not None:
@@ -322,7 +322,7 @@ class Keys:
         made = await self._make(old.model_copy(update=fresh))
         replacement = _Replacement(key_id=made.key_id, until=now + pause)
         try:
-            await self._host.call(ActorRef(KEY, key_id), "replace", replacement)
+            await self._runtime.call(ActorRef(KEY, key_id), "replace", replacement)
         except MeshError:
             await self.revoke(made.key_id)  # it was never shown
             raise
@@ -353,14 +353,14 @@ class Keys:
         key = (await self._kept(key_id)).key
         if key is not None and key.revoked_at is not None:
             return key
-        return await self._host.call(ActorRef(KEY, key_id), "revoke")
+        return await self._runtime.call(ActorRef(KEY, key_id), "revoke")
 
     async def check(self, text: str) -> Key:
         """The key that a caller shows. Raises Unauthenticated, which never quotes the text that was shown."""
         match = _WRITTEN.fullmatch(text)
         kept = await self._kept(match[1]) if match else KeyState()
         # An unknown key is compared too, so that the time it takes reveals nothing.
-        key, now = kept.key, self._host.clock.now()
+        key, now = kept.key, self._runtime.clock.now()
         if not hmac.compare_digest(digest(text), kept.hash or _NO_HASH) or key is None:
             if key is not None:
                 self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": "its secret is wrong"})
@@ -378,7 +378,7 @@ class Keys:
 
     def _tell(self, key: Key, event_type: str, pause: timedelta, payload: dict[str, Any]) -> None:
         """Record that a key was used or refused, at most once in each `pause`."""
-        name, now = (key.key_id, event_type), self._host.clock.now()
+        name, now = (key.key_id, event_type), self._runtime.clock.now()
         if name in self._recorded_at and now - self._recorded_at[name] < pause:
             return
         self._recorded_at[name] = now
@@ -392,7 +392,7 @@ class Keys:
             payload={"key_id": key.key_id, "agent_id": key.agent_id, **payload},
         )
         with suppress(HostError):  # the key is valid even if the log is away
-            self._host.emit([event])
+            self._runtime.emit([event])
 
     async def required(self) -> bool:
         """Whether callers need a key: from the first that is made until `open`, also when all are revoked."""
@@ -406,17 +406,19 @@ class Keys:
         keys = await self.list()
         valid = [key.key_id for key in keys if key.revoked_at is None]
         await asyncio.gather(*map(self.revoke, valid))
-        await self._host.call(REQUIREMENT, "open", len(keys))
+        await self._runtime.call(REQUIREMENT, "open", len(keys))
         return len(valid)
 
     async def _kept(self, key_id: str) -> KeyState:
-        state, requirement = await asyncio.gather(self._host.read(ActorRef(KEY, key_id)), self._requirement())
+        state, requirement = await asyncio.gather(
+            self._runtime.read(ActorRef(KEY, key_id)), self._requirement()
+        )
         if not isinstance(state, KeyState) or state.key is None:
             return KeyState()
         return state.model_copy(update={"key": requirement.applied_to(state.key, state.opening)})
 
     async def _requirement(self) -> _KeyRequirement:
-        state = await self._host.read(REQUIREMENT)
+        state = await self._runtime.read(REQUIREMENT)
         return state if isinstance(state, _KeyRequirement) else _KeyRequirement()
 
 

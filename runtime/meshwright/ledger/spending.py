@@ -61,7 +61,7 @@ class Spending:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         log: EventLog,
         *,
         budgets: Budgets,
@@ -69,7 +69,7 @@ class Spending:
         registry: AgentRegistry,
         keys: Keys,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._log = log
         self._budgets = budgets
         self._allowances = allowances
@@ -127,7 +127,7 @@ class Spending:
             problem = "neither a budget nor a task is named" if budget is None else "both are named"
             raise InvalidInput(problem, remedy="Name a budget, or a task for its own", field="budget")
         if task_id is not None:
-            _, task = await read_task(self._host, task_id, tenant_id)
+            _, task = await read_task(self._runtime, task_id, tenant_id)
             if task.budget_usd is None:
                 remedy = "Raise that of the task which delegated it, or name a budget"
                 raise InvalidInput(f"Task {task_id} has no budget of its own", remedy=remedy, field="task_id")
@@ -136,7 +136,7 @@ class Spending:
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount, cheaper=cheaper)
-        await wake_waiting(self._host, self._log, "money")
+        await wake_waiting(self._runtime, self._log, "money")
         return view
 
     async def deny(self, account_id: str, reason: str, caller: Caller) -> None:
@@ -156,7 +156,7 @@ class Spending:
             problem = f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one"
             raise Forbidden(problem, remedy="An operator of the default tenant may deny it", field="key")
         await self._budgets.deny(account, reason, caller.requested_by)
-        await wake_waiting(self._host, self._log, "money")
+        await wake_waiting(self._runtime, self._log, "money")
 
     async def allow(
         self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
@@ -174,13 +174,13 @@ class Spending:
             remedy = "Name an agent, or that of a key"
             self._registry.check_agent(agent_id, of_keys, field="whose", remedy=remedy)
         budget = await self._allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
-        await wake_waiting(self._host, self._log, "money")
+        await wake_waiting(self._runtime, self._log, "money")
         return budget
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances. Raises NotFound."""
         removed = await self._allowances.remove(whose, tenant_id=tenant_id)
-        await wake_waiting(self._host, self._log, "money")
+        await wake_waiting(self._runtime, self._log, "money")
         return removed
 
     async def estimate(

@@ -84,8 +84,8 @@ class McpComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._consents = mesh.provide(Consents(mesh.host))
-        self._sign_ins = mesh.provide(SignIns(mesh.host, mesh.cipher))
+        self._consents = mesh.provide(Consents(mesh.runtime))
+        self._sign_ins = mesh.provide(SignIns(mesh.runtime, mesh.cipher))
 
     def actors(self) -> Iterable[Actors]:
         """Two actors for each server."""

@@ -173,8 +173,8 @@ class ConsentActor(Actor[ConsentView]):
 class Consents:
     """The consents of a mesh, from any of its processes."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     async def offer(self, server: str, patterns: Sequence[str], tools: Sequence[ToolDocument]) -> ConsentView:
         """Say which tools a server has now; returns which of them are agreed to."""
@@ -190,16 +190,16 @@ class Consents:
 
     async def view(self, server: str) -> ConsentView:
         """The consents to the tools of a server, as they are stored."""
-        return await self._host.read(ActorRef(CONSENT, server)) or ConsentView()
+        return await self._runtime.read(ActorRef(CONSENT, server)) or ConsentView()
 
     def listen(self, server: str, call: Callable[[], None]) -> Callable[[], None]:
         """Call back once a tool of a server is accepted, in any process; the result ends that."""
-        return self._host.listen(
+        return self._runtime.listen(
             topics.MESH, lambda event: call() if event.payload.get("server") == server else None, (ACCEPTED,)
         )
 
     async def _call(self, server: str, method: str, body: Struct | None = None) -> ConsentView:
-        reply = await self._host.call(ActorRef(CONSENT, server), method, body)
+        reply = await self._runtime.call(ActorRef(CONSENT, server), method, body)
         return ConsentView.model_validate(reply)
 
 

@@ -86,13 +86,13 @@ class SignInActor(Actor[Sealed]):
 class SignIns:
     """The sign-ins of a mesh, from any of its processes."""
 
-    def __init__(self, host: Runtime, cipher: Cipher) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime, cipher: Cipher) -> None:
+        self._runtime = runtime
         self._cipher = cipher
 
     async def find(self, server: str) -> SignedIn | None:
         """The sign-in to a server. Raises ConfigError for one that the mesh's keys do not fit any more."""
-        sealed = await self._host.read(ActorRef(SIGN_IN, server))
+        sealed = await self._runtime.read(ActorRef(SIGN_IN, server))
         if sealed is None or not sealed.text:
             return None
         try:
@@ -104,13 +104,13 @@ class SignIns:
 
     async def has(self, server: str) -> bool:
         """Whether there is a sign-in to a server."""
-        sealed = await self._host.read(ActorRef(SIGN_IN, server))
+        sealed = await self._runtime.read(ActorRef(SIGN_IN, server))
         return bool(sealed and sealed.text)
 
     async def keep(self, server: str, signed_in: SignedIn | None) -> None:
         """Keep a sign-in, or forget it; durable when this returns."""
         text = "" if signed_in is None else self._cipher.encrypt(encode(signed_in).decode())
-        await self._host.call(ActorRef(SIGN_IN, server), "keep", Sealed(text=text))
+        await self._runtime.call(ActorRef(SIGN_IN, server), "keep", Sealed(text=text))
 
     async def renew(self, servers: Iterable[str]) -> int:
         """Encrypt the sign-ins to servers with the newest key; returns how many there are.
@@ -119,10 +119,10 @@ class SignIns:
         """
         renewed = 0
         for server in servers:
-            sealed = await self._host.read(ActorRef(SIGN_IN, server))
+            sealed = await self._runtime.read(ActorRef(SIGN_IN, server))
             if sealed is not None and sealed.text:
                 renewal = Renewal(before=sealed.text, after=self._cipher.renew(sealed.text))
-                await self._host.call(ActorRef(SIGN_IN, server), "renew", renewal)
+                await self._runtime.call(ActorRef(SIGN_IN, server), "renew", renewal)
                 renewed += 1
         return renewed
 

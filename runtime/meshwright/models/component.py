@@ -94,7 +94,7 @@ class ModelsComponent(Component):
         mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
         mesh.provide(Deployments(self.chosen, path, settings.ledger.default_price, self.circuits))
-        mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
+        mesh.runtime.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:
@@ -169,12 +169,14 @@ class ModelsComponent(Component):
         agents = [agent for agent in agents_here(self.mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
         max_wait = MAX_WAIT_SECONDS if self.mesh.settings.models.park else None
-        clock = self.mesh.host.clock
+        clock = self.mesh.runtime.clock
         return Retrying(model, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
 
     def _cached(self, model: Model) -> Model:
         mesh, folder = self.mesh, self.mesh.database.folder
-        self._cache = cached(model, mesh.settings, folder, self._path, mesh.host.clock, kind=self.chosen.kind)
+        self._cache = cached(
+            model, mesh.settings, folder, self._path, mesh.runtime.clock, kind=self.chosen.kind
+        )
         return self._cache
 
     def checks(self) -> Iterable[Check]:
@@ -229,12 +231,12 @@ class ModelsComponent(Component):
         if was_refused and self._is_front and (self._waking is None or self._waking.done()):
             self._waking = asyncio.get_running_loop().create_task(self._wake())
         if event.aggregate_id != self.mesh.aggregate_id:
-            age = (self.mesh.host.clock.now() - event.time).total_seconds()
+            age = (self.mesh.runtime.clock.now() - event.time).total_seconds()
             self.circuits.learn(event.event_type, event.payload, age)
 
     async def _wake(self) -> None:
         try:
-            await wake_waiting(self.mesh.host, self.mesh.log, "provider")
+            await wake_waiting(self.mesh.runtime, self.mesh.log, "provider")
         except HostError as error:  # they go on at the end of their pauses
             _logger.warning("Cannot wake the tasks that wait for a provider: %s", error)
 

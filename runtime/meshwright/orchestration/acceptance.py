@@ -172,9 +172,9 @@ class Admission:
     """
 
     def __init__(
-        self, host: Runtime, log: EventLog, tenants: Tenants, *, max_open_tasks: int, max_thread_tasks: int
+        self, runtime: Runtime, log: EventLog, tenants: Tenants, *, max_open_tasks: int, max_thread_tasks: int
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._log = log
         self._tenants = tenants
         self._max_open_tasks = max_open_tasks
@@ -199,7 +199,7 @@ class Admission:
     async def start(self) -> None:
         """Count what is open, as far as the log knows, and follow what happens from now on."""
         self._ended_meanwhile = set()
-        self._unlisten = self._host.listen(
+        self._unlisten = self._runtime.listen(
             topics.TASK_PROGRESS, self._on_event, {*OPENED, *FINAL}, sealed=True
         )
         for tenant_id, task_id, thread_id in await self._log.open_tasks():
@@ -309,8 +309,8 @@ class _Ending(Struct):
 class OutcomeWaiters:
     """The waiters of this process, task by task."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}
 
     async def wait(self, task_id: str, tenant_id: str) -> Outcome:
@@ -320,9 +320,9 @@ class OutcomeWaiters:
         waiter = asyncio.get_running_loop().create_future()
         waiters.add(waiter)
         try:
-            ending = await self._host.recent(key.ref, _Ending)
+            ending = await self._runtime.recent(key.ref, _Ending)
             if ending is None or ending.outcome is not None:  # it may be erased by now
-                ending = await self._host.read(key.ref, _Ending)
+                ending = await self._runtime.read(key.ref, _Ending)
             if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
                 raise unknown_task(task_id)
             return ending.outcome or await waiter

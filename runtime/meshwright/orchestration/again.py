@@ -87,7 +87,7 @@ def begin_of(outcome: Outcome, begin: Begin | None, attempts: list[Attempt]) -> 
 
 
 async def plan_again(
-    host: Runtime, task_id: str, record: TaskRecord, begin: Begin | None, keep: timedelta | None
+    runtime: Runtime, task_id: str, record: TaskRecord, begin: Begin | None, keep: timedelta | None
 ) -> Again:
     """Returns how a task would be worked on again; its steps were deleted once they are older than `keep`.
 
@@ -104,14 +104,14 @@ async def plan_again(
             agent_id=task.agent_id,
             error=outcome.error,
         )
-    if keep is not None and outcome.completed_at < host.clock.now() - keep:
+    if keep is not None and outcome.completed_at < runtime.clock.now() - keep:
         raise Conflict(
             f"The finished steps of task {task_id} were deleted, {keep.days} days after its end",
             remedy="Let it begin at the start (--from start), or keep them longer (keep_contents_days)",
         )
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
-    kept = await _finished(host, ref, journals_of(task_id, record.attempts, last.attempt))
+    kept = await _finished(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
     return Again(
         task_id=task_id,
         begin=begin,
@@ -123,14 +123,14 @@ async def plan_again(
     )
 
 
-async def _finished(host: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> int:
+async def _finished(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> int:
     """How many steps are finished."""
-    records = [record.value for steps in journals for record in await read_continued(host, ref, steps)]
+    records = [record.value for steps in journals for record in await read_continued(runtime, ref, steps)]
     return len({value["path"] for value in records if "path" in value and "result" in value})
 
 
 async def plan_fork(
-    host: Runtime, task_id: str, record: TaskRecord, step: str, attempt: int | None
+    runtime: Runtime, task_id: str, record: TaskRecord, step: str, attempt: int | None
 ) -> Forked:
     """Returns how a task would go on from a step of an attempt, by default of the last.
 
@@ -147,7 +147,7 @@ async def plan_fork(
         raise Conflict(f"The contents of task {task_id} were erased", remedy="Submit it as a new task")
     number = len(record.attempts) if attempt is None else attempt
     origin = ForkedFrom(task_id=task_id, step=step, attempt=number, first_task_id=task.first_task_id)
-    kept = await read_origin(host, task.tenant_id, origin)
+    kept = await read_origin(runtime, task.tenant_id, origin)
     return Forked(
         task_id=None,
         forked_from=origin,

@@ -11,7 +11,7 @@ from meshwright.core.capability import Registration
 from meshwright.events.projections import Projection
 from meshwright.events.status import WaitProjection
 from meshwright.events.waits import EventWaits
-from meshwright.kernel.host import Subscription
+from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets
@@ -46,14 +46,14 @@ class OrchestrationComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        presence, host = mesh.settings.presence, mesh.host
+        presence, runtime = mesh.settings.presence, mesh.runtime
         self._registry = Registry(
-            host.clock,
+            runtime.clock,
             degraded_after_seconds=presence.degraded_after_seconds,
             offline_after_seconds=presence.offline_after_seconds,
         )
         spending = Spending(
-            host,
+            runtime,
             mesh.log,
             budgets=mesh.get(Budgets),
             allowances=mesh.get(Allowances),
@@ -62,28 +62,28 @@ class OrchestrationComponent(Component):
         )
         tenants = Tenants(
             mesh.settings.tenants,
-            host.clock,
+            runtime.clock,
             mesh.tell,
             mesh.log.stored_bytes,
             max_open_tasks=self.config.max_open_tasks,
         )
         admission = Admission(
-            host,
+            runtime,
             mesh.log,
             tenants,
             max_open_tasks=self.config.max_open_tasks,
             max_thread_tasks=self.config.max_thread_tasks,
         )
         seconds = presence.heartbeat_seconds
-        own = Presence(host, mesh.log, self._registry, self._registrations(), heartbeat_seconds=seconds)
+        own = Presence(runtime, mesh.log, self._registry, self._registrations(), heartbeat_seconds=seconds)
         # The states of toolsets are a part of how agents are shown.
-        host.listen(topics.MESH, lambda event: own.renew(self._registrations()), _TOOLSET_EVENTS)
+        runtime.listen(topics.MESH, lambda event: own.renew(self._registrations()), _TOOLSET_EVENTS)
         for thing in (self._registry, spending, tenants, admission, own):
             mesh.provide(thing)
         missing = mesh.provide(MissingAgents(mesh))
         tasks = mesh.provide(Tasks(mesh))
         mesh.provide(StatusReader(mesh))
-        waits = EventWaits(host, mesh.log, tasks.resume)
+        waits = EventWaits(runtime, mesh.log, tasks.resume)
         self.parts += [admission, own, waits, missing] if mesh.role.is_front else [own]
 
     def _registrations(self) -> list[Registration]:

@@ -32,7 +32,7 @@ class MissingAgents:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._host = mesh.host
+        self._runtime = mesh.runtime
         self._registry = mesh.get(Registry)
         self._loaded = {agent.agent_id for agent in mesh.get(AgentTypes)}
         self._named: set[str] = set()
@@ -44,11 +44,11 @@ class MissingAgents:
         """Name those that are missing, and look again every few seconds."""
         self._named, self._suspects = set(), set()
         self._named_before = await self._left_missing()
-        if not self._host.is_shared:  # its agents are all that there will be
+        if not self._runtime.is_shared:  # its agents are all that there will be
             self._suspects = set(await self._now())
             await self._look()
         self._looking = asyncio.create_task(
-            every(self._host.clock, CHECK_SECONDS, self._look), name="missing agents"
+            every(self._runtime.clock, CHECK_SECONDS, self._look), name="missing agents"
         )
 
     async def stop(self) -> None:
@@ -72,16 +72,16 @@ class MissingAgents:
 
         Raises NoAgentAvailable where only a process that runs the agent could take them, and none does.
         """
-        host = self._host
-        if thread.type in host.kinds or thread.type in host.remote_kinds:
+        runtime = self._runtime
+        if thread.type in runtime.kinds or thread.type in runtime.remote_kinds:
             return
-        if host.forwards and self.is_missing(thread.type):
+        if runtime.forwards and self.is_missing(thread.type):
             raise NoAgentAvailable(
                 f"The agent {thread.type} of that task is not loaded here, and no other process has it",
                 remedy=f"Start a mesh with the file of {thread.type}, then try again; nothing was changed",
                 field="agent_id",
             )
-        host.know(ActorKind.of(AgentThread, type=thread.type))
+        runtime.know(ActorKind.of(AgentThread, type=thread.type))
 
     async def held_cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
         """The cancels that threads of missing agents pass on only once they are back, below a task."""
@@ -90,8 +90,8 @@ class MissingAgents:
         cancels, below = list[Cancel](), [task_id]
         while below:
             with suppress(NotFound):  # it is on its way to its actor: it has delegated nothing yet
-                record, task = await read_task(self._host, below.pop(), tenant_id)
-                entry = await read_entry(self._host, record, task)
+                record, task = await read_task(self._runtime, below.pop(), tenant_id)
+                entry = await read_entry(self._runtime, record, task)
                 for wait in entry.waits if entry is not None else ():
                     if (child := wait.child_task_id) is None:
                         continue

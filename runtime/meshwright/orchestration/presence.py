@@ -104,34 +104,34 @@ class Presence:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         log: EventLog,
         registry: Registry,
         registrations: Sequence[Registration],
         *,
         heartbeat_seconds: float,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._log = log
         self._registry = registry
         self.registrations = registrations
         self._heartbeat_seconds = heartbeat_seconds
         self._probes = HealthProbes(registry)
         self._tasks: list[asyncio.Task[None]] = []
-        for registration in registrations:  # before the host starts: recovered tasks may ask at once
+        for registration in registrations:  # before the runtime starts: recovered tasks may ask at once
             registry.register(registration)
-        host.listen(topics.TASK_RESULTS, self._count, sealed=True)
-        host.listen(topics.AGENTS, self._hear)
+        runtime.listen(topics.TASK_RESULTS, self._count, sealed=True)
+        runtime.listen(topics.AGENTS, self._hear)
 
     async def start(self) -> None:
         """Tell the mesh who is here, and go on telling."""
         for agent_id, capability, success in await self._log.view(recent_outcomes):
             self._registry.record(agent_id, capability, success)
-        await self._host.emit(
+        await self._runtime.emit(
             [self._event("agent.registered", own.agent_id, own) for own in self.registrations]
         )
-        self._host.broadcast(self._event(_ROLL_CALL, "", {}))
-        clock = self._host.clock
+        self._runtime.broadcast(self._event(_ROLL_CALL, "", {}))
+        clock = self._runtime.clock
         self._tasks = [
             asyncio.create_task(every(clock, self._heartbeat_seconds, self._beat), name="heartbeat"),
             asyncio.create_task(every(clock, CHECK_SECONDS, self._check), name="presence"),
@@ -160,14 +160,14 @@ class Presence:
         self._see_own()  # a machine that slept has missed its own beats, and is there
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
-            await self._host.emit(
+            await self._runtime.emit(
                 [self._event(change.event_type, change.agent_id, change.payload) for change in changes]
             )
 
     def _answer(self) -> None:
         """Publish all agents of this process in full, for processes that joined since."""
         for registration in self.registrations:
-            self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, registration))
+            self._runtime.broadcast(self._event("agent.heartbeat", registration.agent_id, registration))
 
     def _see_own(self) -> None:
         for registration in self.registrations:
@@ -175,10 +175,10 @@ class Presence:
 
     def _event(self, event_type: str, agent_id: str, payload: Any) -> Event:
         return Event(
-            id=f"{agent_id}/{self._host.incarnation}/{new_id()}",
+            id=f"{agent_id}/{self._runtime.incarnation}/{new_id()}",
             event_type=event_type,
             topic=topics.AGENTS,
-            time=self._host.clock.now(),
+            time=self._runtime.clock.now(),
             agent_id=agent_id,
             aggregate_id=f"agent/{agent_id}",
             payload=payload,
@@ -190,7 +190,7 @@ class Presence:
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 
     def _hear(self, event: Event) -> None:
-        if self._host.incarnation in event.id:
+        if self._runtime.incarnation in event.id:
             return
         if event.event_type == _ROLL_CALL:
             self._answer()

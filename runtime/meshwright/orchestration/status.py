@@ -45,7 +45,7 @@ class StatusReader:
         self._admission = mesh.get(Admission)
         self._deployments = mesh.get(Deployments)
         self._held: dict[str, Event] = {}
-        mesh.host.listen(topics.MESH, self._note, (WORKER_HELD, WORKER_BEGUN))
+        mesh.runtime.listen(topics.MESH, self._note, (WORKER_HELD, WORKER_BEGUN))
 
     def _note(self, event: Event) -> None:
         self._held.pop(event.aggregate_id, None)
@@ -65,13 +65,13 @@ class StatusReader:
         return found.model_copy(update={**seen, "losses": await self._losses()})
 
     async def _losses(self) -> tuple[NoticedLoss, ...]:
-        since = self._mesh.host.clock.now() - _LOSS_SHOWN
+        since = self._mesh.runtime.clock.now() - _LOSS_SHOWN
         query = EventFilter(event_type=LOSS_NOTICED, since=since, order="desc", limit=_MAX_LOSSES)
         events = await self._log.query(query)
         return tuple(_read(NoticedLoss, [{"at": event.time, **event.fields} for event in events]))
 
     def _held_now(self) -> tuple[HeldWorker, ...]:
-        oldest = self._mesh.host.clock.now() - timedelta(seconds=_HELD_SECONDS)
+        oldest = self._mesh.runtime.clock.now() - timedelta(seconds=_HELD_SECONDS)
         self._held = {worker: said for worker, said in self._held.items() if said.time > oldest}
         return tuple(
             _read(HeldWorker, [{"worker": worker, **said.fields} for worker, said in self._held.items()])

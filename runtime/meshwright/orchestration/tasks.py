@@ -64,7 +64,7 @@ class Tasks:
         settings = mesh.settings
         self.payload_limits = PayloadLimits(settings.max_payload_bytes, settings.max_payload_depth)
         self._settings = settings
-        self._host = mesh.host
+        self._runtime = mesh.runtime
         self._log = mesh.log
         self._tracing = mesh.tracing
         self._admission = mesh.get(Admission)
@@ -77,9 +77,9 @@ class Tasks:
         self._cipher = mesh.cipher
         self.choosers: list[Callable[[Task], Iterable[TaskVariant]]] = []
         """Of components: which variants are tried with a new task."""
-        self._waiters = OutcomeWaiters(mesh.host)
+        self._waiters = OutcomeWaiters(mesh.runtime)
         mesh.on_end.append(self._waiters.end)
-        mesh.host.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
+        mesh.runtime.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
 
     async def submit(
         self,
@@ -99,12 +99,12 @@ class Tasks:
         caller = caller or Caller()
         if request.after is not None:
             try:
-                await read_task(self._host, request.after, caller.tenant_id)
+                await read_task(self._runtime, request.after, caller.tenant_id)
             except NotFound as error:
                 raise NotFound(error.message, remedy=error.remedy, field="after") from None
         if request.repository is not None:
             check_repository(request.repository, self._settings.trees)
-        now, key = self._host.clock.now(), idempotency_key
+        now, key = self._runtime.clock.now(), idempotency_key
         day = self._settings.agents.deadline_seconds
         task = make_task(
             request,
@@ -135,12 +135,12 @@ class Tasks:
             traced = replace(task, traceparent=traceparent)
             accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
             ref = TaskKey(task.tenant_id, task.task_id).ref
-            return await self._host.call(ref, "accept", accept, traceparent=traceparent)
+            return await self._runtime.call(ref, "accept", accept, traceparent=traceparent)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
-        record, task = await read_task(self._host, task_id, tenant_id)
-        entry = await read_entry(self._host, record, task)
+        record, task = await read_task(self._runtime, task_id, tenant_id)
+        entry = await read_entry(self._runtime, record, task)
         agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
         limits = limits_of(self._settings.agents.limits, agent, task.limits)
@@ -171,21 +171,21 @@ class Tasks:
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""
-        record, task = await read_task(self._host, task_id, tenant_id)
-        entry = await read_entry(self._host, record, task)
+        record, task = await read_task(self._runtime, task_id, tenant_id)
+        entry = await read_entry(self._runtime, record, task)
         waits = tuple(entry.waits) if entry is not None else ()
-        return await transcripts(self._host, self._log, record, task, waits)
+        return await transcripts(self._runtime, self._log, record, task, waits)
 
     async def cancel(
         self, task_id: str, tenant_id: str = "default", *, caller: Caller | None = None
     ) -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
-        await read_task(self._host, task_id, tenant_id)
+        await read_task(self._runtime, task_id, tenant_id)
         caller = caller or Caller(tenant_id=tenant_id)
         cancels = [Cancel(task_id=task_id), *await self._missing.held_cancels(task_id, tenant_id)]
         async with self._audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
             for cancel in cancels:
-                await self._host.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
+                await self._runtime.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
         return await self.task(task_id, tenant_id)
 
     async def retry(
@@ -204,18 +204,18 @@ class Tasks:
         Raises NotFound, Conflict where it can't be worked on again, and what `submit` raises.
         """
         caller = caller or Caller()
-        record, task = await read_task(self._host, task_id, caller.tenant_id)
+        record, task = await read_task(self._runtime, task_id, caller.tenant_id)
         days = self._settings.keep_contents_days
         keep = None if days is None else timedelta(days=days)
-        plan = await plan_again(self._host, task_id, record, begin, keep)
+        plan = await plan_again(self._runtime, task_id, record, begin, keep)
         if dry_run:
             return replace(plan, is_dry=True)
-        ends_at = None if deadline is None else self._host.clock.now() + timedelta(seconds=deadline)
+        ends_at = None if deadline is None else self._runtime.clock.now() + timedelta(seconds=deadline)
         retry = Retry(begin=begin, deadline_at=ends_at)
         details = {"begin": plan.begin, "generation": plan.generation}
         async with self._audit.change(caller, "task.retried", f"tasks/{task_id}", details):
             ref = TaskKey(task.tenant_id, task_id).ref
-            await self._admission.admit(task, partial(self._host.call, ref, "retry", retry))
+            await self._admission.admit(task, partial(self._runtime.call, ref, "retry", retry))
         return plan
 
     async def fork(
@@ -235,11 +235,11 @@ class Tasks:
         that is not there, Conflict for one that failed or a task that is open, and what `submit` raises.
         """
         caller = caller or Caller()
-        record, task = await read_task(self._host, task_id, caller.tenant_id)
-        plan = await plan_fork(self._host, task_id, record, step, attempt)
+        record, task = await read_task(self._runtime, task_id, caller.tenant_id)
+        plan = await plan_fork(self._runtime, task_id, record, step, attempt)
         if dry_run:
             return plan
-        fork = fork_of(task, plan, caller, self._host.clock.now(), deadline)
+        fork = fork_of(task, plan, caller, self._runtime.clock.now(), deadline)
         details = {"step": step, "attempt": plan.forked_from.attempt, "fork": fork.task_id}
         async with self._audit.change(caller, "task.forked", f"tasks/{task_id}", details):
             await self._admission.admit(fork, partial(self._accept, fork, "", True, None))
@@ -261,14 +261,14 @@ class Tasks:
         InvalidInput for an answer that does not fit, Forbidden for a caller who may not give it.
         """
         caller = caller or Caller()
-        record, task = await read_task(self._host, task_id, caller.tenant_id)
-        thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
+        record, task = await read_task(self._runtime, task_id, caller.tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self._runtime, record, task)
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
             if record.cancelling:  # its thread lacks the cancel while its agent is not loaded
                 raise Conflict(f"Task {task_id} is being cancelled", field="key")
             self._missing.reach(thread)
-            agents, now = (*task.chain, thread.type), self._host.clock.now()
+            agents, now = (*task.chain, thread.type), self._runtime.clock.now()
             if (reason := denied_money(wait, value, caller, agents)) is not None:
                 account_id, details = wait.subject["account"], {"wait_id": key, "reason": reason}
                 async with self._audit.change(caller, "budget.denied", f"budgets/{account_id}", details):
@@ -285,7 +285,7 @@ class Tasks:
             )
             details = {"wait_id": key, "answer": hashed(value)}
             async with self._audit.change(caller, decided(wait, value), f"tasks/{task_id}", details):
-                if await self._host.call(thread, "resume", answer):
+                if await self._runtime.call(thread, "resume", answer):
                     return
                 raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
         raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
@@ -295,8 +295,8 @@ class Tasks:
 
         Raises NotFound where the task does not wait for that, Forbidden for a caller who may not answer.
         """
-        record, task = await read_task(self._host, task_id, caller.tenant_id)
-        thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
+        record, task = await read_task(self._runtime, task_id, caller.tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self._runtime, record, task)
         wait = entry.wait(key) if entry is not None else None
         if thread is None or wait is None:
             raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
@@ -312,15 +312,15 @@ class Tasks:
             return set()
         names = {task.requested_by}
         while task.parent is not None:
-            _, task = await read_task(self._host, task.parent.task_id, task.tenant_id)
+            _, task = await read_task(self._runtime, task.parent.task_id, task.tenant_id)
             names.add(task.requested_by)
         return names
 
     async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
         """Give a task what it waits for, where no person answers. Raises NotFound for an unknown task."""
-        record, task = await read_task(self._host, task_id, tenant_id)
+        record, task = await read_task(self._runtime, task_id, tenant_id)
         if (thread := thread_ref(record, task)) is not None:
-            await self._host.call(thread, "resume", Answer(task_id=task_id, key=key, value=value))
+            await self._runtime.call(thread, "resume", Answer(task_id=task_id, key=key, value=value))
 
     async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
         """Wait for the outcome of a task.
@@ -344,7 +344,7 @@ class Tasks:
 
     async def file(self, task_id: str, number: int, tenant_id: str = "default") -> File:
         """A file of a task's outcome with its bytes, counted from 1. Raises NotFound."""
-        return await read_file(self._host, task_id, number, tenant_id)
+        return await read_file(self._runtime, task_id, number, tenant_id)
 
     async def ask(
         self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float | None = None

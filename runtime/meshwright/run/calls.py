@@ -118,7 +118,7 @@ class ModelCalls:
 
     def __init__(self, attempt: RunContext) -> None:
         self.usage = RunUsage()
-        self.max_record_bytes = attempt.services.host.max_record_bytes
+        self.max_record_bytes = attempt.services.runtime.max_record_bytes
         self.limits = limits_of(attempt.services.limits, attempt.agent, attempt.task.limits)
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
@@ -160,7 +160,7 @@ class ModelCalls:
     async def book(self) -> None:
         """Have budgets book the calls once they are durable, on a store that can lose their records alone."""
         budgets = self._attempt.services.budgets
-        if not self._settled or budgets is None or not self._attempt.services.host.is_shared:
+        if not self._settled or budgets is None or not self._attempt.services.runtime.is_shared:
             return
         await self._attempt.journal.confirm()
         budgets.book(self._settled)
@@ -379,7 +379,7 @@ class ModelCalls:
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         attempt = self._attempt
         task, dispatch = attempt.task, attempt.work.dispatch
-        attempt.services.host.broadcast(
+        attempt.services.runtime.broadcast(
             Event(
                 id=new_id(),
                 event_type=topics.MODEL_DELTA,

@@ -62,7 +62,7 @@ async def earlier_changes(attempt: RunContext) -> EarlierChanges:
     outside = is_edited = has_delegated = False
     for ended in attempt.work.taken_over:
         ref = attempt.ref._replace(type=ended.agent_id)
-        records, answers = await read_steps(attempt.services.host, ref, ended.steps, 1)
+        records, answers = await read_steps(attempt.services.runtime, ref, ended.steps, 1)
         values = [record.value for record in (*records, *answers)]
         found += _changes_of(ended, values)
         outside = outside or any(_is_outside(value) for value in values)

@@ -44,13 +44,13 @@ class ContentsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         mesh.provide(
-            Eraser(mesh.host, mesh.log, mesh.database, mesh.get(Audit), mesh.tracing, self._erase_hooks)
+            Eraser(mesh.runtime, mesh.log, mesh.database, mesh.get(Audit), mesh.tracing, self._erase_hooks)
         )
         limits = [
             days for days in (settings.keep_contents_days, settings.keep_events_days) if days is not None
         ]
         if limits and mesh.role.is_front:
-            self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
+            self.parts.append(Contents(mesh.runtime, mesh.log, mesh.tell, keep_days=min(limits)))
 
     def _erase_hooks(self) -> Iterable[Callable[[str, Sequence[str]], Awaitable[None]]]:
         return [component.erase for component in self.mesh.components if isinstance(component, Component)]

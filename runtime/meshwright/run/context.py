@@ -205,7 +205,7 @@ class UsualCalls:
 class Services:
     """The services that every run of a mesh uses."""
 
-    host: Runtime
+    runtime: Runtime
     model: Model
     context: ContextClient
     memory: MemoryStore

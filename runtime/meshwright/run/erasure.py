@@ -53,9 +53,14 @@ class Contents:
     """Deletes the journals of tasks once they have ended so many days ago, hourly."""
 
     def __init__(
-        self, host: Runtime, log: EventLog, tell: Callable[[str, dict[str, Any]], None], *, keep_days: float
+        self,
+        runtime: Runtime,
+        log: EventLog,
+        tell: Callable[[str, dict[str, Any]], None],
+        *,
+        keep_days: float,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._log = log
         self._tell = tell
         self._keep = timedelta(days=keep_days)
@@ -65,7 +70,7 @@ class Contents:
 
     async def start(self) -> None:
         """Begin to delete."""
-        self._pruning = asyncio.create_task(every(self._host.clock, _PAUSE_SECONDS, self.prune))
+        self._pruning = asyncio.create_task(every(self._runtime.clock, _PAUSE_SECONDS, self.prune))
 
     async def stop(self) -> None:
         """Delete no more."""
@@ -78,11 +83,13 @@ class Contents:
     async def prune(self) -> None:
         """Delete the contents that are old enough, of some tasks at a time."""
         async with self._lock:
-            before = self._host.clock.now() - self._keep
+            before = self._runtime.clock.now() - self._keep
             last, deleted = await self._last_pruned(), 0
             while tasks := await self._log.view_apart(ended_tasks, last, before.timestamp(), _TASKS_AT_ONCE):
                 for _, tenant_id, task_id in tasks:
-                    await _delete_steps(self._host, await self._host.read(TaskKey(tenant_id, task_id).ref))
+                    await _delete_steps(
+                        self._runtime, await self._runtime.read(TaskKey(tenant_id, task_id).ref)
+                    )
                 last = tasks[-1]
                 deleted += len(tasks)
                 await asyncio.sleep(0)
@@ -100,7 +107,7 @@ class Contents:
         return EndedTask(0.0, "", "")
 
 
-async def step_streams(host: Runtime, record: object) -> dict[ActorRef, list[str]]:
+async def step_streams(runtime: Runtime, record: object) -> dict[ActorRef, list[str]]:
     """The streams of the steps of a task that has ended, in every attempt and generation, by thread."""
     found: dict[ActorRef, list[str]] = {}
     if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
@@ -109,13 +116,13 @@ async def step_streams(host: Runtime, record: object) -> dict[ActorRef, list[str
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         steps = steps_stream(task.task_id, attempt.generation, attempt.attempt)
-        found.setdefault(ref, []).extend(await streams_of(host, ref, steps))
+        found.setdefault(ref, []).extend(await streams_of(runtime, ref, steps))
     return found
 
 
-async def _delete_steps(host: Runtime, record: object) -> None:
+async def _delete_steps(runtime: Runtime, record: object) -> None:
     """Delete what was said at the steps of a task that has ended."""
-    await host.delete_records(await step_streams(host, record))
+    await runtime.delete_records(await step_streams(runtime, record))
 
 
 _FACTS = frozenset({"task.accepted", "task.started", "task.resumed", "model.called"})
@@ -136,7 +143,7 @@ class Eraser:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         log: EventLog,
         database: Database,
         audit: Audit,
@@ -144,7 +151,7 @@ class Eraser:
         hooks: Callable[[], Iterable[Callable[[str, Sequence[str]], Awaitable[None]]]],
     ) -> None:
         self._hooks = hooks
-        self._host = host
+        self._runtime = runtime
         self._log = log
         self._database = database
         self._audit = audit
@@ -164,12 +171,12 @@ class Eraser:
         details = {"tasks": len(task_ids)}
         async with self._audit.change(caller, "contents.erased", f"tasks of {subject}", details):
             await self._tracing.flush()  # a span that comes later would hold contents again
-            await self._host.emit([])
+            await self._runtime.emit([])
             events = 0
             for task in found:
                 erase_one = _erase_copies if task.is_witness else _erase_task
                 key = TaskKey(tenant_id, task.task_id)
-                events += await erase_one(self._host, self._log, self._database, key)
+                events += await erase_one(self._runtime, self._log, self._database, key)
             for erase in self._hooks():
                 await erase(tenant_id, task_ids)
             (self._database.folder / LAST_ERROR).unlink(missing_ok=True)
@@ -194,33 +201,33 @@ async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> li
     return found
 
 
-async def _erase_records(host: Runtime, key: TaskKey) -> tuple[Task, set[ActorRef]]:
+async def _erase_records(runtime: Runtime, key: TaskKey) -> tuple[Task, set[ActorRef]]:
     """Erase the contents of a task that has ended, but for its events; returns the task and its threads.
 
     Safe to repeat. Raises NotFound, and Conflict while the task is open.
     """
-    record, task = await read_task(host, key.task_id, key.tenant_id)
+    record, task = await read_task(runtime, key.task_id, key.tenant_id)
     thread_id = f"{task.tenant_id}:{task.thread_id}"
     threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
-    await host.call(key.ref, "erase")
-    forgotten = [_forget(host, thread, key.task_id) for thread in threads]
-    await asyncio.gather(_delete_steps(host, record), *forgotten)
+    await runtime.call(key.ref, "erase")
+    forgotten = [_forget(runtime, thread, key.task_id) for thread in threads]
+    await asyncio.gather(_delete_steps(runtime, record), *forgotten)
     return task, threads
 
 
-async def _forget(host: Runtime, thread: ActorRef, task_id: str) -> None:
+async def _forget(runtime: Runtime, thread: ActorRef, task_id: str) -> None:
     """Erase what a thread and its conversation remember of a task."""
     with suppress(NotFound):  # the mesh has this agent no more
-        await host.call(thread, "forget", task_id)
+        await runtime.call(thread, "forget", task_id)
     conversation = conversation_of(thread)
-    if await host.read(conversation) is not None:  # else a turn would make its record
-        await host.delete_records({conversation: [MESSAGES]})  # nothing reads them, but for the latest
-        await host.call(conversation, "forget", task_id)
+    if await runtime.read(conversation) is not None:  # else a turn would make its record
+        await runtime.delete_records({conversation: [MESSAGES]})  # nothing reads them, but for the latest
+        await runtime.call(conversation, "forget", task_id)
 
 
-async def _erase_task(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
+async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
-    task, threads = await _erase_records(host, key)
+    task, threads = await _erase_records(runtime, key)
     wanted = [
         EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
         *_spans(task),
@@ -230,14 +237,14 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
         ),
     ]
     await database.write(erase_task_rows, *key)
-    return await _erase_rows(host, log, database, key, wanted)
+    return await _erase_rows(runtime, log, database, key, wanted)
 
 
-async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
+async def _erase_copies(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase what a task got of the conversation of its thread; what was asked and answered stays."""
-    record, task = await read_task(host, key.task_id, key.tenant_id)
-    await _delete_steps(host, record)
-    return await _erase_rows(host, log, database, key, _spans(task))
+    record, task = await read_task(runtime, key.task_id, key.tenant_id)
+    await _delete_steps(runtime, record)
+    return await _erase_rows(runtime, log, database, key, _spans(task))
 
 
 def _spans(task: Task) -> list[EventFilter]:
@@ -246,7 +253,7 @@ def _spans(task: Task) -> list[EventFilter]:
 
 
 async def _erase_rows(
-    host: Runtime, log: EventLog, database: Database, key: TaskKey, wanted: Sequence[EventFilter]
+    runtime: Runtime, log: EventLog, database: Database, key: TaskKey, wanted: Sequence[EventFilter]
 ) -> int:
     """Erase the payloads of events, and record that in the same transaction."""
     found = [event for one in wanted async for event in log.replay(one)]
@@ -258,7 +265,7 @@ async def _erase_rows(
         id=new_id(),
         event_type=ERASED_EVENT,
         topic=topics.MESH,
-        time=host.clock.now(),
+        time=runtime.clock.now(),
         tenant_id=key.tenant_id,
         task_id=key.task_id,
         payload={"ranges": _ranges(seqs)},

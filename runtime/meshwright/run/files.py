@@ -209,18 +209,18 @@ def check_size(what: str, files: Iterable[File], max_record_bytes: int) -> None:
         )
 
 
-async def read_file(host: Runtime, task_id: str, number: int, tenant_id: str) -> File:
+async def read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str) -> File:
     """A file of a task's outcome, counted from 1, also one that is of a task below. Raises NotFound."""
     for _ in range(_MAX_TASKS):
-        file = await _read_file(host, task_id, number, tenant_id)
+        file = await _read_file(runtime, task_id, number, tenant_id)
         if (place := task_file_of(file.url)) is None:
             return file
         task_id, number = place
     raise NotFound(f"File {number} of task {task_id} is in no task", field="number")
 
 
-async def _read_file(host: Runtime, task_id: str, number: int, tenant_id: str) -> File:
-    record, task = await read_task(host, task_id, tenant_id)
+async def _read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str) -> File:
+    record, task = await read_task(runtime, task_id, tenant_id)
     outcome = record.outcome
     if outcome is None or not 1 <= number <= len(outcome.files):
         has = "has not ended yet" if outcome is None else f"has {len(outcome.files)}"
@@ -233,9 +233,9 @@ async def _read_file(host: Runtime, task_id: str, number: int, tenant_id: str) -
     ref = ActorRef(outcome.agent_id, f"{task.tenant_id}:{task.thread_id}")
     records: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
-        records += await read_forked(host, task)
+        records += await read_forked(runtime, task)
     for steps in journals_of(task_id, record.attempts, outcome.attempt):
-        records += (await read_steps(host, ref, steps, 1))[0]  # the first claim may have left nothing
+        records += (await read_steps(runtime, ref, steps, 1))[0]  # the first claim may have left nothing
     for value in (record.value for record in records):
         if value.get("path") == known.step and known.place < len(files := files_in(value.get("result"))):
             return files[known.place]

@@ -222,10 +222,10 @@ async def _conversation(attempt: RunContext, window: int | None) -> tuple[tuple[
 
     Also whether an agent had read text from outside by then.
     """
-    task, host = attempt.task, attempt.services.host
+    task, runtime = attempt.task, attempt.services.runtime
     if task.thread_id == task.task_id:
         return (), False
-    answer = await host.call(conversation_of(attempt.ref), "recent", None)
+    answer = await runtime.call(conversation_of(attempt.ref), "recent", None)
     said = Recent.model_validate(answer).messages
     most = attempt.services.max_context_tokens // 2
     shown = chat_messages(said, most if window is None else min(most, window // 4))

@@ -116,9 +116,9 @@ class Run(RunSteps):
         place = task_file_of(url)
         if place is None:
             raise InvalidInput(f"{url!r} names no file of a task", field="url")
-        host, tenant_id = self._attempt.services.host, self.task.tenant_id
-        file = await read_file(host, *place, tenant_id)
-        record, _ = await read_task(host, place[0], tenant_id)
+        runtime, tenant_id = self._attempt.services.runtime, self.task.tenant_id
+        file = await read_file(runtime, *place, tenant_id)
+        record, _ = await read_task(runtime, place[0], tenant_id)
         if record.outcome is not None and record.outcome.outside:
             self._journal.read_outside()
         return file

@@ -55,7 +55,7 @@ class Runner:
         self._agents = agents
 
     async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
-        """Run an attempt to its end. Raises Suspended where it has to wait, HostError where the host ends."""
+        """Run an attempt to its end. Raises Suspended where it has to wait, HostError at a stop."""
         services, task, bound = self._services, work.task, self._agents[ref.type]
         attributes = {
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
@@ -76,7 +76,7 @@ class Runner:
     async def settle(self, ref: ActorRef, work: Work) -> SettleResult:
         """Settle the calls of models of an attempt whose cost no run of it has reported."""
         budgets = self._services.budgets
-        is_estimated = budgets is not None and await settle_calls(self._services.host, budgets, ref, work)
+        is_estimated = budgets is not None and await settle_calls(self._services.runtime, budgets, ref, work)
         return SettleResult(work.changed or await self._agents[ref.type].may_change(), is_estimated)
 
 
@@ -264,7 +264,7 @@ class _Execution:
             ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
         )
         said = Said(task_id=task.task_id, messages=messages)
-        await attempt.services.host.call(conversation_of(attempt.ref), "add", said)
+        await attempt.services.runtime.call(conversation_of(attempt.ref), "add", said)
 
 
 class _OutOfTime(Exception):

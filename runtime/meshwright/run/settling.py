@@ -13,12 +13,12 @@ from meshwright.work import Work
 from meshwright.work.earlier import read_steps
 
 
-async def settle_calls(host: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> bool:
+async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> bool:
     """Book what the calls of an attempt did cost, where its journal says it, and else the estimate.
 
     Durable when this returns. Returns whether an estimate was booked. Raises HostError.
     """
-    records, _ = await read_steps(host, ref, work.steps, work.claim + 1)
+    records, _ = await read_steps(runtime, ref, work.steps, work.claim + 1)
     values = [record.value for record in records]
     settlements = settlements_in(values)
     task = work.task

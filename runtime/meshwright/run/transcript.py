@@ -305,18 +305,18 @@ _CONTENTS = ("request", "messages", "reply", "arguments", "result")
 
 
 async def transcripts(
-    host: Runtime, log: EventLog, record: TaskRecord, task: Task, waits: Sequence[Wait]
+    runtime: Runtime, log: EventLog, record: TaskRecord, task: Task, waits: Sequence[Wait]
 ) -> list[Transcript]:
     """The attempts of a task, with their steps."""
     by_attempt = await _events(log, record, task)
     found: list[Transcript] = []
     copied: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
-        copied = await read_forked(host, task)
+        copied = await read_forked(runtime, task)
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, attempt.generation, attempt.attempt)
-        records, answers = await read_steps(host, ref, stream, 1)  # the first claim may have left nothing
+        records, answers = await read_steps(runtime, ref, stream, 1)  # the first claim may have left nothing
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         found.append(

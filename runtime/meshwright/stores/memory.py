@@ -18,7 +18,7 @@ from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.host import RECORD_GAP
+from meshwright.kernel.guarantees import RECORD_GAP
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.sql.database import Database
 

@@ -206,7 +206,7 @@ class MeshUnderTest(TaskCalls):
         self._without_prompt = {agent.prompt for agent in agents if _is_of_tests(agent)}
         self._events: list[Event] = []
         self._returned: set[str] = set()  # the tasks whose outcome the test has
-        mesh.host.listen("#", self._events.append)
+        mesh.runtime.listen("#", self._events.append)
 
     @property
     def client(self) -> Client:
@@ -259,7 +259,7 @@ class MeshUnderTest(TaskCalls):
         MeshError after 30 seconds.
         """
         news = asyncio.Event()
-        stop = self.mesh.host.listen("#", lambda event: news.set(), ("task.waiting", *_FAILURES))
+        stop = self.mesh.runtime.listen("#", lambda event: news.set(), ("task.waiting", *_FAILURES))
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while len(found := (await self.mesh.get(Inbox).page(Caller().tenant_id)).items) < count:
@@ -332,7 +332,7 @@ async def mesh_for(
     model = model or ScriptedModel()
     settings["models"] = {"park": False, **settings.get("models", {})}
 
-    def host(deps: StoreDeps) -> Runtime:
+    def runtime(deps: StoreDeps) -> Runtime:
         return memory_runtime(deps.clock, log=deps.log, database=deps.database, faults=faults)
 
     mesh = build_mesh(
@@ -341,7 +341,7 @@ async def mesh_for(
         agents=agents or None,
         model=_Scripted(model) if isinstance(model, ScriptedModel) else model,
         clock=clock,
-        host=host,
+        runtime=runtime,
     )
     under_test = MeshUnderTest(mesh, model, clock, agents)
     async with mesh:

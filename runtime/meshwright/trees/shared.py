@@ -72,27 +72,27 @@ class SharedTree(Actor[SharedState]):
 class SharedTrees:
     """The newest states of trees, for one worker of a mesh."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     @property
     def worker(self) -> str:
         """The name of this worker: of this life of its process."""
-        return self._host.incarnation
+        return self._runtime.incarnation
 
     async def version(self, tenant_id: str, tree_id: str) -> int:
         """The number of the newest state, 0 where there is none. Raises HostError."""
-        found = await self._host.read(_ref(tenant_id, tree_id), _Facts)
+        found = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
         return 0 if found is None else found.version
 
     async def read(self, tenant_id: str, tree_id: str) -> SharedState | None:
         """The newest state, None where there is none or it was erased. Raises HostError."""
-        found = await self._host.read(_ref(tenant_id, tree_id))
+        found = await self._runtime.read(_ref(tenant_id, tree_id))
         return None if found is None or found.lease is None else found
 
     async def is_erased(self, tenant_id: str, tree_id: str) -> bool:
         """Whether there was a state, and is none now. Raises HostError."""
-        found = await self._host.read(_ref(tenant_id, tree_id), _Facts)
+        found = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
         return found is not None and found.version > 0 and found.lease is None
 
     async def save(self, tenant_id: str, tree_id: str, state: SharedState) -> bool:
@@ -101,13 +101,13 @@ class SharedTrees:
         while results and len(str(results)) > _MAX_RESULT_BYTES:
             del results[next(iter(results))]
         state = state.model_copy(update={"results": results})
-        return bool(await self._host.call(_ref(tenant_id, tree_id), "save", state))
+        return bool(await self._runtime.call(_ref(tenant_id, tree_id), "save", state))
 
     async def erase(self, tenant_id: str, tree_id: str) -> None:
         """Erase the state of a tree, for good. Safe to repeat."""
         ref = _ref(tenant_id, tree_id)
-        if await self._host.read(ref) is not None:
-            await self._host.call(ref, "erase")
+        if await self._runtime.read(ref) is not None:
+            await self._runtime.call(ref, "erase")
 
 
 async def bundle(git: Git, folder: Path, base: str, head: str, snapshot: str) -> str | None:

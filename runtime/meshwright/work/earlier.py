@@ -210,30 +210,30 @@ def is_used(path: str, calls: Iterable[Mapping[str, Any]]) -> bool:
     return any(other[:-1] == scope and int(other[-1]) > int(place) for other in places)
 
 
-async def has_steps(host: Runtime, ref: ActorRef, stream: str) -> bool:
+async def has_steps(runtime: Runtime, ref: ActorRef, stream: str) -> bool:
     """Whether the claim that wrote a stream finished a step."""
-    return any("result" in record.value for record in await host.records(ref, stream))
+    return any("result" in record.value for record in await runtime.records(ref, stream))
 
 
 async def read_steps(
-    host: Runtime, ref: ActorRef, steps: str, claims: int = 0
+    runtime: Runtime, ref: ActorRef, steps: str, claims: int = 0
 ) -> tuple[list[Record], list[Record]]:
     """The records of an attempt's claims, at least so many of them, and the answers to its waits."""
     records: list[Record] = []
     claim = 0
-    while (found := await host.records(ref, claim_stream(steps, claim))) or claim < claims:
+    while (found := await runtime.records(ref, claim_stream(steps, claim))) or claim < claims:
         records += found
         claim += 1
-    return records, await host.records(ref, answers_stream(steps))
+    return records, await runtime.records(ref, answers_stream(steps))
 
 
-async def read_continued(host: Runtime, ref: ActorRef, steps: str) -> list[Record]:
+async def read_continued(runtime: Runtime, ref: ActorRef, steps: str) -> list[Record]:
     """The records of an attempt that another goes on with, but for the steps that ended it.
 
     Those are refused restarts, and, if no step came after them, errors of models, failed ends of delegated
     tasks and questions that no one answered in time. They run again; the cost of their calls stays.
     """
-    records, answers = await read_steps(host, ref, steps, 1)  # the first claim may have left nothing
+    records, answers = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
     begun = [record.value for record in (*records, *answers) if "kind" in record.value]
     return [
         _to_run_again(record) if _has_ended_it(record.value, begun) else record
@@ -270,7 +270,7 @@ def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
     return step["number"] > answer["number"] and not is_beside
 
 
-async def streams_of(host: Runtime, ref: ActorRef, steps: str) -> list[str]:
+async def streams_of(runtime: Runtime, ref: ActorRef, steps: str) -> list[str]:
     """The streams in which the steps of an attempt are."""
-    records, _ = await read_steps(host, ref, steps, 1)  # the first claim may have left nothing
+    records, _ = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
     return [steps, *dict.fromkeys(record.stream for record in records), answers_stream(steps)]

@@ -21,20 +21,20 @@ from meshwright.work.record import NO_TASK, DispatchedTask, journals_of, unknown
 _SHOWN = 5  # steps, where one is not there
 
 
-async def read_forked(host: Runtime, task: Task) -> list[Record]:
+async def read_forked(runtime: Runtime, task: Task) -> list[Record]:
     """The records that a fork begins with; none for any other task. Raises what `read_origin` raises."""
     if task.forked_from is None:
         return []
-    return await read_origin(host, task.tenant_id, task.forked_from)
+    return await read_origin(runtime, task.tenant_id, task.forked_from)
 
 
-async def read_origin(host: Runtime, tenant_id: str, origin: ForkedFrom) -> list[Record]:
+async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> list[Record]:
     """The records of an attempt's finished steps up to one, without what their calls cost.
 
     Those are the steps that began no later than that one, and those within it; a step around it begins again.
     Raises NotFound for a task, an attempt or a step that is not there, Conflict for a step that failed.
     """
-    stored = await host.read(TaskKey(tenant_id, origin.task_id).ref, DispatchedTask)
+    stored = await runtime.read(TaskKey(tenant_id, origin.task_id).ref, DispatchedTask)
     if stored is None or stored.task_json == NO_TASK:
         raise unknown_task(origin.task_id)
     task = Task.model_validate_json(stored.task_json)
@@ -45,11 +45,11 @@ async def read_origin(host: Runtime, tenant_id: str, origin: ForkedFrom) -> list
             field="attempt",
         )
     ref = ActorRef(stored.attempts[origin.attempt - 1].agent_id, f"{tenant_id}:{task.thread_id}")
-    records = await read_forked(host, task)
+    records = await read_forked(runtime, task)
     *before, last = journals_of(origin.task_id, stored.attempts, origin.attempt)
     for steps in before:
-        records += await read_continued(host, ref, steps)
-    own, answers = await read_steps(host, ref, last, 1)  # the first claim may have left nothing
+        records += await read_continued(runtime, ref, steps)
+    own, answers = await read_steps(runtime, ref, last, 1)  # the first claim may have left nothing
     return _up_to(origin, [*records, *own, *answers])
 
 

@@ -63,7 +63,7 @@ class Journal:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         ref: ActorRef,
         work: Work,
         records: Sequence[Record] = (),
@@ -77,39 +77,39 @@ class Journal:
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
-        self._host = host
+        self._runtime = runtime
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, kept, continued)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
-        self._records = Records(host, ref, work, self._earlier.last_record, on_step)
-        self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
+        self._records = Records(runtime, ref, work, self._earlier.last_record, on_step)
+        self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._repeats: list[str] = []
         self._cut_branches: set[str] = set()
         """The scopes of tools that may have been under way as the claim before this one ended."""
 
     @classmethod
     async def open(
-        cls, host: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
+        cls, runtime: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
     ) -> Journal:
         """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
         replaced = [
-            await read_steps(host, ref, steps, 1)  # its first claim may have left none
+            await read_steps(runtime, ref, steps, 1)  # its first claim may have left none
             for steps in work.replaced
         ]
         kept = unspent_answers(replaced)
         continued: list[Record] = []
         lost: MeshError | None = None
         try:
-            continued += await read_forked(host, work.task)
+            continued += await read_forked(runtime, work.task)
         except (Conflict, NotFound) as error:  # its steps were deleted since, or its task
             lost = error
         for steps in work.continued:
-            continued += await read_continued(host, ref, steps)
-        own = await read_steps(host, ref, work.steps, work.claim) if work.journaled else ([], [])
-        journal = cls(host, ref, work, *own, kept, on_step, continued=continued)
+            continued += await read_continued(runtime, ref, steps)
+        own = await read_steps(runtime, ref, work.steps, work.claim) if work.journaled else ([], [])
+        journal = cls(runtime, ref, work, *own, kept, on_step, continued=continued)
         journal.ended = lost
         if work.must_ask:
-            journal._repeats = await _changes_before(host, ref, work)
+            journal._repeats = await _changes_before(runtime, ref, work)
         return journal
 
     async def begin(self) -> None:
@@ -208,7 +208,7 @@ class Journal:
         scope, key = self._next(kind, request)
         opened = OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
         if not paid:  # the event of a call has its end and how long it took
-            opened.started_at = self._host.clock.now()
+            opened.started_at = self._runtime.clock.now()
         return opened
 
     async def enter(self, opened: OpenStep) -> None:
@@ -247,7 +247,7 @@ class Journal:
                 value = opened.record()
                 value["last"] = self._paths.counter
                 if not opened.events:  # the time of the last is that of the end
-                    value["ended_at"] = self._host.clock.now()
+                    value["ended_at"] = self._runtime.clock.now()
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
@@ -485,17 +485,17 @@ class Journal:
         return self._wait_of(key, reason=reason, subject=subject, answer_schema=schema)
 
     def _wait_of(self, key: StepKey, **fields: Any) -> Wait:
-        return Wait(wait_id=self._wait_id(key), step=key, since=self._host.clock.now(), **fields)
+        return Wait(wait_id=self._wait_id(key), step=key, since=self._runtime.clock.now(), **fields)
 
     def _wait_id(self, key: StepKey) -> str:
         return f"{self._work.steps}/{key.path}"
 
 
-async def _changes_before(host: Runtime, ref: ActorRef, work: Work) -> list[str]:
+async def _changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
     """The kinds of the steps that may have changed something in the attempts that work takes over from."""
     kinds: list[str] = []
     for ended in work.taken_over:
-        records, answers = await read_steps(host, ref._replace(type=ended.agent_id), ended.steps, 1)
+        records, answers = await read_steps(runtime, ref._replace(type=ended.agent_id), ended.steps, 1)
         changing = changing_steps([*records, *answers])
         kinds += changing or ([f"attempt {ended.attempt}"] if ended.changed else [])
     return list(dict.fromkeys(kinds))

@@ -324,13 +324,18 @@ class Records:
     """The stream of records that one claim writes."""
 
     def __init__(
-        self, host: Runtime, ref: ActorRef, work: Work, last: int, on_step: Callable[[], None] = lambda: None
+        self,
+        runtime: Runtime,
+        ref: ActorRef,
+        work: Work,
+        last: int,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_costly = False
         """Whether it would cost something to lose what is not known durable yet."""
         self.has_steps = False
         """Whether this claim has journaled a step."""
-        self._host = host
+        self._runtime = runtime
         self._ref, self._name = ref, str(ref)
         self._work, self._stream = work, work.stream
         self._trace_id = trace_id_of(work.task.traceparent)
@@ -379,7 +384,7 @@ class Records:
             value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
-            times = {"started_at": started_at, "ended_at": self._host.clock.now()}
+            times = {"started_at": started_at, "ended_at": self._runtime.clock.now()}
             times |= {"changed": True} if changed else {}
             value["failed"] = {**key.model_dump(), "error": type(error).__name__, "message": message, **times}
         if not value:
@@ -400,7 +405,7 @@ class Records:
 
     def _append(self, value: Any, events: Sequence[Event]) -> None:
         self._last += 1
-        self._queued = self._host.append(Record(self._ref, self._stream, self._last, value), events)
+        self._queued = self._runtime.append(Record(self._ref, self._stream, self._last, value), events)
 
     def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
         task = self._work.task
@@ -409,7 +414,7 @@ class Records:
             id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
             event_type=event.event_type,
             topic=topics.TASK_PROGRESS,
-            time=self._host.clock.now(),
+            time=self._runtime.clock.now(),
             tenant_id=task.tenant_id,
             task_id=task.task_id,
             agent_id=self._work.dispatch.agent_id,

@@ -387,18 +387,18 @@ def unknown_task(task_id: str) -> NotFound:
     )
 
 
-async def read_task(host: Runtime, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
+async def read_task(runtime: Runtime, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
     """The record of a tenant's task. Raises NotFound."""
-    record = await host.read(TaskKey(tenant_id, task_id).ref)
+    record = await runtime.read(TaskKey(tenant_id, task_id).ref)
     if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
         raise unknown_task(task_id)
     return record, record.task
 
 
-async def read_entry(host: Runtime, record: TaskRecord, task: Task) -> Entry | None:
+async def read_entry(runtime: Runtime, record: TaskRecord, task: Task) -> Entry | None:
     """The task in its agent's thread, which knows best between dispatch and outcome."""
     thread = thread_ref(record, task)
-    state = await host.read(thread, ThreadState) if thread and record.status not in ENDED else None
+    state = await runtime.read(thread, ThreadState) if thread and record.status not in ENDED else None
     inbox = state.inbox if isinstance(state, ThreadState) else ()
     return next((entry for entry in inbox if entry.task_id == task.task_id), None)
 

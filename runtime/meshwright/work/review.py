@@ -20,8 +20,8 @@ logger = logging.getLogger("meshwright.work")
 class Reviews:
     """Reviews threads one after another."""
 
-    def __init__(self, host: Runtime) -> None:
-        self._host = host
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._due: dict[ActorRef, None] = {}
         self._reviewing: asyncio.Task[None] | None = None
 
@@ -42,7 +42,7 @@ class Reviews:
             ref = next(iter(self._due))
             del self._due[ref]
             try:
-                state = await self._host.read(ref)
+                state = await self._runtime.read(ref)
                 for entry in state.inbox if isinstance(state, ThreadState) else ():
                     await self._review(ref, entry)
                     await asyncio.sleep(0)  # a read need not wait, and others get their turn
@@ -59,12 +59,12 @@ class Reviews:
             is_open = attempt is not None and attempt.attempt == entry.attempt
             if record is not None and (record.cancelling or not is_open):
                 cancel = Cancel(task_id=entry.task_id, generation=entry.generation, attempt=entry.attempt)
-                await self._host.call(ref, "cancel", cancel)
+                await self._runtime.call(ref, "cancel", cancel)
         for child_id in entry.children:
             record = await self._record(child := TaskKey(tenant_id, child_id))
             if record is not None and record.outcome is not None:
-                await self._host.call(child.ref, "repeat_end")
+                await self._runtime.call(child.ref, "repeat_end")
 
     async def _record(self, key: TaskKey) -> TaskRecord | None:
-        record = await self._host.read(key.ref)
+        record = await self._runtime.read(key.ref)
         return record if isinstance(record, TaskRecord) and record.task is not None else None

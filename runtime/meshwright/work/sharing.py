@@ -20,14 +20,14 @@ _logger = logging.getLogger("meshwright.work")
 class Sharing:
     """Publishes the loads of this worker, and hands over what others can begin sooner."""
 
-    def __init__(self, host: Runtime, worker: Worker) -> None:
-        self._host, self._worker = host, worker
+    def __init__(self, runtime: Runtime, worker: Worker) -> None:
+        self._runtime, self._worker = runtime, worker
         self._looking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Look every half second."""
         self._looking = asyncio.create_task(
-            every(self._host.clock, SHARE_SECONDS, self._look), name="shared tasks"
+            every(self._runtime.clock, SHARE_SECONDS, self._look), name="shared tasks"
         )
 
     async def stop(self) -> None:
@@ -40,8 +40,8 @@ class Sharing:
 
     async def _look(self) -> None:
         loads, waiting = self._worker.loads(), self._worker.waiting_by_agent()
-        self._host.publish_loads(loads)
-        others = self._host.loads() if waiting else {}
+        self._runtime.publish_loads(loads)
+        others = self._runtime.loads() if waiting else {}
         for agent_id, count in waiting.items():
             if agent_id in loads:
                 theirs = {name: load[agent_id] for name, load in others.items() if agent_id in load}
@@ -52,7 +52,7 @@ class Sharing:
     async def _hand_over(self, agent_id: str, name: str, count: int) -> None:
         for offer in self._worker.take_waiting(agent_id, count):
             try:
-                await self._host.hand_over(offer.ref, name)
+                await self._runtime.hand_over(offer.ref, name)
             except HostError as error:
                 _logger.warning("task %s stays here: %s", offer.task_id, error)
                 self._worker.signal(offer.ref, offer)

@@ -40,11 +40,11 @@ class Waits:
     """
 
     def __init__(
-        self, host: Runtime, ref: ActorRef, work: Work, earlier: Earlier, paths: Paths, records: Records
+        self, runtime: Runtime, ref: ActorRef, work: Work, earlier: Earlier, paths: Paths, records: Records
     ) -> None:
         self.suspended: Suspended | None = None
         self.cancelled_run = False
-        self._host = host
+        self._runtime = runtime
         self._ref = ref
         self._work = work
         self._earlier = earlier
@@ -143,7 +143,7 @@ class Waits:
         waiting = self._waiting()
         try:
             await self._records.confirm()
-            await self._host.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
+            await self._runtime.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
             for wait in waiting.waits:
                 self._earlier.waits[wait.step.path] = wait.step
                 self._unsent.pop(wait.step.path, None)

@@ -86,13 +86,13 @@ class Worker:
 
     def __init__(
         self,
-        host: Runtime,
+        runtime: Runtime,
         run: Runner,
         slots_of: Callable[[str], int],
         codes: Mapping[str, str] = MappingProxyType({}),
         settle: Settler | None = None,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._run = run
         self._codes = codes
         self._settle = settle
@@ -105,10 +105,10 @@ class Worker:
         self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
-        self._reviews = Reviews(host)
+        self._reviews = Reviews(runtime)
         self._draining = False
         self._holds: set[str] = set()
-        self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
+        self._listen_no_more = runtime.listen(topics.MESH, self._on_event, (_STOPPING,))
 
     @property
     def running(self) -> int:
@@ -129,7 +129,7 @@ class Worker:
         """How many tasks of each agent run or wait here, of the agents whose tasks it takes now."""
         if self._draining or self._holds:
             return {}
-        loads = {agent_id: 0 for agent_id in self._codes if agent_id in self._host.kinds}
+        loads = {agent_id: 0 for agent_id in self._codes if agent_id in self._runtime.kinds}
         for ref, _ in (*self._running, *self._slots.waiting):
             if ref.type in loads:
                 loads[ref.type] += 1
@@ -198,7 +198,7 @@ class Worker:
             self._suspects.withdraw((ref, signal.task_id))
         elif isinstance(signal, Stop):
             self._stop(ref, signal)
-            if signal.owner != self._host.incarnation:
+            if signal.owner != self._runtime.incarnation:
                 self._pass_on(ref, signal)
 
     def lease_lost(self) -> None:
@@ -240,10 +240,10 @@ class Worker:
         """Say that the process ends by a stop and not by this work; where that is lost, its claim counts."""
         with suppress(HostError, MailboxFull, TimeoutError):
             async with asyncio.timeout(_LETTING_GO_SECONDS):
-                await self._host.call(ref, "release", Release(task_id=task_id, fence=fence))
+                await self._runtime.call(ref, "release", Release(task_id=task_id, fence=fence))
 
     def _take(self, offer: Offer) -> None:
-        if offer.key in self._running and offer.owner == self._host.incarnation:
+        if offer.key in self._running and offer.owner == self._runtime.incarnation:
             return
         if offer.owner is None or not offer.stalled_claims or self._is_own(offer.owner):
             self._queue(offer)
@@ -255,12 +255,12 @@ class Worker:
     async def _adopt(self, offer: Offer) -> None:
         """Queue work of another process: at once if it finished a step there, else it may have ended that."""
         try:
-            if await has_steps(self._host, offer.ref, offer.stream):
+            if await has_steps(self._runtime, offer.ref, offer.stream):
                 self._queue(replace(offer, has_crashed=False))
             elif offer.stalled_claims == SUSPECT_CLAIMS:
                 self._suspects.add(offer)
             else:
-                await asyncio.sleep(ADOPTION_PAUSE_SECONDS if self._host.is_shared else 0)
+                await asyncio.sleep(ADOPTION_PAUSE_SECONDS if self._runtime.is_shared else 0)
                 self._queue(offer)
         except HostError:  # its claim meets the same, and is tried again
             self._queue(offer)
@@ -328,12 +328,12 @@ class Worker:
 
     def _take_up_later(self, offer: Offer, work: Work | None) -> None:
         stream = offer.stream if work is None else work.stream
-        again = replace(offer, owner=self._host.incarnation, stream=stream)
+        again = replace(offer, owner=self._runtime.incarnation, stream=stream)
         asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
 
     def _watch(self, offer: Offer) -> None:
         key = (offer.ref, offer.task_id)
-        if key not in self._watched and offer.owner != self._host.incarnation and not self._draining:
+        if key not in self._watched and offer.owner != self._runtime.incarnation and not self._draining:
             self._watched[key] = asyncio.create_task(self._offer_once_gone(offer))
 
     async def _offer_once_gone(self, offer: Offer) -> None:
@@ -342,7 +342,7 @@ class Worker:
             while offer.owner is not None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 try:
-                    state = await self._host.read(offer.ref)
+                    state = await self._runtime.read(offer.ref)
                     inbox = state.inbox if isinstance(state, ThreadState) else []
                     if not any(
                         (entry.task_id, entry.owner) == (offer.task_id, offer.owner) for entry in inbox
@@ -363,7 +363,7 @@ class Worker:
             return None
         claim = Claim(
             task_id=offer.task_id,
-            owner=self._host.incarnation,
+            owner=self._runtime.incarnation,
             gone=offer.owner,
             code=self._codes.get(offer.ref.type),
             has_stalled=await self._has_stalled(offer),
@@ -379,10 +379,12 @@ class Worker:
 
     async def _has_stalled(self, offer: Offer) -> bool:
         """Whether the claim before finished no step, and ended with its process or by a fault of the work."""
-        is_lost = offer.owner != self._host.incarnation and self._is_own(offer.owner or "")  # with its lease
+        is_lost = offer.owner != self._runtime.incarnation and self._is_own(
+            offer.owner or ""
+        )  # with its lease
         if offer.owner is None or is_lost or not offer.has_crashed:
             return False
-        return not await has_steps(self._host, offer.ref, offer.stream)
+        return not await has_steps(self._runtime, offer.ref, offer.stream)
 
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
         """The work of a grant, with a copy of the task of its own; None where that is over, or unknown."""
@@ -394,7 +396,7 @@ class Worker:
             return None
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
-        outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())
+        outcome = unsuccessful("failed", grant, ref.type, fault, self._runtime.clock.now())
         await self._call(
             ref, "complete", Completed(task_id=grant.task_id, fence=grant.fence, outcome=outcome)
         )
@@ -402,10 +404,10 @@ class Worker:
 
     async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
         task = TaskKey(tenant_of(ref), grant.task_id).ref
-        record = await self._host.recent(task, DispatchedTask)
+        record = await self._runtime.recent(task, DispatchedTask)
         work = None if record is None else record.work(grant)
         if work is None:  # perhaps another worker has dispatched it
-            record = await self._host.read(task, DispatchedTask)
+            record = await self._runtime.read(task, DispatchedTask)
             work = None if record is None else record.work(grant)
         return ("" if record is None else record.status), work
 
@@ -441,11 +443,11 @@ class Worker:
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
-        return owner == self._host.incarnation or self._host.was(owner)
+        return owner == self._runtime.incarnation or self._runtime.was(owner)
 
     async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
-        return owner == self._host.incarnation or await self._host.has_expired(owner)
+        return owner == self._runtime.incarnation or await self._runtime.has_expired(owner)
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
@@ -471,7 +473,7 @@ class Worker:
     async def _complete(self, ref: ActorRef, work: Work, completed: Completed) -> None:
         """End an attempt. One whose outcome is too large fails: tried again it would be as large."""
         outcome, traceparent = completed.outcome, work.task.traceparent
-        size, max_bytes = len(encode(outcome)), self._host.max_record_bytes // _OUTCOMES_A_RECORD
+        size, max_bytes = len(encode(outcome)), self._runtime.max_record_bytes // _OUTCOMES_A_RECORD
         try:
             if size > max_bytes:
                 raise too_large(f"the outcome of task {outcome.task_id}", size, max_bytes)
@@ -483,7 +485,7 @@ class Worker:
         known = {"usage": ended.usage, "cost_usd": ended.cost_usd, "changed": ended.changed}
         spent = work.model_copy(update=known)
         fault = Fault(type=error.code, message=str(error))
-        outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._host.clock.now())
+        outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._runtime.clock.now())
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
@@ -501,18 +503,18 @@ class Worker:
 
     async def _run_journaled(self, ref: ActorRef, work: Work) -> Completed:
         passed = partial(self._suspects.passed, (ref, work.task_id))
-        return await self._run(ref, work, await Journal.open(self._host, ref, work, passed))
+        return await self._run(ref, work, await Journal.open(self._runtime, ref, work, passed))
 
     def _cancelled(self, work: Work) -> Completed:
         fault = Fault(type="Cancelled", message="cancelled on request")
-        outcome = unsuccessful("cancelled", work, work.dispatch.agent_id, fault, self._host.clock.now())
+        outcome = unsuccessful("cancelled", work, work.dispatch.agent_id, fault, self._runtime.clock.now())
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:
         """Call a turn of the protocol: it waits for a full mailbox to drain, since work must not be lost."""
         while True:
             try:
-                return await self._host.call(ref, method, body, traceparent=traceparent)
+                return await self._runtime.call(ref, method, body, traceparent=traceparent)
             except MailboxFull:
                 await asyncio.sleep(MAILBOX_RETRY_SECONDS)
 
@@ -529,12 +531,12 @@ class Worker:
 
     def _pass_on(self, ref: ActorRef, stop: Stop) -> None:
         """Show a stop to the worker that it is for. Should that miss it, the next redrive tells it again."""
-        self._host.broadcast(
+        self._runtime.broadcast(
             Event(
                 id=new_id(),
                 event_type=_STOPPING,
                 topic=topics.MESH,
-                time=self._host.clock.now(),
+                time=self._runtime.clock.now(),
                 task_id=stop.task_id,
                 agent_id=ref.type,
                 aggregate_id=str(ref),

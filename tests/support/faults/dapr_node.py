@@ -111,13 +111,13 @@ def mesh_of(post: Post) -> Mesh:
         )
         return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
-    settings = Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings)
+    settings = Settings(data_dir=Path(post.data), store="dapr", namespace=post.namespace, **job.settings)
     return build_mesh(
         settings,
         project=ROOT,
         agents=fleet,
         model=model_of(job, books, unharmed),
-        host=make,
+        runtime=make,
         role=role_of(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 

@@ -101,7 +101,7 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
         project=ROOT,
         agents=agents(books, failpoints.passes),
         model=model_of(job, books, failpoints),
-        host=make,
+        runtime=make,
     )
 
 
@@ -227,7 +227,7 @@ async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) 
 async def _reserves(mesh: Mesh) -> bool:
     """Whether a call is not paid for yet."""
     try:
-        return bool((await mesh.host.read(BUDGET) or Balance()).reserved)
+        return bool((await mesh.runtime.read(BUDGET) or Balance()).reserved)
     except StoreUnavailable:
         return True
 

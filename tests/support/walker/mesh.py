@@ -165,7 +165,7 @@ class MemoryMesh:
                 agents=agents_for(self.world, missing),
                 model=WorldModel(self.world),
                 clock=self._clock,
-                host=self._runtime,
+                runtime=self._runtime,
             )
         await self._mesh.start()
 
@@ -184,7 +184,7 @@ class MemoryMesh:
         if mesh is None:
             return
         self.world.gate.is_frozen = True
-        await mesh.host.crash()
+        await mesh.runtime.crash()
         await _end_all()
         await mesh.database.close()
 
@@ -238,7 +238,7 @@ class MemoryMesh:
     def lose_lease(self) -> None:
         """Have the process find that it did not renew its lease in time: others may have its work."""
         assert self._mesh is not None
-        self._mesh.host.lease_lost()
+        self._mesh.runtime.lease_lost()
 
     # Its callers
 

@@ -133,7 +133,7 @@ class ChannelReceiver:
         tenant_id, key = channel.settings.tenant, f"channel:{channel.name}:{message.id}"
         given = EventFilter(tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, limit=1)
         with suppress(NotFound):
-            await read_task(self._mesh.host, task_of(tenant_id, channel.name, message.id), tenant_id)
+            await read_task(self._mesh.runtime, task_of(tenant_id, channel.name, message.id), tenant_id)
             return None
         answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
         for _ in range(_MAX_TRIES):

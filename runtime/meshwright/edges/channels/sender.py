@@ -154,7 +154,7 @@ class ChannelSender(LineSender[ChannelAddress]):
 
     def _may_be_there(self, message: ChannelMessage) -> bool:
         """Whether an earlier try, of this process or of one that is gone, may have posted a message."""
-        now = self._mesh.host.clock.now()
+        now = self._mesh.runtime.clock.now()
         self._began = self._began or now
         is_late = now - message.timestamp > _AT_ONCE
         return is_late or message.timestamp < self._began or message.id in self._tried

@@ -136,7 +136,7 @@ def create_app(
     handle_errors(app)
     app.state.sessions = Sessions(
         mesh.get(Authenticators),
-        mesh.host.clock.now,
+        mesh.runtime.clock.now,
         tenants=mesh.get(Tenants),
         max_streams=mesh.settings.http.max_streams,
     )

@@ -141,7 +141,7 @@ class Commands:
     ) -> Any:
         """Do what a message asks for, and return the document of the answer; None if that comes later.
 
-        The host is asked again until it can answer, or the connection ends.
+        The runtime is asked again until it can answer, or the connection ends.
         """
 
         def asked(ask: Callable[[], Awaitable[_ResultT]]) -> Awaitable[_ResultT]:
@@ -245,7 +245,7 @@ class Commands:
             return derived_id(*parts, str(n))
 
         async def is_taken(n: int) -> bool:
-            return await self._mesh.host.read(TaskKey(tenant_id, nth(n)).ref) is not None
+            return await self._mesh.runtime.read(TaskKey(tenant_id, nth(n)).ref) is not None
 
         free = await _first_not(is_taken)
         return nth(free - 1 if delivery.repeated and free else free)

@@ -87,7 +87,7 @@ class MqttEdge:
         self._first_try = asyncio.Event()
         self._is_connected = False
         self._running: asyncio.Task[None] | None = None
-        mesh.host.listen("#", self._note)
+        mesh.runtime.listen("#", self._note)
 
     async def start(self) -> None:
         """Begin to connect. A broker that is away is reported, and tried again while the mesh runs."""

@@ -327,7 +327,7 @@ class RetainedPresence:
         return Publication(topic, encode(info), 1, True, JSON, expiry_seconds=expiry_seconds)
 
     def _status(self, status: str, **known: str) -> Publication:
-        document = {"status": status, **known, "time": self._mesh.host.clock.now(), "version": __version__}
+        document = {"status": status, **known, "time": self._mesh.runtime.clock.now(), "version": __version__}
         return Publication(self._topics.status, encode(document), 1, True, JSON)
 
 

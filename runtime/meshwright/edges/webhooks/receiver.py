@@ -271,7 +271,7 @@ class WebhookReceiver:
         if (board := board_event(source.settings.kind, item)) is not None:
             found.append((BOARD, *board))
         events = [self._event(source, item, *event) for event in found]
-        await self._mesh.host.emit([event for event in events if not await self._mesh.log.knows(event.id)])
+        await self._mesh.runtime.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
     def _event(
         self, source: Source, item: Item, topic: str, event_type: str, payload: dict[str, Any]
@@ -280,7 +280,7 @@ class WebhookReceiver:
             id=f"{event_type.partition('.')[0]}/{source.settings.tenant}/{source.name}/{item.delivery_id}",
             event_type=event_type,
             topic=topic,
-            time=self._mesh.host.clock.now(),
+            time=self._mesh.runtime.clock.now(),
             tenant_id=source.settings.tenant,
             aggregate_id=f"webhooks/{source.name}",
             idempotency_key=item.delivery_id,

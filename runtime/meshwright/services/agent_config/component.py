@@ -111,7 +111,7 @@ class AgentConfigs(Component, AgentModels):
         self._index: dict[tuple[str, str], AgentRow] = {}
         self._version = 1
         self._read_version = 0
-        self._due_at = mesh.host.clock.now()
+        self._due_at = mesh.runtime.clock.now()
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._models: dict[str, AgentModel] = {}
@@ -144,7 +144,7 @@ class AgentConfigs(Component, AgentModels):
         """Read them, and again after each change."""
         changes = (CHANGED, CREATED, DELETED)
         kinds = changes if self._has_table else (*changes, _NEWS)
-        self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
+        self._unlisten = self.mesh.runtime.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
             await self._read_early()
         else:  # the front may start later, and calls wait for it
@@ -222,10 +222,10 @@ class AgentConfigs(Component, AgentModels):
     @property
     def is_fresh(self) -> bool:
         """Whether the last read is still valid."""
-        return self._read_version == self._version and self.mesh.host.clock.now() < self._due_at
+        return self._read_version == self._version and self.mesh.runtime.clock.now() < self._due_at
 
     async def _read(self) -> None:
-        version, now = self._version, self.mesh.host.clock.now()
+        version, now = self._version, self.mesh.runtime.clock.now()
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
                 rows = await self._fetch()
@@ -257,7 +257,7 @@ class AgentConfigs(Component, AgentModels):
             self._again = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._expire)
             return
         self._shared_rows = rows
-        self.mesh.host.broadcast(self.mesh.event(_NEWS, {}))
+        self.mesh.runtime.broadcast(self.mesh.event(_NEWS, {}))
 
     def _warn_of(self, rows: Iterable[AgentRow]) -> None:
         """Log keys that cannot be decrypted, before a call fails."""
@@ -270,10 +270,10 @@ class AgentConfigs(Component, AgentModels):
     async def _fetch(self) -> AgentRows:
         if self._has_table:
             return await self.mesh.database.read(table.read_all)
-        state = await self.mesh.host.read(_READER, _SharedRows)
+        state = await self.mesh.runtime.read(_READER, _SharedRows)
         if state is not None and state.rows is not None:
             return state.rows
-        return AgentRows.model_validate(await self.mesh.host.call(_READER, "rows"))
+        return AgentRows.model_validate(await self.mesh.runtime.call(_READER, "rows"))
 
     def _expire(self, event: Event | None = None) -> None:
         """Read again at once, and before the next call."""
@@ -320,7 +320,7 @@ class AgentConfigs(Component, AgentModels):
                 remedy="Choose another agent_id, and set is_default",
                 field="agent_id",
             )
-        now = self.mesh.host.clock.now().timestamp()
+        now = self.mesh.runtime.clock.now().timestamp()
         row = AgentRow(
             **self._stored(dict(wanted)), tenant_id=caller.tenant_id, created_at=now, updated_at=now
         )
@@ -340,7 +340,7 @@ class AgentConfigs(Component, AgentModels):
             return AgentConfig.of(before, self._problem(before))
         if before.updated_at is None:
             changes.setdefault("is_active", True)  # the seeded default counts from its first change on
-        changes["updated_at"] = self.mesh.host.clock.now().timestamp()
+        changes["updated_at"] = self.mesh.runtime.clock.now().timestamp()
         row = before.model_copy(update=changes)
         moved = (before.llm_provider, _origin(before)) != (row.llm_provider, _origin(row))
         if moved and before.llm_api_key_encrypted is not None and "llm_api_key_encrypted" not in changes:

@@ -148,7 +148,7 @@ class _Subscribers:
         self._mesh = mesh
         self._max = max_subscribers
         self._open: set[_Subscriber] = set()
-        mesh.host.listen(topics.MESH, self._tell, tuple(_TYPES))
+        mesh.runtime.listen(topics.MESH, self._tell, tuple(_TYPES))
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one client until either side ends the connection."""

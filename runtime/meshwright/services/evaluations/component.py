@@ -131,7 +131,7 @@ class Evaluations(Component):
             id=key.evaluation_id,
             spec=spec.model_dump_json(),
             items=len(items),
-            created_at=self.mesh.host.clock.now().timestamp(),
+            created_at=self.mesh.runtime.clock.now().timestamp(),
         )
         tasks = [(item.known.task_id, number) for number, item in enumerate(items, 1) if item.known.task_id]
         known = {"evaluation_id": key.evaluation_id, "items": len(items), "requested_by": caller.requested_by}

@@ -108,7 +108,7 @@ class EvaluationRunner:
         summary = summary_of(row, found[key.evaluation_id])
         known = summary.model_dump(mode="json", include={"evaluation_id", "items", "failed", "cost_usd"})
         event = self._mesh.event(ENDED, known, tenant_id=key.tenant_id)
-        now = self._mesh.host.clock.now().timestamp()
+        now = self._mesh.runtime.clock.now().timestamp()
         await self._mesh.write(table.end, event, key, now, summary.failed, known["cost_usd"])
 
     async def _work(self, key: EvaluationKey, spec: Spec, number: int) -> None:

@@ -59,11 +59,11 @@ class FiguresComponent(Component):
             await self._reader.calls.begin()
             refresh, seconds = self._refresh, self.config.refresh_seconds
             self._refreshing = asyncio.create_task(
-                every(self.mesh.host.clock, seconds, refresh), name="figures"
+                every(self.mesh.runtime.clock, seconds, refresh), name="figures"
             )
 
     async def _refresh(self) -> None:
-        await self._reader.calls.refresh(self.mesh.host.clock.now())
+        await self._reader.calls.refresh(self.mesh.runtime.clock.now())
 
     async def stop(self) -> None:
         """Say no more."""

@@ -117,7 +117,7 @@ class FiguresReader:
 
     async def with_counts(self, tenant_id: str | None) -> tuple[Figures, Mapping[str, Mapping[str, int]]]:
         """The figures, and how many events of each type there were of each agent, over all tenants."""
-        now, is_whole = self._mesh.host.clock.now(), tenant_id is None
+        now, is_whole = self._mesh.runtime.clock.now(), tenant_id is None
         await self.calls.refresh(now)
         before = now.timestamp() - self._stuck_seconds
         stored = await self._mesh.log.view(_read, tenant_id, before)

@@ -28,17 +28,17 @@ class Roster:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._seconds = mesh.settings.presence.heartbeat_seconds
-        self._started_at = mesh.host.clock.now()
+        self._started_at = mesh.runtime.clock.now()
         self._heard: dict[str, WorkerFigures] = {}
         self._telling: asyncio.Task[None] | None = None
-        mesh.host.listen(topics.MESH, self._hear, (_SEEN, _ROLL_CALL))
+        mesh.runtime.listen(topics.MESH, self._hear, (_SEEN, _ROLL_CALL))
 
     async def start(self) -> None:
         """Ask who is there and, where other processes may ask, begin to tell."""
-        if self._mesh.host.is_shared:
+        if self._mesh.runtime.is_shared:
             self._show(_ROLL_CALL, {})
             self._telling = asyncio.create_task(
-                every(self._mesh.host.clock, self._seconds, self._tell), name="worker: seen"
+                every(self._mesh.runtime.clock, self._seconds, self._tell), name="worker: seen"
             )
 
     async def stop(self) -> None:
@@ -51,7 +51,7 @@ class Roster:
 
     async def workers(self) -> list[WorkerFigures]:
         """Those that are there, this process first; one that goes away is listed for three beats more."""
-        now = self._mesh.host.clock.now()
+        now = self._mesh.runtime.clock.now()
         for name, worker in list(self._heard.items()):
             if (now - worker.seen_at).total_seconds() > _MISSED * self._seconds:
                 del self._heard[name]
@@ -64,15 +64,15 @@ class Roster:
 
     async def _lease_of(self, worker: WorkerFigures) -> Literal["held", "expired", "unknown"]:
         try:
-            return "expired" if await self._mesh.host.has_expired(worker.incarnation) else "held"
+            return "expired" if await self._mesh.runtime.has_expired(worker.incarnation) else "held"
         except HostError:  # the store is away, and the figures of the others are still worth reading
             return "unknown"
 
     def _own(self, now: datetime) -> WorkerFigures:
         mesh, worker = self._mesh, self._mesh.get(Worker)
         return WorkerFigures(
-            incarnation=mesh.host.incarnation,
-            store=mesh.host.name,
+            incarnation=mesh.runtime.incarnation,
+            store=mesh.runtime.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             is_front=mesh.role.is_front,
@@ -88,10 +88,10 @@ class Roster:
         self._say()
 
     def _say(self) -> None:
-        self._show(_SEEN, self._own(self._mesh.host.clock.now()).model_dump(mode="json"))
+        self._show(_SEEN, self._own(self._mesh.runtime.clock.now()).model_dump(mode="json"))
 
     def _show(self, event_type: str, payload: dict[str, Any]) -> None:
-        self._mesh.host.broadcast(self._mesh.event(event_type, payload))
+        self._mesh.runtime.broadcast(self._mesh.event(event_type, payload))
 
     def _hear(self, event: Event) -> None:
         if event.aggregate_id == self._mesh.aggregate_id:

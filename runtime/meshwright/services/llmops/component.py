@@ -96,7 +96,7 @@ class PromptRegistry(Component):
         self._fetching: dict[Live, asyncio.Task[None]] = {}
         self._version = 1
         self._read_version = 0
-        self._due_at = mesh.host.clock.now()
+        self._due_at = mesh.runtime.clock.now()
         self._is_running = False
         self._started_at = self._due_at
         self._has_told = False
@@ -132,11 +132,11 @@ class PromptRegistry(Component):
 
     async def start(self) -> None:
         """Read them, and again after each change."""
-        self._is_running, self._started_at = True, self.mesh.host.clock.now()
+        self._is_running, self._started_at = True, self.mesh.runtime.clock.now()
         self.mesh.get(Worker).hold(_UNREAD)
         changes = (REGISTERED, LABELLED, UNLABELLED, DELETED)
         kinds = changes if self._has_table else (*changes, SHARED)
-        self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
+        self._unlisten = self.mesh.runtime.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
             await self._refresh()
         self._refresh_soon()  # the front may start later than its workers
@@ -234,7 +234,7 @@ class PromptRegistry(Component):
 
     @property
     def _is_fresh(self) -> bool:
-        return self._read_version == self._version and self.mesh.host.clock.now() < self._due_at
+        return self._read_version == self._version and self.mesh.runtime.clock.now() < self._due_at
 
     async def _refresh(self) -> bool:
         """Read them once more if they may have changed; returns whether they are known now."""
@@ -242,7 +242,7 @@ class PromptRegistry(Component):
             return self._is_fresh or await self._read()
 
     async def _read(self) -> bool:
-        version, now = self._version, self.mesh.host.clock.now()
+        version, now = self._version, self.mesh.runtime.clock.now()
         seconds = self.config.ttl_seconds
         if not self._has_table and version != self._read_version:
             seconds = min(_AGAIN_SECONDS, seconds)
@@ -276,21 +276,21 @@ class PromptRegistry(Component):
                 await self._sharing.share(texts, self._shared_items or frozenset())
         except (HostError, TimeoutError) as error:
             _logger.warning("registered prompts are not shared yet: %s", error or "no answer in time")
-            self._due_at = self.mesh.host.clock.now()
+            self._due_at = self.mesh.runtime.clock.now()
             return False
         self._shared_items = texts.keys()
-        self.mesh.host.broadcast(self.mesh.event(SHARED, {}))
+        self.mesh.runtime.broadcast(self.mesh.event(SHARED, {}))
         return True
 
     def _tell_held(self, reason: str) -> None:
         """Say why the worker is held: in the log once, then to fronts, which may have started since."""
         mesh, since = self.mesh, self._started_at
-        if mesh.host.clock.now() - since < timedelta(seconds=_TOLD_SECONDS):
+        if mesh.runtime.clock.now() - since < timedelta(seconds=_TOLD_SECONDS):
             return
         problem = f"The registered prompts cannot be read: {reason}"
         held = {"agents": sorted(mesh.get(BoundAgents)), "since": since, "reason": problem}
         if self._has_told:
-            mesh.host.broadcast(mesh.event(WORKER_HELD, held))
+            mesh.runtime.broadcast(mesh.event(WORKER_HELD, held))
         else:
             self._has_told = True
             _logger.warning("no task begins in this process: %s", problem)
@@ -405,7 +405,7 @@ class PromptRegistry(Component):
     async def _add(
         self, caller: Caller, name: str, wanted: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
     ) -> PromptVersion:
-        own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.host.clock.now()
+        own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.runtime.clock.now()
         row = row_of(caller.tenant_id, name, wanted, caller.requested_by, now, own)
         known = {"name": name, "digest": row.digest, "author": row.author, "message": row.message}
         event = self.mesh.event(REGISTERED, known, tenant_id=caller.tenant_id)

@@ -94,7 +94,7 @@ class Experiments(Component):
         """Read what runs, and again after each change."""
         if not self.mesh.has_log:
             return
-        listen = self.mesh.host.listen
+        listen = self.mesh.runtime.listen
         changes = (STARTED, STOPPED)
         self._unlisten = [
             listen(topics.MESH, lambda _: self._changed.set(), changes, sealed=True),
@@ -143,7 +143,7 @@ class Experiments(Component):
         """
         CHANGE.check(caller)
         await self._check(caller, wanted)
-        now = self.mesh.host.clock.now()
+        now = self.mesh.runtime.clock.now()
         row = ExperimentRow(
             experiment_id=new_id(),
             tenant_id=caller.tenant_id,

@@ -91,17 +91,17 @@ class SharedPrompts:
 
     async def live(self) -> LivePrompts:
         """The live versions. Raises HostError."""
-        state = await self._mesh.host.read(_REGISTRY, _SharedLive)
+        state = await self._mesh.runtime.read(_REGISTRY, _SharedLive)
         if state is not None and state.live is not None:
             return state.live
-        return LivePrompts.model_validate(await self._mesh.host.call(_REGISTRY, "live"))
+        return LivePrompts.model_validate(await self._mesh.runtime.call(_REGISTRY, "live"))
 
     async def text_of(self, item: Live) -> str:
         """The text of a version. Raises HostError, and NotFound."""
-        state = await self._mesh.host.read(_ref(item), _SharedText)
+        state = await self._mesh.runtime.read(_ref(item), _SharedText)
         if state is not None and state.text:
             return state.text
-        return str(await self._mesh.host.call(_REGISTRY, "text", item))
+        return str(await self._mesh.runtime.call(_REGISTRY, "text", item))
 
 
 def _ref(item: Live) -> ActorRef:

@@ -147,7 +147,7 @@ async def _test_on_model(
         timeout_seconds=options.wait,
         cache=prompt.cache,
     )
-    started = mesh.host.clock.monotonic()
+    started = mesh.runtime.clock.monotonic()
     reply = await mesh.get(Model).complete(request)
     return PromptTest(
         prompt_id=found.prompt_id,
@@ -159,7 +159,7 @@ async def _test_on_model(
         model=reply.model,
         usage=reply.usage,
         cost_usd=reply.cost_usd,
-        duration_ms=(mesh.host.clock.monotonic() - started) * 1000,
+        duration_ms=(mesh.runtime.clock.monotonic() - started) * 1000,
     )
 
 

@@ -181,7 +181,7 @@ def _store(named: str, data: Path | None) -> Mesh:
     elif kind != "postgresql" or settings.database is None:
         remedy = "Write sqlite:DIR or postgresql://user@host/name; postgresql is the database of the settings"
         raise InvalidInput(f"{kind!r} names no store", remedy=remedy)
-    return build_mesh(settings.without_unread(), agents=[], host=sqlite_runtime)
+    return build_mesh(settings.without_unread(), agents=[], runtime=sqlite_runtime)
 
 
 @click.command()
@@ -359,7 +359,7 @@ def _verified_here(target: Target, key: str, audit: bool) -> tuple[Verified, Sto
     has_actors = keeps_actors(settings.store)
     if not has_actors and (store := asyncio.run(_verified_by(whole))) is not None:
         return found, store
-    mesh = build_mesh(settings.without_unread(), agents=[], host=sqlite_runtime)  # it is not started
+    mesh = build_mesh(settings.without_unread(), agents=[], runtime=sqlite_runtime)  # it is not started
     database, progress = mesh.database, _progress("events")
     store = verify_store(database, mesh.log.projections, database.migrations, progress, has_actors=has_actors)
     if not has_actors:

@@ -64,8 +64,8 @@ class MaintenanceComponent(Component):
             await self._follow()
         elif await self._hold.follow():
             mesh.tell("mesh.held", note or {})
-        if mesh.host.is_shared:
-            self._following = asyncio.create_task(every(mesh.host.clock, _LOOK_SECONDS, self._follow))
+        if mesh.runtime.is_shared:
+            self._following = asyncio.create_task(every(mesh.runtime.clock, _LOOK_SECONDS, self._follow))
 
     async def stop(self) -> None:
         """Follow the hold no more."""

@@ -41,12 +41,12 @@ class Hold:
 
     async def is_set(self) -> bool:
         """Whether the mesh is held."""
-        state = await self._mesh.host.read(_HOLD)
+        state = await self._mesh.runtime.read(_HOLD)
         return isinstance(state, _State) and state.is_held
 
     async def change(self, *, is_held: bool) -> None:
         """Hold the work of all processes, or release it; this process follows at once. Durable on return."""
-        await self._mesh.host.call(_HOLD, "hold" if is_held else "release")
+        await self._mesh.runtime.call(_HOLD, "hold" if is_held else "release")
         await self.follow()
 
     async def follow(self) -> bool:

@@ -118,7 +118,7 @@ async def _look_at(mesh: Mesh, rows: Iterable[_Listed]) -> list[_Looked]:
 
 
 async def _look(mesh: Mesh, row: _Listed) -> _Looked:
-    record = await mesh.host.read(TaskKey(row.tenant_id, row.task_id).ref)
+    record = await mesh.runtime.read(TaskKey(row.tenant_id, row.task_id).ref)
     if not isinstance(record, TaskRecord) or record.task is None:
         return _Looked(row, False, "it was accepted, and has no record")
     fault = "" if record.request_hash == ERASED_HASH else _deviation(row, record)
@@ -151,7 +151,7 @@ async def _deviation_of_thread(mesh: Mesh, row: _Listed, record: TaskRecord) -> 
     if thread is None:
         return ""  # it waits for the task before it, or its outcome is on its way
     try:
-        state = await mesh.host.read(thread)
+        state = await mesh.runtime.read(thread)
     except NotFound:
         return f"it is open, and the mesh has no agent {thread.type}"
     inbox = state.inbox if isinstance(state, ThreadState) else []
@@ -174,6 +174,6 @@ async def _lost_accounts(mesh: Mesh) -> list[str]:
             account = Account.model_validate(event.payload)
         except (ValueError, ArithmeticError):
             continue  # it is none
-        if await mesh.host.read(account.ref) is None:
+        if await mesh.runtime.read(account.ref) is None:
             lost[f"Budget {account.budget} of {account.scope} {account.key}: its account is not there"] = None
     return list(lost)

@@ -74,7 +74,7 @@ class Memories(Component):
     async def begin(self) -> None:
         """Begin to delete what was forgotten."""
         if self.mesh.role.is_front and self._purging is None and self._catalog is not None:
-            self._purging = asyncio.create_task(every(self.mesh.host.clock, _PAUSE_SECONDS, self._purge))
+            self._purging = asyncio.create_task(every(self.mesh.runtime.clock, _PAUSE_SECONDS, self._purge))
 
     async def stop(self) -> None:
         """Delete no more."""
@@ -230,7 +230,7 @@ class Memories(Component):
 
     async def _purge(self) -> None:
         if self._catalog is not None:
-            before = self.mesh.host.clock.now() - timedelta(days=self.config.forgotten_days)
+            before = self.mesh.runtime.clock.now() - timedelta(days=self.config.forgotten_days)
             await self._catalog.purge(before)
             await self._clean()
 

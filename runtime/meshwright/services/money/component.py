@@ -63,7 +63,7 @@ class TaskMoney(Component):
         if by == "tag":
             spent = await proxy.spend_by_tag()
         else:
-            now = self.mesh.host.clock.now()
+            now = self.mesh.runtime.clock.now()
             first = since_of(since, now, field="since").astimezone(UTC).date() if since else FIRST_DAY
             spent = await proxy.spend_by_agent(first, now.date())
         return {name or "(none)": f"{cost:f}" for name, cost in spent.items()}

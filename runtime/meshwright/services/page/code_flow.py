@@ -57,7 +57,7 @@ class CodeFlow:
     def __init__(self, mesh: Mesh, tokens: OidcTokens) -> None:
         self._settings = mesh.settings.oidc
         self._cipher = mesh.cipher
-        self._now = mesh.host.clock.now
+        self._now = mesh.runtime.clock.now
         self._tokens = tokens
         self._exchanging = asyncio.Semaphore(_MAX_EXCHANGES)
 

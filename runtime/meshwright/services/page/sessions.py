@@ -56,7 +56,7 @@ class Logins:
         cookie = credentials.cookie(self.cookie_name(credentials.header("host")))
         if not cookie or credentials.token:
             return None
-        now = self._mesh.host.clock.now().timestamp()
+        now = self._mesh.runtime.clock.now().timestamp()
         token = await self._mesh.database.read(_find, _digest(cookie), now)
         if token is None:
             raise Unauthenticated("The login has ended", remedy="Log in again")
@@ -68,7 +68,7 @@ class Logins:
         Raises Unauthenticated for a token that is none.
         """
         caller = await self._caller(token)
-        now = self._mesh.host.clock.now()
+        now = self._mesh.runtime.clock.now()
         seconds = self._settings.session_hours * 3600
         if caller.expires_at is not None:
             seconds = min(seconds, (caller.expires_at - now).total_seconds())

@@ -18,20 +18,20 @@ from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskRecord, ThreadState
 
 
-async def erase_tasks(host: Runtime, database: Database, keys: Sequence[TaskKey]) -> set[ActorRef]:
+async def erase_tasks(runtime: Runtime, database: Database, keys: Sequence[TaskKey]) -> set[ActorRef]:
     """Erase the contents of tasks that have ended, but for their events. Safe to repeat.
 
     Tasks that are gone, or have begun once more, stay as they are. Returns the threads and conversations that
     are still there, since other tasks have them as well.
     """
-    found = await asyncio.gather(*(_erase(host, key) for key in keys))
+    found = await asyncio.gather(*(_erase(runtime, key) for key in keys))
     records = [record for record in found if record is not None]
     streams: dict[ActorRef, list[str]] = {}
-    for of_task in await asyncio.gather(*(step_streams(host, record) for record in records)):
+    for of_task in await asyncio.gather(*(step_streams(runtime, record) for record in records)):
         for ref, names in of_task.items():
             streams.setdefault(ref, []).extend(names)
     actors = _actors_of(records)
-    states = await asyncio.gather(*(_read(host, actor) for actor in actors))
+    states = await asyncio.gather(*(_read(runtime, actor) for actor in actors))
     known = {actor: state for actor, state in zip(actors, states, strict=True) if state is not None}
     # Nothing reads the messages of a conversation, but for the latest.
     streams |= {actor: [MESSAGES] for actor, state in known.items() if isinstance(state, ConversationState)}
@@ -41,33 +41,33 @@ async def erase_tasks(host: Runtime, database: Database, keys: Sequence[TaskKey]
         for actor, state in known.items()
         if actor.id not in shared and _remembered(state) <= actors[actor]
     }
-    left = known.keys() - await host.delete_actors(done)
-    forgetting = [host.call(actor, "forget", task_id) for actor in left for task_id in actors[actor]]
-    await asyncio.gather(host.delete_records(streams), *forgetting)
+    left = known.keys() - await runtime.delete_actors(done)
+    forgetting = [runtime.call(actor, "forget", task_id) for actor in left for task_id in actors[actor]]
+    await asyncio.gather(runtime.delete_records(streams), *forgetting)
     return left
 
 
-async def delete_empty(host: Runtime, log: EventLog, actors: Collection[ActorRef]) -> None:
+async def delete_empty(runtime: Runtime, log: EventLog, actors: Collection[ActorRef]) -> None:
     """Delete those of some threads and conversations that have nothing in them, and no listed task."""
     if not actors:
         return
     counts = {(tenant_id, name): 0 for tenant_id, _, name in (actor.id.partition(":") for actor in actors)}
     shared = await log.view(_shared_threads, counts)
     unshared = [actor for actor in actors if actor.id not in shared]
-    states = await asyncio.gather(*(_read(host, actor) for actor in unshared))
+    states = await asyncio.gather(*(_read(runtime, actor) for actor in unshared))
     found = zip(unshared, states, strict=True)
-    await host.delete_actors(
+    await runtime.delete_actors(
         [actor for actor, state in found if state is not None and not _remembered(state)]
     )
 
 
-async def _erase(host: Runtime, key: TaskKey) -> TaskRecord | None:
+async def _erase(runtime: Runtime, key: TaskKey) -> TaskRecord | None:
     """Erase request and result of a task; returns its record as it was, None where it stays as it is."""
-    record = await host.read(key.ref)
+    record = await runtime.read(key.ref)
     if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
         return None
     with suppress(Conflict):
-        await host.call(key.ref, "erase")
+        await runtime.call(key.ref, "erase")
         return record
     return None
 
@@ -85,9 +85,9 @@ def _actors_of(records: Iterable[TaskRecord]) -> dict[ActorRef, set[str]]:
     return found
 
 
-async def _read(host: Runtime, actor: ActorRef) -> ThreadState | ConversationState | None:
+async def _read(runtime: Runtime, actor: ActorRef) -> ThreadState | ConversationState | None:
     with suppress(NotFound):  # the mesh has this agent no more
-        state = await host.read(actor)
+        state = await runtime.read(actor)
         return state if isinstance(state, ThreadState | ConversationState) else None
     return None
 

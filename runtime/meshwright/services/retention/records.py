@@ -49,8 +49,8 @@ class Records:
 
     async def note(self, pruned: Sequence[TaskKey], events: Sequence[Event]) -> None:
         """Note tasks that leave the lists with these events; durable when this returns."""
-        now = self._mesh.host.clock.now().timestamp()
-        rows = [PrunedTask(now, *key) for key in pruned] if self._mesh.host.deletes_actors else []
+        now = self._mesh.runtime.clock.now().timestamp()
+        rows = [PrunedTask(now, *key) for key in pruned] if self._mesh.runtime.deletes_actors else []
         await self._mesh.write(_note, rows, events)
 
     async def count(self) -> int:
@@ -73,12 +73,12 @@ class Records:
 
     @property
     def _due_before(self) -> float:
-        return (self._mesh.host.clock.now() - self._keep).timestamp()
+        return (self._mesh.runtime.clock.now() - self._keep).timestamp()
 
     async def _delete(self, due: Sequence[PrunedTask]) -> int:
         above = await self._mesh.database.read(_above_listed, [task.task_id for task in due])
         going = [task for task in due if task.key not in above]
-        deleted = await self._mesh.host.delete_actors([task.key.ref for task in going])
+        deleted = await self._mesh.runtime.delete_actors([task.key.ref for task in going])
         gone = [task for task in going if task.key.ref in deleted or await self._is_gone(task.key)]
         if gone:
             events = pruned_events(self._mesh, RECORDS_PRUNED, [task.key for task in gone])
@@ -86,7 +86,7 @@ class Records:
         return len(gone)
 
     async def _is_gone(self, key: TaskKey) -> bool:
-        return await self._mesh.host.read(key.ref) is None
+        return await self._mesh.runtime.read(key.ref) is None
 
 
 async def side_by_side(

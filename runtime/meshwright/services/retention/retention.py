@@ -75,7 +75,9 @@ class Retention:
     async def start(self) -> None:
         """Begin to prune. Idempotent."""
         if self.is_on and self._pruning is None:
-            self._pruning = asyncio.create_task(every(self._mesh.host.clock, _PAUSE_SECONDS, self._prune_all))
+            self._pruning = asyncio.create_task(
+                every(self._mesh.runtime.clock, _PAUSE_SECONDS, self._prune_all)
+            )
 
     async def stop(self) -> None:
         """Prune no more."""
@@ -116,7 +118,7 @@ class Retention:
         async with self._lock:
             async for reached, page in self._pages(after):
                 left = await side_by_side(page, self._prune_some)
-                await delete_empty(self._mesh.host, self._mesh.log, set[ActorRef]().union(*left))
+                await delete_empty(self._mesh.runtime, self._mesh.log, set[ActorRef]().union(*left))
                 counts.update(ended.status for ended in page)
                 if counts.total() >= limit:
                     has_more = reached is not None
@@ -139,7 +141,7 @@ class Retention:
         Returns the threads that are left.
         """
         keys = [ended.key for ended in some]
-        left = await erase_tasks(self._mesh.host, self._mesh.database, keys)
+        left = await erase_tasks(self._mesh.runtime, self._mesh.database, keys)
         await self._records.note(keys, pruned_events(self._mesh, PRUNED, keys))
         return left
 
@@ -148,7 +150,7 @@ class Retention:
 
         They come page by page, each with the place behind it, None for the last.
         """
-        now = self._mesh.host.clock.now()
+        now = self._mesh.runtime.clock.now()
         before = {
             status: (now - timedelta(days=days)).timestamp()
             for status, days in self._ages.days.items()

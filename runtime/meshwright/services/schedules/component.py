@@ -85,7 +85,7 @@ class Schedules(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._clock = mesh.host.clock
+        self._clock = mesh.runtime.clock
         if mesh.role.is_front:
             self._runner = ScheduleRunner(mesh)
 

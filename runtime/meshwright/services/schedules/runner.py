@@ -43,13 +43,13 @@ class ScheduleRunner:
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh, self._clock = mesh, mesh.host.clock
+        self._mesh, self._clock = mesh, mesh.runtime.clock
         self._wake_at = _NEVER
         self._has_news = asyncio.Event()
         self._polling: asyncio.Task[None] | None = None
         self._working: dict[ScheduleKey, asyncio.Task[None]] = {}
         self._again: dict[ScheduleKey, datetime] = {}
-        mesh.host.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True)
+        mesh.runtime.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True)
 
     async def start(self) -> None:
         """Begin, with the schedules whose tasks have ended before. Idempotent."""
@@ -147,7 +147,7 @@ class ScheduleRunner:
 
     async def _has_ended(self, tenant_id: str, task_id: str) -> bool:
         try:
-            record, _ = await until_answered(partial(read_task, self._mesh.host, task_id, tenant_id))
+            record, _ = await until_answered(partial(read_task, self._mesh.runtime, task_id, tenant_id))
         except NotFound:
             return True
         return record.status in ENDED

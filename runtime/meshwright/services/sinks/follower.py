@@ -48,7 +48,7 @@ class Follower:
         self._key = SenderKey(_SCHEME, name)
         self._position = self._newest = 0
         self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
-        self._retry_at = mesh.host.clock.now()
+        self._retry_at = mesh.runtime.clock.now()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,7 +71,7 @@ class Follower:
     async def begin(self) -> None:
         """Go on behind the position. Idempotent."""
         if self._task is None:
-            work = every(self._mesh.host.clock, _LOOK_SECONDS, self._look)
+            work = every(self._mesh.runtime.clock, _LOOK_SECONDS, self._look)
             self._task = asyncio.create_task(work, name=f"sink {self._name}")
 
     async def stop(self) -> None:
@@ -86,20 +86,20 @@ class Follower:
     async def _look(self) -> None:
         """Send what is new, while no other process does."""
         self._newest = await self._mesh.log.last_seq()
-        while await self._owns() and self.behind and self._mesh.host.clock.now() >= self._retry_at:
+        while await self._owns() and self.behind and self._mesh.runtime.clock.now() >= self._retry_at:
             await self._send_next()
             self._newest = await self._mesh.log.last_seq()
 
     async def _owns(self) -> bool:
-        database, host = self._mesh.database, self._mesh.host
+        database, runtime = self._mesh.database, self._mesh.runtime
         progress = await database.read(reply_table.progress, self._key)
         assert progress is not None
         self._position = progress.seq
-        if progress.owner == host.incarnation:
+        if progress.owner == runtime.incarnation:
             return True
-        if progress.owner and not await host.has_expired(progress.owner):
+        if progress.owner and not await runtime.has_expired(progress.owner):
             return False
-        return await database.write(reply_table.own, self._key, host.incarnation, progress.owner)
+        return await database.write(reply_table.own, self._key, runtime.incarnation, progress.owner)
 
     async def _send_next(self) -> None:
         newest = self._newest
@@ -147,7 +147,7 @@ class Follower:
             reached = max(reached, event.seq or 0)
         if reached != self._position:
             self._position = reached
-            with suppress(HostError):  # the host reports it itself; some events arrive twice then
+            with suppress(HostError):  # the runtime reports it itself; some events arrive twice then
                 await self._mesh.database.write(reply_table.reach, self._key, reached)
 
     async def _error_of(self, event: Event) -> Exception | None:
@@ -169,7 +169,7 @@ class Follower:
             self._tell(DELAYED, event, reason)
         asked = getattr(error, "retry_after_seconds", None) or 0.0
         pause = max(self._pauses.next(), asked)
-        self._retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
+        self._retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
         _logger.info("Sink %s gets nothing now, next try in %.1f s: %s", self._name, pause, reason)
 
     def _tell(self, event_type: str, event: Event, reason: str) -> None:

@@ -72,7 +72,7 @@ class TreesComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         sources = {name: _absolute(source, mesh.project) for name, source in self.config.items()}
-        shared = SharedTrees(mesh.host) if mesh.host.is_shared else None
+        shared = SharedTrees(mesh.runtime) if mesh.runtime.is_shared else None
         workspace = (mesh.project / mesh.settings.tools.workspace).resolve()
         self._trees = mesh.provide(
             Trees(
@@ -80,7 +80,7 @@ class TreesComponent(Component):
                 sources,
                 workspace,
                 TreeServices(mesh.get(Sandbox), shared),
-                mesh.host.clock,
+                mesh.runtime.clock,
             )
         )
         self._sweeping: asyncio.Task[None] | None = None
@@ -114,8 +114,8 @@ class TreesComponent(Component):
     async def begin(self) -> None:
         """Remove the trees of tasks that are gone, hourly."""
         if self._sweeping is None:
-            self._unlisten = self.mesh.host.listen(topics.MESH, self._on_pruned, (PRUNED,))
-            self._sweeping = asyncio.create_task(every(self.mesh.host.clock, _PAUSE_SECONDS, self._sweep))
+            self._unlisten = self.mesh.runtime.listen(topics.MESH, self._on_pruned, (PRUNED,))
+            self._sweeping = asyncio.create_task(every(self.mesh.runtime.clock, _PAUSE_SECONDS, self._sweep))
 
     async def stop(self) -> None:
         """Remove no more."""
@@ -144,7 +144,7 @@ class TreesComponent(Component):
                 await self._trees.erase_here(lease.tenant_id, lease.tree_id)
         if leases and self.mesh.has_log:
             listed = await self.mesh.log.view_apart(_listed, [lease.tree_id for lease in leases])
-            await self._trees.erase_before(self.mesh.host.clock.now() - _YOUNG, listed)
+            await self._trees.erase_before(self.mesh.runtime.clock.now() - _YOUNG, listed)
 
     def page(self, caller: Caller) -> list[TreeSummary]:
         """The trees of the caller's tenant, the oldest first."""

@@ -29,7 +29,7 @@ from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.kernel.host import Bus
+from meshwright.kernel.guarantees import Bus
 from meshwright.stores.dapr.documents import OutboxEntry
 from meshwright.stores.dapr.sidecar import BUS, OWN_DATA, Options, Sidecar
 from meshwright.stores.dapr.state import Grouping

@@ -33,7 +33,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Conflict, StoreTooNew, StoreTooOld, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.host import RECORD_GAP
+from meshwright.kernel.guarantees import RECORD_GAP
 from meshwright.stores.dapr.sidecar import Stored, Write
 from meshwright.stores.dapr.state import State
 

@@ -1,6 +1,6 @@
-"""Harnesses that open, crash and open again a host of each sort on the same data.
+"""Harnesses that open, crash and open again a runtime of each sort on the same data.
 
-A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no test knows which host it runs on.
+A new store joins by a `RuntimeHarness` of its own and a line in `HARNESSES`; no test knows its store.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import pytest
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.host import Signals, Subscription
+from meshwright.kernel.guarantees import Signals, Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME
@@ -44,7 +44,7 @@ def with_kinds(setup: Setup, kinds: Sequence[ActorKind]) -> Setup:
     return replace(setup, kinds=kinds) if kinds else setup
 
 
-class HostHarness(ABC):
+class RuntimeHarness(ABC):
     """Opens hosts of one sort, and watches them. Subclasses build one on some data, and copy data."""
 
     shares_data = False
@@ -64,75 +64,75 @@ class HostHarness(ABC):
     def build(self, data: Any, setup: Setup) -> Runtime:
         """A host on that data, not started yet."""
 
-    def snapshot(self, host: Runtime) -> Any:
+    def snapshot(self, runtime: Runtime) -> Any:
         """A copy of what is committed at this very moment: all that a crash right now would leave."""
-        pytest.skip(f"the data of {host.name} cannot be copied while it runs")
+        pytest.skip(f"the data of {runtime.name} cannot be copied while it runs")
 
-    async def end(self, host: Runtime) -> None:
+    async def end(self, runtime: Runtime) -> None:
         """Be done with a host as kill -9 is, its data still wanted."""
-        await host.crash()
+        await runtime.crash()
 
     async def open(self, *kinds: ActorKind, **options: Any) -> Runtime:
         """A started host on data of its own; the options are those of `Setup`."""
         return await self.open_on(self.new_data(), Setup(kinds, **options))
 
     async def open_on(self, data: Any, setup: Setup) -> Runtime:
-        host = self.build(data, setup)
+        runtime = self.build(data, setup)
         for kind in setup.kinds:
-            host.register(kind)
+            runtime.register(kind)
         for subscription in setup.subscriptions:
-            host.subscribe(subscription)
-        host.listen("#", self.watch.take)
+            runtime.subscribe(subscription)
+        runtime.listen("#", self.watch.take)
         if setup.worker is not None:
-            host.attach(setup.worker)
+            runtime.attach(setup.worker)
         if setup.staff is not None:
-            host.attach(setup.staff(host))
-        await host.start()
-        self._open[host] = setup, data
-        return host
+            runtime.attach(setup.staff(runtime))
+        await runtime.start()
+        self._open[runtime] = setup, data
+        return runtime
 
-    async def open_beside(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+    async def open_beside(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
         """A second worker on the data of the first, with other kinds where they are named."""
-        setup, data = self._open[host]
+        setup, data = self._open[runtime]
         return await self.open_on(data, with_kinds(setup, kinds))
 
-    async def kill(self, host: Runtime) -> None:
+    async def kill(self, runtime: Runtime) -> None:
         """End a host as kill -9 would, beside others on its data."""
-        self._open.pop(host)
-        await self.end(host)
+        self._open.pop(runtime)
+        await self.end(runtime)
 
-    async def redrive(self, host: Runtime, ref: ActorRef) -> None:
+    async def redrive(self, runtime: Runtime, ref: ActorRef) -> None:
         """Have an actor ask again, by a turn in this host's process, for what may have been lost."""
-        await host.call(ref, "redrive")
+        await runtime.call(ref, "redrive")
 
-    async def lose_lease(self, host: Runtime) -> None:
-        """Have a host find that it did not renew its lease in time."""
+    async def lose_lease(self, runtime: Runtime) -> None:
+        """Have a runtime find that it did not renew its lease in time."""
         if not self.shares_data:
-            pytest.skip(f"a host on {host.name} has no lease to lose")
-        host.lease_lost()
+            pytest.skip(f"a runtime on {runtime.name} has no lease to lose")
+        runtime.lease_lost()
 
-    async def reopen(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+    async def reopen(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
         """Stop a host, and open another on its data, with other kinds where they are named."""
-        setup, data = self._open.pop(host)
-        await host.stop()
+        setup, data = self._open.pop(runtime)
+        await runtime.stop()
         return await self.open_on(data, with_kinds(setup, kinds))
 
-    async def crash(self, host: Runtime, *kinds: ActorKind) -> Runtime:
+    async def crash(self, runtime: Runtime, *kinds: ActorKind) -> Runtime:
         """End a host as kill -9 would, now, and open another on what it leaves, with other kinds if named."""
-        return await self.open_snapshot(host, self.snapshot(host), *kinds)
+        return await self.open_snapshot(runtime, self.snapshot(runtime), *kinds)
 
-    async def open_snapshot(self, host: Runtime, snapshot: Any, *kinds: ActorKind) -> Runtime:
+    async def open_snapshot(self, runtime: Runtime, snapshot: Any, *kinds: ActorKind) -> Runtime:
         """End a host, and open another on data as it was at a snapshot."""
-        setup, _ = self._open.pop(host)
-        await self.end(host)
+        setup, _ = self._open.pop(runtime)
+        await self.end(runtime)
         return await self.open_on(snapshot, with_kinds(setup, kinds))
 
     async def close(self) -> None:
-        for host in self._open:
-            await host.stop()
+        for runtime in self._open:
+            await runtime.stop()
 
 
-class MemoryHarness(HostHarness):
+class MemoryHarness(RuntimeHarness):
     shares_data = True
 
     def new_data(self) -> MemoryData:
@@ -150,8 +150,8 @@ class MemoryHarness(HostHarness):
     def faults(self) -> Faults | None:
         return None
 
-    def snapshot(self, host: Runtime) -> MemoryData:
-        _, data = self._open[host]
+    def snapshot(self, runtime: Runtime) -> MemoryData:
+        _, data = self._open[runtime]
         return data.copy()
 
 
@@ -180,7 +180,7 @@ class LossyHarness(MishapHarness):
     lose = 0.3
 
 
-class SqliteHarness(HostHarness):
+class SqliteHarness(RuntimeHarness):
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder, seed)
         self._numbers = itertools.count(1)
@@ -198,8 +198,8 @@ class SqliteHarness(HostHarness):
             max_record_bytes=setup.max_record_bytes,
         )
 
-    def snapshot(self, host: Runtime) -> Path:
-        _, folder = self._open[host]
+    def snapshot(self, runtime: Runtime) -> Path:
+        _, folder = self._open[runtime]
         snapshot = self.new_data()
         source = sqlite3.connect(f"{(folder / FILE_NAME).as_uri()}?mode=ro", uri=True)
         target = sqlite3.connect(snapshot / FILE_NAME)
@@ -208,14 +208,14 @@ class SqliteHarness(HostHarness):
         target.close()
         return snapshot
 
-    async def end(self, host: Runtime) -> None:
-        await host.stop()
+    async def end(self, runtime: Runtime) -> None:
+        await runtime.stop()
 
 
 from tests.support.dapr_harness import DaprHarness, DaprHttpHarness  # noqa: E402 built on what is above
 from tests.support.postgres_harness import PostgresHarness, PostgresTrioHarness  # noqa: E402 as above
 
-HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
+HARNESSES: dict[str, tuple[type[RuntimeHarness], int]] = {
     "memory": (MemoryHarness, 0),
     **{f"mishaps-{n}": (MishapHarness, n) for n in ((1, 2, 3) if SOAKING else (1,))},
     "embedded": (SqliteHarness, 0),
@@ -226,7 +226,7 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
 }
 """Each sort of host by name, with a number that is added to the seed of all chance."""
 
-LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
+LOSSY: dict[str, tuple[type[RuntimeHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
 SEVERAL = ("test_claims", "test_messages", "test_turns", "test_recovery", "test_alarms", "test_broken_off")

@@ -166,7 +166,7 @@ class Bus:
             is_heard = True
             try:
                 listener(event if sealed else event.plain())
-            except Exception:  # a view must not harm the host that it looks at
+            except Exception:  # a view must not harm the runtime that it looks at
                 logger.exception("a listener failed on event %s", event.id)
         if not is_heard and len(self.unheard) < _MAX_UNHEARD:
             self.unheard.add((event.topic, event.event_type))
