@@ -107,7 +107,8 @@ def excesses(budget: dict[str, Size]) -> list[str]:
         if size.foreign > allowed.foreign:
             problems += [f"  {place}" for file in files_of(package) for place in foreign_sentences(file)]
         if size.bare > allowed.bare:
-            problems += [f"  {place}" for file in files_of(package) for place in bare_names(file)]
+            places = [place for file in files_of(package) for place in bare_names(file)]
+            problems.append(f"  {places[-1]} and {len(places) - 1} more: python tools/budget.py --names")
     return problems
 
 

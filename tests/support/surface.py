@@ -1,0 +1,52 @@
+"""The things that users build on, as plain data: HTTP API, settings, commands and events.
+
+`python -m tests.support.surface` writes them to surface.json, whose difference shows users what changes.
+"""
+
+import json
+import runpy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshwright.settings.model import built_in
+
+FILE = Path(__file__).with_suffix(".json")
+_TOOL = Path(__file__).resolve().parents[2] / "tools/reference.py"
+
+
+@cache
+def surface() -> dict[str, Any]:
+    """Returns them, part by part."""
+    tool = runpy.run_path(str(_TOOL))
+    mesh = tool["application"]().state.mesh
+    tree = tool["command_tree"]()
+    document = {
+        "openapi": {**tool["application"]().openapi(), "info": {}},
+        "settings": _inlined(schema := built_in().model_json_schema(), schema["$defs"]),
+        "commands": {path: _parameters(command) for path, command in tree.items()},
+        "events": list(tool["events"]()),
+        "facts": {kind: sorted(fields) for kind, fields in mesh.facts.items()},
+    }
+    return json.loads(json.dumps(document, default=str))
+
+
+def _inlined(schema: Any, classes: dict[str, Any]) -> Any:
+    """Returns a schema without the names of classes, which are no part of it."""
+    if isinstance(schema, list):
+        return [_inlined(item, classes) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        schema = classes[schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
+    return {key: _inlined(value, classes) for key, value in schema.items() if key not in ("$defs", "title")}
+
+
+def _parameters(command: click.Command) -> list[str]:
+    return [f"{type(param).__name__} {' '.join(param.opts)} {param.type.name}" for param in command.params]
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(surface(), indent=0, sort_keys=True) + "\n")
