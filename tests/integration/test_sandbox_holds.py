@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from meshwright.sandbox.attempts import NAMES
+from tests.support.break_outs import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = ("root", "nobody") if os.getuid() == 0 else (getpass.getuser(),)
@@ -35,9 +36,19 @@ def outcome(box: str, user: str) -> dict[str, Any]:
 
 
 @EVERYWHERE
-@pytest.mark.parametrize("attempt", NAMES)
+@pytest.mark.parametrize("attempt", [attempt.__name__ for attempt in ALL])
 def test_no_break_out_gets_out(box: str, user: str, attempt: str) -> None:
     assert attempt not in outcome(box, user)["attempts"]
+
+
+def test_all_decisive_break_outs_but_those_that_need_root_get_out_without_a_box() -> None:
+    never = {"write_to_the_system", "load_into_the_kernel", "use_capabilities", "make_namespaces"}
+    assert {*NAMES} - never <= {*outcome("none", USERS[-1])["decisive"]}
+
+
+@EVERYWHERE
+def test_no_decisive_break_out_gets_out(box: str, user: str) -> None:
+    assert outcome(box, user)["decisive"] == []
 
 
 def test_without_a_box_the_break_outs_get_out() -> None:
