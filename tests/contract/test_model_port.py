@@ -77,7 +77,21 @@ async def test_calls_run_side_by_side_and_each_gets_its_own_answer(adapter: Adap
 
 async def test_it_can_be_closed_twice_and_without_a_call(adapter: Adapter) -> None:
     await adapter.model.close()
+    before = await adapter.model.complete(request())
     await adapter.model.close()
+    await adapter.model.close()
+    assert (await adapter.model.complete(request())).content == before.content
+
+
+@pytest.mark.parametrize("any_api", ["http", "router", "anthropic"], indirect=True)  # LiteLLM shares its own
+async def test_a_close_gives_back_its_connections(any_api: Adapter) -> None:
+    await any_api.model.complete(request())
+    assert any_api.fake.connections == 1
+    await any_api.model.close()
+    async with asyncio.timeout(60):
+        while any_api.fake.connections:
+            await asyncio.sleep(0)
+    assert (await any_api.model.complete(request())).content
 
 
 async def test_arguments_of_a_tool_call_are_passed_on_unchecked(calling: Adapter) -> None:

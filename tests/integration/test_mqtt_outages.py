@@ -77,14 +77,24 @@ def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("endless_patience")
 async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp_path: Path) -> None:
+    was_dialled, hung_up = asyncio.Event(), asyncio.Event()
+
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        was_dialled.set()
         await reader.read()
+        hung_up.set()
         writer.close()
 
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
     url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with asyncio.timeout(240), http_mesh(tmp_path, mqtt_url=url) as api:
-        await api.finished(agent_id="echo")
+        await was_dialled.wait()
+        task_id = await api.finished(agent_id="echo")
+        assert (await api.get(f"/tasks/{task_id}"))["status"] == "succeeded"
+        assert not hung_up.is_set()
+    async with asyncio.timeout(240):
+        await hung_up.wait()
     server.close()
 
 

@@ -112,6 +112,11 @@ class FakeProvider:
         """The base URL of one deployment."""
         return f"{self.url}/at/{name}"
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self.runner.server.connections) if self.runner.server is not None else 0
+
     def calls_of(self, name: str) -> list[Call]:
         """The calls of one deployment, or of one model."""
         return [call for call in self.calls if call.of == name]

@@ -111,8 +111,11 @@ async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_
 
 
 async def test_a_drain_of_a_worker_without_work_ends_at_once() -> None:
-    async with worker_harness(at_once) as here:
-        await here.worker.drain(60)
+    async with worker_harness(at_once) as here, asyncio.timeout(60):
+        await here.worker.drain(1e6)
+        ref = await here.queue("t1")
+        assert await here.inbox(ref) == [("t1", "queued")]
+        assert (here.worker.running, here.begun) == (0, [])
 
 
 async def test_what_has_not_ended_in_time_is_left_as_it_is() -> None:
