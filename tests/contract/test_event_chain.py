@@ -15,7 +15,7 @@ from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.chain import ERASED_EVENT, PRUNED_EVENT
 from meshwright.events.heads import FILE_NAME, KEY_NAME, SIGNED, Head, HeadKeeper, Signer, stored_heads
-from meshwright.events.verify import Verified, verify
+from meshwright.events.verify import ChainReport, verify
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, forge, open_log
 from tests.support.postgres import Location
@@ -38,7 +38,7 @@ class Logs:
                 await store.write([event(n, payload={"n": n, "text": "naïve ☃"}) for n in range(count)])
                 await sign(store)
 
-    def verify(self, **options: Any) -> Verified:
+    def verify(self, **options: Any) -> ChainReport:
         found = verify(self._database(), **options)
         environment = {} if isinstance(self.location, Path) else {"MESH_DATABASE": str(self.location)}
         named = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -15,7 +15,7 @@ from meshwright.outline import resource
 
 if TYPE_CHECKING:
     from meshwright.core.money import Budget, OnEmpty
-    from meshwright.events.verify import Verified
+    from meshwright.events.verify import ChainReport
     from meshwright.ledger.budgets import BudgetView
     from meshwright.ledger.costs import Bucket, Costs
     from meshwright.ledger.keys import Key, NewKey
@@ -242,12 +242,12 @@ class Administration:
         done = await self._connection.call("POST", "/erase", body=body, timeout=None)
         return done["tasks"], done["events"]
 
-    async def verify_audit(self) -> Verified:
+    async def verify_audit(self) -> ChainReport:
         """Walk the hash chain of the event log, and check its signed heads. Needs the admin token."""
-        from meshwright.events.verify import Verified
+        from meshwright.events.verify import ChainReport
 
         found = await self._connection.call("GET", "/audit/verify", timeout=None)
-        return self._connection.read(lambda fields: Verified(**fields), "/audit/verify", found)
+        return self._connection.read(lambda fields: ChainReport(**fields), "/audit/verify", found)
 
     async def drain(self, *, wait_seconds: float = 0.0) -> Document:
         """Let the process that answers begin no more work; returns its `state`, and how many tasks it runs.

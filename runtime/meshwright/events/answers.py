@@ -124,11 +124,11 @@ def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
             remedy='Approve with them: {"approve": true, "arguments": {...}}',
             field="value.arguments",
         )
-    text, shown = (
+    text, stored_text = (
         json.dumps(data, ensure_ascii=False, sort_keys=True)
         for data in (value["arguments"], wait.subject.get("arguments"))
     )
-    if text == shown:
+    if text == stored_text:
         return {name: field for name, field in value.items() if name != "arguments"}
     if hidden := _HIDDEN.search(text):
         raise InvalidInput(
@@ -147,11 +147,11 @@ def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
 
 def check_fits(schema: Mapping[str, Any] | None, value: Any) -> None:
     """Raises InvalidInput for an answer that does not fit the schema of its question."""
-    if found := faults(schema, value):
+    if problems := faults(schema, value):
         raise InvalidInput(
-            f"The answer does not fit: {fault_text(found, 'the answer')}",
+            f"The answer does not fit: {fault_text(problems, 'the answer')}",
             remedy=f"Answer with {described(schema)}",
-            field=f"value.{found[0].path}" if found[0].path else "value",
+            field=f"value.{problems[0].path}" if problems[0].path else "value",
         )
 
 

@@ -89,11 +89,11 @@ class Audit:
     async def _has_read(self, caller: Caller, subject: str) -> bool:
         """Whether the log has such a read of the last hour: by another process, or before a restart."""
         since = self._runtime.clock.now() - timedelta(seconds=_READ_SECONDS)
-        wanted = EventFilter(
+        query = EventFilter(
             tenant_id=caller.tenant_id, aggregate_id=aggregate_of(subject), since=since, order="desc"
         )
-        read = {"action": _READ, "caller": _who(caller)}
-        return any(read.items() <= event.fields.items() for event in await self._log.query(wanted))
+        payload = {"action": _READ, "caller": _who(caller)}
+        return any(payload.items() <= event.fields.items() for event in await self._log.query(query))
 
     def record_misuse(
         self,

@@ -85,9 +85,9 @@ def next_hash(row: Row, head: bytes, seq: int | None = None) -> bytes | None:
         return None
 
 
-def fits(row: Row, found: bytes | None) -> bool:
+def fits(row: Row, expected: bytes | None) -> bool:
     """Whether a row's link is that of the hash that was found for it."""
-    return found is not None and bytes(row[-1])[-_TAG_BYTES:] == found[:_TAG_BYTES]
+    return expected is not None and bytes(row[-1])[-_TAG_BYTES:] == expected[:_TAG_BYTES]
 
 
 def is_erased(row: Row) -> bool:

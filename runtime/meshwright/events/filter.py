@@ -66,32 +66,32 @@ class TaskFilter(BaseModel):
         """Returns them in SQL, with their values; without a tenant for the tasks of all."""
         exact = {"tenant_id": tenant_id, **{name: getattr(self, name) for name in TASK_FIELDS}}
         values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
-        found = [f"tasks.{name} = :{name}" for name in values]
+        conditions = [f"tasks.{name} = :{name}" for name in values]
         if self.task_id is not None:
             values["task_id"] = session.bindable(self.task_id)
             end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
-            found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
-        of_call, named = self.of_call(session, "made")
+            conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+        of_call, call_values = self.of_call(session, "made")
         if of_call:
-            found.append(
+            conditions.append(
                 "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
                 f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
             )
-            values |= named
+            values |= call_values
         if self.text is not None:
             values["text"] = session.bindable(self.text)
-            found.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
+            conditions.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
         for name, compared in (("since", ">="), ("until", "<=")):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)
-                found.append(f"updated_at {compared} :{name}")
+                conditions.append(f"updated_at {compared} :{name}")
         if self.dead:
-            found.append("status IN ('failed', 'timed_out')")
+            conditions.append("status IN ('failed', 'timed_out')")
         if self.open:
-            found.append("completed_at IS NULL")
+            conditions.append("completed_at IS NULL")
         if self.dead or self.status not in (None, "succeeded"):
-            found.append("status <> 'succeeded'")
-        return " AND ".join(found) or "1 = 1", values
+            conditions.append("status <> 'succeeded'")
+        return " AND ".join(conditions) or "1 = 1", values
 
     def of_rows(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a row of another table is of such a task, with its values."""
@@ -101,15 +101,15 @@ class TaskFilter(BaseModel):
 
     def of_call(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a call has the `prompt` and the `tag`, with their values."""
-        found, values = list[str](), dict[str, Any]()
+        conditions, values = list[str](), dict[str, Any]()
         if self.prompt is not None:
             values["prompt"] = session.bindable(version_prefix(self.prompt))
             prefix = f"substr({table}.prompt, 1, length(:prompt)) = :prompt"
-            found.append(f"{table}.prompt IS NOT NULL AND {prefix}")
+            conditions.append(f"{table}.prompt IS NOT NULL AND {prefix}")
         if self.tag is not None:
             values["tag"] = session.bindable(encode(self.tag).decode())  # as the list of them is stored
-            found.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
-        return " AND ".join(found), values
+            conditions.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
+        return " AND ".join(conditions), values
 
     @property
     def reads_many(self) -> bool:
@@ -184,11 +184,11 @@ class EventFilter(BaseModel):
 class Matcher:
     """A filter made ready to judge events one by one, as the log would."""
 
-    def __init__(self, wanted: EventFilter) -> None:
-        self._exact = tuple(wanted.exact().items())
-        self._before = wanted.before_seq
-        self._since, self._until = wanted.period()
-        self._timed = wanted.timed
+    def __init__(self, filter: EventFilter) -> None:
+        self._exact = tuple(filter.exact().items())
+        self._before = filter.before_seq
+        self._since, self._until = filter.period()
+        self._timed = filter.timed
 
     def __call__(self, event: Event) -> bool:
         """Whether the event is wanted."""

@@ -192,10 +192,10 @@ class InboxProjection:
             row_id = _row_id(event, key)
             if row_id not in rows and not _asks(event):
                 continue
-            known = rows.get(row_id, _begun(row_id, key, event))
-            if event.event_type == _REFUSED and known.get("ended_at") is not None:  # it was mended before
-                known = {**_begun(row_id, key, event), "seq": known["seq"]}
-            rows[row_id] = {**known, **_change(event)}
+            document = rows.get(row_id, _begun(row_id, key, event))
+            if event.event_type == _REFUSED and document.get("ended_at") is not None:  # it was mended before
+                document = {**_begun(row_id, key, event), "seq": document["seq"]}
+            rows[row_id] = {**document, **_change(event)}
         session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
         if any(event.event_type == PRUNED_EVENT for event in events):
             session.execute(_FORGET)
@@ -259,9 +259,9 @@ def _change(event: Event) -> dict[str, Any]:
         "agent_id": event.agent_id,
         **{name: fields.get(name) for name in ("subject", "answer_schema", "may_answer", "expires_at")},
     }
-    known = {name: value for name, value in question.items() if value is not None}
+    fields_now = {name: value for name, value in question.items() if value is not None}
     # A run that finds no money asks again, in the same step.
-    return {**known, "status": "open", "ended_at": None} if fields.get("kind") == "money" else known
+    return {**fields_now, "status": "open", "ended_at": None} if fields.get("kind") == "money" else fields_now
 
 
 def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         question = Question.model_validate({name: document[name] for name in names})
     generation, attempt = _attempt_of(question.wait_id)
     account = account_of(document) if _is_for_money(question.subject) else None
-    ended = None if question.ended_at is None else seconds(question.ended_at)
+    ended_at = None if question.ended_at is None else seconds(question.ended_at)
     text = encode(question.model_dump(exclude_none=True)).decode()
     return (
         question.id,
@@ -291,7 +291,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         generation,
         attempt,
         account,
-        ended,
+        ended_at,
         text,
     )
 
@@ -311,7 +311,7 @@ def _stored(session: Session, ids: Collection[str]) -> dict[str, dict[str, Any]]
 def _list(
     session: Session,
     tenant_id: str,
-    wanted: str | None,
+    id: str | None,
     ended: bool,
     limit: int,
     after: int,
@@ -320,13 +320,13 @@ def _list(
     limit = max(1, min(limit, _MAX_PAGE))
     values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
     conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if ended else [_IS_OPEN])]
-    if wanted is not None:
-        values |= {"wanted": session.bindable(wanted), "of_wait": question_id(tenant_id, wanted)}
+    if id is not None:
+        values |= {"id": session.bindable(id), "of_wait": question_id(tenant_id, id)}
         ends = [
-            f"substr({name}, 1, length(:wanted)), substr({name}, length({name}) - length(:wanted) + 1)"
+            f"substr({name}, 1, length(:id)), substr({name}, length({name}) - length(:id) + 1)"
             for name in ("id", "task_id")
         ]
-        conditions.append(f"(id = :of_wait OR :wanted IN ({', '.join(ends)}))")
+        conditions.append(f"(id = :of_wait OR :id IN ({', '.join(ends)}))")
     if of_task is not None:
         condition, of_rows = of_task.of_rows(session, "inbox")
         conditions.append(condition)
@@ -358,9 +358,9 @@ def _question_for_money(session: Session, document: str, account: str) -> Questi
     if not waits:
         return _question(document, current=False)
     task_id, wait_id, since = waits[0]
-    named = {"task_id": task_id, "wait_id": wait_id, "since": datetime.fromtimestamp(since, UTC)}
-    named["tasks"] = len({task_id for task_id, *_ in waits})
-    return question.model_copy(update={**named, "status": "open", "answered_by": None, "ended_at": None})
+    update = {"task_id": task_id, "wait_id": wait_id, "since": datetime.fromtimestamp(since, UTC)}
+    update["tasks"] = len({task_id for task_id, *_ in waits})
+    return question.model_copy(update={**update, "status": "open", "answered_by": None, "ended_at": None})
 
 
 def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:

@@ -93,12 +93,12 @@ class WholeInbox:
             room, after = limit - len(items), int(position) if position.isdecimal() else 0
             if not room:
                 return InboxPage(items=tuple(items), cursor=f"{name}:{after}")
-            found = await self._sources[name].page(
+            source_page = await self._sources[name].page(
                 tenant_id, id=id, ended=ended, of_task=of_task, limit=room, after=after
             )
-            items, position = [*items, *found.items], ""
-            if found.after is not None:
-                return InboxPage(items=tuple(items), cursor=f"{name}:{found.after}")
+            items, position = [*items, *source_page.items], ""
+            if source_page.after is not None:
+                return InboxPage(items=tuple(items), cursor=f"{name}:{source_page.after}")
         return InboxPage(items=tuple(items))
 
     async def count(self, tenant_id: str) -> Mapping[str, int]:

@@ -22,13 +22,13 @@ from meshwright.events.projections import (
     FOLDED_AT_ONCE,
     FOLDED_BETWEEN_COMMITS,
     Projection,
-    Stalled,
     StalledProjection,
+    StalledProjections,
     clear,
     fold_next,
 )
 from meshwright.events.rows import own_id, row_of
-from meshwright.events.table import MAX_BYTES_READ, Found, Written
+from meshwright.events.table import MAX_BYTES_READ, Matches, Written
 from meshwright.events.tails import Tails
 from meshwright.events.task_lists import TaskOrder, dead_letters, first_seq, list_tasks, tasks_among
 from meshwright.events.tasks import (
@@ -73,7 +73,7 @@ class EventLog:
     ) -> None:
         self._database = database
         self._projections: list[Projection] = [TaskProjection(), *projections]
-        self._stalled = Stalled()
+        self._stalled = StalledProjections()
         self._folded = 0  # the last seq that is surely in them, but for those that have stalled
         self._folding: asyncio.Task[None] | None = None
         self._keep_seconds = None if keep_days is None else keep_days * 86_400
@@ -164,16 +164,16 @@ class EventLog:
         with their `seq` once all is durable. Raises StoreFailed, and what the function raises.
         """
         now = self._now().timestamp()
-        result, events, written = await self._database.write(_write_with, function, args, kwargs, now)
-        return result, self.tell(events, written)
+        result, events, numbers = await self._database.write(_write_with, function, args, kwargs, now)
+        return result, self.tell(events, numbers)
 
     def insert(self, session: Session, events: Sequence[Event]) -> Written:
         """Number and write events within a transaction of the writer's thread."""
         return table.insert(session, *self.rows(events))
 
-    def number(self, events: Sequence[Event], written: Written) -> list[Event]:
+    def number(self, events: Sequence[Event], numbers: Written) -> list[Event]:
         """Those of some inserted events that were new, now durable, with their `seq`: the same objects."""
-        first, dropped = written
+        first, dropped = numbers
         if dropped:
             events = [event for index, event in enumerate(events) if index not in dropped]
         for seq, event in enumerate(events, first):
@@ -188,9 +188,9 @@ class EventLog:
         if is_due and (self._folding is None or self._folding.done()):
             self._folding = asyncio.create_task(self._fold_behind(), name="events: projections")
 
-    def tell(self, events: Sequence[Event], written: Written) -> list[Event]:
+    def tell(self, events: Sequence[Event], numbers: Written) -> list[Event]:
         """Number inserted events and show them to the tails."""
-        new = self.number(events, written)
+        new = self.number(events, numbers)
         self.committed(new)
         return new
 
@@ -209,8 +209,8 @@ class EventLog:
         """
         future: asyncio.Future[list[Event]] = asyncio.get_running_loop().create_future()
 
-        def done(written: Written, error: StoreFailed | None) -> None:
-            new = self.tell(events, written) if error is None else []
+        def done(numbers: Written, error: StoreFailed | None) -> None:
+            new = self.tell(events, numbers) if error is None else []
             if future.done():
                 return  # its waiter was cancelled
             if error is not None:
@@ -223,62 +223,62 @@ class EventLog:
 
     # Reading
 
-    async def query(self, wanted: EventFilter) -> list[Event]:
+    async def query(self, filter: EventFilter) -> list[Event]:
         """Up to `limit` events that fit, in the filter's order, however large. Payloads are plain data."""
-        page = await self.page(wanted)
+        page = await self.page(filter)
         events = page.events
-        while page.next_seq is not None and len(events) < wanted.limit:
-            bound = "before_seq" if wanted.order == "desc" else "after_seq"
-            rest = {bound: page.next_seq, "limit": wanted.limit - len(events)}
-            page = await self.page(wanted.model_copy(update=rest))
+        while page.next_seq is not None and len(events) < filter.limit:
+            bound = "before_seq" if filter.order == "desc" else "after_seq"
+            rest = {bound: page.next_seq, "limit": filter.limit - len(events)}
+            page = await self.page(filter.model_copy(update=rest))
             events += page.events
         return events
 
-    async def page(self, wanted: EventFilter) -> Page:
+    async def page(self, filter: EventFilter) -> Page:
         """The first events that fit, in the filter's order: up to `limit`, and to `MAX_BYTES_READ`."""
-        first, last = wanted.first(), wanted.last(self._tails.announced)
-        if wanted.of_task is not None and wanted.tenant_id is not None:
-            begun = await self.view_apart(first_seq, wanted.tenant_id, wanted.of_task)
-            first = last + 1 if begun is None else max(first, begun)
+        first, last = filter.first(), filter.last(self._tails.announced)
+        if filter.of_task is not None and filter.tenant_id is not None:
+            first_of_tasks = await self.view_apart(first_seq, filter.tenant_id, filter.of_task)
+            first = last + 1 if first_of_tasks is None else max(first, first_of_tasks)
         events: list[Event] = []
         size = 0
-        while first <= last and len(events) < wanted.limit and size < MAX_BYTES_READ:
-            limit = min(wanted.limit - len(events), _MAX_FOUND)
-            found = await self._search(wanted, first, last, limit, MAX_BYTES_READ - size)
-            events += found.events
-            size += found.size
-            if wanted.order == "desc":
-                last = found.reached - 1
+        while first <= last and len(events) < filter.limit and size < MAX_BYTES_READ:
+            limit = min(filter.limit - len(events), _MAX_FOUND)
+            matches = await self._search(filter, first, last, limit, MAX_BYTES_READ - size)
+            events += matches.events
+            size += matches.size
+            if filter.order == "desc":
+                last = matches.reached - 1
             else:
-                first = found.reached + 1
-        is_cut = len(events) == wanted.limit or size >= MAX_BYTES_READ
+                first = matches.reached + 1
+        is_cut = len(events) == filter.limit or size >= MAX_BYTES_READ
         return Page(events, events[-1].seq if is_cut else None)
 
-    async def replay(self, wanted: EventFilter) -> AsyncGenerator[Event]:
+    async def replay(self, filter: EventFilter) -> AsyncGenerator[Event]:
         """All events that fit, as far as the log goes now, however many: of an aggregate its story."""
-        wanted = wanted.model_copy(update={"order": "asc"})
-        first, last = wanted.first(), wanted.last(self._tails.announced)
+        filter = filter.model_copy(update={"order": "asc"})
+        first, last = filter.first(), filter.last(self._tails.announced)
         while first <= last:
-            found = await self._search(wanted, first, last)
-            for event in found.events:
+            matches = await self._search(filter, first, last)
+            for event in matches.events:
                 yield event
-            first = found.reached + 1
+            first = matches.reached + 1
 
-    def tail(self, wanted: EventFilter) -> AsyncGenerator[Event]:
+    def tail(self, filter: EventFilter) -> AsyncGenerator[Event]:
         """The events that fit after `after_seq` (without it: from now on), and then those to come, for ever.
 
         None is skipped and none repeated: with the last `seq` that was seen as `after_seq` a reader goes
         on where it stopped. A slow reader slows no other; close the generator to end it.
         """
-        return self._one_by_one(self.follow(wanted))
+        return self._one_by_one(self.follow(filter))
 
-    def follow(self, wanted: EventFilter, *, live: bool = False) -> AsyncGenerator[list[Event]]:
+    def follow(self, filter: EventFilter, *, live: bool = False) -> AsyncGenerator[list[Event]]:
         """As `tail`, but all events that are ready at a time.
 
         A `live` reader also gets the unlogged events that `show` is given: without `seq`, each in its place,
         and only while it keeps up.
         """
-        return self._follow(wanted, self._tails.announced, live)
+        return self._follow(filter, self._tails.announced, live)
 
     def show(self, event: Event) -> None:
         """Give an event that is not logged to the live readers. Call it on the event loop."""
@@ -290,34 +290,34 @@ class EventLog:
                 for event in batch:
                     yield event
 
-    async def _follow(self, wanted: EventFilter, now: int, live: bool) -> AsyncGenerator[list[Event]]:
-        position = now if wanted.after_seq is None else wanted.after_seq
+    async def _follow(self, filter: EventFilter, now: int, live: bool) -> AsyncGenerator[list[Event]]:
+        position = now if filter.after_seq is None else filter.after_seq
         if position > self._tails.announced:  # ahead of us, or of a log that has started again
             position = min(position, await self._database.read(table.newest))
         async with aclosing(
-            self._tails.follow(wanted.model_copy(update={"of_task": None}), position, live=live)
+            self._tails.follow(filter.model_copy(update={"of_task": None}), position, live=live)
         ) as batches:
             async for batch in batches:
-                if found := await self._of_tasks(batch, wanted):
-                    yield found
+                if matches := await self._of_tasks(batch, filter):
+                    yield matches
 
-    async def _of_tasks(self, batch: list[Event], wanted: EventFilter) -> list[Event]:
+    async def _of_tasks(self, batch: list[Event], filter: EventFilter) -> list[Event]:
         """Those of some events whose tasks are wanted."""
-        if wanted.of_task is None or wanted.tenant_id is None:
+        if filter.of_task is None or filter.tenant_id is None:
             return batch
         ids = [*{event.task_id for event in batch if event.task_id is not None}]
-        known = await self.view(tasks_among, wanted.tenant_id, wanted.of_task, ids)
-        return [event for event in batch if event.task_id in known]
+        task_ids = await self.view(tasks_among, filter.tenant_id, filter.of_task, ids)
+        return [event for event in batch if event.task_id in task_ids]
 
     async def _search(
         self,
-        wanted: EventFilter,
+        filter: EventFilter,
         first: int,
         last: int,
         limit: int = _MAX_FOUND,
         max_bytes: int = MAX_BYTES_READ,
-    ) -> Found:
-        return await self._database.read(table.search, wanted, first, last, limit, max_bytes)
+    ) -> Matches:
+        return await self._database.read(table.search, filter, first, last, limit, max_bytes)
 
     async def knows(self, event_id: str) -> bool:
         """Whether an event of that id is in the log and durable."""
@@ -338,19 +338,19 @@ class EventLog:
         limit: int = 50,
         cursor: str | None = None,
         order: TaskOrder = "created",
-        **wanted: Any,
+        **fields: Any,
     ) -> TaskPage:
         """A page of a tenant's tasks, newest first, at most 1,000. Takes the fields of `TaskFilter`.
 
         Raises InvalidInput for a wrong cursor.
         """
-        chosen = TaskFilter(**{name: value for name, value in wanted.items() if value is not None})
+        chosen = TaskFilter(**{name: value for name, value in fields.items() if value is not None})
         view = self.view_apart if chosen.reads_many else self.view
         return await view(list_tasks, tenant_id, chosen, limit, position_of(cursor), order)
 
-    async def dead_letters(self, *, tenant_id: str, limit: int = 50, **wanted: Any) -> DeadLetterPage:
+    async def dead_letters(self, *, tenant_id: str, limit: int = 50, **fields: Any) -> DeadLetterPage:
         """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""
-        return await self.view_apart(dead_letters, tenant_id, TaskFilter(**wanted), limit)
+        return await self.view_apart(dead_letters, tenant_id, TaskFilter(**fields), limit)
 
     async def open_tasks(self) -> list[tuple[str, str, str | None]]:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""
@@ -400,7 +400,7 @@ class EventLog:
     async def rebuild(self) -> None:
         """Rebuild the projections from the log. Lists are incomplete meanwhile; events go on coming in."""
         await self._database.write(clear, self._projections)
-        self._stalled = Stalled()
+        self._stalled = StalledProjections()
         await self._fold()
 
     async def prune(self, *, keep_seconds: float | None = None, max_events: int | None = None) -> int:
@@ -424,8 +424,8 @@ class EventLog:
                 payload={"through": table.end_of(block) - 1},
             )
             rows = self.rows([pruned])
-            count, written = await self._database.write(_prune_block, block, self.kept_statuses, *rows)
-            self.tell([pruned], written)
+            count, numbers = await self._database.write(_prune_block, block, self.kept_statuses, *rows)
+            self.tell([pruned], numbers)
             deleted += count
         return deleted
 
@@ -439,10 +439,10 @@ class EventLog:
 
 
 def _prune_block(
-    session: Session, block: int, kept: Sequence[str], rows: Sequence[Row], now: float
+    session: Session, block: int, kept_statuses: Sequence[str], rows: Sequence[Row], now: float
 ) -> tuple[int, Written]:
     deleted = table.delete_block(session, block)
-    delete_ended_tasks(session, table.end_of(block), kept)
+    delete_ended_tasks(session, table.end_of(block), kept_statuses)
     return deleted, table.insert(session, rows, now)
 
 
@@ -454,8 +454,8 @@ def _write_with(
     now: float,
 ) -> tuple[Any, list[Event], Written]:
     table.lock(session)
-    result, found = function(session, *args, **kwargs)
-    events = [event.sealed(mend=True) for event in found]
+    result, new_events = function(session, *args, **kwargs)
+    events = [event.sealed(mend=True) for event in new_events]
     return (
         result,
         events,

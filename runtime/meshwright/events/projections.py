@@ -77,7 +77,7 @@ class StalledProjection(Plain):
     retry_at: datetime | None = None
 
 
-class Folded(NamedTuple):
+class FoldResult(NamedTuple):
     """Whether there is more to fold, the projections that raised, and whether another process folds."""
 
     is_full: bool
@@ -85,79 +85,81 @@ class Folded(NamedTuple):
     is_busy: bool = False
 
 
-class Stalled:
+class StalledProjections:
     """The projections of a log that have raised, each left alone for a time that grows with every try."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[StalledProjection, Backoff, float]] = {}
+        self._by_name: dict[str, tuple[StalledProjection, Backoff, float]] = {}
 
     def shown(self) -> list[StalledProjection]:
         """Those that have raised and were not folded since."""
-        return [found for found, _, _ in self._found.values()]
+        return [item for item, _, _ in self._by_name.values()]
 
     @property
     def is_due(self) -> bool:
         """Whether one is to be tried again."""
-        return any(retry_at <= time.monotonic() for _, _, retry_at in self._found.values())
+        return any(retry_at <= time.monotonic() for _, _, retry_at in self._by_name.values())
 
     def ready(self, projections: Sequence[Projection]) -> Sequence[Projection]:
         """Those that are to be folded now."""
         now = time.monotonic()
-        paused = {name for name, (_, _, retry_at) in self._found.items() if retry_at > now}
+        paused = {name for name, (_, _, retry_at) in self._by_name.items() if retry_at > now}
         return [item for item in projections if item.name not in paused] if paused else projections
 
-    def note(self, tried: Sequence[Projection], folded: Folded, now: datetime) -> list[Event]:
+    def note(self, projections: Sequence[Projection], folded: FoldResult, now: datetime) -> list[Event]:
         """Take the result of a fold. Returns the events that say so; the log drops those that it has."""
         failed = {item.name: item for item in folded.failed}
-        for name in [item.name for item in tried if item.name in self._found and item.name not in failed]:
-            del self._found[name]
+        for name in [
+            item.name for item in projections if item.name in self._by_name and item.name not in failed
+        ]:
+            del self._by_name[name]
         for name, item in failed.items():
-            pauses = self._found[name][1] if name in self._found else Backoff(*_PAUSES)
+            pauses = self._by_name[name][1] if name in self._by_name else Backoff(*_PAUSES)
             pause = pauses.next()
-            shown = item.model_copy(update={"retry_at": now + timedelta(seconds=pause)})
-            self._found[name] = shown, pauses, time.monotonic() + pause
+            stalled = item.model_copy(update={"retry_at": now + timedelta(seconds=pause)})
+            self._by_name[name] = stalled, pauses, time.monotonic() + pause
         return [_failed(item, now) for item in folded.failed]
 
 
 def _failed(item: StalledProjection, now: datetime) -> Event:
     """The event of a failure, the same for each try: it is said once."""
-    known = item.model_dump(exclude={"retry_at"})
-    event_id = f"projection/{derived_id(*map(str, known.values()))}"
+    payload = item.model_dump(exclude={"retry_at"})
+    event_id = f"projection/{derived_id(*map(str, payload.values()))}"
     return Event(
-        id=event_id, event_type=FAILED, topic=MESH, time=now, aggregate_id="projection", payload=known
+        id=event_id, event_type=FAILED, topic=MESH, time=now, aggregate_id="projection", payload=payload
     )
 
 
-def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> Folded:
+def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> FoldResult:
     """Fold the next events of the log. `is_full` is False once every projection has caught up, or raised."""
     last = newest(session)
     before = _positions(session, _SELECT_POSITIONS)
     behind = [item for item in projections if before.get(item.name) != (item.version, last)]
     if not behind:
-        return Folded(False)
+        return FoldResult(False)
     new = [(item.name, 0, 0) for item in behind if item.name not in before]
     session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
     if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():
-        return Folded(True, is_busy=True)
+        return FoldResult(True, is_busy=True)
     positions, failed = _lock(session, behind, last)
     if not positions:
-        return Folded(False, failed)
+        return FoldResult(False, failed)
     types = {name for projection, _ in positions for name in projection.event_types}
     rows = unfolded(session, min(position for _, position in positions), last, types, limit)
     if is_full := len(rows) == limit:
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
-    found = {event.event_type for event in events}
+    event_types = {event.event_type for event in events}
     ends: list[Row] = []
-    for projection, done in positions:
-        own, reached = found.intersection(projection.event_types), max(last, done)
-        unseen = [event for event in events if event.event_type in own and (event.seq or 0) > done]
+    for projection, position in positions:
+        own, reached = event_types.intersection(projection.event_types), max(last, position)
+        unseen = [event for event in events if event.event_type in own and (event.seq or 0) > position]
         if unseen and (problem := _fold(session, projection, unseen)) is not None:
             failed.append(problem)
             reached = problem.seq - 1
         ends.append((projection.name, projection.version, reached))
     session.insert(_INTO_POSITIONS, ends, then=_REPLACE_POSITIONS)
-    return Folded(is_full, failed)
+    return FoldResult(is_full, failed)
 
 
 def _lock(

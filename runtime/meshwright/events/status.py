@@ -148,22 +148,22 @@ class WaitProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add waits, and forget those that have ended."""
-        begun: dict[tuple[str, str], Row] = {}
-        ended = {event.task_id for event in events if event.event_type in NO_MORE}
-        stored = {task_id for (task_id,) in session.select_in(_OF_TASK, ended)}
+        waits: dict[tuple[str, str], Row] = {}
+        ended_tasks = {event.task_id for event in events if event.event_type in NO_MORE}
+        stored = {task_id for (task_id,) in session.select_in(_OF_TASK, ended_tasks)}
         for event in [event for event in events if event.task_id]:
             if event.event_type in NO_MORE:
-                begun = {key: row for key, row in begun.items() if row[2] != event.task_id}
+                waits = {key: row for key, row in waits.items() if row[2] != event.task_id}
                 if event.task_id in stored:
                     session.execute(_END_ALL, (event.tenant_id, event.task_id))
             elif not isinstance(key := event.fields.get("key"), str):
                 continue
             elif event.event_type == WAITING:
-                begun[event.tenant_id, key] = _row_of(event, key)
+                waits[event.tenant_id, key] = _row_of(event, key)
             else:
-                begun.pop((event.tenant_id, key), None)
+                waits.pop((event.tenant_id, key), None)
                 session.execute(_END, (event.tenant_id, key))
-        session.insert(_INTO, list(begun.values()), then=_REPLACE)
+        session.insert(_INTO, list(waits.values()), then=_REPLACE)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget what events of the log have made."""
@@ -182,21 +182,21 @@ def waits_for_events(session: Session) -> list[int]:
 
 def open_agents(session: Session, tenant_id: str | None) -> list[MissingAgent]:
     """The agents that have open tasks of a tenant (None: of all), as they are shown where one is missing."""
-    named = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     query = _OPEN_AGENTS.format("" if tenant_id is None else _OF_TENANT)
-    rows = session.execute(query, named).fetchall()
+    rows = session.execute(query, values).fetchall()
     return [
-        MissingAgent(agent_id=agent_id, tasks=tasks, task_ids=tuple(task_id for *_, task_id in found))
-        for (agent_id, tasks), found in groupby(rows, itemgetter(0, 1))
+        MissingAgent(agent_id=agent_id, tasks=tasks, task_ids=tuple(task_id for *_, task_id in of_agent))
+        for (agent_id, tasks), of_agent in groupby(rows, itemgetter(0, 1))
     ]
 
 
 def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
     """How the tasks of a tenant are doing; None: of all tenants."""
-    named = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     condition = "" if tenant_id is None else _OF_TENANT
-    tasks = dict(session.execute(_COUNT_TASKS.format(condition), named).fetchall())
-    rows = session.execute(_COUNT_WAITS.format(condition), named).fetchall()
+    tasks = dict(session.execute(_COUNT_TASKS.format(condition), values).fetchall())
+    rows = session.execute(_COUNT_WAITS.format(condition), values).fetchall()
     reasons = dict(session.select_in(_REASONS, {row[4] for row in rows}))
     waits = tuple(
         WaitSummary(

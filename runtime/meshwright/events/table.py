@@ -68,7 +68,7 @@ IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NO
 """A condition: no row of a caller's topic counts as an event of the mesh, whatever its type says."""
 
 
-class Found(NamedTuple):
+class Matches(NamedTuple):
     """Events of a search, and the `seq` up to which (downwards: down to which) there are no others.
 
     `size` is what their payloads have together, in bytes of JSON.
@@ -110,12 +110,12 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
     first = last + 1
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
-        known = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
+        existing_ids = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
         for index, row in enumerate(rows):
-            if row[_OTHER_ID] in known:
+            if row[_OTHER_ID] in existing_ids:
                 dropped.append(index)
             elif row[_OTHER_ID] is not None:
-                known.add(row[_OTHER_ID])
+                existing_ids.add(row[_OTHER_ID])
     if dropped:
         rows = [row for index, row in enumerate(rows) if index not in dropped]
     if rows:
@@ -202,34 +202,34 @@ def _last_of(block: int) -> int:
 
 def search(
     session: Session,
-    wanted: EventFilter,
+    filter: EventFilter,
     first: int,
     last: int,
     limit: int,
     max_bytes: int = MAX_BYTES_READ,
-) -> Found:
+) -> Matches:
     """Look for events from `first` to `last`, in the filter's order, a bounded way along.
 
     It ends with the event that makes them `limit`, or their payloads `max_bytes`.
     """
-    down = wanted.order == "desc"
+    down = filter.order == "desc"
     if down:
         first = max(first, _first_of(_block_of(last) - _MAX_SUMMARIES + 1))
     else:
         last = min(last, _last_of(_block_of(first) + _MAX_SUMMARIES - 1))
-    blocks = _blocks_with(session, wanted, _block_of(first), _block_of(last))
+    blocks = _blocks_with(session, filter, _block_of(first), _block_of(last))
     events: list[Event] = []
     size = 0
     for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
-        for row in _rows(session, wanted, max(first, low), min(last, high), limit - len(events)):
+        for row in _rows(session, filter, max(first, low), min(last, high), limit - len(events)):
             events.append(event_of(row))
             size += len(row[PAYLOAD])
             if len(events) == limit or size >= max_bytes:
-                return Found(events, events[-1].seq or 0, size)
+                return Matches(events, events[-1].seq or 0, size)
     if len(blocks) <= _MAX_BLOCKS_READ:
-        return Found(events, first if down else last, size)
+        return Matches(events, first if down else last, size)
     reached = blocks[_MAX_BLOCKS_READ - 1]
-    return Found(events, _first_of(reached) if down else _last_of(reached), size)
+    return Matches(events, _first_of(reached) if down else _last_of(reached), size)
 
 
 def knows(session: Session, event_id: str) -> bool:
@@ -239,30 +239,30 @@ def knows(session: Session, event_id: str) -> bool:
     parts = event_id.split("/")
     for cut in range(2, len(parts)):
         aggregate_id, own = "/".join(parts[:cut]), "/".join(parts[cut:])
-        wanted = EventFilter(aggregate_id=aggregate_id, order="desc")
-        for block in _blocks_with(session, wanted, 0, _block_of(newest(session))):
+        filter = EventFilter(aggregate_id=aggregate_id, order="desc")
+        for block in _blocks_with(session, filter, 0, _block_of(newest(session))):
             bounds = (_first_of(block), _last_of(block), aggregate_id, own)
             if session.execute(_SELECT_OWN, bounds).fetchall():
                 return True
     return False
 
 
-def _blocks_with(session: Session, wanted: EventFilter, first: int, last: int) -> list[int]:
+def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
     """The blocks from `first` to `last` that may hold events of a filter, in the filter's order."""
     [(after_full, oldest)] = session.execute(
         _SELECT_OPEN
     ).fetchall()  # first: a block may be filled meanwhile
     unfilled = after_full or _block_of(oldest or 0)
-    hashes = [_hash_of(kind, key) for kind, key in wanted.exact().items() if kind in KEYED]
+    hashes = [_hash_of(kind, key) for kind, key in filter.exact().items() if kind in KEYED]
     conditions = ["block BETWEEN :first AND :last"]
     values: dict[str, Any] = {"first": first, "last": last}
-    if wanted.timed:
+    if filter.timed:
         conditions.append("max_time >= :since AND min_time <= :until")
-        values["since"], values["until"] = wanted.period()
+        values["since"], values["until"] = filter.period()
     select = "SELECT block, keys" if hashes else "SELECT block, NULL"
     rows = session.execute(f"{select} FROM event_blocks WHERE {' AND '.join(conditions)}", values).fetchall()
-    found = {block for block, keys in rows if keys is None or all(key in keys for key in hashes)}
-    return sorted(found | set(range(max(first, unfilled), last + 1)), reverse=wanted.order == "desc")
+    blocks = {block for block, keys in rows if keys is None or all(key in keys for key in hashes)}
+    return sorted(blocks | set(range(max(first, unfilled), last + 1)), reverse=filter.order == "desc")
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -275,19 +275,19 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = index
 
 
-def _rows(session: Session, wanted: EventFilter, first: int, last: int, limit: int) -> Iterator[Row]:
-    exact = {name: session.bindable(value) for name, value in wanted.exact().items()}
+def _rows(session: Session, filter: EventFilter, first: int, last: int, limit: int) -> Iterator[Row]:
+    exact = {name: session.bindable(value) for name, value in filter.exact().items()}
     equal = (IS_OF_TYPE if name == "event_type" else f"{name} = :{name}" for name in exact)
     conditions = ["seq BETWEEN :first AND :last", *equal]
     values = {"first": first, "last": last, "limit": limit, **exact}
-    if wanted.timed:
+    if filter.timed:
         conditions.append("time BETWEEN :since AND :until")
-        values["since"], values["until"] = wanted.period()
-    if wanted.of_task is not None:
-        condition, of_task = wanted.of_task.of_rows(session, "events")
+        values["since"], values["until"] = filter.period()
+    if filter.of_task is not None:
+        condition, of_task = filter.of_task.of_rows(session, "events")
         conditions.append(condition)
         values |= of_task
-    order = "ORDER BY seq DESC" if wanted.order == "desc" else "ORDER BY seq"
+    order = "ORDER BY seq DESC" if filter.order == "desc" else "ORDER BY seq"
     query = ("SELECT", COLUMN_LIST, "FROM events WHERE", " AND ".join(conditions), order, "LIMIT :limit")
     return session.stream(" ".join(query), values)
 

@@ -11,7 +11,7 @@ from meshwright.core.encoding import Json, decode, encode
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.events.rows import COLUMN_LIST, PAYLOAD, event_of
-from meshwright.events.table import MAX_BYTES_READ, Found
+from meshwright.events.table import MAX_BYTES_READ, Matches
 from meshwright.sql.database import Session
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
@@ -25,7 +25,7 @@ _SELECT_NEWS = f"""
     ) AS heard WHERE bytes_before < {MAX_BYTES_READ} ORDER BY seq
 """  # noqa: S608 code
 
-Search = Callable[[EventFilter, int, int], Awaitable[Found]]
+Search = Callable[[EventFilter, int, int], Awaitable[Matches]]
 
 
 class _Tail:
@@ -35,15 +35,15 @@ class _Tail:
     """
 
     def __init__(
-        self, wanted: EventFilter, position: int, wake_later: Callable[[_Tail], None], *, live: bool
+        self, filter: EventFilter, position: int, wake_later: Callable[[_Tail], None], *, live: bool
     ) -> None:
-        self.wanted = wanted
+        self.filter = filter
         self.live = live
         self.position = position  # the last seq that was given out or passed by
         self.behind = True
         self.buffer: deque[tuple[Event, int]] = deque()
         self._buffered_bytes = 0
-        self._matches = Matcher(wanted)
+        self._matches = Matcher(filter)
         self._wake_later = wake_later
         self._news: asyncio.Future[None] | None = None
 
@@ -142,18 +142,18 @@ class Tails:
                 tail.offer(plain, len(payload))
 
     async def follow(
-        self, wanted: EventFilter, position: int, *, live: bool = False
+        self, filter: EventFilter, position: int, *, live: bool = False
     ) -> AsyncGenerator[list[Event]]:
         """Give the wanted events after a position, all that are ready at a time, until the tails close."""
-        tail = _Tail(wanted.model_copy(update={"order": "asc"}), position, self._wake_later, live=live)
-        self._by_task.setdefault(wanted.task_id, set()).add(tail)
+        tail = _Tail(filter.model_copy(update={"order": "asc"}), position, self._wake_later, live=live)
+        self._by_task.setdefault(filter.task_id, set()).add(tail)
         try:
             while True:
                 while tail.behind and tail.position < self.announced and not self._closed:
-                    found = await self._search(tail.wanted, tail.position + 1, self.announced)
-                    if batch := tail.take() + found.events:
+                    matches = await self._search(tail.filter, tail.position + 1, self.announced)
+                    if batch := tail.take() + matches.events:
                         yield batch
-                    tail.position = found.reached
+                    tail.position = matches.reached
                 tail.behind = False  # nothing can have been announced since the look at `announced`
                 while tail.buffer:
                     yield tail.take()
@@ -187,15 +187,17 @@ class Tails:
         return [tail for tails in self._by_task.values() for tail in tails]
 
     def _forget(self, tail: _Tail) -> None:
-        tails = self._by_task[tail.wanted.task_id]
+        tails = self._by_task[tail.filter.task_id]
         tails.discard(tail)
         if not tails:
-            del self._by_task[tail.wanted.task_id]
+            del self._by_task[tail.filter.task_id]
 
 
-def read_news(session: Session, first: int, last: int, unheard: Sequence[tuple[str, str]]) -> Found:
+def read_news(session: Session, first: int, last: int, unheard: Sequence[tuple[str, str]]) -> Matches:
     """Read a part of the log on PostgreSQL, without events of some topics and types; payloads are JSON."""
     topics, types = [topic for topic, _ in unheard], [event_type for _, event_type in unheard]
     rows = session.execute(_SELECT_NEWS, (first, last, topics, types)).fetchall()
     size = sum(len(row[PAYLOAD]) for row in rows)
-    return Found([event_of(row, Json) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size)
+    return Matches(
+        [event_of(row, Json) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size
+    )

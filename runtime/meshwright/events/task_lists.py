@@ -19,12 +19,12 @@ TaskOrder = Literal["created", "changed"]
 
 
 def list_tasks(
-    session: Session, tenant_id: str, wanted: TaskFilter, limit: int, before: int, order: TaskOrder
+    session: Session, tenant_id: str, filter: TaskFilter, limit: int, before: int, order: TaskOrder
 ) -> TaskPage:
     """One page of a tenant's tasks."""
     limit = max(1, min(limit, _MAX_PAGE))
-    conditions, values = wanted.conditions(session, tenant_id)
-    place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", wanted.index)
+    conditions, values = filter.conditions(session, tenant_id)
+    place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
     where = (f"WHERE {place} < :before AND", conditions, f"ORDER BY {place} DESC LIMIT :limit")
     query = ("SELECT", ", ".join(LISTED), "FROM", session.by_index("tasks", index), *where)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
@@ -32,9 +32,9 @@ def list_tasks(
     return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
 
 
-def dead_letters(session: Session, tenant_id: str, wanted: TaskFilter, limit: int) -> DeadLetterPage:
+def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: int) -> DeadLetterPage:
     """The groups of a tenant's dead letters, the largest first."""
-    conditions, values = wanted.model_copy(update={"dead": True}).conditions(session, tenant_id)
+    conditions, values = filter.model_copy(update={"dead": True}).conditions(session, tenant_id)
     query = (
         "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
         f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
@@ -58,21 +58,23 @@ def dead_letters(session: Session, tenant_id: str, wanted: TaskFilter, limit: in
     return DeadLetterPage(items=items)
 
 
-def tasks_among(session: Session, tenant_id: str, wanted: TaskFilter, ids: Sequence[str]) -> set[str]:
+def tasks_among(session: Session, tenant_id: str, filter: TaskFilter, ids: Sequence[str]) -> set[str]:
     """Those of some tasks that agree with a filter."""
-    conditions, values = wanted.conditions(session, tenant_id)
-    found: set[str] = set()
+    conditions, values = filter.conditions(session, tenant_id)
+    matches: set[str] = set()
     for at in range(0, len(ids), _AT_ONCE):
-        named = {f"id{place}": session.bindable(name) for place, name in enumerate(ids[at : at + _AT_ONCE])}
-        listed = ", ".join(f":{name}" for name in named)
+        id_values = {
+            f"id{place}": session.bindable(name) for place, name in enumerate(ids[at : at + _AT_ONCE])
+        }
+        listed = ", ".join(f":{name}" for name in id_values)
         query = f"SELECT task_id FROM tasks WHERE task_id IN ({listed}) AND {conditions}"  # noqa: S608
-        found.update(task_id for (task_id,) in session.execute(query, {**values, **named}).fetchall())
-    return found
+        matches.update(task_id for (task_id,) in session.execute(query, {**values, **id_values}).fetchall())
+    return matches
 
 
-def first_seq(session: Session, tenant_id: str, wanted: TaskFilter) -> int | None:
+def first_seq(session: Session, tenant_id: str, filter: TaskFilter) -> int | None:
     """The `seq` of the first event of the tasks that agree with a filter; None where there are none."""
-    conditions, values = wanted.conditions(session, tenant_id)
+    conditions, values = filter.conditions(session, tenant_id)
     query = f"SELECT min(seq) FROM tasks WHERE {conditions}"  # noqa: S608
     [(seq,)] = session.execute(query, values).fetchall()
     return seq
@@ -89,24 +91,24 @@ def known_values(
     if field == "prompt":
         return _known_prompts(session, tenant_id, value)
     of_tenant = "" if tenant_id is None else "tenant_id = :tenant_id AND "
-    known: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    values: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     columns = [("tasks", "task_id" if field == "parent_task_id" else field)]
     if of_calls and field in ("agent_id", "thread_id", "model"):
         columns += [("calls", field), *([] if field == "thread_id" else [("call_sums", field)])]
     for table, column in columns:
-        found = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
-        if session.execute(found, {**known, "value": session.bindable(value)}).fetchall():
+        query = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
+        if session.execute(query, {**values, "value": session.bindable(value)}).fetchall():
             return None
     last = (
         f"SELECT {field} FROM tasks WHERE {of_tenant}{field} IS NOT NULL "  # noqa: S608
         f"GROUP BY {field} ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
     )
-    return [name for (name,) in session.execute(last, known).fetchall()]
+    return [name for (name,) in session.execute(last, values).fetchall()]
 
 
-def _known_prompts(session: Session, tenant_id: str | None, named: str) -> Collection[str] | None:
+def _known_prompts(session: Session, tenant_id: str | None, prompt: str) -> Collection[str] | None:
     """Returns None where a call was made with a prompt, else the last ones that there are."""
-    known, values = TaskFilter(prompt=named).of_call(session, "calls")
+    condition, values = TaskFilter(prompt=prompt).of_call(session, "calls")
     of_tenant = "prompt IS NOT NULL"
     if tenant_id is not None:
         of_tenant += " AND tenant_id = :tenant_id"
@@ -115,7 +117,7 @@ def _known_prompts(session: Session, tenant_id: str | None, named: str) -> Colle
         "(SELECT seq, tenant_id, prompt FROM calls "
         "UNION ALL SELECT seq, tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
     )
-    if session.execute(f"SELECT 1 FROM {calls} WHERE {of_tenant} AND {known} LIMIT 1", values).fetchall():  # noqa: S608
+    if session.execute(f"SELECT 1 FROM {calls} WHERE {of_tenant} AND {condition} LIMIT 1", values).fetchall():  # noqa: S608
         return None
     del values["prompt"]
     last = (
@@ -123,7 +125,7 @@ def _known_prompts(session: Session, tenant_id: str | None, named: str) -> Colle
         f"GROUP BY prompt ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
     )
     versions = [version for (version,) in session.execute(last, values).fetchall()]
-    name, at, _ = named.partition("@")
+    name, at, _ = prompt.partition("@")
     of_name = [version for version in versions if at and version.startswith(f"{name}@")]
     return of_name or [*dict.fromkeys(version.partition("@")[0] for version in versions)]
 
@@ -139,15 +141,15 @@ def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
     """A tenant's task with those below it, at most 10,000 and 50 levels; none where it is not there."""
     columns = ", ".join(LISTED)
     level = session.select_in(f"SELECT {columns} FROM tasks WHERE task_id", [task_id])  # noqa: S608
-    found: dict[str, TaskSummary] = {}
+    by_id: dict[str, TaskSummary] = {}
     for _ in range(_MAX_LEVELS):
         tasks = [task for task in map(summary_of, level) if task.tenant_id == tenant_id]
-        new = [task for task in tasks if task.task_id not in found]
-        if len(found) + len(new) > _MAX_BELOW:
-            return TasksBelow([*found.values()], is_whole=False)
-        found |= {task.task_id: task for task in new}
+        new = [task for task in tasks if task.task_id not in by_id]
+        if len(by_id) + len(new) > _MAX_BELOW:
+            return TasksBelow([*by_id.values()], is_whole=False)
+        by_id |= {task.task_id: task for task in new}
         if not new:
-            return TasksBelow([*found.values()], is_whole=True)
+            return TasksBelow([*by_id.values()], is_whole=True)
         ids = {task.task_id for task in new}
         level = session.select_in(f"SELECT {columns} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
-    return TasksBelow([*found.values()], is_whole=False)
+    return TasksBelow([*by_id.values()], is_whole=False)

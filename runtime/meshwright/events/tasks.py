@@ -248,12 +248,12 @@ def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
     session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
 
 
-def delete_ended_tasks(session: Session, before: int, kept: Sequence[str]) -> None:
+def delete_ended_tasks(session: Session, before: int, kept_statuses: Sequence[str]) -> None:
     """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
     query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
-    if kept:
-        query += f" AND status NOT IN ({marks(len(kept))})"
-    session.execute(query, (before, before, *kept))
+    if kept_statuses:
+        query += f" AND status NOT IN ({marks(len(kept_statuses))})"
+    session.execute(query, (before, before, *kept_statuses))
 
 
 def summary_of(row: Row) -> TaskSummary:

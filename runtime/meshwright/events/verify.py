@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Verified:
+class ChainReport:
     """The findings of a verification: rows `first` to `last` are as they were written, unless `faults` say.
 
     `heads` counts the signed heads that vouch for rows, `signed_seq` is the last row that one vouches for.
@@ -55,7 +55,7 @@ class Verified:
         return f"{proved}; {heads}"
 
 
-def verify(database: Database, progress: Progress | None = None, *, key: str = "") -> Verified:
+def verify(database: Database, progress: Progress | None = None, *, key: str = "") -> ChainReport:
     """Walk the log, on a connection of its own, and check the heads that its data folder keeps of it.
 
     `key` is the public key that has to have signed them, by default that of the folder. It ends with the
@@ -67,7 +67,7 @@ def verify(database: Database, progress: Progress | None = None, *, key: str = "
             walk = _Walk(session, database.folder, key)
             walk.run(progress or _silent)
             if not walk.was_overtaken():  # rows were pruned meanwhile
-                return walk.found
+                return walk.report
 
 
 def _silent(reached: int, last: int) -> None:
@@ -78,7 +78,7 @@ class _Walk:
     def __init__(self, session: Session, folder: Path, key: str) -> None:
         if session.dialect == "sqlite":  # text that is no text is a finding too
             session.connection.text_factory = _any_text
-        self.found = Verified(key=key)
+        self.report = ChainReport(key=key)
         self._session = session
         self._heads: dict[int, list[Head]] = {}
         self._erased: set[int] = set()
@@ -95,49 +95,49 @@ class _Walk:
     def _read_state(self) -> tuple[int, bytes, int, bytes | None]:
         rows = self._session.execute(_SELECT_STATE).fetchall()
         if len(rows) != 1 or None in rows[0][:2]:
-            self.found.faults.append("The log has lost its count: the table event_log is not as it was")
+            self.report.faults.append("The log has lost its count: the table event_log is not as it was")
             return 0, b"", 0, None
         last, last_hash, pruned_seq, pruned_hash = rows[0]
         return last, bytes(last_hash), pruned_seq or 0, pruned_hash
 
     def was_overtaken(self) -> bool:
-        return bool(self.found.faults) and self._read_state()[2] != self.found.pruned_seq
+        return bool(self.report.faults) and self._read_state()[2] != self.report.pruned_seq
 
     def run(self, progress: Progress) -> None:
-        found = self.found
+        report = self.report
         last, last_hash, pruned_seq, pruned_hash = self._state
-        found.pruned_seq, found.first = pruned_seq, pruned_seq + 1
-        head, before = bytes(pruned_hash or bytes(HASH_BYTES)), found.first - 1
-        for row, following in self._rows(found.first - 1, last):
-            if found.faults:
+        report.pruned_seq, report.first = pruned_seq, pruned_seq + 1
+        head, before = bytes(pruned_hash or bytes(HASH_BYTES)), report.first - 1
+        for row, following in self._rows(report.first - 1, last):
+            if report.faults:
                 return
             seq, expected = row[0], next_hash(row, head)
             if expected is None or not fits(row, expected):
-                found.faults.append(_diagnosis(row, following, head, before))
+                report.faults.append(_diagnosis(row, following, head, before))
                 return
             head, before = expected, seq
             self._note(row)
-            found.rows, found.last = found.rows + 1, seq
+            report.rows, report.last = report.rows + 1, seq
             self._check_block(seq, head)
             self._check_heads(seq, head)
-            if not found.rows % _AT_ONCE:
+            if not report.rows % _AT_ONCE:
                 progress(seq, last)
         self._check_end(before, head, last, last_hash)
         progress(last, last)
 
     def _rows(self, after: int, last: int) -> Iterator[tuple[Row, Row | None]]:
         """The rows behind a number, up to the last, each with the one that follows it."""
-        held: Row | None = None
+        pending: Row | None = None
         while rows := self._session.execute(_SELECT, (after, _AT_ONCE)).fetchall():
             for row in rows:
                 if row[0] > last:
                     break
-                if held is not None:
-                    yield held, row
-                held = row
+                if pending is not None:
+                    yield pending, row
+                pending = row
             after = rows[-1][0]
-        if held is not None:
-            yield held, None
+        if pending is not None:
+            yield pending, None
 
     # What one row says
 
@@ -145,9 +145,9 @@ class _Walk:
         seq, event_type = row[0], type_on(row[_TOPIC], row[_TYPE])
         if is_erased(row):
             if row[PAYLOAD] != ERASED:
-                self.found.faults.append(f"Row {seq:,} was erased, and then given another payload")
+                self.report.faults.append(f"Row {seq:,} was erased, and then given another payload")
             self._erased.add(seq)
-            self.found.erased += 1
+            self.report.erased += 1
         elif event_type in _NOTED:
             self._take(seq, event_type, row[PAYLOAD])
 
@@ -163,25 +163,27 @@ class _Walk:
             else:
                 self._take_head(Head.model_validate(fields), f"the head of row {seq:,}", in_log=True)
         except (LookupError, TypeError, ValueError) as error:
-            self.found.notes.append(f"Row {seq:,} ({event_type}) has no payload of its type: {error}")
+            self.report.notes.append(f"Row {seq:,} ({event_type}) has no payload of its type: {error}")
 
     def _take_erasure(self, ranges: Iterable[tuple[int, int]]) -> None:
         for first, last in ranges:
-            self._erased.difference_update(range(max(first, self.found.first), min(last, self._state[0]) + 1))
+            self._erased.difference_update(
+                range(max(first, self.report.first), min(last, self._state[0]) + 1)
+            )
 
     def _take_head(self, head: Head | None, name: str, *, in_log: bool = False) -> None:
         if head is None:
-            self.found.faults.append(f"{name.capitalize()} is no head")
-        elif head.key != self.found.key and in_log:
+            self.report.faults.append(f"{name.capitalize()} is no head")
+        elif head.key != self.report.key and in_log:
             note = f"The log has heads of another key, {fingerprint(head.key)}, which were not checked"
-            self.found.notes += [] if note in self.found.notes else [note]
-        elif not head.is_signed_by(self.found.key):
-            self.found.faults.append(
+            self.report.notes += [] if note in self.report.notes else [note]
+        elif not head.is_signed_by(self.report.key):
+            self.report.faults.append(
                 f"{name.capitalize()} (row {head.seq:,}) is not signed by this mesh's key, "
-                f"{fingerprint(self.found.key)}"
+                f"{fingerprint(self.report.key)}"
             )
         elif in_log and head.signature not in self._filed:
-            self.found.faults.append(f"The file audit.heads lacks the head of row {head.seq:,}")
+            self.report.faults.append(f"The file audit.heads lacks the head of row {head.seq:,}")
         else:
             self._filed.add(head.signature)
             self._heads.setdefault(head.seq, []).append(head)
@@ -196,54 +198,54 @@ class _Walk:
             "SELECT hash FROM event_blocks WHERE block = ?", (seq >> 11,)
         ).fetchall()
         if stored and stored[0][0] is not None and bytes(stored[0][0]) != head:
-            self.found.faults.append(f"Rows up to {seq:,} were altered, and their hashes made to fit")
+            self.report.faults.append(f"Rows up to {seq:,} were altered, and their hashes made to fit")
 
     def _check_heads(self, seq: int, head: bytes) -> None:
         for signed in self._heads.get(seq, ()):
             if signed.hash != head.hex():
-                first = self.found.signed_seq + 1
-                self.found.faults.append(
+                first = self.report.signed_seq + 1
+                self.report.faults.append(
                     f"Row {first:,}, or one up to {seq:,}, was altered, and the hashes made to fit: "
                     f"the head that was signed at {signed.time:%Y-%m-%d %H:%M:%S} UTC has another"
                 )
                 return
-            self.found.heads, self.found.signed_seq = self.found.heads + 1, seq
+            self.report.heads, self.report.signed_seq = self.report.heads + 1, seq
 
     def _check_end(self, reached: int, head: bytes, last: int, last_hash: bytes) -> None:
-        found = self.found
-        if found.faults:
+        report = self.report
+        if report.faults:
             return
         if last_hash != head:
-            found.faults.append(f"Rows behind {reached:,} are missing: the log had come to row {last:,}")
+            report.faults.append(f"Rows behind {reached:,} are missing: the log had come to row {last:,}")
             return
         [(end,)] = self._session.execute("SELECT seq FROM event_log").fetchall()  # it may have gone on
         top, witness = max((self._top, "a signed head"), (self._marked, "mesh.mark"), key=itemgetter(0))
         if top > end:
-            found.faults.append(
+            report.faults.append(
                 f"Rows {end + 1:,} to {top:,} are missing: the log was cut, {witness} names them"
             )
-        missing = [seq for seq in self._heads if found.first <= seq <= last and not self._was_read(seq)]
+        missing = [seq for seq in self._heads if report.first <= seq <= last and not self._was_read(seq)]
         for seq in missing:
-            found.faults.append(f"Row {seq:,} is missing: a signed head names it")
-        if found.pruned_seq and found.pruned_seq not in self._pruned:
-            found.faults.append(
-                f"Rows up to {found.pruned_seq:,} are missing, and no event says that age was the reason"
+            report.faults.append(f"Row {seq:,} is missing: a signed head names it")
+        if report.pruned_seq and report.pruned_seq not in self._pruned:
+            report.faults.append(
+                f"Rows up to {report.pruned_seq:,} are missing, and no event says that age was the reason"
             )
         query = f"SELECT seq, payload FROM events WHERE seq > :last AND {IS_OF_TYPE}"  # noqa: S608 erased meanwhile
         erasures = {"last": last, "event_type": ERASED_EVENT}
         for seq, payload in self._session.execute(query, erasures).fetchall():
             self._take(seq, ERASED_EVENT, payload)
         for seq in sorted(self._erased)[:1]:
-            found.faults.append(f"The payload of row {seq:,} was erased, and no event says by whom")
-        for lost in self._lost:
-            found.notes.append(f"Rows {lost.start:,} to {lost.stop - 1:,} were lost, and their loss accepted")
+            report.faults.append(f"The payload of row {seq:,} was erased, and no event says by whom")
+        for gap in self._lost:
+            report.notes.append(f"Rows {gap.start:,} to {gap.stop - 1:,} were lost, and their loss accepted")
         query = "SELECT min(seq) FROM events WHERE seq > (SELECT seq FROM event_log)"
         [(beyond,)] = self._session.execute(query).fetchall()
         if beyond is not None:
-            found.faults.append(f"Row {beyond:,} was inserted: the log has not come so far")
+            report.faults.append(f"Row {beyond:,} was inserted: the log has not come so far")
 
     def _was_read(self, seq: int) -> bool:
-        if any(seq in lost for lost in self._lost):
+        if any(seq in gap for gap in self._lost):
             return True
         return bool(self._session.execute("SELECT 1 FROM events WHERE seq = ?", (seq,)).fetchall())
 

@@ -134,8 +134,8 @@ class EventWaits:
         elif event.event_type == WAIT_ENDED:
             self._open.pop((event.tenant_id, str(event.fields.get("key"))), None)
         elif event.event_type in NO_MORE:
-            ended = event.tenant_id, event.task_id
-            over = [key for key, wait in self._open.items() if (wait.tenant_id, wait.task_id) == ended]
+            task = event.tenant_id, event.task_id
+            over = [key for key, wait in self._open.items() if (wait.tenant_id, wait.task_id) == task]
             for key in over:
                 del self._open[key]
         for key, wait in [*self._open.items()]:

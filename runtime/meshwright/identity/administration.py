@@ -15,7 +15,7 @@ from meshwright.core.messages import Caller
 from meshwright.core.money import ZERO, Budget, OnEmpty
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import TaskSubject
-from meshwright.events.verify import Verified, verify
+from meshwright.events.verify import ChainReport, verify
 from meshwright.identity.auth import ADMINISTRATOR
 from meshwright.identity.operations import Acting
 from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
@@ -193,7 +193,7 @@ class Administration(Acting):
         self.check("erase")
         return await self.mesh.get(Eraser).erase(self.caller, subject)
 
-    async def verify(self) -> Verified:
+    async def verify(self) -> ChainReport:
         """Walk the hash chain of the event log, and check its signed heads."""
         self.check("verify")
         return await asyncio.to_thread(verify, self.mesh.database)

@@ -23,7 +23,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.balance import OPENED, Balance, CallOrigin, Queued, Reservation, Window, renews_at
+from meshwright.ledger.balance import OPENED, Balance, CallOrigin, QueuedCall, Reservation, Window, renews_at
 from meshwright.models.port import MODEL_CALLED, Call
 
 ACCOUNT = "budget-account"
@@ -205,7 +205,7 @@ class BudgetAccount(Actor[Balance]):
 
     def recover(self, turn: Turn) -> None:
         """Have the account woken when the time of what is held is over: its calls may have been cut off."""
-        times = [held.until for tries in self.state.held.values() for held in tries]
+        times = [reservation.until for tries in self.state.held.values() for reservation in tries]
         turn.wake_at(datetime.fromtimestamp(min(times), UTC) if times else None)
 
     def wake(self, turn: Turn) -> None:
@@ -226,7 +226,7 @@ class BudgetAccount(Actor[Balance]):
                 self._settle(entry)
             else:
                 self._record(turn, closed := self.state.close(entry.op))
-                self._reserved -= sum((held.amount for held in closed), ZERO)
+                self._reserved -= sum((reservation.amount for reservation in closed), ZERO)
         if not self.state.held:
             turn.wake_at(None)  # no call is left that may have been cut off
         self._notify(turn, account, results)
@@ -262,8 +262,8 @@ class BudgetAccount(Actor[Balance]):
         estimate = entry.estimate if usual is None else usual
         if entry.op in state.held:
             state.claim(entry.op, entry.call, estimate)
-        if (held := state.try_of(entry.op, entry.call)) is not None:
-            return self._result("held", held.amount, cut, usual)
+        if (existing := state.try_of(entry.op, entry.call)) is not None:
+            return self._result("held", existing.amount, cut, usual)
         state.queue.pop(entry.op, None)
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
@@ -277,7 +277,7 @@ class BudgetAccount(Actor[Balance]):
             )
             self._reserved += granted
         elif answer == "wait":
-            state.queue[entry.op] = Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
+            state.queue[entry.op] = QueuedCall(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
             if len(state.queue) > _MAX_QUEUE:
                 del state.queue[self._in_order()[-1][2]]
         return result
@@ -287,22 +287,22 @@ class BudgetAccount(Actor[Balance]):
 
         If there is room for the least but not for the whole, half of what is free stays for the next.
         """
-        left = self._limit - self.state.spent
+        unspent = self._limit - self.state.spent
         if not account.hard:
-            return "held" if entry.amount <= left - self._reserved else "over", entry.amount
-        free = left - self._reserved - self._before(entry.rank)
+            return "held" if entry.amount <= unspent - self._reserved else "over", entry.amount
+        free = unspent - self._reserved - self._before(entry.rank)
         if not entry.amount or entry.amount <= free:
             return "held", entry.amount
         if entry.need <= free:
             return "held", min(entry.amount, max(entry.need, (free / 2).quantize(PICO, ROUND_DOWN)))
-        if entry.need <= left:
+        if entry.need <= unspent:
             return "wait" if entry.may_wait else "busy", ZERO
         return "refused", ZERO
 
     def _before(self, rank: _Rank) -> Decimal:
         """The needs of the calls before one in the queue, as far as they can ever be met."""
-        left = self._limit - self.state.spent
-        return sum((need for other, need, _ in self._in_order() if other < rank and need <= left), ZERO)
+        unspent = self._limit - self.state.spent
+        return sum((need for other, need, _ in self._in_order() if other < rank and need <= unspent), ZERO)
 
     def _in_order(self) -> list[tuple[_Rank, Decimal, str]]:
         queue = self.state.queue
@@ -314,10 +314,10 @@ class BudgetAccount(Actor[Balance]):
         """
         if not self.state.queue:
             return []
-        left = self._limit - self.state.spent
-        free, ready, blocked = left - self._reserved, list[str](), len(self.state.held) >= MAX_HELD
+        unspent = self._limit - self.state.spent
+        free, ready, blocked = unspent - self._reserved, list[str](), len(self.state.held) >= MAX_HELD
         for _, need, op in self._in_order():
-            if need > left:
+            if need > unspent:
                 ready.append(op)
             elif need <= free and not blocked:
                 ready.append(op)
@@ -329,11 +329,11 @@ class BudgetAccount(Actor[Balance]):
     def _settle(self, entry: LedgerEntry) -> None:
         state = self.state
         state.queue.pop(entry.op, None)
-        if (held := state.try_of(entry.op, entry.call)) is not None:
-            state.release(entry.op, held)
-            self._reserved -= held.amount
-            if held.origin is not None and entry.amount and not entry.estimated:
-                state.learn(held.origin, entry.amount)
+        if (reservation := state.try_of(entry.op, entry.call)) is not None:
+            state.release(entry.op, reservation)
+            self._reserved -= reservation.amount
+            if reservation.origin is not None and entry.amount and not entry.estimated:
+                state.learn(reservation.origin, entry.amount)
         elif (expired := state.expired.pop(entry.call, None)) is not None:
             state.spent -= expired.amount
             state.estimated -= expired.amount
@@ -345,11 +345,15 @@ class BudgetAccount(Actor[Balance]):
 
     def _record(self, turn: Turn, expired: Sequence[Reservation]) -> None:
         """Publish the rows of calls whose time is over; one of the accounts of a call does that."""
-        for held in expired:
-            if (origin := held.origin) is None:
+        for reservation in expired:
+            if (origin := reservation.origin) is None:
                 continue
-            known: dict[str, Any] = {"cost_usd": held.booked, "cost_source": "estimated", "outcome": "cut"}
-            cut = Call(call_id=held.call, **known, **origin.of_call())
+            fields: dict[str, Any] = {
+                "cost_usd": reservation.booked,
+                "cost_source": "estimated",
+                "outcome": "cut",
+            }
+            cut = Call(call_id=reservation.call, **fields, **origin.of_call())
             ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)

@@ -75,13 +75,13 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Expired:
+class _ExpiredTry:
     op: str
     amount: Amount
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class QueuedCall:
     """A call that waits for room; it has left the queue at `until` (unix seconds)."""
 
     need: Amount
@@ -107,8 +107,8 @@ class Balance(BaseModel):
     estimated: Amount = ZERO
     raised: Amount = ZERO
     held: dict[str, list[Reservation]] = {}
-    queue: dict[str, Queued] = {}
-    expired: dict[str, _Expired] = {}
+    queue: dict[str, QueuedCall] = {}
+    expired: dict[str, _ExpiredTry] = {}
     usual: dict[str, Amount] = {}
     notified: list[str] = []
     denied: str = ""
@@ -124,7 +124,7 @@ class Balance(BaseModel):
     @property
     def reserved(self) -> Decimal:
         """The sum of what is held."""
-        return sum((held.amount for tries in self.held.values() for held in tries), ZERO)
+        return sum((reservation.amount for tries in self.held.values() for reservation in tries), ZERO)
 
     def renew(self, window: Window, now: datetime) -> list[Reservation]:
         """Begin a new window where its time has come. Reservations go over into it.
@@ -152,21 +152,31 @@ class Balance(BaseModel):
 
         If its step has asked again, the usual cost of such calls stays reserved for some time more.
         """
-        over = [(op, held) for op, tries in self.held.items() for held in tries if held.until <= now]
+        over = [
+            (op, reservation)
+            for op, tries in self.held.items()
+            for reservation in tries
+            if reservation.until <= now
+        ]
         booked: list[Reservation] = []
-        for op, held in over:
-            if held.is_claimed and (until := held.until + _CLAIMED_SECONDS) > now:
-                self.release(op, held)
-                waits = {"amount": held.booked, "until": until, "is_claimed": False}
-                self.held.setdefault(op, []).insert(0, replace(held, **waits))
+        for op, reservation in over:
+            if reservation.is_claimed and (until := reservation.until + _CLAIMED_SECONDS) > now:
+                self.release(op, reservation)
+                waits = {"amount": reservation.booked, "until": until, "is_claimed": False}
+                self.held.setdefault(op, []).insert(0, replace(reservation, **waits))
             else:
-                booked.append(self._book_estimate(op, held))
+                booked.append(self._book_estimate(op, reservation))
         return booked
 
     def close(self, attempt: str) -> list[Reservation]:
         """Count what the calls of an attempt hold that has ended as spent, and return it."""
-        left = [(op, held) for op, tries in self.held.items() for held in tries if op.startswith(attempt)]
-        return [self._book_estimate(op, held) for op, held in left]
+        matches = [
+            (op, reservation)
+            for op, tries in self.held.items()
+            for reservation in tries
+            if op.startswith(attempt)
+        ]
+        return [self._book_estimate(op, reservation) for op, reservation in matches]
 
     def holds(self, attempt: str) -> bool:
         """Whether a call of an attempt is reserved."""
@@ -176,36 +186,41 @@ class Balance(BaseModel):
         """Whether a call of an attempt counts as estimated, and no run has said what it did cost."""
         return any(expired.op.startswith(attempt) for expired in self.expired.values())
 
-    def _book_estimate(self, op: str, held: Reservation) -> Reservation:
-        self.release(op, held)
-        self.spent += held.booked
-        self.estimated += held.booked
-        self.expired[held.call] = _Expired(op, held.booked)
+    def _book_estimate(self, op: str, reservation: Reservation) -> Reservation:
+        self.release(op, reservation)
+        self.spent += reservation.booked
+        self.estimated += reservation.booked
+        self.expired[reservation.call] = _ExpiredTry(op, reservation.booked)
         if len(self.expired) > _MAX_EXPIRED:
             del self.expired[next(iter(self.expired))]
-        return held
+        return reservation
 
     def try_of(self, op: str, call: str) -> Reservation | None:
         """The reservation of one try of an op."""
-        return next((held for held in self.held.get(op, ()) if held.call == call), None)
+        return next((reservation for reservation in self.held.get(op, ()) if reservation.call == call), None)
 
-    def release(self, op: str, held: Reservation) -> None:
+    def release(self, op: str, reservation: Reservation) -> None:
         """Hold one try of an op no longer."""
-        self.held[op] = [other for other in self.held[op] if other is not held]
+        self.held[op] = [other for other in self.held[op] if other is not reservation]
         if not self.held[op]:
             del self.held[op]
 
     def claim(self, op: str, call: str, estimate: Decimal | None) -> None:
         """Note that a step asks again, of which earlier tries are held: it knows better what they cost."""
         self.held[op] = [
-            held if held.call == call else replace(held, estimate=estimate, is_claimed=True)
-            for held in self.held[op]
+            reservation
+            if reservation.call == call
+            else replace(reservation, estimate=estimate, is_claimed=True)
+            for reservation in self.held[op]
         ]
 
     def cut_before(self, op: str, call: str) -> tuple[str, ...]:
         """The tries of an op before a call whose end is not known: some are booked, some still held."""
         over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
-        return (*over, *[held.call for held in self.held.get(op, ()) if held.call != call])
+        return (
+            *over,
+            *[reservation.call for reservation in self.held.get(op, ()) if reservation.call != call],
+        )
 
     def learn(self, origin: CallOrigin, cost: Decimal) -> None:
         """Note what a call did cost that was answered."""

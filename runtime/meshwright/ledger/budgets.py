@@ -282,13 +282,13 @@ class Budgets:
         self, opened: Iterable[Account], tenant_id: str | None
     ) -> dict[str, dict[str, Decimal]]:
         """The money held for calls under way: by scope, then by key. A call may be in several."""
-        held: dict[str, dict[str, Decimal]] = {}
+        reserved: dict[str, dict[str, Decimal]] = {}
         for account in await self.accounts(opened, tenant_id):
             amount = (await self._view(account)).reserved_usd
             if amount:
-                of_scope = held.setdefault(account.scope, {})
+                of_scope = reserved.setdefault(account.scope, {})
                 of_scope[account.owner_key] = max(amount, of_scope.get(account.owner_key, ZERO))
-        return held
+        return reserved
 
     async def add(self, account: Account, amount: Decimal, *, cheaper: bool = False) -> BudgetView:
         """Raise an account's limit, of its window or for good where that has no end. Durable on return.
@@ -328,7 +328,7 @@ class Budgets:
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
-        asked: list[Account] = []
+        visited: list[Account] = []
         granted, patience = entry.amount, seconds * _WAITING_SHARE
         if request.context.task_id is not None:  # a run can wait without its slot
             patience = min(patience, _TASK_SECONDS)
@@ -336,7 +336,7 @@ class Budgets:
         cut: dict[str, None] = {}
         try:
             for account in accounts:
-                asked.append(account)
+                visited.append(account)
                 result = await self._client(account).reserve(entry, give_up_at, least)
                 if result.answer in ("crowded", "refused", "busy"):
                     raise _exceeded(account, entry, result, self._runtime.clock.now())
@@ -346,7 +346,7 @@ class Budgets:
                 cut |= dict.fromkeys(result.cut)
                 entry = _learned(entry, result, request, limiter)
         except BaseException:  # also cancelled: whatever may have been reserved is released
-            self.release(replace(hold, accounts=tuple(asked)))
+            self.release(replace(hold, accounts=tuple(visited)))
             raise
         waited = clock.monotonic() - began
         if waited > 0:
@@ -354,8 +354,8 @@ class Budgets:
         limited = limiter is not None and granted < entry.amount
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
-        found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **found)
+        fields = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **fields)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])

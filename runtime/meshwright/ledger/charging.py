@@ -53,19 +53,19 @@ def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Accou
     A call that an endpoint of the tenant's own answers is charged to accounts that the tenant sees alone:
     its usage is the tenant's word.
     """
-    found = [
+    matches = [
         account_of(budget, key)
         for budget in budgets
         if budget.tenant_id in (None, request.context.tenant_id)
         for key in _keys_of(budget.scope, request)
         if budget.of in (EVERY, key)
     ]
-    found += _inline_accounts(request)
+    matches += _inline_accounts(request)
     if request.context.is_own_endpoint:
-        found = [account for account in found if is_seen_by(account, request.context.tenant_id)]
-    if len(found) < 2:
-        return tuple(found)
-    accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger
+        matches = [account for account in matches if is_seen_by(account, request.context.tenant_id)]
+    if len(matches) < 2:
+        return tuple(matches)
+    accounts = {account.id: account for account in reversed(matches)}  # a declared one is the stronger
     return tuple(accounts[name] for name in sorted(accounts))
 
 
@@ -156,16 +156,16 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
 
     Raises NotFound, and InvalidInput where several are meant.
     """
-    named = [account for account in accounts if account.budget == budget]
-    found = [account for account in named if key is None or key in (account.key, account.owner_key)]
-    if not found:
+    of_budget = [account for account in accounts if account.budget == budget]
+    matches = [account for account in of_budget if key is None or key in (account.key, account.owner_key)]
+    if not matches:
         problem = f"There is no budget {budget!r}{'' if key is None else f' of {key}'}"
         raise NotFound(problem, remedy="mesh budgets lists those there are", field="budget")
-    if len(found) > 1:
-        keys = ", ".join(account.key for account in found[:5])
-        problem = f"Budget {budget!r} has {len(found)} accounts: {keys}"
+    if len(matches) > 1:
+        keys = ", ".join(account.key for account in matches[:5])
+        problem = f"Budget {budget!r} has {len(matches)} accounts: {keys}"
         raise InvalidInput(problem, remedy="Say whose is meant: --of, in JSON key", field="key")
-    return found[0]
+    return matches[0]
 
 
 def words_for(account: Account) -> str:
@@ -245,8 +245,8 @@ class AccountClient:
 
     def settle(self, settled: Settlement) -> None:
         """Settle soon, and again and again where the account cannot be reached; no caller has to wait."""
-        known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
-        self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
+        fields = {"op": settled.op, "call": settled.call, "amount": settled.amount}
+        self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **fields)))
 
     def wake(self, ops: Iterable[str]) -> list[str]:
         """Ask again for those calls that wait here, and return the others."""

@@ -247,24 +247,24 @@ def _outcomes(session: Session, call_ids: Collection[str]) -> dict[str, str]:
 
 
 def _without_doubles(
-    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], stored: Mapping[str, str]
+    session: Session, pairs: Iterable[tuple[tuple[Any, ...], Event]], stored: Mapping[str, str]
 ) -> list[tuple[Any, ...]]:
     """The rows but for those of calls that were cut off, or seemed to be, and have a better one.
 
     A run knows best what its call cost; an account that waited for the run in vain can but guess.
     """
-    known = dict(stored)
+    outcomes = dict(stored)
     chosen: dict[object, tuple[Any, ...]] = {}
     replaced: set[str] = set()
-    for row, event in found:
+    for row, event in pairs:
         call_id, outcome = row[_CALL_ID], row[_OUTCOME]
         is_guess = event.aggregate_id.startswith(f"{ACCOUNT}/")
-        if outcome == "cut" and (known.get(call_id, "cut") != "cut" or (call_id in known and is_guess)):
+        if outcome == "cut" and (outcomes.get(call_id, "cut") != "cut" or (call_id in outcomes and is_guess)):
             continue
-        if known.get(call_id) == "cut":
+        if outcomes.get(call_id) == "cut":
             chosen.pop(call_id, None)
             replaced.add(call_id)
-        known[call_id] = outcome
+        outcomes[call_id] = outcome
         chosen[call_id if outcome == "cut" else event.id] = row
     for call_id in stored.keys() & replaced:
         session.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
@@ -289,10 +289,10 @@ def last_answered(session: Session) -> list[AnsweredCall]:
             user,
             group,
             tuple(decode(tags.encode())),
-            Usage(prompt_tokens=read, completion_tokens=written),
+            Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
             None if cost is None else from_pico(int(cost)),
         )
-        for user, group, tags, read, written, cost in reversed(rows)
+        for user, group, tags, prompt_tokens, completion_tokens, cost in reversed(rows)
     ]
 
 
@@ -324,29 +324,29 @@ class CostQuery(NamedTuple):
         return keys if self.by.startswith(keys[0]) else keys[::-1]
 
 
-async def costs_of(log: EventLog, wanted: CostQuery, *, limit: int | None = None) -> Costs:
+async def costs_of(log: EventLog, query: CostQuery, *, limit: int | None = None) -> Costs:
     """The costs of calls of models, most expensive first, and all of them together. Raises InvalidInput.
 
     At most 500 are listed, and 5,000 of a series.
     """
-    keys = wanted.keys
-    most = limit or (_MAX_KEYS if wanted.bucket is None else _MAX_POINTS)
-    return await log.view_apart(_sum_costs, wanted, keys, most)
+    keys = query.keys
+    maximum = limit or (_MAX_KEYS if query.bucket is None else _MAX_POINTS)
+    return await log.view_apart(_sum_costs, query, keys, maximum)
 
 
-def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
+def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
     """Sum up; a column for each key and the bucket, which are there or not, and then the sums."""
     tag, joined = _tags(session) if "tag" in keys else ("", "")
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
-    if wanted.bucket is not None:
-        columns["bucket"] = _bucket(session, _BUCKET_SECONDS[wanted.bucket])
-    condition, values, of_tasks = _condition(session, wanted)
+    if query.bucket is not None:
+        columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
+    condition, values, of_tasks = _condition(session, query)
     # A scan looks nothing up: the index pays where it leaves little.
-    is_narrow = wanted.tenant_id is not None and (wanted.since or wanted.until) is not None
+    is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
     table = session.by_index("calls", "calls_by_time" if is_narrow else None)
     source = all_calls(table, condition, of_tasks=of_tasks)
-    named = [f"{column} AS {name}" for name, column in columns.items()]
-    selected = ("SELECT count(*) OVER (),", ", ".join([*named, *_SUMS]), "FROM", source, joined)
+    named_columns = [f"{column} AS {name}" for name, column in columns.items()]
+    selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
     first = "bucket, " if "bucket" in columns else ""
     order = (
         f"GROUP BY {', '.join(columns)} ORDER BY {first}"
@@ -356,32 +356,32 @@ def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: 
     rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
     whole = ("SELECT", ", ".join(_SUMS), "FROM", source)
     total = session.execute(" ".join(whole), values).fetchone()
-    size, width = _BUCKET_SECONDS.get(wanted.bucket or "day", 0), 1 + len(columns)
+    size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
     omitted = rows[0][0] - len(items) if rows else 0
-    known = {"by": wanted.by, "since": wanted.since, "until": wanted.until, "bucket": wanted.bucket}
-    return Costs(**known, items=items, omitted=omitted, total=_cost({}, total))
+    fields = {"by": query.by, "since": query.since, "until": query.until, "bucket": query.bucket}
+    return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
 
 
-def _condition(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any], bool]:
+def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool]:
     """The rows that count: the condition, its values, and whether it asks for their tasks or threads."""
     values: dict[str, Any] = {}
     conditions = ["1 = 1"]
-    if wanted.tenant_id is not None:
+    if query.tenant_id is not None:
         conditions.append("tenant_id = :tenant_id")
-        values["tenant_id"] = session.bindable(wanted.tenant_id)
-    if wanted.since is not None:
+        values["tenant_id"] = session.bindable(query.tenant_id)
+    if query.since is not None:
         conditions.append("time >= :since")
-        values["since"] = wanted.since.timestamp()
-    if wanted.until is not None:
+        values["since"] = query.since.timestamp()
+    if query.until is not None:
         conditions.append("time < :until")
-        values["until"] = wanted.until.timestamp()
-    if wanted.of is not None:
-        found, more = _of(session, wanted.of)
-        conditions += found
+        values["until"] = query.until.timestamp()
+    if query.of is not None:
+        own_conditions, more = _of(session, query.of)
+        conditions += own_conditions
         values |= more
     of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
-    of_tasks = wanted.of is not None and wanted.of.model_copy(update=of_calls) != TaskFilter()
+    of_tasks = query.of is not None and query.of.model_copy(update=of_calls) != TaskFilter()
     return " AND ".join(conditions), values, of_tasks
 
 
@@ -389,10 +389,10 @@ def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
     own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
     conditions = [f"calls.{name} = :of_{name}" for name in own]
     values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
-    of_call, named = of.of_call(session, "calls")
+    of_call, call_values = of.of_call(session, "calls")
     if of_call:
         conditions.append(of_call)
-        values |= named
+        values |= call_values
     of_task = of.model_copy(update=dict.fromkeys([*own, *_OF_CALL]))
     if of_task != TaskFilter():
         condition, more = of_task.of_rows(session, "calls")
@@ -417,7 +417,7 @@ def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -
     if costs.bucket is not None or costs.until is not None:  # they are of the past
         return costs
     of_keys = reserved.get(costs.by, {})
-    total = max((sum(held.values(), ZERO) for held in reserved.values()), default=ZERO)
+    total = max((sum(amounts.values(), ZERO) for amounts in reserved.values()), default=ZERO)
     items = [
         cost.model_copy(update={"reserved_usd": of_keys.get(cost.key or "", ZERO)}) for cost in costs.items
     ]
@@ -444,11 +444,11 @@ def since_of(text: str, now: datetime, *, field: str = "since") -> datetime:
 def _cost(names: Mapping[str, Any], row: Sequence[Any], seconds: int = 0) -> Cost:
     *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
     fields: dict[str, Any] = {name: int(count) for name, count in zip(_COUNTS, counts, strict=True)}
-    known = None if cost is None else _dollars(cost, cost_rest)
+    cost_usd = None if cost is None else _dollars(cost, cost_rest)
     fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
     if "bucket" in names:
         fields["time"] = datetime.fromtimestamp(int(names["bucket"]) * seconds, UTC)
-    return Cost(key=names.get("key0"), key2=names.get("key1"), cost_usd=known, **fields)
+    return Cost(key=names.get("key0"), key2=names.get("key1"), cost_usd=cost_usd, **fields)
 
 
 def _dollars(millions: int, rest: int) -> Decimal:

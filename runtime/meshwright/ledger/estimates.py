@@ -31,13 +31,13 @@ _Kind = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(slots=True)
-class _Seen:
+class _CallHistory:
     """The last calls of one kind: the tokens that each wrote, and the most that a letter of a prompt took.
 
     `costs` are theirs; `dear` has 0 for each that its tokens explain: a provider may count none, or ask more.
     """
 
-    written: list[int] = field(default_factory=list)
+    completion_tokens: list[int] = field(default_factory=list)
     tokens_per_letter: float = _TOKENS_PER_LETTER
     dear: list[Decimal] = field(default_factory=list)
     costs: list[Decimal] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Estimates:
 
     def __init__(self, prices: PriceList, past: PastCalls | None = None) -> None:
         self._prices = prices
-        self._seen: OrderedDict[_Kind, _Seen] = OrderedDict()
+        self._seen: OrderedDict[_Kind, _CallHistory] = OrderedDict()
         self._past = past
         self._reading = asyncio.Lock()
 
@@ -82,8 +82,8 @@ class Estimates:
         """The most that a call may cost; None where it is unknown."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
-        seen = self._seen.get(_kind_of(request), _Seen())
-        return None if price is None else max(price.of(tokens, request.output_limit), seen.floor)
+        history = self._seen.get(_kind_of(request), _CallHistory())
+        return None if price is None else max(price.of(tokens, request.output_limit), history.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
         """The least that such a call needs: the longest of its last answers, with a margin.
@@ -91,19 +91,19 @@ class Estimates:
         Never less than calls cost that cost more than their tokens.
         None where it cannot be known yet, or no price is.
         """
-        seen = self._seen.get(_kind_of(request))
-        if seen is None or len(seen.written) < _MIN_SEEN or request.inputs:
+        history = self._seen.get(_kind_of(request))
+        if history is None or len(history.completion_tokens) < _MIN_SEEN or request.inputs:
             return None
-        prompt = _prompt_tokens(request, seen)
+        prompt = _prompt_tokens(request, history)
         price = self._prices.upper_bound(request, prompt)
-        written = round(_MARGIN * max(seen.written)) + EXTRA_TOKENS
+        likely_tokens = round(_MARGIN * max(history.completion_tokens)) + EXTRA_TOKENS
         if price is None:
             return None
-        return max(price.of(prompt, min(written, request.output_limit)), seen.floor)
+        return max(price.of(prompt, min(likely_tokens, request.output_limit)), history.floor)
 
     def usual(self, request: ModelRequest) -> Decimal | None:
         """The mean cost of the last such calls; None where none was answered yet."""
-        costs = self._seen.get(_kind_of(request), _Seen()).costs
+        costs = self._seen.get(_kind_of(request), _CallHistory()).costs
         return fit(sum(costs, ZERO) / len(costs)) if costs else None
 
     def likely(self, request: ModelRequest) -> Decimal | None:
@@ -116,7 +116,7 @@ class Estimates:
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
-        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request), _Seen()))
+        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request), _CallHistory()))
         price = self._prices.upper_bound(request, prompt)
         if price is None or not price.output:
             return request
@@ -126,8 +126,8 @@ class Estimates:
     def note_cost(self, request: ModelRequest, cost: Decimal | None) -> None:
         """Note what a call cost that was answered."""
         if cost is not None:
-            seen = self._last(request)
-            seen.costs = [*seen.costs[1 - _MAX_SEEN :], cost]
+            history = self._last(request)
+            history.costs = [*history.costs[1 - _MAX_SEEN :], cost]
 
     def note_usual(self, request: ModelRequest, cost: Decimal) -> None:
         """Take over what such calls cost as a rule, where no call was answered here yet."""
@@ -136,25 +136,25 @@ class Estimates:
 
     def learn(self, request: ModelRequest, usage: Usage, cost: Decimal | None) -> None:
         """Learn from a call that was answered, and what it cost, where that is known."""
-        seen = self._last(request)
-        seen.written = [*seen.written[1 - _MAX_SEEN :], usage.completion_tokens]
+        history = self._last(request)
+        history.completion_tokens = [*history.completion_tokens[1 - _MAX_SEEN :], usage.completion_tokens]
         price = self._prices.upper_bound(request, usage.prompt_tokens)
         if cost is not None and price is not None:
             by_tokens = price.of(usage.prompt_tokens, usage.completion_tokens)
             dear = cost if cost > Decimal(_MARGIN) * by_tokens else ZERO
-            seen.dear = [*seen.dear[1 - _MAX_SEEN :], dear]
+            history.dear = [*history.dear[1 - _MAX_SEEN :], dear]
         letters, others = _letters_of(request)
         if letters:
-            taken = (usage.prompt_tokens - others) / letters
-            seen.tokens_per_letter = min(1.0, max(seen.tokens_per_letter, taken))
+            per_letter = (usage.prompt_tokens - others) / letters
+            history.tokens_per_letter = min(1.0, max(history.tokens_per_letter, per_letter))
 
-    def _last(self, request: ModelRequest) -> _Seen:
+    def _last(self, request: ModelRequest) -> _CallHistory:
         kind = _kind_of(request)
-        seen = self._seen.setdefault(kind, _Seen())
+        history = self._seen.setdefault(kind, _CallHistory())
         self._seen.move_to_end(kind)
         if len(self._seen) > _MAX_KINDS:
             self._seen.popitem(last=False)
-        return seen
+        return history
 
 
 def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
@@ -186,10 +186,10 @@ def _kind_of(request: ModelRequest) -> _Kind:
     return request.user, request.model, request.tags
 
 
-def _prompt_tokens(request: ModelRequest, seen: _Seen) -> int:
+def _prompt_tokens(request: ModelRequest, history: _CallHistory) -> int:
     """About the most tokens of a prompt: a letter takes half of one, every other byte a whole one."""
     letters, others = _letters_of(request)
-    return min(max_prompt_tokens(request), round(seen.tokens_per_letter * letters) + others)
+    return min(max_prompt_tokens(request), round(history.tokens_per_letter * letters) + others)
 
 
 def _letters_of(request: ModelRequest) -> tuple[int, int]:

@@ -130,10 +130,10 @@ class _VirtualKey(Actor[KeyState]):
     """One key: made once, and ended for good."""
 
     @turn
-    def make(self, turn: Turn, made: KeyState) -> None:
+    def make(self, turn: Turn, new_state: KeyState) -> None:
         """Begin to be that key. One that is made stays as it is."""
         if self.state.key is None:
-            self.state = made
+            self.state = new_state
             self._publish(turn, _CREATED)
 
     @turn
@@ -217,8 +217,8 @@ def unknown_key(key_id: str) -> NotFound:
 def _check_current(key: Key) -> None:
     """Raises Conflict for a key that has ended, or has been replaced."""
     if key.revoked_at is not None or key.replaced_by is not None:
-        ended = f"was rotated to {key.replaced_by}" if key.replaced_by else "was revoked"
-        raise Conflict(f"Key {key.key_id} {ended}", remedy="mesh keys create makes another", field="key_id")
+        end = f"was rotated to {key.replaced_by}" if key.replaced_by else "was revoked"
+        raise Conflict(f"Key {key.key_id} {end}", remedy="mesh keys create makes another", field="key_id")
 
 
 def _write_key(session: Session, event_type: str, document: dict[str, Any], seq: int) -> None:
@@ -300,8 +300,8 @@ class Keys:
     async def _make(self, key: Key) -> NewKey:
         text = f"{PREFIX}{key.key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
         opening = await self._runtime.call(REQUIREMENT, "require")
-        made = KeyState(key=key, hash=digest(text), opening=opening)
-        await self._runtime.call(ActorRef(KEY, key.key_id), "make", made)
+        state = KeyState(key=key, hash=digest(text), opening=opening)
+        await self._runtime.call(ActorRef(KEY, key.key_id), "make", state)
         return NewKey(**dict(key), key=text)
 
     async def rotate(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
@@ -319,14 +319,14 @@ class Keys:
         _check_current(old)
         expires_at = None if lifetime is None else now + lifetime
         fresh = {"key_id": new_id(), "created_at": now, "expires_at": expires_at}
-        made = await self._make(old.model_copy(update=fresh))
-        replacement = _Replacement(key_id=made.key_id, until=now + pause)
+        new_key = await self._make(old.model_copy(update=fresh))
+        replacement = _Replacement(key_id=new_key.key_id, until=now + pause)
         try:
             await self._runtime.call(ActorRef(KEY, key_id), "replace", replacement)
         except MeshError:
-            await self.revoke(made.key_id)  # it was never shown
+            await self.revoke(new_key.key_id)  # it was never shown
             raise
-        return made
+        return new_key
 
     async def find(self, key_id: str) -> Key:
         """A key by its id. Raises NotFound."""
@@ -341,9 +341,9 @@ class Keys:
             raise NotFound(
                 "This worker has no list of the keys", remedy="Ask the mesh's front, which has the event log"
             )
-        found = await self._log.view(_read_keys)
+        keys = await self._log.view(_read_keys)
         requirement = await self._requirement()
-        return [requirement.applied_to(key, opening) for key, opening in found]
+        return [requirement.applied_to(key, opening) for key, opening in keys]
 
     async def revoke(self, key_id: str) -> Key:
         """End a key everywhere, for good when this returns; one that has ended stays as it was.
@@ -358,21 +358,21 @@ class Keys:
     async def check(self, text: str) -> Key:
         """The key that a caller shows. Raises Unauthenticated, which never quotes the text that was shown."""
         match = _WRITTEN.fullmatch(text)
-        kept = await self._kept(match[1]) if match else KeyState()
+        state = await self._kept(match[1]) if match else KeyState()
         # An unknown key is compared too, so that the time it takes reveals nothing.
-        key, now = kept.key, self._runtime.clock.now()
-        if not hmac.compare_digest(digest(text), kept.hash or _NO_HASH) or key is None:
+        key, now = state.key, self._runtime.clock.now()
+        if not hmac.compare_digest(digest(text), state.hash or _NO_HASH) or key is None:
             if key is not None:
                 self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": "its secret is wrong"})
             raise Unauthenticated("The key is not one of this mesh's", remedy="mesh keys create makes one")
-        ended = ""
+        end = ""
         if key.revoked_at is not None:
-            ended = "was revoked"
+            end = "was revoked"
         elif key.expires_at is not None and key.expires_at <= now:
-            ended = f"expired at {key.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-        if ended:
-            self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": ended})
-            raise Unauthenticated(f"Key {key.key_id} {ended}", remedy="mesh keys create makes another")
+            end = f"expired at {key.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        if end:
+            self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": end})
+            raise Unauthenticated(f"Key {key.key_id} {end}", remedy="mesh keys create makes another")
         self._tell(key, _USED, _USED_EVERY, {})
         return key
 

@@ -77,11 +77,11 @@ class LiteLLMProxy:
     ) -> _ProxyKey:
         """Make a key for an agent, with a budget that the proxy holds (`POST /key/generate`)."""
         about = {"agent_id": agent_id, "tenant_id": tenant_id}
-        asked: dict[str, Any] = {"user_id": agent_id, "metadata": about, "key_type": "llm_api"}
+        body: dict[str, Any] = {"user_id": agent_id, "metadata": about, "key_type": "llm_api"}
         if budget is not None:
-            asked["max_budget"] = float(budget.limit_usd)  # which is how LiteLLM keeps it
-            asked["budget_duration"] = _DURATIONS[budget.window]
-        match await self._call("POST", "/key/generate", json=asked):
+            body["max_budget"] = float(budget.limit_usd)  # which is how LiteLLM keeps it
+            body["budget_duration"] = _DURATIONS[budget.window]
+        match await self._call("POST", "/key/generate", json=body):
             case {"key": str(key), **rest}:
                 return _ProxyKey(key, str(rest.get("token_id") or rest.get("token") or ""))
         raise self._unexpected("/key/generate")
@@ -106,8 +106,8 @@ class LiteLLMProxy:
         """
         path = "/global/spend/report"
         days = {"start_date": since.isoformat(), "end_date": until.isoformat()}
-        found = await self._call("GET", path, params={**days, "group_by": "customer"})
-        return self._sums(path, "customer", found, within="customers")
+        rows = await self._call("GET", path, params={**days, "group_by": "customer"})
+        return self._sums(path, "customer", rows, within="customers")
 
     def _sums(self, path: str, name: str, rows: Any, within: str | None = None) -> dict[str, Decimal]:
         spent: dict[str, Decimal] = {}
@@ -171,5 +171,5 @@ def proxy_of(base_url: str | None, master_key: str | None) -> LiteLLMProxy:
 def reconcile(ours: Mapping[str, Decimal | None], theirs: Mapping[str, Decimal]) -> list[Difference]:
     """Compare the ledger's costs with the proxy's, by tag or by agent; the largest difference comes first."""
     names = dict.fromkeys([*ours, *theirs])
-    found = [Difference(name, ours.get(name), theirs.get(name)) for name in names]
-    return sorted(found, key=lambda difference: (-abs(difference.amount), difference.name))
+    differences = [Difference(name, ours.get(name), theirs.get(name)) for name in names]
+    return sorted(differences, key=lambda difference: (-abs(difference.amount), difference.name))

@@ -76,27 +76,28 @@ class Spending:
         self._registry = registry
         self._keys = keys
 
-    async def costs(self, wanted: CostQuery) -> Costs:
+    async def costs(self, query: CostQuery) -> Costs:
         """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
-        costs = await self._with_estimates(await costs_of(self._log, wanted), wanted)
-        if wanted.of is not None:  # budgets hold for scopes, not for what a filter finds
+        costs = await self._with_estimates(await costs_of(self._log, query), query)
+        if query.of is not None:  # budgets hold for scopes, not for what a filter finds
             return costs
-        reserved = await self._budgets.reserved(await self._opened(), wanted.tenant_id)
+        reserved = await self._budgets.reserved(await self._opened(), query.tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
 
-    async def _with_estimates(self, costs: Costs, wanted: CostQuery) -> Costs:
+    async def _with_estimates(self, costs: Costs, query: CostQuery) -> Costs:
         """The costs of tasks by agent with the estimate of each, for the agents of the first 20 items."""
-        if {*wanted.keys} != {"task", "agent"} or wanted.bucket is not None:
+        if {*query.keys} != {"task", "agent"} or query.bucket is not None:
             return costs
-        field = "key" if wanted.keys[0] == "agent" else "key2"
-        known: dict[str | None, Decimal | None] = {}
+        field = "key" if query.keys[0] == "agent" else "key2"
+        medians: dict[str | None, Decimal | None] = {}
         for agent_id in {getattr(item, field) for item in costs.items[:_MAX_ESTIMATED]} - {None}:
-            found = await estimate_of(
-                self._log, agent_id=agent_id, capability=None, tenant_id=wanted.tenant_id
+            estimate = await estimate_of(
+                self._log, agent_id=agent_id, capability=None, tenant_id=query.tenant_id
             )
-            known[agent_id] = found.median_usd
+            medians[agent_id] = estimate.median_usd
         items = [
-            item.model_copy(update={"estimate_usd": known.get(getattr(item, field))}) for item in costs.items
+            item.model_copy(update={"estimate_usd": medians.get(getattr(item, field))})
+            for item in costs.items
         ]
         return costs.model_copy(update={"items": tuple(items)})
 
@@ -191,17 +192,17 @@ class Spending:
         Raises InvalidInput, also for an agent or a capability that the mesh neither has nor had.
         """
         whose = {"agent_id": agent_id, "capability": capability}
-        found = await estimate_of(self._log, **whose, tenant_id=tenant_id)
+        estimate = await estimate_of(self._log, **whose, tenant_id=tenant_id)
         agents = [info for info in self._registry.agents() if info.kind != "system"]
-        if agents and not (found.tasks or found.unknown):
+        if agents and not (estimate.tasks or estimate.unknown):
             if agent_id is not None:
                 self._registry.check_agent(agent_id, remedy="mesh agents lists them")
-            known = self._registry.capabilities()
-            if capability is not None and capability not in known:
-                likely = nearest(capability, known)
+            capabilities = self._registry.capabilities()
+            if capability is not None and capability not in capabilities:
+                likely = nearest(capability, capabilities)
                 remedy = f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do"
                 raise InvalidInput(f"No agent can do {capability!r}", remedy=remedy, field="capability")
-        return found
+        return estimate
 
     async def _opened(self) -> list[Account]:
         page = EventFilter(event_type=OPENED, order="desc", limit=_MAX_OPENED)
@@ -243,7 +244,7 @@ class Activity(Plain):
 
 async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: datetime) -> Activity:
     """The activity in a tenant from one time to another, which is now."""
-    ended, count = await log.view_apart(_counts, tenant_id, seconds(since))
+    ended_counts, count = await log.view_apart(_counts, tenant_id, seconds(since))
     pages = [
         await log.tasks(tenant_id=tenant_id, status=status, limit=_MAX_LISTED)
         for status in ("failed", "timed_out")
@@ -255,7 +256,7 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
     return Activity(
         since=since,
         until=until,
-        ended=ended,
+        ended=ended_counts,
         failed=tuple(sorted(failed, key=lambda task: task.updated_at, reverse=True)[:_MAX_LISTED]),
         open=count,
         dead_letters=len(await log.query(dead)),
@@ -267,9 +268,9 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
 def _counts(session: Session, tenant_id: str, since: float) -> tuple[dict[str, dict[str, int]], int]:
     tenant_id = session.bindable(tenant_id)
     rows = session.execute(_ENDED, (tenant_id, since)).fetchall()
-    ended = {
+    ended_counts = {
         agent_id: {status: count for _, status, count in of_agent}
         for agent_id, of_agent in groupby(rows, key=itemgetter(0))
     }
     [(count,)] = session.execute(_OPEN, (tenant_id,)).fetchall()
-    return ended, count
+    return ended_counts, count

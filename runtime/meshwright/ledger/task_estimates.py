@@ -40,22 +40,22 @@ async def estimate_of(
     """
     if agent_id is None and capability is None:
         raise InvalidInput("neither a capability nor an agent is named", remedy="name one", field="agent_id")
-    wanted = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
-    costs = await log.view(_costs_of, {name: value for name, value in wanted.items() if value is not None})
-    known = sorted(cost for cost in costs if cost is not None)
-    found = {"tasks": len(known), "unknown": len(costs) - len(known)}
-    if known:
+    filters = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
+    costs = await log.view(_costs_of, {name: value for name, value in filters.items() if value is not None})
+    known_costs = sorted(cost for cost in costs if cost is not None)
+    fields = {"tasks": len(known_costs), "unknown": len(costs) - len(known_costs)}
+    if known_costs:
         shares = {"median_usd": 0.5, "p90_usd": _SHARE, "max_usd": 1.0}
-        found |= {name: _quantile(known, share) for name, share in shares.items()}
-    return TaskEstimate(agent_id=agent_id, capability=capability, **found)
+        fields |= {name: _quantile(known_costs, share) for name, share in shares.items()}
+    return TaskEstimate(agent_id=agent_id, capability=capability, **fields)
 
 
 def _quantile(ordered: list[Decimal], share: float) -> Decimal:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
-def _costs_of(session: Session, wanted: dict[str, str]) -> list[Decimal | None]:
-    values: dict[str, Any] = {name: session.bindable(value) for name, value in wanted.items()}
+def _costs_of(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
+    values: dict[str, Any] = {name: session.bindable(value) for name, value in filters.items()}
     conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in values)]
     index = "tasks_by_capability" if "capability" in values and "tenant_id" in values else None
     query = ("SELECT cost_usd FROM", session.by_index("tasks", index), "WHERE", " AND ".join(conditions))

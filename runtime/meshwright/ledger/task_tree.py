@@ -63,7 +63,7 @@ class TaskTree(Plain):
     is_whole: bool
 
 
-class _Spent(NamedTuple):
+class _OwnCost(NamedTuple):
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -73,29 +73,29 @@ class _Spent(NamedTuple):
 
 def task_tree(session: Session, tenant_id: str, task_id: str) -> TaskTree | None:
     """The tree of a tenant's task; None where the lists do not have it."""
-    found = tasks_below(session, tenant_id, task_id)
-    if not found.tasks:
+    subtree = tasks_below(session, tenant_id, task_id)
+    if not subtree.tasks:
         return None
-    spent = _spent(session, tenant_id, found.tasks)
+    spent = _spent(session, tenant_id, subtree.tasks)
     below: dict[str | None, list[TaskSummary]] = {}
-    for task in sorted(found.tasks[1:], key=lambda task: task.seq):
+    for task in sorted(subtree.tasks[1:], key=lambda task: task.seq):
         below.setdefault(task.parent_task_id, []).append(task)
     sums: dict[str, tuple[Decimal, int]] = {}
-    for task in reversed(found.tasks):  # level by level, the deepest first
-        own = spent.get(task.task_id, _Spent())
+    for task in reversed(subtree.tasks):  # level by level, the deepest first
+        own = spent.get(task.task_id, _OwnCost())
         parts = [sums[child.task_id] for child in below.get(task.task_id, ())]
         cost = sum((part[0] for part in parts), start=own.cost_usd)
         sums[task.task_id] = cost, own.unpriced + sum(part[1] for part in parts)
     nodes: list[TaskNode] = []
-    waiting = [(found.tasks[0], 0)]
+    waiting = [(subtree.tasks[0], 0)]
     while waiting and len(nodes) < _MAX_LISTED:
         task, depth = waiting.pop()
         waiting += [(child, depth + 1) for child in reversed(below.get(task.task_id, ()))]
-        nodes.append(_node(task, depth, spent.get(task.task_id, _Spent()), sums[task.task_id]))
-    return TaskTree(items=tuple(nodes), omitted=len(found.tasks) - len(nodes), is_whole=found.is_whole)
+        nodes.append(_node(task, depth, spent.get(task.task_id, _OwnCost()), sums[task.task_id]))
+    return TaskTree(items=tuple(nodes), omitted=len(subtree.tasks) - len(nodes), is_whole=subtree.is_whole)
 
 
-def _node(task: TaskSummary, depth: int, own: _Spent, whole: tuple[Decimal, int]) -> TaskNode:
+def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, int]) -> TaskNode:
     fields: dict[str, Any] = {
         name: getattr(task, name) for name in TaskNode.model_fields if name in TaskSummary.model_fields
     }
@@ -104,7 +104,7 @@ def _node(task: TaskSummary, depth: int, own: _Spent, whole: tuple[Decimal, int]
     return TaskNode(**fields)
 
 
-def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _Spent]:
+def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _OwnCost]:
     """The sums of the calls of tasks, found among those of the time that they took."""
     ends = [task.completed_at for task in tasks if task.completed_at is not None]
     times = [*ends, *(task.created_at for task in tasks)]  # ends first where the clock was set back
@@ -113,9 +113,15 @@ def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> di
     values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
     names = {task.task_id for task in tasks}
     return {
-        task_id: _Spent(
-            int(calls), int(read), int(written), int(unpriced), from_pico(int(high) * MILLION + int(low))
+        task_id: _OwnCost(
+            int(calls),
+            int(prompt_tokens),
+            int(completion_tokens),
+            int(unpriced),
+            from_pico(int(high) * MILLION + int(low)),
         )
-        for task_id, calls, read, written, unpriced, high, low in session.execute(_SUMS, values).fetchall()
+        for task_id, calls, prompt_tokens, completion_tokens, unpriced, high, low in session.execute(
+            _SUMS, values
+        ).fetchall()
         if task_id in names
     }

@@ -22,7 +22,7 @@ from meshwright.core.errors import InvalidInput, StoreFailed
 from meshwright.sql.folder import TREES
 
 if TYPE_CHECKING:
-    from meshwright.events.verify import Verified
+    from meshwright.events.verify import ChainReport
     from meshwright.mesh import Mesh
     from meshwright.services.maintenance.backup import Backup
     from meshwright.services.maintenance.verify import StoreVerified
@@ -320,8 +320,8 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _verified_there(target: Target, audit: bool) -> tuple[Verified, StoreVerified | None]:
-    async def ask(mesh: Connection) -> tuple[Verified, StoreVerified | None]:
+def _verified_there(target: Target, audit: bool) -> tuple[ChainReport, StoreVerified | None]:
+    async def ask(mesh: Connection) -> tuple[ChainReport, StoreVerified | None]:
         log = await mesh.client.verify_audit()
         return log, None if audit else await _verify_store(mesh)
 
@@ -334,7 +334,7 @@ async def _verify_store(mesh: Connection) -> StoreVerified:
     return StoreVerified(**await mesh.client.verify_store())
 
 
-def _verified_here(target: Target, key: str, audit: bool) -> tuple[Verified, StoreVerified | None]:
+def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerified | None]:
     from meshwright.app import build_mesh, database_of, sqlite_runtime
     from meshwright.events.heads import FILE_NAME as HEADS
     from meshwright.events.verify import verify
@@ -398,7 +398,7 @@ def _report_store(found: StoreVerified) -> None:
         say(_REMEDY_OF_STORE, err=True)
 
 
-def _report(found: Verified) -> None:
+def _report(found: ChainReport) -> None:
     from meshwright.events.heads import fingerprint
 
     say(found.sentence())
