@@ -26,9 +26,9 @@ from meshwright.kernel.runtime import Runtime
 RECORDED = "audit.recorded"
 """The type of every event of the audit trail; its payload has `action`, `subject`, `caller`, `details`."""
 _READ = "contents.read"
-_READ_SECONDS = 3600.0
+_READ_SECONDS = 3600.0  # in which a reader of the same contents is recorded once
 _MAX_READERS = 10_000  # pairs of caller and task that are remembered
-_MISUSES = 10
+_MISUSES = 10  # of one action that are recorded within that time
 _MISUSE_SECONDS = 60.0
 
 
@@ -81,7 +81,7 @@ class Audit:
             return
         if not await self._has_read(caller, subject):
             await self.record(caller, _READ, subject)
-        self._readers.pop(reader, None)
+        self._readers.pop(reader, None)  # to the end: the first is the one that read longest ago
         self._readers[reader] = now
         if len(self._readers) > _MAX_READERS:
             del self._readers[next(iter(self._readers))]

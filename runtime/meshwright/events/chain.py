@@ -26,8 +26,8 @@ ERASED_EVENT = "contents.erased"
 """The event of an erasure; its payload has the rows, as `ranges` of their numbers."""
 PRUNED_EVENT = "events.pruned"
 """The event of rows that were deleted by age, `through` a number."""
-SALT_BYTES, HASH_BYTES = 16, 32
-_TAG_BYTES = 8
+SALT_BYTES, HASH_BYTES = 16, 32  # salted: no hash lets one guess an erased payload
+_TAG_BYTES = 8  # of a row's hash; blocks and heads have whole ones
 _LINK_BYTES, _ERASED_LINK_BYTES = SALT_BYTES + _TAG_BYTES, HASH_BYTES + _TAG_BYTES
 _VERSION, _MAX = 2, 2**63  # of `event_version`: a larger one is stored as the largest
 _UNPACKABLE = (UnicodeEncodeError, OverflowError, TypeError)
@@ -41,7 +41,7 @@ def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tupl
 
     It is in the way of every commit: a row costs two hashes and two microseconds.
     """
-    salts = os.urandom(SALT_BYTES * len(rows))
+    salts = os.urandom(SALT_BYTES * len(rows))  # one system call for all
     linked: list[Row] = []
     hashes: list[bytes] = []
     for n, row in enumerate(rows):
@@ -52,7 +52,7 @@ def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tupl
         except _UNPACKABLE:
             packed = None
         if packed is None:
-            row = (*map(session.bindable, facts), row[-1])
+            row = (*map(session.bindable, facts), row[-1])  # hashed as the database will have it
             packed = _pack(row[:-1])
         head = _sha256(head + _sha256(salt + row[-1]).digest() + _number(seq) + packed).digest()
         linked.append((seq, *row, salt + head[:_TAG_BYTES]))
@@ -102,7 +102,7 @@ def erased_link(payload: bytes, own: bytes) -> bytes:
 
 def _commitment(payload: bytes, own: bytes) -> bytes:
     if len(own) == _ERASED_LINK_BYTES:
-        return own[:HASH_BYTES]
+        return own[:HASH_BYTES]  # the salt and the payload are gone
     if len(own) != _LINK_BYTES:
         raise ValueError("no link")
     return _sha256(own[:SALT_BYTES] + payload).digest()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FILE_NAME, KEY_NAME = "audit.heads", "audit.key"
 SIGNED = "audit.head"
 """The event of a head; its payload is the head."""
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 1.0  # between looks whether there is enough to sign
 _MAX_LINE_BYTES = 4096
 _logger = logging.getLogger(__name__)
 _UNSIGNED = "The newest events are not signed, the next head signs them too: %s"
@@ -130,7 +130,7 @@ class HeadKeeper:
         if signing is None:
             return
         self._stopping.set()
-        await signing
+        await signing  # not cancelled, for a head may be half signed
         with suppress(HostError):  # the log has failed, which was reported already
             if (await self._database.read(_state))[0] > self._signed_seq:
                 try:
@@ -162,6 +162,7 @@ class HeadKeeper:
         seq, last_hash = await self._database.read(_state)
         head = Head(seq=seq, hash=last_hash.hex(), time=self._clock.now())
         head = await asyncio.to_thread(self._signer.sign, head)
+        # First: the log names no head that the file lacks.
         await asyncio.to_thread(_append, self._path, head.model_dump_json())
         self._signed_seq, self._signed_at = seq, time.monotonic()
         return head
@@ -196,7 +197,7 @@ def _append(path: Path, line: str) -> None:
         file.truncate()
         file.write(f"{line}\n".encode())
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # durable before the log has it
 
 
 def _state(session: Session) -> tuple[int, bytes]:

@@ -96,6 +96,7 @@ class EventLog:
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
+        # By the writer: nothing is inserted before it.
         self._tails.announced = await self._database.write(self._resume)
         await self._fold()
         if self._keep_seconds is not None:
@@ -106,6 +107,7 @@ class EventLog:
 
     def _resume(self, session: Session) -> int:
         if loss := self._database.accepted_loss:
+            # First: no event may take a lost number.
             table.skip_to(session, loss.marked_seq, self._now().timestamp())
             self.insert(session, [self._loss_accepted(loss)])
         if upgrades := self._database.upgrades:
@@ -363,7 +365,7 @@ class EventLog:
 
     async def view_apart(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """The same for a function that may take a second: no other reader waits for it."""
-        await self.flush()
+        await self.flush()  # deleted events could not be folded any more
         return await self._database.read_apart(function, *args, **kwargs)
 
     async def flush(self) -> None:
@@ -378,15 +380,16 @@ class EventLog:
         return self._stalled.shown()
 
     async def _fold(self, at_once: int = FOLDED_AT_ONCE) -> None:
-        end, is_full = self._tails.announced, True
+        end, is_full = self._tails.announced, True  # before: what is folded beside it does no harm
         while is_full:
             ready = self._stalled.ready(self._projections)
             folded = await self._database.write(fold_next, ready, at_once)
             is_full = folded.is_full
-            if folded.is_busy:
+            if folded.is_busy:  # another process folds, so its rows are waited for
                 await asyncio.sleep(_BUSY_SECONDS)
                 continue
             if failures := self._stalled.note(ready, folded, self._now()):
+                # The log drops those that it has: each is said once.
                 for failure in await self.append(failures):
                     _logger.warning("Projection %(name)s stands at event %(seq)s: %(error)s", failure.fields)
         self._folded = max(self._folded, end)
@@ -400,7 +403,7 @@ class EventLog:
     async def rebuild(self) -> None:
         """Rebuild the projections from the log. Lists are incomplete meanwhile; events go on coming in."""
         await self._database.write(clear, self._projections)
-        self._stalled = StalledProjections()
+        self._stalled = StalledProjections()  # all are tried at once
         await self._fold()
 
     async def prune(self, *, keep_seconds: float | None = None, max_events: int | None = None) -> int:

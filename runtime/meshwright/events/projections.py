@@ -112,7 +112,7 @@ class StalledProjections:
         for name in [
             item.name for item in projections if item.name in self._by_name and item.name not in failed
         ]:
-            del self._by_name[name]
+            del self._by_name[name]  # folded again, or its table was made anew
         for name, item in failed.items():
             pauses = self._by_name[name][1] if name in self._by_name else Backoff(*_PAUSES)
             pause = pauses.next()
@@ -139,6 +139,7 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
         return FoldResult(False)
     new = [(item.name, 0, 0) for item in behind if item.name not in before]
     session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
+    # One process folds at a time, and none queues for it.
     if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():
         return FoldResult(True, is_busy=True)
     positions, failed = _lock(session, behind, last)
@@ -147,8 +148,8 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
     types = {name for projection, _ in positions for name in projection.event_types}
     rows = unfolded(session, min(position for _, position in positions), last, types, limit)
     if is_full := len(rows) == limit:
-        last = rows[-1][0]
-    events = [event_of(row, Json) for row in rows]
+        last = rows[-1][0]  # the next call reads the rest
+    events = [event_of(row, Json) for row in rows]  # a payload is parsed where a projection reads it
     event_types = {event.event_type for event in events}
     ends: list[Row] = []
     for projection, position in positions:
@@ -156,7 +157,7 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
         unseen = [event for event in events if event.event_type in own and (event.seq or 0) > position]
         if unseen and (problem := _fold(session, projection, unseen)) is not None:
             failed.append(problem)
-            reached = problem.seq - 1
+            reached = problem.seq - 1  # it stands before the event that it cannot fold
         ends.append((projection.name, projection.version, reached))
     session.insert(_INTO_POSITIONS, ends, then=_REPLACE_POSITIONS)
     return FoldResult(is_full, failed)
@@ -166,6 +167,7 @@ def _lock(
     session: Session, behind: Sequence[Projection], last: int
 ) -> tuple[list[tuple[Projection, int]], list[StalledProjection]]:
     """Those that are still behind, with their positions, and those whose tables could not be emptied."""
+    # Again: another process may have folded meanwhile.
     locked = _positions(session, _LOCK_POSITIONS[session.dialect])
     positions: list[tuple[Projection, int]] = []
     failed: list[StalledProjection] = []
@@ -189,7 +191,7 @@ def _fold(session: Session, projection: Projection, events: Sequence[Event]) -> 
     """Fold events: all, or those before the first at which the projection raises."""
     if guarded(session, projection.fold, (events,), {})[1] is None:
         return None
-    for event in events:
+    for event in events:  # one by one, so that those before the wrong one count
         _, error = guarded(session, projection.fold, ([event],), {})
         if error is not None:
             return _stalled(projection, event.seq or 0, error)

@@ -132,6 +132,7 @@ class RecentRows:
         self.next_seq += len(rows)
         self.rows += rows
         self._size += sum([len(row[PAYLOAD]) for row in rows])
+        # The table has them, so they are read from there.
         if len(self.rows) > _MAX_ROWS or self._size > _MAX_BYTES:
             self.rows, self._size = list[Row](), 0
         if self.keys:
@@ -153,7 +154,7 @@ class RecentRows:
 def recent_rows(session: Session, first: int, *, opens_block: bool) -> RecentRows:
     """The rows that end before a `seq`. There are none where the session has not written the one before."""
     recent: RecentRows | None = session.recent
-    if recent is None or recent.next_seq != first:
+    if recent is None or recent.next_seq != first:  # another session has written between
         recent = RecentRows(first)
     if opens_block:
         recent.open_block()

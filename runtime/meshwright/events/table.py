@@ -106,7 +106,7 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
     """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
     if session.dialect == "postgres":
         return _append(session, rows, now)
-    last, head = lock(session)
+    last, head = lock(session)  # numbers go up in the order of commit
     first = last + 1
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
@@ -115,7 +115,7 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
             if row[_OTHER_ID] in existing_ids:
                 dropped.append(index)
             elif row[_OTHER_ID] is not None:
-                existing_ids.add(row[_OTHER_ID])
+                existing_ids.add(row[_OTHER_ID])  # twice in one call is once in the log
     if dropped:
         rows = [row for index, row in enumerate(rows) if index not in dropped]
     if rows:
@@ -125,6 +125,7 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
         session.execute(_SET_END, (last, hashes[-1]))
         for block in range(_block_of(first), _block_of(last) + 1):
             low, high = max(first, _first_of(block)), min(last, _last_of(block))
+            # What this session wrote itself need not be read again.
             recent = recent_rows(session, low, opens_block=low == _first_of(block))
             recent.add(linked[low - first : high - first + 1])
             if high == _last_of(block):
@@ -177,11 +178,12 @@ def skip_to(session: Session, seq: int, now: float) -> None:
     last, head = lock(session)
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
-            _fill(session, _block_of(last), RecentRows(last), now, head)
+            _fill(session, _block_of(last), RecentRows(last), now, head)  # it never gets its last row
         session.execute("UPDATE event_log SET seq = ?", (seq,))
 
 
 def _hash_of(kind: str, key: str | None) -> bytes:
+    # Of two keys with one hash, a block is read in vain.
     return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")
 
 
@@ -318,10 +320,11 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 
 def delete_block(session: Session, block: int) -> int:
     """Delete a block with its events; returns how many those were. The chain begins behind it then."""
+    # Before its summary goes, which has the hash.
     session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})
-    _count_stored(session, block, -1)
+    _count_stored(session, block, -1)  # while its rows are there to be counted
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
-    forget_rows(session)
+    forget_rows(session)  # rows in memory have the payload still
     return session.execute(
         "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
     ).rowcount

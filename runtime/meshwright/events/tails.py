@@ -63,7 +63,7 @@ class _Tail:
     def fall_behind(self) -> None:
         logged = next((event.seq for event, _ in self.buffer if event.seq is not None), None)
         if logged is not None:
-            self.position = logged - 1
+            self.position = logged - 1  # the buffer is given up, and read from the table again
         self.buffer.clear()
         self._buffered_bytes = 0
         self.behind = True
@@ -106,10 +106,10 @@ class Tails:
 
     def announce(self, events: Sequence[Event]) -> None:
         """Push events that have become durable. Any order of calls is right: a gap is read from the table."""
-        if not events or (events[-1].seq or 0) <= self.announced:
+        if not events or (events[-1].seq or 0) <= self.announced:  # `reach` was told of them before
             return
         if events[0].seq != self.announced + 1:
-            for tail in self._all():
+            for tail in self._all():  # another process wrote between, or commits came out of order
                 tail.fall_behind()
         self.announced = events[-1].seq or 0
         if self._by_task:
@@ -137,6 +137,7 @@ class Tails:
     def _push(self, event: Event) -> None:
         if tails := self._wanting(event):
             payload = encode(event.payload)
+            # As the table would give it, once for all readers.
             plain = event.model_copy(update={"payload": decode(payload)})
             for tail in tails:
                 tail.offer(plain, len(payload))
@@ -146,12 +147,13 @@ class Tails:
     ) -> AsyncGenerator[list[Event]]:
         """Give the wanted events after a position, all that are ready at a time, until the tails close."""
         tail = _Tail(filter.model_copy(update={"order": "asc"}), position, self._wake_later, live=live)
+        # Before it reads: nothing is missed between.
         self._by_task.setdefault(filter.task_id, set()).add(tail)
         try:
             while True:
                 while tail.behind and tail.position < self.announced and not self._closed:
                     matches = await self._search(tail.filter, tail.position + 1, self.announced)
-                    if batch := tail.take() + matches.events:
+                    if batch := tail.take() + matches.events:  # pieces without a number came while it read
                         yield batch
                     tail.position = matches.reached
                 tail.behind = False  # nothing can have been announced since the look at `announced`
@@ -159,7 +161,7 @@ class Tails:
                     yield tail.take()
                 if self._closed:
                     return
-                if not tail.behind:
+                if not tail.behind:  # it may have fallen behind while its reader was slow
                     await tail.news()
         finally:
             self._forget(tail)

@@ -85,7 +85,7 @@ class EventWaits:
     async def start(self) -> None:
         """Begin with what waits already."""
         self._end_listening = self._runtime.listen(topics.TASK_PROGRESS, self._note, (WAITING,))
-        self._news.set()
+        self._news.set()  # for what waited before this process ran
         self._serving = asyncio.create_task(self._serve(), name="waits for events")
 
     async def stop(self) -> None:
@@ -105,7 +105,7 @@ class EventWaits:
         pauses = Backoff(0.25, 30.0)
         while True:
             await self._news.wait()
-            self._news.clear()
+            self._news.clear()  # before it reads: news that come meanwhile count
             try:
                 await self._read()
                 pauses.reset()
@@ -125,7 +125,7 @@ class EventWaits:
                 for event in batch:
                     await self._take(event)
                     reached = event.seq or reached
-                if not self._open and reached >= max(places):
+                if not self._open and reached >= max(places):  # until `_note` hears of another wait
                     return
 
     async def _take(self, event: Event) -> None:
@@ -142,7 +142,7 @@ class EventWaits:
             if wait.fits(event):
                 with suppress(NotFound):  # it has ended meanwhile
                     await self._resume(wait.tenant_id, wait.task_id, wait.key, event.model_dump(mode="json"))
-                del self._open[key]
+                del self._open[key]  # the first event that fits is the answer
 
 
 _AT_ONCE = 100  # their turns share commits

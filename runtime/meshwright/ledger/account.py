@@ -33,7 +33,7 @@ _RAISED = "budget.raised"
 _DENIED = "budget.denied"
 FREED = "budget.freed"
 """Names calls that have room now, to the workers where they wait. No log has it."""
-_WARNED_AT = Decimal("0.8")
+_WARNED_AT = Decimal("0.8")  # of the limit
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
@@ -205,7 +205,8 @@ class BudgetAccount(Actor[Balance]):
 
     def recover(self, turn: Turn) -> None:
         """Have the account woken when the time of what is held is over: its calls may have been cut off."""
-        times = [reservation.until for tries in self.state.held.values() for reservation in tries]
+        times = [reservation.until for _, reservation in self.state.tries()]
+        # The earliest: `wake` asks for the next.
         turn.wake_at(datetime.fromtimestamp(min(times), UTC) if times else None)
 
     def wake(self, turn: Turn) -> None:
@@ -217,7 +218,7 @@ class BudgetAccount(Actor[Balance]):
     def book(self, turn: Turn, batch: LedgerBatch) -> LedgerReply:
         """Make the entries; the reply has a result for each that reserves, in order."""
         account = batch.account
-        self._begin(turn, account)
+        self._begin(turn, account)  # first: a new window may begin with this batch
         results: list[ReservationResult] = []
         for entry in batch.entries:
             if entry.kind == "reserve":
@@ -225,6 +226,7 @@ class BudgetAccount(Actor[Balance]):
             elif entry.kind == "settle":
                 self._settle(entry)
             else:
+                # No process is left that could settle them.
                 self._record(turn, closed := self.state.close(entry.op))
                 self._reserved -= sum((reservation.amount for reservation in closed), ZERO)
         if not self.state.held:
@@ -236,10 +238,11 @@ class BudgetAccount(Actor[Balance]):
     def add(self, turn: Turn, more: Raise) -> LedgerReply:
         """Raise the limit, or let calls be cheaper; the reply names those of the queue that have room now."""
         self._begin(turn, more.account)
+        # A raise takes a denial back.
         self.state.raised, self.state.denied = self.state.raised + more.amount, ""
         self.state.cheaper = self.state.cheaper or more.cheaper
         self._limit += more.amount
-        self.state.notify_again()
+        self.state.notify_again()  # a part of a higher limit is news again
         self._publish(turn, more.account, _RAISED, amount_usd=f"{more.amount:f}", cheaper=self.state.cheaper)
         return LedgerReply(results=(), ready=tuple(self._ready()))
 
@@ -253,6 +256,7 @@ class BudgetAccount(Actor[Balance]):
     def _begin(self, turn: Turn, account: Account) -> None:
         self._record(turn, self.state.renew(account.window, turn.now))
         self._reserved = self.state.reserved
+        # Callers bring the limit, as their settings have it now.
         self._limit = account.limit_usd + self.state.raised
 
     def _reserve(self, entry: LedgerEntry, account: Account, now: float) -> ReservationResult:
@@ -262,9 +266,10 @@ class BudgetAccount(Actor[Balance]):
         estimate = entry.estimate if usual is None else usual
         if entry.op in state.held:
             state.claim(entry.op, entry.call, estimate)
+        # The same entry again: its answer was lost.
         if (existing := state.try_of(entry.op, entry.call)) is not None:
             return self._result("held", existing.amount, cut, usual)
-        state.queue.pop(entry.op, None)
+        state.queue.pop(entry.op, None)  # its place follows from its rank, not from when it asks
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
             answer, granted = "wait" if entry.may_wait else "crowded", ZERO
@@ -290,7 +295,7 @@ class BudgetAccount(Actor[Balance]):
         unspent = self._limit - self.state.spent
         if not account.hard:
             return "held" if entry.amount <= unspent - self._reserved else "over", entry.amount
-        free = unspent - self._reserved - self._before(entry.rank)
+        free = unspent - self._reserved - self._before(entry.rank)  # nobody overtakes the queue
         if not entry.amount or entry.amount <= free:
             return "held", entry.amount
         if entry.need <= free:
@@ -317,13 +322,13 @@ class BudgetAccount(Actor[Balance]):
         unspent = self._limit - self.state.spent
         free, ready, blocked = unspent - self._reserved, list[str](), len(self.state.held) >= MAX_HELD
         for _, need, op in self._in_order():
-            if need > unspent:
+            if need > unspent:  # it can never have room: asking again, it is refused
                 ready.append(op)
             elif need <= free and not blocked:
                 ready.append(op)
                 free -= need
             else:
-                blocked = True
+                blocked = True  # those behind wait too, or a large call would never have room
         return ready
 
     def _settle(self, entry: LedgerEntry) -> None:
@@ -335,10 +340,10 @@ class BudgetAccount(Actor[Balance]):
             if reservation.origin is not None and entry.amount and not entry.estimated:
                 state.learn(reservation.origin, entry.amount)
         elif (expired := state.expired.pop(entry.call, None)) is not None:
-            state.spent -= expired.amount
+            state.spent -= expired.amount  # the estimate that was booked when its time was over
             state.estimated -= expired.amount
         else:
-            return
+            return  # settled before, or in a window that is over
         amount = max(entry.amount, ZERO)  # whatever an older journal has: no call earns money
         state.spent += amount
         state.estimated += amount if entry.estimated else ZERO
@@ -348,12 +353,8 @@ class BudgetAccount(Actor[Balance]):
         for reservation in expired:
             if (origin := reservation.origin) is None:
                 continue
-            fields: dict[str, Any] = {
-                "cost_usd": reservation.booked,
-                "cost_source": "estimated",
-                "outcome": "cut",
-            }
-            cut = Call(call_id=reservation.call, **fields, **origin.of_call())
+            cost: dict[str, Any] = {"cost_usd": reservation.booked, "cost_source": "estimated"}
+            cut = Call(call_id=reservation.call, outcome="cut", **cost, **origin.of_call())
             ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)

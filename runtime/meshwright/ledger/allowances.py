@@ -27,8 +27,8 @@ ALLOWANCES = "allowances"
 """The type of the actor that keeps them."""
 _REF = ActorRef(ALLOWANCES, "mesh")
 SET, REMOVED = "allowance.set", "allowance.removed"
-_MAX_ALLOWANCES = 500
-_FRESH = timedelta(seconds=1)
+_MAX_ALLOWANCES = 500  # each call goes through all of them
+_FRESH = timedelta(seconds=1)  # where no event of another process says that they changed
 _SCOPES = ("agent", "tenant", "tag", "mesh")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -81,7 +81,7 @@ class Allowances:
 
     async def items(self) -> tuple[Budget, ...]:
         """All of them, by name. Raises HostError."""
-        self._known_until = None
+        self._known_until = None  # people see what they have just set
         return tuple(sorted(await self.current(), key=lambda budget: budget.name))
 
     async def set(
@@ -111,7 +111,7 @@ class Allowances:
             problem = "An allowance of window total never renews, so a task would wait for ever"
             raise InvalidInput(problem, remedy="Write it like 5/day, or say ask", field="on_empty")
         await self._runtime.call(_REF, "put", budget)
-        self._known_until = None
+        self._known_until = None  # now, not when the event arrives
         return budget
 
     async def remove(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:

@@ -124,7 +124,11 @@ class Balance(BaseModel):
     @property
     def reserved(self) -> Decimal:
         """The sum of what is held."""
-        return sum((reservation.amount for tries in self.held.values() for reservation in tries), ZERO)
+        return sum((reservation.amount for _, reservation in self.tries()), ZERO)
+
+    def tries(self) -> list[tuple[str, Reservation]]:
+        """The tries that are not settled, each with its op."""
+        return [(op, reservation) for op, tries in self.held.items() for reservation in tries]
 
     def renew(self, window: Window, now: datetime) -> list[Reservation]:
         """Begin a new window where its time has come. Reservations go over into it.
@@ -133,10 +137,10 @@ class Balance(BaseModel):
         """
         start, expired = _window_start(window, now), list[Reservation]()
         if start is not None and (self.since is None or start > self.since):
-            expired = self.expire(start.timestamp())
+            expired = self.expire(start.timestamp())  # before the sums: it was spent in the old window
             self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
-            self.expired.clear()
-            self.denied, self.cheaper = "", False
+            self.expired.clear()  # their costs belong to the window before
+            self.denied, self.cheaper = "", False  # people decided about the old window
             self.notify_again()
         expired += self.expire(now.timestamp())
         for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
@@ -152,17 +156,12 @@ class Balance(BaseModel):
 
         If its step has asked again, the usual cost of such calls stays reserved for some time more.
         """
-        over = [
-            (op, reservation)
-            for op, tries in self.held.items()
-            for reservation in tries
-            if reservation.until <= now
-        ]
         booked: list[Reservation] = []
-        for op, reservation in over:
+        for op, reservation in [pair for pair in self.tries() if pair[1].until <= now]:
             if reservation.is_claimed and (until := reservation.until + _CLAIMED_SECONDS) > now:
                 self.release(op, reservation)
                 waits = {"amount": reservation.booked, "until": until, "is_claimed": False}
+                # First: the last is the try under way.
                 self.held.setdefault(op, []).insert(0, replace(reservation, **waits))
             else:
                 booked.append(self._book_estimate(op, reservation))
@@ -170,13 +169,9 @@ class Balance(BaseModel):
 
     def close(self, attempt: str) -> list[Reservation]:
         """Count what the calls of an attempt hold that has ended as spent, and return it."""
-        matches = [
-            (op, reservation)
-            for op, tries in self.held.items()
-            for reservation in tries
-            if op.startswith(attempt)
+        return [
+            self._book_estimate(op, reservation) for op, reservation in self.tries() if op.startswith(attempt)
         ]
-        return [self._book_estimate(op, reservation) for op, reservation in matches]
 
     def holds(self, attempt: str) -> bool:
         """Whether a call of an attempt is reserved."""
@@ -192,7 +187,7 @@ class Balance(BaseModel):
         self.estimated += reservation.booked
         self.expired[reservation.call] = _ExpiredTry(op, reservation.booked)
         if len(self.expired) > _MAX_EXPIRED:
-            del self.expired[next(iter(self.expired))]
+            del self.expired[next(iter(self.expired))]  # the oldest
         return reservation
 
     def try_of(self, op: str, call: str) -> Reservation | None:
@@ -217,14 +212,12 @@ class Balance(BaseModel):
     def cut_before(self, op: str, call: str) -> tuple[str, ...]:
         """The tries of an op before a call whose end is not known: some are booked, some still held."""
         over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
-        return (
-            *over,
-            *[reservation.call for reservation in self.held.get(op, ()) if reservation.call != call],
-        )
+        calls = [reservation.call for reservation in self.held.get(op, ())]
+        return (*over, *[earlier for earlier in calls if earlier != call])
 
     def learn(self, origin: CallOrigin, cost: Decimal) -> None:
         """Note what a call did cost that was answered."""
-        before = self.usual.pop(origin.kind, cost)
+        before = self.usual.pop(origin.kind, cost)  # it goes to the end: the first is the least recent
         self.usual[origin.kind] = fit(before + (cost - before) / _SHARE_OF_LAST)
         if len(self.usual) > _MAX_KINDS:
             del self.usual[next(iter(self.usual))]
@@ -246,5 +239,6 @@ def _window_start(window: Window, now: datetime) -> datetime | None:
 def renews_at(window: Window, now: datetime) -> datetime | None:
     """When the next window begins; None for one without end."""
     start = _window_start(window, now)
+    # 32 days always end in the next month.
     longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
     return None if start is None else _window_start(window, start + longest)

@@ -140,7 +140,7 @@ class Budgets:
         if limiter is not None:
             await limiter.prepare()
         op = _op_of(request)
-        op = f"{op}/{new_id()}" if op in self._under_way else op
+        op = f"{op}/{new_id()}" if op in self._under_way else op  # a step that makes two calls at a time
         call = new_id()
         try:
             hold = await self._reserve(Hold(request, op, call), budgets, upper_bound, limiter)
@@ -156,7 +156,7 @@ class Budgets:
             cheaper = _downgraded(request, hold.cheaper_tag)
             if cheaper is request:
                 return hold
-            self.release(hold)
+            self.release(hold)  # the expensive one; the cheaper one reserves for itself
         return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
 
     async def _current(self) -> tuple[Budget, ...]:
@@ -181,6 +181,7 @@ class Budgets:
         )
         self._under_way.discard(hold.op)
         self._deferred[settled.call] = hold.accounts, settled
+        # No journal, or no other process to resume it.
         if hold.request.context.record is None or not self._runtime.is_shared:
             self.book([settled.call])
         return settled
@@ -218,6 +219,7 @@ class Budgets:
         for account, of_account in by_account.items():
             state = await self._runtime.read(account.ref)
             for settled in of_account:
+                # One that was booked in time is unknown by now.
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
 
@@ -230,12 +232,13 @@ class Budgets:
         is_estimated = False
         attempt, budgets = _attempt_of(user, context), await self._current()
         cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
+        # Budgets may have changed the tags of its calls.
         request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
         for account in accounts_of(request, budgets):
             state = await self._runtime.read(account.ref)
             if not isinstance(state, Balance):
                 continue
-            is_estimated = is_estimated or state.estimates(attempt)
+            is_estimated = is_estimated or state.estimates(attempt)  # its time may have been over before
             if state.holds(attempt):
                 await self._client(account).close(attempt)
                 is_estimated = True
@@ -336,7 +339,7 @@ class Budgets:
         cut: dict[str, None] = {}
         try:
             for account in accounts:
-                visited.append(account)
+                visited.append(account)  # before it answers: what it reserved is released after any error
                 result = await self._client(account).reserve(entry, give_up_at, least)
                 if result.answer in ("crowded", "refused", "busy"):
                     raise _exceeded(account, entry, result, self._runtime.clock.now())
@@ -375,6 +378,7 @@ class Budgets:
     async def _view(self, account: Account) -> BudgetView:
         now = self._runtime.clock.now()
         state = await self._runtime.read(account.ref)
+        # Nothing renews an account that nobody asks.
         balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
         return BudgetView(
             **{name: getattr(account, name) for name in _SHOWN},
@@ -410,7 +414,7 @@ def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: dat
         call=hold.call,
         amount=amount,
         priority=context.priority,
-        since=(context.since or now).timestamp(),
+        since=(context.since or now).timestamp(),  # of its task: a later call keeps the place of the first
         until=ends.timestamp() + _MARGIN_SECONDS,
         estimate=estimate,
         origin=CallOrigin.of(hold.request),

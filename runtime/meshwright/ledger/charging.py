@@ -66,6 +66,7 @@ def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Accou
     if len(matches) < 2:
         return tuple(matches)
     accounts = {account.id: account for account in reversed(matches)}  # a declared one is the stronger
+    # One order for all: no two calls wait for each other.
     return tuple(accounts[name] for name in sorted(accounts))
 
 
@@ -233,6 +234,7 @@ class AccountClient:
         result: asyncio.Future[ReservationResult] = asyncio.get_running_loop().create_future()
         pending = _Pending(entry, result, give_up_at, least)
         front = self._front()
+        # It could not be next, so the account is spared a turn.
         if entry.may_wait and len(front) == _MAX_QUEUED and front[-1].entry.rank < entry.rank:
             self._enqueue(pending)
         else:
@@ -240,7 +242,7 @@ class AccountClient:
         try:
             return await result
         finally:
-            if self._queue.get(entry.op) is pending:
+            if self._queue.get(entry.op) is pending:  # also when cancelled: the account forgets it by itself
                 self._leave(entry.op)
 
     def settle(self, settled: Settlement) -> None:
@@ -265,7 +267,7 @@ class AccountClient:
         """
         closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._put(_Pending(LedgerEntry(kind="close", op=attempt), booked=closed))
-        await asyncio.shield(closed)
+        await asyncio.shield(closed)  # cancelled, it could not be set by `_book_all`
 
     async def booked(self, calls: Collection[str]) -> None:
         """Return once the settlements of these calls are booked.
@@ -337,10 +339,11 @@ class AccountClient:
                 self._put(pending)
 
     def _put(self, pending: _Pending) -> None:
-        if pending.result is not None and pending in self._pending:
+        if pending.result is not None and pending in self._pending:  # in the next batch already
             return
         pending.was_asked = True
         if pending.least is not None:
+            # Learned from calls that ended meanwhile.
             pending.entry = replace(pending.entry, least=pending.least())
         self._pending.append(pending)
         if self._work is None:
@@ -364,7 +367,7 @@ class AccountClient:
             for pending, result in zip(reservations, reply.results, strict=True):
                 self._deliver(pending, result)
             announce(self._runtime, self.account, self.wake(reply.ready))
-            self._ask_front()
+            self._ask_front()  # places may have become free
         self._work = None
         self._rest()
 
@@ -383,6 +386,7 @@ class AccountClient:
         level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
         if isinstance(error, HostError):
             self._unbooked += [_Pending(pending.entry) for pending in settlements]
+            # The money is spent, so it has to be booked at some time.
             asyncio.get_running_loop().call_later(_UNBOOKED_SECONDS, self._book_unbooked)
         _logger.log(level, "%d calls stay reserved in %s: %s", len(settlements), self.account.id, error)
 

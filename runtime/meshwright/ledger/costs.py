@@ -70,7 +70,7 @@ _SUMS = tuple(
     f"sum({name})" if name.startswith("cost_") else f"coalesce(sum({name}), 0)"  # of a cost NULL: unknown
     for name in (f"calls.{figure}" if figure == "calls" else figure for figure in FIGURES)
 )
-_MAX_LAST = 1_000
+_MAX_LAST = 1_000  # calls from which estimates learn at their start
 _LAST_ANSWERED = (
     "SELECT agent_id, model_group, tags, prompt_tokens, completion_tokens, cost_pico "
     "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
@@ -259,6 +259,7 @@ def _without_doubles(
     for row, event in pairs:
         call_id, outcome = row[_CALL_ID], row[_OUTCOME]
         is_guess = event.aggregate_id.startswith(f"{ACCOUNT}/")
+        # Somebody knows better, or another account has guessed already.
         if outcome == "cut" and (outcomes.get(call_id, "cut") != "cut" or (call_id in outcomes and is_guess)):
             continue
         if outcomes.get(call_id) == "cut":
@@ -350,12 +351,12 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     first = "bucket, " if "bucket" in columns else ""
     order = (
         f"GROUP BY {', '.join(columns)} ORDER BY {first}"
-        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "
+        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "  # a float is enough to sort by
         f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
     )
     rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
     whole = ("SELECT", ", ".join(_SUMS), "FROM", source)
-    total = session.execute(" ".join(whole), values).fetchone()
+    total = session.execute(" ".join(whole), values).fetchone()  # apart: a call with two tags counts once
     size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
     omitted = rows[0][0] - len(items) if rows else 0

@@ -64,7 +64,7 @@ class Estimates:
         """Learn from the calls of the ledger, once: all but what a letter of their prompts took."""
         if self._past is None:
             return
-        async with self._reading:
+        async with self._reading:  # calls that begin together read them once
             if self._past is None:
                 return
             try:
@@ -76,7 +76,7 @@ class Estimates:
                 _logger.warning(
                     "Budgets reserve the most that calls may cost, until they learn more: %s", error
                 )
-            self._past = None
+            self._past = None  # after an error too: no call waits for the ledger again
 
     def upper_bound(self, request: ModelRequest) -> Decimal | None:
         """The most that a call may cost; None where it is unknown."""
@@ -151,7 +151,7 @@ class Estimates:
     def _last(self, request: ModelRequest) -> _CallHistory:
         kind = _kind_of(request)
         history = self._seen.setdefault(kind, _CallHistory())
-        self._seen.move_to_end(kind)
+        self._seen.move_to_end(kind)  # the first is the kind that is not used for longest
         if len(self._seen) > _MAX_KINDS:
             self._seen.popitem(last=False)
         return history

@@ -149,7 +149,7 @@ class _VirtualKey(Actor[KeyState]):
     def replace(self, turn: Turn, replacement: _Replacement) -> Key:
         """Name the key that takes its place, and expire soon. Raises NotFound, Conflict if it has ended."""
         key = self._made()
-        _check_current(key)
+        _check_current(key)  # in its turn, again: two rotations may have begun
         until = min(filter(None, (key.expires_at, replacement.until)))
         changed = {"replaced_by": replacement.key_id, "expires_at": until}
         key = self.state.key = key.model_copy(update=changed)
@@ -234,6 +234,7 @@ def _write_key(session: Session, event_type: str, document: dict[str, Any], seq:
     except (ValueError, ArithmeticError):  # an event that another program has published
         return
     row = key.key_id, seq, encode(document).decode()
+    # Folded again, it undoes no later change.
     then = "ON CONFLICT DO NOTHING" if event_type == _CREATED else _REPLACE
     session.insert("virtual_keys (key_id, seq, document)", [row], then=then)
 
@@ -299,6 +300,7 @@ class Keys:
 
     async def _make(self, key: Key) -> NewKey:
         text = f"{PREFIX}{key.key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
+        # Before the key exists: no gap without credentials.
         opening = await self._runtime.call(REQUIREMENT, "require")
         state = KeyState(key=key, hash=digest(text), opening=opening)
         await self._runtime.call(ActorRef(KEY, key.key_id), "make", state)

@@ -123,6 +123,7 @@ class LiteLLMProxy:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS, sock_connect=10)
+        # Redirected, the master key would go elsewhere.
         options: dict[str, Any] = {"headers": self._headers, "allow_redirects": False, **sent}
         try:
             async with (
@@ -140,7 +141,7 @@ class LiteLLMProxy:
         text = data[:_MAX_REPLY_BYTES].decode(errors="replace")
         if response.status == 200:
             try:
-                return json.loads(text, parse_float=Decimal)
+                return json.loads(text, parse_float=Decimal)  # money is no float
             except ValueError:
                 raise self._unexpected(path) from None
         # What the status means: the text itself may quote a key.

@@ -137,7 +137,7 @@ class Spending:
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount, cheaper=cheaper)
-        await wake_waiting(self._runtime, self._log, "money")
+        await wake_waiting(self._runtime, self._log, "money")  # after the change is durable: they ask at once
         return view
 
     async def deny(self, account_id: str, reason: str, caller: Caller) -> None:

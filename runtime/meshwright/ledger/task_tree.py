@@ -113,15 +113,7 @@ def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> di
     values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
     names = {task.task_id for task in tasks}
     return {
-        task_id: _OwnCost(
-            int(calls),
-            int(prompt_tokens),
-            int(completion_tokens),
-            int(unpriced),
-            from_pico(int(high) * MILLION + int(low)),
-        )
-        for task_id, calls, prompt_tokens, completion_tokens, unpriced, high, low in session.execute(
-            _SUMS, values
-        ).fetchall()
+        task_id: _OwnCost(*map(int, counts), from_pico(int(high) * MILLION + int(low)))
+        for task_id, *counts, high, low in session.execute(_SUMS, values).fetchall()
         if task_id in names
     }
