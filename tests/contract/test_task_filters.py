@@ -11,7 +11,7 @@ from meshwright.core.messages import Dispatch, Event, Parent, Task
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.task_lists import known_values
 from meshwright.ledger.costs import CostQuery, costs_of
-from meshwright.ledger.task_tree import TaskTree, task_tree
+from meshwright.ledger.task_costs import TaskTree, task_tree
 from meshwright.models.port import Call
 from meshwright.sql.database import Session
 from tests.support.event_logs import START, LogOnFile

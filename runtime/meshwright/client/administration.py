@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshwright.ledger.budgets import BudgetView
     from meshwright.ledger.costs import Bucket, Costs
     from meshwright.ledger.keys import Key, NewKey
-    from meshwright.ledger.task_estimates import TaskEstimate
+    from meshwright.ledger.task_costs import TaskEstimate
 
 
 class ResourceCalls:
@@ -152,7 +152,7 @@ class Administration:
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
         """The cost of the last tasks of an agent or a capability: median, 90 % and the most."""
-        from meshwright.ledger.task_estimates import TaskEstimate
+        from meshwright.ledger.task_costs import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
         return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)

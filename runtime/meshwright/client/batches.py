@@ -11,7 +11,7 @@ from meshwright.client.administration import Administration
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.core.messages import TaskStatus
     from meshwright.events.tasks import DeadLetters
-    from meshwright.ledger.task_tree import TaskTree
+    from meshwright.ledger.task_costs import TaskTree
     from meshwright.orchestration.again import Again, Forked
     from meshwright.orchestration.batches import Answered, Cancelled
     from meshwright.work.protocol import Begin
@@ -166,7 +166,7 @@ class Batches(Administration):
 
     async def tree(self, task_id: str) -> TaskTree:
         """A task and those that it delegated, with the cost of each and of all below it. Raises NotFound."""
-        from meshwright.ledger.task_tree import TaskTree
+        from meshwright.ledger.task_costs import TaskTree
 
         return await self._connection.get(TaskTree, f"{task_path(task_id)}/tree")
 

@@ -162,8 +162,7 @@ class HeadKeeper:
         seq, last_hash = await self._database.read(_state)
         head = Head(seq=seq, hash=last_hash.hex(), time=self._clock.now())
         head = await asyncio.to_thread(self._signer.sign, head)
-        # First: the log names no head that the file lacks.
-        await asyncio.to_thread(_append, self._path, head.model_dump_json())
+        await asyncio.to_thread(_append, self._path, head.model_dump_json())  # before the log names it
         self._signed_seq, self._signed_at = seq, time.monotonic()
         return head
 

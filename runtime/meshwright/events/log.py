@@ -96,8 +96,7 @@ class EventLog:
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
-        # By the writer: nothing is inserted before it.
-        self._tails.announced = await self._database.write(self._resume)
+        self._tails.announced = await self._database.write(self._resume)  # nothing is inserted before
         await self._fold()
         if self._keep_seconds is not None:
             self._pruning = asyncio.create_task(
@@ -107,8 +106,7 @@ class EventLog:
 
     def _resume(self, session: Session) -> int:
         if loss := self._database.accepted_loss:
-            # First: no event may take a lost number.
-            table.skip_to(session, loss.marked_seq, self._now().timestamp())
+            table.skip_to(session, loss.marked_seq, self._now().timestamp())  # no lost number is given again
             self.insert(session, [self._loss_accepted(loss)])
         if upgrades := self._database.upgrades:
             self.insert(session, [self._of_store("store.upgraded", {"upgrades": [*map(str, upgrades)]})])
@@ -389,8 +387,7 @@ class EventLog:
                 await asyncio.sleep(_BUSY_SECONDS)
                 continue
             if failures := self._stalled.note(ready, folded, self._now()):
-                # The log drops those that it has: each is said once.
-                for failure in await self.append(failures):
+                for failure in await self.append(failures):  # the log drops those that it has
                     _logger.warning("Projection %(name)s stands at event %(seq)s: %(error)s", failure.fields)
         self._folded = max(self._folded, end)
 

@@ -139,8 +139,7 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
         return FoldResult(False)
     new = [(item.name, 0, 0) for item in behind if item.name not in before]
     session.insert(_INTO_POSITIONS, new, then="ON CONFLICT DO NOTHING")
-    # One process folds at a time, and none queues for it.
-    if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():
+    if session.dialect == "postgres" and not session.execute(_BE_FIRST).fetchall():  # one process at a time
         return FoldResult(True, is_busy=True)
     positions, failed = _lock(session, behind, last)
     if not positions:
@@ -167,8 +166,7 @@ def _lock(
     session: Session, behind: Sequence[Projection], last: int
 ) -> tuple[list[tuple[Projection, int]], list[StalledProjection]]:
     """Those that are still behind, with their positions, and those whose tables could not be emptied."""
-    # Again: another process may have folded meanwhile.
-    locked = _positions(session, _LOCK_POSITIONS[session.dialect])
+    locked = _positions(session, _LOCK_POSITIONS[session.dialect])  # another process may have folded them
     positions: list[tuple[Projection, int]] = []
     failed: list[StalledProjection] = []
     for projection in behind:

@@ -132,8 +132,7 @@ class RecentRows:
         self.next_seq += len(rows)
         self.rows += rows
         self._size += sum([len(row[PAYLOAD]) for row in rows])
-        # The table has them, so they are read from there.
-        if len(self.rows) > _MAX_ROWS or self._size > _MAX_BYTES:
+        if len(self.rows) > _MAX_ROWS or self._size > _MAX_BYTES:  # the table still has them
             self.rows, self._size = list[Row](), 0
         if self.keys:
             for column, values in zip(self.keys, zip(*map(_keys_of, rows), strict=True), strict=True):

@@ -125,8 +125,7 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
         session.execute(_SET_END, (last, hashes[-1]))
         for block in range(_block_of(first), _block_of(last) + 1):
             low, high = max(first, _first_of(block)), min(last, _last_of(block))
-            # What this session wrote itself need not be read again.
-            recent = recent_rows(session, low, opens_block=low == _first_of(block))
+            recent = recent_rows(session, low, opens_block=low == _first_of(block))  # need not be read again
             recent.add(linked[low - first : high - first + 1])
             if high == _last_of(block):
                 _fill(session, block, recent, now, hashes[high - first])
@@ -183,8 +182,7 @@ def skip_to(session: Session, seq: int, now: float) -> None:
 
 
 def _hash_of(kind: str, key: str | None) -> bytes:
-    # Of two keys with one hash, a block is read in vain.
-    return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")
+    return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")  # a collision costs a read
 
 
 def _block_of(seq: int) -> int:
@@ -320,8 +318,7 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 
 def delete_block(session: Session, block: int) -> int:
     """Delete a block with its events; returns how many those were. The chain begins behind it then."""
-    # Before its summary goes, which has the hash.
-    session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})
+    session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})  # while its summary has the hash
     _count_stored(session, block, -1)  # while its rows are there to be counted
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
     forget_rows(session)  # rows in memory have the payload still

@@ -137,8 +137,7 @@ class Tails:
     def _push(self, event: Event) -> None:
         if tails := self._wanting(event):
             payload = encode(event.payload)
-            # As the table would give it, once for all readers.
-            plain = event.model_copy(update={"payload": decode(payload)})
+            plain = event.model_copy(update={"payload": decode(payload)})  # as the table would give it
             for tail in tails:
                 tail.offer(plain, len(payload))
 
@@ -147,8 +146,7 @@ class Tails:
     ) -> AsyncGenerator[list[Event]]:
         """Give the wanted events after a position, all that are ready at a time, until the tails close."""
         tail = _Tail(filter.model_copy(update={"order": "asc"}), position, self._wake_later, live=live)
-        # Before it reads: nothing is missed between.
-        self._by_task.setdefault(filter.task_id, set()).add(tail)
+        self._by_task.setdefault(filter.task_id, set()).add(tail)  # before it reads: no gap between
         try:
             while True:
                 while tail.behind and tail.position < self.announced and not self._closed:

@@ -23,7 +23,7 @@ from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.keys import Key, Keys, NewKey, unknown_key
 from meshwright.ledger.spending import Spending
-from meshwright.ledger.task_estimates import TaskEstimate
+from meshwright.ledger.task_costs import TaskEstimate
 from meshwright.models.overview import Deployments
 from meshwright.orchestration.registry import Registry
 from meshwright.run.erasure import Erased, Eraser

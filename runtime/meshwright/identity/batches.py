@@ -23,7 +23,7 @@ from meshwright.identity.export import export_of
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.operations import Operations
 from meshwright.identity.rules import has_role
-from meshwright.ledger.task_tree import TaskTree, task_tree
+from meshwright.ledger.task_costs import TaskTree, task_tree
 from meshwright.orchestration.again import Again, AgainPage
 from meshwright.orchestration.batches import Answered, AnswerPage, Cancelled, CancelPage
 from meshwright.work.people import APPROVAL

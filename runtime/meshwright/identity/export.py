@@ -11,7 +11,7 @@ from typing import Any
 from meshwright.core.display import Document
 from meshwright.core.redaction import redact_data
 from meshwright.identity.rules import task_facts
-from meshwright.ledger.task_tree import TaskTree
+from meshwright.ledger.task_costs import TaskTree
 from meshwright.run.transcript import Transcript
 from meshwright.work.record import TaskView
 

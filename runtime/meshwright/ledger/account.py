@@ -206,8 +206,7 @@ class BudgetAccount(Actor[Balance]):
     def recover(self, turn: Turn) -> None:
         """Have the account woken when the time of what is held is over: its calls may have been cut off."""
         times = [reservation.until for _, reservation in self.state.tries()]
-        # The earliest: `wake` asks for the next.
-        turn.wake_at(datetime.fromtimestamp(min(times), UTC) if times else None)
+        turn.wake_at(datetime.fromtimestamp(min(times), UTC) if times else None)  # `wake` sets the next
 
     def wake(self, turn: Turn) -> None:
         """The time of a call that was held is over."""
@@ -226,8 +225,7 @@ class BudgetAccount(Actor[Balance]):
             elif entry.kind == "settle":
                 self._settle(entry)
             else:
-                # No process is left that could settle them.
-                self._record(turn, closed := self.state.close(entry.op))
+                self._record(turn, closed := self.state.close(entry.op))  # no process can settle them now
                 self._reserved -= sum((reservation.amount for reservation in closed), ZERO)
         if not self.state.held:
             turn.wake_at(None)  # no call is left that may have been cut off
@@ -238,8 +236,7 @@ class BudgetAccount(Actor[Balance]):
     def add(self, turn: Turn, more: Raise) -> LedgerReply:
         """Raise the limit, or let calls be cheaper; the reply names those of the queue that have room now."""
         self._begin(turn, more.account)
-        # A raise takes a denial back.
-        self.state.raised, self.state.denied = self.state.raised + more.amount, ""
+        self.state.raised, self.state.denied = self.state.raised + more.amount, ""  # no longer denied
         self.state.cheaper = self.state.cheaper or more.cheaper
         self._limit += more.amount
         self.state.notify_again()  # a part of a higher limit is news again
@@ -256,8 +253,7 @@ class BudgetAccount(Actor[Balance]):
     def _begin(self, turn: Turn, account: Account) -> None:
         self._record(turn, self.state.renew(account.window, turn.now))
         self._reserved = self.state.reserved
-        # Callers bring the limit, as their settings have it now.
-        self._limit = account.limit_usd + self.state.raised
+        self._limit = account.limit_usd + self.state.raised  # callers bring it, as their settings have it
 
     def _reserve(self, entry: LedgerEntry, account: Account, now: float) -> ReservationResult:
         state = self.state
@@ -266,8 +262,7 @@ class BudgetAccount(Actor[Balance]):
         estimate = entry.estimate if usual is None else usual
         if entry.op in state.held:
             state.claim(entry.op, entry.call, estimate)
-        # The same entry again: its answer was lost.
-        if (existing := state.try_of(entry.op, entry.call)) is not None:
+        if (existing := state.try_of(entry.op, entry.call)) is not None:  # again: its answer was lost
             return self._result("held", existing.amount, cut, usual)
         state.queue.pop(entry.op, None)  # its place follows from its rank, not from when it asks
         answer, granted = self._decide(entry, account)
@@ -314,9 +309,7 @@ class BudgetAccount(Actor[Balance]):
         return sorted(((-call.priority, call.since, op), call.need, op) for op, call in queue.items())
 
     def _ready(self) -> list[str]:
-        """The calls of the queue that are to ask again: those in front that have room, and those that
-        cannot have any.
-        """
+        """The calls of the queue that are to ask again: those in front with room, and those that get none."""
         if not self.state.queue:
             return []
         unspent = self._limit - self.state.spent

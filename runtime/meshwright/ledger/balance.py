@@ -161,8 +161,7 @@ class Balance(BaseModel):
             if reservation.is_claimed and (until := reservation.until + _CLAIMED_SECONDS) > now:
                 self.release(op, reservation)
                 waits = {"amount": reservation.booked, "until": until, "is_claimed": False}
-                # First: the last is the try under way.
-                self.held.setdefault(op, []).insert(0, replace(reservation, **waits))
+                self.held.setdefault(op, []).insert(0, replace(reservation, **waits))  # the last is under way
             else:
                 booked.append(self._book_estimate(op, reservation))
         return booked
@@ -239,6 +238,6 @@ def _window_start(window: Window, now: datetime) -> datetime | None:
 def renews_at(window: Window, now: datetime) -> datetime | None:
     """When the next window begins; None for one without end."""
     start = _window_start(window, now)
-    # 32 days always end in the next month.
-    longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
+    days = 32 if window == "month" else 1  # 32 end in the next month, whatever its length
+    longest = timedelta(hours=1) if window == "hour" else timedelta(days=days)
     return None if start is None else _window_start(window, start + longest)

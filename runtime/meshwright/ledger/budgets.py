@@ -181,8 +181,7 @@ class Budgets:
         )
         self._under_way.discard(hold.op)
         self._deferred[settled.call] = hold.accounts, settled
-        # No journal, or no other process to resume it.
-        if hold.request.context.record is None or not self._runtime.is_shared:
+        if hold.request.context.record is None or not self._runtime.is_shared:  # nobody could resume it
             self.book([settled.call])
         return settled
 

@@ -66,8 +66,7 @@ def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Accou
     if len(matches) < 2:
         return tuple(matches)
     accounts = {account.id: account for account in reversed(matches)}  # a declared one is the stronger
-    # One order for all: no two calls wait for each other.
-    return tuple(accounts[name] for name in sorted(accounts))
+    return tuple(accounts[name] for name in sorted(accounts))  # one order: no two wait for each other
 
 
 def check_budgets(declared: Sequence[Budget]) -> None:
@@ -321,9 +320,7 @@ class AccountClient:
         self._beat = self._next_beat = None
 
     async def _keep_queue(self) -> None:
-        """Ask again in time, since an account forgets those that do not; for the last time for those whose
-        time is over.
-        """
+        """Ask again before the account forgets them; for the last time where their own time is over."""
         clock = self._runtime.clock
         while True:
             ends = [pending.give_up_at for pending in self._queue.values() if pending.give_up_at is not None]
@@ -343,8 +340,7 @@ class AccountClient:
             return
         pending.was_asked = True
         if pending.least is not None:
-            # Learned from calls that ended meanwhile.
-            pending.entry = replace(pending.entry, least=pending.least())
+            pending.entry = replace(pending.entry, least=pending.least())  # more is known by now
         self._pending.append(pending)
         if self._work is None:
             self._work = asyncio.create_task(self._book_all(), name=f"budget {self.account.id}")

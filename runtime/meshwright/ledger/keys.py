@@ -234,8 +234,7 @@ def _write_key(session: Session, event_type: str, document: dict[str, Any], seq:
     except (ValueError, ArithmeticError):  # an event that another program has published
         return
     row = key.key_id, seq, encode(document).decode()
-    # Folded again, it undoes no later change.
-    then = "ON CONFLICT DO NOTHING" if event_type == _CREATED else _REPLACE
+    then = "ON CONFLICT DO NOTHING" if event_type == _CREATED else _REPLACE  # a rebuild undoes no change
     session.insert("virtual_keys (key_id, seq, document)", [row], then=then)
 
 
@@ -300,8 +299,7 @@ class Keys:
 
     async def _make(self, key: Key) -> NewKey:
         text = f"{PREFIX}{key.key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
-        # Before the key exists: no gap without credentials.
-        opening = await self._runtime.call(REQUIREMENT, "require")
+        opening = await self._runtime.call(REQUIREMENT, "require")  # before the key exists: no gap
         state = KeyState(key=key, hash=digest(text), opening=opening)
         await self._runtime.call(ActorRef(KEY, key.key_id), "make", state)
         return NewKey(**dict(key), key=text)

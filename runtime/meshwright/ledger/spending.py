@@ -29,7 +29,7 @@ from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import CostQuery, Costs, costs_of, with_reserved
 from meshwright.ledger.keys import Keys
-from meshwright.ledger.task_estimates import TaskEstimate, estimate_of
+from meshwright.ledger.task_costs import TaskEstimate, estimate_of
 from meshwright.sql.database import Session
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task

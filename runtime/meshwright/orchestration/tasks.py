@@ -32,7 +32,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
-from meshwright.ledger.task_tree import task_tree
+from meshwright.ledger.task_costs import task_tree
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import (
     FINAL,

@@ -18,7 +18,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.keys import Key, Keys, KeyTenant, NewKey, keys_required
-from meshwright.ledger.task_estimates import TaskEstimate
+from meshwright.ledger.task_costs import TaskEstimate
 
 router = make_router("administration")
 keys = make_router("keys")

@@ -17,7 +17,7 @@ from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import DeadLetterPage
 from meshwright.identity.batches import Batches
 from meshwright.identity.export import page_of
-from meshwright.ledger.task_tree import TaskTree
+from meshwright.ledger.task_costs import TaskTree
 from meshwright.orchestration.again import Again, AgainPage, Forked
 from meshwright.orchestration.batches import AnswerPage, CancelPage
 
