@@ -21,6 +21,7 @@ from meshwright.core import __version__
 from meshwright.core.addresses import is_public, open_public_socket
 from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.http_answers import read_bounded, retry_after
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import standard_key, standard_signature
@@ -28,12 +29,11 @@ from meshwright.edges.replies import Undeliverable
 from meshwright.mesh import Mesh
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientSession
 
 
 _Networks = Sequence[IPv4Network | IPv6Network]
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
-_CHUNK_BYTES = 65_536
 _FIRST_PAUSE_SECONDS = 1.0
 _MAX_PAUSE_SECONDS = 300.0
 _MAX_IN_FLIGHT = 16
@@ -173,7 +173,8 @@ class HttpPool:
             address = URL(url, encoded=True)  # as it is: a %2F is not a slash
             session = self.session(url)
             async with session.request(method, address, allow_redirects=False, **options) as response:
-                return HttpReply(response.status, response.headers, await _beginning(response, max_bytes))
+                body = (await read_bounded(response, max_bytes))[0] if max_bytes else b""
+                return HttpReply(response.status, response.headers, body)
         except TimeoutError:
             raise TryLater("it did not answer in time") from None
         except aiohttp.ClientError as error:
@@ -209,18 +210,10 @@ def _may_reach(networks: _Networks, address: str, *, is_https: bool) -> bool:
     return any(ip_address(address) in network for network in networks)
 
 
-async def _beginning(response: ClientResponse, max_bytes: int) -> bytes:
-    data = bytearray()
-    while len(data) < max_bytes and (chunk := await response.content.read(min(_CHUNK_BYTES, max_bytes))):
-        data += chunk
-    return bytes(data)
-
-
 def asked_pause(answer: HttpReply) -> float | None:
     """Returns the seconds that a server asks for, at most a minute; None where it does not limit us."""
-    after = answer.headers.get("Retry-After", "")
-    if after.isdecimal():
-        return min(float(after), MAX_ASKED_SECONDS)
+    if (seconds := retry_after(answer.headers)) is not None:
+        return seconds
     if answer.status not in (403, 429):
         return None
     if answer.headers.get("X-RateLimit-Remaining") == "0":

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, HostError
+from meshwright.core.http_answers import read_bounded
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.core.plugins import install_command
@@ -227,10 +228,8 @@ async def fetch(method: str, url: str, **options: Any) -> tuple[int, Mapping[str
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS)) as session,
         session.request(method, url, allow_redirects=False, **options) as response,
     ):
-        status, body = response.status, await response.content.read(_MAX_BYTES + 1)
-        while len(body) <= _MAX_BYTES and (more := await response.content.read(_MAX_BYTES + 1 - len(body))):
-            body += more
-    if len(body) > _MAX_BYTES:
+        status, (body, is_whole) = response.status, await read_bounded(response, _MAX_BYTES)
+    if not is_whole:
         raise ValueError(f"its answer is larger than {_MAX_BYTES:,} bytes")
     try:
         document = from_json(body)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from meshwright.core.errors import InvalidInput, MeshError, NotFound
+from meshwright.core.http_answers import read_bounded
 from meshwright.core.money import ZERO, Budget
 
 _TIMEOUT_SECONDS = 30.0
@@ -130,15 +131,11 @@ class LiteLLMProxy:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.request(method, self._root + path, **options) as response,
             ):
-                data = bytearray()
-                async for piece in response.content.iter_any():
-                    data += piece
-                    if len(data) > _MAX_REPLY_BYTES:
-                        break
+                data, _ = await read_bounded(response, _MAX_REPLY_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
             problem = f"{self.server} does not answer {path} ({type(error).__name__})"
             raise ProxyFailed(problem, remedy="Start the proxy, or correct LITELLM_BASE_URL") from None
-        text = data[:_MAX_REPLY_BYTES].decode(errors="replace")
+        text = data.decode(errors="replace")
         if response.status == 200:
             try:
                 return json.loads(text, parse_float=Decimal)  # money is no float

@@ -6,13 +6,12 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from meshwright.core.clock import MAX_ASKED_SECONDS
 from meshwright.core.errors import ModelError
+from meshwright.core.http_answers import retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -237,22 +236,10 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
 
     OpenAI and Azure say it more exactly in milliseconds. At most MAX_ASKED_SECONDS.
     """
-    exact, text = (headers.get(name, "").strip() for name in ("retry-after-ms", "retry-after"))
-    try:
-        seconds = float(exact) / 1000 if exact.isdecimal() else float(text)
-    except ValueError:
-        return _seconds_until(text)
-    return min(seconds, MAX_ASKED_SECONDS) if 0 <= seconds < float("inf") else None
-
-
-def _seconds_until(date: str) -> float | None:
-    """The seconds until an HTTP date, 0 if it has passed; None for any other text."""
-    try:
-        when = parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    aware = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return min(max(0.0, (aware - datetime.now(UTC)).total_seconds()), MAX_ASKED_SECONDS)
+    exact = headers.get("retry-after-ms", "").strip()
+    if exact.isdecimal():
+        return min(float(exact) / 1000, MAX_ASKED_SECONDS)
+    return retry_after(headers, dates=True)
 
 
 # What may be shown

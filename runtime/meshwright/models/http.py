@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import ConfigError, InvalidInput, ModelError
+from meshwright.core.http_answers import read_bounded
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
@@ -274,8 +275,8 @@ class ApiModel:
     async def _whole(self, response: aiohttp.ClientResponse) -> Any:
         if "json" not in response.headers.get("content-type", "").lower():
             raise not_a_completion(self.server)
-        data = await read_limited(response, self.max_reply_bytes)
-        if data is None:
+        data, is_whole = await read_bounded(response, self.max_reply_bytes)
+        if not is_whole:
             raise TooMuch
         return self._parsed(data)
 
@@ -362,26 +363,14 @@ def header_key(api_key: str | None) -> str:
     return key
 
 
-async def read_limited(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """Read a body, or None as soon as it is over the limit."""
-    if "content-length" in response.headers and "content-encoding" not in response.headers:
-        return await response.read() if (response.content_length or 0) <= max_bytes else None
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > max_bytes:
-            return None
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
 def _is_a_stream(response: aiohttp.ClientResponse) -> bool:
     return "event-stream" in response.headers.get("content-type", "").lower()
 
 
 async def _read_error(response: aiohttp.ClientResponse) -> Any:
-    data = await read_limited(response, _MAX_ERROR_BYTES) or b""
+    data, is_whole = await read_bounded(response, _MAX_ERROR_BYTES)
+    if not is_whole:
+        return ""
     try:
         return from_json(data)
     except ValueError:

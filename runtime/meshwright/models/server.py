@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from meshwright.core.http_answers import read_bounded
 from meshwright.core.money import Price
 from meshwright.models.config import read_config
 from meshwright.models.errors import ModelUnavailable, Unauthorized
-from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, read_limited
+from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url
 from meshwright.models.openai import ChatCompletions, ProxyCompletions
 from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.prices import Prices
@@ -139,9 +140,9 @@ class HttpModel(ApiModel, Adapter):
         async with session.get(url, allow_redirects=False) as response:
             if response.status in (401, 403):
                 raise Unauthorized(f"{self.server} refused the credentials", remedy="Check LITELLM_API_KEY")
-            data = await read_limited(response, MAX_REPLY_BYTES) if response.status == 200 else None
+            data = (await read_bounded(response, MAX_REPLY_BYTES))[0] if response.status == 200 else b""
         try:
-            return [entry for entry in from_json(data or b"")["data"] if isinstance(entry, dict)]
+            return [entry for entry in from_json(data)["data"] if isinstance(entry, dict)]
         except (ValueError, KeyError, TypeError):
             raise ModelUnavailable(
                 f"{self.server} does not list its models at {url.removeprefix(self.server)}",

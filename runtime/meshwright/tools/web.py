@@ -13,12 +13,13 @@ from pydantic import HttpUrl
 
 from meshwright.core.addresses import open_public_socket
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
+from meshwright.core.http_answers import read_bounded
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
-    from aiohttp import ClientError, ClientResponse, ClientSession
+    from aiohttp import ClientError, ClientSession
 
 _READABLE = re.compile(r"text/.+|application/(.+\+)?(json|xml)")
 HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -27,7 +28,6 @@ HEADERS = {
     "Accept": "text/html, application/json, application/xml, text/*;q=0.9",
     "Accept-Encoding": "gzip, deflate",
 }
-CHUNK_BYTES = 65_536
 MAX_HEADERS = 128
 MAX_HEADER_BYTES = 8_190
 
@@ -72,22 +72,13 @@ class WebTools(Toolset):
         async with session.get(url, max_redirects=self.settings.max_redirects) as response:
             if not _READABLE.fullmatch(response.content_type):
                 raise ToolFailed(f"{response.url} is {response.content_type}, which cannot be read as text")
-            data, is_whole = await self._read(response)
+            data, is_whole = await read_bounded(response, self.settings.max_page_bytes)
         # In a thread, since a large page takes a while.
         page = await asyncio.to_thread(_page, data, response.content_type, response.charset)
         text = cut(page.text, self.settings.max_text_chars)
         if not is_whole:
             text += f"\n[cut: the page is larger than {self.settings.max_page_bytes:,} bytes]"
         return {"url": str(response.url), "status": response.status, "title": page.title, "text": text}
-
-    async def _read(self, response: ClientResponse) -> tuple[bytes, bool]:
-        """Read the body, unpacked, up to the limit; also whether that was all of it."""
-        data = bytearray()
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-            data += chunk
-            if len(data) > self.settings.max_page_bytes:
-                return bytes(data[: self.settings.max_page_bytes]), False
-        return bytes(data), True
 
 
 def _page(data: bytes, content_type: str, charset: str | None) -> _WebPage:

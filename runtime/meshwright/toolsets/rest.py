@@ -31,6 +31,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.http_answers import read_bounded, retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.settings.forms import Secret, Size, Table, has_form, http_url
 from meshwright.tools.functions import tools_of
@@ -50,7 +51,7 @@ _MAX_WORDS = 500
 _MAX_SHOWN = 200
 _MAX_PART_CHARS = 500
 _MIN_SECRET_CHARS = 4
-_CHUNK_BYTES = 65_536
+_DAY_SECONDS = 86_400.0
 _MAX_HEADER_BYTES = 16_380
 _HEADERS = {"User-Agent": "meshwright", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -216,13 +217,12 @@ class RestClient:
         )
 
     async def _read(self, request: _Request, response: ClientResponse) -> str:
-        data, limit = bytearray(), self.service.max_bytes
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            data += chunk
-            if len(data) > limit:
-                response.close()
-                remedy = f"Ask for less, or set max_bytes in [{self._place}] of mesh.toml"
-                raise self._failure(request, f"answered more than {limit:,} bytes", remedy)
+        limit = self.service.max_bytes
+        data, is_whole = await read_bounded(response, limit)
+        if not is_whole:
+            response.close()
+            remedy = f"Ask for less, or set max_bytes in [{self._place}] of mesh.toml"
+            raise self._failure(request, f"answered more than {limit:,} bytes", remedy)
         return self._masked(data.decode(errors="replace"))
 
     def _reply(self, request: _Request, response: ClientResponse, text: str) -> RestReply:
@@ -249,7 +249,7 @@ class RestClient:
         failure = self._failure(request, f"answered {status}{f': {words}' if words else ''}", remedy)
         if status not in _PASSING:
             return failure
-        seconds = _seconds(response.headers.get("Retry-After", ""))
+        seconds = retry_after(response.headers, maximum=_DAY_SECONDS) or 0.0
         if seconds > _MAX_PAUSE_SECONDS:
             failure.remedy = f"Call it again in {seconds:g} seconds"
         return _PassingFault(failure, seconds)
@@ -372,11 +372,6 @@ def _words_of(found: Any) -> str:
         said = (found.get(name) for name in ("error", "message", "detail"))
         found = next((words for words in said if isinstance(words, str) and words), found)
     return found if isinstance(found, str) else to_json(found).decode()
-
-
-def _seconds(retry_after: str) -> float:
-    """The seconds that a service asks to wait; a date counts as none."""
-    return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 8 else 0.0
 
 
 def _revealed(secret: SecretStr | None) -> str:
