@@ -198,7 +198,7 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
                 for subscription in subscriptions:
                     mesh.runtime.subscribe(subscription)
             else:
-                mesh.runtime.know(kind)
+                mesh.runtime.register_remote(kind)
     columns = (column for component in components for column in component.encrypted())
     mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())

@@ -83,7 +83,7 @@ async def test_a_call_of_a_type_that_once_ran_is_a_turn_here(harness: RuntimeHar
     runtime = await harness.open(SENDER, DIARY)
     await runtime.call(diary(), "write", {"text": "first"})
     runtime = await harness.reopen(runtime, SENDER)
-    runtime.know(DIARY)
+    runtime.register_remote(DIARY)
     await send(runtime, ONE, "one", "waits")
     calls = [runtime.call(diary(), "write", {"text": f"called {n}"}) for n in range(10)]
     await asyncio.gather(*calls)

@@ -374,7 +374,7 @@ def test_address_that_is_none_is_refused_without_its_text(url: str) -> None:
 
 async def test_refused_batch_leaves_a_new_actor_without_a_record(start: Start) -> None:
     _, shared, _ = await start()
-    refused = Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}, taken=[7])
+    refused = Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}, taken_numbers=[7])
     with pytest.raises(AlreadyTaken):
         await shared.commit(refused)
     await shared.commit(Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}))

@@ -112,6 +112,7 @@ class AheadExecutor:
         """Call an actor; the result is its reply. An idle one takes its turn at once, some in each round."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         delivery = Delivery(message, is_call=True, reply=reply)
+        # In place only while nothing waits before it: an actor takes messages in the order of sending.
         if cell.queued or self._in_place == MAX_TURNS_A_ROUND or self.failure is not None:
             self.deliver(cell, delivery)
             return reply
@@ -129,15 +130,16 @@ class AheadExecutor:
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, unless one of its id is known; durable when this returns."""
+        # One at a time: the log has an event only once its batch is written, so that both would miss it.
         while event.id in self._publishing:
             await self._publishing[event.id].wait()
-        done = self._publishing[event.id] = asyncio.Event()
+        publication = self._publishing[event.id] = asyncio.Event()
         try:
             if not await self._store.knows_event(event.id):
                 self._spread([event])
             await self._barrier()
         finally:
-            done.set()
+            publication.set()
             del self._publishing[event.id]
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
@@ -147,6 +149,7 @@ class AheadExecutor:
 
     def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
         """Write a record with its events, before any later turn of its actor, unless it is written."""
+        # Else the first value stands, and its events tell of it: others would contradict the record.
         if self._is_new(record):
             self._filling.batch.records.append(record)
             self._note([record])
@@ -156,6 +159,7 @@ class AheadExecutor:
     async def load(self, ref: ActorRef) -> ActorRecord | None:
         """The committed record of an actor, with all that was handed in before."""
         cell = self._cells.active(ref)
+        # A state that is read leaves the process, so it has to be durable as a reply has to be.
         if cell is not None and cell.pending:
             await self._barrier()
         if cell is not None and cell.record is not None:
@@ -196,11 +200,11 @@ class AheadExecutor:
             self.deliver(self._cells.find(message.to), delivery)
 
     def _take(self, delivery: Delivery) -> None:
-        """A message was taken: one that was sent in the same batch never reaches the disk."""
+        """Note that a message was taken. If its batch is still filled, it never reaches the disk."""
         if delivery.number is None:
             return
         if delivery.is_written:
-            self._filling.batch.taken.append(delivery.number)
+            self._filling.batch.taken_numbers.append(delivery.number)
         else:
             delivery.is_taken = True
 
@@ -217,6 +221,7 @@ class AheadExecutor:
         """Whether that number is still free. Asks the store only if this process cannot know."""
         key = (record.stream, record.n)
         cell = self._cells.active(record.ref)
+        # The store had nothing of this actor: all records of its streams were noted in its cell since.
         if cell is not None and cell.is_new:
             return key not in cell.stored
         if key in self._unwritten.get(record.ref, ()):
@@ -264,6 +269,7 @@ class AheadExecutor:
                     self._ready.append(cell)
             turns += len(cells)
         self._flush()
+        # Behind `_flush`, so that the disk works while the next round runs.
         if self._ready or self._callbacks:
             self._schedule()
 
@@ -314,6 +320,7 @@ class AheadExecutor:
                 self._spread(commit.events)
             if commit.record.wake_at is not None:
                 self._around.timers.note(cell.ref, commit.record.wake_at)
+        # Before the disk: a crash forgets the signal with the commit, and `recover` asks for it again.
         if commit.early:
             self._around.signal(cell.ref, commit.early)
         if commit.after_commit:
@@ -335,6 +342,7 @@ class AheadExecutor:
         self, cell: Cell, reply: asyncio.Future[Any] | None, result: Any, error: Exception | None
     ) -> None:
         """Answer once the state that the answer rests on is durable."""
+        # Also for a turn that only read: it may have read what an earlier turn changed.
         if cell.pending:
             self._filling.callbacks.append(lambda failure: settle(reply, result, failure or error))
         else:
@@ -364,6 +372,7 @@ class AheadExecutor:
 
     def _flush(self) -> None:
         """Hand over what was filled; while the store is busy it waits, and more comes with it."""
+        # One write at a time: a batch rests on the one before it, and fails with it (`_settled`).
         if not self._filling or self._writing:
             return
         group, self._filling = self._filling, _Group()

@@ -121,7 +121,7 @@ class Cells:
         return cell
 
     def set_record(self, cell: Cell, record: ActorRecord) -> None:
-        """Give a cell its record: what was loaded, or what a turn left."""
+        """Give a cell its record, as loaded or as a turn left it."""
         self._bytes += len(record.state) - _size_of(cell)
         self._working += record.has_pending_work - cell.has_work
         cell.record = record
@@ -166,11 +166,13 @@ class Cells:
         """Evict those idle for long and, over a limit, the least recently used until there is room."""
         idle_since = time.monotonic() - IDLE_SECONDS
         share = ROOM if self._is_full else 1.0
-        most, most_bytes = self._max_active * share, self._max_bytes * share
+        maximum = self._max_active * share
+        max_bytes = self._max_bytes * share
         count, size, surplus = len(self._cells), self._bytes, self._surplus()
         evicted: list[ActorRef] = []
         for ref, cell in self._cells.items():
-            is_over = count > most or size > most_bytes or cell.used_at <= idle_since
+            is_over = count > maximum or size > max_bytes or cell.used_at <= idle_since
+            # Least recently used first: those behind it were not idle for longer.
             if not is_over and surplus <= 0:
                 break
             if cell.idle and (is_over or not cell.has_work):

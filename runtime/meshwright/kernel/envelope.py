@@ -30,8 +30,8 @@ class ActorRef(NamedTuple):
 class Message(msgspec.Struct):
     """One message to one actor. `body` is what the method takes: a model, plain data, or JSON bytes.
 
-    The receiver drops a second message of the same id until `expires_at` (unix seconds), and one that
-    arrives later than that.
+    The receiver drops a second message of the same id until `expires_at` (unix seconds), and every message
+    that arrives after it.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Running turns: what is the same whether they run ahead of the store or not."""
+"""Runs turns, in the same way for both executors."""
 
 from __future__ import annotations
 

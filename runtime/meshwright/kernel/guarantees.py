@@ -14,8 +14,8 @@ tests/contract holds the runtime to this on each store:
   a call to such a type is refused.
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
   recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
-- What is sent, published or appended is made JSON at that moment, once: what its objects become later shows
-  nowhere. Listeners and subscribers get copies, or what they cannot change.
+- Messages, events and records are made JSON at the moment they are handed over, once: later changes of their
+  objects show nowhere. Listeners and subscribers get copies, or data that cannot change.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Bus:
     def listen(
         self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
     ) -> Callable[[], None]:
-        """Show the events of a pattern to a listener, those of some types or all; the result ends it.
+        """Show the events of a pattern to a listener, all or only some types; the result ends it.
 
         It gets each event as it is kept where it takes them `sealed`, else a copy with plain data.
         """
@@ -148,19 +148,19 @@ class Bus:
         """Whether an actor is given the events of a topic."""
         return bool(self._subscribed(topic))
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Show an event to each listener of its topic and type."""
-        found = self._listening.get(event.topic)
-        if found is None:
-            found = [
+        listeners = self._listening.get(event.topic)
+        if listeners is None:
+            listeners = [
                 (show, types, sealed)
                 for matches, show, types, sealed in self._listeners
                 if matches(event.topic)
             ]
             if len(self._listening) < _MAX_TOPICS:
-                self._listening[event.topic] = found
+                self._listening[event.topic] = listeners
         is_heard = False
-        for listener, types, sealed in found:
+        for listener, types, sealed in listeners:
             if types and event.event_type not in types:
                 continue
             is_heard = True
@@ -195,12 +195,12 @@ class Bus:
         return spread, messages
 
     def _subscribed(self, topic: str) -> list[Subscription]:
-        found = self._by_topic.get(topic)
-        if found is None:
-            found = [subscription for matches, subscription in self._subscriptions if matches(topic)]
+        subscriptions = self._by_topic.get(topic)
+        if subscriptions is None:
+            subscriptions = [subscription for matches, subscription in self._subscriptions if matches(topic)]
             if len(self._by_topic) < _MAX_TOPICS:
-                self._by_topic[topic] = found
-        return found
+                self._by_topic[topic] = subscriptions
+        return subscriptions
 
 
 def message_of(event: Event, subscription: Subscription, ref: ActorRef) -> Message:

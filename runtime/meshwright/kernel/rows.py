@@ -27,14 +27,14 @@ MAX_N = 2**63 - 1  # of SQLite's integers
 
 def record_of(row: Sequence[Any]) -> ActorRecord:
     """An actor's record from its columns in `SELECT_HEADS`, but for the id."""
-    revision, last_turn, sent, wake_at, obliged, seen, state = row
+    revision, last_turn, sent, wake_at, obliged, processed_ids, state = row
     return ActorRecord(
         revision=revision,
         last_turn=last_turn,
         sent=sent,
         wake_at=datetime.fromtimestamp(wake_at, UTC) if wake_at is not None else None,
         has_pending_work=bool(obliged),
-        processed_ids=from_json(seen) if seen else {},
+        processed_ids=from_json(processed_ids) if processed_ids else {},
         state=state,
     )
 

@@ -112,7 +112,7 @@ class Runtime:
         """Whether other processes may work on the same data."""
         return isinstance(self._store, SharedStore)
 
-    def was(self, incarnation: str) -> bool:
+    def had_incarnation(self, incarnation: str) -> bool:
         """Whether this process had that incarnation, before it lost its lease."""
         return incarnation in self._former
 
@@ -129,7 +129,7 @@ class Runtime:
             raise ValueError(f"actor type {kind.type!r} is registered already")
         self._cells.kinds[kind.type] = kind
 
-    def know(self, kind: ActorKind) -> None:
+    def register_remote(self, kind: ActorKind) -> None:
         """Make a type of actor known that runs in other processes, so that it can be called and read.
 
         If the store forwards no calls, a called turn runs here without its signals, and a process that runs
@@ -161,11 +161,12 @@ class Runtime:
     # Lifetime
 
     async def start(self) -> None:
-        """Open the store, take up what was under way, and begin to run turns.
+        """Open the store, resume the work of the run before, and begin to run turns.
 
         Raises StoreLocked, StoreTooNew, StoreFailed or StoreUnavailable.
         """
         await self.open()
+        # Others may have adopted the work of the former run, and take its name for one that has ended.
         if self.incarnation in self._former:
             self.incarnation = new_id()
         try:
@@ -177,17 +178,18 @@ class Runtime:
         self._run(self._trim_idle(), "idle actors")
 
     async def open(self) -> None:
-        """Open the store, for `read` alone: what was under way stays as it is. `stop` closes it."""
+        """Open the store, for `read` alone: no work is resumed. `stop` closes it."""
         await self._store.open(self)
         self._executor = self._new_executor()
         self._is_open, self._is_draining = True, False
 
     async def stop(self) -> None:
-        """Take nothing new, let what is under way commit, and close. Idempotent."""
+        """Accept nothing new, let turns under way commit, and close. Idempotent."""
         if not self._is_open:
             return
         self._is_draining = True
         self._refusal = self._refusal or Draining("the mesh is stopping", remedy=_TRY_AGAIN)
+        # From outside inwards: duties, alarms and mail end before the turns that they would ask for.
         await self._cancel_tasks()
         await self._timers.stop()
         await self._store.drain()
@@ -217,6 +219,7 @@ class Runtime:
         if isinstance(self._executor, AheadExecutor):
             self._executor.number_from(takeover.last_number)
         self._refusal = None
+        # Callers that wait go on at the next `await`: by then older messages are in the mailboxes.
         self._begun.set()
         for delivery in takeover.messages:
             delivery.is_written = True
@@ -235,6 +238,7 @@ class Runtime:
         """Begin a new incarnation, since others may have taken over this one's work."""
         if not self._begun.is_set() or self._is_draining:
             return
+        # First of all: the signals of the new incarnation must not meet the work of the old one.
         if tell_worker and self._worker is not None:
             self._worker.lease_lost()
         self._former.add(self.incarnation)
@@ -242,6 +246,7 @@ class Runtime:
         self._begun.clear()
         self._is_lost = True
         for cell in self._cells:
+            # A busy one is compared as it commits: if others changed it meanwhile, that is a Conflict.
             if not cell.queued:
                 self._cells.forget(cell)
         self._run(self._begin_incarnation(), "new incarnation")
@@ -250,6 +255,7 @@ class Runtime:
         await self._timers.stop()
         waits = False
         while not self._begun.is_set():
+            # From here on a commit may end too late for the list of pending actors that `_begin` reads.
             self._is_lost = False
             try:
                 await self._begin()
@@ -388,11 +394,11 @@ class Runtime:
         await self._store.delete_records(streams)
 
     async def delete_actors(self, refs: Iterable[ActorRef]) -> set[ActorRef]:
-        """Delete the records of actors that are done, and not their streams; returns those that are deleted.
+        """Delete the records of finished actors, not their streams; returns the actors deleted.
 
-        One with pending work, an alarm or a waiting message stays, and one that changes meanwhile does too;
-        all do where the store does not `deletes_actors`. A message that comes later finds a new actor, which
-        numbers what it sends from 1.
+        An actor with pending work, an alarm or a waiting message stays, as does an actor that changes
+        meanwhile; all stay where the store does not `deletes_actors`. A message that comes later finds a new
+        actor, which numbers what it sends from 1.
         """
         self._check_open()
         refs = [*refs] if self.deletes_actors else []
@@ -403,7 +409,7 @@ class Runtime:
             if record is not None
             and not record.has_pending_work
             and record.wake_at is None
-            and self._cells.drop(ref, record.revision)
+            and self._cells.drop(ref, record.revision)  # a turn meanwhile loads it, and changes the revision
         }
         return await self._store.delete_actors(revisions) if revisions else set()
 

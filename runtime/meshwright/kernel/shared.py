@@ -82,36 +82,38 @@ class SharedExecutor:
         sending = self._commit(Batch(messages=[Delivery(message, remember=True)]))
         if message.to.type in self._cells.kinds:
             cell = self._cells.find(message.to)
+            # Counted until it is durable, so that a mailbox takes no more than it may.
             cell.arriving += 1
             sending.add_done_callback(partial(_arrived, cell))
-        return _Waited(sending)
+        return _DurableCommit(sending)
 
     async def hand_over(self, message: Message, worker: str) -> None:
         """Leave a message to an actor for another worker; durable when this returns."""
-        await _Waited(self._commit(Batch(messages=[Delivery(message, worker=worker)])))
+        await _DurableCommit(self._commit(Batch(messages=[Delivery(message, worker=worker)])))
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside, unless one of its id is known; durable when this returns."""
-        await _Waited(self._commit(Batch(events=[event], unless=event.id)))
+        await _DurableCommit(self._commit(Batch(events=[event], unless=event.id)))
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, in order; await it to know them durable.
 
-        Those of one turn of the loop are one commit, unless another commit was begun in between.
+        The events of one turn of the loop are one commit, unless another commit was begun in between.
         """
         if self._emitted is None:
             batch = Batch()
             self._emitted = batch.events, self._commit(batch)
         gathered, commit = self._emitted
         gathered += events
-        return _Waited(commit)
+        return _DurableCommit(commit)
 
     def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
         """Write a record with its events, before any later turn of its actor, unless it is written."""
         writing = self._commit(Batch(records=[record], events=list(events), unless=record))
+        # Known before it is durable: a turn of the actor that commits meanwhile waits for it.
         self._appends.setdefault(record.ref, set()).add(writing)
         writing.add_done_callback(partial(self._appended, record.ref))
-        return _Waited(writing)
+        return _DurableCommit(writing)
 
     def _appended(self, ref: ActorRef, writing: asyncio.Task[None]) -> None:
         self._appends[ref].discard(writing)
@@ -140,7 +142,7 @@ class SharedExecutor:
             await asyncio.gather(*self._appends[ref], return_exceptions=True)
 
     async def drain(self) -> None:
-        """Return once nothing is under way, or after some seconds: what is left goes on at the next start."""
+        """Return once nothing is under way, or after some seconds: the rest goes on at the next start."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 while self._tasks:
@@ -193,11 +195,12 @@ class SharedExecutor:
         try:
             await self._visit(cell, deliveries, joins=joins and self._store.joins_actors)
         except Conflict as error:
+            # Loaded again: the turns run on the record as others left it, but for messages they have taken.
             self._cells.forget(cell)
-            gone = error.numbers if isinstance(error, AlreadyTaken) else frozenset[int]()
-            again = [delivery for delivery in deliveries if delivery.number not in gone]
+            taken_numbers = error.numbers if isinstance(error, AlreadyTaken) else frozenset[int]()
+            again = [delivery for delivery in deliveries if delivery.number not in taken_numbers]
             cell.mailbox.extendleft(reversed(again))
-            return bool(gone)
+            return bool(taken_numbers)
         except Exception as error:  # noqa: BLE001 waiting callers get every error of the store
             self._cells.forget(cell)
             await self._failed(cell, deliveries, error)
@@ -212,9 +215,9 @@ class SharedExecutor:
         if isinstance(error, StoreFailed):
             self._around.fail(error)
             return
-        kept = [delivery for delivery in deliveries if delivery.reply is None]
-        if kept:
-            cell.mailbox.extendleft(reversed(kept))
+        retries = [delivery for delivery in deliveries if delivery.reply is None]
+        if retries:
+            cell.mailbox.extendleft(reversed(retries))
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _visit(self, cell: Cell, deliveries: Sequence[Delivery], *, joins: bool) -> None:
@@ -224,11 +227,13 @@ class SharedExecutor:
             if record is not None and record.wake_at is not None:
                 self._around.timers.note(cell.ref, record.wake_at)
         assert cell.record is not None
+        # As of the turns: if it changes until they are durable, their signals are not for the new one.
         incarnation = self._around.incarnation()
         visit = _Visit(cell, cell.record, cell.record)
         for delivery in deliveries:
             self._turn(visit, delivery)
         self._complete(visit)
+        # A turn may refer to records that were handed in before it: they are written first.
         await self.settled(cell.ref)
         receivers = self._join(visit) if joins else []
         try:
@@ -244,10 +249,10 @@ class SharedExecutor:
             for one in receivers:
                 self._release(one.cell)
         for one in (visit, *receivers):
-            self._tell(one, is_same=incarnation == self._around.incarnation())
+            self._hand_out(one, is_same=incarnation == self._around.incarnation())
 
     def _join(self, first: _Visit) -> list[_Visit]:
-        """Let receivers that are idle take what is sent, and add that to the batch of the first.
+        """Let idle receivers take the messages of the first visit, and add their turns to its batch.
 
         Messages to one receiver go one way, so that they stay in order.
         """
@@ -284,9 +289,11 @@ class SharedExecutor:
         """Begin a visit of an actor, unless it is elsewhere, busy or to be read from the store."""
         to = message.to
         kind = self._cells.kinds.get(to.type)
+        # Records of the receiver that are under way come before its turns, and a commit waits for none here.
         if kind is None or message.method not in kind.methods or to in self._appends:
             return None
         cell = self._cells.active(to)
+        # Its own turns are under way or come first: this message would overtake them.
         if cell is not None and (not cell.idle or cell.mailbox):
             return None
         if cell is None or cell.record is None:
@@ -307,9 +314,9 @@ class SharedExecutor:
     def _turn(self, visit: _Visit, delivery: Delivery) -> None:
         cell, batch, message = visit.cell, visit.batch, delivery.message
         if delivery.number is not None:
-            if delivery.number in batch.taken:
+            if delivery.number in batch.taken_numbers:
                 return  # the same message again
-            batch.taken.append(delivery.number)
+            batch.taken_numbers.append(delivery.number)
         end: Commit | Exception
         try:
             end = self._around.run(cell, visit.record, delivery)
@@ -339,7 +346,7 @@ class SharedExecutor:
         batch.expected[cell.ref] = visit.before.revision
         return self._spread(batch)
 
-    def _tell(self, visit: _Visit, *, is_same: bool) -> None:
+    def _hand_out(self, visit: _Visit, *, is_same: bool) -> None:
         """Only now does anything leave.
 
         Signals of turns that ran under another incarnation were for that one: the actor is asked to recover.
@@ -365,11 +372,12 @@ class SharedExecutor:
     # Commits
 
     def _commit(self, batch: Batch) -> asyncio.Task[None]:
+        # Events that came after this commit must not join a group before it: they would overtake it.
         self._emitted = None
         return self._begin(self._committed(batch), "commit")
 
     async def _committed(self, batch: Batch) -> None:
-        self._emitted = None
+        self._emitted = None  # the batch is on its way: later events begin another
         self._spread(batch)
         if self._ending is not None:
             raise self._ending
@@ -386,23 +394,23 @@ class SharedExecutor:
             batch.messages += [Delivery(message) for message in messages]
 
 
-class _Waited:
+class _DurableCommit:
     """A commit that callers may await: cancelling a caller does not undo it, and awaiting it is optional."""
 
     __slots__ = ("_writing",)
 
     def __init__(self, writing: asyncio.Task[None]) -> None:
         self._writing = writing
-        writing.add_done_callback(_seen)
+        writing.add_done_callback(_retrieve_error)
 
     def __await__(self) -> Generator[Any, None, None]:
         return asyncio.shield(self._writing).__await__()
 
 
-def _seen(done: asyncio.Task[None]) -> None:
+def _retrieve_error(commit: asyncio.Task[None]) -> None:
     """Retrieve an error that may have no waiting caller."""
-    if not done.cancelled():
-        done.exception()
+    if not commit.cancelled():
+        commit.exception()
 
 
 def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:

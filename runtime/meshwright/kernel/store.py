@@ -13,10 +13,10 @@ delivers it, to this process or elsewhere.
 **Conflict.** Actor records are compared and swapped: another worker may have changed the actor. The runtime
 then loads it again and runs the same turns again. A turn runs where its message lands; placement is affinity.
 
-**Delivery.** A message is kept until the batch that holds it in `taken` commits, so it is taken once where it
-has a number. One to a type that no process runs is kept until one does. A message that may arrive again under
-the same id (from a broker, an outbox or a client) is delivered with `remember`: its id is kept in the record
-of its actor and a repeat changes nothing.
+**Delivery.** A message is kept until the batch that holds it in `taken_numbers` commits, so it is taken once
+where it has a number. One to a type that no process runs is kept until one does. A message that may arrive
+again under the same id (from a broker, an outbox or a client) is delivered with `remember`: its id is kept in
+the record of its actor and a repeat changes nothing.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ TopicTaker = Callable[[bytes], Awaitable[bool]]
 class Delivery(msgspec.Struct, eq=False):
     """A message on its way to its turn.
 
-    `number` is its key in the store, in order of sending; None for one that no batch has to take, as a call.
+    `number` is its key in the store, in order of sending; None for a call, which no batch has to take.
     `remember`: it may arrive again, so its actor remembers its id. `reply` is set once the turn is durable:
     to what a call returns (`is_call`: the caller gets what the turn raises), else to None (what it raises
     becomes a dead letter). `is_written` and `is_taken` are the runtime's. `worker` is the incarnation
-    that is to take it, empty for the one that has the actor.
+    that shall take it, empty for the worker of the actor.
     """
 
     message: Message
@@ -66,10 +66,10 @@ class Batch:
 
     `actors`: the new record of each actor that changed. `expected`: the revision at which each actor must
     still be, also of those that were only read, since replies rest on it; 0 for one that has no record.
-    `messages`: sent by turns, or made of events for their subscribers, in order of sending. `taken`: numbers
-    of messages whose turns these are. `records`: where a number is written already, the first value stands.
-    `events`: for the log, and where the store `routes_events` for their subscribers. `ahead`: actors that
-    took messages of this batch itself, which must not overtake others: no message may wait for them.
+    `messages`: sent by turns, or made of events for their subscribers, in order of sending. `taken_numbers`:
+    of the messages whose turns these are. `records`: where a number is written already, the first value
+    stands. `events`: for the log, and where the store `routes_events` for their subscribers. `ahead`: actors
+    that took messages of this batch itself, which must not overtake others: no message may wait for them.
 
     `unless`: write nothing, and raise nothing, where this record's number is written or an event of this id
     is known: so it is for a record or an event from outside a turn.
@@ -78,7 +78,7 @@ class Batch:
     actors: dict[ActorRef, ActorRecord] = field(default_factory=dict)
     expected: dict[ActorRef, int] = field(default_factory=dict)
     messages: list[Delivery] = field(default_factory=list)
-    taken: list[int] = field(default_factory=list)
+    taken_numbers: list[int] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     ahead: set[ActorRef] = field(default_factory=set)
@@ -86,7 +86,7 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(
-            self.actors or self.expected or self.messages or self.taken or self.records or self.events
+            self.actors or self.expected or self.messages or self.taken_numbers or self.records or self.events
         )
 
 
@@ -120,11 +120,11 @@ class Receiver(Protocol):
 
     incarnation: str
     bus: Bus
-    """Its subscriptions and listeners: `bus.tell(event)` shows an event that is durable."""
+    """Its subscriptions and listeners: `bus.notify(event)` shows an event that is durable."""
     kinds: Mapping[str, ActorKind]
     """The actors that run in this process, by type."""
     remote_kinds: Mapping[str, ActorKind]
-    """Those that run in other processes, or did so, by type: they can be called and read."""
+    """Actors that run, or ran, in other processes, by type: they can be called and read."""
     topic_takers: Mapping[str, TopicTaker]
     """Takes the messages that other programs publish, by the topic as the broker names it."""
 
@@ -151,7 +151,7 @@ class Receiver(Protocol):
         """Begin a new incarnation, since others may have taken over this one's work.
 
         The worker lets go of its work, actors are forgotten and `begin` is called again; until it returns,
-        what comes from outside waits.
+        messages from outside wait.
         """
         ...
 
@@ -190,7 +190,7 @@ class Store(ABC):
         """Return once messages reach this worker. Called after the first `begin`; turns run meanwhile."""
 
     async def drain(self) -> None:  # noqa: B027 most have nothing to do
-        """Take nothing new from outside; what is under way still commits. `close` follows."""
+        """Accept nothing new from outside; turns under way still commit. `close` follows."""
 
     @abstractmethod
     async def close(self, *, abrupt: bool = False) -> None:
@@ -211,7 +211,7 @@ class Store(ABC):
         """Delete whole streams of actors that are no longer read or written."""
 
     async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
-        """Delete the records of actors that are still at these revisions; returns those that it has deleted.
+        """Delete the records of actors that are still at these revisions; returns the actors deleted.
 
         Asked for only where the store `deletes_actors`. Streams stay.
         """
@@ -222,7 +222,7 @@ class Store(ABC):
         """The durable alarms due until then, of the actors that this worker answers for.
 
         Asked as an incarnation begins and every 30 seconds. The runtime knows the alarms of its own turns by
-        itself if they are due within 60 seconds; one that rings although it was moved does nothing.
+        itself if they are due within 60 seconds; an alarm that rings although it was moved does nothing.
         """
 
     @abstractmethod
@@ -249,8 +249,8 @@ class Store(ABC):
 class SharedStore(Store):
     """A store that other workers write too: nothing is delivered before it is durable.
 
-    A batch holds what up to 32 turns of one actor came to (with those of actors that take what it sends,
-    where the store `joins_actors`), or an event, a message or a record from outside.
+    A batch holds the effects of up to 32 turns of one actor (and of the receivers of its messages, where the
+    store `joins_actors`), or an event, a message or a record from outside.
     """
 
     routes_events: bool = False
@@ -259,7 +259,7 @@ class SharedStore(Store):
     forwards: bool = False
     """Calls of actors of `remote_kinds` go to `forward`. Elsewhere their turns run here."""
     joins_actors: bool = False
-    """A batch may hold turns of more actors: of those that take what the turns of its first one sent."""
+    """A batch may hold turns of more actors: the receivers of messages of its first actor."""
     shows_moves: bool = False
     """Before listeners hear of an event of an actor that another process committed, `Receiver.moved` does."""
 
@@ -308,14 +308,14 @@ class ExclusiveStore(Store):
 
     @abstractmethod
     def load(self, refs: Sequence[ActorRef]) -> Mapping[ActorRef, ActorRecord]:
-        """The durable records of actors, without those that have none. Batches under way do not count."""
+        """The durable records of the actors that have one. Batches under way do not count."""
 
     @abstractmethod
-    def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
-        """Queue a batch; `done` is called on the event loop once it is durable, or with why it is not.
+    def write(self, batch: Batch, on_durable: Callable[[StoreFailed | None], None]) -> None:
+        """Queue a batch; `on_durable` is called on the event loop once it is durable, or with why it is not.
 
         Batches become durable in the order of the calls. The bus gets their events in the same step of
-        the loop that calls `done`.
+        the loop that calls `on_durable`.
         """
 
     @abstractmethod

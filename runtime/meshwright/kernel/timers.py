@@ -37,7 +37,7 @@ class Timers:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch the clock, again after `stop`; what is overdue rings at once."""
+        """Begin to watch the clock, again after `stop`; overdue alarms ring at once."""
         self._horizon = self._sweep_at = None
         self._task = asyncio.create_task(self._run(), name="timers")
 

@@ -20,7 +20,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.actor import Actor, Turn
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
-_GIVEN_BY_HOSTS = ("wake", "recover", "redrive")  # turns that every actor has
+_COMMON_TURNS = ("wake", "recover", "redrive")  # turns that every actor has
 _SEEN_SECONDS = 3600.0  # how long a message's id is remembered when it names no end itself
 _MAX_SEEN = 10_000  # ids remembered by one actor; the oldest go first
 
@@ -29,7 +29,7 @@ class Method(NamedTuple):
     """One turn of an actor kind: how it is called, and the shape of the message it takes."""
 
     call: Callable[..., Any]
-    read: Callable[[Any], Any] | None
+    decode: Callable[[Any], Any] | None
     model: type | None
 
 
@@ -64,7 +64,7 @@ class ActorKind:
         methods = {
             name: _describe(function)
             for name, function in inspect.getmembers(actor, inspect.isfunction)
-            if name in _GIVEN_BY_HOSTS or hasattr(function, "__meshwright_turn__")
+            if name in _COMMON_TURNS or hasattr(function, "__meshwright_turn__")
         }
         make = partial(actor, **dependencies)
         return cls(type or actor.__name__, make, actor.state_type, methods)
@@ -84,10 +84,10 @@ class ActorKind:
         method = self.methods.get(message.method)
         if method is None:
             raise InvalidInput(f"{message.to} has no turn named {message.method!r}", field="method")
-        if method.read is None or (method.model and isinstance(message.body, method.model)):
+        if method.decode is None or (method.model and isinstance(message.body, method.model)):
             return message.body
         try:
-            return method.read(message.body)
+            return method.decode(message.body)
         except ValidationError as error:
             raise _invalid_body(message, error) from error
         except ValueError as error:
@@ -114,8 +114,8 @@ def _describe(function: Callable[..., Any]) -> Method:
     annotation = get_type_hints(function).get(parameters[0].name, Any)
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return Method(function, partial(_read_struct, annotation), annotation)
-    read = partial(_read_checked, TypeAdapter(annotation))
-    return Method(function, read, annotation if isinstance(annotation, type) else None)
+    decode = partial(_read_checked, TypeAdapter(annotation))
+    return Method(function, decode, annotation if isinstance(annotation, type) else None)
 
 
 def _read_struct(kind: type[Struct], body: Any) -> Any:
@@ -159,7 +159,7 @@ def take_turn(
     traceparent: str | None = None,
     max_bytes: int = MAX_RECORD_BYTES,
 ) -> Commit:
-    """Run one turn of an active actor on a message, and return what is to be committed.
+    """Run one turn of an active actor on a message, and return its commit.
 
     `remember` keeps the message's id in the record, for messages that may be delivered again. Whatever the
     turn raises is passed on: the caller must then activate the actor again, from `record`, since its state
@@ -175,9 +175,10 @@ def take_turn(
     body = kind.decode_body(message)
     method = kind.methods[message.method]
     turn = Turn(actor.ref, record, message, now, traceparent or message.traceparent)
+    # Cleared before the turn, which may set the next one.
     if message.method == "wake":
         turn.wake = None
-    reply = method.call(actor, turn) if method.read is None else method.call(actor, turn, body)
+    reply = method.call(actor, turn) if method.decode is None else method.call(actor, turn, body)
     state = _encode_state(actor)
     _check_sizes(turn, state, max_bytes)
     after = ActorRecord(
@@ -263,8 +264,8 @@ def _checked(item: SealedT, max_bytes: int) -> SealedT:
 
 
 def _remembered(record: ActorRecord, message: Message, now: float) -> dict[str, float]:
-    kept = {key: until for key, until in record.processed_ids.items() if until >= now}
-    kept[message.id] = message.expires_at or now + _SEEN_SECONDS
-    for key in list(kept)[: max(0, len(kept) - _MAX_SEEN)]:
-        del kept[key]
-    return kept
+    processed_ids = {key: until for key, until in record.processed_ids.items() if until >= now}
+    processed_ids[message.id] = message.expires_at or now + _SEEN_SECONDS
+    for key in list(processed_ids)[: max(0, len(processed_ids) - _MAX_SEEN)]:
+        del processed_ids[key]  # in the order of arrival: the oldest
+    return processed_ids

@@ -81,7 +81,7 @@ class MissingAgents:
                 remedy=f"Start a mesh with the file of {thread.type}, then try again; nothing was changed",
                 field="agent_id",
             )
-        runtime.know(ActorKind.of(AgentThread, type=thread.type))
+        runtime.register_remote(ActorKind.of(AgentThread, type=thread.type))
 
     async def held_cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
         """The cancels that threads of missing agents pass on only once they are back, below a task."""

@@ -184,7 +184,7 @@ class MemoryData:
 
     def check(self, batch: Batch) -> None:
         """Raise Conflict or AlreadyTaken where others were there before."""
-        gone = [number for number in batch.taken if number not in self.mail]
+        gone = [number for number in batch.taken_numbers if number not in self.mail]
         if gone:
             raise AlreadyTaken(gone)
         for ref, expected in batch.expected.items():
@@ -207,7 +207,7 @@ class MemoryData:
         records = [(record, encode(record.value)) for record in batch.records]
         events = {event.id: event.encode() for event in batch.events}
         self.actors |= actors
-        for number in batch.taken:
+        for number in batch.taken_numbers:
             del self.mail[number]
         for record, value in records:
             self.records.setdefault((record.ref, record.stream), {}).setdefault(record.n, value)
@@ -350,7 +350,7 @@ class MemoryStore(SharedStore):
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every runtime on the data."""
         for receiver in list(self.data.running.values()):
-            receiver.bus.tell(event)
+            receiver.bus.notify(event)
 
     # Events
 
@@ -361,8 +361,8 @@ class MemoryStore(SharedStore):
         async with self._logging:
             events = [Event.model_validate_json(self.data.events[each]) for each in self.data.unlogged]
             new = await self._log.append(events) if self._log is not None and events else events
-            done = {event.id for event in events}
-            self.data.unlogged = [each for each in self.data.unlogged if each not in done]
+            logged_ids = {event.id for event in events}
+            self.data.unlogged = [each for each in self.data.unlogged if each not in logged_ids]
             for event in new:
                 self.broadcast(event)
 

@@ -103,7 +103,7 @@ class SqliteStore(ExclusiveStore):
             found |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
         return found
 
-    def write(self, batch: Batch, done: Callable[[StoreFailed | None], None]) -> None:
+    def write(self, batch: Batch, on_durable: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch for the writer."""
         for ref in batch.actors:
             if ref.id > self._last_id(ref.type):
@@ -111,11 +111,11 @@ class SqliteStore(ExclusiveStore):
         rows = (
             [row_of(ref, record) for ref, record in batch.actors.items()],
             [(item.number, item.remember, item.message.encode()) for item in batch.messages],
-            batch.taken,
+            batch.taken_numbers,
             [record_row(record) for record in batch.records],
             self._log.rows(batch.events) if batch.events else None,
         )
-        self._database.submit(write_batch, rows, partial(self._written, batch.events, done))
+        self._database.submit(write_batch, rows, partial(self._written, batch.events, on_durable))
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream from one number to another, in order."""
@@ -151,7 +151,7 @@ class SqliteStore(ExclusiveStore):
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of this process."""
         if self._receiver is not None:
-            self._receiver.bus.tell(event)
+            self._receiver.bus.notify(event)
 
     def _last_id(self, kind: str) -> str:
         """No actor of the type has a later id: a task's sorts after those of all earlier ones."""
@@ -163,14 +163,14 @@ class SqliteStore(ExclusiveStore):
     def _written(
         self,
         events: Sequence[Event],
-        done: Callable[[StoreFailed | None], None],
+        on_durable: Callable[[StoreFailed | None], None],
         written: Written | None,
         error: StoreFailed | None,
     ) -> None:
         """Tell the runtime first: it writes the next batch before waiting callers resume."""
-        done(error)
+        on_durable(error)
         if written is not None and self._receiver is not None:
-            tell = self._receiver.bus.tell
+            tell = self._receiver.bus.notify
             for event in self._log.tell(events, written):
                 tell(event)
 

@@ -443,7 +443,7 @@ class Worker:
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
-        return owner == self._runtime.incarnation or self._runtime.was(owner)
+        return owner == self._runtime.incarnation or self._runtime.had_incarnation(owner)
 
     async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""

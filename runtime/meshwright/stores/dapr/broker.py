@@ -254,7 +254,7 @@ class EventShipper:
         for entry in group:
             self._on_logged(entry)
             if isinstance(entry.item, Event) and id(entry.item) in new:
-                self._bus.tell(entry.item)
+                self._bus.notify(entry.item)
                 shown.append((entry, True))
         self._batches.put(shown)
         return [None] * len(group)
@@ -288,7 +288,7 @@ class EventShipper:
         for entry in kept:
             if not entry.is_shown and isinstance(entry.item, Event):
                 entry.is_shown = True
-                self._bus.tell(entry.item)
+                self._bus.notify(entry.item)
 
     def _send_again(self, number: int) -> None:
         self._batches.put([(entry, True) for entry in self._unconfirmed.pop(number, ())])
@@ -309,7 +309,7 @@ class EventShipper:
             if events:
                 self._confirmations.put([(sender, number)])
         for event in (*new, *passing):
-            self._bus.tell(event)
+            self._bus.notify(event)
         return True
 
     async def _confirm(self, group: list[tuple[str, int]]) -> list[None]:

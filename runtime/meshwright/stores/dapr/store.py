@@ -303,7 +303,7 @@ class DaprStore(SharedStore):
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners here and elsewhere."""
-        self._live.bus.tell(event)
+        self._live.bus.notify(event)
         if self.callbacks.opened.is_set():
             self.outbox.shipper.show(OutboxEntry(event.sealed(mend=True)))
 

@@ -85,7 +85,7 @@ class Commits:
             expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
             ahead=[tuple(ref) for ref in batch.ahead],
             heads=[(*row_of(ref, record), self._owner_of(ref)) for ref, record in batch.actors.items()],
-            taken=batch.taken,
+            taken_numbers=batch.taken_numbers,
             records=[record_row(record) for record in batch.records],
             messages=[self._row_of(item) for item in batch.messages],
             events=self._log.rows(batch.events)[0],
@@ -219,7 +219,7 @@ class News:
             self._seen.append((seq, event.id))
             if seq > self._shown:  # else the notification of this commit was faster
                 self._own.add(seq)
-                self._receiver.bus.tell(event)
+                self._receiver.bus.notify(event)
         self._pass_own()
 
     async def show(self) -> None:
@@ -262,7 +262,7 @@ class News:
             if (event.seq or 0) >= first and event.seq not in own:
                 self._seen.append((event.seq or 0, event.id))
                 self._receiver.moved(ActorRef.parse(event.aggregate_id))
-                bus.tell(event)
+                bus.notify(event)
         self._pass_own()
         return True
 

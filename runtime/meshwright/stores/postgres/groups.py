@@ -34,7 +34,7 @@ class BatchRows(NamedTuple):
     ahead: Sequence[tuple[str, str]]
     """Type and id of actors for which no message may wait."""
     heads: Sequence[Row]
-    taken: Sequence[int]
+    taken_numbers: Sequence[int]
     records: Sequence[Row]
     messages: Sequence[tuple[str, str, str, bool, bool, bytes]]
     """Type and id of the receiver, an owner, whether it is for this owner alone, `remember`, and the message.
@@ -78,7 +78,7 @@ def write_batches(
         expected.append([row for row in batch.expected if row[:2] not in created])
         # An actor that was handed a task to offer has it in memory alone until it is claimed: it moves here
         # with the message, though it changed nothing.
-        unchanged = revisions.keys() - {row[:2] for row in batch.heads} if batch.taken else ()
+        unchanged = revisions.keys() - {row[:2] for row in batch.heads} if batch.taken_numbers else ()
         shifted.append(sorted(unchanged))
     values = [
         incarnation,
@@ -88,7 +88,7 @@ def write_batches(
         *_lists(session, _REFS, [batch.ahead for batch in group]),
         *_lists(session, _HEADS, heads),
         *_lists(session, _REFS, shifted),
-        *_lists(session, _TAKEN, [[(n,) for n in batch.taken] for batch in group]),
+        *_lists(session, _TAKEN, [[(n,) for n in batch.taken_numbers] for batch in group]),
         *_lists(session, _RECORDS, [batch.records for batch in group]),
         *_lists(session, _MESSAGES, [batch.messages for batch in group]),
         *_lists(session, table.SEALED_KINDS, [table.sealed_rows(session, batch.events) for batch in group]),
@@ -117,11 +117,11 @@ def _results(
     placement, remaining = iter(placements), set(there or ())
     for batch, end, actor in zip(group, ends, moved, strict=True):
         if end == "written":
-            remaining.difference_update(batch.taken)
+            remaining.difference_update(batch.taken_numbers)
             placed = [next(placement) for _ in batch.messages]
             results.append((end, (), [n for n, _ in placed], [owner for _, owner in placed]))
         elif end == "taken":
-            results.append((end, [n for n in batch.taken if n not in remaining], (), ()))
+            results.append((end, [n for n in batch.taken_numbers if n not in remaining], (), ()))
         else:
             results.append((end, actor.split("/", 1) if actor else (), (), ()))
     return results

@@ -345,7 +345,7 @@ class PostgresStore(SharedStore):
         """Show an event to the listeners of every worker."""
         if self._receiver is None:
             return
-        self._receiver.bus.tell(event)
+        self._receiver.bus.notify(event)
         if len(self._workers) > 1:
             text, label = event.encode().decode("latin-1"), secrets.token_hex(4)
             parts = [text[start : start + _PART_CHARS] for start in range(0, len(text), _PART_CHARS)]
@@ -435,7 +435,7 @@ class PostgresStore(SharedStore):
             del self._parts[label]
             if sender != self._incarnation and self._receiver is not None:
                 self._workers.setdefault(sender, frozenset())  # its kinds come with the next look
-                self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
+                self._receiver.bus.notify(Event.model_validate_json("".join(parts).encode("latin-1")))
 
     async def _adopt_orphans(self, receiver: Receiver) -> None:
         """Take over what no living worker has, whenever there may be some."""
