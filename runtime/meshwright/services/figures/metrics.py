@@ -5,35 +5,63 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from meshwright.component import Figure
 from meshwright.services.figures.calls import CallKey, CallSums, Histogram
 from meshwright.services.figures.records import AgentFigures, Figures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SINCE = "since the process began, by tenant, agent, model and version of the prompt."
+_METRICS = {
+    "tasks": ("gauge", "Open tasks: they wait for a slot, run, or are parked."),
+    "agent_slots": ("gauge", "Tasks that all workers may run at a time."),
+    "agent_oldest_waiting_seconds": ("gauge", "Age of the task that waits longest for a slot."),
+    "agent_attempts_per_minute": ("gauge", "Attempts that ended a minute, in five minutes."),
+    "agent_success_ratio": ("gauge", "Share of the last 20 attempts that succeeded."),
+    "agent_stuck_tasks": ("gauge", "Attempts over twice the p90 of their agent."),
+    "agent_cost_today_usd": ("gauge", "Known cost of calls of models since midnight UTC."),
+    "agent_attempt_seconds": (
+        "gauge",
+        "Work of the last 50 attempts, without the time that they were parked.",
+    ),
+    "waits": ("gauge", "Waits of parked tasks, by what they are for."),
+    "tasks_accepted_total": ("counter", "Tasks that were accepted, by the agent that was chosen first."),
+    "tasks_ended_total": ("counter", "Tasks that have ended, by how."),
+    "dead_letters_total": (
+        "counter",
+        "Tasks without a further attempt, and messages that no actor could take.",
+    ),
+    "dead_letter_tasks": ("gauge", "Tasks in the list that failed or timed out."),
+    "workers": ("gauge", "Processes of the mesh, by their store and whether they hold their lease."),
+    "disk_free_bytes": ("gauge", "Free on the disk of the data."),
+    "disk_size_bytes": ("gauge", "Size of that disk."),
+    "store_bytes": ("gauge", "Size of the database's files."),
+    "deployment_up": ("gauge", "Whether a deployment of a model gets calls (1) or is left alone (0)."),
+    "deployment_failed_ratio": ("gauge", "Share of the last calls that failed."),
+    "deployment_retried_ratio": ("gauge", "Share of the last calls that took more than one try."),
+    "deployment_fallback_ratio": ("gauge", "Share of the last calls that came from another group."),
+    "model_cost_usd_total": ("counter", "Known cost of calls of models since the process began."),
+    "gen_ai_client_inference_duration_seconds": ("histogram", "Duration of calls of models."),
+    "gen_ai_client_inference_operation_input_tokens": (
+        "histogram",
+        "Tokens of input of answered calls of models.",
+    ),
+    "gen_ai_client_inference_operation_output_tokens": (
+        "histogram",
+        "Tokens of output of answered calls of models.",
+    ),
+    "usage_calls_total": ("counter", f"Calls of models {_SINCE}"),
+    "usage_tokens_total": ("counter", f"Tokens of calls of models {_SINCE}"),
+    "usage_cost_usd_total": ("counter", f"Known cost of calls of models {_SINCE}"),
+}
+"""The metrics in their order: the kind and a sentence for each name, which begins with `meshwright_` too."""
 _ENDS = ("succeeded", "failed", "cancelled", "timed_out")
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
-_Labels = Mapping[str, object]
-
-
-def _age(agent: AgentFigures, now: datetime) -> float:
-    return 0.0 if agent.oldest is None else max(0.0, (now - agent.oldest).total_seconds())
-
-
-_GAUGES: Sequence[tuple[str, str, Callable[[AgentFigures, datetime], float | None]]] = (
-    ("slots", "Tasks that all workers may run at a time.", lambda agent, now: agent.slots),
-    ("oldest_waiting_seconds", "Age of the task that waits longest for a slot.", _age),
-    ("attempts_per_minute", "Attempts that ended a minute, in five minutes.", lambda agent, now: agent.rate),
-    ("success_ratio", "Share of the last 20 attempts that succeeded.", lambda agent, now: agent.success),
-    ("stuck_tasks", "Attempts over twice the p90 of their agent.", lambda agent, now: agent.stuck),
-    (
-        "cost_today_usd",
-        "Known cost of calls of models since midnight UTC.",
-        lambda agent, now: float(agent.cost_today_usd),
-    ),
-)
-"""Gauges of each agent: the end of the name, the help, and how it is read."""
 _PICO = 1e12
+_Labels = Mapping[str, object]
+_Samples = Iterable[tuple[_Labels, Any]]
+"""Numbers, or histograms, by their labels. None where there is no number."""
 
 
 class MetricsText:
@@ -42,36 +70,30 @@ class MetricsText:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
-    def family(
-        self, name: str, kind: str, text: str, samples: Iterable[tuple[_Labels, float | None]]
-    ) -> None:
-        """Add a gauge or counter; samples without a value are left out."""
-        self._head(name, kind, text)
-        self._lines += [
-            f"{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None
-        ]
+    def family(self, name: str, kind: str, text: str, samples: _Samples) -> None:
+        """Add a family; samples without a value are left out."""
+        self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        for labels, value in samples:
+            if isinstance(value, Histogram):
+                self._histogram(name, labels, value)
+            elif value is not None:
+                self._lines.append(f"{name}{_label_text(labels)} {value!r}")
 
-    def histogram(self, name: str, text: str, samples: Iterable[tuple[_Labels, Histogram]]) -> None:
-        """Add a histogram."""
-        self._head(name, "histogram", text)
-        for labels, values in samples:
-            count = 0
-            for bound, more in zip((*values.bounds, "+Inf"), values.counts, strict=True):
-                count += more
-                self._lines.append(f"{name}_bucket{_labels({**labels, 'le': bound})} {count}")
-            self._lines.append(f"{name}_sum{_labels(labels)} {values.total!r}")
-            self._lines.append(f"{name}_count{_labels(labels)} {count}")
+    def _histogram(self, name: str, labels: _Labels, values: Histogram) -> None:
+        count = 0
+        for bound, more in zip((*values.bounds, "+Inf"), values.counts, strict=True):
+            count += more
+            self._lines.append(f"{name}_bucket{_label_text({**labels, 'le': bound})} {count}")
+        self._lines.append(f"{name}_sum{_label_text(labels)} {values.total!r}")
+        self._lines.append(f"{name}_count{_label_text(labels)} {count}")
 
     def text(self) -> str:
         """All of it."""
         return "\n".join([*self._lines, ""])
 
-    def _head(self, name: str, kind: str, text: str) -> None:
-        self._lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-
 
 def metrics_text(
-    found: Figures,
+    figures: Figures,
     counts: Mapping[str, Mapping[str, int]],
     calls: CallSums,
     providers: Mapping[str, str],
@@ -82,189 +104,141 @@ def metrics_text(
     `others` are the figures of components, each with the component's name.
     """
     out = MetricsText()
-    _write_agents(out, found)
-    _write_counters(out, found, counts)
-    _write_workers(out, found)
-    _write_models(out, found, calls, providers)
-    _write_usage(out, calls)
+    samples = {
+        **_of_agents(figures),
+        **_of_tasks(figures, counts),
+        **_of_workers(figures),
+        **_of_models(figures),
+        **_of_calls(calls, providers),
+    }
+    for name, (kind, text) in _METRICS.items():
+        if name in samples:  # a mesh without a disk has no figures of it
+            full_name = name if name.startswith("gen_ai_") else f"meshwright_{name}"
+            out.family(full_name, kind, text, samples[name])
     for component, figure in others:
-        samples = figure.read()
-        values = samples if isinstance(samples, Mapping) else {"": samples}
-        named = [({figure.label: label} if figure.label else {}, value) for label, value in values.items()]
-        out.family(f"meshwright_{component}_{figure.name}", "gauge", figure.text, named)
+        read = figure.read()
+        values = read if isinstance(read, Mapping) else {"": read}
+        labelled = [
+            ({figure.label: value} if figure.label else {}, number) for value, number in values.items()
+        ]
+        out.family(f"meshwright_{component}_{figure.name}", "gauge", figure.text, labelled)
     return out.text()
 
 
-def _write_agents(out: MetricsText, found: Figures) -> None:
-    agents, now = found.agents, found.at
-    states = ("waiting", "running", "parked")
-    out.family(
-        "meshwright_tasks",
-        "gauge",
-        "Open tasks: they wait for a slot, run, or are parked.",
-        [
-            ({"agent": agent.agent_id, "state": state}, getattr(agent, state))
-            for agent in agents
-            for state in states
-        ],
-    )
-    for name, text, read in _GAUGES:
-        samples = [({"agent": agent.agent_id}, read(agent, now)) for agent in agents]
-        out.family(f"meshwright_agent_{name}", "gauge", text, samples)
-    shares = {"0.5": "p50_seconds", "0.9": "p90_seconds"}
-    out.family(
-        "meshwright_agent_attempt_seconds",
-        "gauge",
-        "Work of the last 50 attempts, without the time that they were parked.",
-        [
-            ({"agent": agent.agent_id, "share": share}, getattr(agent, name))
-            for agent in agents
-            for share, name in shares.items()
-        ],
-    )
-    out.family(
-        "meshwright_waits",
-        "gauge",
-        "Waits of parked tasks, by what they are for.",
-        [({"agent": agent_id, "kind": kind}, count) for (agent_id, kind), count in _waits(found).items()],
-    )
+def _of_agents(figures: Figures) -> dict[str, _Samples]:
+    def each(read: Callable[[AgentFigures], float | None]) -> _Samples:
+        return [({"agent": agent.agent_id}, read(agent)) for agent in figures.agents]
 
+    def by(label: str, fields: Mapping[str, str]) -> _Samples:
+        return [
+            ({"agent": agent.agent_id, label: value}, getattr(agent, field))
+            for agent in figures.agents
+            for value, field in fields.items()
+        ]
 
-def _waits(found: Figures) -> Counter[tuple[str, str]]:
     waits = Counter[tuple[str, str]]()
-    for parked in found.parked:
+    for parked in figures.parked:
         waits[parked.agent_id or "", parked.kind] += parked.count
-    return waits
+    return {
+        "tasks": by("state", {"waiting": "waiting", "running": "running", "parked": "parked"}),
+        "agent_slots": each(lambda agent: agent.slots),
+        "agent_oldest_waiting_seconds": each(lambda agent: _age(agent, figures.at)),
+        "agent_attempts_per_minute": each(lambda agent: agent.rate),
+        "agent_success_ratio": each(lambda agent: agent.success),
+        "agent_stuck_tasks": each(lambda agent: agent.stuck),
+        "agent_cost_today_usd": each(lambda agent: float(agent.cost_today_usd)),
+        "agent_attempt_seconds": by("share", {"0.5": "p50_seconds", "0.9": "p90_seconds"}),
+        "waits": [({"agent": agent_id, "kind": kind}, count) for (agent_id, kind), count in waits.items()],
+    }
 
 
-def _write_counters(out: MetricsText, found: Figures, counts: Mapping[str, Mapping[str, int]]) -> None:
-    agents = {agent_id: known for agent_id, known in counts.items() if agent_id}
-    out.family(
-        "meshwright_tasks_accepted_total",
-        "counter",
-        "Tasks that were accepted, by the agent that was chosen first.",
-        [({"agent": agent_id}, known.get("task.accepted", 0)) for agent_id, known in agents.items()],
-    )
-    out.family(
-        "meshwright_tasks_ended_total",
-        "counter",
-        "Tasks that have ended, by how.",
-        [
-            ({"agent": agent_id, "status": status}, known.get(f"task.{status}", 0))
-            for agent_id, known in agents.items()
+def _age(agent: AgentFigures, now: datetime) -> float:
+    return 0.0 if agent.oldest is None else max(0.0, (now - agent.oldest).total_seconds())
+
+
+def _of_tasks(figures: Figures, counts: Mapping[str, Mapping[str, int]]) -> dict[str, _Samples]:
+    agents = {agent_id: types for agent_id, types in counts.items() if agent_id}
+    letters, unnamed = figures.dead_letters, counts.get("", {})
+    return {
+        "tasks_accepted_total": [
+            ({"agent": agent_id}, types.get("task.accepted", 0)) for agent_id, types in agents.items()
+        ],
+        "tasks_ended_total": [
+            ({"agent": agent_id, "status": status}, types.get(f"task.{status}", 0))
+            for agent_id, types in agents.items()
             for status in _ENDS
         ],
-    )
-    unnamed = counts.get("", {})
-    out.family(
-        "meshwright_dead_letters_total",
-        "counter",
-        "Tasks without a further attempt, and messages that no actor could take.",
-        [({"kind": kind}, unnamed.get(f"{kind}.dead_lettered", 0)) for kind in ("task", "message")],
-    )
-    letters = found.dead_letters
-    out.family(
-        "meshwright_dead_letter_tasks",
-        "gauge",
-        "Tasks in the list that failed or timed out.",
-        [({"status": "failed"}, letters.failed), ({"status": "timed_out"}, letters.timed_out)],
-    )
-
-
-def _write_workers(out: MetricsText, found: Figures) -> None:
-    workers = Counter((worker.store, worker.lease) for worker in found.workers)
-    out.family(
-        "meshwright_workers",
-        "gauge",
-        "Processes of the mesh, by their store and whether they hold their lease.",
-        [({"store": store, "lease": lease}, count) for (store, lease), count in workers.items()],
-    )
-    if (disk := found.disk) is not None:
-        out.family(
-            "meshwright_disk_free_bytes", "gauge", "Free on the disk of the data.", [({}, disk.free_bytes)]
-        )
-        out.family("meshwright_disk_size_bytes", "gauge", "Size of that disk.", [({}, disk.total_bytes)])
-        out.family(
-            "meshwright_store_bytes", "gauge", "Size of the database's files.", [({}, disk.store_bytes)]
-        )
-
-
-def _write_models(out: MetricsText, found: Figures, calls: CallSums, providers: Mapping[str, str]) -> None:
-    out.family(
-        "meshwright_deployment_up",
-        "gauge",
-        "Whether a deployment of a model gets calls (1) or is left alone (0).",
-        [({"deployment": model.deployment}, int(model.well)) for model in found.models],
-    )
-    gauges = {
-        "failed_ratio": ("Share of the last calls that failed.", "failed"),
-        "retried_ratio": ("Share of the last calls that took more than one try.", "retried"),
-        "fallback_ratio": ("Share of the last calls that came from another group.", "fallbacks"),
+        "dead_letters_total": [
+            ({"kind": kind}, unnamed.get(f"{kind}.dead_lettered", 0)) for kind in ("task", "message")
+        ],
+        "dead_letter_tasks": [
+            ({"status": status}, getattr(letters, status)) for status in ("failed", "timed_out")
+        ],
     }
-    for name, (text, field) in gauges.items():
-        samples = [
-            ({"deployment": model.deployment}, getattr(model, field) / model.calls if model.calls else None)
-            for model in found.models
-        ]
-        out.family(f"meshwright_deployment_{name}", "gauge", text, samples)
-    out.family(
-        "meshwright_model_cost_usd_total",
-        "counter",
-        "Known cost of calls of models since the process began.",
-        [({"agent": agent_id}, pico / _PICO) for agent_id, pico in calls.cost_pico.items()],
-    )
 
-    def labels(key: CallKey) -> dict[str, object]:
-        known: dict[str, object] = {
+
+def _of_workers(figures: Figures) -> dict[str, _Samples]:
+    workers = Counter((worker.store, worker.lease) for worker in figures.workers)
+    samples: dict[str, _Samples] = {
+        "workers": [({"store": store, "lease": lease}, count) for (store, lease), count in workers.items()]
+    }
+    if (disk := figures.disk) is None:
+        return samples
+    sizes = {"disk_free": disk.free_bytes, "disk_size": disk.total_bytes, "store": disk.store_bytes}
+    return samples | {f"{name}_bytes": [({}, size)] for name, size in sizes.items()}
+
+
+def _of_models(figures: Figures) -> dict[str, _Samples]:
+    models = figures.models
+    shares = {"failed": "failed", "retried": "retried", "fallback": "fallbacks"}
+    return {
+        "deployment_up": [({"deployment": model.deployment}, int(model.well)) for model in models],
+        **{
+            f"deployment_{name}_ratio": [
+                ({"deployment": model.deployment}, getattr(model, field) / model.calls)
+                for model in models
+                if model.calls
+            ]
+            for name, field in shares.items()
+        },
+    }
+
+
+def _of_calls(calls: CallSums, providers: Mapping[str, str]) -> dict[str, _Samples]:
+    """The calls since the process began. `usage_` is summed as `/costs` is, but for tags and tasks."""
+
+    def labels(key: CallKey) -> _Labels:
+        fields = {
             "gen_ai_operation_name": "chat",
             "gen_ai_provider_name": providers.get(key.deployment) or "unknown",
             "gen_ai_request_model": key.group,
             "gen_ai_response_model": key.model,
         }
-        return known | ({"error_type": key.error} if key.error else {})
+        return fields | ({"error_type": key.error} if key.error else {})
 
-    out.histogram(
-        "gen_ai_client_inference_duration_seconds",
-        "Duration of calls of models.",
-        [(labels(key), values) for key, values in calls.durations.items()],
-    )
-    for kind in ("input", "output"):
-        out.histogram(
-            f"gen_ai_client_inference_operation_{kind}_tokens",
-            f"Tokens of {kind} of answered calls of models.",
-            [(labels(key), values) for (key, of_kind), values in calls.tokens.items() if of_kind == kind],
-        )
-
-
-def _write_usage(out: MetricsText, calls: CallSums) -> None:
-    """Write what `/costs` sums up, by all of its keys but tags and tasks."""
-    usage = [(key._asdict(), values) for key, values in calls.usage.items()]
-    since = "since the process began, by tenant, agent, model and version of the prompt."
-    out.family(
-        "meshwright_usage_calls_total",
-        "counter",
-        f"Calls of models {since}",
-        [(labels, values.calls) for labels, values in usage],
-    )
-    out.family(
-        "meshwright_usage_tokens_total",
-        "counter",
-        f"Tokens of calls of models {since}",
-        [
-            ({**labels, "kind": kind}, getattr(values, f"{kind}_tokens"))
-            for labels, values in usage
+    usage = [(key._asdict(), sums) for key, sums in calls.usage.items()]
+    return {
+        "model_cost_usd_total": [({"agent": name}, pico / _PICO) for name, pico in calls.cost_pico.items()],
+        "gen_ai_client_inference_duration_seconds": [
+            (labels(key), values) for key, values in calls.durations.items()
+        ],
+        **{
+            f"gen_ai_client_inference_operation_{kind}_tokens": [
+                (labels(key), values) for (key, of_kind), values in calls.tokens.items() if of_kind == kind
+            ]
+            for kind in ("input", "output")
+        },
+        "usage_calls_total": [(key, sums.calls) for key, sums in usage],
+        "usage_tokens_total": [
+            ({**key, "kind": kind}, getattr(sums, f"{kind}_tokens"))
+            for key, sums in usage
             for kind in ("input", "output")
         ],
-    )
-    out.family(
-        "meshwright_usage_cost_usd_total",
-        "counter",
-        f"Known cost of calls of models {since}",
-        [(labels, values.cost_pico / _PICO) for labels, values in usage],
-    )
+        "usage_cost_usd_total": [(key, sums.cost_pico / _PICO) for key, sums in usage],
+    }
 
 
-def _labels(labels: _Labels) -> str:
+def _label_text(labels: _Labels) -> str:
     if not labels:
         return ""
     pairs = (f'{name}="{str(value).translate(_ESCAPES)}"' for name, value in labels.items())
