@@ -74,7 +74,7 @@ async def test_work_under_way_is_granted_to_nobody_else(start_workers: StartWork
         ("t2", None),
         ("t2", pool.runtime.incarnation),
     ):
-        claim = Claim(task_id=task_id, owner="a thief", gone=gone)
+        claim = Claim(task_id=task_id, owner="a thief", ended_owner=gone)
         assert await pool.runtime.call(ActorRef("helper", "default:t1"), "claim", claim) is None
     pool.let_go("t1 work")
     assert (await pool.outcome("t1")).text == "work by 1"

@@ -11,7 +11,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryStore
-from meshwright.work import Journal, Suspended, Work
+from meshwright.work import Journal, RunSuspended, Work
 from tests.support.turn_driver import a_dispatch, a_task
 
 REF = ActorRef("helper", "default:t1")
@@ -74,7 +74,7 @@ class Effects(list[str]):
         return happen
 
 
-async def answer(runtime: Runtime, asked: Suspended, value: Any) -> None:
+async def answer(runtime: Runtime, asked: RunSuspended, value: Any) -> None:
     """Write answers to all that a run waits for, as its thread does."""
     answers = len(await runtime.records(REF, f"{STREAM}/answers"))
     for n, wait in enumerate(asked.suspend.waits, start=answers + 1):

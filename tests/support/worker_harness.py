@@ -16,7 +16,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
+from meshwright.work import AgentThread, Complete, Journal, ThreadState, Work, Worker
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.turn_driver import a_dispatch, a_task, an_outcome
 
@@ -89,12 +89,12 @@ class WorkerHarness:
         self.events.append(event)
         self._changed.set()
 
-    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
+    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Complete:
         self.begun.append(work.task.task_id)
         self._changed.set()
         await self.script(work, journal)
         task_id = work.task.task_id
-        return Completed(task_id=task_id, fence=work.fence, outcome=an_outcome(task_id))
+        return Complete(task_id=task_id, fence=work.fence, outcome=an_outcome(task_id))
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from meshwright.work import (
     Answer,
     Cancel,
     Claim,
-    Completed,
+    Complete,
     Journal,
     Offer,
     ThreadState,
@@ -281,7 +281,7 @@ class WorkerPool:
     async def until(self, condition: Callable[[], bool]) -> None:
         await eventually(condition, self._changed)
 
-    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
+    async def _run(self, ref: ActorRef, work: Work, journal: Journal) -> Complete:
         status, result, error = "succeeded", None, None
         try:
             result = {"text": await self.script(Shift(self, work, journal))}
@@ -302,7 +302,7 @@ class WorkerPool:
             completed_at=work.task.created_at,
             attempt=work.dispatch.attempt,
         )
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+        return Complete(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
 
 def a_task(task_id: str, now: Any, **fields: Any) -> Task:

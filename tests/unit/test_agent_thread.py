@@ -13,7 +13,7 @@ from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind, Commit
-from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Suspend, Wait, Withdraw
+from meshwright.work import AgentThread, Answer, Cancel, Claim, Complete, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.record import MAX_REMEMBERED_ENDS
 from meshwright.work.review import Reviews
@@ -33,7 +33,7 @@ def dispatch_of(task_id: str) -> Dispatch:
 
 
 def claim(thread: Driven, task_id: str, owner: str = "w1", gone: str | None = None) -> Grant:
-    work = thread.take("claim", Claim(task_id=task_id, owner=owner, gone=gone)).reply
+    work = thread.take("claim", Claim(task_id=task_id, owner=owner, ended_owner=gone)).reply
     assert isinstance(work, Grant)
     return work
 
@@ -77,7 +77,7 @@ def test_a_repeated_dispatch_is_offered_again_and_after_the_end_its_task_is_told
     running = thread.take(method, dispatch)
     assert [(hint.task_id, hint.owner) for hint in running.early] == [("t1", "w1")]
     assert (running.after_commit, running.changed) == ([], False)
-    thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
+    thread.take("complete", Complete(task_id="t1", fence=work.fence, outcome=an_outcome()))
     [told] = thread.take(method, dispatch).sends
     assert (told.to, told.method) == (ActorRef("Orchestrator", "t1"), "settle")
     assert Outcome.model_validate(told.body) == an_outcome()
@@ -117,7 +117,7 @@ def test_an_attempt_that_ended_and_is_forgotten_is_claimed_with_its_journal() ->
         thread.take("enqueue", dispatch)
         work = claim(thread, dispatch.task.task_id)
         outcome = an_outcome(work.task_id)
-        thread.take("complete", Completed(task_id=work.task_id, fence=work.fence, outcome=outcome))
+        thread.take("complete", Complete(task_id=work.task_id, fence=work.fence, outcome=outcome))
     thread.take("enqueue_again", ended[0])
     assert claim(thread, "t0").journaled
 
@@ -170,7 +170,7 @@ def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:
     thread = a_thread("t1")
     assert thread.head.has_pending_work
     work = claim(thread, "t1")
-    thread.take("complete", Completed(task_id="t1", fence=work.fence, outcome=an_outcome()))
+    thread.take("complete", Complete(task_id="t1", fence=work.fence, outcome=an_outcome()))
     assert not thread.head.has_pending_work
 
 
@@ -200,7 +200,7 @@ def test_the_reason_of_the_first_cancel_stands() -> None:
     claim(thread, "t1")
     for reason in ("too late", "cancelled on request"):
         thread.take("cancel", Cancel(task_id="t1", reason=reason))
-    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1", is_settled=True)).events
+    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", ended_owner="w1", is_settled=True)).events
     assert ended.payload["error"]["message"] == "too late"
 
 
@@ -279,7 +279,7 @@ def test_a_task_that_ends_cancels_the_tasks_that_it_still_waits_for() -> None:
     work = claim(thread, "t1")
     suspend = waiting_for(work, child=a_task("child"))
     thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
-    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome())
+    ended = Complete(task_id="t1", fence=work.fence, outcome=an_outcome())
     [message] = thread.take("complete", ended).sends
     assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "cancel")
 
@@ -292,7 +292,7 @@ def test_the_cost_of_work_that_ends_before_what_it_delegated_is_not_known(status
     thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
     if status == "cancelled":
         thread.take("cancel", Cancel(task_id="t1"))
-    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome(status=status))
+    ended = Complete(task_id="t1", fence=work.fence, outcome=an_outcome(status=status))
     assert ended_in(thread.take("complete", ended)) == (status, None)
 
 
@@ -306,7 +306,7 @@ def test_the_cost_of_work_has_that_of_answers_that_a_run_has_read(was_read: bool
         assert ended_in(thread.take("cancel", Cancel(task_id="t1"))) == ("cancelled", None)
         return
     read = an_outcome(cost_usd=Decimal("0.75"))
-    commit = thread.take("complete", Completed(task_id="t1", fence=claim(thread, "t1").fence, outcome=read))
+    commit = thread.take("complete", Complete(task_id="t1", fence=claim(thread, "t1").fence, outcome=read))
     assert ended_in(commit) == ("succeeded", "0.75")
 
 
@@ -318,7 +318,7 @@ def test_the_cost_of_work_is_known_where_its_run_has_read_all_answers(answers: i
     thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
     thread.take("resume", Answer(task_id="t1", key="k", value=an_outcome("child", cost_usd=Decimal("0.25"))))
     outcome = an_outcome(status="failed", cost_usd=Decimal("0.75"))
-    ended = Completed(task_id="t1", fence=work.fence, outcome=outcome, answers=answers)
+    ended = Complete(task_id="t1", fence=work.fence, outcome=outcome, answers=answers)
     assert ended_in(thread.take("complete", ended)) == ("failed", cost)
 
 
@@ -346,7 +346,7 @@ def test_work_that_has_to_stop_is_not_ended_by_an_answer_that_comes_first() -> N
     thread.take("cancel", Cancel(task_id="t1"))
     answer = Answer(task_id="t1", key="k", value=an_outcome("child", status="cancelled"))
     assert thread.take("resume", answer).events == []
-    ended = Completed(task_id="t1", fence=work.fence, outcome=an_outcome(status="cancelled"))
+    ended = Complete(task_id="t1", fence=work.fence, outcome=an_outcome(status="cancelled"))
     assert ended_in(thread.take("complete", ended)) == ("cancelled", None)
 
 

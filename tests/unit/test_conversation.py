@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshwright.kernel.turns import ActorKind
-from meshwright.work.conversation import Conversation, Recent, Said, ThreadMessage
+from meshwright.work.conversation import Conversation, Recent, TaskMessages, ThreadMessage
 from tests.support.turn_driver import Driven
 
 
@@ -11,8 +11,10 @@ def a_conversation() -> Driven:
     return Driven(ActorKind.of(Conversation), "default:talk")
 
 
-def said(task_id: str, content: str = "Hello.") -> Said:
-    return Said(task_id=task_id, messages=(ThreadMessage(role="user", content=content, task_id=task_id),))
+def said(task_id: str, content: str = "Hello.") -> TaskMessages:
+    return TaskMessages(
+        task_id=task_id, messages=(ThreadMessage(role="user", content=content, task_id=task_id),)
+    )
 
 
 def recent(talk: Driven) -> list[str]:
@@ -45,8 +47,8 @@ def test_the_state_holds_the_latest_within_bounds() -> None:
     assert recent(talk) == ["large"]
 
 
-def pair(task_id: str, answer: str, *, is_open: bool = False) -> Said:
-    return Said(
+def pair(task_id: str, answer: str, *, is_open: bool = False) -> TaskMessages:
+    return TaskMessages(
         task_id=task_id,
         messages=(
             ThreadMessage(role="user", content=f"{task_id}?", task_id=task_id, is_open=is_open),

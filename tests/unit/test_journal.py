@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed
 from meshwright.kernel.runtime import Runtime
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Journal, Suspended
+from meshwright.work import Journal, RunSuspended
 from tests.support.journals import REF, STREAM, Effects, answer, begun, resumed, started
 
 
@@ -241,7 +241,7 @@ async def test_what_may_have_happened_is_not_run_again_but_asked_about(
     journal = await begun(runtime)
     with pytest.raises(ConnectionError):
         await journal.step("deploy", {"to": "prod"}, effects("deployed", ConnectionError()), repeatable=False)
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await (await resumed(runtime)).step("deploy", {"to": "prod"}, effects("again"), repeatable=False)
     assert asked.value.suspend.waits[0].wait_id == f"{STREAM}/0.1.1"
     assert asked.value.suspend.waits[0].subject["kind"] == "deploy"
@@ -271,7 +271,7 @@ async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_f
 
     with pytest.raises(ConnectionError):
         await journal.step("deploy", {}, breaks_off, repeatable=False)
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await (await resumed(runtime)).step("deploy", {}, effects("again"), repeatable=False)
     await answer(runtime, asked.value, {"approve": False, "result": "it did"})
     for _ in range(2):
@@ -293,7 +293,7 @@ async def test_a_step_that_a_person_lets_run_again_is_asked_about_each_time(
     for claim in range(2):
         with pytest.raises(ConnectionError):
             await deploy(2 * claim)
-        with pytest.raises(Suspended) as asked:
+        with pytest.raises(RunSuspended) as asked:
             await deploy(2 * claim + 1)
         await answer(runtime, asked.value, {"approve": True})
     for claim in (4, 5):
@@ -310,7 +310,7 @@ async def test_a_person_decides_whether_a_run_that_takes_another_road_starts_ove
     await journal.step("check", {}, effects("checked"))
     journal = await resumed(runtime)
     await journal.step("deploy", {}, effects("again"), repeatable=False)
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await journal.step("another step", {}, effects("again"))
     assert asked.value.suspend.waits[0].subject == {"kind": "restart", "steps": ["deploy"]}
     await answer(runtime, asked.value, {"approve": approve})

@@ -14,7 +14,7 @@ from meshwright.kernel.envelope import Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryStore
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Journal, Suspended
+from meshwright.work import Journal, RunSuspended
 from meshwright.work.paths import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started, work
 from tests.support.turn_driver import a_task
@@ -48,7 +48,7 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
         await journal.step("before", {}, effects("before"))
         return await journal.wait("ask", {"question": "why?"}, reason="why?")
 
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await run(await begun(runtime))
     [wait] = asked.value.suspend.waits
     assert (wait.wait_id, wait.step.path, wait.step.kind) == (f"{STREAM}/2", "2", "ask")
@@ -60,7 +60,7 @@ async def test_a_run_that_waits_says_for_what_and_goes_on_with_the_answer(
 
 async def test_a_child_goes_with_the_wait_for_it(runtime: Runtime) -> None:
     child = a_task("child")
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await (await begun(runtime)).wait("delegate", {}, child=lambda wait_id, identity: child)
     assert asked.value.suspend.children == (child,)
 
@@ -74,7 +74,7 @@ async def test_no_tool_can_swallow_a_wait(runtime: Runtime) -> None:
         except Exception:  # noqa: BLE001 as the tools of others do
             return "swallowed"
 
-    with pytest.raises(Suspended):
+    with pytest.raises(RunSuspended):
         await journal.step("tool", {}, swallows)
 
 
@@ -155,7 +155,7 @@ async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effec
     await passes_of_the_loop()
     assert not waiting.done()
     slow.reached_the_disk.set()
-    with pytest.raises(Suspended):
+    with pytest.raises(RunSuspended):
         await waiting
 
 
@@ -239,12 +239,12 @@ async def test_an_approval_that_one_restart_used_is_asked_for_again_after_the_ne
         await journal.wait("approve ship", {"order": 1}, reason="May it?")
         await journal.step("tool ship", {"order": 1}, effects("shipped"))
 
-    with pytest.raises(Suspended) as asked:
+    with pytest.raises(RunSuspended) as asked:
         await run(1)
     [wait] = asked.value.suspend.waits
     decided = {**wait.step.model_dump(), "result": {"approve": True}, "answered_at": "2026-01-01T00:00:00Z"}
     await runtime.append(Record(REF, f"{STREAM}/answers", 1, decided))
     await run(2)
-    with pytest.raises(Suspended):
+    with pytest.raises(RunSuspended):
         await run(3)
     assert effects == ["shipped"]

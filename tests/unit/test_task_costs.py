@@ -132,7 +132,7 @@ def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> N
     thread.take("enqueue", a_dispatch(a_task("t1", thread_id="thread")))
     thread.take("claim", Claim(task_id="t1", owner="w1"))
     thread.take("cancel", Cancel(task_id="t1"))
-    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1", is_settled=True)).events
+    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", ended_owner="w1", is_settled=True)).events
     assert (ended.payload["status"], ended.payload["cost_usd"]) == ("cancelled", None)
 
 

@@ -27,10 +27,10 @@ from meshwright.run.settling import settle_calls
 from meshwright.run.tool_calls import same_tools
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
-from meshwright.work import Completed, Journal, Suspended, Work
-from meshwright.work.conversation import Said, ThreadMessage, conversation_of
+from meshwright.work import Complete, Journal, RunSuspended, Work
+from meshwright.work.conversation import TaskMessages, ThreadMessage, conversation_of
 from meshwright.work.protocol import Wait
-from meshwright.work.worker import SettleResult, Stopped, until_stopped
+from meshwright.work.worker import SettleResult, WorkStopped, until_stopped
 
 _logger = logging.getLogger("meshwright.runner")
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
@@ -54,8 +54,8 @@ class Runner:
         self._services = services
         self._agents = agents
 
-    async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
-        """Run an attempt to its end. Raises Suspended where it has to wait, HostError at a stop."""
+    async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Complete:
+        """Run an attempt to its end. Raises RunSuspended where it has to wait, HostError at a stop."""
         services, task, bound = self._services, work.task, self._agents[ref.type]
         attributes = {
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
@@ -91,11 +91,11 @@ class _Execution:
         self._unawaited = Unawaited()
         self._run = Run(attempt, self._calls, self._unawaited)
 
-    async def complete(self) -> Completed:
+    async def complete(self) -> Complete:
         await self._calls.recover()
         try:
             completed = await self._finish()
-        except Suspended as suspended:
+        except RunSuspended as suspended:
             await self._calls.booked()
             await self._tell_open(suspended.waits)
             raise
@@ -105,14 +105,14 @@ class _Execution:
         finally:
             self._calls.leave_reserved()
 
-    async def _finish(self) -> Completed:
+    async def _finish(self) -> Complete:
         attempt, task, spent = self._attempt, self._attempt.task, self._attempt.time
         result: dict[str, Any] | None = None
         status: OutcomeStatus = "succeeded"
         fault: Fault | None = None
         try:
             result = await until_stopped(self._within_timeout())
-        except Stopped:
+        except WorkStopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
         except _OutOfTime:
             kind = "TaskTimeout" if spent.timeout.of_task else "Timeout"
@@ -142,7 +142,7 @@ class _Execution:
             attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.dialogue_calls)
             await count_cited(attempt, outcome.text)
             await self._tell_answer(outcome.text)
-        return Completed(
+        return Complete(
             task_id=task.task_id, fence=attempt.work.fence, outcome=outcome, answers=attempt.journal.answers
         )
 
@@ -192,7 +192,7 @@ class _Execution:
         try:
             async with limit:
                 result = await self._result()
-        except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
+        except BaseException as error:  # whatever the agent's code makes of a RunSuspended that it catches
             is_ours = journal.let_go()
             if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
                 raise _OutOfTime from error
@@ -207,7 +207,7 @@ class _Execution:
         usage = self._calls.usage
         known = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
         known["changed"] = self._calls.changed
-        raise Suspended(suspended.suspend.model_copy(update=known), suspended.waits)
+        raise RunSuspended(suspended.suspend.model_copy(update=known), suspended.waits)
 
     async def _result(self) -> dict[str, Any] | None:
         try:
@@ -263,7 +263,7 @@ class _Execution:
             ThreadMessage(role="user", content=asked, **known),
             ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
         )
-        said = Said(task_id=task.task_id, messages=messages)
+        said = TaskMessages(task_id=task.task_id, messages=messages)
         await attempt.services.runtime.call(conversation_of(attempt.ref), "add", said)
 
 
@@ -273,7 +273,7 @@ class _OutOfTime(Exception):
 
 def _is_no_outcome(error: BaseException) -> bool:
     """Whether a run that ends so goes on later; a mailbox is full of an actor that the agent called."""
-    is_host = isinstance(error, (HostError, Suspended, KeyboardInterrupt))
+    is_host = isinstance(error, (HostError, RunSuspended, KeyboardInterrupt))
     return is_host and not isinstance(error, MailboxFull)
 
 

@@ -5,11 +5,11 @@ that raises the fence, runs it with every step journaled, and commits the end by
 """
 
 from meshwright.work.journal import Journal
-from meshwright.work.protocol import Answer, Cancel, Claim, Completed, Suspend, Wait, Work
+from meshwright.work.protocol import Answer, Cancel, Claim, Complete, Suspend, Wait, Work
 from meshwright.work.record import ThreadState
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import AgentThread
-from meshwright.work.waits import Suspended
+from meshwright.work.waits import RunSuspended
 from meshwright.work.worker import Worker
 
 __all__ = [
@@ -17,12 +17,12 @@ __all__ = [
     "Answer",
     "Cancel",
     "Claim",
-    "Completed",
+    "Complete",
     "Journal",
     "Offer",
+    "RunSuspended",
     "SlotTable",
     "Suspend",
-    "Suspended",
     "ThreadState",
     "Wait",
     "Withdraw",

@@ -1,6 +1,6 @@
-"""The conversation of a thread: what was asked and answered in it, in order, by any agent.
+"""The conversation of a thread: requests and answers in order, by any agent.
 
-The actor's id is `{tenant}:{thread}`, as that of each agent's thread. A run adds to it before it ends, and
+The actor's id is `{tenant}:{thread}`, as of each agent's thread. A run adds to it before it ends, and
 before it waits: then its request is open, and a note in the place of the answer says what it waits for.
 """
 
@@ -38,7 +38,7 @@ class ThreadMessage(Struct):
     outside: bool = False
 
 
-class Said(Struct):
+class TaskMessages(Struct):
     """The messages of a task."""
 
     task_id: str
@@ -62,29 +62,29 @@ class Conversation(Actor[ConversationState]):
     """Keeps the messages of a thread, and tells the latest."""
 
     @turn
-    def add(self, turn: Turn, said: Said) -> None:
-        """Add messages at the end; those of a task that ends again, after a crash, are there already.
+    def add(self, turn: Turn, addition: TaskMessages) -> None:
+        """Add messages at the end. A task that ends again, after a crash, has its messages there already.
 
         The answer to an open request stands with it where nothing was said since, else at the end.
         """
         recent = self.state.recent
-        known = [message for message in recent if message.task_id == said.task_id]
-        if known and not known[-1].is_open:
+        existing = [message for message in recent if message.task_id == addition.task_id]
+        if existing and not existing[-1].is_open:
             return
-        new = said.messages
-        if known and said.messages[-1].is_open:
-            recent[recent.index(known[-1])] = said.messages[-1]
+        new = addition.messages
+        if existing and addition.messages[-1].is_open:
+            recent[recent.index(existing[-1])] = addition.messages[-1]
             return
-        if known and recent[-1] is known[-1]:
-            del recent[-len(known) :]
-        elif known:
-            for message in known:
+        if existing and recent[-1] is existing[-1]:
+            del recent[-len(existing) :]  # nothing came since: the answer follows its request
+        elif existing:
+            for message in existing:
                 text = message.content if message.role == "user" else _ANSWERED_LATER
                 closed = message.model_copy(update={"is_open": False, "content": text})
                 recent[recent.index(message)] = closed
-            asked = said.messages[0]
-            shown = " ".join(asked.content.split())[:_MAX_QUOTED_CHARS]
-            new = (asked.model_copy(update={"content": _EARLIER.format(shown)}), *said.messages[1:])
+            request = addition.messages[0]
+            quote = " ".join(request.content.split())[:_MAX_QUOTED_CHARS]
+            new = (request.model_copy(update={"content": _EARLIER.format(quote)}), *addition.messages[1:])
         for message in new:
             self.state.count += 1
             turn.append(MESSAGES, self.state.count, message)
@@ -92,7 +92,7 @@ class Conversation(Actor[ConversationState]):
 
     @turn
     def forget(self, turn: Turn, task_id: str) -> None:
-        """Drop what was said in a task."""
+        """Drop the messages of a task."""
         self.state.recent = [message for message in self.state.recent if message.task_id != task_id]
 
     @turn
@@ -108,8 +108,8 @@ def conversation_of(thread: ActorRef) -> ActorRef:
 
 def _latest(messages: list[ThreadMessage]) -> list[ThreadMessage]:
     """As many of the last messages as may be sent, and the very last however large it is."""
-    kept = messages[-_MAX_RECENT:]
-    sizes: list[Any] = [len(encode(message)) for message in kept]
-    while len(kept) > 1 and sum(sizes) > _MAX_RECENT_BYTES:
-        del kept[0], sizes[0]
-    return kept
+    latest = messages[-_MAX_RECENT:]
+    sizes: list[Any] = [len(encode(message)) for message in latest]
+    while len(latest) > 1 and sum(sizes) > _MAX_RECENT_BYTES:
+        del latest[0], sizes[0]
+    return latest

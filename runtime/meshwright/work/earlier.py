@@ -23,10 +23,10 @@ class CutSteps(NamedTuple):
 
 
 class Earlier:
-    """The steps that are done (`results`, by path), those that may be (`intents`), and how branches began.
+    """Finished steps (`results`, by path), steps that may have run (`intents`), and how branches began.
 
-    `kept` are answers that attempts before it got, whose journals could not be followed, `continued` the
-    records of the attempts that it goes on with.
+    `unspent` are answers from earlier attempts whose journals could not be followed, `continued` the records
+    of the attempts that this one goes on with.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Earlier:
         answers: Sequence[Record],
         waits: Sequence[StepKey],
         stream: str,
-        kept: Sequence[Record] = (),
+        unspent: Sequence[Record] = (),
         continued: Sequence[Record] = (),
     ) -> None:
         self.values = [record.value for record in (*continued, *records, *answers)]
@@ -61,9 +61,9 @@ class Earlier:
         for key in waits:
             self._index_path(key.path, (key.kind, key.hash))
             self._nths[place_of(key.path), key.kind, key.hash][key.nth] = key.path
-        self._kept = {_name_of(record): record.value for record in kept}
+        self._unspent = {_name_of(record): record.value for record in unspent}
         for value in self.results.values():
-            self._kept.pop(value.get("kept", ""), None)
+            self._unspent.pop(value.get("kept", ""), None)  # a claim of this attempt has taken it over
 
     def numbered_branches(self, prefix: str) -> dict[str, tuple[str, str] | None]:
         """The branches of a scope that a former release numbered in the order of their starts.
@@ -81,7 +81,7 @@ class Earlier:
         return wait.nth if wait is not None and (wait.kind, wait.hash) == (kind, request_hash) else None
 
     def nths(self, key: tuple[str, str, str]) -> Collection[int]:
-        """The numbers that steps have: those within the step at a path, of a kind and hash."""
+        """The numbers of the steps of a kind and hash within the step at a path."""
         return self._nths.get(key, ())
 
     def changes_of(self, key: StepKey) -> list[str]:
@@ -98,18 +98,18 @@ class Earlier:
 
     def step_at(self, path: str) -> str | None:
         """The kind of the step at a path, "" if only steps within it are known; None if there is none."""
-        known = self.results.get(path) or self.intents.get(path)
-        if known is not None:
-            return str(known["kind"])
+        record = self.results.get(path) or self.intents.get(path)
+        if record is not None:
+            return str(record["kind"])
         if path in self.waits:
             return self.waits[path].kind
         return "" if path in self._around else None
 
-    def take_kept(self, key: StepKey) -> tuple[str, dict[str, Any]] | None:
-        """The first answer left of those that attempts before got to the same question, and its name."""
-        for name, value in self._kept.items():
+    def take_unspent(self, key: StepKey) -> tuple[str, dict[str, Any]] | None:
+        """The first unspent answer to the same question, and its name."""
+        for name, value in self._unspent.items():
             if (value["kind"], value["hash"]) == (key.kind, key.hash) and "result" in value:
-                del self._kept[name]
+                del self._unspent[name]
                 return name, value
         return None
 
@@ -122,8 +122,8 @@ class Earlier:
             self._index_path(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
-        known = self.intents if "intent" in value else self.results
-        known[value["path"]] = value
+        steps = self.intents if "intent" in value else self.results
+        steps[value["path"]] = value
         if "intent" in value:
             self.begun[value["path"]] = self.begun.get(value["path"], 0) + 1
         self.steps = max(self.steps, value["number"])
@@ -131,7 +131,7 @@ class Earlier:
         self._nths[place_of(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value["path"]
 
     def _index_path(self, path: str, step: tuple[str, str]) -> None:
-        """Note what is around a path, and how the numbered branches began that it is in."""
+        """Note the steps around a path, and how the numbered branches around it began."""
         parts = path.split(".")
         for i, part in enumerate(parts):
             self._around.add(".".join(parts[:i]))
@@ -221,8 +221,9 @@ async def read_steps(
     """The records of an attempt's claims, at least so many of them, and the answers to its waits."""
     records: list[Record] = []
     claim = 0
-    while (found := await runtime.records(ref, claim_stream(steps, claim))) or claim < claims:
-        records += found
+    # Only the first claims may have left nothing: each later one begins with a record.
+    while (claim_records := await runtime.records(ref, claim_stream(steps, claim))) or claim < claims:
+        records += claim_records
         claim += 1
     return records, await runtime.records(ref, answers_stream(steps))
 
@@ -234,9 +235,9 @@ async def read_continued(runtime: Runtime, ref: ActorRef, steps: str) -> list[Re
     tasks and questions that no one answered in time. They run again; the cost of their calls stays.
     """
     records, answers = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
-    begun = [record.value for record in (*records, *answers) if "kind" in record.value]
+    steps_begun = [record.value for record in (*records, *answers) if "kind" in record.value]
     return [
-        _to_run_again(record) if _has_ended_it(record.value, begun) else record
+        _to_run_again(record) if _has_ended_it(record.value, steps_begun) else record
         for record in (*records, *answers)
     ]
 
@@ -247,7 +248,7 @@ def _to_run_again(record: Record) -> Record:
     return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
 
 
-def _has_ended_it(step: dict[str, Any], begun: Sequence[dict[str, Any]]) -> bool:
+def _has_ended_it(step: dict[str, Any], steps_begun: Sequence[dict[str, Any]]) -> bool:
     if "kind" not in step:
         return False
     result = step.get("result")
@@ -256,11 +257,11 @@ def _has_ended_it(step: dict[str, Any], begun: Sequence[dict[str, Any]]) -> bool
         return "result" in step and not fields.get("approve")
     has_failed = "is_error" in step or "expired" in step
     has_failed = has_failed or (step["kind"] == DELEGATE and "result" in step and not fields.get("success"))
-    return has_failed and not any(_came_after(other, step) for other in begun)
+    return has_failed and not any(_came_after(other, step) for other in steps_begun)
 
 
 def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
-    """Whether the run got past an answer to a step; those of branches beside it say nothing about that."""
+    """Whether the run got past an answer to a step. Steps of branches beside it do not tell."""
     path, own = step["path"].split("."), answer["path"].split(".")
     pairs = enumerate(zip(path, own, strict=False))
     place = next((i for i, (one, other) in pairs if one != other), len(path))

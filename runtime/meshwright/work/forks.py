@@ -55,12 +55,12 @@ async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> l
 
 def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
     steps = [record for record in records if "kind" in record.value and record.value["kind"] != RESTART]
-    ended = {record.value["path"]: record.value for record in steps if "result" in record.value}
+    results = {record.value["path"]: record.value for record in steps if "result" in record.value}
     failed = {record.value["path"] for record in steps if "expired" in record.value}
-    last = ended.get(origin.step)
+    last = results.get(origin.step)
     if last is None and origin.step not in failed:
-        known = sorted(ended.values(), key=lambda value: value["number"])
-        paths = ", ".join(value["path"] for value in known[-_SHOWN:])
+        finished = sorted(results.values(), key=lambda value: value["number"])
+        paths = ", ".join(value["path"] for value in finished[-_SHOWN:])
         raise NotFound(
             f"Attempt {origin.attempt} of task {origin.task_id} has no finished step {origin.step!r}",
             remedy=f"The last are {paths}" if paths else "It has none, or they were deleted",

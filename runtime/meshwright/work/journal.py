@@ -47,15 +47,15 @@ from meshwright.work.forks import read_forked
 from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of, identity_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, claim_stream
-from meshwright.work.waits import Suspended, Waits
+from meshwright.work.waits import RunSuspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
 
 class Journal:
-    """The steps of one claimed attempt: those done before, and those that this run adds.
+    """The steps of one claimed attempt: of earlier claims, and of this run.
 
-    A step's record is queued when the step ends and known durable before the next one that is costly starts,
+    A step's record is queued when the step ends and known durable before the next costly step starts,
     so the last shares the commit that ends the attempt. Each claim writes a stream of its own, so that a
     worker which goes on without knowing that it lost its claim overwrites nothing. Steps may nest, and run
     side by side.
@@ -68,7 +68,7 @@ class Journal:
         work: Work,
         records: Sequence[Record] = (),
         answers: Sequence[Record] = (),
-        kept: Sequence[Record] = (),
+        unspent: Sequence[Record] = (),
         on_step: Callable[[], None] = lambda: None,
         *,
         continued: Sequence[Record] = (),
@@ -79,7 +79,7 @@ class Journal:
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
         self._work = work
-        self._earlier = Earlier(records, answers, work.waits, work.stream, kept, continued)
+        self._earlier = Earlier(records, answers, work.waits, work.stream, unspent, continued)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = Records(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
@@ -96,18 +96,19 @@ class Journal:
             await read_steps(runtime, ref, steps, 1)  # its first claim may have left none
             for steps in work.replaced
         ]
-        kept = unspent_answers(replaced)
+        unspent = unspent_answers(replaced)
         continued: list[Record] = []
-        lost: MeshError | None = None
+        failure: MeshError | None = None
         try:
             continued += await read_forked(runtime, work.task)
         except (Conflict, NotFound) as error:  # its steps were deleted since, or its task
-            lost = error
+            failure = error
         for steps in work.continued:
             continued += await read_continued(runtime, ref, steps)
+        # A first claim need not look for records.
         own = await read_steps(runtime, ref, work.steps, work.claim) if work.journaled else ([], [])
-        journal = cls(runtime, ref, work, *own, kept, on_step, continued=continued)
-        journal.ended = lost
+        journal = cls(runtime, ref, work, *own, unspent, on_step, continued=continued)
+        journal.ended = failure
         if work.must_ask:
             journal._repeats = await _changes_before(runtime, ref, work)
         return journal
@@ -123,7 +124,7 @@ class Journal:
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
-        """The records of earlier claims: those of steps, and of calls whose step was never journaled."""
+        """The records of earlier claims: steps, and calls whose step was never journaled."""
         return self._earlier.values
 
     @property
@@ -132,7 +133,7 @@ class Journal:
         return self._earlier.answers
 
     @property
-    def suspended(self) -> Suspended | None:
+    def suspended(self) -> RunSuspended | None:
         """The exception that unwinds the run, once it has only waits left."""
         return self._waits.suspended
 
@@ -196,11 +197,11 @@ class Journal:
     def open_step(
         self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True, paid: bool = False
     ) -> OpenStep:
-        """Begin a step: one that was journaled before has its result, another gets it by `finish`.
+        """Begin a step. If it was journaled before, it has its result; else `finish` sets it.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
-        not run again, since it may have happened: the run waits for a person to say whether it is. One that
-        is not `costly` need not be durable before the next starts: it is run again for nothing. One that is
+        not run again, since it may have happened: the run waits until a person decides. A step that is not
+        `costly` need not be durable before the next starts: it is run again for nothing. A step that is
         `paid` calls a model: it counts the calls that earlier claims did not live to record. If the block
         raises, the error and the calls that were made in it are recorded, for people: a resumed run runs the
         step again.
@@ -231,9 +232,11 @@ class Journal:
         try:
             if opened.paid and self._earlier.values:
                 self._count_cut(opened)
+            # Before it runs: after a crash the intent says that it may have happened.
             if not opened.repeatable:
                 self._records.write(key, {"intent": True, "started_at": opened.started_at})
                 self._earlier.intents[key.path] = key.model_dump()
+            # Else a crash in this step would lose those before it, and pay for them twice.
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
@@ -272,11 +275,11 @@ class Journal:
     def _count_cut(self, opened: OpenStep) -> None:
         """Count the calls of a step that were cut off, durably before it makes another."""
         path = opened.key.path
-        known = self._earlier.cut.get(path, CutSteps(0))
+        cut_steps = self._earlier.cut.get(path, CutSteps(0))
         before = claim_stream(self._work.steps, self._work.claim - 1)
         was_begun = opened.was_begun and not self._follows_cut_tools(opened.scope)
-        opened.cut = known.count + (was_begun and known.ended_in != before)
-        if opened.cut != known.count:
+        opened.cut = cut_steps.count + (was_begun and cut_steps.ended_in != before)
+        if opened.cut != cut_steps.count:
             self._records.write_cut(opened.key, opened.cut)
 
     def _follows_cut_tools(self, scope: Scope) -> bool:
@@ -332,9 +335,9 @@ class Journal:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
         await self._check_known(scope, key)
         if key.path not in self._earlier.waits:
-            if (kept := self._earlier.take_kept(key)) is not None:
-                return self._keep(key, *kept)
-            if check is not None:
+            if (unspent := self._earlier.take_unspent(key)) is not None:
+                return self._keep(key, *unspent)
+            if check is not None:  # a recorded wait passed it when it began
                 check()
         task = None if child is None else child(self._wait_id(key), identity_of(scope, key))
         wait = self._wait_of(
@@ -370,8 +373,8 @@ class Journal:
             raise ValueError("a run is parked within a step")
         if opened.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
-        known = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
-        await self._waits.wait(scope, self._wait_of(opened.key, **known, again=True))
+        fields = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
+        await self._waits.wait(scope, self._wait_of(opened.key, **fields, again=True))
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -385,11 +388,11 @@ class Journal:
 
     async def close(self) -> None:
         """End the branches that the run has left behind."""
-        left = self._waits.stop() | {task for task in self._paths.branch_tasks if not task.done()}
-        for task in left:
+        remaining = self._waits.stop() | {task for task in self._paths.branch_tasks if not task.done()}
+        for task in remaining:
             task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=_LETTING_GO_SECONDS)
+        if remaining:
+            await asyncio.wait(remaining, timeout=_LETTING_GO_SECONDS)
 
     def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
         self._check_goes_on()
@@ -402,25 +405,25 @@ class Journal:
             raise self.ended
 
     async def _replay(self, opened: OpenStep) -> None:
-        known = self._earlier.results[opened.key.path]
+        record = self._earlier.results[opened.key.path]
         opened.is_replayed, opened.result = True, await self._replayed(opened.scope, opened.key)
-        opened.totals = known.get("totals", {})
-        if known.get("outside"):
+        opened.totals = record.get("totals", {})
+        if record.get("outside"):
             self.read_outside()
 
     async def _replayed(self, scope: Scope, key: StepKey) -> Any:
-        known = self._earlier.results[key.path]
-        await self._check_replay(scope, key, known)
-        if known.get("expired"):
+        record = self._earlier.results[key.path]
+        await self._check_replay(scope, key, record)
+        if record.get("expired"):
             raise WaitExpired(f"there was no answer to {key.kind} in time")
-        return known["result"]
+        return record["result"]
 
     def _keep(self, key: StepKey, name: str, answer: dict[str, Any]) -> Any:
         """Take over the answer to the same question that an attempt before got."""
         names = ("result", "answered_by", "started_at", "answered_at")
-        given = {name: answer[name] for name in names if name in answer}
-        kept = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
-        self._records.write(key, {**given, "kept": name}, [kept])
+        fields = {name: answer[name] for name in names if name in answer}
+        event = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
+        self._records.write(key, {**fields, "kept": name}, [event])
         return answer["result"]
 
     async def _check_known(self, scope: Scope, key: StepKey) -> None:
@@ -432,13 +435,14 @@ class Journal:
         elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
 
-    async def _check_replay(self, scope: Scope, key: StepKey, known: dict[str, Any]) -> None:
+    async def _check_replay(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
         """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
-        if (known["kind"], known["hash"]) != (key.kind, key.hash):
+        if (record["kind"], record["hash"]) != (key.kind, key.hash):
             is_now = f"is {key.kind!r} or asks for something else now"
-            await self._end_replay(scope, key, f"was {known['kind']!r} before, and {is_now}")
+            await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
 
     async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
+        # These may have taken effect: a new attempt would do them again.
         once = [intent["kind"] for intent in self._earlier.intents.values()]
         once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
         if once:
@@ -454,8 +458,8 @@ class Journal:
         key = StepKey(path=path, number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
-            named = ", ".join(step.removeprefix("tool ") for step in steps)
-            reason = f"{why}. May it start over and repeat these steps: {named}? If not, it ends here."
+            step_names = ", ".join(step.removeprefix("tool ") for step in steps)
+            reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
             subject = {"kind": RESTART, "steps": list(steps)}
             await self._waits.wait(scope, self._question(key, reason, subject, Approval))
         elif not answered["result"]["approve"]:
@@ -469,16 +473,16 @@ class Journal:
 
     async def _may_repeat(self, opened: OpenStep) -> dict[str, Any]:
         """The answer of a person, who is asked each time that a step began and did not end."""
-        asked = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
-        if asked.path in self._earlier.results:
-            return self._earlier.results[asked.path]["result"]
+        question = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
+        if question.path in self._earlier.results:
+            return self._earlier.results[question.path]["result"]
         what = opened.key.kind.removeprefix("tool ")
         reason = (
             f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
             "not, the task goes on with the result or the reason that you give."
         )
         subject = {"kind": opened.key.kind, "request": opened.request}
-        await self._waits.wait(opened.scope, self._question(asked, reason, subject, Repetition))
+        await self._waits.wait(opened.scope, self._question(question, reason, subject, Repetition))
 
     def _question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
         schema = answer.model_json_schema()
@@ -494,10 +498,10 @@ class Journal:
 async def _changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
     """The kinds of the steps that may have changed something in the attempts that work takes over from."""
     kinds: list[str] = []
-    for ended in work.taken_over:
-        records, answers = await read_steps(runtime, ref._replace(type=ended.agent_id), ended.steps, 1)
+    for attempt in work.taken_over:
+        records, answers = await read_steps(runtime, ref._replace(type=attempt.agent_id), attempt.steps, 1)
         changing = changing_steps([*records, *answers])
-        kinds += changing or ([f"attempt {ended.attempt}"] if ended.changed else [])
+        kinds += changing or ([f"attempt {attempt.attempt}"] if attempt.changed else [])
     return list(dict.fromkeys(kinds))
 
 

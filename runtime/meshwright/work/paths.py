@@ -28,7 +28,7 @@ _NAME_CHARS = 6  # of a branch: two requests that share them are counted togethe
 
 def hash_of(request: Any) -> str:
     """A short hash of a step's request, the same for the same JSON."""
-    return hashlib.sha256(stable_json(request)).hexdigest()[:16]
+    return hashlib.sha256(stable_json(request)).hexdigest()[:16]  # 64 bits tell the steps of a run apart
 
 
 class ProgressEvent(NamedTuple):
@@ -85,7 +85,7 @@ class OpenStep:
         self.changed = False
         """Whether it may have changed something, though it may fail."""
         self.started_at: datetime | None = None
-        """When this claim began to run it; None for one that is `paid`."""
+        """When this claim began to run it; None if it is `paid`."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
         self._journal = journal
 
@@ -142,7 +142,7 @@ class OpenStep:
         return value
 
     def take_cut(self) -> int:
-        """Say once how many calls are to be recorded that were cut off."""
+        """The number of calls that were cut off and are still to be recorded; 0 from then on."""
         count, self.cut = self.cut, 0
         return count
 
@@ -181,7 +181,7 @@ def identity_of(scope: Scope, key: StepKey) -> str:
 
 
 _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
-"""The scope of the code. An asyncio task begins in that of its maker."""
+"""The scope of the code. An asyncio task begins in the scope of its maker."""
 
 
 class Paths:
@@ -232,7 +232,7 @@ class Paths:
         record = self._earlier.results.get(path)
         if record is None:
             self.counter = number = max(self.counter, self._earlier.steps) + 1
-        else:
+        else:  # people see one number for a step in all claims
             number = record["number"]
             self.counter = max(self.counter, record.get("last", number))
         nth = self._nth(scope, path, kind, request_hash)
@@ -250,8 +250,8 @@ class Paths:
     ) -> Scope:
         """The scope of an asyncio task of its own.
 
-        It is named by kind and hash of the request that it is begun by, and counted among those of the same,
-        in the order of their starts; so siblings may end in any order. `begins` are the kinds and hashes of
+        It is named by kind and hash of its first request, and counted among branches of the same name in the
+        order of their starts; so siblings may end in any order. `begins` are the kinds and hashes of
         steps that it may begin with: a branch that a former release has numbered is found by these.
         """
         task = asyncio.current_task()
@@ -263,17 +263,17 @@ class Paths:
         prefix = f"{scope.prefix}{name}."
         branch = Scope(prefix, task, scope.step, was_begun=scope.was_begun)
         self._begun.add(prefix)
-        _SCOPE.set((self, branch))
+        _SCOPE.set((self, branch))  # for this asyncio task alone: it has a context of its own
         if task is not None:
             self.branch_tasks.add(task)
             task.add_done_callback(self.branch_tasks.discard)
         return branch
 
     async def repeats_a_change(self, key: StepKey) -> bool:
-        """Whether a step that is not recorded asks for what was done in a branch that has not begun.
+        """Whether an unrecorded step repeats a change made in a branch that has not begun.
 
-        A branch is named by its first request, so changed code may begin it as another one. Those that start
-        side by side have all begun after some turns of the event loop.
+        A branch is named by its first request, so changed code may begin it as another one. Branches that
+        start side by side have all begun after some turns of the event loop.
         """
         for _ in range(_BEGINNING_TURNS):
             if all(map(self._has_begun, self._earlier.changes_of(key))):
@@ -294,7 +294,7 @@ class Paths:
         return self._earlier.step_at(f"{scope.prefix}{scope.steps + 1}")
 
     def _nth(self, scope: Scope, path: str, kind: str, request_hash: str) -> int:
-        """The number of a step among those of its kind and hash: as recorded, or the first that is free."""
+        """The number of a step among steps of its kind and hash: as recorded, or the first free one."""
         if (nth := self._earlier.nth_at(path, kind, request_hash)) is not None:
             return nth
         place = "" if scope.step is None else scope.step.key.path
@@ -332,7 +332,7 @@ class Records:
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.is_costly = False
-        """Whether it would cost something to lose what is not known durable yet."""
+        """Whether records that are not known durable yet would cost something if they were lost."""
         self.has_steps = False
         """Whether this claim has journaled a step."""
         self._runtime = runtime

@@ -105,9 +105,9 @@ def approval_requested(wait: Wait) -> tuple[str, dict[str, Any]] | None:
     """The event of a wait for an approval; None for any other wait."""
     if wait.subject.get("kind") != APPROVAL:
         return None
-    named = {name: wait.subject.get(name) for name in ("tool", "arguments", "agent_id")}
+    fields = {name: wait.subject.get(name) for name in ("tool", "arguments", "agent_id")}
     more = {"may_answer": wait.may_answer, "expires_at": wait.expires_at}
-    return "approval.requested", {"key": wait.wait_id, **named, **more}
+    return "approval.requested", {"key": wait.wait_id, **fields, **more}
 
 
 def counted(wait: Wait, value: Any, answered_by: str | None) -> bool:

@@ -108,7 +108,7 @@ def tenant_of(thread: ActorRef) -> str:
 
 
 def tenant_scoped(tenant_id: str, name: str) -> str:
-    """A name that only its tenant uses; that of the default tenant stays plain, as stored data has it."""
+    """A name that only its tenant uses; the default tenant has plain names, as stored data has them."""
     return name if tenant_id == DEFAULT_TENANT else f"{tenant_id}:{name}"
 
 
@@ -128,7 +128,7 @@ class Enqueue(Struct):
 
 
 class Claim(Struct):
-    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
+    """A worker with a free slot asks for a task. `ended_owner` is known to have ended.
 
     `code` is the digest of its agent's code. `has_stalled` says that the claim of that owner ended with its
     process, or broke off, and finished no step; `reason` says why, where that is known. `is_settled` says
@@ -138,7 +138,7 @@ class Claim(Struct):
 
     task_id: str
     owner: str
-    gone: str | None = None
+    ended_owner: str | None = field(name="gone", default=None)
     code: str | None = None
     has_stalled: bool = True
     reason: str = ""
@@ -156,7 +156,7 @@ class Grant(Struct):
     parked.
     `seconds` is how long the run had worked before it waited, `usage` and `cost_usd` what its calls of
     models had come to by then, None where a worker that is gone may have made more; `changed` whether it may
-    have changed something by then. One that `is_over` is not to be worked on: it ends with the next claim,
+    have changed something by then. A grant that `is_over` is not worked on: it ends with the next claim,
     once the calls that its owner left behind are settled.
     """
 
@@ -198,9 +198,9 @@ class EndedAttempt(Struct):
 class Work(Grant, kw_only=True):
     """A granted attempt with its task, which the worker has read from the task's own actor.
 
-    `continued` are the steps of the attempts whose journals it goes on with, the first first, `replaced`
-    those of attempts that could not follow their journals: it gets their answers. `first_steps` name the
-    attempt with which the work began: what is made of a step of the same request has the same id in all.
+    `continued` are the steps of the attempts whose journals it goes on with, the first first, `replaced` the
+    steps of attempts that could not follow their journals: it gets their answers. `first_steps` name the
+    attempt with which the work began: products of a step of the same request have the same id in all.
     With `must_ask` a person decides before it repeats what the attempts before it may have changed.
     """
 
@@ -213,9 +213,9 @@ class Work(Grant, kw_only=True):
     must_ask: bool = False
 
     @classmethod
-    def of(cls, grant: Grant, dispatch: Dispatch, **known: Any) -> Work:
-        """The work of a grant, once its task has been read; `known` are its other fields."""
-        return cls(**asdict(grant), dispatch=dispatch, **known)
+    def of(cls, grant: Grant, dispatch: Dispatch, **fields: Any) -> Work:
+        """The work of a grant, once its task has been read; `fields` are the others."""
+        return cls(**asdict(grant), dispatch=dispatch, **fields)
 
     @property
     def task(self) -> Task:
@@ -224,7 +224,7 @@ class Work(Grant, kw_only=True):
 
     @property
     def steps(self) -> str:
-        """The name of the attempt's steps: the stream of those that its first claim made."""
+        """The name of the attempt's steps, and the stream of its first claim."""
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
@@ -233,7 +233,7 @@ class Work(Grant, kw_only=True):
         return claim_stream(self.steps, self.claim)
 
 
-class Completed(Struct):
+class Complete(Struct):
     """The end of an attempt. `answers` is how many of its answers the run has read."""
 
     task_id: str
@@ -346,7 +346,7 @@ class Stop(Struct):
 class Accept(TaskCarrier):
     """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id.
 
-    `has_deadline` is False where its deadline is that of the settings: its agent may have another.
+    `has_deadline` is False where the settings gave its deadline: its agent may have another.
     """
 
     request_hash: str = ""

@@ -64,10 +64,10 @@ class Attempt(Struct, frozen=False, omit_defaults=True):
 
 
 class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
-    """All that is known of a task. `followers` are those that begin when it has ended.
+    """All that the mesh knows of a task. `followers` are the tasks that begin when it has ended.
 
     `again` says that the task above waits for it again, though it was about to end. `withdrawn` are the last
-    waits of tasks above that were given up: a message may come after one that was sent later.
+    waits of tasks above that were given up: messages of different senders may overtake each other.
     """
 
     version: int = 1
@@ -85,7 +85,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
 
     @cached_property
     def task(self) -> Task | None:
-        """The task, once accepted. It is a copy: what is stored is its JSON."""
+        """The task, once accepted. It is a copy: its JSON is stored."""
         return None if self.task_json == NO_TASK else Task.model_validate_json(self.task_json)
 
     def take(self, carrier: TaskCarrier, capability: str) -> None:
@@ -99,6 +99,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         """Change fields of the task, and leave the others as they came, unknown ones too."""
         task = self.task
         if task is not None:
+            # Not written from `task`, which has no field of a newer version.
             self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}, fallback=plain))
             self.__dict__["task"] = task.model_copy(update=fields)
 
@@ -129,20 +130,21 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         return attempt if outcome.attempt == attempt.attempt else None
 
     def spent(self) -> dict[str, object]:
-        """The cost of all attempts, each call counted once; None if that of one is unknown."""
+        """The cost of all attempts, each call counted once; None if the cost of one is unknown."""
         if len(self.attempts) == 1:
             return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
+        # The cost of an attempt includes the attempt that it continues.
         continued = {attempt.continues for attempt in self.attempts}
         counted = [attempt for attempt in self.attempts if attempt.attempt not in continued]
         costs = [attempt.cost_usd for attempt in counted]
-        known = [cost for cost in costs if cost is not None]
+        amounts = [cost for cost in costs if cost is not None]
         return {
             "usage": sum((attempt.usage for attempt in counted), start=Usage()),
-            "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
+            "cost_usd": sum(amounts, start=Decimal(0)) if len(amounts) == len(costs) else None,
         }
 
 
-class _Dispatched(Struct):
+class _AttemptFields(Struct):
     attempt: int
     agent_id: str
     score_card: ScoreCard
@@ -153,7 +155,7 @@ class _Dispatched(Struct):
     must_ask: bool = False
 
 
-def journals_of(task_id: str, attempts: Sequence[Attempt | _Dispatched], number: int) -> tuple[str, ...]:
+def journals_of(task_id: str, attempts: Sequence[Attempt | _AttemptFields], number: int) -> tuple[str, ...]:
     """The names of the steps of an attempt, and before it of those whose journals it goes on with."""
     attempt = attempts[number - 1]
     before = () if attempt.continues is None else journals_of(task_id, attempts, attempt.continues)
@@ -165,7 +167,7 @@ class DispatchedTask(Struct):
 
     task_json: Raw = field(name="task", default=NO_TASK)
     status: str = ""
-    attempts: list[_Dispatched] = field(default_factory=list)
+    attempts: list[_AttemptFields] = field(default_factory=list)
 
     def dispatch(self, number: int) -> Dispatch | None:
         """The dispatch of an attempt; None where there is no such attempt."""
@@ -222,7 +224,7 @@ class DispatchedTask(Struct):
         return tuple(dict.fromkeys(replaced))
 
 
-def _is_replaced(before: _Dispatched, attempt: _Dispatched) -> bool:
+def _is_replaced(before: _AttemptFields, attempt: _AttemptFields) -> bool:
     """Whether an attempt is made again by another, since it could not follow its journal."""
     could_not_follow = before.error is not None and before.error.type == "ReplayMismatch"
     return could_not_follow and before.agent_id == attempt.agent_id
@@ -277,10 +279,10 @@ _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class Entry(Struct, frozen=False, omit_defaults=True):
-    """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
+    """One attempt in the inbox of its thread; a `redriven` one may have been here before.
 
-    Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
-    has its default value is not written. `claims` is how often it was claimed, `code` the
+    Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it;
+    defaults are not written. `claims` is how often it was claimed, `code` the
     digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
     delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
@@ -337,13 +339,13 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     def add(self, outcome: Any) -> None:
         """Count what a delegated task has cost; unknown if a person answered in its place."""
         try:
-            ended = Outcome.model_validate(outcome)
+            child = Outcome.model_validate(outcome)
         except ValueError:
             self.cost_usd = None
             return
-        self.changed |= ended.changed
-        self.usage = self.usage + ended.usage
-        before, more = self.cost_usd, ended.cost_usd
+        self.changed |= child.changed
+        self.usage = self.usage + child.usage
+        before, more = self.cost_usd, child.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
 
     @property
@@ -377,7 +379,7 @@ class ThreadState(Struct, frozen=False, omit_defaults=True):
     version: int = 1
     fence: int = 0
     inbox: list[Entry] = field(default_factory=list)
-    ended: list[Outcome] = field(default_factory=list)
+    ends: list[Outcome] = field(name="ended", default_factory=list)
 
 
 def unknown_task(task_id: str) -> NotFound:
@@ -452,13 +454,13 @@ def broke_off(entry: Entry, agent_id: str, reason: str, now: datetime) -> Outcom
 
 def last_ends(ends: list[Outcome]) -> list[Outcome]:
     """The last ends, as many as may be remembered, and the very last however large it is."""
-    kept = ends[-MAX_REMEMBERED_ENDS:]
-    if len(kept) == 1:
-        return kept
-    sizes = [len(encode(end.result)) for end in kept]
-    while len(kept) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
-        del kept[0], sizes[0]
-    return kept
+    latest = ends[-MAX_REMEMBERED_ENDS:]
+    if len(latest) == 1:
+        return latest
+    sizes = [len(encode(end.result)) for end in latest]
+    while len(latest) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
+        del latest[0], sizes[0]
+    return latest
 
 
 def attempt_ended(outcome: Outcome) -> tuple[str, int, int]:

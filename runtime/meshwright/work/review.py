@@ -40,7 +40,7 @@ class Reviews:
     async def _review_all(self) -> None:
         while self._due:
             ref = next(iter(self._due))
-            del self._due[ref]
+            del self._due[ref]  # before the read: if it recovers meanwhile it is reviewed again
             try:
                 state = await self._runtime.read(ref)
                 for entry in state.inbox if isinstance(state, ThreadState) else ():

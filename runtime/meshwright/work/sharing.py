@@ -1,4 +1,4 @@
-"""Shares tasks between workers: one with more than its slots hands those that wait to workers with less."""
+"""Shares tasks between workers: a worker with more than its slots hands waiting tasks to others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Sharing:
                 await self._runtime.hand_over(offer.ref, name)
             except HostError as error:
                 _logger.warning("task %s stays here: %s", offer.task_id, error)
-                self._worker.signal(offer.ref, offer)
+                self._worker.signal(offer.ref, offer)  # back into the slots here
 
 
 def shares(own: int, others: Mapping[str, int], slots: int) -> dict[str, int]:

@@ -23,8 +23,8 @@ AGEING_SECONDS = 30.0
 class Offer:
     """A task that its thread could run now. `since` is the unix time at which it was queued.
 
-    Of one that an `owner` runs: the `stream` of records of that claim, the `stalled_claims` (see `Entry`),
-    and whether the claim ended with its process (`has_crashed`) rather than by a fault of the mesh; `reason`
+    If an `owner` runs it: the `stream` of records of that claim, the `stalled_claims` (see `Entry`), and
+    whether the claim ended with its process (`has_crashed`) rather than by a fault of the mesh; `reason`
     says why it ended, where that is known.
     """
 
@@ -144,7 +144,7 @@ class SlotTable:
             if offer is None:
                 del lane.heaps[tenant]
                 continue
-            lane.turns.append(tenant)
+            lane.turns.append(tenant)  # behind the other tenants
             return offer
         return None
 
@@ -155,7 +155,7 @@ class SlotTable:
     def _best(self, heap: list[tuple[float, int, Offer]]) -> Offer | None:
         while heap:
             offer = heapq.heappop(heap)[2]
-            if self._waiting.get((offer.ref, offer.task_id)) is offer:
+            if self._waiting.get((offer.ref, offer.task_id)) is offer:  # else withdrawn, or offered anew
                 del self._waiting[(offer.ref, offer.task_id)]
                 return offer
         return None

@@ -1,7 +1,7 @@
 """The actor behind every agent: one thread of tasks, taken one at a time, in the order of arrival.
 
-A task that waits for a provider, money or a time keeps those behind it waiting; one that waits for a person,
-an event or another task does not.
+A task that waits for a provider, money or a time holds up the tasks behind it; a task that waits for a
+person, an event or another task does not.
 
 Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the work itself runs outside.
 """
@@ -25,7 +25,7 @@ from meshwright.work.protocol import (
     Answer,
     Cancel,
     Claim,
-    Completed,
+    Complete,
     Enqueue,
     Grant,
     Pause,
@@ -84,9 +84,9 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def claim(self, turn: Turn, claim: Claim) -> Grant | None:
-        """Grant a task to a worker and raise the fence, or None where it is not to be had.
+        """Grant a task to a worker and raise the fence; None if the worker may not have it.
 
-        One that ends here, and whose owner is gone, is granted as over first: its calls are to be settled.
+        If the task ends here and its owner is gone, it is granted as over first, to settle its calls.
         """
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
@@ -106,30 +106,31 @@ class AgentThread(Actor[ThreadState]):
             self._end(turn, entry, broke_off(entry, self.ref.type, claim.reason, turn.now))
             return None
         again = entry.fence > 0
-        self.state.fence += 1
+        self.state.fence += 1  # from here on the claim before commits nothing
         entry.fence, entry.owner = self.state.fence, claim.owner
         if entry.has_news:  # the cost of a delegated task that has ended, until the run has read it
             entry.cost_usd = None
         entry.status, entry.has_news = "running", False
         if again:
+            # A record in each stream but the first: `read_steps` ends at the first one that is empty.
             turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
         entry.claims += 1
-        entry.code = claim.code if entry.code is None else entry.code
-        entry.stalled_claims += 1
-        known: dict[str, object] = {"owner": claim.owner, "code": claim.code}
-        self._tell(turn, entry, "task.resumed" if again else "task.started", known)
+        entry.code = claim.code if entry.code is None else entry.code  # as the attempt began
+        entry.stalled_claims += 1  # counted ahead: a process that ends cannot do it
+        payload: dict[str, object] = {"owner": claim.owner, "code": claim.code}
+        self._record(turn, entry, "task.resumed" if again else "task.started", payload)
         journaled = again or entry.redriven
         return _grant_of(entry, claim, entry.claims - 1, was_cut=was_cut, journaled=journaled)
 
     @turn
-    def complete(self, turn: Turn, completed: Completed) -> bool:
+    def complete(self, turn: Turn, completion: Complete) -> bool:
         """End an attempt; False, and a record of it, when the fence is another by now."""
-        entry = self._fenced(turn, completed.task_id, completed.fence)
+        entry = self._fenced(turn, completion.task_id, completion.fence)
         if entry is None:
             return False
-        if entry.cancelled is None and entry.answers <= completed.answers:
+        if entry.cancelled is None and entry.answers <= completion.answers:
             entry.has_news = False  # it was read as the run began
-        self._end(turn, entry, completed.outcome)
+        self._end(turn, entry, completion.outcome)
         return True
 
     @turn
@@ -137,16 +138,16 @@ class AgentThread(Actor[ThreadState]):
         """Do not count the claim of a worker that stops. The task stays its own until it is gone."""
         entry = self._entry(release.task_id)
         if entry is not None and entry.fence == release.fence:
-            entry.stalled_claims = 0
+            entry.stalled_claims = 0  # a stop ends the process, and not this work
 
     @turn
     def forget(self, turn: Turn, task_id: str) -> None:
-        """Drop what is remembered of the ends of a task."""
-        self.state.ended = [outcome for outcome in self.state.ended if outcome.task_id != task_id]
+        """Drop the ends of a task that are remembered."""
+        self.state.ends = [outcome for outcome in self.state.ends if outcome.task_id != task_id]
 
     @turn
     def wait_for(self, turn: Turn, waiting: Waiting) -> bool:
-        """Note what a run waits for that still works on something else."""
+        """Note the waits of a run that still works on something else."""
         entry = self._fenced(turn, waiting.task_id, waiting.fence)
         if entry is None:
             return False
@@ -162,14 +163,15 @@ class AgentThread(Actor[ThreadState]):
             return False
         entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
         entry.changed = suspend.changed
-        entry.is_cost_open = suspend.cost_usd is None
+        entry.is_cost_open = suspend.cost_usd is None  # calls that are estimated until they are made again
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return True
         entry.status, entry.owner, entry.pauses = "waiting", None, suspend.pauses
-        entry.stalled_claims = 0
+        entry.stalled_claims = 0  # the claim ends by itself
         if not self._take_waits(turn, entry, suspend) and entry.waits:
-            self._tell(turn, entry, "task.waiting", {**entry.waits[0].event_fields, "repeated": True})
+            self._record(turn, entry, "task.waiting", {**entry.waits[0].event_fields, "repeated": True})
+        # An answer came while it ran: there is no other that would wake it.
         if entry.has_news or not entry.waits:
             entry.status = "queued"
         self._offer_next(turn)
@@ -192,7 +194,7 @@ class AgentThread(Actor[ThreadState]):
             return True
         event = approval_ended(wait, answer.value, answer.answered_by)
         if event is not None and counted(wait, answer.value, answer.answered_by):
-            self._tell(turn, entry, *event, answer.idempotency_key)
+            self._record(turn, entry, *event, answer.idempotency_key)
             return True
         self._answer(turn, entry, wait, {"result": answer.value}, answer)
         self._offer_next(turn)
@@ -202,7 +204,7 @@ class AgentThread(Actor[ThreadState]):
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End a task: at once where it is queued or waits for a person, through its worker where it runs.
 
-        One that waits for tasks that it delegated ends with those, whose cost is a part of its own. One whose
+        A task that waits for delegated tasks ends with them: their cost is a part of its own. A task whose
         dispatch is still to come ends now, and is not begun then.
         """
         entry = self._entry(cancel.task_id, cancel.attempt) or self._entry_ahead(cancel)
@@ -210,9 +212,10 @@ class AgentThread(Actor[ThreadState]):
             return
         entry.cancelled = entry.cancelled or cancel.reason
         if entry.status == "running":
+            # After the commit: a run that ends by the stop has to find its cancel here.
             turn.signal_after_commit(self._stop(entry))
             return
-        turn.signal_early(Withdraw(self.ref, entry.task_id))
+        turn.signal_early(Withdraw(self.ref, entry.task_id))  # before it gets a slot in vain
         self._let_go(turn, entry)
 
     def wake(self, turn: Turn) -> None:
@@ -227,7 +230,7 @@ class AgentThread(Actor[ThreadState]):
         self._offer_next(turn)
 
     def recover(self, turn: Turn) -> None:
-        """Offer again what was queued or running when the worker went; the claim makes sure it is gone.
+        """Offer queued and running tasks again after a restart; the claim makes sure that the worker is gone.
 
         A review then sees whether it has missed a cancel, or the end of a delegated task.
         """
@@ -235,11 +238,11 @@ class AgentThread(Actor[ThreadState]):
         turn.signal_after_commit(Review(self.ref))
 
     def redrive(self, turn: Turn) -> None:
-        """Offer again what is queued or running, since a worker may have lost it or died."""
+        """Offer queued and running tasks again, since a worker may have lost them or died."""
         self._offer_again(turn)
 
     def _offer_again(self, turn: Turn) -> None:
-        """Offer what is queued or running; one that had to stop is signalled to, as a signal may be lost."""
+        """Offer queued and running tasks. Stops are signalled again, as a signal may be lost."""
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
             turn.signal_early(self._offer(entry))
@@ -249,21 +252,22 @@ class AgentThread(Actor[ThreadState]):
             self._offer_next(turn)
 
     def _take(self, turn: Turn, new: Entry) -> None:
-        ended = next((end for end in self.state.ended if attempt_ended(end) == new.identity), None)
-        known = next((entry for entry in self.state.inbox if entry.identity == new.identity), None)
-        if ended is not None:
-            turn.send(self._task(ended.task_id), "settle", ended)
-            self._tell(turn, new, "task.redriven", {"lost": "outcome"})
-        elif known is None and len(self.state.inbox) >= self._max_tasks:
+        former_end = next((end for end in self.state.ends if attempt_ended(end) == new.identity), None)
+        open_entry = next((entry for entry in self.state.inbox if entry.identity == new.identity), None)
+        if former_end is not None:
+            turn.send(self._task(former_end.task_id), "settle", former_end)
+            self._record(turn, new, "task.redriven", {"lost": "outcome"})
+        elif open_entry is None and len(self.state.inbox) >= self._max_tasks:
             self._refuse(turn, new)
-        elif known is None:
+        elif open_entry is None:
             if new.redriven:
-                self._tell(turn, new, "task.redriven", {"lost": "dispatch"})
+                self._record(turn, new, "task.redriven", {"lost": "dispatch"})
             self.state.inbox.append(new)
             self._offer_next(turn)
         else:
-            self.redrive(turn)
-            for child in known.children:
+            self.redrive(turn)  # a repeat: the offer may have been lost
+            # So may the ends of the tasks that it waits for.
+            for child in open_entry.children:
                 turn.send(self._task(child), "redrive")
 
     def _task(self, task_id: str) -> ActorRef:
@@ -285,20 +289,20 @@ class AgentThread(Actor[ThreadState]):
             attempt=cancel.attempt,
             capability=cancel.capability,
         )
-        if any(attempt_ended(end) == entry.identity for end in self.state.ended):
+        if any(attempt_ended(end) == entry.identity for end in self.state.ends):
             return None
         self.state.inbox.append(entry)
         return entry
 
     def _may_claim(self, entry: Entry, claim: Claim) -> bool:
         if entry.status == "running":
-            return claim.gone is not None and claim.gone == entry.owner
+            return claim.ended_owner is not None and claim.ended_owner == entry.owner
         return entry.status == "queued" and entry is self._next()
 
     def _next(self) -> Entry | None:
         """The task that the thread may run now: its oldest that is not waiting, unless one runs.
 
-        Behind one that holds the thread it is a task that one before waits for, or none.
+        Behind a task that holds the thread only tasks that earlier ones wait for may run.
         """
         if self._running is not None:
             return None
@@ -317,9 +321,9 @@ class AgentThread(Actor[ThreadState]):
         return next((entry for entry in self.state.inbox if entry.status == "running"), None)
 
     def _offer_next(self, turn: Turn) -> None:
-        """Offer what the thread may run next; until then this worker has an eye on the one that it runs.
+        """Offer the task that the thread may run next, or have this worker watch the one that runs.
 
-        For the worker that commits a turn of a thread is the one that recovers it from then on.
+        The worker that commits a turn of a thread is the one that recovers it from then on.
         """
         if (running := self._running) is not None:
             turn.signal_early(Watch(self._offer(running)))
@@ -354,9 +358,10 @@ class AgentThread(Actor[ThreadState]):
 
     def _take_waits(self, turn: Turn, entry: Entry, waiting: Waiting) -> list[Wait]:
         """Add the waits that are new, and give their children to the orchestrator."""
-        entry.answers = max(entry.answers, waiting.answers)
-        known = {wait.wait_id for wait in entry.waits}
-        new = [wait for wait in waiting.waits if wait.wait_id not in known]
+        entry.answers = max(entry.answers, waiting.answers)  # a redriven entry has not counted those before
+        # A run whose report got no reply makes it again.
+        wait_ids = {wait.wait_id for wait in entry.waits}
+        new = [wait for wait in waiting.waits if wait.wait_id not in wait_ids]
         children = {child.task_id: child for child in waiting.children}
         for wait in new:
             entry.waits.append(wait)
@@ -365,20 +370,20 @@ class AgentThread(Actor[ThreadState]):
                 turn.send(self._task(wait.child_task_id), "accept", accept)
             more = {"once": waiting.once} if waiting.once else {}
             more |= {"running": True} if entry.status == "running" else {}
-            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **more})
+            self._record(turn, entry, "task.waiting", {**wait.event_fields, **more})
             if (event := approval_requested(wait)) is not None:
-                self._tell(turn, entry, *event)
+                self._record(turn, entry, *event)
         if any(wait.ends_at is not None for wait in new):
             self._set_alarm(turn)
         self._pause(turn, entry)
         return new
 
     def _answer(
-        self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], given: Answer | None = None
+        self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], reply: Answer | None = None
     ) -> None:
-        answered_by = None if given is None else given.answered_by
+        answered_by = None if reply is None else reply.answered_by
         entry.waits.remove(wait)
-        if not wait.again:
+        if not wait.again:  # a parked step is run again, and records itself
             entry.answers += 1
             by = {} if answered_by is None else {"answered_by": answered_by}
             times = {"started_at": wait.since, "answered_at": turn.now}
@@ -389,15 +394,15 @@ class AgentThread(Actor[ThreadState]):
         else:
             entry.has_news = True
         how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
-        ended: dict[str, object] = {
+        payload: dict[str, object] = {
             "key": wait.wait_id,
             "kind": wait.kind,
             "how": how,
             "answered_by": answered_by,
         }
-        self._tell(turn, entry, "wait.ended", ended, None if given is None else given.idempotency_key)
+        self._record(turn, entry, "wait.ended", payload, None if reply is None else reply.idempotency_key)
         if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:
-            self._tell(turn, entry, *event)
+            self._record(turn, entry, *event)
         self._pause(turn, entry)
 
     def _pause(self, turn: Turn, entry: Entry) -> None:
@@ -446,22 +451,22 @@ class AgentThread(Actor[ThreadState]):
 
     def _refuse(self, turn: Turn, new: Entry) -> None:
         """End an attempt that finds the inbox full: its task may go to another agent."""
-        held = len(self.state.inbox)
-        message = f"Thread {self.ref} has {held:,} open tasks, and may have {self._max_tasks:,}"
+        count = len(self.state.inbox)
+        message = f"Thread {self.ref} has {count:,} open tasks, and may have {self._max_tasks:,}"
         fault = Fault(type=Overloaded.__name__, message=message)
         self._remember_end(turn, unsuccessful("failed", new, self.ref.type, fault, turn.now))
 
     def _remember_end(self, turn: Turn, outcome: Outcome) -> None:
-        self.state.ended = last_ends([*self.state.ended, outcome])
+        self.state.ends = last_ends([*self.state.ends, outcome])  # a repeated dispatch gets it again
         self._publish_end(turn, outcome)
 
     def _count_stalled(self, turn: Turn, entry: Entry, claim: Claim) -> None:
-        """Count the claim before: one that got further, or ended by no fault of the work, ends the row."""
+        """Count the claim before, unless it got further or ended by no fault of the work."""
         if not claim.has_stalled:
             entry.stalled_claims = 0
         elif entry.stalled_claims:
             breaks = {"breaks": entry.stalled_claims, "most": MAX_STALLED_CLAIMS}
-            self._tell(turn, entry, "work.broke_off", {"error": claim.reason or PROCESS_ENDED, **breaks})
+            self._record(turn, entry, "work.broke_off", {"error": claim.reason or PROCESS_ENDED, **breaks})
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
         fault = Fault(type="Cancelled", message=entry.cancelled or "cancelled")
@@ -477,7 +482,7 @@ class AgentThread(Actor[ThreadState]):
             tenant_id=self._tenant,
         )
 
-    def _tell(
+    def _record(
         self,
         turn: Turn,
         entry: Entry,

@@ -22,7 +22,7 @@ logger = logging.getLogger("meshwright.work")
 _SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only waiting
 
 
-class Suspended(BaseException):
+class RunSuspended(BaseException):
     """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
 
     def __init__(self, suspend: Suspend, waits: Sequence[Wait] = ()) -> None:
@@ -33,16 +33,16 @@ class Suspended(BaseException):
 
 
 class Waits:
-    """The waits of a run. Once no step is under way but those that wait, the run is suspended.
+    """The waits of a run. Once every step under way waits, the run is suspended.
 
-    A run that waits in its own asyncio task alone is unwound by `Suspended`. One that has branches has its
-    asyncio task cancelled; meanwhile its thread records what it waits for, so that answers can come.
+    A run that waits in its own asyncio task alone is unwound by `RunSuspended`. If it has branches, its
+    asyncio task is cancelled; meanwhile its thread records the waits, so that answers can come.
     """
 
     def __init__(
         self, runtime: Runtime, ref: ActorRef, work: Work, earlier: Earlier, paths: Paths, records: Records
     ) -> None:
-        self.suspended: Suspended | None = None
+        self.suspended: RunSuspended | None = None
         self.cancelled_run = False
         self._runtime = runtime
         self._ref = ref
@@ -55,7 +55,7 @@ class Waits:
         self._sending: asyncio.Task[None] | None = None
         self._check: asyncio.TimerHandle | None = None
         self._busy = 0
-        self._begun = 0
+        self._begins = 0
 
     @property
     def pauses(self) -> int:
@@ -65,7 +65,7 @@ class Waits:
     def step_begins(self) -> None:
         """Note that a step is under way."""
         self._busy += 1
-        self._begun += 1
+        self._begins += 1  # tells `_look` that a step came, even if it has ended since
 
     def step_ends(self, step: OpenStep) -> None:
         """Note that a step has ended, however it did."""
@@ -78,6 +78,7 @@ class Waits:
         """Wait; the run is resumed with the answer in its journal."""
         path = wait.step.path
         self._open[path] = wait
+        # Else its thread has it from an earlier claim.
         if path not in self._earlier.waits:
             self._unsent[path] = (wait, child)
         if self._paths.is_alone:
@@ -99,16 +100,16 @@ class Waits:
         raise AssertionError("a run that waits is resumed from its start")
 
     def stop(self) -> set[asyncio.Task[None]]:
-        """Look no more; returns what is still to be cancelled."""
+        """Look no more; returns the asyncio tasks that the caller cancels."""
         if self._check is not None:
             self._check.cancel()
         return set() if self._sending is None else {self._sending}
 
     def _check_soon(self) -> None:
         if self._check is None and self.suspended is None:
-            self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begun)
+            self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begins)
 
-    def _look(self, begun: int) -> None:
+    def _look(self, begins: int) -> None:
         self._check = None
         main = self._paths.main
         if self.suspended is not None or not self._open or main is None:
@@ -116,17 +117,17 @@ class Waits:
         if self._busy:
             if self._unsent and self._sending is None:
                 self._sending = asyncio.create_task(self._send())
-        elif begun != self._begun:
+        elif begins != self._begins:  # a step began since: others may follow
             self._check_soon()
-        elif not main.cancelling():
+        elif not main.cancelling():  # else a stop is ahead of us
             self._suspend()
             self.cancelled_run = main.cancel()
 
-    def _suspend(self) -> Suspended:
+    def _suspend(self) -> RunSuspended:
         is_parked = any(wait.again for wait in self._open.values())
         pauses = self.pauses + 1 if is_parked else 0
         suspend = Suspend(**asdict(self._waiting()), pauses=pauses)
-        self.suspended = Suspended(suspend, tuple(self._open.values()))
+        self.suspended = RunSuspended(suspend, tuple(self._open.values()))
         return self.suspended
 
     def _waiting(self) -> Waiting:
@@ -142,7 +143,7 @@ class Waits:
     async def _send(self) -> None:
         waiting = self._waiting()
         try:
-            await self._records.confirm()
+            await self._records.confirm()  # an answer may resume the run behind these steps
             await self._runtime.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
             for wait in waiting.waits:
                 self._earlier.waits[wait.step.path] = wait.step

@@ -22,11 +22,21 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
 from meshwright.work.journal import Journal
-from meshwright.work.protocol import Claim, Completed, Grant, Release, Stop, Suspend, TaskKey, Work, tenant_of
+from meshwright.work.protocol import (
+    Claim,
+    Complete,
+    Grant,
+    Release,
+    Stop,
+    Suspend,
+    TaskKey,
+    Work,
+    tenant_of,
+)
 from meshwright.work.record import MAX_STALLED_CLAIMS, DispatchedTask, ThreadState, unsuccessful
 from meshwright.work.review import Reviews
 from meshwright.work.slots import SUSPECT_CLAIMS, Offer, Review, SlotTable, Suspects, Watch, Withdraw
-from meshwright.work.waits import Suspended
+from meshwright.work.waits import RunSuspended
 
 logger = logging.getLogger("meshwright.work")
 
@@ -38,10 +48,10 @@ ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which
 _LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
 _STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
-Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
+Runner = Callable[[ActorRef, Work, Journal], Awaitable[Complete]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
 
-It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
+It may raise `RunSuspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
 """
 
 
@@ -152,12 +162,13 @@ class Worker:
 
     def at_work(self, task: asyncio.Task[Any] | None) -> tuple[ActorRef, str] | None:
         """The thread and the task whose work an asyncio task is, if it is any. For any thread."""
+        # A copy, made in one go: the loop of the worker changes it meanwhile.
         works = list(self._running.items())
         return next((key for key, running in works if running.task is task), None)
 
     def works(self) -> list[tuple[ActorRef, str]]:
         """All that is being worked on. For any thread."""
-        return list(self._running)
+        return list(self._running)  # a copy, as above
 
     def stalled_claims(self, key: tuple[ActorRef, str]) -> int:
         """How many claims in a row, the present one included, finished no step of work. For any thread."""
@@ -165,7 +176,7 @@ class Worker:
         return 0 if running is None else running.stalled_claims
 
     def hold(self, reason: str = "") -> None:
-        """Begin no work until `begin` for this reason: what is offered waits unclaimed, what runs goes on."""
+        """Begin no work until `begin` for this reason: offers wait unclaimed, running work goes on."""
         self._holds.add(reason)
 
     def begin(self, reason: str = "") -> None:
@@ -198,11 +209,12 @@ class Worker:
             self._suspects.withdraw((ref, signal.task_id))
         elif isinstance(signal, Stop):
             self._stop(ref, signal)
-            if signal.owner != self._runtime.incarnation:
+            if signal.owner != self._runtime.incarnation:  # the turn ran here, the work runs elsewhere
                 self._pass_on(ref, signal)
 
     def lease_lost(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
+        # First, or each task that ends would begin the next under the lease that is lost.
         self._slots.clear()
         self._start_no_more()
         for running in self._running.values():
@@ -217,6 +229,7 @@ class Worker:
         works = {running.task: (key, running) for key, running in self._running.items()}
         if works:
             _, unfinished = await asyncio.wait(works, timeout=seconds)
+            # Whatever was let go before has lost its claim with the lease.
             stopped = [works[task] for task in unfinished if not works[task][1].let_go]
             for task in unfinished:
                 works[task][1].cancel()
@@ -243,6 +256,7 @@ class Worker:
                 await self._runtime.call(ref, "release", Release(task_id=task_id, fence=fence))
 
     def _take(self, offer: Offer) -> None:
+        # Its own work, offered again since the signal may have been lost.
         if offer.key in self._running and offer.owner == self._runtime.incarnation:
             return
         if offer.owner is None or not offer.stalled_claims or self._is_own(offer.owner):
@@ -305,7 +319,7 @@ class Worker:
             logger.warning("work on task %s stops here: %s", offer.task_id, error)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
-            self._take_up_later(replace(offer, has_crashed=False), work)
+            self._take_up_later(replace(offer, has_crashed=False), work)  # by no fault of the work
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever an author's code raises: it must not loop, hang or be lost
@@ -321,13 +335,12 @@ class Worker:
             broke_off = "work on task %s broke off (%d of %d)"
             logger.error(broke_off, offer.task_id, stalled, MAX_STALLED_CLAIMS, exc_info=error)
         finally:  # a log handler of somebody else's may raise
-            if (
-                work is not None or stalled < MAX_STALLED_CLAIMS
-            ):  # else it cannot be claimed: its deadline ends it
+            # Else it cannot be claimed: its deadline ends it.
+            if work is not None or stalled < MAX_STALLED_CLAIMS:
                 self._take_up_later(replace(offer, stalled_claims=stalled, reason=reason), work)
 
     def _take_up_later(self, offer: Offer, work: Work | None) -> None:
-        stream = offer.stream if work is None else work.stream
+        stream = offer.stream if work is None else work.stream  # of the claim that is judged by its steps
         again = replace(offer, owner=self._runtime.incarnation, stream=stream)
         asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
 
@@ -357,19 +370,20 @@ class Worker:
             del self._watched[(offer.ref, offer.task_id)]
 
     async def _claim(self, offer: Offer) -> Work | None:
-        """Ask for a task; None where it is not to be had. One whose owner lives is looked at again later."""
+        """Ask for a task; None if the thread refuses it. If its owner lives, it is looked at again later."""
         if offer.owner is not None and not await self._has_stopped(offer.owner):
             self._watch(offer)
             return None
         claim = Claim(
             task_id=offer.task_id,
             owner=self._runtime.incarnation,
-            gone=offer.owner,
+            ended_owner=offer.owner,
             code=self._codes.get(offer.ref.type),
             has_stalled=await self._has_stalled(offer),
             reason=self._held.pop(offer.key, offer.reason),
         )
         grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
+        # Settled between two claims: a turn cannot wait for the ledger.
         if grant is not None and grant.is_over:
             if (changed := await self._settle_over(offer, grant)) is None:
                 return None
@@ -379,9 +393,8 @@ class Worker:
 
     async def _has_stalled(self, offer: Offer) -> bool:
         """Whether the claim before finished no step, and ended with its process or by a fault of the work."""
-        is_lost = offer.owner != self._runtime.incarnation and self._is_own(
-            offer.owner or ""
-        )  # with its lease
+        # A claim that was lost with the lease of this process did not end with the process.
+        is_lost = offer.owner != self._runtime.incarnation and self._is_own(offer.owner or "")
         if offer.owner is None or is_lost or not offer.has_crashed:
             return False
         return not await has_steps(self._runtime, offer.ref, offer.stream)
@@ -397,9 +410,7 @@ class Worker:
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
         outcome = unsuccessful("failed", grant, ref.type, fault, self._runtime.clock.now())
-        await self._call(
-            ref, "complete", Completed(task_id=grant.task_id, fence=grant.fence, outcome=outcome)
-        )
+        await self._call(ref, "complete", Complete(task_id=grant.task_id, fence=grant.fence, outcome=outcome))
         return None
 
     async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
@@ -431,15 +442,15 @@ class Worker:
             return work
         return work.model_copy(update={"changed": (await self._settle(ref, work)).changed})
 
-    async def _settle_cut(self, ref: ActorRef, work: Work, ended: EndT) -> EndT:
+    async def _settle_cut(self, ref: ActorRef, work: Work, end: EndT) -> EndT:
         """Settle the calls of claims whose process ended, as far as this one did not make them again.
 
         Returns the end of the run, of unknown cost where that lacks one of them.
         """
         if self._settle is None or not (work.was_cut or work.is_cost_open):
-            return ended
+            return end
         result = await self._settle(ref, work)
-        return ended.model_copy(update={"cost_usd": None}) if result.is_estimated else ended
+        return end.model_copy(update={"cost_usd": None}) if result.is_estimated else end
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
@@ -454,61 +465,61 @@ class Worker:
         traceparent = work.task.traceparent
         log_about(work.task_id, traceparent)
         try:
-            completed = await self._ended(ref, work, running)
-        except Suspended as suspended:
+            completion = await self._run_to_end(ref, work, running)
+        except RunSuspended as suspended:
             suspend = await self._settle_cut(ref, work, suspended.suspend)
             try:
                 await self._call(ref, "suspend", suspend, traceparent)
             except TooLarge as error:
                 await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
-            outcome = await self._settle_cut(ref, work, completed.outcome)
-            if outcome is not completed.outcome:
-                completed = completed.model_copy(update={"outcome": outcome})
-            if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
-                ended = completed.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
-                completed = completed.model_copy(update={"outcome": ended})
-            await self._complete(ref, work, completed)
+            outcome = await self._settle_cut(ref, work, completion.outcome)
+            if outcome is not completion.outcome:
+                completion = completion.model_copy(update={"outcome": outcome})
+            if running.stopped and completion.outcome.status == "failed":  # by an error that the stop led to
+                cancelled = completion.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
+                completion = completion.model_copy(update={"outcome": cancelled})
+            await self._complete(ref, work, completion)
 
-    async def _complete(self, ref: ActorRef, work: Work, completed: Completed) -> None:
+    async def _complete(self, ref: ActorRef, work: Work, completion: Complete) -> None:
         """End an attempt. One whose outcome is too large fails: tried again it would be as large."""
-        outcome, traceparent = completed.outcome, work.task.traceparent
+        outcome, traceparent = completion.outcome, work.task.traceparent
         size, max_bytes = len(encode(outcome)), self._runtime.max_record_bytes // _OUTCOMES_A_RECORD
         try:
             if size > max_bytes:
                 raise too_large(f"the outcome of task {outcome.task_id}", size, max_bytes)
-            await self._call(ref, "complete", completed, traceparent)
+            await self._call(ref, "complete", completion, traceparent)
         except TooLarge as error:
             await self._call(ref, "complete", self._too_large(work, outcome, error), traceparent)
 
-    def _too_large(self, work: Work, ended: Outcome | Suspend, error: TooLarge) -> Completed:
-        known = {"usage": ended.usage, "cost_usd": ended.cost_usd, "changed": ended.changed}
-        spent = work.model_copy(update=known)
+    def _too_large(self, work: Work, end: Outcome | Suspend, error: TooLarge) -> Complete:
+        totals = {"usage": end.usage, "cost_usd": end.cost_usd, "changed": end.changed}
+        spent = work.model_copy(update=totals)
         fault = Fault(type=error.code, message=str(error))
         outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._runtime.clock.now())
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+        return Complete(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
-    async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
+    async def _run_to_end(self, ref: ActorRef, work: Work, running: Running) -> Complete:
         if running.stopped:
             return self._cancelled(await self._settled(ref, work) if work.was_cut else work)
-        running.interruptible = True
+        running.interruptible = True  # until the run has ended: a commit is not cut off
         try:
             return await until_stopped(self._run_journaled(ref, work))
-        except Stopped:  # where no run could say what its calls cost: before it began, or as it ended
+        except WorkStopped:  # where no run could say what its calls cost: before it began, or as it ended
             running.interruptible = False
             work = await self._settled(ref, work)
             return self._cancelled(work.model_copy(update={"cost_usd": None}))
         finally:
             running.interruptible = False
 
-    async def _run_journaled(self, ref: ActorRef, work: Work) -> Completed:
-        passed = partial(self._suspects.passed, (ref, work.task_id))
-        return await self._run(ref, work, await Journal.open(self._runtime, ref, work, passed))
+    async def _run_journaled(self, ref: ActorRef, work: Work) -> Complete:
+        on_step = partial(self._suspects.passed, (ref, work.task_id))
+        return await self._run(ref, work, await Journal.open(self._runtime, ref, work, on_step))
 
-    def _cancelled(self, work: Work) -> Completed:
+    def _cancelled(self, work: Work) -> Complete:
         fault = Fault(type="Cancelled", message="cancelled on request")
         outcome = unsuccessful("cancelled", work, work.dispatch.agent_id, fault, self._runtime.clock.now())
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+        return Complete(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:
         """Call a turn of the protocol: it waits for a full mailbox to drain, since work must not be lost."""
@@ -525,7 +536,7 @@ class Worker:
             return
         if running.stopped:
             return
-        running.stopped_fence = stop.fence
+        running.stopped_fence = stop.fence  # also before it has its claim: `_run_to_end` compares
         if running.stopped and running.interruptible:
             running.task.cancel(_STOPPED)
 
@@ -555,19 +566,19 @@ EndT = TypeVar("EndT", Outcome, Suspend)
 
 
 async def until_stopped(work: Awaitable[ResultT]) -> ResultT:
-    """Await work; raises Stopped where `Stop` cancelled it, and leaves every other cancellation alone."""
+    """Await work; raises WorkStopped where `Stop` cancelled it, and leaves every other cancellation alone."""
     try:
         return await work
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if error.args == (_STOPPED,) and task is not None:
-            task.uncancel()
-            raise Stopped from error
+            task.uncancel()  # so that a later cancellation counts by itself
+            raise WorkStopped from error
         raise
 
 
-class Stopped(Exception):
+class WorkStopped(Exception):
     """The work has to end."""
 
 
-__all__ = ["Runner", "Stopped", "Worker", "until_stopped"]
+__all__ = ["Runner", "WorkStopped", "Worker", "until_stopped"]

@@ -11,7 +11,7 @@ from meshwright.kernel.actor import Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import LedgerEntry, LedgerReply
 from meshwright.ledger.charging import AccountClient
-from meshwright.work.protocol import Claim, Completed, Work
+from meshwright.work.protocol import Claim, Complete, Work
 from meshwright.work.thread import AgentThread
 from meshwright.work.worker import Running, Worker
 
@@ -55,7 +55,7 @@ def raise_the_dead() -> None:
     carry_out = Worker._carry_out
 
     async def carry_out_twice(self: Worker, ref: ActorRef, work: Work, running: Running) -> None:
-        claim = Claim(task_id=work.task.task_id, owner=work.owner, gone=work.owner)
+        claim = Claim(task_id=work.task.task_id, owner=work.owner, ended_owner=work.owner)
         grant = await self._call(ref, "claim", claim)
         again = await self._read_task(ref, grant)
         assert again is not None
@@ -70,7 +70,7 @@ def take_any_end() -> None:
     fenced = AgentThread.complete
 
     @turn
-    def complete(self: AgentThread, turn: Turn, completed: Completed) -> bool:
+    def complete(self: AgentThread, turn: Turn, completed: Complete) -> bool:
         entry = self._entry(completed.task_id)
         if entry is not None:
             return fenced(self, turn, completed.model_copy(update={"fence": entry.fence}))

@@ -96,7 +96,7 @@ def _remembered(state: ThreadState | ConversationState) -> set[str]:
     """The tasks of which a thread or a conversation knows something."""
     if isinstance(state, ConversationState):
         return {message.task_id for message in state.recent}
-    return {entry.task_id for entry in state.inbox} | {outcome.task_id for outcome in state.ended}
+    return {entry.task_id for entry in state.inbox} | {outcome.task_id for outcome in state.ends}
 
 
 def _tasks_of_threads(records: Iterable[TaskRecord]) -> Counter[tuple[str, str]]:
