@@ -12,10 +12,10 @@ from meshwright import Client
 from meshwright.app import build_mesh
 from meshwright.component import Component
 from meshwright.core.access import KEY_ROLES, Role
+from meshwright.core.errors import Unauthenticated
 from meshwright.core.messages import Caller
 from meshwright.edges.http.server import serving
 from meshwright.identity.auth import Credentials
-from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, Echo

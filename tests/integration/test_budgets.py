@@ -102,7 +102,7 @@ async def test_a_tenant_sees_no_figures_that_count_other_tenants(tmp_path: Path)
 
         async def seen(tenant_id: str, **fields: Any) -> list[str]:
             caller = Caller(tenant_id=tenant_id, roles=frozenset({Role.VIEWER}), **fields)
-            return [view.budget for view in await Administration(mesh, caller).budgets()]
+            return [view.budget for view in (await Administration(mesh, caller).budgets()).items]
 
         assert await seen("acme") == ["ours"]
         assert await seen("other") == []

@@ -10,9 +10,16 @@ from pydantic import SecretStr
 
 from meshwright import BlockingClient, Client
 from meshwright.app import build_mesh
-from meshwright.core.errors import Draining, IdempotencyConflict, InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.core.errors import (
+    Draining,
+    IdempotencyConflict,
+    InvalidInput,
+    MeshError,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+)
 from meshwright.identity.settings import ADMIN_PREFIX
-from meshwright.ledger.keys import Unauthenticated
 from tests.support.http_mesh import Api, Echo, http_mesh
 from tests.support.settings import load_settings
 

@@ -9,7 +9,6 @@ from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
@@ -124,7 +123,7 @@ async def test_a_fork_is_erased_with_the_task_that_it_goes_on_from() -> None:
         again = await tasks.fork(str(forked.task_id), "1")
         await tasks.outcome(str(again.task_id))
         admin = Caller(requested_by="root", roles=frozenset(Role), key_id="k")
-        erased = await Administration(mesh, admin).erase(TaskSubject(task_id=task_id))
+        erased = await Administration(mesh, admin).erase(task_id=task_id)
         assert erased.tasks == 3
         for fork in (forked, again):
             assert (await tasks.task(str(fork.task_id))).payload == {}

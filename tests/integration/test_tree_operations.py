@@ -9,7 +9,6 @@ import pytest
 from meshwright import Agent, Capability, Run
 from meshwright.core.errors import ConfigError, Forbidden, NotFound
 from meshwright.core.messages import Caller
-from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.services.retention.retention import Retention
 from meshwright.services.trees.component import TreesComponent
@@ -94,7 +93,7 @@ async def test_a_repository_that_cannot_be_cloned_is_told_by_doctor(
 async def test_an_erased_task_leaves_no_tree(mesh: MeshUnderTest) -> None:
     outcome, other = await mesh.ask("writer", "Write."), await mesh.ask("writer", "Write too.")
     trees = mesh.mesh.get(Trees)
-    await Administration(mesh.mesh, ADMIN).erase(TaskSubject(task_id=outcome.task_id))
+    await Administration(mesh.mesh, ADMIN).erase(task_id=outcome.task_id)
     assert [lease.tree_id for lease in trees.leases()] == [other.task_id]
     assert not list(trees.folder.rglob(f"*{outcome.task_id}*"))
     with pytest.raises(NotFound):

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from meshwright.cli.app import mesh
 from meshwright.core import topics
 from meshwright.core.access import Role
-from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
+from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, Unauthenticated
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import KINDS, PREFIX, KeyProjection, Keys, Unauthenticated, budget_of
+from meshwright.ledger.keys import KINDS, PREFIX, KeyProjection, Keys, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore

@@ -113,6 +113,12 @@ class Conflict(MeshError):
     status = 409
 
 
+class Unauthenticated(MeshError):
+    """The key is missing or invalid."""
+
+    status = 401
+
+
 class Forbidden(MeshError):
     """The caller may not do that."""
 

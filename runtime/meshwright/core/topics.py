@@ -37,18 +37,18 @@ def type_on(topic: str, event_type: str) -> str:
 
 def matcher(pattern: str) -> Callable[[str], bool]:
     """Compile a pattern to a test of a topic's name."""
-    wanted = pattern.split(".")
-    if "#" in wanted[:-1]:
+    parts = pattern.split(".")
+    if "#" in parts[:-1]:
         raise ValueError(f"'#' may only end a topic pattern, not {pattern!r}")
-    if "*" not in wanted and wanted[-1] != "#":
+    if "*" not in parts and parts[-1] != "#":
         return pattern.__eq__
-    open_ended = wanted[-1] == "#"
-    fixed = wanted[:-1] if open_ended else wanted
+    open_ended = parts[-1] == "#"
+    fixed = parts[:-1] if open_ended else parts
 
     def matches(topic: str) -> bool:
         segments = topic.split(".")
         if len(segments) < len(fixed) or (len(segments) > len(fixed) and not open_ended):
             return False
-        return all(want in ("*", have) for want, have in zip(fixed, segments, strict=False))
+        return all(part in ("*", segment) for part, segment in zip(fixed, segments, strict=False))
 
     return matches

@@ -7,11 +7,12 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
+from meshwright.core.operations import Strict as Strict
 from meshwright.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"
@@ -24,12 +25,6 @@ _SOURCES = frozenset({"body", "query", "path", "header"})  # where FastAPI says 
 _ENVELOPE_BYTES = 4096  # what a request may hold around its payload
 _ENVELOPE_DEPTH = 1
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """Base of bodies and queries: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Change(Strict):

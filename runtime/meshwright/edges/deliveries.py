@@ -18,10 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.errors import ConfigError, InvalidInput, Unauthenticated
 from meshwright.edges.bodies import MalformedJson, parse_json
 from meshwright.events.audit import Audit
-from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 
 STANDARD_PREFIX = "whsec_"

@@ -15,11 +15,11 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from meshwright.core.access import ALL_ROLES, Role
-from meshwright.core.errors import Forbidden, HostError, MeshError
+from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthenticated
 from meshwright.core.messages import Caller
-from meshwright.identity.rules import ADMIN_REMEDY
+from meshwright.core.operations import ADMIN_REMEDY
 from meshwright.identity.settings import ADMIN_PREFIX
-from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, Unauthenticated, keys_required
+from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, keys_required
 from meshwright.settings import Settings
 
 __all__ = [

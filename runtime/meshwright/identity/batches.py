@@ -13,6 +13,7 @@ from meshwright.core.access import Role
 from meshwright.core.display import Document
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import ENDED, Fault
+from meshwright.core.operations import Rule, has_role, operation
 from meshwright.events.answers import check_alone
 from meshwright.events.audit import Audit
 from meshwright.events.filter import TaskFilter
@@ -22,7 +23,7 @@ from meshwright.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.identity.export import export_of
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.operations import Operations
-from meshwright.identity.rules import has_role
+from meshwright.identity.rules import EXPORT_TASK, OPERATOR, SEE_TASK, VIEWER
 from meshwright.ledger.task_costs import TaskTree, task_tree
 from meshwright.orchestration.again import Again, AgainPage
 from meshwright.orchestration.batches import Answered, AnswerPage, Cancelled, CancelPage
@@ -40,6 +41,7 @@ class Batches(Operations):
     One that is refused is in the page with the reason, and the others are done.
     """
 
+    @operation(Rule("retries tasks", OPERATOR))
     async def retry_all(
         self,
         *,
@@ -52,7 +54,6 @@ class Batches(Operations):
 
         Those that failed or timed out are meant where no status is wanted.
         """
-        self.check("retry_all")
         page = await self._tasks_of(dead=wanted.get("status") is None, **wanted)
         how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         items = [await self._retry_one(task, how) for task in page.items]
@@ -70,9 +71,9 @@ class Batches(Operations):
                 is_dry=how["dry_run"],
             )
 
+    @operation(Rule("cancels tasks", OPERATOR))
     async def cancel_all(self, *, dry_run: bool = False, **wanted: Any) -> CancelPage:
         """Ask for the end of the open tasks of a page. Takes what `tasks` takes."""
-        self.check("cancel_all")
         page = await self._tasks_of(open=True, **wanted)
         items = [await self._cancel_one(task, dry_run=dry_run) for task in page.items]
         return CancelPage(items=tuple(items), cursor=page.cursor)
@@ -92,9 +93,9 @@ class Batches(Operations):
             return replace(cancelled, status=view.status, refused=fault)
         return replace(cancelled, status=view.status)
 
+    @operation(Rule("lists dead letters", VIEWER))
     async def dead_letters(self, **wanted: Any) -> DeadLetterPage:
         """The tasks that failed or timed out, by agent and error. Takes a filter as `tasks` does."""
-        self.check("dead_letters")
         wanted = read_filter(self.mesh, self.caller, wanted)
         tenant_id = self.caller.tenant_id
         page = await self.mesh.log.dead_letters(tenant_id=tenant_id, **wanted)
@@ -105,6 +106,7 @@ class Batches(Operations):
         items = tuple(letters.model_copy(update={"reason": None}) for letters in page.items)
         return page.model_copy(update={"items": items})
 
+    @operation(Rule("answers questions", (Role.APPROVER,)))
     async def answer_all(
         self,
         value: Any,
@@ -123,7 +125,6 @@ class Batches(Operations):
         are of several kinds and none is named, NotFound for a kind that none is of, and InvalidInput for
         changed arguments, which are for one call alone.
         """
-        self.check("answer_all")
         wanted = read_filter(self.mesh, self.caller, wanted)
         tenant_id = self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
@@ -177,18 +178,18 @@ class Batches(Operations):
             return replace(answered, refused=_fault(error))
         return answered
 
+    @operation(EXPORT_TASK)
     async def export(self, task_id: str, *, contents: bool = True) -> Document:
         """A task with its steps and its tree as plain data, with secrets redacted; see `export_of`."""
-        self.check("export")
-        await self._check_task("export", task_id)
+        await self._check_task(EXPORT_TASK, task_id)
         view, tree = await self.see(task_id), await self.tree(task_id)
         found = await self.transcripts(task_id, contents=contents)
         return await asyncio.to_thread(export_of, view, found, tree, contents=contents)
 
+    @operation(SEE_TASK)
     async def tree(self, task_id: str) -> TaskTree:
         """A task with all that it delegated, and what each has cost."""
-        self.check("tree")
-        await self._check_task("tree", task_id)
+        await self._check_task(SEE_TASK, task_id)
         found = await self.mesh.log.view_apart(task_tree, self.caller.tenant_id, task_id)
         if found is None:
             raise unknown_task(task_id)

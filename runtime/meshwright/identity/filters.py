@@ -8,8 +8,8 @@ from typing import Any
 from meshwright.core.access import Role
 from meshwright.core.errors import MeshError, NotFound, error_of_code, nearest
 from meshwright.core.messages import Caller
+from meshwright.core.operations import require
 from meshwright.events.task_lists import known_values
-from meshwright.identity.rules import require
 from meshwright.ledger.costs import since_of
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry

@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
-from meshwright.core.errors import ConfigError, HostError
+from meshwright.core.errors import ConfigError, HostError, Unauthenticated
 from meshwright.core.http_answers import read_bounded
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.core.plugins import install_command
 from meshwright.identity.auth import Credentials
 from meshwright.identity.settings import OidcSettings
-from meshwright.ledger.keys import Unauthenticated
 
 if TYPE_CHECKING:
     import jwt

@@ -18,7 +18,7 @@ from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.context.service import ContextClient
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
+from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound, Unauthenticated
 from meshwright.core.files import File, task_file_of
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import (
@@ -32,6 +32,7 @@ from meshwright.core.messages import (
     TaskVariant,
     trace_id_of,
 )
+from meshwright.core.operations import Rule, has_role, is_own, operation, visible_tenant
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
@@ -43,21 +44,29 @@ from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.rules import (
-    RULES,
+    ANSWER_TASK,
+    CANCEL_TASK,
+    FOLLOW_TASK,
+    FORK_TASK,
+    GET_OUTCOME,
+    READ_FILE,
+    READ_STEPS,
+    RETRY_TASK,
+    REVEAL_QUESTION,
+    SCORE_TASK,
+    SEE_TASK,
+    SUBMITTER,
+    VIEWER,
     call_context,
     check_answer,
     event_facts,
-    has_role,
-    is_own,
     named,
     page_facts,
     sees_contents,
     shown,
     status_facts,
-    visible_tenant,
 )
 from meshwright.ledger.costs import Bucket, CostQuery, Costs
-from meshwright.ledger.keys import Unauthenticated
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
@@ -112,33 +121,30 @@ class Acting:
         self.mesh = mesh
         self.caller = caller
 
-    def check(self, operation: str) -> None:
-        """Raises Unauthenticated or Forbidden where the caller may not use an operation, whatever for."""
-        RULES[operation].check(self.caller)
 
-    async def check_early(self, operation: str, does: str) -> None:
-        """Raises what an operation is sure to raise, for a door that has not read all of the request yet.
+async def check_early(mesh: Mesh, caller: Caller, rule: Rule, does: str) -> None:
+    """Raises what an operation is sure to raise, for an edge that has not read all of the request yet.
 
-        Among that are Overloaded and StorageExceeded, so that a flood is not read. `does` ends the sentence
-        `Only a caller with the role ... ` in the words of the door.
-        """
-        rule, caller = RULES[operation], self.caller
-        rule.check(caller, does)
-        names_tenant = caller.all_tenants and rule.limit == "calls_per_minute"  # in what is not read yet
-        if rule.limit is not None and not names_tenant:
-            await self.mesh.get(Tenants).check(caller.tenant_id, rule.limit)
+    Among that are Overloaded and StorageExceeded, so that a flood is not read. `does` ends the sentence
+    `Only a caller with the role ... ` in the words of the edge.
+    """
+    rule.check(caller, does)
+    names_tenant = caller.all_tenants and rule.limit == "calls_per_minute"  # in what is not read yet
+    if rule.limit is not None and not names_tenant:
+        await mesh.get(Tenants).check(caller.tenant_id, rule.limit)
 
 
 class Operations(Acting):
     """The operations on tasks, events, agents and models.
 
-    Each raises Unauthenticated for an anonymous caller without the role that it takes (`rules.RULES`),
-    Forbidden for any other, NotFound for a task that the caller's tenant does not have, and HostError where
-    the store cannot be asked.
+    Each raises Unauthenticated for an anonymous caller without the role that its rule names, Forbidden for
+    any other, NotFound for a task that the caller's tenant does not have, and HostError where the store
+    cannot be asked.
     """
 
     # Tasks
 
+    @operation(Rule("makes tasks", SUBMITTER, limit="tasks_per_minute"))
     async def submit(
         self,
         request: TaskRequest,
@@ -148,7 +154,6 @@ class Operations(Acting):
         variants: tuple[TaskVariant, ...] | None = None,
     ) -> Receipt:
         """Take a task: durable when this returns. Raises what `Tasks.submit` raises."""
-        self.check("submit")
         for url in referred_in(request.payload):
             await self._check_may_read(url)
         return await self.mesh.get(Tasks).submit(
@@ -159,17 +164,17 @@ class Operations(Acting):
             variants=variants,
         )
 
+    @operation(SEE_TASK)
     async def see(self, task_id: str) -> TaskView:
         """A task as it is now, as the caller may see it."""
-        self.check("see")
-        return await self._shown("see", task_id)
+        return await self._shown(SEE_TASK, task_id)
 
+    @operation(Rule("lists tasks", VIEWER))
     async def tasks(self, **wanted: Any) -> TaskPage:
         """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes.
 
         Raises NotFound for a value of the filter that there never was.
         """
-        self.check("tasks")
         page = await self._tasks_of(**wanted)
         return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
 
@@ -180,79 +185,79 @@ class Operations(Acting):
             await require_known(self.mesh, wanted, tenant_id)
         return page
 
+    @operation(FOLLOW_TASK)
     async def task_events(self, task_id: str, wanted: EventFilter) -> Page:
         """A page of a task's events."""
-        self.check("task_events")
-        view = await self._shown("task_events", task_id)
+        view = await self._shown(FOLLOW_TASK, task_id)
         return await self._page(self._own(wanted, task_id), is_whole=sees_contents(view, self.caller))
 
+    @operation(FOLLOW_TASK)
     async def follow(self, task_id: str, *, after_seq: int = 0) -> Feed | None:
         """The events of a task behind `after_seq`, as they come; None where it has ended and all were seen.
 
         The last event ends the task. Close the batches to stop earlier.
         """
-        self.check("follow")
-        view = await self._shown("follow", task_id)
+        view = await self._shown(FOLLOW_TASK, task_id)
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
         wanted = self._own(EventFilter(after_seq=after_seq), task_id)
         feed = self._feed(wanted, is_whole=sees_contents(view, self.caller))
         return feed._replace(generation=view.generation)
 
+    @operation(READ_STEPS)
     async def transcripts(self, task_id: str, *, contents: bool = True) -> list[Transcript]:
         """The steps of a task, attempt by attempt; without `contents` the door shows none."""
-        self.check("transcripts")
-        await self._check_task("transcripts", task_id)
+        await self._check_task(READ_STEPS, task_id)
         found = await self.mesh.get(Tasks).transcripts(task_id, self.caller.tenant_id)
         if contents:
             await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return found
 
+    @operation(READ_FILE)
     async def file(self, task_id: str, number: int) -> File:
         """A file of a task's outcome with its bytes, counted from 1."""
-        self.check("file")
-        await self._check_task("file", task_id)
+        await self._check_task(READ_FILE, task_id)
         file = await self.mesh.get(Tasks).file(task_id, number, self.caller.tenant_id)
         await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return file
 
+    @operation(GET_OUTCOME)
     async def outcome(self, task_id: str) -> Outcome | None:
         """The outcome of a task with its contents, or None so far: for a door that is to send it."""
-        self.check("outcome")
-        await self._check_task("outcome", task_id)
+        await self._check_task(GET_OUTCOME, task_id)
         return (await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)).outcome
 
+    @operation(CANCEL_TASK)
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go."""
-        self.check("cancel")
-        await self._check_task("cancel", task_id)
+        await self._check_task(CANCEL_TASK, task_id)
         view = await self.mesh.get(Tasks).cancel(task_id, self.caller.tenant_id, caller=self.caller)
         return shown(view, self.caller)
 
+    @operation(RETRY_TASK)
     async def retry(self, task_id: str, **wanted: Any) -> Again:
         """Work again on a task that failed, timed out or was cancelled. Takes what `Tasks.retry` takes."""
-        self.check("retry")
-        await self._check_task("retry", task_id)
+        await self._check_task(RETRY_TASK, task_id)
         again = await self.mesh.get(Tasks).retry(task_id, self.caller, **wanted)
         if has_role(self.caller, Role.CONTENTS):
             return again
         return replace(again, error=named(again.error), refused=named(again.refused))
 
+    @operation(FORK_TASK)
     async def fork(self, task_id: str, step: str, **wanted: Any) -> Forked:
         """Make a task of the caller that goes on from a step of another. Takes what `Tasks.fork` takes."""
-        self.check("fork")
-        await self._check_task("fork", task_id)
+        await self._check_task(FORK_TASK, task_id)
         return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **wanted)
 
+    @operation(SCORE_TASK)
     async def score(self, task_id: str, name: str, value: float, *, comment: str = "") -> Event:
         """Give a task a score, as the event `task.scored`, which is in the log when this returns.
 
         Raises StorageExceeded.
         """
-        self.check("score")
         caller = self.caller
         record, task = await read_task(self.mesh.runtime, task_id, caller.tenant_id)
-        RULES["score"].check_task(caller, task.requested_by)
+        SCORE_TASK.check_task(caller, task.requested_by)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         event = self.mesh.event(
             SCORED,
@@ -266,6 +271,7 @@ class Operations(Acting):
         await self.mesh.runtime.emit([event])
         return event
 
+    @operation(ANSWER_TASK)
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None
     ) -> TaskView:
@@ -273,7 +279,6 @@ class Operations(Acting):
 
         Durable when this returns. Raises what `Tasks.answer` raises.
         """
-        self.check("answer")
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
         await self.mesh.get(Tasks).answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
@@ -281,16 +286,17 @@ class Operations(Acting):
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
 
+    @operation(REVEAL_QUESTION)
     async def reveal(self, task_id: str, key: str) -> RevealedQuestion:
         """The hidden parts of a question, for a caller who may answer it; recorded in the audit trail.
 
         Raises what `Tasks.reveal` raises.
         """
-        self.check("reveal")
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
         return await self.mesh.get(Tasks).reveal(task_id, key, self.caller)
 
+    @operation(Rule("lists questions", (Role.CONTENTS,)))
     async def inbox(
         self,
         *,
@@ -304,7 +310,6 @@ class Operations(Acting):
 
         `of_task` are fields of `TaskFilter`. Raises NotFound for a value that there never was.
         """
-        self.check("inbox")
         wanted, tenant_id = read_filter(self.mesh, self.caller, of_task), self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
         page = await self.mesh.get(WholeInbox).page(
@@ -321,12 +326,12 @@ class Operations(Acting):
 
     # Events
 
+    @operation(Rule("sees events", VIEWER))
     async def events(self, wanted: EventFilter) -> Page:
         """A page of the tenant's events.
 
         Raises NotFound where there are none, and agent or a field of their tasks has a value that never was.
         """
-        self.check("events")
         wanted = self._own(self._of_task(wanted))
         page = await self._page(wanted, is_whole=await self._reads_events())
         if not page.events:
@@ -336,9 +341,9 @@ class Operations(Acting):
             await require_known(self.mesh, of_task, self.caller.tenant_id)
         return page
 
+    @operation(Rule("follows events", VIEWER))
     async def tail(self, wanted: EventFilter) -> Feed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
-        self.check("tail")
         wanted, newest = self._own(self._of_task(wanted)), await self.mesh.log.last_seq()
         is_whole, position = (
             await self._reads_events(),
@@ -353,6 +358,7 @@ class Operations(Acting):
         common = Common(key, position, newest, after) if is_known else None
         return Feed(after(position), is_whole, common=common)
 
+    @operation(Rule("publishes events", SUBMITTER))
     async def publish(
         self, topic: str, event_type: str, payload: dict[str, Any], *, idempotency_key: str | None = None
     ) -> str:
@@ -360,7 +366,6 @@ class Operations(Acting):
 
         One with an idempotency key that was used before is not published again. Raises StorageExceeded.
         """
-        self.check("publish")
         caller = self.caller
         name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
         event_id = f"app/{caller.tenant_id}/{name}"
@@ -381,14 +386,14 @@ class Operations(Acting):
 
     # Agents, models, costs
 
+    @operation(Rule("lists agents", VIEWER))
     def agents(self) -> list[AgentInfo]:
         """Every agent that is registered, and how it is doing."""
-        self.check("agents")
         return self.mesh.get(Registry).agents()
 
+    @operation(Rule("sees scores", VIEWER))
     def scores(self, capability: str) -> list[ScoreCard]:
         """How the agents that are not offline score for a capability, the best first. Raises NotFound."""
-        self.check("scores")
         known = self.mesh.get(Registry).capabilities()
         if capability not in known:
             raise NotFound(
@@ -398,6 +403,7 @@ class Operations(Acting):
             )
         return self.mesh.get(Registry).scores(capability)
 
+    @operation(Rule("sees costs", VIEWER))
     async def costs(
         self,
         by: str = "agent",
@@ -413,7 +419,6 @@ class Operations(Acting):
         are those of the call, all others those of its task. Raises InvalidInput, and NotFound for a value
         that there never was.
         """
-        self.check("costs")
         known = read_filter(self.mesh, self.caller, {"since": since, "until": until, **of})
         start, end = known.pop("since"), known.pop("until")
         of_task = TaskFilter(**known) if any(known.values()) else None
@@ -424,15 +429,15 @@ class Operations(Acting):
             await require_known(self.mesh, known, tenant_id, of_calls=True)
         return costs
 
+    @operation(Rule("sees the status", VIEWER))
     async def status(self) -> MeshStatus:
         """How the open tasks are doing."""
-        self.check("status")
         status = await self.mesh.get(StatusReader).status(visible_tenant(self.caller))
         return status if has_role(self.caller, Role.CONTENTS) else status_facts(status)
 
+    @operation(Rule("compresses contexts", SUBMITTER))
     async def compress(self, wanted: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
         """Make the context that a receiver needs: by rules, and by a model where those are not enough."""
-        self.check("compress")
         caller = self.caller
         return await self.mesh.get(ContextClient).compress(
             wanted,
@@ -443,11 +448,12 @@ class Operations(Acting):
             ),
         )
 
+    @operation(Rule("lists models", SUBMITTER))
     def models(self) -> tuple[str, ...] | None:
         """The models that may be named; None where only their server knows."""
-        self.check("models")
         return self.mesh.get(Deployments).groups
 
+    @operation(Rule("calls models", SUBMITTER, limit="calls_per_minute"))
     async def call_model(
         self, *, tenant_id: str | None = None, user: str | None = None, traceparent: str | None = None
     ) -> CallContext:
@@ -455,24 +461,22 @@ class Operations(Acting):
 
         Only a caller of all tenants may name another tenant. Raises Overloaded, StorageExceeded.
         """
-        self.check("call_model")
         context = call_context(self.caller, tenant_id=tenant_id, user=user)
         await self.mesh.get(Tenants).take(context.tenant_id, "calls_per_minute")
         return context.model_copy(update={"traceparent": traceparent})
 
-    async def _shown(self, operation: str, task_id: str) -> TaskView:
+    async def _shown(self, rule: Rule, task_id: str) -> TaskView:
         """A task as the caller may see it. It is recorded that it sees the contents of another's."""
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
-        RULES[operation].check_task(self.caller, view.requested_by)
+        rule.check_task(self.caller, view.requested_by)
         if not sees_contents(view, self.caller):
             return shown(view, self.caller)
         if view.requested_by != self.caller.requested_by:
             await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return view
 
-    async def _check_task(self, operation: str, task_id: str) -> None:
+    async def _check_task(self, rule: Rule, task_id: str) -> None:
         """Raises Forbidden for a task of another that takes a role which the caller does not have."""
-        rule = RULES[operation]
         if rule.others is None or not has_role(self.caller, rule.others):
             _, task = await read_task(self.mesh.runtime, task_id, self.caller.tenant_id)
             rule.check_task(self.caller, task.requested_by)

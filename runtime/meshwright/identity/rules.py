@@ -1,4 +1,4 @@
-"""Rules: the roles that operations take, as data, the checks that go by them, and the facts that viewers see.
+"""The rules that several operations go by, and the facts that viewers see.
 
 A caller without the right to contents sees states, names, counts, times and costs. Of an event's payload
 only fields that its part names as facts are shown, and only short ones: a field that a new kind of event
@@ -8,164 +8,49 @@ brings is hidden until it is named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 
 from meshwright.core import topics
-from meshwright.core.access import Role, granted, in_order
+from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.errors import Forbidden, MeshError
+from meshwright.core.errors import Forbidden
 from meshwright.core.messages import Caller, Event, Fault
+from meshwright.core.operations import Rule as Rule
+from meshwright.core.operations import has_role as has_role
+from meshwright.core.operations import is_own as is_own
+from meshwright.core.operations import require as require
+from meshwright.core.operations import visible_tenant as visible_tenant
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
-from meshwright.ledger.keys import Unauthenticated
 from meshwright.models.port import CallContext
-from meshwright.orchestration.settings import TenantLimit
 from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView
 
-ADMIN_REMEDY = (
-    "Use `mesh keys` on the mesh's machine, or send Authorization: Bearer with the text of admin.token "
-    "in its data folder"
+SEE = (Role.VIEWER, Role.SUBMITTER)
+READ = (Role.CONTENTS, Role.SUBMITTER)
+VIEWER, SUBMITTER, OPERATOR, ADMIN = (Role.VIEWER,), (Role.SUBMITTER,), (Role.OPERATOR,), (Role.ADMIN,)
+_ANSWER = (Role.APPROVER, Role.SUBMITTER)
+_CHANGE = (Role.OPERATOR, Role.SUBMITTER)
+
+SEE_TASK = Rule("sees tasks", SEE, Role.VIEWER, "sees the tasks of others")
+FOLLOW_TASK = Rule("follows tasks", SEE, Role.VIEWER, "follows the tasks of others")
+READ_STEPS = Rule("sees steps", READ, Role.CONTENTS, "sees the steps of others' tasks")
+EXPORT_TASK = Rule("exports tasks", READ, Role.CONTENTS, "exports the tasks of others")
+READ_FILE = Rule("reads files", READ, Role.CONTENTS, "reads the files of others' tasks")
+GET_OUTCOME = Rule("gets outcomes", READ, Role.CONTENTS, "is sent the outcome of another's task")
+CANCEL_TASK = Rule("cancels tasks", _CHANGE, Role.OPERATOR, "cancels the tasks of others")
+RETRY_TASK = Rule("retries tasks", _CHANGE, Role.OPERATOR, "retries the tasks of others")
+SCORE_TASK = Rule("scores tasks", _CHANGE, Role.OPERATOR, "scores the tasks of others")
+FORK_TASK = Rule("forks tasks", SUBMITTER, Role.CONTENTS, "forks the tasks of others")
+ANSWER_TASK = Rule("answers questions", _ANSWER, Role.APPROVER, "answers the tasks of others")
+REVEAL_QUESTION = Rule(
+    "reads hidden parts of questions",
+    _ANSWER,
+    Role.APPROVER,
+    "reads the hidden parts of questions of others' tasks",
 )
-
-
-class Rule(NamedTuple):
-    """Says who may use an operation: a caller with one of `roles`.
-
-    `does` ends the sentence `Only a caller with the role ... `, like `pauses schedules`. For a task that
-    another has requested it takes the role `others`. For the role admin the caller must have shown
-    credentials, wherever it is; with `all_tenants` it must be one of all tenants. Its uses count against
-    `limit`.
-    """
-
-    does: str
-    roles: tuple[Role, ...]
-    others: Role | None = None
-    of_others: str = ""
-    all_tenants: bool = False
-    limit: TenantLimit | None = None
-
-    def check(self, caller: Caller, does: str = "") -> None:
-        """Raises Unauthenticated for an anonymous caller who may not use the operation, Forbidden for others.
-
-        `does` says what a caller asks for in place of what the operation does.
-        """
-        if Role.ADMIN in self.roles and _is_anonymous(caller):
-            raise Unauthenticated(
-                "This request takes an administrator's credentials, also on the mesh's machine",
-                remedy=ADMIN_REMEDY,
-            )
-        if granted(caller.roles).isdisjoint(self.roles):
-            raise _lacking(caller, self.roles, does or self.does)
-        if self.all_tenants and not caller.all_tenants:
-            require_all_tenants(caller, self.does)
-
-    def check_task(self, caller: Caller, requested_by: str) -> None:
-        """Raises what `check` raises for a task of another that takes a further role."""
-        if self.others is not None and not is_own(caller, requested_by):
-            require(caller, self.others, self.of_others)
-
-    def __str__(self) -> str:
-        words = f"Takes the role {' or '.join(self.roles)}"
-        if self.others is not None:
-            words += f", {self.others} for the tasks of others"
-        return f"{words}, of all tenants." if self.all_tenants else f"{words}."
-
-
-_SEE = (Role.VIEWER, Role.SUBMITTER)
-_READ = (Role.CONTENTS, Role.SUBMITTER)
-_VIEWER, _SUBMITTER, _OPERATOR, _ADMIN = (Role.VIEWER,), (Role.SUBMITTER,), (Role.OPERATOR,), (Role.ADMIN,)
-
-RULES = {
-    "submit": Rule("makes tasks", _SUBMITTER, limit="tasks_per_minute"),
-    "see": Rule("sees tasks", _SEE, Role.VIEWER, "sees the tasks of others"),
-    "tasks": Rule("lists tasks", _VIEWER),
-    "follow": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
-    "task_events": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
-    "transcripts": Rule("sees steps", _READ, Role.CONTENTS, "sees the steps of others' tasks"),
-    "export": Rule("exports tasks", _READ, Role.CONTENTS, "exports the tasks of others"),
-    "file": Rule("reads files", _READ, Role.CONTENTS, "reads the files of others' tasks"),
-    "outcome": Rule("gets outcomes", _READ, Role.CONTENTS, "is sent the outcome of another's task"),
-    "cancel": Rule(
-        "cancels tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "cancels the tasks of others"
-    ),
-    "retry": Rule(
-        "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
-    ),
-    "score": Rule(
-        "scores tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "scores the tasks of others"
-    ),
-    "fork": Rule("forks tasks", _SUBMITTER, Role.CONTENTS, "forks the tasks of others"),
-    "retry_all": Rule("retries tasks", _OPERATOR),
-    "cancel_all": Rule("cancels tasks", _OPERATOR),
-    "answer_all": Rule("answers questions", (Role.APPROVER,)),
-    "dead_letters": Rule("lists dead letters", _VIEWER),
-    "tree": Rule("sees tasks", _SEE, Role.VIEWER, "sees the tasks of others"),
-    "answer": Rule(
-        "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
-    ),
-    "reveal": Rule(
-        "reads hidden parts of questions",
-        (Role.APPROVER, Role.SUBMITTER),
-        Role.APPROVER,
-        "reads the hidden parts of questions of others' tasks",
-    ),
-    "inbox": Rule("lists questions", (Role.CONTENTS,)),
-    "events": Rule("sees events", _VIEWER),
-    "tail": Rule("follows events", _VIEWER),
-    "publish": Rule("publishes events", _SUBMITTER),
-    "compress": Rule("compresses contexts", _SUBMITTER),
-    "models": Rule("lists models", _SUBMITTER),
-    "call_model": Rule("calls models", _SUBMITTER, limit="calls_per_minute"),
-    "agents": Rule("lists agents", _VIEWER),
-    "scores": Rule("sees scores", _VIEWER),
-    "costs": Rule("sees costs", _VIEWER),
-    "status": Rule("sees the status", _VIEWER),
-    "estimate": Rule("estimates tasks", _VIEWER),
-    "budgets": Rule("lists budgets", _VIEWER),
-    "raise_budget": Rule("raises budgets", _OPERATOR),
-    "allowances": Rule("lists allowances", _OPERATOR),
-    "allow": Rule("sets allowances", _OPERATOR),
-    "disallow": Rule("removes allowances", _OPERATOR),
-    "deployments": Rule("lists deployments", _OPERATOR, all_tenants=True),
-    "explain_route": Rule("explains routes of models", _OPERATOR, all_tenants=True),
-    "test_deployments": Rule("tests deployments", _OPERATOR, all_tenants=True),
-    "create_key": Rule("creates keys", _ADMIN),
-    "list_keys": Rule("lists keys", _ADMIN),
-    "open_keys": Rule("opens the mesh", _ADMIN, all_tenants=True),
-    "revoke_key": Rule("revokes keys", _ADMIN),
-    "rotate_key": Rule("rotates keys", _ADMIN),
-    "erase": Rule("erases contents", _ADMIN),
-    "verify": Rule("verifies the event log", _ADMIN, all_tenants=True),
-    "rotate_secrets": Rule("rotates keys", _ADMIN, all_tenants=True),
-}
-"""The rules of operations, by their names."""
-
-
-def has_role(caller: Caller, role: Role) -> bool:
-    """Whether a caller has a role, or one that implies it."""
-    return role in granted(caller.roles)
-
-
-def require(caller: Caller, role: Role, what: str) -> None:
-    """Raises Unauthenticated for an anonymous caller without the role, Forbidden for any other without it.
-
-    `what` ends the sentence `Only a caller with the role ... `, like `pauses schedules`.
-    """
-    if not has_role(caller, role):
-        raise _lacking(caller, (role,), what)
-
-
-def _lacking(caller: Caller, roles: tuple[Role, ...], what: str) -> MeshError:
-    wanted, held = " or ".join(roles), in_order(granted(caller.roles))
-    error: type[MeshError] = Unauthenticated if _is_anonymous(caller) else Forbidden
-    key = f"Use a key that has it: mesh keys create --role {roles[0]}"
-    return error(
-        f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {held}",
-        remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
-    )
 
 
 def check_answer(caller: Caller, view: TaskView, key: str) -> None:
@@ -178,38 +63,7 @@ def check_answer(caller: Caller, view: TaskView, key: str) -> None:
         return
     if wait is not None and is_decision(wait):
         require(caller, Role.APPROVER, "decides on approvals")
-    RULES["answer"].check_task(caller, view.requested_by)
-
-
-def require_all_tenants(caller: Caller, what: str) -> None:
-    """Raises Forbidden for a caller of one tenant alone."""
-    if not caller.all_tenants:
-        raise Forbidden(
-            f"Only a caller of all tenants {what}; {caller.requested_by} is of tenant {caller.tenant_id}",
-            remedy="Use the admin token, or `mesh` on the mesh's machine",
-        )
-
-
-def _is_anonymous(caller: Caller) -> bool:
-    """Whether a caller has shown nothing that says who it is."""
-    return caller.key_id is None and caller.requested_by == Caller().requested_by
-
-
-def is_own(caller: Caller, requested_by: str) -> bool:
-    """Whether a submitter has requested something of its tenant itself."""
-    return has_role(caller, Role.SUBMITTER) and caller.requested_by == requested_by
-
-
-def visible_tenant(caller: Caller) -> str | None:
-    """Returns the tenant whose costs, budgets and status a caller sees; None is every tenant."""
-    return None if caller.all_tenants else caller.tenant_id
-
-
-def tenant_of(caller: Caller, named: str | None) -> str | None:
-    """Returns the tenant that a caller means: any or none for one of all tenants, else its own."""
-    if named not in (None, caller.tenant_id):
-        require_all_tenants(caller, "names another tenant")
-    return named if caller.all_tenants else caller.tenant_id
+    ANSWER_TASK.check_task(caller, view.requested_by)
 
 
 def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:

@@ -22,7 +22,7 @@ from meshwright.core import topics
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.clock import duration_of
 from meshwright.core.encoding import decode, encode
-from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError, NotFound, Unauthenticated
 from meshwright.core.ids import ID_PATTERN, Identifier, new_id
 from meshwright.core.messages import Event
 from meshwright.core.money import Budget
@@ -242,12 +242,6 @@ def _read_keys(session: Session) -> list[tuple[Key, int]]:
     """Returns the listed keys, oldest first, each with how often the mesh had been opened before."""
     documents = [decode(document) for (document,) in session.execute(_LIST).fetchall()]
     return [(Key.model_validate(document), document.get("opening", 0)) for document in documents]
-
-
-class Unauthenticated(MeshError):
-    """The key is missing or invalid."""
-
-    status = 401
 
 
 class NewKey(Key):

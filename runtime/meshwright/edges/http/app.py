@@ -28,7 +28,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
-from meshwright.edges.http import administration, batches, events, mesh_routes, models, tasks
+from meshwright.edges.http import batches, events, mesh_routes, models, tasks
 from meshwright.edges.http.errors import (
     CALLER,
     KIND,
@@ -41,8 +41,10 @@ from meshwright.edges.http.errors import (
     record_misuse,
 )
 from meshwright.edges.http.events import Streams
+from meshwright.edges.http.operation_routes import make_routes
 from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
+from meshwright.identity.administration import Administration
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
@@ -54,15 +56,14 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-_MODEL_ROUTERS = (models.openai_router, models.router, administration.keys, mesh_routes.probes)
+_KEYS = make_routes(Administration, "keys")
+_MODEL_ROUTERS = (models.openai_router, models.router, _KEYS, mesh_routes.probes)
 _ROUTERS = (
     tasks.router,
     batches.router,
     events.router,
     mesh_routes.router,
-    administration.budgets,
-    administration.deployments,
-    administration.router,
+    make_routes(Administration, "costs", "models", "administration"),
     *_MODEL_ROUTERS,
 )
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]

@@ -29,10 +29,6 @@ _NO_ROOM = (
 _NO_VALUE = problems({404: "A value of the filter never was: `detail` says which there are."})
 
 
-def _by(operation: str) -> Any:
-    return may(operation, kind=Batches)
-
-
 class RetryRequest(Strict):
     """How a task is worked on again.
 
@@ -61,7 +57,7 @@ class RetryRequest(Strict):
     ),
 )
 async def _retry_task(
-    operations: Annotated[Batches, _by("retry")], task_id: _TaskId, wanted: RetryRequest
+    operations: Annotated[Batches, may(Batches.retry, Batches)], task_id: _TaskId, wanted: RetryRequest
 ) -> Again:
     """Work again on a task that failed, timed out or was cancelled, under the same id.
 
@@ -99,7 +95,7 @@ class ForkRequest(Strict):
     ),
 )
 async def _fork_task(
-    operations: Annotated[Batches, _by("fork")], task_id: _TaskId, wanted: ForkRequest
+    operations: Annotated[Batches, may(Batches.fork, Batches)], task_id: _TaskId, wanted: ForkRequest
 ) -> Forked:
     """Make a task that goes on from a finished step of another, which stays as it is.
 
@@ -140,7 +136,7 @@ class RetryManyRequest(_ManyRequest, RetryRequest):
 
 @router.post("/retry", summary="Retry many tasks", response_model=AgainPage, responses=_NO_VALUE)
 async def _retry_tasks(
-    operations: Annotated[Batches, _by("retry_all")], wanted: RetryManyRequest
+    operations: Annotated[Batches, may(Batches.retry_all, Batches)], wanted: RetryManyRequest
 ) -> Response:
     """Work again on each task of a page that agrees with every field given.
 
@@ -155,7 +151,7 @@ class CancelManyRequest(_ManyRequest):
 
 @router.post("/cancel", summary="Cancel many tasks", response_model=CancelPage, responses=_NO_VALUE)
 async def _cancel_tasks(
-    operations: Annotated[Batches, _by("cancel_all")], wanted: CancelManyRequest
+    operations: Annotated[Batches, may(Batches.cancel_all, Batches)], wanted: CancelManyRequest
 ) -> Response:
     """Ask for the end of each open task of a page that agrees with every field given.
 
@@ -193,7 +189,7 @@ class AnswerManyRequest(_ManyRequest):
     ),
 )
 async def _answer_questions(
-    operations: Annotated[Batches, _by("answer_all")], wanted: AnswerManyRequest
+    operations: Annotated[Batches, may(Batches.answer_all, Batches)], wanted: AnswerManyRequest
 ) -> Response:
     """Give one answer to all open questions of a kind that a page of a filter finds.
 
@@ -210,7 +206,7 @@ async def _answer_questions(
     responses=_NO_VALUE,
 )
 async def _list_dead_letters(
-    operations: Annotated[Batches, _by("dead_letters")], query: Annotated[TaskQuery, Query()]
+    operations: Annotated[Batches, may(Batches.dead_letters, Batches)], query: Annotated[TaskQuery, Query()]
 ) -> Response:
     """List the tasks that failed or timed out, by agent and type of error, the largest group first."""
     return JsonLine(await operations.dead_letters(**dict(query)))
@@ -228,7 +224,7 @@ async def _list_dead_letters(
 )
 async def _export_task(
     request: Request,
-    operations: Annotated[Batches, _by("export")],
+    operations: Annotated[Batches, may(Batches.export, Batches)],
     task_id: _TaskId,
     contents: Annotated[bool, Query(description="With what was asked, said and answered.")] = True,
 ) -> Response:
@@ -248,7 +244,9 @@ async def _export_task(
     summary="Show what a task delegated, with costs",
     responses=problems({404: "There is no such task."}),
 )
-async def _show_tree(operations: Annotated[Batches, _by("tree")], task_id: _TaskId) -> TaskTree:
+async def _show_tree(
+    operations: Annotated[Batches, may(Batches.tree, Batches)], task_id: _TaskId
+) -> TaskTree:
     """Show a task and those below it, each with the cost of its own calls of models and of its whole tree.
 
     The first 500 are listed, each before its own; the costs are those of up to 10,000.

@@ -27,12 +27,12 @@ from meshwright.core.errors import (
     Overloaded,
     StorageExceeded,
     TooLarge,
+    Unauthenticated,
 )
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
 from meshwright.identity.operations import record_refusal
-from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.models.errors import (
     BudgetExceeded,

@@ -127,7 +127,7 @@ def resume_after(request: Request, start: Start) -> int | None:
 
 @router.get("/events", summary="Query the event log", response_model=EventPage)
 async def _query_events(
-    operations: Annotated[Operations, may("events")], query: Annotated[_EventQuery, Query()]
+    operations: Annotated[Operations, may(Operations.events)], query: Annotated[_EventQuery, Query()]
 ) -> Response:
     """Look up events by their fields or those of their tasks, by range of `seq`, or by time.
 
@@ -140,7 +140,9 @@ async def _query_events(
     "/events/stream", summary="Follow the event log", responses=EVENTS, response_class=StreamingResponse
 )
 async def _stream_events(
-    request: Request, operations: Annotated[Operations, may("tail")], tail: Annotated[_EventTail, Query()]
+    request: Request,
+    operations: Annotated[Operations, may(Operations.tail)],
+    tail: Annotated[_EventTail, Query()],
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
 
@@ -335,7 +337,7 @@ class PublishedEvent(BaseModel):
 )
 async def _publish(
     mesh: ReadyMesh,
-    operations: Annotated[Operations, may("publish")],
+    operations: Annotated[Operations, may(Operations.publish)],
     event: EventRequest,
     idempotency_key: Annotated[
         str | None,

@@ -52,7 +52,7 @@ class _CostQuery(Strict, OfTask):
 
 
 @router.get("/agents", summary="List agents", tags=["agents"])
-async def _list_agents(operations: Annotated[Operations, may("agents")]) -> AgentList:
+async def _list_agents(operations: Annotated[Operations, may(Operations.agents)]) -> AgentList:
     """Show every agent that is registered, and how it is doing."""
     return AgentList(items=operations.agents())
 
@@ -64,7 +64,8 @@ async def _list_agents(operations: Annotated[Operations, may("agents")]) -> Agen
     responses=problems({404: "No agent has that capability."}),
 )
 async def _score_agents(
-    operations: Annotated[Operations, may("scores")], capability: Annotated[str, Path(pattern=ID_PATTERN)]
+    operations: Annotated[Operations, may(Operations.scores)],
+    capability: Annotated[str, Path(pattern=ID_PATTERN)],
 ) -> ScoreList:
     """Show how the agents that are not offline score for a capability, factor by factor, best first."""
     return ScoreList(items=operations.scores(capability))
@@ -82,7 +83,7 @@ async def _score_agents(
     ),
 )
 async def _sum_costs(
-    operations: Annotated[Operations, may("costs")], query: Annotated[_CostQuery, Query()]
+    operations: Annotated[Operations, may(Operations.costs)], query: Annotated[_CostQuery, Query()]
 ) -> Costs:
     """Sum up what calls of models have cost, most expensive first, and all of them together.
 
@@ -95,7 +96,7 @@ async def _sum_costs(
 
 
 @router.get("/status", summary="Show the state of the mesh", tags=["tasks"])
-async def _show_status(operations: Annotated[Operations, may("status")]) -> MeshStatus:
+async def _show_status(operations: Annotated[Operations, may(Operations.status)]) -> MeshStatus:
     """Count open tasks by status and by what they wait for, and show which deployments are left alone.
 
     The holder of a key sees the tasks of the key's tenant, the administrator all of it.
@@ -105,7 +106,7 @@ async def _show_status(operations: Annotated[Operations, may("status")]) -> Mesh
 
 @router.post("/compress", summary="Compress a context", tags=["context"])
 async def _compress(
-    request: Request, operations: Annotated[Operations, may("compress")], wanted: CompressRequest
+    request: Request, operations: Annotated[Operations, may(Operations.compress)], wanted: CompressRequest
 ) -> CompressResponse:
     """Make the context that the receiver needs: by rules, and by a model where those are not enough."""
     return await operations.compress(wanted, traceparent=valid_trace(request.headers.get("traceparent")))

@@ -42,7 +42,7 @@ _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
-_CallerDep = Annotated[Operations, may("call_model")]
+_CallerDep = Annotated[Operations, may(Operations.call_model)]
 
 
 router = make_router("models")
@@ -125,7 +125,9 @@ class EmbeddingList(BaseModel):
 
 
 @openai_router.get("/v1/models", summary="List models")
-async def _list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
+async def _list_models(
+    request: Request, operations: Annotated[Operations, may(Operations.models)]
+) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(
         object="list", data=[ModelEntry(id=name) for name in _groups(request, operations) or GROUPS]
@@ -135,7 +137,7 @@ async def _list_models(request: Request, operations: Annotated[Operations, may("
 @openai_router.get("/v1/models/{model_id:path}", summary="Describe a model")
 async def _describe_model(
     request: Request,
-    operations: Annotated[Operations, may("models")],
+    operations: Annotated[Operations, may(Operations.models)],
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> ModelEntry:
     """Describe a group that may be named as `model`."""

@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat
 
 from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import ENDED, Receipt
+from meshwright.core.operations import operation_of
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, QuestionKey, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -29,7 +30,7 @@ from meshwright.events.answers import RevealedQuestion
 from meshwright.events.inbox import InboxPage
 from meshwright.events.task_lists import TaskOrder
 from meshwright.events.tasks import TaskPage
-from meshwright.identity.operations import Operations
+from meshwright.identity.operations import Operations, check_early
 from meshwright.mesh import Mesh
 from meshwright.run.transcript import attempt_of
 from meshwright.work.record import TaskView
@@ -78,7 +79,7 @@ class _TaskQuery(TaskPageQuery):
     ),
 )
 async def _submit(
-    operations: Annotated[Operations, may("submit")],
+    operations: Annotated[Operations, may(Operations.submit)],
     task: NotifyingRequest,
     idempotency_key: Annotated[
         str | None,
@@ -109,8 +110,9 @@ async def _submit(
 
 async def answer_submit(mesh: Mesh, request: Request) -> Response:
     """Answers `POST /tasks` without the framework, which the document alone describes."""
-    operations = Operations(mesh, request.scope[CALLER])
-    await operations.check_early("submit", "makes tasks")
+    caller, rule = request.scope[CALLER], operation_of(Operations.submit).rule
+    operations = Operations(mesh, caller)
+    await check_early(mesh, caller, rule, rule.does)
     task = read_model(await read_body(request, mesh.settings), NotifyingRequest, mesh.settings)
     key, traceparent = request.headers.get("idempotency-key"), request.headers.get("traceparent")
     receipt = await _submit(operations, task, key, traceparent)
@@ -124,14 +126,14 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     responses=problems({404: "A value of the filter never was: `detail` says which there are."}),
 )
 async def _list_tasks(
-    operations: Annotated[Operations, may("tasks")], query: Annotated[_TaskQuery, Query()]
+    operations: Annotated[Operations, may(Operations.tasks)], query: Annotated[_TaskQuery, Query()]
 ) -> Response:
     """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
     return JsonLine(await operations.tasks(**dict(query)))
 
 
 @router.get("/tasks/{task_id}", summary="Show a task", responses=_NO_TASK)
-async def _show_task(operations: Annotated[Operations, may("see")], task_id: _TaskId) -> TaskView:
+async def _show_task(operations: Annotated[Operations, may(Operations.see)], task_id: _TaskId) -> TaskView:
     """Show a task: its request, its attempts with the score of each choice, and its outcome."""
     return await operations.see(task_id)
 
@@ -143,7 +145,7 @@ async def _show_task(operations: Annotated[Operations, may("see")], task_id: _Ta
     responses={**_NO_TASK, 202: {"model": TaskView, "description": "It is going to end."}},
 )
 async def _cancel_task(
-    operations: Annotated[Operations, may("cancel")], task_id: _TaskId, response: Response
+    operations: Annotated[Operations, may(Operations.cancel)], task_id: _TaskId, response: Response
 ) -> TaskView:
     """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
     view = await operations.cancel(task_id)
@@ -158,7 +160,7 @@ async def _cancel_task(
     responses={**_NO_TASK, **problems({507: "The tenant stores as much as it may."})},
 )
 async def _score_task(
-    operations: Annotated[Operations, may("score")], task_id: _TaskId, wanted: ScoreRequest
+    operations: Annotated[Operations, may(Operations.score)], task_id: _TaskId, wanted: ScoreRequest
 ) -> TaskScore:
     """Say how good a task was. Each score is an event, `task.scored`, which is durable then, and stays."""
     event = await operations.score(task_id, wanted.name, wanted.value, comment=wanted.comment)
@@ -180,7 +182,7 @@ async def _score_task(
     ),
 )
 async def _answer_task(
-    operations: Annotated[Operations, may("answer")], task_id: _TaskId, answer: AnswerRequest
+    operations: Annotated[Operations, may(Operations.answer)], task_id: _TaskId, answer: AnswerRequest
 ) -> TaskView:
     """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
 
@@ -201,7 +203,7 @@ async def _answer_task(
     ),
 )
 async def _reveal_question(
-    operations: Annotated[Operations, may("reveal")], task_id: _TaskId, question: QuestionKey
+    operations: Annotated[Operations, may(Operations.reveal)], task_id: _TaskId, question: QuestionKey
 ) -> RevealedQuestion:
     """Read the parts of a question in which `[hidden: 24 characters]` stands for what looks like a secret.
 
@@ -220,7 +222,7 @@ async def _reveal_question(
 )
 async def _follow_task(
     request: Request,
-    operations: Annotated[Operations, may("follow")],
+    operations: Annotated[Operations, may(Operations.follow)],
     task_id: _TaskId,
     query: Annotated[Range, Query()],
 ) -> Response:
@@ -254,7 +256,7 @@ class _InboxQuery(TaskPageQuery):
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
 async def _list_inbox(
-    operations: Annotated[Operations, may("inbox")], query: Annotated[_InboxQuery, Query()]
+    operations: Annotated[Operations, may(Operations.inbox)], query: Annotated[_InboxQuery, Query()]
 ) -> Response:
     """List the questions that tasks have for people, the oldest first.
 
@@ -268,7 +270,7 @@ async def _list_inbox(
 
 
 _StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,256}$", description="As `path` of a step has it.")]
-_ReaderDep = Annotated[Operations, may("transcripts")]
+_ReaderDep = Annotated[Operations, may(Operations.transcripts)]
 _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304
 
@@ -359,7 +361,10 @@ _Number = Annotated[int, Path(ge=1, le=999_999, description="As the `url` of a f
     },
 )
 async def _read_file(
-    request: Request, operations: Annotated[Operations, may("file")], task_id: _TaskId, number: _Number
+    request: Request,
+    operations: Annotated[Operations, may(Operations.file)],
+    task_id: _TaskId,
+    number: _Number,
 ) -> Response:
     """Read a file that an outcome lists as bytes; with `Accept: application/json` as JSON, `data` in base64.
 

@@ -18,6 +18,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.core.operations import operation_of
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
@@ -180,11 +181,11 @@ class Commands:
             assert reply_to is not None
             topic = delivery.response_topic or f"{self._topics.replies_to(delivery.topic)}{_RESULTS}"
             outcome_to = partial(reply_to.of, topic, delivery.correlation, reply_to.client)
-            operations.check("submit")
+            operation_of(Operations.submit).rule.check(named)
             by_key = Operations(self._mesh, caller)
             return await accept(by_key, event, "mqtt", outcome_to, asked)
         if verb == "submit":
-            operations.check("submit")
+            operation_of(Operations.submit).rule.check(named)
             by_key = Operations(self._mesh, caller)  # a key is the same task at every edge
             return await self._submit(asked, delivery, by_key, reply_to)
         if verb == "cancel":

@@ -16,8 +16,9 @@ from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller
+from meshwright.core.operations import Rule, has_role, operation_of
 from meshwright.events.audit import Audit
-from meshwright.identity.rules import RULES, Rule, has_role
+from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.tenants import Tenants
@@ -102,7 +103,7 @@ class Evaluations(Component):
         is, Overloaded and StorageExceeded.
         """
         MAKE.check(caller)
-        RULES["submit"].check(caller)
+        operation_of(Operations.submit).rule.check(caller)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         self._metrics.check(wanted.metrics)
         self._check_agents(wanted)

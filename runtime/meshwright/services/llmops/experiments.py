@@ -15,11 +15,11 @@ from meshwright.core.access import Role
 from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.operations import Rule, operation_of
 from meshwright.events.audit import Audit
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.projections import Projection
 from meshwright.identity.operations import Operations
-from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.tasks import Tasks
@@ -179,7 +179,7 @@ class Experiments(Component):
                 field="inputs",
             )
         if wanted.inputs is not None:
-            Operations(self.mesh, caller).check("submit")
+            operation_of(Operations.submit).rule.check(caller)
         key = caller.tenant_id, experiment_id
         await self._change(caller, STARTED, row, {"runs_over": over}, table.start, *key, over)
         task_ids = await self._submit(caller, row, wanted)

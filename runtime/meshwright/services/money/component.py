@@ -38,8 +38,8 @@ class TaskMoney(Component):
 
     async def budgets(self, task: Task) -> list[dict[str, Any]]:
         """The budgets of the task's tenant, with what each has spent and holds."""
-        views = await Administration(self.mesh, self._viewer(task)).budgets()
-        return [view.model_dump(mode="json") for view in views]
+        budgets = await Administration(self.mesh, self._viewer(task)).budgets()
+        return [view.model_dump(mode="json") for view in budgets.items]
 
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""
@@ -70,8 +70,9 @@ class TaskMoney(Component):
 
     async def allowances(self, task: Task) -> list[dict[str, Any]]:
         """The allowances that were set while the mesh runs."""
-        found = await Administration(self.mesh, _caller(task, task.requested_by, Role.OPERATOR)).allowances()
-        return [allowance.model_dump(mode="json", exclude_none=True) for allowance in found]
+        operations = Administration(self.mesh, _caller(task, task.requested_by, Role.OPERATOR))
+        allowances = (await operations.allowances()).items
+        return [allowance.model_dump(mode="json", exclude_none=True) for allowance in allowances]
 
     async def set_allowance(
         self, task: Task, agent_id: str, whose: str, allowance: str, on_empty: OnEmpty
