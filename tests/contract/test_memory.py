@@ -424,7 +424,7 @@ async def test_undo_brings_no_subject_back_that_was_forgotten(memory: Memory, da
     assert await memory.undo("moved", "default", "ann") is None
     undone = [await memory.undo(*ids, "ann") for ids in (("kept", "default"), ("theirs", "theirs"))]
     assert [found.subject for found in undone if found is not None] == ["elsewhere", "staging port"]
-    assert (await memory.page("default", wanted={"subject": "staging port"})).items == []
+    assert (await memory.page("default", filters={"subject": "staging port"})).items == []
     assert await database.read(read_note, DELETED) is not None
 
 
@@ -449,7 +449,7 @@ async def test_memories_are_listed_by_pages_and_by_their_fields(memory: Memory) 
     found = await memory.page("default", ("active",), {"kind": "decision", "contains": "0% OF TEXT"})
     assert [one.memory_id for one in found.items] == ["m3", "m1"]
     assert (await memory.page("default", ("forgotten",))).items == []
-    assert (await memory.page("default", wanted={"contains": "_"})).items == []
+    assert (await memory.page("default", filters={"contains": "_"})).items == []
 
 
 async def test_uses_are_counted(memory: Memory) -> None:

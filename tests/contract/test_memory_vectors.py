@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright.context.component import TABLES
-from meshwright.context.embeddings import Embedder
 from meshwright.context.memories import Memory
 from meshwright.context.memory import FLOOR, MemoryItem
-from meshwright.context.vectors import Vectors
+from meshwright.context.vectors import Embedder, Vectors
 from meshwright.models.server import HttpModel
 from meshwright.sql.database import Database
 from meshwright.testing import ManualClock

@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from meshwright.sandbox.process import Ended, run
+from meshwright.sandbox.process import ProgramResult, run
 
 
-async def ran(folder: Path, source: str) -> Ended:
+async def ran(folder: Path, source: str) -> ProgramResult:
     command = [sys.executable, "-S", "-E", "-c", source]
     environment = {"PATH": os.environ["PATH"]}
     return await run(

@@ -13,8 +13,8 @@ from meshwright.core.errors import ModelError
 from meshwright.core.messages import Outcome
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import Brought, Prompts
-from meshwright.prompts.revision import checkout_of
+from meshwright.prompts import CodePrompt, Prompts
+from meshwright.prompts.history import checkout_of
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
@@ -85,7 +85,9 @@ async def test_failed_task_says_the_version_of_its_prompt(tmp_path: Path) -> Non
 
 
 async def test_prompts_of_code_and_built_in_ones_name_their_place(tmp_path: Path) -> None:
-    prompts = Prompts(tmp_path, brought={"terse": Brought("Be terse.", "Terse", str(tmp_path / "terse.py"))})
+    prompts = Prompts(
+        tmp_path, in_code={"terse": CodePrompt("Be terse.", "Terse", str(tmp_path / "terse.py"))}
+    )
     places = [prompts.resolve(name).version.partition(" ")[2] for name in ("terse", "missing")]
     assert places == [f"{tmp_path.name}/terse.py", "built-in"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import RUN_VARIABLES
-from meshwright.prompts import Brought, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
+from meshwright.prompts import CodePrompt, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES
 from meshwright.prompts.sources import BUILT_IN, GENERIC
 
@@ -279,7 +279,7 @@ def test_check_finds_what_would_fail_when_an_agent_runs(prompts: Prompts) -> Non
 
 def test_check_takes_the_text_of_an_agent_as_it_is(tmp_path: Path) -> None:
     assert (
-        Prompts(tmp_path, brought={"terse": Brought("Answer in one word.", "Terse", "terse.py")}).check()
+        Prompts(tmp_path, in_code={"terse": CodePrompt("Answer in one word.", "Terse", "terse.py")}).check()
         == []
     )
 
@@ -301,7 +301,7 @@ def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
 
 
 def test_check_names_the_file_that_an_agent_lacks(tmp_path: Path) -> None:
-    prompts = Prompts(tmp_path / "none", brought={"terse": Brought("Be terse.", "Terse", "terse.py")})
+    prompts = Prompts(tmp_path / "none", in_code={"terse": CodePrompt("Be terse.", "Terse", "terse.py")})
     assert prompts.check({"terse": "terse"}) == []
     (problem,) = prompts.check({"terse": "terse", "greeter": "greeter-agent"})
     assert problem.path == str(tmp_path / "none/greeter.prompt")

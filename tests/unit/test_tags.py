@@ -212,5 +212,5 @@ def test_a_model_that_code_names_needs_no_group(tmp_path: Path) -> None:
         solo = create_agent("gpt-4", agent_id="solo")
     grouped = create_agent("fast", agent_id="grouped", tags=["nobody"])
     brought = prompts_brought([solo, grouped])
-    [warning] = warnings_of(config, PromptSources([Prompts(tmp_path, brought=brought)]), [solo, grouped])
+    [warning] = warnings_of(config, PromptSources([Prompts(tmp_path, in_code=brought)]), [solo, grouped])
     assert "prompt grouped: no deployment of litellm_config.yaml is tagged 'nobody'" in str(warning)

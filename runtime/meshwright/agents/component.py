@@ -65,7 +65,7 @@ class PromptsComponent(Component):
         folder = prompts_folder(mesh.project, mesh.settings)
         agents = mesh.get(AgentTypes)
         brought, own = prompts_brought(agents), variables_of(agents)
-        self._folder = Prompts(folder, brought=brought, own=own, on_event=mesh.tell)
+        self._folder = Prompts(folder, in_code=brought, own=own, on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
 
     def prompt_source(self) -> PromptSource:

@@ -29,7 +29,7 @@ from meshwright.core.plugins import AGENTS, installed
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.routing import CallerTags, deployments_of, tags_nobody_answers
 from meshwright.models.settings import ModelsSettings
-from meshwright.prompts import Brought, PromptSources
+from meshwright.prompts import CodePrompt, PromptSources
 from meshwright.settings import Settings
 from meshwright.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
 from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads, author_place
@@ -149,10 +149,10 @@ def _names_in(code: CodeType) -> Iterator[str]:
             yield from _names_in(inner)
 
 
-def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:
+def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, CodePrompt]:
     """The prompts that stand in the code of agents, by name."""
     return {
-        agent.prompt: Brought(agent.prompt_text, agent.__qualname__, _file_of(agent))
+        agent.prompt: CodePrompt(agent.prompt_text, agent.__qualname__, _file_of(agent))
         for agent in agents
         if agent.prompt_text
     }

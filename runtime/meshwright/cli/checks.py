@@ -139,7 +139,7 @@ def _check(as_json: bool) -> int:
     settings = _settings()
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
-    known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal, own=declared.variables)
+    known = Prompts(prompts_folder(Path.cwd(), settings), in_code=literal, own=declared.variables)
     elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
     names = {*known.names(), *elsewhere}
     needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}

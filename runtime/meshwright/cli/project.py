@@ -22,7 +22,7 @@ from meshwright.cli.options import ask
 
 if TYPE_CHECKING:
     from meshwright.core.capability import Capability, Registration
-    from meshwright.prompts import Brought
+    from meshwright.prompts import CodePrompt
     from meshwright.settings import Settings
 
 _TRUST_KEY = "meshwright.trust"
@@ -140,7 +140,7 @@ class Declared:
     """The declarations of a folder's files, and the files that say more only when they run."""
 
     agents: list[Registration] = field(default_factory=list)
-    brought: dict[str, Brought] = field(default_factory=dict)
+    brought: dict[str, CodePrompt] = field(default_factory=dict)
     unknown: list[Path] = field(default_factory=list)
     needed: dict[str, str] = field(default_factory=dict)
     """The prompts that agents read, each with one of them."""
@@ -154,7 +154,7 @@ def declared_agents(settings: Settings) -> Declared:
     Computed values stay unknown: agents made by a call, or with attributes that are no literals.
     """
     from meshwright.agents.loader import installed_agents, needs_prompt, project_file
-    from meshwright.prompts import Brought
+    from meshwright.prompts import CodePrompt
 
     folder = project_file(Path(), settings.agents.dir)
     found = Declared()
@@ -169,7 +169,7 @@ def declared_agents(settings: Settings) -> Declared:
             found.needed[agent.prompt] = agent.agent_id
         found.variables[agent.prompt] = tuple(agent.variables)
         if agent.prompt_text:
-            found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
+            found.brought[agent.prompt] = CodePrompt(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
     return found
 
@@ -177,7 +177,7 @@ def declared_agents(settings: Settings) -> Declared:
 def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
     """Take in the agents that come with Meshwright and are wanted beside those of the folder."""
     from meshwright.agents.shipped import shipped_folder, shipped_prompt
-    from meshwright.prompts import Brought
+    from meshwright.prompts import CodePrompt
 
     if folder.resolve() == shipped_folder("actors").resolve():
         return
@@ -185,7 +185,7 @@ def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
         if agent_id in wanted:
             found.agents.append(agent)
             name = agent.metadata["prompt"]
-            found.brought[name] = Brought(shipped_prompt(name), agent.name, str(path))
+            found.brought[name] = CodePrompt(shipped_prompt(name), agent.name, str(path))
 
 
 def shipped_agents() -> dict[str, tuple[Registration, Path]]:
@@ -215,7 +215,7 @@ def _read_file(path: Path, found: Declared) -> None:
 def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr], found: Declared) -> bool:
     """Take in what a class declares; whether all of it that matters here is literal."""
     from meshwright.core.capability import Registration
-    from meshwright.prompts import Brought
+    from meshwright.prompts import CodePrompt
 
     try:
         agent_id = ast.literal_eval(attributes["agent_id"])
@@ -235,7 +235,7 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
         text = ast.literal_eval(attributes["prompt_text"])
     except ValueError:
         text = None
-    found.brought[prompt] = Brought(text if isinstance(text, str) else "", node.name, str(path))
+    found.brought[prompt] = CodePrompt(text if isinstance(text, str) else "", node.name, str(path))
     return isinstance(text, str)
 
 

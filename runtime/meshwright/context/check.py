@@ -63,14 +63,14 @@ def problem(text: str, plan: Plan) -> str | None:
     stands in the original. Too strict is safe here: what is refused is replaced by the original, whole. Never
     repeats more of the text than the one term that is wrong.
     """
-    original, made = _split_sections(plan.text), _split_sections(text)
+    original, sections = _split_sections(plan.text), _split_sections(text)
     checks: Iterable[Iterator[str]] = (
         _shape(text, plan),
-        _lost(made, original, plan),
+        _lost(sections, original, plan),
         _leaked(text, original),
         _invented(text, plan.text),
     )
-    return next((found for check in checks for found in check), None)
+    return next((problem_text for check in checks for problem_text in check), None)
 
 
 def _split_sections(text: str) -> dict[str, str]:
@@ -90,18 +90,18 @@ def _shape(text: str, plan: Plan) -> Iterator[str]:
         yield f"it is longer than what it was made from: {tokens} tokens instead of {plan.output_tokens}"
 
 
-def _lost(made: dict[str, str], original: dict[str, str], plan: Plan) -> Iterator[str]:
+def _lost(sections: dict[str, str], original: dict[str, str], plan: Plan) -> Iterator[str]:
     for name in original.keys() - _OPTIONAL_SECTIONS:
-        if not made.get(name):
+        if not sections.get(name):
             yield f"section {name} is missing"
-    metadata = _squeezed(made.get(METADATA, ""))
+    metadata = _squeezed(sections.get(METADATA, ""))
     for line in original.get(METADATA, "").splitlines():
         key, _, value = line.partition(": ")
         if key.lower() not in metadata or _squeezed(value) not in metadata:
             yield f"field {key} of {METADATA} is missing"
-    everything = _squeezed(" ".join(made.values()))
-    for wanted in plan.verbatim:
-        if _squeezed(wanted) not in everything:
+    everything = _squeezed(" ".join(sections.values()))
+    for passage in plan.verbatim:
+        if _squeezed(passage) not in everything:
             yield "something that is to be kept word for word is missing"
 
 
@@ -145,7 +145,7 @@ class Original:
     def _ordinary(self) -> frozenset[str]:
         """The words that hold sentences together in the languages of the original, but for English."""
         telling = ((words, words & self._words - common_forms()) for words in other_languages())
-        return frozenset().union(*(words for words, told in telling if len(told) >= _LANGUAGE_WORDS))
+        return frozenset().union(*(words for words, specific in telling if len(specific) >= _LANGUAGE_WORDS))
 
     @cached_property
     def _neighbours(self) -> set[str]:
@@ -190,10 +190,10 @@ class Original:
         if re.match(f"[{_KATAKANA}]", run):
             return False
         pairs = _pairs(run)
-        known = [pair in self._neighbours for pair in pairs]
+        is_neighbour = [pair in self._neighbours for pair in pairs]
         size = _pair_size(run)
         return all(
-            any(known[max(0, place - size + 1) : place + 1]) or character in _COMMON_HAN
+            any(is_neighbour[max(0, place - size + 1) : place + 1]) or character in _COMMON_HAN
             for place, character in enumerate(run)
         )
 

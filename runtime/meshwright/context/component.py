@@ -7,13 +7,12 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from meshwright.component import Actors, Component, offered
-from meshwright.context.embeddings import Embedder
 from meshwright.context.event_words import FACTS
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryStore
 from meshwright.context.rules import with_defaults
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
-from meshwright.context.vectors import Vectors
+from meshwright.context.vectors import Embedder, Vectors
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model

@@ -54,11 +54,11 @@ class Memory:
         check_text(item.text)
         with _unavailable_if_failing("written"):
             owner = _owner_of(item.tenant_id, item.scope, item.scope_id)
-            written = await self._database.write(memory_table.insert, owner, self._fields(item))
+            is_new = await self._database.write(memory_table.insert, owner, self._fields(item))
             if self._database.exclusive:
                 (await self._existing_owners([owner])).add(owner)
         self._want_vectors()
-        return written
+        return is_new
 
     async def recall(
         self,
@@ -98,35 +98,35 @@ class Memory:
                 rows = await self._vectors.ranked(query, rows, values, dict(scopes), floor)
             elif floor > 0:
                 rows = [row for row in rows if coverage(query, memory_table.wording(row)) >= floor]
-            found = list(islice(distinct(map(_item, rows)), limit))
-            found = await self._with_contradictions(found)
-        return list(within_budget(found, max_tokens))
+            memories = list(islice(distinct(map(_item, rows)), limit))
+            memories = await self._with_contradictions(memories)
+        return list(within_budget(memories, max_tokens))
 
-    async def _with_contradictions(self, found: Sequence[MemoryItem]) -> list[MemoryItem]:
+    async def _with_contradictions(self, memories: Sequence[MemoryItem]) -> list[MemoryItem]:
         """The memories, each before those that say something else of its subject."""
-        ids = [item.memory_id for item in found if item.subject]
+        ids = [item.memory_id for item in memories if item.subject]
         if not ids:
-            return list(found)
-        rows = await self._database.read(memory_table.beside, found[0].tenant_id, ids, self._now())
-        shown: dict[str, MemoryItem] = {}
-        for item in found:
+            return list(memories)
+        rows = await self._database.read(memory_table.beside, memories[0].tenant_id, ids, self._now())
+        by_id: dict[str, MemoryItem] = {}
+        for item in memories:
             others = [_item(row) for row in rows.get(item.memory_id, ())]
             for one in (item, *others):
                 against = [other.memory_id for other in (item, *others) if other is not one]
-                shown.setdefault(one.memory_id, one.model_copy(update={"contradicts": tuple(against)}))
-        return list(shown.values())
+                by_id.setdefault(one.memory_id, one.model_copy(update={"contradicts": tuple(against)}))
+        return list(by_id.values())
 
     async def page(
         self,
         tenant_id: str,
         statuses: Sequence[MemoryStatus] = STATUSES,
-        wanted: Mapping[str, str] | None = None,
+        filters: Mapping[str, str] | None = None,
         *,
         after: int = 0,
         limit: int = 100,
     ) -> MemoryPage:
         """A tenant's memories whose fields have the wanted values; `contains` is a part of their text."""
-        values: dict[str, str | None] = {**(wanted or {}), "tenant_id": tenant_id}
+        values: dict[str, str | None] = {**(filters or {}), "tenant_id": tenant_id}
         if "subject" in values:
             values["subject"] = subject_of(values["subject"])
         with _unavailable_if_failing("read"):
@@ -173,9 +173,9 @@ class Memory:
         """Delete all of a subject for good; returns how many memories."""
         return await self._delete(tenant_id=tenant_id, subject=subject_of(subject))
 
-    async def _delete(self, **wanted: Any) -> int:
+    async def _delete(self, **filters: Any) -> int:
         with _unavailable_if_failing("forgotten"):
-            return await self._database.write(memory_table.delete, wanted)
+            return await self._database.write(memory_table.delete, filters)
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> int:
         """Delete all that a tenant's tasks remembered, for good; returns how many memories."""
@@ -247,8 +247,8 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _item(row: Mapping[str, Any]) -> MemoryItem:
-    known = {name: row[name] for name in (*memory_table.FIELDS, "score") if name in row}
+    fields = {name: row[name] for name in (*memory_table.FIELDS, "score") if name in row}
     for name in memory_table.TIMES:
-        if known[name] is not None:
-            known[name] = datetime.fromtimestamp(known[name], UTC)
-    return MemoryItem(**known)
+        if fields[name] is not None:
+            fields[name] = datetime.fromtimestamp(fields[name], UTC)
+    return MemoryItem(**fields)

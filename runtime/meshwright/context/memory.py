@@ -130,7 +130,7 @@ class MemoryCatalog(Protocol):
         self,
         tenant_id: str,
         statuses: Sequence[MemoryStatus] = STATUSES,
-        wanted: Mapping[str, str] | None = None,
+        filters: Mapping[str, str] | None = None,
         *,
         after: int = 0,
         limit: int = 100,

@@ -100,13 +100,13 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
         return False
     if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
         row["status"] = "quarantined"
-    written = session.execute(
+    insertion = session.execute(
         f"INSERT INTO memories ({', '.join(row)}) VALUES ({_marks(row)}) ON CONFLICT DO NOTHING",  # noqa: S608
         _bound(session, row.values()),
     )
-    if written.rowcount:
+    if insertion.rowcount:
         _outrank(session, row)
-    return bool(written.rowcount)
+    return bool(insertion.rowcount)
 
 
 def _is_there(session: Session, row: Fields) -> bool:
@@ -162,13 +162,14 @@ def beside(
     session: Session, tenant_id: str, memory_ids: Sequence[str], now: float
 ) -> dict[str, list[Fields]]:
     """The other active memories about the subjects of some, by the id of each."""
-    found: dict[str, list[Fields]] = {}
+    others_of: dict[str, list[Fields]] = {}
     for memory_id in memory_ids:
         row = _find(session, tenant_id, memory_id)
         if row is not None:
             others = _of_subject(session, row)
-            found[memory_id] = [_shown(other) for other in others if (other["expires_at"] or now + 1) > now]
-    return found
+            valid = [other for other in others if (other["expires_at"] or now + 1) > now]
+            others_of[memory_id] = list(map(_shown, valid))
+    return others_of
 
 
 def wording(row: Fields) -> str:
@@ -187,28 +188,28 @@ def selected(session: Session, numbers: Iterable[int]) -> list[Fields]:
     return [row_of(row) for row in session.select_in(f"{_READ} WHERE n", numbers)]
 
 
-def page(session: Session, wanted: Fields, statuses: Sequence[str], after: int, limit: int) -> list[Fields]:
+def page(session: Session, filters: Fields, statuses: Sequence[str], after: int, limit: int) -> list[Fields]:
     """Memories whose fields have the wanted values, the newest first, with their number `n`.
 
     Those behind number `after`, or the first ones for 0; `contains` is a text that theirs has, in any case,
     `named` an end or a beginning of their ids, or of those of their tasks.
     """
-    wanted = dict(wanted)
+    filters = dict(filters)
     conditions, values = [f"status IN ({_marks(statuses)})"], list[Any](statuses)
-    if contains := wanted.pop("contains", None):
+    if contains := filters.pop("contains", None):
         escaped = "".join(f"!{char}" if char in "!%_" else char for char in contains.lower())
         conditions, values = [*conditions, _LIKE], [*values, f"%{escaped}%"]
-    if named := wanted.pop("named", None):
+    if id_part := filters.pop("named", None):
         ends = [
             f"substr({name}, 1, length(?)), substr({name}, length({name}) - length(?) + 1)"
             for name in ("memory_id", "task_id")
         ]
-        conditions, values = [*conditions, f"? IN ({', '.join(ends)})"], [*values, *[named] * 5]
+        conditions, values = [*conditions, f"? IN ({', '.join(ends)})"], [*values, *[id_part] * 5]
     if after:
         conditions, values = [*conditions, "n < ?"], [*values, after]
-    conditions += [f"{name} = ?" for name in wanted]
+    conditions += [f"{name} = ?" for name in filters]
     statement = f"{_READ} WHERE {' AND '.join(conditions)} ORDER BY n DESC LIMIT ?"
-    rows = session.execute(statement, _bound(session, [*values, *wanted.values(), limit])).fetchall()
+    rows = session.execute(statement, _bound(session, [*values, *filters.values(), limit])).fetchall()
     return [{**_shown(row), "n": row["n"]} for row in map(row_of, rows)]
 
 
@@ -241,15 +242,15 @@ def count(session: Session, tenant_id: str, memory_ids: Sequence[str], column: s
         )
 
 
-def delete(session: Session, wanted: Fields) -> int:
+def delete(session: Session, filters: Fields) -> int:
     """Delete the memories whose fields have the wanted values, for good; returns how many.
 
     Those that were about a wanted subject before their last change stay, and that change cannot be undone.
     """
-    where = " AND ".join(f"{name} = ?" for name in wanted)
-    rows = session.execute(f"{_READ} WHERE {where}", _bound(session, wanted.values())).fetchall()
-    if "subject" in wanted:
-        _end_undo(session, wanted["tenant_id"], wanted["subject"])
+    where = " AND ".join(f"{name} = ?" for name in filters)
+    rows = session.execute(f"{_READ} WHERE {where}", _bound(session, filters.values())).fetchall()
+    if "subject" in filters:
+        _end_undo(session, filters["tenant_id"], filters["subject"])
     return _delete_for_good(session, [row_of(row) for row in rows])
 
 
@@ -263,8 +264,8 @@ def _end_undo(session: Session, tenant_id: str, subject: str) -> None:
 
 def erase(session: Session, tenant_id: str, task_ids: Sequence[str]) -> int:
     """Delete what a tenant's tasks remembered, for good; returns how many memories."""
-    found = session.select_in(f"{_READ} WHERE task_id", task_ids)
-    return _delete(session, [row for row in map(row_of, found) if row["tenant_id"] == tenant_id])
+    rows = session.select_in(f"{_READ} WHERE task_id", task_ids)
+    return _delete(session, [row for row in map(row_of, rows) if row["tenant_id"] == tenant_id])
 
 
 def purge(session: Session, before: float) -> int:
@@ -329,7 +330,7 @@ def _of_subject(session: Session, row: Fields) -> list[Fields]:
         return []
     where = "owner = ? AND subject = ? AND status = 'active' AND memory_id <> ?"
     values = _bound(session, (row["owner"], row["subject"], row["memory_id"]))
-    return [row_of(found) for found in session.execute(f"{_READ} WHERE {where}", values).fetchall()]
+    return list(map(row_of, session.execute(f"{_READ} WHERE {where}", values).fetchall()))
 
 
 def _outranks(row: Fields, other: Fields) -> bool:
@@ -348,8 +349,8 @@ def _said_at(row: Fields) -> float:
 
 def _find(session: Session, tenant_id: str, memory_id: str) -> Fields | None:
     values = _bound(session, (tenant_id, memory_id))
-    found = session.execute(f"{_READ} WHERE {_ONE}", values).fetchone()
-    return None if found is None else row_of(found)
+    row = session.execute(f"{_READ} WHERE {_ONE}", values).fetchone()
+    return None if row is None else row_of(row)
 
 
 def row_of(values: Sequence[Any]) -> Fields:

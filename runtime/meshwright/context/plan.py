@@ -149,7 +149,7 @@ def context_request(
     sender: str,
     receiver: str,
     memories: Sequence[MemoryItem],
-    known: SenderContext | None = None,
+    passed: SenderContext | None = None,
     project_id: str = "default",
     max_tokens: int = _MAX_CONTEXT_TOKENS,
 ) -> ContextRequest:
@@ -158,7 +158,7 @@ def context_request(
     The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
     who asks the agent: the one that delegated to it, or the orchestrator.
     """
-    passed_on = known or SenderContext()
+    passed_on = passed or SenderContext()
     return ContextRequest.model_construct(  # of parts that are checked
         sender=sender,
         constraints=[*passed_on.constraints],
@@ -174,8 +174,8 @@ def context_request(
 def _said(item: MemoryItem) -> str:
     """A memory with its id, its day and its source."""
     day = "" if item.created_at is None else f"on {item.created_at:%Y-%m-%d}"
-    known = " ".join(filter(None, (day, f"by {item.agent_id}" if item.agent_id else "")))
-    return f"[{item.memory_id}] {item.text}{f' (noted {known})' if known else ''}"
+    source = " ".join(filter(None, (day, f"by {item.agent_id}" if item.agent_id else "")))
+    return f"[{item.memory_id}] {item.text}{f' (noted {source})' if source else ''}"
 
 
 # The plan
@@ -210,8 +210,8 @@ class _Draft:
             self.sections[METADATA] = state
         for name, section in SECTIONS.items():
             items: list[Any] = getattr(request, name)
-            kept = self._keep(name, self._chosen(name, items)) if items else None
-            if entries := [entry for entry in map(_entry, kept or ()) if entry]:
+            rest = self._keep(name, self._chosen(name, items)) if items else None
+            if entries := [entry for entry in map(_entry, rest or ()) if entry]:
                 self.sections[section] = entries
 
     def render(self) -> str:
@@ -232,8 +232,8 @@ class _Draft:
         ]
 
     def _keep(self, name: str, value: Any) -> Any:
-        self.kept[name] = kept = strip(value, self.rule.paths.get(name, {}), self.dropped)
-        return kept
+        self.kept[name] = rest = strip(value, self.rule.paths.get(name, {}), self.dropped)
+        return rest
 
     def _metadata(self, request: CompressRequest) -> Iterator[str]:
         yield f"sender: {request.sender}"
@@ -313,13 +313,13 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
 def plan(request: CompressRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count the result."""
     rule = rules.find(request.sender, request.receiver)
-    made = _Draft(request, rule)
-    text = made.render()
+    draft = _Draft(request, rule)
+    text = draft.render()
     tokens = count_tokens(text)
     return Plan(
         text=text,
-        input_tokens=tokens + count_tokens("\n".join(made.dropped)),
+        input_tokens=tokens + count_tokens("\n".join(draft.dropped)),
         output_tokens=tokens,
         token_ceiling=rule.token_ceiling,
-        verbatim=made.verbatim() if tokens > rule.token_ceiling else [],
+        verbatim=draft.verbatim() if tokens > rule.token_ceiling else [],
     )

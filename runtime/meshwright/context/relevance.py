@@ -42,7 +42,7 @@ def query_words(text: str) -> list[str]:
 
 def _held_together_by(words: Set[str]) -> frozenset[str]:
     """The words that hold sentences together in the language of which a text has the most of them."""
-    most = max((function_words(), *other_languages()), key=lambda known: len(known & words))
+    most = max((function_words(), *other_languages()), key=lambda language: len(language & words))
     return most if len(most & words) >= _LANGUAGE_WORDS else frozenset()
 
 
@@ -64,14 +64,14 @@ def coverage(query: str, text: str) -> float:
     """
     names = _names(query)
     stems = {_stem(word) for word in _WORD.findall(text)}
-    found = total = 0.0
+    covered = total = 0.0
     for word in query_words(query):
         weight = _COMMON if is_form_of(word, common_forms()) else 1.0
         weight *= _NAME if word in names else 1.0
         total += weight
-        if word in text if is_spaceless(word) else any(_are_related(_stem(word), said) for said in stems):
-            found += weight
-    return found / total if total else 0.0
+        if word in text if is_spaceless(word) else any(_are_related(_stem(word), other) for other in stems):
+            covered += weight
+    return covered / total if total else 0.0
 
 
 def _stem(word: str) -> str:
@@ -94,11 +94,11 @@ def _are_related(stem: str, other: str) -> bool:
 
 def is_repeat(text: str, of: str) -> bool:
     """Whether a text says nearly nothing beyond another. One with another number says something new."""
-    words, known = _WORD.findall(text.lower()), _WORD.findall(of.lower())
-    if any(word not in known for word in words if not word.isalpha()):
+    words, other_words = _WORD.findall(text.lower()), _WORD.findall(of.lower())
+    if any(word not in other_words for word in words if not word.isalpha()):
         return False
     shingles = _shingles(words)
-    return len(shingles & _shingles(known)) >= _REPEATED * len(shingles)
+    return len(shingles & _shingles(other_words)) >= _REPEATED * len(shingles)
 
 
 def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
@@ -108,11 +108,11 @@ def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
 
 def distinct(items: Iterable[TextT]) -> Iterator[TextT]:
     """The items without those that say nearly the same, with the same numbers, as one before them."""
-    seen: list[set[str]] = []
+    earlier: list[set[str]] = []
     for item in items:
         words = set(_WORD.findall(item.text.lower()))
-        if not any(_are_near(words, other) for other in seen):
-            seen.append(words)
+        if not any(_are_near(words, other) for other in earlier):
+            earlier.append(words)
             yield item
 
 
@@ -124,12 +124,12 @@ def _are_near(words: set[str], other: set[str]) -> bool:
 
 def within_budget(items: Iterable[TextT], max_tokens: int) -> Iterator[TextT]:
     """The first items that have so many tokens together; one that has more all by itself is passed over."""
-    left = max_tokens
+    remaining = max_tokens
     for item in items:
         tokens = item.tokens
         if tokens > max_tokens:
             continue
-        left -= tokens
-        if left < 0:
+        remaining -= tokens
+        if remaining < 0:
             return
         yield item

@@ -104,7 +104,7 @@ class ContextClient:
         tenant_id: str = "default",
         traceparent: str | None = None,
         context: Callable[[], CallContext] | None = None,
-        is_worth: Callable[[Compression], bool] = lambda wanted: True,
+        is_worth: Callable[[Compression], bool] = lambda compression: True,
     ) -> CompressResponse:
         """Make the context for a request's receiver. `context` makes what a call of the model is known by.
 
@@ -115,31 +115,31 @@ class ContextClient:
         """
         started = time.perf_counter()
         if self._rules is not None:
-            made = plan(request, self._rules)
+            draft = plan(request, self._rules)
         else:
-            made = await self._plan(request, tenant_id, traceparent)
-        if not made.over_ceiling:
-            return _response(made, started, "deterministic")
+            draft = await self._plan(request, tenant_id, traceparent)
+        if not draft.over_ceiling:
+            return _response(draft, started, "deterministic")
         if self._model is None:
-            return _response(made, started, "deterministic-fallback", error="there is no compression model")
+            return _response(draft, started, "deterministic-fallback", error="there is no compression model")
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
         prompt = self._prompt(known_by)
         system = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
-        prompt_tokens = made.output_tokens + count_tokens(system)
-        ceiling = min(made.token_ceiling, prompt.max_tokens)
-        wanted = Compression(prompt.model, prompt.tags, prompt_tokens, made.output_tokens, ceiling)
-        if not is_worth(wanted):
-            return _response(made, started, "deterministic")
-        reply = await self._ask(self._model, prompt, system, made.text, known_by, prompt.max_tokens)
+        prompt_tokens = draft.output_tokens + count_tokens(system)
+        ceiling = min(draft.token_ceiling, prompt.max_tokens)
+        compression = Compression(prompt.model, prompt.tags, prompt_tokens, draft.output_tokens, ceiling)
+        if not is_worth(compression):
+            return _response(draft, started, "deterministic")
+        reply = await self._ask(self._model, prompt, system, draft.text, known_by, prompt.max_tokens)
         if isinstance(reply, str):
             error = f"no model could shorten it{reply}"
         else:
             text = reply.content.strip()
-            wrong = "it was cut off" if reply.finish_reason == "length" else problem(text, made)
+            wrong = "it was cut off" if reply.finish_reason == "length" else problem(text, draft)
             if wrong is None:
-                return _response(made, started, "model", text=text)
+                return _response(draft, started, "model", text=text)
             error = f"the model's text is not valid: {wrong}"
-        return _response(made, started, "deterministic-fallback", error=error)
+        return _response(draft, started, "deterministic-fallback", error=error)
 
     async def summarise(
         self, text: str, *, max_tokens: int, context: Callable[[], CallContext]
@@ -167,10 +167,10 @@ class ContextClient:
         reply = await self._ask(self._model, self._prompt(context), system, text, context, max_tokens)
         if isinstance(reply, str):
             return None, f"no model could summarise it{reply}"
-        said = reply.content.strip()
-        if not said or reply.finish_reason == "length":
-            return None, "the text is empty" if not said else "the text was cut off"
-        return said, None
+        summary = reply.content.strip()
+        if not summary or reply.finish_reason == "length":
+            return None, "the text is empty" if not summary else "the text was cut off"
+        return summary, None
 
     async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
@@ -216,24 +216,24 @@ class ContextClient:
 
 
 def _response(
-    made: Plan,
+    draft: Plan,
     started: float,
     method: CompressionMethod,
     *,
     text: str | None = None,
     error: str | None = None,
 ) -> CompressResponse:
-    output_tokens = made.output_tokens if text is None else count_tokens(text)
+    output_tokens = draft.output_tokens if text is None else count_tokens(text)
     return CompressResponse(
         success=True,
-        compressed_context=made.text if text is None else text,
+        compressed_context=draft.text if text is None else text,
         method=method,
         stats=CompressStats(
-            input_tokens=made.input_tokens,
+            input_tokens=draft.input_tokens,
             output_tokens=output_tokens,
-            ratio=round(output_tokens / max(made.input_tokens, 1), 4),
+            ratio=round(output_tokens / max(draft.input_tokens, 1), 4),
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
-            over_ceiling=output_tokens > made.token_ceiling,
+            over_ceiling=output_tokens > draft.token_ceiling,
         ),
         validation_passed=method != "deterministic-fallback",
         error=error,
@@ -243,17 +243,17 @@ def _response(
 # A conversation
 
 
-def chat_messages(said: Sequence[ThreadMessage], max_tokens: int) -> tuple[ChatMessage, ...]:
+def chat_messages(messages: Sequence[ThreadMessage], max_tokens: int) -> tuple[ChatMessage, ...]:
     """The latest messages that have at most so many tokens together, oldest first; a long one is cut short.
 
     The first is a user's, as providers want it.
     """
     chosen: list[ChatMessage] = []
-    left, longest = max_tokens, max(1, max_tokens // _MESSAGE_SHARE)
-    for message in reversed(said):
+    remaining, longest = max_tokens, max(1, max_tokens // _MESSAGE_SHARE)
+    for message in reversed(messages):
         content = clip(message.content, longest)
-        left -= count_tokens(content)
-        if left < 0:
+        remaining -= count_tokens(content)
+        if remaining < 0:
             break
         if content.strip():
             chosen.append(ChatMessage(role=message.role, content=content))

@@ -49,9 +49,9 @@ def forms(words: Iterable[str]) -> frozenset[str]:
     return frozenset(lower | {stem(word) for word in lower})
 
 
-def is_form_of(word: str, known: frozenset[str]) -> bool:
+def is_form_of(word: str, known_forms: frozenset[str]) -> bool:
     """Whether a word is one of those whose `forms` are known, or an inflection of one."""
-    return word.lower() in known or stem(word) in known
+    return word.lower() in known_forms or stem(word) in known_forms
 
 
 @cache

@@ -1,22 +1,174 @@
-"""Memories by their meaning: has their texts embedded, and ranks them by likeness and by words."""
+"""Memories by their meaning: their vectors, the rows that hold them, and ranking by likeness and by words.
+
+A model of embeddings makes the vectors: texts that mean the same are near, whatever their words are. A vector
+has the length 1, in single precision. Its signs, a bit for each number, are compared at once as one large
+number, which finds the vectors that are worth to be compared in full.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import heapq
+import logging
+from array import array
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import groupby
-from typing import Any
+from math import isfinite, sqrt
+from operator import mul
+from typing import Any, NamedTuple
 
-from meshwright.context import vector_table
-from meshwright.context.embeddings import Embedder
-from meshwright.context.memory_table import Fields, wording
+from meshwright.context.memory_table import RECALLED, Fields, selected, wording
 from meshwright.context.relevance import coverage
-from meshwright.context.vector_table import Unembedded
 from meshwright.core.clock import Clock
+from meshwright.core.errors import MeshError
 from meshwright.kernel.timers import every
-from meshwright.models.port import CallContext
-from meshwright.sql.database import Database
+from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
+from meshwright.sql.database import Database, Session
+
+_MAX_DIMENSIONS = 4096
+_MAX_CHARS = 4000
+_USER = "memory"
+_logger = logging.getLogger(__name__)
+
+
+class EmbeddedTexts(NamedTuple):
+    """The vectors of texts, in their order, and the name of the model that made them."""
+
+    model: str
+    vectors: list[array[float]]
+
+
+class Embedder:
+    """Has texts embedded by a group of deployments, whose calls are in the ledger like all others."""
+
+    def __init__(self, group: str, model: Callable[[], Model | None]) -> None:
+        self.group = group
+        self._model = model
+        self._is_away = False
+
+    async def embed(self, texts: Sequence[str], seconds: float, context: CallContext) -> EmbeddedTexts | None:
+        """The vectors of texts; None while no model makes them, which the log says once."""
+        try:
+            embedded = await self._attempt(texts, seconds, context)
+        except MeshError as error:
+            if not self._is_away:
+                _logger.warning("memories are recalled by their words alone: %s", error)
+            self._is_away = True
+            return None
+        self._is_away = False
+        return embedded
+
+    async def _attempt(self, texts: Sequence[str], seconds: float, context: CallContext) -> EmbeddedTexts:
+        model = self._model()
+        if model is None:
+            raise MeshError("This mesh has no model", remedy="Leave context.embedding_model empty")
+        request = ModelRequest(
+            model=self.group,
+            messages=(),
+            user=context.agent_id or _USER,
+            context=context.model_copy(update={"purpose": _USER}),
+            inputs=tuple(text[:_MAX_CHARS] for text in texts),
+            timeout_seconds=seconds,
+            cache=False,
+        )
+        reply = await model.complete(request)
+        return EmbeddedTexts(reply.model, [_vector(numbers, reply) for numbers in reply.embeddings])
+
+
+def _vector(numbers: Sequence[float], reply: ModelReply) -> array[float]:
+    length = sqrt(sum(number * number for number in numbers))
+    if not length > 0 or not isfinite(length) or len(numbers) > _MAX_DIMENSIONS:
+        raise MeshError(
+            f"{reply.model} made a vector of {len(numbers):,} numbers and the length {length:g}",
+            remedy=f"Name a model of at most {_MAX_DIMENSIONS:,} dimensions in context.embedding_model",
+        )
+    return array("f", [number / length for number in numbers])
+
+
+def signs_of(vector: array[float]) -> bytes:
+    """A bit for each number of a vector: whether it is above 0."""
+    bits = "".join("1" if number > 0 else "0" for number in vector)
+    return int(bits, 2).to_bytes((len(bits) + 7) // 8, "big")
+
+
+def apart(signs: bytes, other: bytes) -> int:
+    """How many signs of two vectors differ."""
+    return (int.from_bytes(signs, "big") ^ int.from_bytes(other, "big")).bit_count()
+
+
+def likeness(vector: array[float], other: bytes) -> float:
+    """The cosine of a vector and a stored one: 1 for the same direction; 0 where their sizes differ."""
+    if len(other) != len(vector) * vector.itemsize:
+        return 0.0
+    return sum(map(mul, vector, array("f", other)))
+
+
+# In the table of memories
+
+_COMPARED = 200  # vectors that are compared in full: those with the most equal signs
+
+
+class UnembeddedMemory(NamedTuple):
+    """A memory whose text has no vector of the model."""
+
+    n: int
+    tenant_id: str
+    agent_id: str | None
+    text: str
+
+
+def unembedded(session: Session, model: str, before: int, limit: int) -> list[UnembeddedMemory]:
+    """Active memories without a vector of a model ('' for any), those with the highest numbers first.
+
+    All of their numbers are below `before`.
+    """
+    rows = session.execute(
+        "SELECT n, tenant_id, agent_id, text FROM memories WHERE status = 'active' AND n < ? "
+        "AND (embedded_by IS NULL OR (? <> '' AND embedded_by <> ?)) ORDER BY n DESC LIMIT ?",
+        (before, model, model, limit),
+    )
+    return [UnembeddedMemory(*row) for row in rows.fetchall()]
+
+
+def embed(
+    session: Session, model: str, memories: Sequence[UnembeddedMemory], vectors: Sequence[array[float]]
+) -> None:
+    """Write the vectors of memories whose texts are still those."""
+    for memory, vector in zip(memories, vectors, strict=True):
+        session.execute(
+            "UPDATE memories SET embedded_by = ?, signs = ?, vector = ? WHERE n = ? AND text = ?",
+            (model, signs_of(vector), vector.tobytes(), memory.n, memory.text),
+        )
+
+
+def nearest(
+    session: Session, model: str, vector: array[float], also: Set[int], values: Fields, limit: int
+) -> list[tuple[Fields, float]]:
+    """The active memories of `owners` whose vectors are nearest to one, with their likeness, best first.
+
+    Those with the numbers in `also` are among them, if they have a vector. The values are those of
+    `memory_table.search`.
+    """
+    shared_values = {name: values[name] for name in ("tenant_id", "now", "kind")}
+    of_owner = {f"owner{n}": owner for n, owner in enumerate(values["owners"])}
+    any_owner = ", ".join(f":{name}" for name in of_owner)
+    statement = (
+        f"SELECT n, signs FROM memories WHERE owner IN ({any_owner}) "  # noqa: S608 names of values in code
+        f"AND embedded_by = :model AND {RECALLED}"
+    )
+    rows = session.execute(statement, {**shared_values, **of_owner, "model": model}).fetchall()
+    signs = signs_of(vector)
+    close = heapq.nsmallest(_COMPARED, rows, key=lambda row: apart(signs, bytes(row[1])))
+    numbers = {n for n, _ in close} | (also & {n for n, _ in rows})
+    stored = session.select_in("SELECT vector, n FROM memories WHERE n", numbers)
+    likest = {n: likeness(vector, bytes(other)) for other, n in stored if other is not None}
+    best = sorted(likest, key=lambda n: -likest[n])[:limit]
+    rows_by_number = {row["n"]: row for row in selected(session, {*best, *(also & likest.keys())})}
+    return [(rows_by_number[n], likest[n]) for n in sorted(rows_by_number, key=lambda n: -likest[n])]
+
+
+# Of a mesh
 
 _QUERY_SECONDS = 5.0
 _BATCH_SECONDS = 30.0
@@ -77,7 +229,7 @@ class Vectors:
         Those of a tenant for which no model makes any are left for the next time.
         """
         before, refused = _LAST, set[str]()
-        while rows := await self._database.read(vector_table.unembedded, self._made_by, before, _BATCH):
+        while rows := await self._database.read(unembedded, self._made_by, before, _BATCH):
             before = rows[-1].n
             open_rows = sorted((row for row in rows if row.tenant_id not in refused), key=_payer)
             for (tenant_id, agent_id), some in groupby(open_rows, key=_payer):
@@ -85,12 +237,12 @@ class Vectors:
                 if not await self._embed([*some], context):
                     refused.add(tenant_id)
 
-    async def _embed(self, rows: Sequence[Unembedded], context: CallContext) -> bool:
+    async def _embed(self, rows: Sequence[UnembeddedMemory], context: CallContext) -> bool:
         embedded = await self._embedder.embed([row.text for row in rows], _BATCH_SECONDS, context)
         if embedded is None:
             return False
         self._made_by = embedded.model
-        await self._database.write(vector_table.embed, embedded.model, rows, embedded.vectors)
+        await self._database.write(embed, embedded.model, rows, embedded.vectors)
         return True
 
     async def ranked(
@@ -112,9 +264,7 @@ class Vectors:
             self._made_by = embedded.model
             self.want()
         also = {row["n"] for row in by_words}
-        near = await self._database.read(
-            vector_table.nearest, embedded.model, embedded.vectors[0], also, values, _NEAREST
-        )
+        near = await self._database.read(nearest, embedded.model, embedded.vectors[0], also, values, _NEAREST)
         return self._fused(by_words, near)
 
     def _fused(self, by_words: Sequence[Fields], near: Sequence[tuple[Fields, float]]) -> list[Fields]:
@@ -130,5 +280,5 @@ class Vectors:
         return [{**rows[n], "score": scores[n]} for n in sorted(rows, key=lambda n: -scores[n])]
 
 
-def _payer(row: Unembedded) -> tuple[str, str]:
+def _payer(row: UnembeddedMemory) -> tuple[str, str]:
     return row.tenant_id, row.agent_id or ""

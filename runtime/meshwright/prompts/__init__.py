@@ -15,10 +15,10 @@ nothing else: no blocks, no expressions, no roles.
 """
 
 from meshwright.prompts.prompt import Prompt, parse_prompt
-from meshwright.prompts.sources import Brought, PromptContext, Prompts, PromptSource, PromptSources
+from meshwright.prompts.sources import CodePrompt, PromptContext, Prompts, PromptSource, PromptSources
 
 __all__ = [
-    "Brought",
+    "CodePrompt",
     "Prompt",
     "PromptContext",
     "PromptSource",

@@ -203,13 +203,13 @@ def _version(name: str, digest: str, place: str) -> str:
     return f"{name}@{digest[:SHORT_DIGEST]} {place}"
 
 
-def version_prefix(named: str) -> str:
+def version_prefix(version: str) -> str:
     """Returns how the versions begin that a text names.
 
     It is `NAME` for all of a prompt, or `NAME@DIGEST` with a whole digest or its beginning; a place after
     that is ignored.
     """
-    name, _, digest = named.partition(" ")[0].partition("@")
+    name, _, digest = version.partition(" ")[0].partition("@")
     return f"{name}@{digest[:SHORT_DIGEST].lower()}"
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import ID_PATTERN
+from meshwright.prompts.history import Checkout, checkout_of
 from meshwright.prompts.prompt import (
     MAX_PROMPT_BYTES,
     SHORT_DIGEST,
@@ -21,7 +22,6 @@ from meshwright.prompts.prompt import (
     offered_to,
     parse_prompt,
 )
-from meshwright.prompts.revision import Checkout, checkout_of
 
 _logger = logging.getLogger("meshwright.prompts")
 
@@ -125,7 +125,7 @@ BUILT_IN: Mapping[str, str] = {"context-service": CONTEXT_SERVICE}
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class CodePrompt:
     """A prompt in the code of an agent: `where` names its class, `path` the file of that.
 
     Text without front matter gets the default fields, and may use every variable of its agent.
@@ -165,7 +165,7 @@ def _placed(prompt: Prompt, file: Path, checkout: Checkout | None) -> Prompt:
 
 
 @dataclass(slots=True)
-class _Loaded:
+class _LoadedPrompt:
     prompt: Prompt
     version: _Version | None
     rejected: bool = False
@@ -177,24 +177,24 @@ class Prompts:
 
     A file that breaks leaves the last good prompt in use: `prompt.rejected {name, path, line, error, remedy}`
     goes to `on_event`, once for each version of the file. Only where it never was good does the built-in
-    prompt of that name, or a generic one, stand in: `prompt.fallback` with the same fields. Prompts whose
-    text agents have `brought` need no file, though one is stronger. Each may use the variables of its agents'
-    classes, `own`; any, where those are None.
+    prompt of that name, or a generic one, stand in: `prompt.fallback` with the same fields. Prompts with a
+    text in the code of agents, `in_code`, need no file, though one is stronger. Each may use the variables of
+    its agents' classes, `own`; any, where those are None.
     """
 
     def __init__(
         self,
         directory: Path,
         *,
-        brought: Mapping[str, Brought] = MappingProxyType({}),
+        in_code: Mapping[str, CodePrompt] = MappingProxyType({}),
         own: Mapping[str, Sequence[str] | None] = MappingProxyType({}),
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.directory = directory
-        self._brought = brought
+        self._in_code = in_code
         self._own = own
         self._tell = on_event or (lambda event_type, payload: None)
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, _LoadedPrompt] = {}
         self._checkout = checkout_of(directory)
 
     def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt:
@@ -230,7 +230,7 @@ class Prompts:
     def names(self) -> list[str]:
         """The names of all prompts, sorted: of the folder's files, and in the code of agents."""
         files = [path.stem for path in self.directory.glob(f"*{_SUFFIX}")]
-        return sorted({*files, *self._brought})
+        return sorted({*files, *self._in_code})
 
     def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptError]:
         """The faults of the prompts, at most one of each.
@@ -254,16 +254,16 @@ class Prompts:
             return error
         return None
 
-    def _load(self, name: str, last: Prompt | None = None) -> _Loaded:
+    def _load(self, name: str, last: Prompt | None = None) -> _LoadedPrompt:
         version = self._version(name)  # before the content: a change in between is seen by the next reload
-        if version is None and name in BUILT_IN and name not in self._brought:  # no project has to have it
-            return _Loaded(parse_prompt(name, BUILT_IN[name].encode(), source="built-in"), version)
+        if version is None and name in BUILT_IN and name not in self._in_code:  # no project has to have it
+            return _LoadedPrompt(parse_prompt(name, BUILT_IN[name].encode(), source="built-in"), version)
         try:
-            return _Loaded(self._read(name), version)
+            return _LoadedPrompt(self._read(name), version)
         except PromptError as error:
-            kept = last if last is not None and last.source != "built-in" else None
+            usable = last if last is not None and last.source != "built-in" else None
             self._tell(
-                "prompt.rejected" if kept else "prompt.fallback",
+                "prompt.rejected" if usable else "prompt.fallback",
                 {
                     "name": name,
                     "path": error.path or str(self._path(name)),
@@ -272,8 +272,8 @@ class Prompts:
                     "remedy": error.remedy,
                 },
             )
-        stand_in = kept or parse_prompt(name, BUILT_IN.get(name, GENERIC).encode(), source="built-in")
-        return _Loaded(stand_in, version, rejected=kept is not None)
+        stand_in = usable or parse_prompt(name, BUILT_IN.get(name, GENERIC).encode(), source="built-in")
+        return _LoadedPrompt(stand_in, version, rejected=usable is not None)
 
     def _read(self, name: str) -> Prompt:
         path = self._path(name)
@@ -283,8 +283,8 @@ class Prompts:
             prompt = parse_prompt(name, data, str(path), offered=self._offered(name))
             return _placed(prompt, path, self._checkout)
         except FileNotFoundError:
-            if name in self._brought:
-                return self._brought[name].parsed(name, self._offered(name))
+            if name in self._in_code:
+                return self._in_code[name].parsed(name, self._offered(name))
             raise PromptError("there is no such file", path=str(path), remedy="write it") from None
         except PromptError:
             raise

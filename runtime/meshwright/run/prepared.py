@@ -164,7 +164,7 @@ async def _context(
     context = await services.context.compress(
         context_request(
             sender=sender,
-            known=known,
+            passed=known,
             receiver=attempt.agent.agent_id,
             project_id=services.project_id,
             max_tokens=services.max_context_tokens,

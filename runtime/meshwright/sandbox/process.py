@@ -19,7 +19,7 @@ _CHUNK_BYTES = 65_536
 _MAX_ERROR_BYTES = 4_096
 
 
-class Ended(NamedTuple):
+class ProgramResult(NamedTuple):
     """How a program ended, and what it wrote; `is_cut` if that is not all of it."""
 
     status: int
@@ -40,15 +40,15 @@ async def run(
     environment: Mapping[str, str],
     timeout_seconds: float,
     max_output_bytes: int,
-    given: str = "",
-) -> Ended:
-    """Run a program in a folder, with that environment and `given` on stdin alone, and wait for its end.
+    input_text: str = "",
+) -> ProgramResult:
+    """Run a program in a folder, with that environment and `input_text` on stdin alone, and wait for its end.
 
     It is killed, with what it started, once it has written more than the limit, when its time is over
     (ToolFailed), and when the caller is cancelled. Raises ToolFailed too where it cannot be started.
     """
     try:
-        with _stdin(given) as stdin:
+        with _stdin(input_text) as stdin:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=folder,
@@ -65,7 +65,7 @@ async def run(
             return await _finish(process, max_output_bytes)
     except BaseException as error:
         _kill(process)
-        # Reads what is left in the pipes: while they hold something, the process is not over.
+        # Empties the pipes: while they hold something, the process is not over.
         await process.communicate()
         if isinstance(error, TimeoutError):
             raise ToolFailed(f"{command[0]} took longer than {timeout_seconds:g} seconds") from error
@@ -73,24 +73,24 @@ async def run(
 
 
 @contextmanager
-def _stdin(given: str) -> Generator[IO[bytes] | int]:
+def _stdin(text: str) -> Generator[IO[bytes] | int]:
     """A file: a pipe of uvloop is a socket, which nft cannot open as /dev/stdin."""
-    if not given:
+    if not text:
         yield DEVNULL
         return
     with TemporaryFile() as file:
-        file.write(given.encode())
+        file.write(text.encode())
         file.seek(0)
         yield file
 
 
-async def _finish(process: Process, max_output_bytes: int) -> Ended:
+async def _finish(process: Process, max_output_bytes: int) -> ProgramResult:
     assert process.stdout and process.stderr  # pipes, as asked for
     output, errors = await asyncio.gather(
         _read(process.stdout, max_output_bytes, lambda: _kill(process)),
         _read(process.stderr, _MAX_ERROR_BYTES, lambda: None),  # warnings beyond that are dropped
     )
-    return Ended(
+    return ProgramResult(
         await process.wait(),
         output[:max_output_bytes].decode(errors="replace"),
         errors[:_MAX_ERROR_BYTES].decode(errors="replace"),

@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 
 from meshwright.core.errors import ToolFailed
-from meshwright.sandbox.process import Ended, run
+from meshwright.sandbox.process import ProgramResult, run
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import PRIVATE, Toolset
 
@@ -138,7 +138,7 @@ class GitTools(Toolset):
         config: Mapping[str, str] | None = None,
         accepted: tuple[int, ...] = (0,),
         max_bytes: int | None = None,
-    ) -> Ended:
+    ) -> ProgramResult:
         root = self.settings.files.root
         git_dir = _git_dir(root)
         finished = await run(

@@ -325,7 +325,7 @@ class FirewallTools(Toolset):
             environment={**passed, "PATH": path},
             timeout_seconds=settings.timeout_seconds,
             max_output_bytes=_MAX_OUTPUT_BYTES,
-            given=given,
+            input_text=given,
         )
         if ended.status:
             complaint = " ".join((ended.errors or ended.output).split())[:500]

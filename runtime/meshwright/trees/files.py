@@ -87,7 +87,7 @@ class TreeFiles:
         Links are left out, as are folders of packages and caches.
         """
         start = self.locate(folder)
-        found: list[TreeFile] = []
+        files: list[TreeFile] = []
         try:
             with self._folder(start.parts) as fd:
                 for where, folders, names, folder_fd in os.fwalk(".", dir_fd=fd):
@@ -96,12 +96,12 @@ class TreeFiles:
                         with suppress(OSError):  # removed since the folder was listed
                             about = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
                             if stat.S_ISREG(about.st_mode):
-                                found.append(TreeFile((start / where / name).as_posix(), about.st_size))
-                    if len(found) > most:
-                        return found[:most], False
+                                files.append(TreeFile((start / where / name).as_posix(), about.st_size))
+                    if len(files) > most:
+                        return files[:most], False
         except OSError as error:
             raise _unreadable(folder, error) from error
-        return found, True
+        return files, True
 
     def locate(self, path: str) -> PurePath:
         """The target of a path from the root on, links included; it need not exist.

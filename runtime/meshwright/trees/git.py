@@ -6,9 +6,13 @@ says makes git run anything or look elsewhere.
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
-from collections.abc import Collection, Mapping
-from pathlib import Path
+import re
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path, PurePosixPath
 
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.process import run
@@ -63,8 +67,8 @@ class Git:
 
     async def reach(self, repository: str, branch: str) -> None:
         """Look whether a repository answers, and has the branch."""
-        wanted = f"refs/heads/{branch}" if branch else "HEAD"
-        if not await self._ask("ls-remote", "--", repository, wanted, seconds=_REACH_SECONDS):
+        ref = f"refs/heads/{branch}" if branch else "HEAD"
+        if not await self._ask("ls-remote", "--", repository, ref, seconds=_REACH_SECONDS):
             raise ToolFailed(f"it has no branch {branch}" if branch else "it has no commits")
 
     async def _ask(self, *arguments: str, seconds: float = _CLONE_SECONDS) -> str:
@@ -78,15 +82,15 @@ class Git:
         *arguments: str,
         max_bytes: int = _MAX_OUTPUT_BYTES,
         accepted: Collection[int] = (0,),
-        given: str = "",
+        stdin: str = "",
     ) -> str:
-        """Run a command of git in the tree, `given` on stdin; returns its output, cut at `max_bytes`."""
+        """Run a command of git in the tree, with `stdin`; returns its output, cut at `max_bytes`."""
         own = {
             "GIT_DIR": str(self.git_dir),
             "GIT_WORK_TREE": str(self.work_tree),
             "GIT_ALLOW_PROTOCOL": "none",
         }
-        return await self._run(list(arguments), {**own, **_IDENTITY}, _SECONDS, max_bytes, accepted, given)
+        return await self._run(list(arguments), {**own, **_IDENTITY}, _SECONDS, max_bytes, accepted, stdin)
 
     async def _run(
         self,
@@ -95,7 +99,7 @@ class Git:
         seconds: float,
         max_bytes: int,
         accepted: Collection[int] = (0,),
-        given: str = "",
+        stdin: str = "",
     ) -> str:
         values = {"GIT_CONFIG_COUNT": str(len(_CONFIG))}
         for number, (key, value) in enumerate(_CONFIG.items()):
@@ -107,7 +111,7 @@ class Git:
             environment={**_ENVIRONMENT, **path, **values, **environment},
             timeout_seconds=seconds,
             max_output_bytes=max_bytes,
-            given=given,
+            input_text=stdin,
         )
         if finished.status not in accepted and not finished.is_killed:
             why = finished.errors.strip() or f"it ended with the status {finished.status}"
@@ -118,3 +122,80 @@ class Git:
         """Remove the locks of a git that was killed. Call it while nothing else runs here."""
         for path in (*self.git_dir.glob("*.lock"), *(self.git_dir / "refs").rglob("*.lock")):
             path.unlink(missing_ok=True)
+
+
+# The files of a tree that git records: all but those that the rules of its first commit leave out. Rules
+# that a task writes into the tree hide nothing, so that no file acts on tests unseen.
+
+# Caches of programs, left out where the repository's own rules say nothing else.
+_CACHES = "__pycache__/\n*.pyc\n.*_cache/\nnode_modules/\n.venv/\n.coverage\n"
+_MAX_NAMES_BYTES = 200_000_000
+
+
+async def record(git: Git, base: str) -> None:
+    """Have the index name the files as they are. Raises ToolFailed."""
+    rules = await _rules(git, base)
+    await git("add", "--update", "--", ".")
+    quoted = ("-c", "core.quotePath=true")  # a name need not be UTF-8
+    new = await git(*quoted, "ls-files", "--others", rules, max_bytes=_MAX_NAMES_BYTES)
+    if len(new) >= _MAX_NAMES_BYTES:
+        raise ToolFailed(
+            "the names of the tree's files are too long", remedy="Leave out what can be made again"
+        )
+    if new:
+        await git("update-index", "--add", "--replace", "--remove", "--stdin", stdin=new)
+
+
+async def left_out(git: Git, base: str) -> list[str]:
+    """The files and folders that are not recorded, by path; a folder ends with /."""
+    options = ("--others", "--ignored", "--directory", "--no-empty-directory", "-z", await _rules(git, base))
+    return sorted(filter(None, (await git("ls-files", *options)).split("\0")))
+
+
+async def _rules(git: Git, base: str) -> str:
+    """The option of git that names the rules of a commit, which are written at the first use."""
+    place = git.git_dir / "info" / "rules"
+    if not place.exists():
+        files = ("--", ":(glob)**/.gitignore")
+        listing = await git("grep", "-a", "-z", "--full-name", "-e", "", base, *files, accepted=(0, 1))
+        lines = [line.removeprefix(f"{base}:").partition("\0") for line in listing.split("\n") if line]
+        lines.sort(key=lambda line: line[0].count("/"))  # rules of folders further down win
+        rules = [_from_root(PurePosixPath(path).parent, rule) for path, _, rule in lines]
+        draft = place.with_suffix(".draft")
+        draft.write_text("\n".join([_CACHES, *rules]) + "\n")
+        draft.replace(place)
+    return f"--exclude-from={place}"
+
+
+def _from_root(folder: PurePosixPath, rule: str) -> str:
+    """A rule of a folder's .gitignore, as one at the root says it."""
+    rule = rule.removeprefix("\ufeff")
+    if folder == PurePosixPath() or rule.startswith("#") or not rule.strip():
+        return rule
+    negation = "!" if rule.startswith("!") else ""
+    pattern = rule.removeprefix("!")
+    is_anchored = "/" in pattern.rstrip()[:-1]
+    place = re.sub(r"([\\*?\[\]])", r"\\\1", folder.as_posix())
+    return f"{negation}/{place}/{'' if is_anchored else '**/'}{pattern.removeprefix('/')}"
+
+
+# Locks between the processes of a machine
+
+_LOOK_SECONDS = 0.05
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncGenerator[None]:
+    """Hold a lock, by a file that is made, against other processes; it ends with the process that has it."""
+    with path.open("w") as file:
+        while not _is_locked(file.fileno()):  # noqa: ASYNC110 - another process says no event
+            await asyncio.sleep(_LOOK_SECONDS)
+        yield
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -75,7 +75,7 @@ class Trees:
                 ) from None
             if (making := self._making.get(key)) is None:
                 making = self._making[key] = asyncio.create_task(self._made(*key, repository))
-                making.add_done_callback(lambda done: self._making.pop(key, None))
+                making.add_done_callback(lambda _: self._making.pop(key, None))
             tree = await asyncio.shield(making)  # a call of a tool that has too little time leaves it
         self._known[tenant_id, tree_id] = tree
         await tree.settle()
@@ -87,9 +87,9 @@ class Trees:
 
     async def close(self) -> None:
         """Make no more trees."""
-        for making in (found := [*self._making.values()]):
+        for making in (pending := [*self._making.values()]):
             making.cancel()
-        await asyncio.gather(*found, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
 
     def find(self, tenant_id: str, tree_id: str) -> Tree:
         """A tree that was leased. Raises NotFound."""
@@ -110,11 +110,11 @@ class Trees:
 
     def leases(self, tenant_id: str | None = None) -> list[Lease]:
         """The leases of a tenant, or of all of them, the oldest first."""
-        found: list[Lease] = []
+        leases: list[Lease] = []
         for path in self.folder.glob(f"{tenant_id or '*'}/[!.]*/{_LEASE}"):
             with suppress(OSError, ValueError):  # erased meanwhile
-                found.append(Lease.model_validate_json(read_private(path)))
-        return sorted(found, key=lambda lease: (lease.created_at, lease.tree_id))
+                leases.append(Lease.model_validate_json(read_private(path)))
+        return sorted(leases, key=lambda lease: (lease.created_at, lease.tree_id))
 
     async def erase(self, tenant_id: str, tree_ids: Collection[str]) -> None:
         """Remove trees of topmost tasks, for good; other ids are passed over."""
@@ -135,16 +135,16 @@ class Trees:
         if folder.is_dir():
             await asyncio.to_thread(remove_folder, folder)
 
-    async def erase_before(self, moment: datetime, kept: Collection[tuple[str, str]]) -> int:
+    async def erase_before(self, moment: datetime, kept_tasks: Collection[tuple[str, str]]) -> int:
         """Remove the trees that were leased before a time, but for those of kept tasks; returns how many."""
         old = [lease for lease in self.leases() if lease.created_at < moment]
-        gone = [lease for lease in old if (lease.tenant_id, lease.tree_id) not in kept]
+        expired = [lease for lease in old if (lease.tenant_id, lease.tree_id) not in kept_tasks]
         for draft in self.folder.glob(f"*/{_DRAFT}*"):
             if draft.stat().st_mtime < moment.timestamp():
                 await asyncio.to_thread(remove_folder, draft)
-        for lease in gone:
+        for lease in expired:
             await self.erase(lease.tenant_id, [lease.tree_id])
-        return len(gone)
+        return len(expired)
 
     def _named(self, repository: str) -> str:
         if not self._sources:
@@ -155,9 +155,9 @@ class Trees:
         if not repository and len(self._sources) == 1:
             return next(iter(self._sources))
         if repository not in self._sources:
-            said = f"there is no repository {repository!r}" if repository else "the task names no repository"
+            lack = f"there is no repository {repository!r}" if repository else "the task names no repository"
             remedy = f"Submit the task with one of {', '.join(self._sources)} as its repository"
-            raise InvalidInput(said, remedy=remedy, field="repository")
+            raise InvalidInput(lack, remedy=remedy, field="repository")
         return repository
 
     async def _made(self, tenant_id: str, tree_id: str, repository: str) -> Tree:

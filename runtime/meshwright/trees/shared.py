@@ -53,14 +53,14 @@ class SharedTree(Actor[SharedState]):
     """Holds the newest state of a tree."""
 
     @turn
-    def save(self, turn: Turn, wanted: SharedState) -> bool:
+    def save(self, turn: Turn, new: SharedState) -> bool:
         """Take the next state; false where another worker was faster. A repeat is true again."""
-        kept = self.state
-        if (kept.version, kept.worker, kept.snapshot) == (wanted.version, wanted.worker, wanted.snapshot):
+        old = self.state
+        if (old.version, old.worker, old.snapshot) == (new.version, new.worker, new.snapshot):
             return True
-        if wanted.version != kept.version + 1:
+        if new.version != old.version + 1:
             return False
-        self.state = wanted
+        self.state = new
         return True
 
     @turn
@@ -82,18 +82,18 @@ class SharedTrees:
 
     async def version(self, tenant_id: str, tree_id: str) -> int:
         """The number of the newest state, 0 where there is none. Raises HostError."""
-        found = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
-        return 0 if found is None else found.version
+        facts = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
+        return 0 if facts is None else facts.version
 
     async def read(self, tenant_id: str, tree_id: str) -> SharedState | None:
         """The newest state, None where there is none or it was erased. Raises HostError."""
-        found = await self._runtime.read(_ref(tenant_id, tree_id))
-        return None if found is None or found.lease is None else found
+        state = await self._runtime.read(_ref(tenant_id, tree_id))
+        return None if state is None or state.lease is None else state
 
     async def is_erased(self, tenant_id: str, tree_id: str) -> bool:
         """Whether there was a state, and is none now. Raises HostError."""
-        found = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
-        return found is not None and found.version > 0 and found.lease is None
+        facts = await self._runtime.read(_ref(tenant_id, tree_id), _Facts)
+        return facts is not None and facts.version > 0 and facts.lease is None
 
     async def save(self, tenant_id: str, tree_id: str, state: SharedState) -> bool:
         """Save the next state; false where another worker was faster. Durable when this returns."""
@@ -113,8 +113,8 @@ class SharedTrees:
 async def bundle(git: Git, folder: Path, base: str, head: str, snapshot: str) -> str | None:
     """A snapshot and the commits below it, above the base, in base64; None where they are too large."""
     name, path = "refs/mesh/snapshot", folder / "bundle"
-    made = (await git("commit-tree", snapshot, "-p", head, "-m", "snapshot")).strip()
-    await git("update-ref", name, made)
+    commit = (await git("commit-tree", snapshot, "-p", head, "-m", "snapshot")).strip()
+    await git("update-ref", name, commit)
     await git("bundle", "create", "--quiet", str(path), name, f"^{base}")
     try:
         if path.stat().st_size > MAX_BUNDLE_BYTES:

@@ -17,9 +17,7 @@ from meshwright.core.errors import Conflict, InvalidInput, ToolFailed
 from meshwright.sandbox.port import Finished, Limits, Sandbox
 from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import TreeFiles
-from meshwright.trees.git import Git
-from meshwright.trees.locks import locked
-from meshwright.trees.rules import left_out, record
+from meshwright.trees.git import Git, left_out, locked, record
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SharedState, SharedTrees, bundle, unbundle
 
@@ -194,8 +192,8 @@ class Tree:
         only = [f":(glob){glob if '/' in glob else f'**/{glob}'}"] if glob else []
         async with self._held():
             await self.snapshot()
-            found = await self._git("grep", *options, "-e", pattern, "--", *only, accepted=(0, 1))
-        lines = [line[:_MAX_LINE_CHARS] for line in found.split("\n")[: most + 1] if line]
+            output = await self._git("grep", *options, "-e", pattern, "--", *only, accepted=(0, 1))
+        lines = [line[:_MAX_LINE_CHARS] for line in output.split("\n")[: most + 1] if line]
         more = ["[there are more: narrow the pattern]"] if len(lines) > most else []
         return "\n".join([*lines[:most], *more])
 
@@ -281,8 +279,8 @@ class Tree:
                 raise Conflict(f"The tree is {snapshot} by now, not {expected}")
             parent = await self.head()
             if await self._tree_of(parent) == snapshot:
-                said = await self._git("log", "-1", "--format=%B", parent)
-                if parent != self.lease.base and said.strip() == message.strip():
+                last_message = await self._git("log", "-1", "--format=%B", parent)
+                if parent != self.lease.base and last_message.strip() == message.strip():
                     return parent
                 raise InvalidInput("nothing has changed since the last commit", field="title")
             revision = (await self._git("commit-tree", snapshot, "-p", parent, "-m", message)).strip()

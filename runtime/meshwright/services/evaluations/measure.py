@@ -109,7 +109,7 @@ async def _matches(pattern: str, text: str) -> float | None:
             environment={},
             timeout_seconds=_SECONDS,
             max_output_bytes=100,
-            given=given,
+            input_text=given,
         )
     except ToolFailed:
         return None

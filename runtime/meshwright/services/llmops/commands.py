@@ -90,7 +90,7 @@ def _promote(
 
     The branch begins at what is checked out. Your files, your index and other branches stay as they are.
     """
-    from meshwright.prompts.promotion import promote
+    from meshwright.prompts.history import promote
 
     file = _own_prompts() / f"{name}.prompt"
     found = _version_of(target, name, version, label)
