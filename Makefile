@@ -18,8 +18,8 @@ install: .venv/.dev  ## set up .venv with all that development and the tests nee
 demo: .venv/.default  ## set up the little that running needs, then show agents fix a failing test (MODEL=... for a real model)
 	@$(BIN)/mesh demo $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
-test: .venv/.dev  ## lint, types, unit and contract tests (ARGS=all for everything, ARGS="unit integration" for some)
-	@$(BIN)/python tests/run.py $(ARGS)
+test: .venv/.dev  ## lint, types, near tests (ARGS=all for everything, PART=ledger or SINCE=main for the tests of a part or a change)
+	@$(BIN)/python tests/run.py $(if $(PART),--of $(PART)) $(if $(SINCE),--since $(SINCE)) $(ARGS)
 
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, agents, rows of benchmarks; hostile input
 	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents benchmarks

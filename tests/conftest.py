@@ -24,6 +24,10 @@ pytest_plugins = ["tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
+SERVICES = {"services", "own_services", "postgres", "own_postgres", "postgres_url", "dapr_bin"}
+"""The fixtures that start services."""
+KILLS = {"killed_mesh", "nodes"}
+"""The fixtures of meshes that are killed, which takes long."""
 REQUIRED = "REQUIRE_TIERS"
 LONG = (
     "test_simulated_provider.py",
@@ -63,6 +67,10 @@ hypothesis.settings.register_profile("mesh", deadline=None)
 hypothesis.settings.load_profile("mesh")
 
 compile_once()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--near", action="store_true", help="leave out tests marked far, and all with a service")
 
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its seed
@@ -120,15 +128,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the long files first, and mix the tiers after them: some wait, and some compute."""
-    if not SOAKING:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
-        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    leave_out(config, items, lambda item: not SOAKING and item.get_closest_marker("soak") is not None)
+    leave_out(config, items, lambda item: config.getoption("near") and not is_near(item))
     totals, passed = Counter(map(tier_of, items)), Counter[str]()
     share: dict[Path, float] = {}
     for item in items:
         share.setdefault(item.path, passed[tier_of(item)] / totals[tier_of(item)])
         passed[tier_of(item)] += 1
     items.sort(key=lambda item: (FIRST.get(item.path.name, len(FIRST)), share[item.path]))
+
+
+def leave_out(
+    config: pytest.Config, items: list[pytest.Item], condition: Callable[[pytest.Item], bool]
+) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if condition(item)])
+    items[:] = [item for item in items if not condition(item)]
+
+
+def is_near(item: pytest.Item) -> bool:
+    """Whether a test is quick and needs no service, by its marks, its fixtures and the store it runs on."""
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    stores = {str(parameters.get(name)).partition("-")[0] for name in ("harness", "location")}
+    fixtures = {*getattr(item, "fixturenames", ())}
+    is_far = item.get_closest_marker("far") or fixtures & (SERVICES | KILLS) or stores & {"postgres", "dapr"}
+    return not is_far
 
 
 def tier_of(item: pytest.Item) -> str:

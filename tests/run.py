@@ -1,6 +1,8 @@
 """Runs lint, types, gates and every tier of tests that this machine can run, and reports how each ended.
 
     python tests/run.py [--require all|TIER,...] [PART ...]
+    python tests/run.py --of ledger       # the tests of a part of the runtime that need no service
+    python tests/run.py --since main      # those of what changed since a revision
 
 The tiers share one pytest session, and the checks run beside it. Without a PART, the parts that take long
 are left out; `all` runs them too. A part that cannot run, or a test that is skipped, is listed with its
@@ -20,7 +22,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,7 +43,7 @@ ALONE = ("instructions",)
 """Beside other work its figure would be some percent higher: commits are grouped by how fast they come."""
 NO_FIGURE = 75
 """The status of a check that this machine cannot make; its last line says why."""
-QUICK = ("lint", "imports", "types", "unit", "contract")
+QUICK = ("lint", "imports", "types", "near")
 """The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
 MAX_UNSTEADY = 3
@@ -53,39 +55,52 @@ DAPR = ("mosquitto", "redis-server", "daprd")
 
 @dataclass(frozen=True)
 class Tier:
-    """A folder of tests, or some files of it, and what it is run with."""
+    """Folders of tests by name, or some of their files, and what they are run with."""
 
-    folder: str
+    folders: tuple[str, ...]
     files: tuple[str, ...] = ()
+    chosen: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     processes_per_core: int = 2
     """More processes than cores use the time that tests wait for other programs."""
 
+    def paths(self, tests: Path) -> list[Path]:
+        if self.chosen:
+            return sorted(self.chosen)
+        folders = [path for name in self.folders for path in sorted(tests.rglob(name)) if path.is_dir()]
+        paths = [folder / name for folder in folders for name in self.files or ("",)]
+        return [path for path in paths if path.is_file() or any(path.glob("test_*.py"))]
+
 
 TIERS = {
-    "unit": Tier("unit", processes_per_core=1),
-    "contract": Tier("contract"),
-    "integration": Tier("integration", processes_per_core=3),
-    "acceptance": Tier("acceptance"),
+    "unit": Tier(("unit",), processes_per_core=1),
+    "contract": Tier(("contract",)),
+    "integration": Tier(("integration",)),
+    "acceptance": Tier(("acceptance",)),
 }
+NEAR = Tier(("unit", "contract"), options=("--near",), processes_per_core=1)
+"""Quick tests that need no service: of stores those on memory and SQLite."""
 SOAKED = {
     "faults": Tier(
-        "integration",
+        ("integration",),
         ("test_embedded_faults.py", "test_dapr_faults.py", "test_memory_kills.py"),
-        {"DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
+        environment={"DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
     ),
     "agents": Tier(
-        "integration",
+        ("integration",),
         ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
     ),
     "benchmarks": Tier(
-        "integration",
+        ("integration",),
         ("test_benchmark_rows.py",),
         needs=DAPR,
     ),
 }
 """Parts of tiers that `make soak` runs by themselves, larger."""
+APART = {"near": NEAR, **SOAKED}
+"""Sets of tests that have a session of their own."""
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
 
@@ -121,23 +136,22 @@ def run_check(part: str) -> Result:
     return Result(part, FAILED if any(statuses) else PASSED, seconds)
 
 
-def run_tiers(parts: Sequence[str], tests: Path) -> list[Result]:
+def run_tiers(tiers: Mapping[str, Tier], tests: Path) -> list[Result]:
     """Run tiers in one session of pytest, so that tests that wait and tests that compute share the cores."""
-    tiers = {part: (TIERS | SOAKED)[part] for part in parts}
     results: dict[str, Result] = {}
     for part, tier in tiers.items():
-        if not any((tests / tier.folder).rglob("test_*.py")):
-            results[part] = Result(part, NOT_RUN, note=f"{tier.folder}/ holds no tests")
+        if not tier.paths(tests):
+            results[part] = Result(part, NOT_RUN, note=f"{'/ and '.join(tier.folders)}/ holds no tests")
         elif missing := [program for program in tier.needs if not is_there(program)]:
             results[part] = Result(part, NOT_RUN, note=f"needs {', '.join(missing)}")
     able = {part: tier for part, tier in tiers.items() if part not in results}
     if able:
         results |= run_session(able, tests)
-    return [results[part] for part in parts]
+    return [results[part] for part in tiers]
 
 
 def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
-    paths = [str(tests / tier.folder / name) for tier in tiers.values() for name in tier.files or ("",)]
+    paths = [str(path) for tier in tiers.values() for path in tier.paths(tests)]
     environment = {name: value for tier in tiers.values() for name, value in tier.environment.items()}
     processes = min(cores() * max(tier.processes_per_core for tier in tiers.values()), MAX_PROCESSES)
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,6 +161,7 @@ def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
             "-c",
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
+            *(option for tier in tiers.values() for option in tier.options),
         ]
         spread = [
             f"--junitxml={report}",
@@ -185,7 +200,7 @@ def results_of(
     if not cases:
         return {part: Result(part, FAILED, note=f"pytest ended with {status}") for part in tiers}
     results = {
-        part: result_of(part, [case for case in cases if folder_of(case) == tier.folder], status)
+        part: result_of(part, [case for case in cases if folder_of(case) in tier.folders], status)
         for part, tier in tiers.items()
     }
     if status and not any(result.state == FAILED for result in results.values()):
@@ -195,9 +210,9 @@ def results_of(
 
 
 def folder_of(case: ElementTree.Element) -> str:
-    """The folder of a test: the second part of its module's name, which a collection error has as its own."""
-    _, folder, *_ = f"{case.get('classname') or case.get('name')}..".split(".")
-    return folder
+    """The tier of a test, by its module's name, which a collection error has as its own."""
+    names = f"{case.get('classname') or case.get('name')}".split(".")
+    return next((name for name in reversed(names) if name in TIERS), "")
 
 
 def result_of(part: str, cases: Sequence[ElementTree.Element], status: int) -> Result:
@@ -263,7 +278,7 @@ def summarise(results: Sequence[Result], required: set[str]) -> list[Result]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parts = [*CHECKS, *TIERS]
+    parts = [*CHECKS, "near", *TIERS]
     parser = argparse.ArgumentParser(description="Run checks and tests, with a summary at the end.")
     parser.add_argument(
         "parts",
@@ -277,17 +292,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="'all' or parts, by comma, of which nothing may be left out",
     )
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="the folder of the tiers")
+    parser.add_argument(
+        "--of", metavar="NAME", help="a part of the runtime, whose tests run that need no service"
+    )
+    parser.add_argument("--since", metavar="REVISION", help="run those of what changed since then")
     options = parser.parse_args(arguments)
     is_all = options.parts == ["all"] or (options.require and not options.parts)
     options.left_out = [] if is_all or options.parts else [part for part in parts if part not in QUICK]
-    options.parts = parts if is_all else options.parts or list(QUICK)
-    everything = set(parts) - {*ALONE}  # which other builds of Python have no figure for
-    options.require = (
-        everything if options.require == "all" else set(filter(None, options.require.split(",")))
-    )
+    everything = [part for part in parts if part != "near"]  # the tiers hold it
+    options.parts = everything if is_all else options.parts or list(QUICK)
+    required = set(everything) - {*ALONE}  # which other builds of Python have no figure for
+    options.require = required if options.require == "all" else set(filter(None, options.require.split(",")))
     if unknown := {*options.parts, *options.require} - {*parts, *SOAKED}:
-        known = ", ".join([*parts, *SOAKED])
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; the parts are {known}")
+        names = ", ".join([*parts, *SOAKED])
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; the parts are {names}")
     return options
 
 
@@ -295,18 +313,41 @@ def run_parts(parts: Sequence[str], tests: Path) -> Iterable[Result]:
     checks = [part for part in parts if part in CHECKS and part not in ALONE]
     with ThreadPoolExecutor(len(CHECKS)) as pool:
         checked = [pool.submit(run_check, part) for part in checks]
-        tested = run_tiers([part for part in parts if part in TIERS], tests)
+        tested = run_tiers({part: TIERS[part] for part in parts if part in TIERS}, tests)
         for part in parts:
-            if part in SOAKED:
-                tested += run_tiers([part], tests)
+            if part in APART:
+                tested += run_tiers({part: APART[part]}, tests)
         yield from (check.result() for check in checked)
     yield from tested
     yield from (run_check(part) for part in parts if part in ALONE)
 
 
+def run_chosen(options: argparse.Namespace) -> int:
+    """Run the tests of a part of the runtime, or of a change."""
+    sys.path.insert(0, str(ROOT))
+    from tests.affected import choose
+
+    tests = options.tests.resolve()
+    try:
+        reasons, files = choose(options.of, options.since, tests)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(*reasons, sep="\n", flush=True)
+    if not files:
+        return 0
+    return (
+        1
+        if summarise(run_tiers({"chosen": replace(NEAR, folders=(*TIERS,), chosen=files)}, tests), set())
+        else 0
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     compile_once()
+    if options.of or options.since:
+        return run_chosen(options)
     if options.require >= set(TIERS):
         os.environ["REQUIRE_TIERS"] = "all"
     results = list(run_parts(options.parts, options.tests.resolve()))

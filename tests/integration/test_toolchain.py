@@ -175,7 +175,12 @@ def test_parts_that_take_long_are_left_out_and_named(monkeypatch: pytest.MonkeyP
     assert not parse(["all"]).left_out and not parse(["--require", "all"]).left_out
 
 
+def test_by_default_the_near_tests_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUIRE_TIERS", raising=False)
+    assert "near" in parse([]).parts and "near" not in parse(["all"]).parts
+
+
 def test_an_unknown_part_is_refused_with_the_known_ones(sample: Path) -> None:
     done = run(sample, "units")
     assert done.returncode == 2
-    assert "no such part: units; the parts are lint, imports, types, instructions, unit" in done.stderr
+    assert "no such part: units; the parts are lint, imports, types, instructions, near, unit" in done.stderr

@@ -180,6 +180,7 @@ async def test_pages_that_cannot_be_rendered_say_why(
     assert problem in (await result(mesh, "audit", **arguments))["error"]
 
 
+@pytest.mark.far("a page asks until it is stopped")
 async def test_page_that_asks_for_ever_is_rendered(mesh: MeshUnderTest) -> None:
     assert 'heading "Busy"' in (await result(mesh, "audit", path="busy.html", widths=[800]))["heard"]
 

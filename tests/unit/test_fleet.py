@@ -305,6 +305,7 @@ PROJECT = {
 }
 
 
+@pytest.mark.far("it starts a mesh and a pytest")
 @pytest.mark.parametrize("command", ["mesh agents --json", "pytest -q -p no:cacheprovider tests"])
 def test_a_projects_own_modules_import_in_mesh_and_in_pytest(tmp_path: Path, command: str) -> None:
     for path, text in PROJECT.items():

@@ -81,6 +81,7 @@ async def test_a_conversation_that_goes_on_is_cached_up_to_its_last_questions(
     assert "cache_control" not in json.dumps(once)
 
 
+@pytest.mark.far("LiteLLM takes seconds to import")
 @pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
 async def test_litellm_asks_claude_to_cache_a_conversation_that_goes_on(
     make: Make, fake: FakeProvider

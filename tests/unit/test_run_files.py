@@ -310,6 +310,7 @@ async def test_a_task_may_name_a_file_of_another_task_of_its_tenant() -> None:
     assert gone.error is not None and "no file 9" in gone.error.message
 
 
+@pytest.mark.far("hours of a mesh pass")
 async def test_the_contents_of_files_go_with_those_of_steps() -> None:
     clock = ManualClock()
     model = ScriptedModel(painted())

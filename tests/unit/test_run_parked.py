@@ -184,6 +184,7 @@ async def pass_seconds(mesh: MeshUnderTest, clock: ManualClock, seconds: float) 
     await mesh.advance(until - clock.monotonic())
 
 
+@pytest.mark.far("forty tasks wait for an hour")
 async def test_of_forty_tasks_that_wait_for_an_hour_the_most_urgent_go_on_first(
     rng: random.Random,
 ) -> None:

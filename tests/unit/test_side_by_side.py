@@ -221,6 +221,7 @@ async def test_what_a_run_leaves_behind_ends_with_it() -> None:
 # Time
 
 
+@pytest.mark.far("hours of a mesh pass")
 async def test_a_run_sleeps_without_a_slot_and_without_its_clock() -> None:
     async def run(self: Agent, run: Run) -> str:
         if run.task.text == "short":

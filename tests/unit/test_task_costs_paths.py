@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,7 @@ delegate reported; delegate refused; delegate hang; delegate stop
 PATHS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), min_size=1, max_size=6)
 
 
+@pytest.mark.far("Hypothesis tries tens of meshes")
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(path=PATHS.map(tuple), price=st.sampled_from([PRICE, None]))
 @example(path=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)

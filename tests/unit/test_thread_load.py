@@ -7,6 +7,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from meshwright import TaskRequest
 from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
@@ -70,6 +72,7 @@ class Client:
         return None
 
 
+@pytest.mark.far("a hundred tasks wait, which takes seconds")
 async def test_waiting_tasks_are_not_written_again_with_each_that_comes(tmp_path: Path) -> None:
     data = CountingData()
     async with mesh_on(data, tmp_path, opened=False, max_thread_tasks=1000) as mesh:

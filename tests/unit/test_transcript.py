@@ -250,6 +250,7 @@ def test_large_texts_and_files_are_not_kept_whole() -> None:
     assert sent["parts"][0]["image_url"]["url"].startswith("[data:image/png;base64, 5,022 characters, sha256")
 
 
+@pytest.mark.far("hours of a mesh pass")
 async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
     clock = ManualClock()
     model = ScriptedModel(tool_call("read", name="a"), "Read.", "Read again.")

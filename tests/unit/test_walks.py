@@ -15,6 +15,7 @@ WALKS = 60
 PARTS = 6
 
 
+@pytest.mark.far("360 random walks take 30 s")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_walks_break_no_promise(seed: int, part: int) -> None:
     first = (0 if seed == DEFAULT_SEED else seed * 1000) + part * WALKS
