@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from meshwright.app import build_mesh
 from meshwright.cli.app import COMMANDS, mesh
 from meshwright.edges.http.app import create_app
-from meshwright.parts import BUILTIN, imported
+from meshwright.parts import ours
 from meshwright.settings.model import built_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,7 +285,7 @@ def application() -> FastAPI:
 
 def events() -> Iterator[str]:
     """Yields the types of events with their payloads, those with the same fields in one line."""
-    parts = [imported(part.component) for part in BUILTIN if part.component]
+    parts = [part.load(part.component) for part in ours() if part.component]
     for types, text in sorted(item for part in parts for item in part.payloads.items()):
         yield f"- {', '.join(linked(name, f'`{name}`') for name in types.split())}: {text}"
 

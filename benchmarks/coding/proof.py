@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.coding.job import CodingJob, tree_settings
 from meshwright.sandbox.port import Finished, Limits
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 from tests.support.repositories import tree_of
 
 _LIMITS = Limits(seconds=300.0)

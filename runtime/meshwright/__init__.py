@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
-    from meshwright.run import Run
+    from meshwright.core.part import Part
     from meshwright.run.context import Delegation
+    from meshwright.run.run import Run
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
     from meshwright.work.people import Approval
@@ -48,8 +49,9 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelError": "core.errors",
     "Outcome": "core.messages",
+    "Part": "core.part",
     "Receipt": "core.messages",
-    "Run": "run",
+    "Run": "run.run",
     "Task": "core.messages",
     "TaskFailed": "core.errors",
     "TaskRequest": "core.messages",
@@ -85,6 +87,7 @@ __all__ = [
     "MeshError",
     "ModelError",
     "Outcome",
+    "Part",
     "Receipt",
     "Run",
     "Task",

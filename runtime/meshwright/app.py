@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +13,15 @@ from meshwright.core import topics
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
-from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
+from meshwright.core.part import Part
+from meshwright.core.plugins import STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
 from meshwright.mesh import Mesh
 from meshwright.models.port import GivenModel, Model
-from meshwright.parts import BUILTIN, imported
+from meshwright.parts import of_packages, ours
 from meshwright.roles import FRONT, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -44,12 +44,12 @@ def build_mesh(
     clock: Clock | None = None,
     runtime: Callable[[StoreDeps], Runtime] | None = None,
     role: ProcessRole | None = None,
-    components: Sequence[type[Component]] = (),
+    parts: Sequence[Part] = (),
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
     `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `runtime` what
-    the settings name; `role` says which apps of the mesh this process runs, by default all; `components` join
+    the settings name; `role` says which apps of the mesh this process runs, by default all; `parts` join
     after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
@@ -74,7 +74,7 @@ def build_mesh(
     mesh.provide(secrets)
     mesh.provide(AgentTypes(agents))
     mesh.provide(GivenModel(model))
-    kinds = [*component_types(settings), *components]
+    kinds = component_types(settings, parts)
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
     mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
@@ -90,28 +90,18 @@ def agents_of(
     return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
 
 
-def component_types(settings: Settings) -> list[type[Component]]:
-    """The components of a mesh in the order in which they join: ours, then those of installed packages.
+def component_types(settings: Settings, parts: Sequence[Part] = ()) -> list[type[Component]]:
+    """The components of a mesh in the order in which they join: ours, of installed packages, of `parts`.
 
-    Raises ConfigError for one that cannot be loaded, or that takes another's name.
+    Raises ConfigError for one that cannot be loaded.
     """
-    parts = [part for part in BUILTIN if part.component]
-    found: list[type[Component]] = [imported(part.component) for part in parts if part.is_needed(settings)]
-    names = {part.name for part in parts}
-    for plugin in installed(COMPONENTS):
-        component = plugin.load()
-        if not (isinstance(component, type) and issubclass(component, Component)):
-            raise ConfigError(f"{plugin.package} registers {plugin.value} as a component, and it is none")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", component.name):
-            raise ConfigError(
-                f"The component {plugin.value} of {plugin.package} has the name {component.name!r}",
-                remedy="A name has lower-case letters, digits and _, like pager",
-            )
-        if component.name in names:
-            raise plugin.taken(component.name)
-        names.add(component.name)
-        found.append(component)
-    return found
+    parts = [part for part in (*ours(), *of_packages(), *parts) if part.component]
+    kinds = {part: part.load(part.component) for part in parts if part.is_needed(settings)}
+    for part, kind in kinds.items():
+        if not (isinstance(kind, type) and issubclass(kind, Component) and kind.name == part.name):
+            problem = f"The component of the part {part.name} in {part.module} is no Component of that name"
+            raise ConfigError(problem, remedy="Upgrade or uninstall its package")
+    return [*kinds.values()]
 
 
 def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:

@@ -1,13 +1,14 @@
-"""Components: the one way by which a part joins a mesh, ours or a third party's.
+"""Components: the one way by which a part works in a mesh, ours or a third party's.
+
+    PART = Part(__name__, "pager", component="component:Pager", settings="settings:PagerSettings")
 
     class Pager(Component):
         name = "pager"
-        settings = PagerSettings          # table [pager] of mesh.toml, MESH_PAGER__URL in the environment
 
         def routes(self) -> APIRouter:
             return make_router(self.mesh, self.config)
 
-Ours are listed in `meshwright.parts`; a package registers its own under the entry point group
+Ours are listed in `meshwright.parts`; a package registers its `Part` under the entry point group
 `meshwright.components`. A component overrides what it has to offer, and nothing else. The names that it needs
 are here: actors, the words of its events, its resources, and the mesh with its settings and tasks.
 """
@@ -19,22 +20,20 @@ from importlib import import_module
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-from pydantic import BaseModel
-
 from meshwright.agent import Agent
 from meshwright.core.display import Column, EventWords, Resource, Verb
+from meshwright.core.part import Part
 from meshwright.events.projections import Projection
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
-from meshwright.roles import EVERYWHERE, Part
+from meshwright.roles import EVERYWHERE, Lifecycle
 from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
-    import click
     from fastapi import APIRouter
 
     from meshwright.context.memory import MemoryStore
@@ -54,6 +53,7 @@ __all__ = [
     "Figure",
     "Mesh",
     "Pages",
+    "Part",
     "Resource",
     "Settings",
     "Tasks",
@@ -117,7 +117,6 @@ class Component:
     """
 
     name: ClassVar[str]
-    settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
     config: Any
     facts: ClassVar[Mapping[str, str]] = {}
@@ -132,16 +131,11 @@ class Component:
     A key names one type, or several with the same fields. Words in brackets explain a field, those behind a
     colon the event. A text that begins with `the` names a whole record. docs/events.md shows those of ours.
     """
-    event_words: ClassVar[Mapping[str, EventWords]] = {}
-    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
-    resources: ClassVar[Sequence[Resource]] = ()
-    """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.parts: list[Part] = []
-        made = getattr(mesh.settings, self.name, None)
-        self.config = self.settings() if made is None and self.settings else made
+        self.parts: list[Lifecycle] = []
+        self.config = getattr(mesh.settings, self.name, None)
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -203,11 +197,6 @@ class Component:
 
         Called once, in the order of the components, when all of them are made and before the mesh starts.
         """
-
-    @classmethod
-    def commands(cls) -> Iterable[click.Command]:
-        """Its commands of `mesh`; they are shown in its help."""
-        return ()
 
     def checks(self) -> Iterable[Check]:
         """The checks of `mesh doctor`, of a mesh that does not run."""

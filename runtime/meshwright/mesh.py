@@ -21,7 +21,7 @@ from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.parts import BUILTIN
+from meshwright.parts import ours
 from meshwright.roles import Member, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -217,8 +217,6 @@ class Mesh:
 
 def _provider_of(kind: type) -> str:
     """The end of the sentence that something is missing: the components of its package."""
-    package = kind.__module__.removeprefix("meshwright.").rpartition(".")[0]
-    modules = {part.name: part.component.partition(":")[0] for part in BUILTIN if part.component}
-    parts = [name for name, module in modules.items() if module.rpartition(".")[0] == package]
-    names = " or ".join(parts)
-    return f": the component {names} of its package has not joined, or does not provide it" if parts else ""
+    package = kind.__module__.rpartition(".")[0]
+    names = " or ".join(part.name for part in ours() if part.component and part.package == package)
+    return f": the component {names} of its package has not joined, or does not provide it" if names else ""

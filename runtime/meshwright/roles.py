@@ -13,7 +13,7 @@ FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
 
 
-class Part(Protocol):
+class Lifecycle(Protocol):
     """Something that lives as long as the mesh: started after the runtime, stopped before it."""
 
     async def start(self) -> None:
@@ -25,7 +25,7 @@ class Part(Protocol):
         ...
 
 
-class Member(Part, Protocol):
+class Member(Lifecycle, Protocol):
     """A component, as the mesh knows it."""
 
     async def begin(self) -> None:

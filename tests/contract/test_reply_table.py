@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.edges import reply_table
-from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
+from meshwright.edges.replies import table
+from meshwright.edges.replies.table import Address, Progress, SenderKey, UnsentReply
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, 250, tzinfo=UTC)
 @pytest.fixture
 async def database(location: Location, tmp_path: Path) -> AsyncIterator[Database]:
     opened = SqliteDatabase(location) if isinstance(location, Path) else PostgresDatabase(location, tmp_path)
-    opened.migrate("replies", files("meshwright.edges") / "tables")
+    opened.migrate("replies", files("meshwright.edges.replies") / "tables")
     await opened.open()
     yield opened
     await opened.close()
@@ -39,33 +39,33 @@ def unsent(seq: int, tenant_id: str = "acme", failures: int = 0) -> UnsentReply:
 
 
 async def test_a_client_keeps_its_last_addresses_in_order(database: Database) -> None:
-    await database.write(reply_table.add_address, "mail", TASK, box("bob", "bob"))
+    await database.write(table.add_address, "mail", TASK, box("bob", "bob"))
     for name in "abcdefghia":
-        await database.write(reply_table.add_address, "mail", TASK, box(name))
-    await database.write(reply_table.add_address, "post", TASK, box("other scheme"))
-    await database.write(reply_table.add_address, "mail", TaskKey("acme", "t2"), box("other task"))
+        await database.write(table.add_address, "mail", TASK, box(name))
+    await database.write(table.add_address, "post", TASK, box("other scheme"))
+    await database.write(table.add_address, "mail", TaskKey("acme", "t2"), box("other task"))
     expected = [box("bob", "bob"), *map(box, "cdefghia")]
-    assert await database.read(reply_table.addresses, "mail", TASK) == expected
+    assert await database.read(table.addresses, "mail", TASK) == expected
 
 
 async def test_one_process_owns_a_sender_and_its_position(database: Database) -> None:
-    assert await database.read(reply_table.progress, SENDER) is None
-    assert await database.write(reply_table.begin, SENDER, 7) == Progress(7, "")
-    assert await database.write(reply_table.begin, SENDER, 9) == Progress(7, "")
-    assert await database.write(reply_table.own, SENDER, "one", "")
-    assert not await database.write(reply_table.own, SENDER, "two", "")
-    await database.write(reply_table.reach, SENDER, 8)
-    assert await database.read(reply_table.progress, SENDER) == Progress(8, "one")
-    assert await database.read(reply_table.progress, SenderKey("mail", "there")) is None
+    assert await database.read(table.progress, SENDER) is None
+    assert await database.write(table.begin, SENDER, 7) == Progress(7, "")
+    assert await database.write(table.begin, SENDER, 9) == Progress(7, "")
+    assert await database.write(table.own, SENDER, "one", "")
+    assert not await database.write(table.own, SENDER, "two", "")
+    await database.write(table.reach, SENDER, 8)
+    assert await database.read(table.progress, SENDER) == Progress(8, "one")
+    assert await database.read(table.progress, SenderKey("mail", "there")) is None
 
 
 async def test_too_many_unsent_replies_drop_the_oldest_of_the_largest_tenant(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply_table, "_MAX_UNSENT", 3)
+    monkeypatch.setattr(table, "_MAX_UNSENT", 3)
     for reply in (unsent(1, "a"), unsent(2), unsent(3), unsent(2, failures=1)):
-        assert await database.write(reply_table.postpone, SENDER, reply) is None
-    assert await database.write(reply_table.postpone, SENDER, unsent(4)) == unsent(2, failures=1)
-    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "a"), unsent(3), unsent(4)]
-    await database.write(reply_table.settle, SENDER, unsent(3, failures=5))
-    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "a"), unsent(4)]
+        assert await database.write(table.postpone, SENDER, reply) is None
+    assert await database.write(table.postpone, SENDER, unsent(4)) == unsent(2, failures=1)
+    assert await database.read(table.unsent, SENDER) == [unsent(1, "a"), unsent(3), unsent(4)]
+    await database.write(table.settle, SENDER, unsent(3, failures=5))
+    assert await database.read(table.unsent, SENDER) == [unsent(1, "a"), unsent(4)]

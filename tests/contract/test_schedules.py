@@ -23,7 +23,7 @@ from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules import table
 from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.schedule import LEASE, Put, Schedule, ScheduleKey, ScheduleState
-from meshwright.services.schedules.spec import ScheduleSpec
+from meshwright.services.schedules.times import ScheduleSpec
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.testing import ManualClock

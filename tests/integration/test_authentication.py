@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Client
 from meshwright.app import build_mesh
-from meshwright.component import Component
+from meshwright.component import Component, Part
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.errors import Unauthenticated
 from meshwright.core.messages import Caller
@@ -48,10 +48,13 @@ class BadgesComponent(Component):
         return Badges()
 
 
+BADGES = Part(__name__, "badges", component=BadgesComponent)
+
+
 @asynccontextmanager
 async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
     settings = load_settings(folder, model="offline", durability="normal")
-    mesh = build_mesh(settings, project=folder, agents=[Echo], components=[BadgesComponent])
+    mesh = build_mesh(settings, project=folder, agents=[Echo], parts=[BADGES])
     async with (
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,
@@ -105,5 +108,5 @@ async def test_an_authenticator_that_breaks_lets_nobody_in(tmp_path: Path) -> No
 async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
     """A mesh on MQTT with an authenticator of its own."""
     settings = load_settings(folder, model="offline", durability="normal", mqtt_url=broker.url)
-    async with build_mesh(settings, project=folder, agents=[Echo], components=[BadgesComponent]) as mesh:
+    async with build_mesh(settings, project=folder, agents=[Echo], parts=[BADGES]) as mesh:
         yield mesh

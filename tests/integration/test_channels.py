@@ -14,7 +14,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.sender import ChannelSender
-from meshwright.edges.replies import Courier
+from meshwright.edges.replies.courier import Courier
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptSources

@@ -17,7 +17,7 @@ from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.llmops.commands import FIGURES, VARIANTS
+from meshwright.services.experiments.commands import FIGURES, VARIANTS
 from meshwright.testing import ScriptedModel
 from meshwright.work.record import read_task
 from tests.support.http_mesh import Api, http_mesh

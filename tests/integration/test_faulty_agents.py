@@ -14,7 +14,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
 

@@ -11,7 +11,7 @@ import pytest
 from meshwright.context.service import ContextClient
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.outline import event_words
+from meshwright.parts import event_words
 from tests.support.event_logs import payload_fields
 from tests.support.http_mesh import TRACE_ID, Api, http_mesh
 from tests.support.tenants import Asker, fill

@@ -14,15 +14,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.edges import reply_table
-from meshwright.edges.reply_table import SenderKey
+from meshwright.edges.replies import table
+from meshwright.edges.replies.table import SenderKey
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.evaluations.component import Evaluations
 from meshwright.services.evaluations.records import EvaluationRequest
-from meshwright.services.llmops.experiments import Experiments
-from meshwright.services.llmops.experiments_records import ExperimentRequest, ExperimentRunRequest
+from meshwright.services.experiments.component import Experiments
+from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
 from meshwright.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_trace_attributes import REPLY, Teller
@@ -164,7 +164,7 @@ async def test_mlflow_gets_a_run_of_each_task_once(mlflow: str, tmp_path: Path) 
             count = len(await mesh.log.query(EventFilter(event_type="task.scored")))
             runs = await runs_of(mlflow, count)
         async with service(tmp_path / "mesh", answering=model, agents=[Teller]) as running:
-            await running.mesh.database.write(reply_table.reach, SenderKey("sink", "ml"), 0)
+            await running.mesh.database.write(table.reach, SenderKey("sink", "ml"), 0)
     assert len(runs) == 2
     for run in runs:
         metrics = {one["key"]: one["value"] for one in run["data"]["metrics"]}
@@ -230,7 +230,7 @@ async def test_mlflow_gets_the_results_of_experiments_and_evaluations_once(
             tried = await ended_runs(mlflow, "agents-experiments", 3)
             [judged] = await ended_runs(mlflow, "agents-evaluations", 1)
         async with service(tmp_path / "mesh", answering=model, agents=[Teller]) as running:
-            await running.mesh.database.write(reply_table.reach, SenderKey("sink", "ml"), 0)
+            await running.mesh.database.write(table.reach, SenderKey("sink", "ml"), 0)
     shown = {run["info"]["run_name"]: run for run in tried}
     assert shown.keys() == {"Cold?", "now", "cold"}
     tags = {one["key"]: one["value"] for one in shown["cold"]["data"]["tags"]}

@@ -10,7 +10,7 @@ from meshwright import Agent, Capability, ToolFailed, tool
 from meshwright.app import build_mesh
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.sql.sqlite import FILE_NAME
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.running_mesh import mesh, mesh_up

@@ -14,9 +14,9 @@ import pytest
 from meshwright import Agent, Capability, Run, TaskRequest
 from meshwright.app import build_mesh
 from meshwright.core.errors import TooLarge
-from meshwright.edges import reply_table
-from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
-from meshwright.edges.reply_table import MAX_CLIENTS, SenderKey
+from meshwright.edges.replies import table
+from meshwright.edges.replies.courier import Address, Courier, Sender, Undeliverable
+from meshwright.edges.replies.table import MAX_CLIENTS, SenderKey
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
@@ -162,8 +162,8 @@ async def settled(mesh: Mesh) -> None:
     async with asyncio.timeout(240):
         while True:
             key = SenderKey(MailSender.scheme, MailSender.scope)
-            progress = await mesh.database.read(reply_table.progress, key)
-            unsent = await mesh.database.read(reply_table.unsent, key)
+            progress = await mesh.database.read(table.progress, key)
+            unsent = await mesh.database.read(table.unsent, key)
             if progress is not None and not unsent and progress.seq >= (ended[0].seq or 0):
                 return
             await asyncio.sleep(0.01)

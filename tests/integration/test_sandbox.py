@@ -16,11 +16,11 @@ import pytest
 from aiohttp import web
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox import Finished, Limits, Sandbox
 from meshwright.sandbox.bubblewrap import Bubblewrap
 from meshwright.sandbox.choice import ChosenSandbox
 from meshwright.sandbox.execution import Job
 from meshwright.sandbox.landlock import Landlock
+from meshwright.sandbox.port import Finished, Limits, Sandbox
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
 from meshwright.sandbox.unboxed import Unboxed

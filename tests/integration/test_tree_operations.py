@@ -11,9 +11,9 @@ from meshwright.core.errors import ConfigError, Forbidden, NotFound
 from meshwright.core.messages import Caller
 from meshwright.identity.administration import Administration
 from meshwright.services.retention.retention import Retention
-from meshwright.services.trees.component import TreesComponent
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
-from meshwright.trees import Trees
+from meshwright.trees.component import TreesComponent
+from meshwright.trees.leases import Trees
 from tests.support.repositories import repository
 
 pytestmark = pytest.mark.needs("git")

@@ -19,7 +19,7 @@ from meshwright.events.rows import COLUMNS
 from meshwright.events.status import WaitProjection
 from meshwright.ledger.costs import CallProjection
 from meshwright.orchestration.scoring import OutcomeProjection
-from meshwright.parts import BUILTIN, imported
+from meshwright.parts import ours
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.postgres import Location
@@ -101,7 +101,7 @@ def seqs(events: Sequence[Event]) -> list[int]:
 
 def payload_fields() -> dict[str, frozenset[str] | None]:
     """The fields of the payload of each type that our parts declare; None for a whole record."""
-    parts = [imported(part.component) for part in BUILTIN if part.component]
+    parts = [part.load(part.component) for part in ours() if part.component]
     texts = {name: text for part in parts for names, text in part.payloads.items() for name in names.split()}
     return {
         name: None

@@ -15,7 +15,7 @@ import pytest
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Layer, Service
 from meshwright.tools import ToolSettings
-from meshwright.toolsets.kube_settings import KubeSettings
+from meshwright.toolsets.settings import KubeSettings
 from tests.support.services import Process
 
 BUILD = Path(__file__).with_name("build")

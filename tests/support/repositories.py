@@ -11,9 +11,9 @@ from meshwright.core.clock import SystemClock
 from meshwright.sandbox.choice import ChosenSandbox
 from meshwright.sandbox.port import Sandbox
 from meshwright.sandbox.settings import SandboxSettings
-from meshwright.trees import Tree, Trees
+from meshwright.trees.leases import Trees
 from meshwright.trees.settings import TreeSettings
-from meshwright.trees.tree import TreeServices
+from meshwright.trees.tree import Tree, TreeServices
 
 CALC = {
     "calc.py": "def add(a, b):\n    return a - b\n",

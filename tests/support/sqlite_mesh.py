@@ -19,7 +19,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
 from tests.support.settings import Settings

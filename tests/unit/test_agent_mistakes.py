@@ -14,7 +14,7 @@ from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Outcome
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept, told_of
 

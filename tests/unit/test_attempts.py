@@ -9,7 +9,7 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import mesh_for
 
 

@@ -13,7 +13,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 

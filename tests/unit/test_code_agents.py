@@ -9,7 +9,8 @@ import pytest
 
 from meshwright.core.messages import Outcome
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
-from meshwright.trees import Tree, Trees
+from meshwright.trees.leases import Trees
+from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, git, repository
 from tests.support.shipped_agents import ARCHITECT, CODER, FIX, ROOT, TESTER, review, shipped, verdict
 

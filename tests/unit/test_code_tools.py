@@ -15,13 +15,14 @@ from meshwright import Agent, Capability
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.trees.component import TreesComponent
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.tools import ToolSettings, tool
 from meshwright.toolsets.code import CodeTools
 from meshwright.toolsets.quality import QaTools
-from meshwright.trees import Tree, Trees
+from meshwright.trees.component import TreesComponent
 from meshwright.trees.files import TreeFiles
+from meshwright.trees.leases import Trees
+from meshwright.trees.tree import Tree
 from tests.support.repositories import git, repository
 
 pytestmark = pytest.mark.needs("git", "bwrap")

@@ -13,7 +13,7 @@ from meshwright.app import build_mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks
 from meshwright.roles import ProcessRole
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import tool_answers
 from tests.support.settings import load_settings

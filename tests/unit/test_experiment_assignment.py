@@ -4,10 +4,10 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from meshwright.core.messages import Task
-from meshwright.services.llmops.experiments_assignment import Assignment, Assignments
-from meshwright.services.llmops.experiments_records import ExperimentRequest
-from meshwright.services.llmops.experiments_table import ExperimentRow
-from meshwright.services.llmops.statistics import wilson
+from meshwright.services.experiments.assignment import Assignment, Assignments
+from meshwright.services.experiments.records import ExperimentRequest
+from meshwright.services.experiments.statistics import wilson
+from meshwright.services.experiments.table import ExperimentRow
 
 TASKS = 10_000
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)

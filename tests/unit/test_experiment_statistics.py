@@ -7,10 +7,9 @@ from statistics import NormalDist, fmean, variance
 import pytest
 
 from meshwright.core.ids import new_id
-from meshwright.services.llmops.experiments_records import ExperimentGuard, ExperimentRequest
-from meshwright.services.llmops.experiments_results import Measured, breach, results
-from meshwright.services.llmops.experiments_table import ExperimentRow
-from meshwright.services.llmops.statistics import (
+from meshwright.services.experiments.records import ExperimentGuard, ExperimentRequest
+from meshwright.services.experiments.results import Measured, breach, results
+from meshwright.services.experiments.statistics import (
     ALPHA,
     MIN_COUNT,
     Sample,
@@ -20,6 +19,7 @@ from meshwright.services.llmops.statistics import (
     needed,
     wilson,
 )
+from meshwright.services.experiments.table import ExperimentRow
 from tests.conftest import DEFAULT_SEED
 
 SIMULATIONS, MOST, EVERY = 1_000, 400, 10

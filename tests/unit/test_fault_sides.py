@@ -15,7 +15,7 @@ from meshwright.models.port import ModelReply
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import class_of, counts
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept
 from tests.unit.test_attempts import holding

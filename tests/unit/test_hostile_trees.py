@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from meshwright.trees import Tree, Trees
+from meshwright.trees.leases import Trees
+from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, repository, trees_of
 
 pytestmark = pytest.mark.needs("git")

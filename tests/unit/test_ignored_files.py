@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, repository, tree_of
 
 pytestmark = pytest.mark.needs("git")

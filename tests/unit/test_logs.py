@@ -16,7 +16,7 @@ from meshwright import Agent, Capability
 from meshwright.cli.logs import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
 from meshwright.core.logs import levels_of, log_about
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import mesh_for
 from tests.support.settings import load_settings
 

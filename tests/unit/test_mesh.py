@@ -26,7 +26,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Caller, Receipt
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.settings import load_settings
 

@@ -76,28 +76,24 @@ def test_one_name_brought_by_two_packages_names_both(site: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("Pager = 1", "registers plugin_odd:Pager as a component, and it is none"),
-        (
-            "from meshwright.component import Component\nclass Pager(Component): name = 'models'",
-            "which is taken",
-        ),
-        (
-            "from meshwright.component import Component\nclass Pager(Component): name = 'A b'",
-            "has the name 'A b'",
-        ),
+        ("Pager = 1", "registers plugin_odd:Pager as a part of a mesh, and it is none"),
+        ("Pager = Part(__name__, 'models')", "which is taken"),
+        ("Pager = Part(__name__, 'A b')", "has the name 'A b'"),
+        ("Pager = Part(__name__, 'pager', component=Part)", "is no Component of that name"),
     ],
 )
 def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
     sys.modules.pop("plugin_odd", None)
-    install(site, "odd", "components", "odd", "plugin_odd:Pager", body + "\n")
+    install(site, "odd", "components", "odd", "plugin_odd:Pager", f"from meshwright import Part\n{body}\n")
     with pytest.raises(ConfigError, match=said):
         component_types(Settings())
 
 
 def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
     fields = "name, facts = 'nosy', {'tool.called': 'result'}"
-    body = f"from meshwright.component import Component\nclass Pager(Component):\n    {fields}\n"
-    install(site, "nosy", "components", "nosy", "plugin_nosy:Pager", body)
+    body = f"from meshwright.component import Component, Part\nclass Pager(Component):\n    {fields}\n"
+    body += "PART = Part(__name__, 'nosy', component=Pager)\n"
+    install(site, "nosy", "components", "nosy", "plugin_nosy:PART", body)
     with pytest.raises(
         ConfigError, match=r"Components agents and nosy both name facts of events tool\.called"
     ):
@@ -107,10 +103,10 @@ def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
 def test_words_and_resources_of_our_parts_import_no_component() -> None:
     script = """
 import sys
-from meshwright.outline import event_words, resource
+from meshwright.parts import event_words, resource
 
 assert event_words() and resource("schedules")
-heavy = ("meshwright.mesh", "meshwright.run", "meshwright.work", "meshwright.settings", "fastapi")
+heavy = ("meshwright.mesh", "meshwright.run.run", "meshwright.work", "meshwright.settings", "fastapi")
 print([name for name in sys.modules if name in heavy or name.endswith(".component")])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -118,18 +114,19 @@ print([name for name in sys.modules if name in heavy or name.endswith(".componen
 
 
 def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:
-    body = "from pydantic import BaseModel\nclass Pager:\n    name, settings = 'store', BaseModel\n"
-    install(site, "greedy", "components", "greedy", "plugin_greedy:Pager", body)
-    with pytest.raises(ConfigError, match=r"has the name 'store', which is taken.*[Uu]ninstall greedy"):
+    body = "from meshwright import Part\nfrom pydantic import BaseModel\n"
+    body += "PART = Part(__name__, 'store', settings=BaseModel)\n"
+    install(site, "greedy", "components", "greedy", "plugin_greedy:PART", body)
+    with pytest.raises(ConfigError, match=r"plugin_greedy has the name 'store', which is taken"):
         load_settings(site)
 
 
 def test_a_setting_of_a_component_that_has_no_default_is_asked_for(site: Path) -> None:
     body = (
-        "from pydantic import BaseModel\nclass Table(BaseModel):\n    url: str\n"
-        "class Pager:\n    name, settings = 'needy', Table\n"
+        "from meshwright import Part\nfrom pydantic import BaseModel\nclass Table(BaseModel):\n    url: str\n"
+        "PART = Part(__name__, 'needy', settings=Table)\n"
     )
-    install(site, "needy", "components", "needy", "plugin_needy:Pager", body)
+    install(site, "needy", "components", "needy", "plugin_needy:PART", body)
     with pytest.raises(ConfigError, match=r"needy\.url: is missing"):
         load_settings(site)
     (site / "mesh.toml").write_text("[needy]\nurl = 'http://there'\n")
@@ -191,10 +188,9 @@ def test_an_agent_imported_beside_others_is_warned_of(
 
 
 def test_an_unknown_setting_of_a_package_names_its_line(site: Path) -> None:
-    body = "from pydantic import BaseModel\nfrom meshwright.component import Component\n"
-    body += "class Ping(BaseModel):\n    url: str = ''\n"
-    body += "class Pinger(Component):\n    name = 'ping'\n    settings = Ping\n"
-    install(site, "meshwright-ping", "components", "ping", "plugin_ping:Pinger", body)
+    body = "from pydantic import BaseModel\nfrom meshwright import Part\n"
+    body += "class Ping(BaseModel):\n    url: str = ''\nPART = Part(__name__, 'ping', settings=Ping)\n"
+    install(site, "meshwright-ping", "components", "ping", "plugin_ping:PART", body)
     (site / "mesh.toml").write_text("[ping]\nurll = 'x'\n")
     with pytest.raises(ConfigError, match=r"mesh\.toml:2: ping\.urll: there is no such setting.*'url'"):
         load_settings(site)

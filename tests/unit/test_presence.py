@@ -16,7 +16,7 @@ from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.timers import every
 from meshwright.orchestration.registry import Registry
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
 
 

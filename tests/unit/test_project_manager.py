@@ -10,7 +10,8 @@ from meshwright.core.messages import Outcome
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
-from meshwright.trees import Tree, Trees
+from meshwright.trees.leases import Trees
+from meshwright.trees.tree import Tree
 from tests.support.repositories import git, repository
 from tests.support.shipped_agents import (
     ARCHITECT,

@@ -15,7 +15,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import CodePrompt, Prompts
 from meshwright.prompts.history import checkout_of
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
 

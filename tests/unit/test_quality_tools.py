@@ -9,7 +9,7 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.sandbox import Finished, Sandbox
+from meshwright.sandbox.port import Finished, Sandbox
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.toolsets.quality import QualityTools
 from meshwright.toolsets.reports import SuiteCommand, command_of, grouped, result_of

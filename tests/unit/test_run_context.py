@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Caller, MemoryScope
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_fault_sides import Asker, Other
 

@@ -19,8 +19,8 @@ from meshwright.models.errors import (
     Unsupported,
 )
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
 from meshwright.run.calls import RecordedError
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import kept
 

@@ -20,7 +20,7 @@ from meshwright.models.port import ModelReply
 from meshwright.models.server import HttpModel
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.interrupted_mesh import kept, told_of

@@ -19,7 +19,7 @@ from meshwright.models.adapt import ANSWER_TOOL
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.interrupted_mesh import keeper, kept
 

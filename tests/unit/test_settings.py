@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.identity.broker_rights import broker_acl
-from meshwright.parts import BUILTIN
+from meshwright.parts import ours
 from meshwright.settings import load_settings, model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -336,5 +336,5 @@ def test_replies_lie_outside_of_the_topics_where_the_mesh_listens(tmp_path, pref
 def test_type_checkers_know_the_tables_of_our_parts():
     declared = ast.walk(ast.parse(Path(model.__file__).read_text()))
     fields = {ast.unparse(field.target): field for field in declared if isinstance(field, ast.AnnAssign)}
-    tables = {part.name: part.table.partition(":")[2] for part in BUILTIN if part.table}
+    tables = {part.name: part.settings.partition(":")[2] for part in ours() if part.settings}
     assert {name: ast.unparse(fields[name].annotation) for name in tables if name in fields} == tables

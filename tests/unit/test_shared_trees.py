@@ -13,10 +13,10 @@ from meshwright.core.errors import ToolFailed
 from meshwright.kernel.turns import ActorKind
 from meshwright.stores.memory import MemoryData
 from meshwright.testing import memory_runtime
-from meshwright.trees import Tree, Trees
+from meshwright.trees.leases import Trees
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SHARED_TREE, SharedTree, SharedTrees
-from meshwright.trees.tree import TreeServices
+from meshwright.trees.tree import Tree, TreeServices
 from tests.support.repositories import git, repository, sandbox_in
 
 pytestmark = pytest.mark.needs("git")

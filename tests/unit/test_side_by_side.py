@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from meshwright import Agent, Capability, Delegation, tool
 from meshwright.core.errors import DelegationFailed
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 
 MANY = 50

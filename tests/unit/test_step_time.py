@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, tool
 from meshwright.core.errors import ConfigError
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 
 LONG_SECONDS, STEPS = 0.25, 8

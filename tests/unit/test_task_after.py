@@ -11,7 +11,7 @@ from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.stores.memory import Faults
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import keeper, kept

@@ -18,7 +18,7 @@ from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused, ModelTimeout
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
 from meshwright.work import AgentThread, Cancel, Claim

@@ -23,7 +23,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from tests.support.interrupted_mesh import kept
 from tests.support.task_costs import PRICE, check_ledger, reply
 

@@ -15,7 +15,7 @@ from meshwright.ledger.charging import AccountClient
 from meshwright.ledger.spending import Spending
 from meshwright.models.port import ToolCall
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import keeper, kept
 from tests.support.task_costs import ROOMY, asks, ledger_of, remember, reply

@@ -13,7 +13,7 @@ from meshwright import Agent, Capability, File, Limits, TaskRequest, ToolContext
 from meshwright.core.money import Budget, Price
 from meshwright.ledger.budgets import Budgets
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers

@@ -16,8 +16,8 @@ from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.orchestration.tasks import Tasks
-from meshwright.run import Run
 from meshwright.run.recorded import SentMessages
+from meshwright.run.run import Run
 from meshwright.run.transcript import Transcript
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.work.steps import StepView

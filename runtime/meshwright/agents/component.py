@@ -21,7 +21,7 @@ from meshwright.agents.loader import (
     prompts_folder,
     variables_of,
 )
-from meshwright.agents.toolsets import KINDS, Toolsets, can_do_nothing, unusable, without_agents
+from meshwright.agents.toolsets import Toolsets, can_do_nothing, kinds, unusable, without_agents
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
@@ -40,14 +40,15 @@ from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.roles import FRONT
-from meshwright.run import Runner, Services
+from meshwright.run.context import Services
 from meshwright.run.limits import Parking
+from meshwright.run.runner import Runner
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME
 from meshwright.tools.limited import Overrun
 from meshwright.tools.toolset import ToolSettings
-from meshwright.trees import Trees
+from meshwright.trees.leases import Trees
 from meshwright.work import AgentThread, Worker
 from meshwright.work.sharing import Sharing
 from meshwright.work.thread import thread_of
@@ -280,7 +281,7 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
         workspace=project / settings.tools.workspace,
         hidden=tuple(project / path for path in own),
         tables=settings.tools.toolsets,
-        kinds={kind: getattr(settings, kind) for kind in KINDS},
+        kinds={kind: getattr(settings, kind) for kind in kinds()},
         allow_private_addresses=settings.tools.allow_private_addresses,
         tool_timeout_seconds=settings.tools.timeout_seconds,
         max_concurrency=settings.agents.max_concurrency,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from meshwright.agent import Agent
@@ -21,7 +22,7 @@ from meshwright.core.clock import Backoff, Clock, SystemClock
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_line
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.core.redaction import redact
-from meshwright.parts import BUILTIN, imported
+from meshwright.parts import ours
 from meshwright.tools.functions import tools_of
 from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import Tool, ToolContext, ToolWrapper
@@ -33,11 +34,13 @@ _WAIT_SECONDS = 20.0  # of a run for toolsets that start
 _CLOSE_SECONDS = 10.0
 _STEADY_SECONDS = 60.0  # of use, after which the next pause is a short one again
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 60.0
-KINDS = {part.name: part.toolset for part in BUILTIN if part.toolset}
-"""The kinds of toolsets that have tables of their own, `[kube.prod]`, and where their classes are."""
-
 State = Literal["idle", "starting", "ready", "degraded"]
 Tell = Callable[[str, dict[str, Any]], None]
+
+
+def kinds() -> Mapping[str, Callable[[], type[Toolset]]]:
+    """Imports the toolsets of each kind that has tables of its own, such as `[kube.prod]`."""
+    return {part.name: partial(part.load, part.toolset) for part in ours() if part.toolset}
 
 
 class ToolsetRef(NamedTuple):
@@ -91,7 +94,7 @@ def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
         for cls, toolset in zip(toolset_classes(agent), agent.toolsets, strict=True)
     ]
     by_table = [
-        ToolsetRef(imported(KINDS[kind]), name)
+        ToolsetRef(kinds()[kind](), name)
         for kind, tables in settings.kinds.items()
         for name, table in tables.items()
         if any(fnmatchcase(agent.agent_id, pattern) for pattern in getattr(table, "agents", ()))
@@ -101,12 +104,14 @@ def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
 
 def _class_of(agent: type[Agent], name: str) -> type[Toolset]:
     kind = name.partition(".")[0]
-    if kind in KINDS:
-        return imported(KINDS[kind])
+    if kind in kinds():
+        return kinds()[kind]()
     plugins = {plugin.name: plugin for plugin in installed(TOOLSETS)}
     if name not in plugins:
         problem = f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings"
-        remedy = did_you_mean(name, [*plugins, *KINDS]) or f"Install its package, or name a class of {name!r}"
+        remedy = (
+            did_you_mean(name, [*plugins, *kinds()]) or f"Install its package, or name a class of {name!r}"
+        )
         raise ConfigError(problem, remedy=remedy, field="toolsets")
     return plugins[name].load()
 

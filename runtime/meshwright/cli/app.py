@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,8 @@ import click
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
-from meshwright.parts import BUILTIN
+from meshwright.core.part import Part
+from meshwright.parts import of_packages, ours
 
 if TYPE_CHECKING:
     from meshwright.agent import Agent
@@ -44,15 +46,22 @@ _OWN = {
     "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
     "chat": _Listed("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
     "status": _Listed(
-        "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents.", _START
+        "cli.inbox",
+        "Show what is open, what waits, which models are away, and figures of agents.",
+        _START,
     ),
     "watch": _Listed(
-        "cli.watch", "Show a live screen of status, agents, open tasks and events, until Ctrl-C.", _START
+        "cli.watch",
+        "Show a live screen of status, agents, open tasks and events, until Ctrl-C.",
+        _START,
     ),
     "task": _Listed("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
     "submit": _Listed("cli.tasks", "Submit a task, and print its id.", _WORK),
     "retry": _Listed(
-        "cli.again", "Work again on tasks that failed, timed out or were cancelled.", _WORK, "task retry"
+        "cli.again",
+        "Work again on tasks that failed, timed out or were cancelled.",
+        _WORK,
+        "task retry",
     ),
     "dead-letters": _Listed(
         "cli.again",
@@ -83,8 +92,13 @@ _OWN = {
     "prompts": _Listed("cli.checks", "Check the prompt files, and show their versions in git."),
 }
 COMMANDS = _OWN | {
-    name: _Listed(f"{part.package}.commands", text, part.heading, part.short_for.get(name, ""))
-    for part in BUILTIN
+    name: _Listed(
+        f"{part.package.removeprefix('meshwright.')}.commands",
+        text,
+        part.heading,
+        part.short_for.get(name, ""),
+    )
+    for part in ours()
     for name, text in part.commands.items()
 }
 _COMPLETING = "_MESH_COMPLETE"
@@ -101,24 +115,25 @@ class _Unexpected(click.ClickException):
     """A fault in Meshwright itself, reported in one line; its traceback is kept elsewhere."""
 
 
-def _commands_of_packages() -> dict[str, click.Command]:
-    """The commands that installed packages bring; where one has the name of ours, ours counts."""
-    from meshwright.core.plugins import COMPONENTS, installed
+def _commands_of_packages() -> dict[str, Part]:
+    """The parts of installed packages by their commands; where one has the name of ours, ours counts."""
+    parts = {name: part for part in of_packages() for name in part.commands}
+    for name in parts.keys() & COMMANDS.keys():
+        click.echo(f"mesh: warning: a package brings a command {name}, which is ours", err=True)
+    return {name: part for name, part in parts.items() if name not in COMMANDS}
 
-    if not installed(COMPONENTS):
-        return {}
-    from meshwright.outline import brought
 
-    components = [*brought()]
-    commands = [command for component in components for command in component.commands()]
-    if resources := [kept for component in components for kept in component.resources]:
-        from meshwright.cli.resources import group_of
+def _command_of(part: Part, name: str) -> click.Command:
+    """The function of the name in `commands.py` of a part, else the commands of its resource."""
+    function = name.replace("-", "_")
+    if find_spec(f"{part.package}.commands") is not None:
+        commands = import_module(f"{part.package}.commands")
+        if hasattr(commands, function):
+            return getattr(commands, function)
+    from meshwright.cli.resources import group_of
 
-        commands = [*map(group_of, resources), *commands]
-    for command in commands:
-        if command.name in COMMANDS:
-            click.echo(f"mesh: warning: a package brings a command {command.name}, which is ours", err=True)
-    return {str(command.name): command for command in commands if command.name not in COMMANDS}
+    resources = part.load(part.resources)
+    return group_of(next(resource for resource in resources if name in (resource.command, resource.name)))
 
 
 class _LazyGroup(click.Group):
@@ -130,9 +145,12 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command of that name, if there is one."""
-        if cmd_name not in COMMANDS:
-            return _commands_of_packages().get(cmd_name)
-        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_"))
+        if cmd_name in COMMANDS:
+            return getattr(
+                import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_")
+            )
+        part = _commands_of_packages().get(cmd_name)
+        return _command_of(part, cmd_name) if part else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -155,9 +173,8 @@ class _LazyGroup(click.Group):
             return super().shell_complete(ctx, incomplete)
         from click.shell_completion import CompletionItem
 
-        known = {name: entry.help for name, entry in COMMANDS.items()} | dict.fromkeys(
-            _commands_of_packages()
-        )
+        known = {name: entry.help for name, entry in COMMANDS.items()}
+        known |= {name: part.commands[name] for name, part in _commands_of_packages().items()}
         return [
             CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)
         ]
@@ -176,11 +193,9 @@ class _LazyGroup(click.Group):
             formatter.write_dl(
                 [(name, f"mesh {entry.short_for}") for name, entry in COMMANDS.items() if entry.short_for]
             )
-        if brought := _commands_of_packages():
+        if parts := _commands_of_packages():
             with formatter.section("Commands of installed packages"):
-                formatter.write_dl(
-                    [(name, command.get_short_help_str(80)) for name, command in brought.items()]
-                )
+                formatter.write_dl([(name, part.commands[name]) for name, part in parts.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an unexpected error becomes one line and a stored traceback."""

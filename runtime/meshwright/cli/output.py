@@ -26,7 +26,7 @@ from meshwright.core.display import (
     short_id,
     time_of_day,
 )
-from meshwright.outline import event_words
+from meshwright.parts import event_words
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -54,7 +54,8 @@ from meshwright.core.display import (
     short,
 )
 from meshwright.core.errors import NotFound
-from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
+from meshwright.core.money import TASK_BUDGET
+from meshwright.ledger.display import estimated, spent_of
 
 if TYPE_CHECKING:
     from meshwright.core.messages import Receipt

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from meshwright.client.transports import RequestSender
 from meshwright.core.display import Document, Resource
 from meshwright.core.errors import InvalidInput
-from meshwright.outline import resource
+from meshwright.parts import resource
 
 if TYPE_CHECKING:
     from meshwright.core.money import Budget, OnEmpty

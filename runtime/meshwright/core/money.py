@@ -23,7 +23,8 @@ ZERO: Decimal = _Exact(0)
 MAX_DOLLARS = Decimal(1_000_000_000)
 PLACES = 12  # digits after the point
 MAX_COST = Decimal(1_000_000)  # of one call of a model
-
+TASK_BUDGET = "budget_usd"
+"""The name of the budget that a task brings."""
 
 OnEmpty = Literal["fail", "wait", "ask", "cheaper"]
 """The reaction of a call to a hard budget without money: fail, wait until it renews, wait until a person

@@ -9,38 +9,30 @@ The event's `source` and `id` are the idempotency key. Answers name them as `req
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json
 
-from meshwright.component import Component
-from meshwright.core.access import Role
 from meshwright.core.encoding import encode
-from meshwright.core.errors import Draining, InvalidInput, MeshError
+from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Caller, TaskRequest
+from meshwright.core.messages import TaskRequest
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,
-    InternalError,
     InvalidFields,
     problem_of,
     read_json,
     read_model,
 )
-from meshwright.edges.replies import Address, Courier, Sender, until_answered
-from meshwright.edges.settings import Publisher
+from meshwright.edges.replies.courier import Address, Courier
 from meshwright.identity.operations import Operations
-from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 from meshwright.work.protocol import TaskKey
 
@@ -49,7 +41,7 @@ CONTENT_TYPE = "application/cloudevents+json"
 _ACCEPTED, _REFUSED, _ENDED = "meshwright.task.accepted", "meshwright.task.refused", "meshwright.task.ended"
 _MAX_CHARS = 256
 _MAX_SEARCHED_BYTES = 1024 * 1024  # of a refused event, for its id
-_Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Asks the runtime until it can answer."""
 
 
@@ -103,7 +95,7 @@ class TaskEvent:
         return f"cloudevent:{derived_id(self.source, self.event_id)}"
 
 
-class _EventAddress(Address):
+class EventAddress(Address):
     """A topic to which an outcome goes as a CloudEvent with these attributes."""
 
     topic: str
@@ -111,7 +103,7 @@ class _EventAddress(Address):
 
 
 async def accept(
-    operations: Operations, event: TaskEvent, scheme: str, outcome_to: Callable[..., Address], asked: _Asked
+    operations: Operations, event: TaskEvent, scheme: str, outcome_to: Callable[..., Address], asked: Asked
 ) -> bytes:
     """Make the task of an event, and return its receipt as a CloudEvent; both are durable then.
 
@@ -171,78 +163,3 @@ def _origin(body: bytes) -> dict[str, str]:
     except ValueError:
         pass
     return {}
-
-
-# Tasks from the bus of a mesh on Dapr
-
-
-class _BusSender(Sender[_EventAddress]):
-    """Publishes outcomes as CloudEvents."""
-
-    scheme = scope = "bus"
-    kind = _EventAddress
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    async def send(self, address: _EventAddress, document: bytes) -> None:
-        """Publish an outcome. Raises StoreUnavailable while the broker is away."""
-        await self._mesh.runtime.publish_raw(address.topic, envelope(address.attributes, document))
-
-
-class PublishersComponent(Component):
-    """Takes the tasks of [dapr.publishers] at the front of a mesh on Dapr."""
-
-    name = "publishers"
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        self._stopping = asyncio.Event()
-        self._publishers = mesh.settings.dapr.publishers
-        if self._publishers and mesh.runtime.has_broker and mesh.role.is_front:
-            mesh.get(Courier).register(_BusSender(mesh))
-            for name, publisher in self._publishers.items():
-                mesh.runtime.take_topic(publisher.topic, partial(self._take, name, publisher))
-
-    def warnings(self) -> Iterable[str]:
-        """Publishers that nobody listens to."""
-        if self._publishers and not self.mesh.runtime.has_broker:
-            yield "[dapr.publishers] has no effect: this mesh is not on Dapr; publish over MQTT instead"
-
-    async def start(self) -> None:
-        """Take events."""
-        self._stopping.clear()
-
-    async def stop(self) -> None:
-        """Leave events that cannot be taken now to the broker."""
-        self._stopping.set()
-
-    async def _take(self, name: str, publisher: Publisher, body: bytes) -> bool:
-        """Take an event, answer it, and have it acknowledged. Raises HostError for one to come again."""
-        by, tenant_id = f"bus:{name}", publisher.tenant
-        caller = Caller(
-            tenant_id=tenant_id, requested_by=by, source=by, roles=frozenset({Role.SUBMITTER.value})
-        )
-        outcome_to = partial(_EventAddress, client=by, topic=publisher.results)
-        try:
-            event = TaskEvent.read(body, self.mesh.settings)
-            operations = Operations(self.mesh, caller)
-            answer = await accept(operations, event, _BusSender.scheme, outcome_to, self._asked)
-        except Draining:
-            raise
-        except Exception as error:  # the sender gets every error, and the event does not come for ever
-            if not isinstance(error, MeshError):
-                _logger.exception("an event on %s failed", publisher.topic)
-            answer = refusal(body, InternalError.of(error), tenant_id)
-            known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
-            self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
-        await self.mesh.runtime.publish_raw(publisher.receipts, answer)
-        return True
-
-    def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-        return until_answered(ask, self._sleep)
-
-    async def _sleep(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-            raise Draining("the mesh is stopping")

@@ -29,3 +29,10 @@ class TracingSettings(Table):
     """Each turn of an actor has a span."""
     otlp_endpoint: Annotated[str | None, http_url("http://127.0.0.1:4318/v1/traces")] = None
     """Full URL of an OpenTelemetry collector; needs the extra `otlp`."""
+
+
+class PeopleSettings(Table):
+    """[people]: tasks that wait for people."""
+
+    patience_days: float = Field(default=7.0, gt=0, le=3_650)
+    """Days that a task waits for an answer."""

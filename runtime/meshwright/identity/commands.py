@@ -17,7 +17,7 @@ from meshwright.cli.resources import group_of
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
 from meshwright.core.display import Document
 from meshwright.core.errors import nearest
-from meshwright.identity.resources import KEYS
+from meshwright.identity.display import KEYS
 from meshwright.ledger.commands import on_proxy
 
 if TYPE_CHECKING:

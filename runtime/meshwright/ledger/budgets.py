@@ -15,7 +15,7 @@ from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Event, Plain
-from meshwright.core.money import ZERO, Amount, Budget, OnEmpty
+from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     FREED,
@@ -41,7 +41,6 @@ from meshwright.ledger.charging import (
     words_for,
 )
 from meshwright.ledger.estimates import Estimates
-from meshwright.ledger.resources import TASK_BUDGET
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT

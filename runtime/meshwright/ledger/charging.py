@@ -23,7 +23,7 @@ from meshwright.core.errors import (
 )
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, TaskBudget
-from meshwright.core.money import Budget
+from meshwright.core.money import TASK_BUDGET, Budget
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     BEAT_SECONDS,
@@ -34,7 +34,6 @@ from meshwright.ledger.account import (
     LedgerReply,
     ReservationResult,
 )
-from meshwright.ledger.resources import TASK_BUDGET
 from meshwright.models.port import ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 

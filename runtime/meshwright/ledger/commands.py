@@ -27,7 +27,8 @@ from meshwright.cli.output import document, echo_json, show, table
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.ledger.resources import ALLOWANCES, BUDGETS, TASK_BUDGET
+from meshwright.core.money import TASK_BUDGET
+from meshwright.ledger.display import ALLOWANCES, BUDGETS
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy

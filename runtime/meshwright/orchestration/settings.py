@@ -85,10 +85,3 @@ class TenantsSettings(_TenantLimits):
         own = self.__pydantic_extra__.get(tenant_id)
         value = None if own is None else getattr(own, name)
         return getattr(self, name) if value is None else value
-
-
-class PeopleSettings(Table):
-    """[people]: tasks that wait for people."""
-
-    patience_days: float = Field(default=7.0, gt=0, le=3_650)
-    """Days that a task waits for an answer."""

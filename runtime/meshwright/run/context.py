@@ -41,7 +41,7 @@ from meshwright.prompts import PromptSources
 from meshwright.run.limits import Parking, StepTime
 from meshwright.tools.settings import ApprovalsSettings
 from meshwright.tools.tool import Tool
-from meshwright.trees import Trees
+from meshwright.trees.leases import Trees
 from meshwright.work import Journal, Work
 from meshwright.work.paths import OpenStep
 

@@ -24,7 +24,7 @@ from meshwright.run.masks import Masks
 from meshwright.run.memories import NewMemory, recalled, remembered
 from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
 from meshwright.run.steps import RunSteps
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.record import read_task
 

@@ -5,7 +5,3 @@
 `bubblewrap` and `landlock` are two boxes behind that port, `execution` runs a program in one, `start` is the
 first program in it, and `attempts` are the break-outs that each box is tried with before it is used.
 """
-
-from meshwright.sandbox.port import Finished, Limits, Sandbox
-
-__all__ = ["Finished", "Limits", "Sandbox"]

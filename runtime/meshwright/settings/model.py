@@ -11,19 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.logs import levels_of
-from meshwright.core.plugins import COMPONENTS, installed
-from meshwright.parts import BUILTIN, imported
+from meshwright.parts import of_packages, ours
 from meshwright.settings.forms import Secret, Table
 
 if TYPE_CHECKING:
-    from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
+    from meshwright.agents.settings import AgentsSettings, PromptsSettings
     from meshwright.context.settings import ContextSettings
     from meshwright.edges.channels.settings import ChannelsSettings
     from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
     from meshwright.edges.mqtt.settings import MqttSettings
-    from meshwright.edges.settings import DaprSettings
     from meshwright.edges.webhooks.settings import WebhooksSettings
-    from meshwright.events.settings import AuditSettings, TracingSettings
+    from meshwright.events.settings import AuditSettings, PeopleSettings, TracingSettings
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
     from meshwright.k8s.settings import K8sSettings
     from meshwright.ledger.settings import LedgerSettings
@@ -31,24 +29,24 @@ if TYPE_CHECKING:
     from meshwright.models.settings import ModelsSettings
     from meshwright.orchestration.settings import (
         OrchestrationSettings,
-        PeopleSettings,
         PresenceSettings,
         TenantsSettings,
     )
     from meshwright.sandbox.settings import SandboxSettings
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.evaluations.settings import EvaluationsSettings
+    from meshwright.services.experiments.settings import ExperimentsSettings
     from meshwright.services.figures.settings import FiguresSettings
-    from meshwright.services.llmops.experiments_settings import ExperimentsSettings
     from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
     from meshwright.services.memories.settings import MemoriesSettings
     from meshwright.services.page.settings import PageSettings
     from meshwright.services.retention.settings import RetentionSettings
-    from meshwright.services.schedules.spec import SchedulesSettings
+    from meshwright.services.schedules.settings import SchedulesSettings
     from meshwright.services.sinks.settings import SinksSettings
-    from meshwright.tools.settings import ApprovalsSettings
-    from meshwright.toolsets.kube_settings import KubeTables
+    from meshwright.stack.settings import DaprSettings
+    from meshwright.tools.settings import ApprovalsSettings, ToolsSettings
+    from meshwright.toolsets.settings import KubeTables
     from meshwright.trees.settings import TreesSettings
 
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
@@ -92,7 +90,7 @@ class Settings(BaseModel):
     max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
     """Largest record, at least four times `max_payload_bytes`; an outcome may have half."""
 
-    if TYPE_CHECKING:  # the tables of `meshwright.parts`, which are joined by `built_in`
+    if TYPE_CHECKING:  # the tables of `meshwright.parts`, joined by `built_in`
         http: HttpSettings
         watchdog: WatchdogSettings
         secrets: SecretsSettings
@@ -196,27 +194,29 @@ class Settings(BaseModel):
 def built_in() -> type[Settings]:
     """The settings with the tables of the built-in parts."""
     tables: dict[str, Any] = {}
-    for part in BUILTIN:
-        if part.table:
-            kind = imported(part.table)
+    for part in ours():
+        if part.settings:
+            kind = part.load(part.settings)
             tables[part.name] = (kind, kind() if isinstance(kind, type) else {})
     return create_model("Settings", __base__=Settings, __module__="meshwright.settings", **tables)
 
 
 def with_installed() -> type[Settings]:
-    """The settings with the tables of installed components too. Raises ConfigError."""
+    """The settings with the tables of installed parts too. Raises ConfigError."""
     kind = built_in()
     tables: dict[str, Any] = {}
-    for plugin in installed(COMPONENTS):
-        component = plugin.load()
-        table = getattr(component, "settings", None)
+    for part in of_packages():
+        table = part.load(part.settings) if part.settings else None
         if table is None:
             continue
-        if component.name in {*kind.model_fields, *tables}:
-            raise plugin.taken(component.name)
+        if part.name in kind.model_fields:
+            raise ConfigError(
+                f"The part in {part.module} has the name {part.name!r}, which is taken",
+                remedy="Uninstall its package, or have its author choose another name",
+            )
         if not (isinstance(table, type) and issubclass(table, BaseModel)):
-            raise ConfigError(f"The settings of {plugin.value} of {plugin.package} are no pydantic model")
-        tables[component.name] = (_strict(table), ...)
+            raise ConfigError(f"The settings of the part {part.name} in {part.module} are no pydantic model")
+        tables[part.name] = (_strict(table), ...)
     return create_model("Settings", __base__=kind, **tables) if tables else kind
 
 

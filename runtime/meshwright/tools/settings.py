@@ -1,11 +1,12 @@
-"""The settings of approvals: which calls of tools wait for a person."""
+"""[tools] and [approvals]: limits of tools, and calls that wait for a person."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from meshwright.settings.forms import Table
 
@@ -60,3 +61,36 @@ class ApprovalsSettings(Table):
     """The first rule that fits a call counts."""
     after_outside: Literal["ask", "allow"] = "ask"
     """Changes after text of strangers: `ask` a person, or `allow` them."""
+
+
+class ToolsSettings(Table):
+    """Limits of tools. [tools.NAME] is for a toolset."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workspace: Path = Path(".")
+    """Folder that file and git tools may read."""
+    allow_private_addresses: bool = False
+    """Let agents fetch pages from private addresses."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """Seconds of a call, where the tool names none."""
+
+    @field_validator("workspace")
+    @classmethod
+    def _is_a_folder(cls, value: Path, info: ValidationInfo) -> Path:
+        if info.context is not None and not (info.context["project"] / value).is_dir():
+            raise ValueError("expected a folder that exists")
+        return value
+
+    @property
+    def toolsets(self) -> dict[str, Mapping[str, Any]]:
+        """The tables of toolsets, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _others_are_tables(self) -> Self:
+        for name, value in self.toolsets.items():
+            if not isinstance(value, Mapping):
+                known = ", ".join(type(self).model_fields)
+                raise ValueError(f"there is no setting {name!r} in [tools]; known are {known}")
+        return self

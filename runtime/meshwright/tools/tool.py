@@ -50,7 +50,7 @@ from meshwright.tools.settings import Effect
 if TYPE_CHECKING:
     from meshwright.ledger.spending import Activity
     from meshwright.run.context import DelegationOptions
-    from meshwright.trees import Tree
+    from meshwright.trees.tree import Tree
 
 MAX_ERRORS = 5
 MAX_RESULT_CHARS = 32_000

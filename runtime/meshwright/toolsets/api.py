@@ -14,7 +14,7 @@ from meshwright.tools.tool import ToolContext, tool
 from meshwright.tools.toolset import Toolset
 from meshwright.toolsets.openapi import OpenApi, breaking_changes
 from meshwright.toolsets.yaml_text import Unreadable, read_yaml
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 
 _MAX_BYTES = 2_000_000
 _MAX_DEPTH, _MAX_VALUES = 100, 500_000

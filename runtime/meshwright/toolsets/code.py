@@ -16,7 +16,7 @@ from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.toolsets.edits import ALREADY, check, edited
 from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 
 MIN_WINDOW_TOKENS = 32_000
 MAX_FILE_BYTES = 1_000_000

@@ -24,7 +24,7 @@ from meshwright.sandbox.port import Finished, Limits, Sandbox
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import ToolContext, tool
 from meshwright.tools.toolset import Toolset
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 
 _RESULT = ".meshwright-page.json"
 _SOURCE = files("meshwright.toolsets").joinpath("browser.py").read_text()

@@ -30,8 +30,8 @@ from meshwright.toolsets.kube_objects import (
     wanted_state,
     with_secrets,
 )
-from meshwright.toolsets.kube_settings import KubeSettings
 from meshwright.toolsets.kubectl import Kind, Kubectl, all_of
+from meshwright.toolsets.settings import KubeSettings
 
 # None begins with a dash, and none has a slash, a comma or a space: each is one name, and no flag.
 KindName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9.-]*$", max_length=253)]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from meshwright.core.errors import InvalidInput, ToolFailed, nearest
 from meshwright.sandbox.process import run
-from meshwright.toolsets.kube_settings import KubeSettings
+from meshwright.toolsets.settings import KubeSettings
 
 _TABLE = "its table [kube.NAME] of mesh.toml"
 _REMEDY = "Write a table [kube.default] with kubeconfig, contexts and namespaces in mesh.toml"

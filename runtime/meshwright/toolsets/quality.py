@@ -20,7 +20,7 @@ from meshwright.toolsets.code import (
     run_command,
 )
 from meshwright.toolsets.reports import grouped
-from meshwright.trees import Tree
+from meshwright.trees.tree import Tree
 
 _COVERAGE = ".meshwright-coverage.json"
 _MAX_FILES = 40

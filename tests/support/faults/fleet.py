@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from meshwright.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.tools.tool import tool
 
 TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}

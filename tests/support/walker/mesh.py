@@ -24,7 +24,7 @@ from meshwright.kernel.store import Batch
 from meshwright.ledger.costs import Costs
 from meshwright.mesh import Mesh
 from meshwright.orchestration.again import Again, Forked
-from meshwright.parts import BUILTIN
+from meshwright.parts import ours
 from meshwright.settings import Settings, load_settings
 from meshwright.stores.memory import Faults, MemoryData, MemoryStore
 from meshwright.work.record import TaskView
@@ -156,7 +156,7 @@ class MemoryMesh:
         self.world.incarnation += 1
         self.missing = tuple(missing)
         with (
-            patch.object(app, "BUILTIN", tuple(part for part in BUILTIN if part.name not in _LEFT_OUT)),
+            patch.object(app, "ours", lambda: [part for part in ours() if part.name not in _LEFT_OUT]),
             patch.object(app, "database_of", self._database),
         ):
             self._mesh = build_mesh(

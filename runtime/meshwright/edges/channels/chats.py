@@ -15,7 +15,7 @@ from meshwright.edges.bodies import Strict
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
 from meshwright.edges.deliveries import Signed, standard_key
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
-from meshwright.edges.replies import Address, Undeliverable
+from meshwright.edges.replies.courier import Address, Undeliverable
 
 SCHEME = "channel"
 MAX_CONTENT_CHARS = 40_000

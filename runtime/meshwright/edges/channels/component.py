@@ -15,10 +15,10 @@ from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.sender import ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.slack import SlackChat, SlackSocket
-from meshwright.edges.replies import Courier
+from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.component import Sources, SourceTask, SourceView
 from meshwright.mesh import Mesh
-from meshwright.run import Run
+from meshwright.run.run import Run
 from meshwright.settings import Settings
 from meshwright.tools import FileTools, GitTools, ToolContext, Toolset, WebTools, tool
 

@@ -28,7 +28,7 @@ from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.deliveries import Signed
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless
-from meshwright.edges.replies import Undeliverable
+from meshwright.edges.replies.courier import Undeliverable
 
 if TYPE_CHECKING:
     from aiohttp import ClientWebSocketResponse

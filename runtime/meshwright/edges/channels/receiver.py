@@ -25,7 +25,7 @@ from meshwright.edges.channels.chats import (
 )
 from meshwright.edges.channels.sender import Typing
 from meshwright.edges.deliveries import Gate, Proof
-from meshwright.edges.replies import Courier
+from meshwright.edges.replies.courier import Courier
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox, Question
 from meshwright.identity.operations import Operations

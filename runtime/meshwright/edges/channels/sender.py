@@ -26,7 +26,7 @@ from meshwright.edges.channels.chats import (
     thread_of,
 )
 from meshwright.edges.outgoing import Receivers, TryLater
-from meshwright.edges.replies import LineSender, Undeliverable
+from meshwright.edges.replies.courier import LineSender, Undeliverable
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.mesh import Mesh

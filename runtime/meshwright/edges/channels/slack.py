@@ -30,7 +30,7 @@ from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.deliveries import Signed
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
-from meshwright.edges.replies import Undeliverable
+from meshwright.edges.replies.courier import Undeliverable
 
 if TYPE_CHECKING:
     from slack_sdk.socket_mode.aiohttp import SocketModeClient

@@ -24,7 +24,7 @@ from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, 
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
-from meshwright.edges.replies import Courier, until_answered
+from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
 from meshwright.identity.operations import Operations, record_refusal
 from meshwright.mesh import Mesh

@@ -31,7 +31,7 @@ from meshwright.edges.mqtt.connection import (
     BrokerConnection,
     Publication,
 )
-from meshwright.edges.replies import Address, Sender
+from meshwright.edges.replies.courier import Address, Sender
 from meshwright.events.inbox import Inbox
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.identity.auth import Forbidden

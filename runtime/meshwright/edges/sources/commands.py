@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from meshwright.cli.resources import group_of
-from meshwright.edges.sources.resources import CHANNELS
+from meshwright.edges.sources.display import CHANNELS
 
 channels = group_of(CHANNELS)

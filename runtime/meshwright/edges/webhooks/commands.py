@@ -17,7 +17,7 @@ from meshwright.cli.project import require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
-from meshwright.edges.sources.resources import WEBHOOKS
+from meshwright.edges.sources.display import WEBHOOKS
 from meshwright.edges.webhooks.component import Source, sources_of
 from meshwright.edges.webhooks.kinds import Item, board_event
 from meshwright.edges.webhooks.receiver import misfit

@@ -21,7 +21,7 @@ from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.core.schema import fault_text, faults
 from meshwright.core.topics import BOARD, MESH
 from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
-from meshwright.edges.replies import Courier
+from meshwright.edges.replies.courier import Courier
 from meshwright.edges.webhooks.kinds import Item, board_event, field_of, is_own, items_of, kind_of
 from meshwright.edges.webhooks.senders import FORGE, forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings

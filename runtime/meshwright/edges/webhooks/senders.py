@@ -38,7 +38,7 @@ from meshwright.edges.outgoing import (
     harmless,
     usable_url,
 )
-from meshwright.edges.replies import Address, Sender, Undeliverable
+from meshwright.edges.replies.courier import Address, Sender, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.mesh import Mesh

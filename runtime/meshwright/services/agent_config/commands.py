@@ -16,7 +16,7 @@ from meshwright.cli.output import echo_json
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.services.agent_config.resources import CONFIGS, model_of, state_of
+from meshwright.services.agent_config.display import CONFIGS, model_of, state_of
 
 _NEEDED = {"llm_provider": "--provider NAME", "llm_model": "--model NAME"}  # of a new configuration
 _CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0

@@ -21,8 +21,8 @@ from meshwright.cli.resources import group_of
 from meshwright.core.clock import Backoff
 from meshwright.core.display import Column, Document, dollars, number
 from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.services.evaluations.display import EVALUATIONS
 from meshwright.services.evaluations.junit import junit_of
-from meshwright.services.evaluations.resources import EVALUATIONS
 
 evaluations = group_of(EVALUATIONS)
 _WIDTH = 80

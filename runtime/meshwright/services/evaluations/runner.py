@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MeshError, NoAgentAvailable, NotFound, Overloaded, ToolFailed
 from meshwright.core.messages import Caller, Outcome, TaskRequest, TaskVariant
-from meshwright.edges.replies import until_answered
+from meshwright.edges.replies.courier import until_answered
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.evaluations import table

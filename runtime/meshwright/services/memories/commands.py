@@ -13,7 +13,7 @@ from meshwright.cli.options import Target, confirm, from_stdin, json_option, mes
 from meshwright.cli.output import echo_json, labelled, show
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document, local_time
-from meshwright.services.memories.resources import MEMORIES, owner, trusted
+from meshwright.services.memories.display import MEMORIES, owner, trusted
 
 _KINDS = ("fact", "preference", "decision", "procedure", "failure")
 _SCOPES = ("task", "agent", "project", "global")

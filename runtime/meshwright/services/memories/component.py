@@ -28,7 +28,7 @@ from meshwright.events.inbox_sources import WholeInbox
 from meshwright.identity.rules import Rule
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
-from meshwright.services.memories.quarantine import Quarantine
+from meshwright.services.memories.inbox import Quarantine
 from meshwright.services.memories.settings import MemoriesSettings
 from meshwright.sql.meta import DELETED, delete_note, read_note
 from meshwright.work.people import Approval

@@ -56,8 +56,7 @@ class PageComponent(Component):
 
     def routes(self) -> list[APIRouter]:
         """/session, /me, versions of prompt files, and the way to the issuer where the settings offer it."""
-        from meshwright.services.page.prompt_routes import prompt_router
-        from meshwright.services.page.routes import login_router, router
+        from meshwright.services.page.routes import login_router, prompt_router, router
 
         if not self._is_there:
             return []

@@ -22,7 +22,7 @@ from meshwright.cli.options import (
 from meshwright.cli.output import echo_json, labelled, table
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars, local_time
-from meshwright.services.schedules.resources import SCHEDULES, addressee, result_of, when
+from meshwright.services.schedules.display import SCHEDULES, addressee, result_of, when
 
 _PREVIEWED = 3
 

@@ -34,8 +34,9 @@ from meshwright.services.schedules.schedule import (
     ScheduleState,
     ScheduleSummary,
 )
-from meshwright.services.schedules.spec import ScheduleSpec, SchedulesSettings, due_times, fires_at, local
+from meshwright.services.schedules.settings import SchedulesSettings
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
+from meshwright.services.schedules.times import ScheduleSpec, due_times, fires_at, local
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

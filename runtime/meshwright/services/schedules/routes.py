@@ -13,8 +13,8 @@ from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.schedule import ScheduleKey
-from meshwright.services.schedules.spec import ScheduleSpec
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
+from meshwright.services.schedules.times import ScheduleSpec
 
 router = make_router("schedules")
 _NONE = {404: "There is no such schedule."}

@@ -15,7 +15,7 @@ from meshwright.core.access import Role
 from meshwright.core.clock import Backoff, unless
 from meshwright.core.errors import HostError, IdempotencyConflict, MeshError, NoAgentAvailable, NotFound
 from meshwright.core.messages import ENDED, Caller, Event
-from meshwright.edges.replies import until_answered
+from meshwright.edges.replies.courier import until_answered
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL

@@ -18,7 +18,7 @@ from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Event
 from meshwright.core.money import Budget
-from meshwright.services.schedules.spec import ScheduleSpec, fires_at, last_due, next_due
+from meshwright.services.schedules.times import ScheduleSpec, fires_at, last_due, next_due
 
 SOURCE = "schedule"
 """The source of the idempotency keys of schedules, and how they begin."""

@@ -53,7 +53,7 @@ class Sinks(Component):
         """The results of what an event says has ended, as they are now. Raises NotFound."""
         caller = Caller(tenant_id=event.tenant_id, roles=frozenset({Role.VIEWER}))
         if event.event_type == EXPERIMENT_STOPPED:
-            from meshwright.services.llmops.experiments import Experiments
+            from meshwright.services.experiments.component import Experiments
 
             experiment_id = str(event.fields.get("experiment_id"))
             return run_of_experiment(await self.mesh.get(Experiments).results(caller, experiment_id))

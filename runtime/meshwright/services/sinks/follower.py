@@ -12,9 +12,9 @@ from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Event
-from meshwright.edges import reply_table
 from meshwright.edges.outgoing import HttpPool
-from meshwright.edges.reply_table import SenderKey
+from meshwright.edges.replies import table
+from meshwright.edges.replies.table import SenderKey
 from meshwright.events.rows import event_of, unfolded
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
@@ -65,7 +65,7 @@ class Follower:
         """Note where it begins."""
         await self._http.start()
         self._newest = await self._mesh.log.last_seq()
-        begun = await self._mesh.database.write(reply_table.begin, self._key, self._newest)
+        begun = await self._mesh.database.write(table.begin, self._key, self._newest)
         self._position = begun.seq
 
     async def begin(self) -> None:
@@ -92,14 +92,14 @@ class Follower:
 
     async def _owns(self) -> bool:
         database, runtime = self._mesh.database, self._mesh.runtime
-        progress = await database.read(reply_table.progress, self._key)
+        progress = await database.read(table.progress, self._key)
         assert progress is not None
         self._position = progress.seq
         if progress.owner == runtime.incarnation:
             return True
         if progress.owner and not await runtime.has_expired(progress.owner):
             return False
-        return await database.write(reply_table.own, self._key, runtime.incarnation, progress.owner)
+        return await database.write(table.own, self._key, runtime.incarnation, progress.owner)
 
     async def _send_next(self) -> None:
         newest = self._newest
@@ -148,7 +148,7 @@ class Follower:
         if reached != self._position:
             self._position = reached
             with suppress(HostError):  # the runtime reports it itself; some events arrive twice then
-                await self._mesh.database.write(reply_table.reach, self._key, reached)
+                await self._mesh.database.write(table.reach, self._key, reached)
 
     async def _error_of(self, event: Event) -> Exception | None:
         """Why the sink could not take an event now; None where it has it, never will, or does not want it."""

@@ -10,7 +10,7 @@ from meshwright.core.encoding import encode
 
 if TYPE_CHECKING:
     from meshwright.services.evaluations.records import EvaluationView, Figure
-    from meshwright.services.llmops.experiments_records import (
+    from meshwright.services.experiments.records import (
         ExperimentFigures,
         ExperimentResults,
         VariantResult,

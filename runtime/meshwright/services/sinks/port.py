@@ -10,7 +10,7 @@ from meshwright.core.errors import MeshError
 from meshwright.core.messages import Event
 from meshwright.core.redaction import foreign_words
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
-from meshwright.edges.replies import Undeliverable
+from meshwright.edges.replies.courier import Undeliverable
 from meshwright.services.sinks.settings import SinkSettings
 
 SCORED = "task.scored"

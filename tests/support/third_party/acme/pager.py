@@ -1,4 +1,4 @@
-"""Acme's component: settings, a table with its projection, a route, a command and a check."""
+"""Acme's component: settings, a table with its projection, a route and a check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
-import click
 from pydantic import BaseModel
 
 from meshwright import Event, MeshError
@@ -46,7 +45,6 @@ class Pager(Component):
     """Says who was paged."""
 
     name = "pager"
-    settings = PagerSettings
 
     def migrations(self) -> Traversable:
         """Acme's tables."""
@@ -65,11 +63,6 @@ class Pager(Component):
         """How often which tool was called."""
         return {"url": self.config.url, "calls": dict(await self.mesh.log.view(_counted))}
 
-    @classmethod
-    def commands(cls) -> Iterable[click.Command]:
-        """`mesh page`."""
-        return [page]
-
     def checks(self) -> Iterable[Check]:
         """Whether the pager answers."""
         return [Check("pager", self._check)]
@@ -82,9 +75,3 @@ class Pager(Component):
 
 def _counted(session: Any) -> list[tuple[str, int]]:
     return session.execute("SELECT tool, count(*) FROM acme_pages GROUP BY tool").fetchall()
-
-
-@click.command()
-def page() -> None:
-    """Say where pages go."""
-    click.echo("Pages go to Acme.")

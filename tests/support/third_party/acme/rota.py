@@ -33,13 +33,15 @@ def _joined(payload: dict[str, Any], event: dict[str, Any]) -> Sequence[object]:
     return f"{payload['person']} for {payload['hours']} hours", payload.get("note")
 
 
+WORDS = {"rota.joined": EventWords("rota", _joined)}
+RESOURCES = (PEOPLE,)
+
+
 class Rota(Component):
     """Keeps who is on call."""
 
     name = "rota"
     facts: ClassVar[Mapping[str, str]] = {"rota.*": "person hours"}
-    event_words: ClassVar[Mapping[str, EventWords]] = {"rota.joined": EventWords("rota", _joined)}
-    resources = (PEOPLE,)
 
     def routes(self) -> APIRouter:
         """GET and POST /rota, GET and DELETE /rota/{person}."""

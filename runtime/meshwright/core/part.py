@@ -1,0 +1,57 @@
+"""The declaration of a part, which its folder has as `part.py`: all that is read of it without a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a mesh: ours, or one of an installed package.
+
+    `PART = Part(__name__, "pager", component="component:Pager")`. The modules beside `module` are named as
+    `component:Pager`, and imported when they are needed.
+    """
+
+    module: str
+    name: str
+    """Its table in mesh.toml, the `name` of its component, and the beginning of its figures."""
+    component: str | type = ""
+    """Its component. A part without one has settings or commands alone."""
+    settings: str | type = ""
+    """The pydantic model of its table: [name] in mesh.toml, MESH_NAME__FIELD in the environment."""
+    needs: tuple[str, ...] = ()
+    """Settings, such as `mqtt.url`: while none of them is set, the component has nothing to do."""
+    words: str = ""
+    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
+    resources: str = ""
+    """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
+    toolset: str = ""
+    """The toolset of each table [name.OTHER]."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Its commands of `mesh`, with their lines in the help: `commands.py` has them, with _ in place of -, or
+    they are made from the resource of that name."""
+    heading: str = "Commands of installed packages"
+    """The heading of its commands in `mesh --help`."""
+    short_for: Mapping[str, str] = field(default_factory=dict)
+    """The commands that are short for another one: `{"costs": "money costs"}`."""
+
+    @property
+    def package(self) -> str:
+        """The package that declares it."""
+        return self.module.rpartition(".")[0]
+
+    def load(self, name: str | type) -> Any:
+        """Import a thing of the part, such as `component:Pager`; a type is there already."""
+        if not isinstance(name, str):
+            return name
+        module, _, attribute = name.partition(":")
+        return getattr(import_module(f"{self.package}.{module}"), attribute)
+
+    def is_needed(self, settings: Any) -> bool:
+        """Whether its component joins a mesh with these settings."""
+        return not self.needs or any(attrgetter(place)(settings) for place in self.needs)

@@ -1,0 +1,11 @@
+"""The part mqtt."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "mqtt",
+    component="component:MqttComponent",
+    settings="settings:MqttSettings",
+    needs=("mqtt.url",),
+)

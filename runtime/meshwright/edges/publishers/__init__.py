@@ -1,0 +1,1 @@
+"""Tasks from the bus of a mesh on Dapr."""

@@ -1,0 +1,42 @@
+"""The component of replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import ClassVar
+
+from meshwright.component import Component
+from meshwright.edges.replies.courier import Courier
+from meshwright.mesh import Mesh
+
+
+class RepliesComponent(Component):
+    """Provides the courier, with its tables."""
+
+    name = "replies"
+    facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "reply.dropped reply.delayed": "scheme, reason, retry_at: an outcome cannot be sent, or not now",
+    }
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._courier = mesh.provide(Courier(mesh))
+
+    def migrations(self) -> Traversable:
+        """The tables of replies, beside the event log."""
+        return files("meshwright.edges.replies") / "tables"
+
+    async def start(self) -> None:
+        """Note the position of each sender."""
+        await self._courier.start()
+
+    async def begin(self) -> None:
+        """Send outcomes."""
+        await self._courier.begin()
+
+    async def stop(self) -> None:
+        """Send no more."""
+        await self._courier.stop()

@@ -1,0 +1,5 @@
+"""The part replies."""
+
+from meshwright.core.part import Part
+
+PART = Part(__name__, "replies", component="component:RepliesComponent")

@@ -1,0 +1,14 @@
+"""The part sources."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "sources",
+    component="component:Sources",
+    resources="display:RESOURCES",
+    commands={
+        "channels": "List channels, the agents that answer, and whether each is connected.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,20 @@
+"""The parts of the event log."""
+
+from meshwright.core.part import Part
+
+AUDIT = Part(
+    __name__,
+    "audit",
+    component="component:AuditComponent",
+    settings="settings:AuditSettings",
+    words="event_words:WORDS",
+)
+TRACING = Part(
+    __name__, "tracing", component="component:TracingComponent", settings="settings:TracingSettings"
+)
+PEOPLE = Part(
+    __name__,
+    "people",
+    component="component:PeopleComponent",
+    settings="settings:PeopleSettings",
+)

@@ -1,0 +1,89 @@
+"""Budgets and allowances, as the client and the commands show them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from meshwright.core.display import Column, Document, Resource, dollars, or_never
+
+
+def estimated(found: Document) -> str:
+    """The likely cost of a task, in a sentence."""
+    whose = found["agent_id"] or found["capability"]
+    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
+    if not found["tasks"]:
+        return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
+    median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
+    count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
+    return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
+
+
+def _named_budget(budget: Document) -> str:
+    return budget["budget"] if budget["hard"] else f"{budget['budget']} (soft)"
+
+
+def _owner(budget: Document) -> str:
+    return (
+        "the mesh"
+        if budget["scope"] == "mesh"
+        else f"{budget['scope']} {budget.get('key', budget.get('of'))}"
+    )
+
+
+def _known(budget: Document) -> str:
+    return dollars(Decimal(budget["spent_usd"]) - Decimal(budget.get("estimated_usd", 0)))
+
+
+def _estimated(budget: Document) -> str:
+    return dollars(budget.get("estimated_usd", "0"))
+
+
+def spent_of(budget: Document) -> str:
+    """How much of a budget is spent and reserved, in a line."""
+    spent = (
+        f"{_known(budget)} known, {_estimated(budget)} estimated, {dollars(budget['reserved_usd'])} reserved"
+    )
+    first = "cheaper models, then " if budget.get("cheaper") else ""
+    return f"{dollars(budget['limit_usd'])}, on empty {first}{budget['on_empty']}: {spent}"
+
+
+BUDGETS = Resource(
+    "budgets",
+    "/budgets",
+    (
+        Column("budget", write=_named_budget, cut=2),
+        Column("of", write=_owner),
+        Column("window", "window"),
+        Column("limit", "limit_usd", dollars),
+        Column("known", write=_known),
+        Column("estimated", write=_estimated),
+        Column("reserved", "reserved_usd", dollars),
+        Column("renews", "renews_at", or_never, cut=1),
+    ),
+    help="Show budgets and spend, and raise them.",
+    empty="there is no budget; mesh.toml declares them as [[ledger.budgets]], and mesh allow sets one",
+)
+
+
+def _all_tenants(tenant_id: str | None) -> str:
+    return tenant_id or "all"
+
+
+def _allowed(allowance: Document) -> str:
+    return f"{dollars(allowance['limit_usd'])}/{allowance['window']}"
+
+
+ALLOWANCES = Resource(
+    "allowances",
+    "/allowances",
+    (
+        Column("whose", write=_owner),
+        Column("tenant", "tenant_id", _all_tenants),
+        Column("allowed", write=_allowed),
+        Column("on empty", "on_empty"),
+    ),
+    help="Allow an agent, a tenant or a tag an amount a day.",
+    command="allow",
+    empty="nothing is allowed; mesh allow AGENT 5/day sets it",
+)
+RESOURCES = (BUDGETS, ALLOWANCES)

@@ -1,0 +1,18 @@
+"""The part mcp."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "mcp",
+    component="component:McpComponent",
+    settings="settings:McpSettings",
+    needs=("mcp",),
+    words="display:WORDS",
+    resources="display:RESOURCES",
+    toolset="toolset:McpToolset",
+    commands={
+        "mcp": "List MCP servers, add one, sign in, look at its tools and accept those that have changed.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,15 @@
+"""The part models."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "models",
+    component="component:ModelsComponent",
+    settings="settings:ModelsSettings",
+    words="event_words:WORDS",
+    commands={
+        "models": "Show groups, deployments, tags and prices; say where a call goes.",
+    },
+    heading="Mesh",
+)

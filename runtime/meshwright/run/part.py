@@ -1,0 +1,5 @@
+"""The part contents."""
+
+from meshwright.core.part import Part
+
+PART = Part(__name__, "contents", component="component:ContentsComponent")

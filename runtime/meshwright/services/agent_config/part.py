@@ -1,0 +1,15 @@
+"""The part agent_config."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "agent_config",
+    component="component:AgentConfigs",
+    settings="settings:AgentConfigSettings",
+    resources="display:RESOURCES",
+    commands={
+        "config": "Change what a mesh does while it runs.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,17 @@
+"""The part evaluations."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "evaluations",
+    component="component:Evaluations",
+    settings="settings:EvaluationsSettings",
+    words="event_words:WORDS",
+    resources="display:RESOURCES",
+    commands={
+        "evaluate": "Evaluate an agent on a file of questions, for CI.",
+        "evaluations": "List evaluations, show one with its figures, delete one.",
+    },
+    heading="Mesh",
+)

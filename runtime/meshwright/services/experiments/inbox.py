@@ -1,0 +1,72 @@
+"""The experiments that their guards have stopped, as items of the inbox, until a person has seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from meshwright.core.messages import Caller
+from meshwright.events.filter import TaskFilter
+from meshwright.events.inbox import Question, question_id
+from meshwright.events.inbox_sources import SourcePage
+from meshwright.services.experiments import table
+from meshwright.services.experiments.display import SEEN, STOPPED
+from meshwright.services.experiments.table import ExperimentRow
+from meshwright.sql.database import Database
+
+Note = Callable[[Caller, str], Awaitable[Any]]
+"""Notes that a caller has seen an experiment, by its id."""
+_ANSWER = {"type": "object", "properties": {"approve": {"type": "boolean"}}, "required": ["approve"]}
+
+
+class StoppedByGuards:
+    """Lists experiments that a guard has stopped. Any answer says that a person has seen it."""
+
+    name = "experiment"
+    event_types: Collection[str] = (STOPPED, SEEN)
+
+    def __init__(self, database: Database, note: Note) -> None:
+        self._database = database
+        self._note = note
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        id: str | None,
+        ended: bool,
+        of_task: TaskFilter | None,
+        limit: int,
+        after: int,
+    ) -> SourcePage:
+        """The oldest first, none that has ended. They are of no task: a filter of tasks leaves all out."""
+        if of_task is not None:
+            return SourcePage([])
+        rows = await self._database.read(table.unseen, tenant_id)
+        items = [
+            item for item in map(_item, rows) if id is None or id in (item.id[: len(id)], item.id[-len(id) :])
+        ]
+        more = after + limit if len(items) > after + limit else None
+        return SourcePage(items[after : after + limit], more)
+
+    async def answer(self, item: Question, value: Any, caller: Caller) -> None:
+        """Take the item out of the inbox."""
+        await self._note(caller, item.subject["experiment_id"])
+
+
+def _item(row: ExperimentRow) -> Question:
+    shown = row.shown
+    how = "rolled back" if shown.action == "rollback" else "stopped"
+    return Question(
+        id=question_id(row.tenant_id, f"{StoppedByGuards.name}/{row.experiment_id}"),
+        seq=0,
+        wait_id=f"{StoppedByGuards.name}/{row.experiment_id}",
+        task_id="",
+        tenant_id=row.tenant_id,
+        source=StoppedByGuards.name,
+        agent_id=row.agent_id,
+        question=f"Experiment {shown.name!r} on {row.agent_id} was {how}: {shown.reason}. Have you seen it?",
+        subject={"kind": StoppedByGuards.name, "experiment_id": row.experiment_id, "action": shown.action},
+        answer_schema=_ANSWER,
+        since=shown.stopped_at,
+    )

@@ -1,0 +1,14 @@
+"""The part figures."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "figures",
+    component="component:FiguresComponent",
+    settings="settings:FiguresSettings",
+    commands={
+        "workers": "List workers with their leases, slots and tasks.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,16 @@
+"""The part llmops."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "llmops",
+    component="component:PromptRegistry",
+    settings="settings:LlmopsSettings",
+    words="event_words:WORDS",
+    resources="display:RESOURCES",
+    commands={
+        "registry": "Register versions of prompts, and say by labels which one is live.",
+    },
+    heading="Mesh",
+)

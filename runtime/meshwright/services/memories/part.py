@@ -1,0 +1,15 @@
+"""The part memories."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "memories",
+    component="component:Memories",
+    settings="settings:MemoriesSettings",
+    resources="display:RESOURCES",
+    commands={
+        "memory": "List what agents remember, edit, promote and forget it.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,14 @@
+"""The part retention."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "retention",
+    component="component:RetentionComponent",
+    settings="settings:RetentionSettings",
+    commands={
+        "prune": "Have old tasks leave the lists, and erase their contents.",
+    },
+    heading="Mesh",
+)

@@ -1,0 +1,12 @@
+"""The part sinks."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "sinks",
+    component="component:Sinks",
+    settings="settings:SinksSettings",
+    needs=("sinks",),
+    words="event_words:WORDS",
+)

@@ -1,0 +1,5 @@
+"""The part dapr."""
+
+from meshwright.core.part import Part
+
+PART = Part(__name__, "dapr", settings="settings:DaprSettings")
