@@ -11,7 +11,8 @@ import pytest
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
-from meshwright.edges.mqtt import connection, edge
+from meshwright.edges.mqtt import component as edge
+from meshwright.edges.mqtt import connection
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
