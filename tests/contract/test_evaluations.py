@@ -37,7 +37,7 @@ async def add(
     row = EvaluationRow(
         tenant_id=key.tenant_id, id=key.evaluation_id, spec='{"ä": 1}', items=2, created_at=at
     )
-    items = [ItemRow(number=number, texts=f"texts {number}", known="{}") for number in (1, 2)]
+    items = [ItemRow(number=number, texts=f"texts {number}", state="{}") for number in (1, 2)]
     await database.write(table.add, EVENT, row, items, [("task-1", 1)], most)
 
 

@@ -87,24 +87,24 @@ class AgentConfigClient:
         """The model of an agent's next call. Raises ConfigError for a variable that is wrong or missing."""
         if self._is_stale or asyncio.get_running_loop().time() >= self._due_at:
             await self._refresh()
-        found = self._known.get(agent_id) or self._known.get(_DEFAULT)
-        return self._from_environment(agent_id) if found is None else found
+        own = self._known.get(agent_id) or self._known.get(_DEFAULT)
+        return self._from_environment(agent_id) if own is None else own
 
     def _from_environment(self, agent_id: str) -> AgentLLM:
         from pydantic import ValidationError
 
-        named = {name: self._environment.get(f"{self._prefix}LLM_{name.upper()}") for name in _VARIABLES}
-        known: dict[str, Any] = {f"llm_{name}": value for name, value in named.items() if value}
-        if missing := [name for name in ("llm_provider", "llm_model") if known and name not in known]:
-            variables = ", ".join(f"{self._prefix}{name.upper()}" for name in known)
+        values = {name: self._environment.get(f"{self._prefix}LLM_{name.upper()}") for name in _VARIABLES}
+        fields: dict[str, Any] = {f"llm_{name}": value for name, value in values.items() if value}
+        if missing := [name for name in ("llm_provider", "llm_model") if fields and name not in fields]:
+            variables = ", ".join(f"{self._prefix}{name.upper()}" for name in fields)
             raise ConfigError(
                 f"The environment has {variables}, and no {self._prefix}{missing[0].upper()}",
                 remedy=f"Set {self._prefix}LLM_PROVIDER and {self._prefix}LLM_MODEL, or neither",
             )
-        source = "environment" if known else "built-in"
-        known = known or dict(_BUILT_IN)
+        source = "environment" if fields else "built-in"
+        fields = fields or dict(_BUILT_IN)
         try:
-            return AgentLLM.model_validate({**known, "agent_id": agent_id, "source": source})
+            return AgentLLM.model_validate({**fields, "agent_id": agent_id, "source": source})
         except ValidationError as error:
             [problem, *_] = error.errors(include_input=False)
             variable = f"{self._prefix}{str(problem['loc'][0]).upper()}"
@@ -126,7 +126,7 @@ class AgentConfigClient:
     async def _fetch(self) -> dict[str, AgentLLM]:
         from meshwright.models.errors import Unauthorized
 
-        found: dict[str, AgentLLM] = {}
+        by_agent: dict[str, AgentLLM] = {}
         for item in await self._client.items("/api/agents"):
             if not item["is_active"]:
                 continue
@@ -138,10 +138,10 @@ class AgentConfigClient:
             except Unauthorized as error:  # the mesh cannot decrypt its key; those of others count
                 _logger.warning("the configuration of %s is left out: %s", item["agent_id"], error)
                 continue
-            found[llm.agent_id] = llm
+            by_agent[llm.agent_id] = llm
             if item["is_default"]:
-                found[_DEFAULT] = llm.model_copy(update={"source": "default"})
-        return found
+                by_agent[_DEFAULT] = llm.model_copy(update={"source": "default"})
+        return by_agent
 
     async def _listen(self) -> None:
         """Fetch again after each push of a change, and after each new connection."""

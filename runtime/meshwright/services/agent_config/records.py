@@ -46,8 +46,8 @@ def _provider(name: str) -> str:
     try:
         provider_of(f"{name}/model")
     except ConfigError:
-        known = ", ".join(provider.name for provider in PROVIDERS)
-        raise ValueError(f"there is no provider {name!r}: known are ollama, {known}, and LiteLLM's") from None
+        names = ", ".join(provider.name for provider in PROVIDERS)
+        raise ValueError(f"there is no provider {name!r}: known are ollama, {names}, and LiteLLM's") from None
     return name
 
 
@@ -134,9 +134,9 @@ class AgentConfig(BaseModel):
     @classmethod
     def of(cls, row: AgentRow, problem: str | None = None) -> AgentConfig:
         """A row without its secret."""
-        known = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
+        fields = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
         return cls.model_validate(
-            {**known, "has_api_key": row.llm_api_key_encrypted is not None, "problem": problem}
+            {**fields, "has_api_key": row.llm_api_key_encrypted is not None, "problem": problem}
         )
 
 

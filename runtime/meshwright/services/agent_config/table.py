@@ -51,8 +51,8 @@ class AgentRows(Struct):
 
     def index(self) -> dict[tuple[str, str], AgentRow]:
         """The rows by tenant and agent; those that are defaults also by `default`."""
-        found = {(row.tenant_id, row.agent_id): row for row in self.rows}
-        return found | {(row.tenant_id, DEFAULT): row for row in self.rows if row.is_default}
+        by_agent = {(row.tenant_id, row.agent_id): row for row in self.rows}
+        return by_agent | {(row.tenant_id, DEFAULT): row for row in self.rows if row.is_default}
 
 
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(AgentRow))
@@ -65,8 +65,8 @@ _WHERE = "WHERE tenant_id = ? AND agent_id = ?"
 
 def read_all(session: Session) -> AgentRows:
     """Every tenant's rows."""
-    found = session.execute(f"{_SELECT} {_ORDER}").fetchall()
-    return AgentRows(rows=tuple(map(_row, found)))
+    rows = session.execute(f"{_SELECT} {_ORDER}").fetchall()
+    return AgentRows(rows=tuple(map(_row, rows)))
 
 
 def find(session: Session, tenant_id: str, agent_id: str) -> AgentRow:
@@ -74,10 +74,10 @@ def find(session: Session, tenant_id: str, agent_id: str) -> AgentRow:
     where, values = _WHERE, (tenant_id, agent_id)
     if agent_id == DEFAULT:
         where, values = "WHERE tenant_id = ? AND is_default = 1", (tenant_id,)
-    found = session.execute(f"{_SELECT} {where}", values).fetchone()
-    if found is None:
+    row = session.execute(f"{_SELECT} {where}", values).fetchone()
+    if row is None:
         raise _missing(agent_id)
-    return _row(found)
+    return _row(row)
 
 
 def insert(session: Session, row: AgentRow, most: int) -> None:
@@ -132,10 +132,10 @@ def _write(session: Session, row: AgentRow) -> None:
 
 
 def _row(values: Any) -> AgentRow:
-    known: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
+    fields: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
     for name in _FLAGS:
-        known[name] = bool(known[name])
-    return AgentRow(**known)
+        fields[name] = bool(fields[name])
+    return AgentRow(**fields)
 
 
 def _missing(agent_id: str) -> NotFound:

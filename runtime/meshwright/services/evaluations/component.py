@@ -24,7 +24,7 @@ from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.evaluations import table
-from meshwright.services.evaluations.data import Read, read_data
+from meshwright.services.evaluations.data import SelectedItem, read_data
 from meshwright.services.evaluations.event_words import FACTS, PAYLOADS, STARTED
 from meshwright.services.evaluations.judge import judge_of
 from meshwright.services.evaluations.measure import Metrics
@@ -118,12 +118,14 @@ class Evaluations(Component):
         self._runner.start(key)
         return await self._view(key)
 
-    async def _add(self, caller: Caller, key: EvaluationKey, spec: Spec, items: Sequence[Read]) -> None:
+    async def _add(
+        self, caller: Caller, key: EvaluationKey, spec: Spec, items: Sequence[SelectedItem]
+    ) -> None:
         rows = [
             ItemRow(
                 number=number,
                 texts=item.texts.model_dump_json(exclude_defaults=True),
-                known=item.known.model_dump_json(),
+                state=item.state.model_dump_json(),
             )
             for number, item in enumerate(items, 1)
         ]
@@ -134,7 +136,7 @@ class Evaluations(Component):
             items=len(items),
             created_at=self.mesh.runtime.clock.now().timestamp(),
         )
-        tasks = [(item.known.task_id, number) for number, item in enumerate(items, 1) if item.known.task_id]
+        tasks = [(item.state.task_id, number) for number, item in enumerate(items, 1) if item.state.task_id]
         known = {"evaluation_id": key.evaluation_id, "items": len(items), "requested_by": caller.requested_by}
         event = self.mesh.event(STARTED, known, tenant_id=key.tenant_id)
         limits = (self.config.max_kept, self.config.max_open)
@@ -202,7 +204,7 @@ class Evaluations(Component):
             remedy = "Name an agent that judges, or say in [evaluations] which models the agent `judge` calls"
             raise NotFound(error.message, remedy=remedy, field="judge.agent_id") from None
 
-    def _check_items(self, wanted: EvaluationRequest, items: Sequence[Read]) -> None:
+    def _check_items(self, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
         if not items:
             raise InvalidInput("There is no such task", remedy="Select others", field="data")
         if len(items) > self.config.max_items:
@@ -225,14 +227,14 @@ class Evaluations(Component):
                 problem = f"{field} has no other answer to compare the output with"
                 raise InvalidInput(problem, remedy="Send `other`, or leave pairwise out", field=field)
 
-    def _check_models(self, caller: Caller, wanted: EvaluationRequest, items: Sequence[Read]) -> None:
+    def _check_models(self, caller: Caller, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
         """Raises InvalidInput where the judge calls the group of models by which an answer was written."""
         judge = wanted.judge.model or self._group_of(caller, wanted.judge.agent_id)
         if judge is None or not wanted.criteria:
             return
         authors = {item.author for item in items if item.author} | {wanted.agent_id}
         groups = {self._group_of(caller, author) for author in authors if author}
-        if judge in groups | {item.known.model for item in items}:
+        if judge in groups | {item.state.model for item in items}:
             raise InvalidInput(
                 f"The judge calls the models {judge!r}, as an author of these answers does",
                 remedy="Name others in judge.model, or say judge.allow_same_model",

@@ -17,15 +17,15 @@ from meshwright.services.evaluations.records import Data, Item, ItemState, ItemT
 from meshwright.work.record import TaskView
 
 
-class Read(NamedTuple):
+class SelectedItem(NamedTuple):
     """An item: its texts, its facts, and the agent that wrote its output, where a task did."""
 
     texts: ItemTexts
-    known: ItemState
+    state: ItemState
     author: str | None = None
 
 
-async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool) -> list[Read]:
+async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool) -> list[SelectedItem]:
     """The items of some data. With `runs_again` an agent is to answer, and answers of tasks are left out.
 
     Raises Forbidden for tasks of a caller who does not see contents, NotFound for a value of their filter
@@ -41,11 +41,11 @@ async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool)
     return [_of_task(view, True) for view in await _select(mesh, caller, data.failures, dead=True)]
 
 
-def _sent(item: Item) -> Read:
+def _sent(item: Item) -> SelectedItem:
     fields = item.model_dump(exclude={"label", "model"})
     if isinstance(item.input, dict):
         fields |= {"input": _request_of(item.input), "payload": item.input}
-    return Read(ItemTexts.model_validate(fields), ItemState(label=item.label, model=item.model))
+    return SelectedItem(ItemTexts.model_validate(fields), ItemState(label=item.label, model=item.model))
 
 
 async def _select(
@@ -57,18 +57,18 @@ async def _select(
     page = await Operations(mesh, caller).tasks(**fields)
     await mesh.get(Audit).record_read(caller, "tasks")
     tasks = mesh.get(Tasks)
-    views = [await tasks.task(found.task_id, caller.tenant_id) for found in page.items]
+    views = [await tasks.task(summary.task_id, caller.tenant_id) for summary in page.items]
     return [view for view in views if view.payload]
 
 
-def _of_task(view: TaskView, runs_again: bool) -> Read:
-    asked = _request_of(view.payload)
-    known = ItemState(task_id=view.task_id)
+def _of_task(view: TaskView, runs_again: bool) -> SelectedItem:
+    request = _request_of(view.payload)
+    state = ItemState(task_id=view.task_id)
     outcome = view.outcome
     if runs_again or outcome is None:
-        return Read(ItemTexts(input=asked, payload=view.payload), known)
-    known.model = outcome.model
-    return Read(ItemTexts(input=asked, output=outcome.answer), known, outcome.agent_id)
+        return SelectedItem(ItemTexts(input=request, payload=view.payload), state)
+    state.model = outcome.model
+    return SelectedItem(ItemTexts(input=request, output=outcome.answer), state, outcome.agent_id)
 
 
 def _request_of(payload: Mapping[str, Any]) -> str:

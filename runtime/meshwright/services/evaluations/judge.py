@@ -94,8 +94,8 @@ def _document(
     answers: Mapping[str, str | None],
 ) -> str:
     names = {"request": "input", "context": "context", "expected_answer": "expected"}
-    known = {name: texts[field] for name, field in names.items() if texts.get(field)}
-    document = {"instructions": instructions, "criterion": criterion, "material": {**known, **answers}}
+    material = {name: texts[field] for name, field in names.items() if texts.get(field)}
+    document = {"instructions": instructions, "criterion": criterion, "material": {**material, **answers}}
     return json.dumps(document, ensure_ascii=False, indent=1)
 
 

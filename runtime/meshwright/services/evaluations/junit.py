@@ -8,17 +8,17 @@ from xml.etree import ElementTree
 from meshwright.core.display import Document, number, short
 
 
-def junit_of(found: Document, items: Sequence[Document]) -> bytes:
+def junit_of(evaluation: Document, items: Sequence[Document]) -> bytes:
     """The XML of an evaluation with its items; figures that have a `least` are cases."""
-    bound = [figure for figure in found["figures"] if "least" in figure]
+    bound = [figure for figure in evaluation["figures"] if "least" in figure]
     missed = sum(not figure["is_met"] for figure in bound)
-    name = short(found["name"] or found["evaluation_id"])
+    name = short(evaluation["name"] or evaluation["evaluation_id"])
     suite = ElementTree.Element(
         "testsuite",
         name=name,
         tests=str(len(items) + len(bound)),
         failures=str(missed),
-        errors=str(found["failed"]),
+        errors=str(evaluation["failed"]),
     )
     for item in items:
         case = ElementTree.SubElement(suite, "testcase", classname=f"{name}.items", name=_title(item))
@@ -36,13 +36,15 @@ def junit_of(found: Document, items: Sequence[Document]) -> bytes:
 
 
 def _title(item: Document) -> str:
-    asked = (item.get("texts") or {}).get("input") or ""
-    return f"{item['number']}: {short(asked)}" if asked else str(item["number"])
+    request = (item.get("texts") or {}).get("input") or ""
+    return f"{item['number']}: {short(request)}" if request else str(item["number"])
 
 
 def _figures(item: Document) -> str:
     figures = item["figures"] or {"metrics": {}, "criteria": {}}
-    values = figures["metrics"] | {name: found["value"] for name, found in figures["criteria"].items()}
+    values = figures["metrics"] | {
+        name: judgement["value"] for name, judgement in figures["criteria"].items()
+    }
     return "\n".join(
         f"{name}: {'none' if value is None else number(value)}" for name, value in values.items()
     )

@@ -44,10 +44,10 @@ class Metrics:
 
         Raises ConfigError for one of the settings that cannot be imported.
         """
-        known = (*BUILT_IN, *self._named)
+        known_names = (*BUILT_IN, *self._named)
         for name in names:
-            if name not in known:
-                remedy = f"Known are {', '.join(known)}; [evaluations.metrics] adds your own"
+            if name not in known_names:
+                remedy = f"Known are {', '.join(known_names)}; [evaluations.metrics] adds your own"
                 raise InvalidInput(f"There is no metric {name!r}", remedy=remedy, field="metrics")
             if name in self._named:
                 self._function(name)
@@ -101,16 +101,16 @@ async def _matches(pattern: str, text: str) -> float | None:
     A pattern of a caller may take for ever, and holds Python's lock meanwhile: it gets a process of its own.
     """
     command = (sys.executable, "-I", "-S", "-c", _SEARCH)
-    given = json.dumps([pattern, text])
+    query = json.dumps([pattern, text])
     try:
-        ended = await process.run(
+        result = await process.run(
             command,
             folder=Path("/"),
             environment={},
             timeout_seconds=_SECONDS,
             max_output_bytes=100,
-            input_text=given,
+            input_text=query,
         )
     except ToolFailed:
         return None
-    return float(ended.output) if ended.status == 0 else None
+    return float(result.output) if result.status == 0 else None

@@ -47,8 +47,10 @@ def sentiment(text: str) -> float | None:
     InvalidInput where VADER is not installed.
     """
     score = sentence_sentiment()
-    found = [part for part in _SENTENCE_END.split(text) if _WORD.search(part)]
-    pieces = [part[at : at + _MAX_SENTENCE] for part in found for at in range(0, len(part), _MAX_SENTENCE)]
+    sentences = [part for part in _SENTENCE_END.split(text) if _WORD.search(part)]
+    pieces = [
+        part[at : at + _MAX_SENTENCE] for part in sentences for at in range(0, len(part), _MAX_SENTENCE)
+    ]
     return fmean(map(score, pieces)) if pieces else None
 
 
@@ -70,14 +72,14 @@ def factuality(text: str, context: str) -> float | None:
 
     A sentence does if each of its terms does, in some form, or is a common word.
     """
-    original, found = Original(context), list[bool]()
+    original, supported = Original(context), list[bool]()
     for sentence in _SENTENCE_END.split(text):
         terms = [*original.terms(sentence)]
         if not terms:
             continue
-        found.append(all(is_known for _, is_known in terms))
-        found += [is_known for place, (term, is_known) in enumerate(terms) if _is_telling(term, place)]
-    return sum(found) / len(found) if found else None
+        supported.append(all(is_known for _, is_known in terms))
+        supported += [is_known for place, (term, is_known) in enumerate(terms) if _is_telling(term, place)]
+    return sum(supported) / len(supported) if supported else None
 
 
 def _is_telling(term: str, place: int) -> bool:

@@ -103,26 +103,26 @@ class EvaluationRunner:
             del self._running[key]
 
     async def _end(self, key: EvaluationKey) -> None:
-        found = await self._mesh.database.read(table.facts, [key])
+        items_of = await self._mesh.database.read(table.facts, [key])
         row = await self._mesh.database.read(table.find, key)
-        summary = summary_of(row, found[key.evaluation_id])
-        known = summary.model_dump(mode="json", include={"evaluation_id", "items", "failed", "cost_usd"})
-        event = self._mesh.event(ENDED, known, tenant_id=key.tenant_id)
+        summary = summary_of(row, items_of[key.evaluation_id])
+        payload = summary.model_dump(mode="json", include={"evaluation_id", "items", "failed", "cost_usd"})
+        event = self._mesh.event(ENDED, payload, tenant_id=key.tenant_id)
         now = self._mesh.runtime.clock.now().timestamp()
-        await self._mesh.write(table.end, event, key, now, summary.failed, known["cost_usd"])
+        await self._mesh.write(table.end, event, key, now, summary.failed, payload["cost_usd"])
 
     async def _work(self, key: EvaluationKey, spec: Spec, number: int) -> None:
         async with self._slots:
             work = _Work(key, spec, number, [])
-            read = partial(self._mesh.database.read, table.items, key, number - 1, 1)
-            for row in await until_answered(read):  # none where the evaluation was deleted
+            read_item = partial(self._mesh.database.read, table.items, key, number - 1, 1)
+            for row in await until_answered(read_item):  # none where the evaluation was deleted
                 if row.texts is None:
                     await self._note(work, None, ItemFigures(error="Erased"))
                     continue
                 texts = ItemTexts.model_validate_json(row.texts)
                 try:
-                    known = ItemState.model_validate_json(row.known)
-                    figures = await self._evaluate(work, texts, known)
+                    state = ItemState.model_validate_json(row.state)
+                    figures = await self._evaluate(work, texts, state)
                 except MeshError as error:
                     figures = ItemFigures(error=error.code)
                 await self._note(work, texts, figures)
@@ -132,17 +132,17 @@ class EvaluationRunner:
         figures.tasks = [outcome.task_id for outcome in work.outcomes]
         if None not in costs:
             figures.cost_usd = sum((cost for cost in costs if cost is not None), Decimal(0))
-        written = None if texts is None else texts.model_dump_json(exclude_defaults=True)
+        text_json = None if texts is None else texts.model_dump_json(exclude_defaults=True)
         data = figures.model_dump_json()
         await until_answered(
             lambda: self._mesh.database.write(
-                table.end_item, work.key, work.number, written, data, figures.tasks
+                table.end_item, work.key, work.number, text_json, data, figures.tasks
             )
         )
 
-    async def _evaluate(self, work: _Work, texts: ItemTexts, known: ItemState) -> ItemFigures:
+    async def _evaluate(self, work: _Work, texts: ItemTexts, state: ItemState) -> ItemFigures:
         """The figures of an item; its answer and the reasons become part of its texts."""
-        author = known.model
+        author = state.model
         if texts.output is None:
             payload = texts.payload or {"text": texts.input}
             agent_id = work.spec.agent_id
@@ -154,10 +154,10 @@ class EvaluationRunner:
             texts.output = outcome.answer
         figures = ItemFigures(metrics=await self._metrics.measure(work.spec.metrics, texts))
         criteria = work.spec.criteria
-        found = await _all(
+        judgements = await _all(
             [self._judge(work, place, criteria[place], texts, author) for place in range(len(criteria))]
         )
-        for criterion, (judgement, reasons) in zip(criteria, found, strict=True):
+        for criterion, (judgement, reasons) in zip(criteria, judgements, strict=True):
             figures.criteria[criterion.name] = judgement
             texts.reasons[criterion.name] = reasons
         return figures
@@ -171,16 +171,16 @@ class EvaluationRunner:
         vote = self._compare if is_pairwise else self._score
         votes = range(work.spec.judge.votes)
         for values in await _all([vote(work, place, criterion, texts, number) for number in votes]):
-            known = [value for value in values if value is not None]
-            reasons += [reason for _, reason, _ in known]
-            judgement.same_model |= any(author and model == author for _, _, model in known)
-            if len(known) < len(values):
+            valid = [value for value in values if value is not None]
+            reasons += [reason for _, reason, _ in valid]
+            judgement.same_model |= any(author and model == author for _, _, model in valid)
+            if len(valid) < len(values):
                 judgement.failed += 1
-            elif len({value for value, _, _ in known}) > 1:  # the order decided
+            elif len({value for value, _, _ in valid}) > 1:  # the order decided
                 judgement.disagreed = True
                 judgement.votes.append(0.5)
             else:
-                judgement.votes.append(known[0][0])
+                judgement.votes.append(valid[0][0])
         judgement.value = median(judgement.votes) if judgement.votes else None
         return judgement, reasons
 
@@ -194,10 +194,12 @@ class EvaluationRunner:
         self, work: _Work, place: int, criterion: Criterion, texts: ItemTexts, number: int
     ) -> list[_Vote | None]:
         """Both orders of a vote, each as a value of the output."""
-        told, material = _told(criterion, number), _material(texts)
-        first = self._vote(work, f"{place}:{number}", preference_payload(told, material, is_swapped=False))
+        question, material = _told(criterion, number), _material(texts)
+        first = self._vote(
+            work, f"{place}:{number}", preference_payload(question, material, is_swapped=False)
+        )
         second = self._vote(
-            work, f"{place}:{number}:swapped", preference_payload(told, material, is_swapped=True)
+            work, f"{place}:{number}:swapped", preference_payload(question, material, is_swapped=True)
         )
         votes = await _all([first, second])
         swapped = votes[1]
@@ -207,8 +209,8 @@ class EvaluationRunner:
         judge = work.spec.judge
         variants = ()
         if judge.model is not None:
-            tried = TaskVariant(experiment=SOURCE, name="judge", agent_id=judge.agent_id, model=judge.model)
-            variants = (tried,)
+            variant = TaskVariant(experiment=SOURCE, name="judge", agent_id=judge.agent_id, model=judge.model)
+            variants = (variant,)
         outcome = await self._task(work, f"judge:{name}", judge.agent_id, payload, variants)
         try:
             return *read_verdict(outcome, pairwise=judge.pairwise), outcome.model

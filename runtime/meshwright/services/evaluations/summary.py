@@ -27,13 +27,13 @@ _FEW_LABELS = 20
 
 def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
     """An item as it is shown."""
-    known = ItemState.model_validate_json(row.known)
+    state = ItemState.model_validate_json(row.state)
     figures = None if row.figures is None else ItemFigures.model_validate_json(row.figures)
     return EvaluationItem(
         number=row.number,
         status="open" if figures is None else "failed" if figures.error else "done",
-        task_id=known.task_id,
-        label=known.label,
+        task_id=state.task_id,
+        label=state.label,
         figures=figures,
         texts=ItemTexts.model_validate_json(row.texts) if with_texts and row.texts else None,
     )
@@ -42,7 +42,7 @@ def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
 def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummary:
     """An evaluation in short; `items` are those of one that runs."""
     spec = Spec.model_validate_json(row.spec)
-    known = {
+    fields = {
         "evaluation_id": row.id,
         "name": spec.name,
         "items": row.items,
@@ -52,21 +52,21 @@ def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummar
     if row.ended_at is not None:
         ended_at, cost = datetime.fromtimestamp(row.ended_at, UTC), row.cost_usd
         sums = {"done": row.items, "failed": row.failed, "cost_usd": None if cost is None else Decimal(cost)}
-        return EvaluationSummary.model_validate({**known, **sums, "status": "done", "ended_at": ended_at})
-    done = [ItemFigures.model_validate_json(item.figures) for item in items if item.figures is not None]
-    costs = [item.cost_usd for item in done]
+        return EvaluationSummary.model_validate({**fields, **sums, "status": "done", "ended_at": ended_at})
+    done_items = [ItemFigures.model_validate_json(item.figures) for item in items if item.figures is not None]
+    costs = [item.cost_usd for item in done_items]
     sums = {
-        "done": len(done),
-        "failed": sum(item.error is not None for item in done),
+        "done": len(done_items),
+        "failed": sum(item.error is not None for item in done_items),
         "cost_usd": None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
     }
-    return EvaluationSummary.model_validate({**known, **sums, "status": "running"})
+    return EvaluationSummary.model_validate({**fields, **sums, "status": "running"})
 
 
 def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
     """An evaluation with its figures over the items that are done."""
     spec = Spec.model_validate_json(row.spec)
-    items = [item for found in rows if (item := item_of(found, with_texts=False)).figures is not None]
+    items = [item for item_row in rows if (item := item_of(item_row, with_texts=False)).figures is not None]
     figures = [_judged(spec, criterion.name, items) for criterion in spec.criteria]
     figures += [_measured(name, items) for name in spec.metrics]
     return EvaluationView(
@@ -86,8 +86,8 @@ def _measured(name: str, items: Sequence[EvaluationItem]) -> Figure:
 
 def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> Figure:
     judged = [(item, item.figures.criteria.get(name, Judgement())) for item in items if item.figures]
-    found = [_pair(spec, name, item.label, judgement.value) for item, judgement in judged]
-    pairs = [pair for pair in found if pair is not None]
+    all_pairs = [_pair(spec, name, item.label, judgement.value) for item, judgement in judged]
+    pairs = [pair for pair in all_pairs if pair is not None]
     kind: Kind = "preference" if spec.judge.pairwise else "score"
     figure = _figure(name, kind, [judgement.value for _, judgement in judged])
     figure.labelled, figure.kappa = len(pairs), metrics.kappa(pairs)
@@ -96,9 +96,9 @@ def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> Figure:
     return figure
 
 
-def _figure(name: str, kind: Kind, found: Sequence[float | None]) -> Figure:
-    values = [value for value in found if value is not None]
-    figure = Figure(name=name, kind=kind, count=len(values), missing=len(found) - len(values))
+def _figure(name: str, kind: Kind, measured: Sequence[float | None]) -> Figure:
+    values = [value for value in measured if value is not None]
+    figure = Figure(name=name, kind=kind, count=len(values), missing=len(measured) - len(values))
     if values:
         figure.mean, figure.lowest, figure.highest = fmean(values), min(values), max(values)
     return figure
@@ -106,25 +106,25 @@ def _figure(name: str, kind: Kind, found: Sequence[float | None]) -> Figure:
 
 def _pair(spec: Spec, name: str, label: object, value: float | None) -> tuple[float, float] | None:
     """A judge's value beside a person's; None where one of both is missing."""
-    wanted = label.get(name) if isinstance(label, dict) else label
-    if value is None or not isinstance(wanted, bool | int | float):
+    expected = label.get(name) if isinstance(label, dict) else label
+    if value is None or not isinstance(expected, bool | int | float):
         return None
-    if isinstance(wanted, bool):
+    if isinstance(expected, bool):
         value = float(value >= (0.5 if spec.judge.pairwise else spec.judge.pass_score))
-    return value, float(wanted)
+    return value, float(expected)
 
 
 def _warnings(figures: Sequence[Figure]) -> list[str]:
-    found: list[str] = []
+    warnings: list[str] = []
     for figure in figures:
         if figure.kind == "metric":
             continue
         if figure.same_model:
-            found.append(
+            warnings.append(
                 f"{figure.name}: the model that judged {figure.same_model} items wrote their answers"
             )
         if not figure.labelled:
-            found.append(f"{figure.name}: no labels of people say how far to trust this judge")
+            warnings.append(f"{figure.name}: no labels of people say how far to trust this judge")
         elif figure.labelled < _FEW_LABELS:
-            found.append(f"{figure.name}: kappa is of {figure.labelled} labels alone")
-    return found
+            warnings.append(f"{figure.name}: kappa is of {figure.labelled} labels alone")
+    return warnings

@@ -32,11 +32,11 @@ class EvaluationRow(Struct):
 
 
 class ItemRow(Struct):
-    """An item; its texts, its known facts and its figures are JSON."""
+    """An item; its texts, its state (column `known`) and its figures are JSON."""
 
     number: int
     texts: str | None
-    known: str
+    state: str
     figures: str | None = None
 
 
@@ -69,11 +69,11 @@ def add(
         raise Conflict(
             f"There is an evaluation {row.id!r} already", remedy="Name another id", field="evaluation_id"
         )
-    known = "SELECT COUNT(*), COUNT(ended_at) FROM evaluations WHERE tenant_id = ?"
-    [count, ended] = session.execute(known, (row.tenant_id,)).fetchone()
-    if count - ended >= limits[1]:
+    query = "SELECT COUNT(*), COUNT(ended_at) FROM evaluations WHERE tenant_id = ?"
+    [count, ended_count] = session.execute(query, (row.tenant_id,)).fetchone()
+    if count - ended_count >= limits[1]:
         raise Overloaded(
-            f"{count - ended:,} evaluations of the tenant run",
+            f"{count - ended_count:,} evaluations of the tenant run",
             remedy="Wait for the end of one, or raise max_open in [evaluations]",
         )
     oldest = (
@@ -85,7 +85,7 @@ def add(
         "evaluations (tenant_id, id, spec, items, created_at)", [(*key, row.spec, row.items, row.created_at)]
     )
     into = "evaluation_items (tenant_id, evaluation_id, number, texts, known)"
-    session.insert(into, [(*key, item.number, item.texts, item.known) for item in items])
+    session.insert(into, [(*key, item.number, item.texts, item.state) for item in items])
     session.insert(_TASKS, [(key[0], task_id, key[1], number) for task_id, number in tasks], then=_ONCE)
     return None, [event]
 

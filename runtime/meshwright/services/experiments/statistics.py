@@ -92,8 +92,8 @@ def bounds(sample: Sample, alpha: float = ALPHA) -> Interval | None:
     """The always-valid interval of one mean; None while the sample is too small."""
     if sample.count < MIN_COUNT:
         return None
-    found = _always_valid(sample.mean, sample.variance / sample.count, sample.variance, alpha)
-    return Interval(found.low, found.high)
+    interval = _always_valid(sample.mean, sample.variance / sample.count, sample.variance, alpha)
+    return Interval(interval.low, interval.high)
 
 
 def needed(variance: float, difference: float, alpha: float = ALPHA) -> int:
@@ -106,8 +106,8 @@ def needed(variance: float, difference: float, alpha: float = ALPHA) -> int:
     low, high = MIN_COUNT, _MOST
 
     def is_enough(count: int) -> bool:
-        wanted = _threshold(_MIXING * count, alpha) + _NORMAL.inv_cdf(_POWER)
-        return difference * math.sqrt(count / variance) >= wanted
+        required = _threshold(_MIXING * count, alpha) + _NORMAL.inv_cdf(_POWER)
+        return difference * math.sqrt(count / variance) >= required
 
     while low < high:
         middle = (low + high) // 2

@@ -187,11 +187,11 @@ class CallSums:
 
     async def _drop_replaced(self, rows: Sequence[_CallRow]) -> None:
         """Count calls no more that were cut off, where better rows of the same calls have replaced theirs."""
-        found = {row.call_id: self._cut[row.call_id] for row in rows if row.call_id in self._cut}
-        if not found:
+        cut_rows = {row.call_id: self._cut[row.call_id] for row in rows if row.call_id in self._cut}
+        if not cut_rows:
             return
-        there = await self._log.view(_read_seqs, [row.seq for row in found.values()])
-        for call_id, row in found.items():
+        there = await self._log.view(_read_seqs, [row.seq for row in cut_rows.values()])
+        for call_id, row in cut_rows.items():
             if row.seq not in there:
                 self.today[row.tenant_id, row.agent_id].add(row, -1)
                 del self._cut[call_id]
@@ -219,14 +219,14 @@ class CallSums:
             _histogram(self.tokens, (key, "output"), TOKEN_BUCKETS).add(row.completion_tokens)
 
 
-def _histogram(known: dict[_KeyT, Histogram], key: _KeyT, bounds: Sequence[float]) -> Histogram:
-    if key not in known:
-        known[key] = Histogram(bounds)
-    return known[key]
+def _histogram(histograms: dict[_KeyT, Histogram], key: _KeyT, bounds: Sequence[float]) -> Histogram:
+    if key not in histograms:
+        histograms[key] = Histogram(bounds)
+    return histograms[key]
 
 
-def _read_new(session: Session, seen: int) -> list[_CallRow]:
-    return [_CallRow(*row) for row in session.execute(_SELECT_NEW, (seen,)).fetchall()]
+def _read_new(session: Session, after_seq: int) -> list[_CallRow]:
+    return [_CallRow(*row) for row in session.execute(_SELECT_NEW, (after_seq,)).fetchall()]
 
 
 def _read_seqs(session: Session, seqs: Sequence[int]) -> set[int]:
@@ -235,15 +235,15 @@ def _read_seqs(session: Session, seqs: Sequence[int]) -> set[int]:
 
 def _read_day(session: Session, midnight: float) -> tuple[int, dict[tuple[str, str], DaySum], list[_CallRow]]:
     """The last number, the sums of the calls since midnight, and those of the calls that were cut off."""
-    found: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
+    days: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
     for query in (_SELECT_DAY, _SELECT_SUMS):
         for tenant_id, agent_id, *sums in session.execute(query, (midnight,)).fetchall():
             calls, unpriced, millions, rest = map(int, sums)
-            day = found[tenant_id, agent_id]
+            day = days[tenant_id, agent_id]
             day.calls, day.unpriced = day.calls + calls, day.unpriced + unpriced
             day.cost_pico += millions * MILLION + rest
     cut = [_CallRow(*row) for row in session.execute(_SELECT_CUT, (midnight,)).fetchall()]
-    return _newest(session), {**found}, cut
+    return _newest(session), {**days}, cut
 
 
 def _newest(session: Session) -> int:

@@ -37,10 +37,10 @@ class FiguresOperations:
     async def metrics(self, caller: Caller) -> str:
         """The figures of the whole mesh, and those of components, in the text format of Prometheus."""
         SCRAPE.check(caller)
-        found, counts = await self._reader.with_counts(None)
+        figures, counts = await self._reader.with_counts(None)
         parts = [part for part in self._mesh.components if isinstance(part, Component)]
         others = [(part.name, figure) for part in parts for figure in part.figures()]
-        return metrics_text(found, counts, self._reader.calls, self._providers(), others)
+        return metrics_text(figures, counts, self._reader.calls, self._providers(), others)
 
     def _providers(self) -> dict[str, str]:
         return self._mesh.get(Deployments).providers() or {"": self._mesh.get(Model).name}

@@ -123,7 +123,7 @@ class FiguresReader:
         stored = await self._mesh.log.view(_read, tenant_id, before)
         workers = await self._roster.workers()
         stuck = list(_stuck(stored, now.timestamp()))
-        found = Figures(
+        figures = Figures(
             at=now,
             agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
             workers=tuple(workers) if is_whole else (),
@@ -133,15 +133,15 @@ class FiguresReader:
             dead_letters=_dead_letters(stored, is_whole=is_whole),
             disk=await asyncio.to_thread(self._disk) if is_whole else None,
         )
-        return found, {agent_id: history.counts for agent_id, history in stored.histories.items()}
+        return figures, {agent_id: history.counts for agent_id, history in stored.histories.items()}
 
     async def scale(self, app: str, tenant_id: str | None) -> Scale:
         """The tasks of an agent, or of all (`mesh`), that wait for a slot or run. Raises NotFound."""
-        known = self._agent_ids()
-        if app != EVERY_APP and app not in known:
+        agent_ids = self._agent_ids()
+        if app != EVERY_APP and app not in agent_ids:
             raise NotFound(
                 f"The mesh has no agent {app!r} to scale",
-                remedy=f"There are {', '.join([EVERY_APP, *known])}",
+                remedy=f"There are {', '.join([EVERY_APP, *agent_ids])}",
                 field="app",
             )
         rows = await self._mesh.log.view(_read_open, tenant_id)
@@ -193,25 +193,25 @@ class FiguresReader:
         self, calls: Sequence[tuple[str, str, str, float, int, str | None]]
     ) -> Iterable[ModelFigures]:
         deployments = self._mesh.get(Deployments)
-        known = deployments.known()
-        groups = {group for group, _ in known.values()}
+        declared = deployments.known()
+        groups = {group for group, _ in declared.values()}
         away = {circuit.deployment: circuit for circuit in deployments.left_alone()}
-        found: defaultdict[str, _Model] = defaultdict(lambda: _Model([]))
+        models: defaultdict[str, _Model] = defaultdict(lambda: _Model([]))
         for name, group, outcome, latency_ms, attempts, failed_at in calls:
             for place in decode(failed_at.encode()) if failed_at else ():
-                found[place].calls += 1
-                found[place].failed += 1
+                models[place].calls += 1
+                models[place].failed += 1
             if failed_at and outcome == "failed":  # its attempts are counted, each at its deployment
                 continue
-            model = found[name]
+            model = models[name]
             model.calls += 1
             model.failed += outcome != "ok"
             model.retried += attempts > 1
-            model.fallbacks += name in known and group in groups and known[name][0] != group
+            model.fallbacks += name in declared and group in groups and declared[name][0] != group
             if outcome == "ok":
                 model.latencies.append(latency_ms)
-        for name in sorted({*found, *known, *away}):
-            model, circuit = found[name], away.get(name)
+        for name in sorted({*models, *declared, *away}):
+            model, circuit = models[name], away.get(name)
             yield ModelFigures(
                 deployment=name,
                 well=circuit is None,
@@ -266,10 +266,10 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
 def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[ParkedFigures]:
     """Waits for persons, by agent and who may answer."""
     ids = [question_id(tenant_id, key) for _, tenant_id, key, _ in waits]
-    known = {name: decode(text.encode()) for name, text in session.select_in(_SELECT_QUESTIONS, ids)}
-    found: defaultdict[tuple[str | None, tuple[str, ...]], list[float]] = defaultdict(list)
+    documents = {name: decode(text.encode()) for name, text in session.select_in(_SELECT_QUESTIONS, ids)}
+    times_by_agent: defaultdict[tuple[str | None, tuple[str, ...]], list[float]] = defaultdict(list)
     for (agent_id, _, _, since), name in zip(waits, ids, strict=True):
-        found[agent_id, tuple(known.get(name, {}).get("may_answer") or ())].append(since)
+        times_by_agent[agent_id, tuple(documents.get(name, {}).get("may_answer") or ())].append(since)
     return [
         ParkedFigures(
             agent_id=agent_id,
@@ -278,7 +278,7 @@ def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[Parke
             count=len(times),
             oldest=_time(min(times)),
         )
-        for (agent_id, may_answer), times in found.items()
+        for (agent_id, may_answer), times in times_by_agent.items()
     ]
 
 
@@ -312,10 +312,10 @@ def _speed(recent: Sequence[RecentAttempt], now: float | None) -> dict[str, floa
 
 def _rate(recent: Sequence[RecentAttempt], now: float) -> float:
     """Attempts ended a minute: of the last five, or of the shorter time in which all that is kept ended."""
-    ended = [*takewhile(lambda at: at > now - _RATE_SECONDS, (end.ended_at for end in reversed(recent)))]
-    is_cut = len(ended) == MAX_RECENT  # there were more within the window
-    window = max(1.0, now - ended[-1]) if is_cut else _RATE_SECONDS
-    return round(len(ended) * 60 / window, 2)
+    end_times = [*takewhile(lambda at: at > now - _RATE_SECONDS, (end.ended_at for end in reversed(recent)))]
+    is_cut = len(end_times) == MAX_RECENT  # there were more within the window
+    window = max(1.0, now - end_times[-1]) if is_cut else _RATE_SECONDS
+    return round(len(end_times) * 60 / window, 2)
 
 
 def _stuck(stored: _Stored, now: float) -> Iterable[StuckAttempt]:

@@ -86,11 +86,11 @@ class AgentProjection:
                 row.recent.append((int(seconds(event.time)), end.status, end.worked_us))
             else:
                 row.counts[event.event_type] += 1
-        written = [
+        new_rows = [
             (name, last[name], encode(row.counts).decode(), encode(row.recent[-MAX_RECENT:]).decode())
             for name, row in rows.items()
         ]
-        session.insert(_INTO, written, then=_REPLACE)
+        session.insert(_INTO, new_rows, then=_REPLACE)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget what events of the log have made."""

@@ -47,7 +47,7 @@ from meshwright.services.llmops.records import (
 )
 from meshwright.services.llmops.settings import LlmopsSettings
 from meshwright.services.llmops.sharing import SharedPrompts
-from meshwright.services.llmops.table import PRODUCTION, Found, Live, LivePrompts
+from meshwright.services.llmops.table import PRODUCTION, Live, LivePrompts, MatchedVersion
 from meshwright.work import Worker
 
 if TYPE_CHECKING:
@@ -433,7 +433,7 @@ class PromptRegistry(Component):
 
     async def _find(
         self, caller: Caller, name: str, version: int | None = None, label: str | None = None
-    ) -> Found:
+    ) -> MatchedVersion:
         return await self.mesh.database.read(table.find, caller.tenant_id, name, version, label)
 
 

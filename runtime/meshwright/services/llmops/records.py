@@ -20,7 +20,7 @@ from meshwright.prompts.prompt import (
     offered_to,
     parse_prompt,
 )
-from meshwright.services.llmops.table import Found, PromptRow
+from meshwright.services.llmops.table import MatchedVersion, PromptRow
 
 MAX_VERSION = 2**31 - 1
 
@@ -98,9 +98,9 @@ class PromptSummary(BaseModel):
     deleted: bool
 
     @classmethod
-    def of(cls, found: Found) -> PromptSummary:
+    def of(cls, match: MatchedVersion) -> PromptSummary:
         """The summary of a version."""
-        return PromptSummary(**_known(found))
+        return PromptSummary(**_known(match))
 
 
 class PromptVersion(PromptSummary):
@@ -114,11 +114,11 @@ class PromptVersion(PromptSummary):
     parameters: dict[str, Any]
 
     @classmethod
-    def of(cls, found: Found) -> PromptVersion:
+    def of(cls, match: MatchedVersion) -> PromptVersion:
         """The whole version."""
-        parameters, template = fields_and_body(found.row.text)
-        known = _known(found)
-        return PromptVersion(**known, text=found.row.text, template=template, parameters=parameters)
+        parameters, template = fields_and_body(match.row.text)
+        fields = _known(match)
+        return PromptVersion(**fields, text=match.row.text, template=template, parameters=parameters)
 
 
 class PromptPage(BaseModel):
@@ -135,29 +135,29 @@ class PromptVersionPage(BaseModel):
     cursor: int | None = None
 
 
-def _known(found: Found) -> dict[str, Any]:
-    row = found.row
+def _known(match: MatchedVersion) -> dict[str, Any]:
+    row = match.row
     return {
         "prompt_id": row.name,
         "name": row.name,
         "version": row.version,
         "digest": row.digest,
-        "labels": found.labels,
+        "labels": match.labels,
         "author": row.author,
         "message": row.message,
         "created_at": datetime.fromtimestamp(row.created_at, UTC),
-        "deleted": found.is_deleted,
+        "deleted": match.is_deleted,
     }
 
 
 def row_of(
-    tenant_id: str, name: str, wanted: PromptChange, author: str, now: datetime, own: Iterable[str]
+    tenant_id: str, name: str, change: PromptChange, author: str, now: datetime, own: Iterable[str]
 ) -> PromptRow:
     """A version without its number yet; `own` are the variables of the agents that have the prompt.
 
     Raises InvalidPrompt.
     """
-    text = _text_of(name, wanted.template, wanted.parameters, offered_to(name, own))
+    text = _text_of(name, change.template, change.parameters, offered_to(name, own))
     return PromptRow(
         tenant_id=tenant_id,
         name=name,
@@ -165,7 +165,7 @@ def row_of(
         text=text,
         digest=hashlib.sha256(text.encode()).hexdigest(),
         author=author,
-        message=wanted.message,
+        message=change.message,
         created_at=now.timestamp(),
     )
 

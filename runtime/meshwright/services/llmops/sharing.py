@@ -52,9 +52,9 @@ class _SharedRegistry(Actor[_SharedLive]):
         return self._live_now()
 
     @turn
-    def text(self, turn: Turn, wanted: Live) -> str:
+    def text(self, turn: Turn, version: Live) -> str:
         """The text of one of them, or of a version that is tried."""
-        return self._text_of(wanted)
+        return self._text_of(version)
 
 
 class _SharedVersion(Actor[_SharedText]):

@@ -41,7 +41,7 @@ class PromptRow(Struct):
     created_at: float
 
 
-class Found(Struct):
+class MatchedVersion(Struct):
     """A version with the labels of its prompt, and whether that is deleted."""
 
     row: PromptRow
@@ -89,7 +89,7 @@ _LIVE = """
 """
 
 
-def page(session: Session, tenant_id: str, after: str, limit: int) -> list[Found]:
+def page(session: Session, tenant_id: str, after: str, limit: int) -> list[MatchedVersion]:
     """The newest versions of a tenant's prompts by name, without their texts."""
     rows = session.execute(_PAGE, (tenant_id, after, limit)).fetchall()
     prompts = [_row(row) for row in rows]
@@ -98,21 +98,21 @@ def page(session: Session, tenant_id: str, after: str, limit: int) -> list[Found
     for name, label, version in session.execute(statement, (tenant_id, after)).fetchall():
         if name in labels:
             labels[name][label] = version
-    return [Found(row=prompt, labels=labels[prompt.name]) for prompt in prompts]
+    return [MatchedVersion(row=prompt, labels=labels[prompt.name]) for prompt in prompts]
 
 
-def history(session: Session, tenant_id: str, name: str, before: int, limit: int) -> list[Found]:
+def history(session: Session, tenant_id: str, name: str, before: int, limit: int) -> list[MatchedVersion]:
     """The versions of a prompt below a number, the newest first, without their texts. Raises NotFound."""
     head, labels = _head(session, tenant_id, name), _labels(session, tenant_id, name)
     if head is None:
         raise _unknown(name)
     rows = session.execute(_HISTORY, (tenant_id, name, before, limit)).fetchall()
-    return [Found(row=_row(row), labels=labels, is_deleted=head.is_deleted) for row in rows]
+    return [MatchedVersion(row=_row(row), labels=labels, is_deleted=head.is_deleted) for row in rows]
 
 
 def find(
     session: Session, tenant_id: str, name: str, version: int | None = None, label: str | None = None
-) -> Found:
+) -> MatchedVersion:
     """A version by its number or by a label, else the newest. Raises NotFound.
 
     The versions of a deleted prompt are found by their numbers alone.
@@ -121,10 +121,12 @@ def find(
     if head is None or (head.is_deleted and version is None):
         raise _unknown(name)
     if label is not None and label not in labels:
-        known = ", ".join(labels) or "none"
-        raise NotFound(f"Prompt {name!r} has no label {label!r}", remedy=f"It has {known}", field="label")
+        names = ", ".join(labels) or "none"
+        raise NotFound(f"Prompt {name!r} has no label {label!r}", remedy=f"It has {names}", field="label")
     number = version or (labels[label] if label is not None else head.version)
-    return Found(row=_version(session, tenant_id, name, number), labels=labels, is_deleted=head.is_deleted)
+    return MatchedVersion(
+        row=_version(session, tenant_id, name, number), labels=labels, is_deleted=head.is_deleted
+    )
 
 
 def add(
@@ -190,12 +192,12 @@ def set_label(
     session: Session, event: Event, tenant_id: str, name: str, label: str, version: int
 ) -> tuple[None, list[Event]]:
     """Point a label at a version. Raises NotFound, and StorageExceeded for one label too many."""
-    found = find(session, tenant_id, name)
+    newest = find(session, tenant_id, name)
     _version(session, tenant_id, name, version)
-    before = found.labels.get(label)
+    before = newest.labels.get(label)
     if before == version:
         return None, []
-    if before is None and len(found.labels) >= _MAX_LABELS:
+    if before is None and len(newest.labels) >= _MAX_LABELS:
         raise StorageExceeded(f"Prompt {name!r} has {_MAX_LABELS} labels", remedy="Delete one first")
     replace = "ON CONFLICT (tenant_id, name, label) DO UPDATE SET version = excluded.version"
     row = (tenant_id, name, label, version)
@@ -220,12 +222,12 @@ def delete(
 
     Raises Conflict for one that agents use, unless `also_live`.
     """
-    found = find(session, tenant_id, name)
-    if PRODUCTION in found.labels and not also_live:
+    newest = find(session, tenant_id, name)
+    if PRODUCTION in newest.labels and not also_live:
         raise Conflict(f"Prompt {name!r} has just got the label {PRODUCTION}", remedy="Read it again")
     session.execute(f"UPDATE prompts SET deleted = 1 {_KEY}", (tenant_id, name))  # noqa: S608 names in code
     session.execute(f"DELETE FROM prompt_labels {_KEY}", (tenant_id, name))  # noqa: S608 names in code
-    return None, [_with(event, version=found.row.version, labels=found.labels)]
+    return None, [_with(event, version=newest.row.version, labels=newest.labels)]
 
 
 def live(session: Session) -> LivePrompts:
@@ -236,9 +238,9 @@ def live(session: Session) -> LivePrompts:
     )
 
 
-def text_of(session: Session, wanted: Live) -> str:
+def text_of(session: Session, version: Live) -> str:
     """The text of a version."""
-    return _version(session, wanted.tenant_id, wanted.name, wanted.version).text
+    return _version(session, version.tenant_id, version.name, version.version).text
 
 
 def _head(session: Session, tenant_id: str, name: str) -> _Head | None:
@@ -267,8 +269,8 @@ def _row(values: Sequence[Any]) -> PromptRow:
     return PromptRow(**dict(zip(_COLUMNS, values, strict=True)))
 
 
-def _with(event: Event, **known: Any) -> Event:
-    return event.model_copy(update={"payload": {**event.payload, **known}})
+def _with(event: Event, **fields: Any) -> Event:
+    return event.model_copy(update={"payload": {**event.payload, **fields}})
 
 
 def _unknown(name: str) -> NotFound:

@@ -65,14 +65,14 @@ class PromptTest(BaseModel):
     duration_ms: float | None = None
 
     @classmethod
-    def of(cls, found: PromptVersion, agent_id: str, task_id: str, ended: Outcome | None) -> PromptTest:
+    def of(cls, version: PromptVersion, agent_id: str, task_id: str, outcome: Outcome | None) -> PromptTest:
         """The test of a version by an agent: as it ended, or that it goes on."""
-        known = {"prompt_id": found.prompt_id, "version": found.version, "digest": found.digest}
-        if ended is None:
-            return cls(**known, task_id=task_id, agent_id=agent_id, status="running")
-        shown = {*cls.model_fields} & {*Outcome.__struct_fields__} - {"task_id", "version"}
-        fields = {name: getattr(ended, name) for name in shown}
-        return cls(**known, task_id=task_id, text=ended.text or None, **fields)
+        of_version = {"prompt_id": version.prompt_id, "version": version.version, "digest": version.digest}
+        if outcome is None:
+            return cls(**of_version, task_id=task_id, agent_id=agent_id, status="running")
+        visible_names = {*cls.model_fields} & {*Outcome.__struct_fields__} - {"task_id", "version"}
+        fields = {name: getattr(outcome, name) for name in visible_names}
+        return cls(**of_version, task_id=task_id, text=outcome.text or None, **fields)
 
 
 async def test_prompt(
@@ -85,9 +85,9 @@ async def test_prompt(
     InvalidInput for an input that is missing, and what `Operations.submit` or a model raises.
     """
     registry = mesh.get(PromptRegistry)
-    found = await registry.show(caller, name, version=options.version, label=options.label)
+    version = await registry.show(caller, name, version=options.version, label=options.label)
     agent = _agent_of(mesh, name, options.agent_id)
-    prompt = parse_prompt(name, found.text.encode(), f"registry:v{found.version}")
+    prompt = parse_prompt(name, version.text.encode(), f"registry:v{version.version}")
     values = {**input_texts(inputs), **(agent.variables if agent is not None else {})}
     values |= {"agent_name": name, "task": request_of(inputs)}
     for needed in (*prompt.variables, *prompt.inputs):
@@ -95,31 +95,33 @@ async def test_prompt(
             remedy = f"Send it as a field of the body; there are {', '.join(values)}"
             raise InvalidInput(f"The prompt needs a value for {needed}", remedy=remedy, field=needed)
     if agent is None:
-        return await _test_on_model(mesh, caller, found, prompt, prompt.render_from(values), inputs, options)
+        return await _test_on_model(
+            mesh, caller, version, prompt, prompt.render_from(values), inputs, options
+        )
     agent_id = agent.agent_id
-    tried = TaskVariant(
+    variant = TaskVariant(
         experiment=TEST,
-        name=f"v{found.version}",
+        name=f"v{version.version}",
         agent_id=agent_id,
-        version=found.version,
+        version=version.version,
         model=options.model,
     )
-    await registry.prepare(Live(tenant_id=caller.tenant_id, name=name, version=found.version))
+    await registry.prepare(Live(tenant_id=caller.tenant_id, name=name, version=version.version))
     request = TaskRequest(agent_id=agent_id, payload=inputs, budget_usd=options.budget_usd)
-    receipt = await Operations(mesh, caller).submit(request, variants=(tried,))
-    ended = None
+    receipt = await Operations(mesh, caller).submit(request, variants=(variant,))
+    outcome = None
     try:
         async with asyncio.timeout(options.wait):
-            ended = await mesh.get(Tasks).outcome(receipt.task_id, caller.tenant_id)
+            outcome = await mesh.get(Tasks).outcome(receipt.task_id, caller.tenant_id)
     except TimeoutError:  # the task goes on
         pass
-    return PromptTest.of(found, agent_id, receipt.task_id, ended)
+    return PromptTest.of(version, agent_id, receipt.task_id, outcome)
 
 
 async def _test_on_model(
     mesh: Mesh,
     caller: Caller,
-    found: PromptVersion,
+    version: PromptVersion,
     prompt: Prompt,
     system: str,
     inputs: dict[str, Any],
@@ -150,9 +152,9 @@ async def _test_on_model(
     started = mesh.runtime.clock.monotonic()
     reply = await mesh.get(Model).complete(request)
     return PromptTest(
-        prompt_id=found.prompt_id,
-        version=found.version,
-        digest=found.digest,
+        prompt_id=version.prompt_id,
+        version=version.version,
+        digest=version.digest,
         status="succeeded",
         success=True,
         text=reply.content,

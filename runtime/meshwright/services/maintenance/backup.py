@@ -217,9 +217,9 @@ def _fill(draft: Path, copy: sqlite3.Connection, backup: Backup, progress: Progr
 
 
 def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: Progress | None) -> None:
-    def report(_: int, left: int, pages: int) -> None:
+    def report(_: int, remaining: int, pages: int) -> None:
         if progress is not None:
-            progress(pages - left, pages)
+            progress(pages - remaining, pages)
 
     source.backup(copy, pages=_PAGES, sleep=0, progress=report)
 

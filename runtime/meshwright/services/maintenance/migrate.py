@@ -48,7 +48,7 @@ Progress = Callable[[int, int], None]
 """Called with how many rows are copied, and how many there are."""
 
 
-class Migrated(Plain):
+class MigrationReport(Plain):
     """The contents of a store that was migrated."""
 
     source: str
@@ -69,7 +69,7 @@ class _Part(NamedTuple):
     convert: Callable[[Row], Row] | None = None
 
 
-async def migrate(source: Database, target: Database, progress: Progress | None = None) -> Migrated:
+async def migrate(source: Database, target: Database, progress: Progress | None = None) -> MigrationReport:
     """Copy a store to an empty one of the other kind, and close the source for work.
 
     Both are not open yet, and closed when this returns. Raises StoreLocked for a source that a mesh uses,
@@ -103,13 +103,13 @@ async def migrate(source: Database, target: Database, progress: Progress | None 
             note = {"id": moved["id"] if moved else new_id(), "at": datetime.now(UTC)}
             await target.write(_begin, target.location, {**note, "from": source.location})
             stack.callback(stopping.set)  # before the target is closed, which waits for its writer
-            found = await target.write(_fill, store, source.location, target.location, go_on)
-            target.count_accepted(found.tasks)
+            report = await target.write(_fill, store, source.location, target.location, go_on)
+            target.count_accepted(report.tasks)
             for name, text in files.items():
                 write_private(target.folder / name, text)
             await source.write(write_note, MOVED, {**note, "to": target.location})
-            await target.write(_finish, EventLog(target), found)
-    return found
+            await target.write(_finish, EventLog(target), report)
+    return report
 
 
 async def reopen(source: Database) -> None:
@@ -171,7 +171,7 @@ def _begin(session: Session, location: str, note: Mapping[str, Any]) -> None:
     write_note(session, UNFINISHED, note)
 
 
-def _fill(session: Session, store: Session, source: str, target: str, progress: Progress) -> Migrated:
+def _fill(session: Session, store: Session, source: str, target: str, progress: Progress) -> MigrationReport:
     """Copy all rows, in one transaction."""
     parts = _parts(store, session, source)
     total = sum(_count(store, part) for part in parts)
@@ -189,10 +189,10 @@ def _fill(session: Session, store: Session, source: str, target: str, progress: 
     if session.dialect == "postgres":
         set_sequences(session)
         session.execute(_SET_MESSAGE_NUMBERS)
-    if held := read_note(store, HELD):
-        write_note(session, HELD, held)
+    if hold_note := read_note(store, HELD):
+        write_note(session, HELD, hold_note)
     [(tasks, open_tasks)] = store.execute(_COUNT_TASKS).fetchall()
-    return Migrated(
+    return MigrationReport(
         source=source,
         target=target,
         tables=len(parts),
@@ -263,10 +263,10 @@ def _files(source: Database, target: Database, *, is_again: bool) -> dict[str, s
     return files
 
 
-def _finish(session: Session, log: EventLog, found: Migrated) -> None:
+def _finish(session: Session, log: EventLog, report: MigrationReport) -> None:
     """Open the target for work."""
     delete_note(session, UNFINISHED)
-    log.insert(session, [_event("store.migrated", found.model_dump())])
+    log.insert(session, [_event("store.migrated", report.model_dump())])
 
 
 def _reopen(session: Session, log: EventLog, location: str) -> None:

@@ -93,11 +93,11 @@ class Maintenance:
         mesh = self._mesh
         await mesh.log.flush()
         has_actors = keeps_actors(mesh.settings.store)
-        known = mesh.database, mesh.log.projections, mesh.database.migrations
-        found = await asyncio.to_thread(verify_store, *known, has_actors=has_actors)
+        arguments = mesh.database, mesh.log.projections, mesh.database.migrations
+        report = await asyncio.to_thread(verify_store, *arguments, has_actors=has_actors)
         if not has_actors:
-            await verify_records(mesh, found)
-        return found
+            await verify_records(mesh, report)
+        return report
 
     def work(self) -> MeshWork:
         """The state of this process."""

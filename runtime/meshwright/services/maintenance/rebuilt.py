@@ -32,16 +32,16 @@ class Rebuilt:
         create_versions(self.session)
         for component, folder in migrations.items():
             upgrade(self.session, component, folder, "a temporary file")
-        known = {
+        positions = {
             name: (version, position) for name, version, position in store.execute(_POSITIONS).fetchall()
         }
         self.notes = [
             f"The list {item.name} of the store is of another version, and is rebuilt at the next start"
             for item in projections
-            if known.get(item.name, (0, 0))[0] != item.version
+            if positions.get(item.name, (0, 0))[0] != item.version
         ]
-        current = [item for item in projections if known.get(item.name, (0, 0))[0] == item.version]
-        self._ends = {item: known[item.name][1] for item in current}
+        current = [item for item in projections if positions.get(item.name, (0, 0))[0] == item.version]
+        self._ends = {item: positions[item.name][1] for item in current}
         self._tables = {item: self._tables_of(item) for item in current}
         self._later: list[tuple[Projection, Event]] = []
 
@@ -76,17 +76,17 @@ class Rebuilt:
 
     def _tables_of(self, item: Projection) -> list[str]:
         """The tables of a projection: those that it empties."""
-        found: dict[str, None] = {}
+        tables: dict[str, None] = {}
 
         def note(action: int, table: str | None, _: Any, __: Any, trigger: str | None) -> int:
             if action in _CHANGES and table and trigger is None and not table.startswith("sqlite_"):
-                found[table] = None
+                tables[table] = None
             return sqlite3.SQLITE_OK
 
         self.session.connection.set_authorizer(note)
         item.clear(self.session, 1)
         self.session.connection.set_authorizer(None)
-        return list(found)
+        return list(tables)
 
     def deviations(self, store: Session, *, oldest: int, erased: Collection[str]) -> Iterator[str]:
         """The rows in which the store differs, but for those of events that were pruned or erased."""
@@ -120,10 +120,10 @@ class Rebuilt:
         oldest: int,
         erased: Collection[str],
     ) -> Iterator[str]:
-        made = self._rows(f"SELECT * FROM {table} EXCEPT SELECT * FROM stored_{table}", columns, keys)  # noqa: S608
-        kept = self._rows(f"SELECT * FROM stored_{table} EXCEPT SELECT * FROM {table}", columns, keys)  # noqa: S608
-        for key in sorted(made.keys() | kept.keys(), key=str):
-            mine, theirs = made.get(key), kept.get(key)
+        rebuilt_rows = self._rows(f"SELECT * FROM {table} EXCEPT SELECT * FROM stored_{table}", columns, keys)  # noqa: S608
+        stored_rows = self._rows(f"SELECT * FROM stored_{table} EXCEPT SELECT * FROM {table}", columns, keys)  # noqa: S608
+        for key in sorted(rebuilt_rows.keys() | stored_rows.keys(), key=str):
+            mine, theirs = rebuilt_rows.get(key), stored_rows.get(key)
             row = theirs or mine or {}
             if row.get("task_id") in erased or row.get("seq", oldest) < oldest:
                 continue
@@ -140,12 +140,12 @@ class Rebuilt:
                     if mine[column] != theirs[column] and column in _CONTENTS:
                         yield f"{place}: {column} is not as the events make it"
                     elif mine[column] != theirs[column]:
-                        said, wanted = short(str(theirs[column])), short(str(mine[column]))
-                        yield f"{place}: {column} is {said!r}, and the events make it {wanted!r}"
+                        stored_text, rebuilt_text = short(str(theirs[column])), short(str(mine[column]))
+                        yield f"{place}: {column} is {stored_text!r}, and the events make it {rebuilt_text!r}"
 
     def _rows(self, query: str, columns: Sequence[str], keys: Sequence[str]) -> dict[Row, dict[str, Any]]:
-        found: Iterable[Row] = self.session.execute(query).fetchall()
-        rows = [dict(zip(columns, row, strict=True)) for row in found]
+        values: Iterable[Row] = self.session.execute(query).fetchall()
+        rows = [dict(zip(columns, row, strict=True)) for row in values]
         return {tuple(row[key] for key in keys): row for row in rows}
 
 

@@ -35,7 +35,7 @@ _TOLD_SECONDS = 5.0
 _SELECT = "SELECT seq, tenant_id, task_id, status, generation, attempts, cost_usd FROM tasks WHERE seq"
 
 
-class _Listed(NamedTuple):
+class _ListedTask(NamedTuple):
     """A task as the list has it."""
 
     seq: int
@@ -47,45 +47,45 @@ class _Listed(NamedTuple):
     cost_usd: str | None
 
 
-class _Looked(NamedTuple):
+class _CheckedTask(NamedTuple):
     """A task that was compared. `fault` is empty where its record agrees."""
 
-    listed: _Listed
+    listed: _ListedTask
     is_open: bool
     fault: str
 
 
-async def verify_records(mesh: Mesh, found: StoreVerified) -> None:
+async def verify_records(mesh: Mesh, report: StoreVerified) -> None:
     """Add to the findings what tasks, threads and accounts of budgets are not as the log says.
 
     Tasks are read some hundred at a time. Raises StoreUnavailable while the store does not answer.
     """
     reached, last, oldest = 0, await mesh.log.last_seq(), await mesh.database.read(_oldest_seq)
-    suspects: list[_Looked] = []
+    suspects: list[_CheckedTask] = []
     told_at = time.monotonic()
     while len(suspects) < MAX_FAULTS and (rows := await mesh.log.view(_page, reached, last)):
         looked = await _look_at(mesh, rows)
-        found.tasks += len(looked)
-        found.open_tasks += sum(task.is_open for task in looked)
+        report.tasks += len(looked)
+        report.open_tasks += sum(task.is_open for task in looked)
         suspects += [task for task in looked if task.fault]
         reached = rows[-1].seq
         if time.monotonic() - told_at > _TOLD_SECONDS:
             told_at = time.monotonic()
-            _logger.info("verified %s tasks, to event %s of %s", found.tasks, reached, last)
+            _logger.info("verified %s tasks, to event %s of %s", report.tasks, reached, last)
     for _ in range(_LOOKS):
         if not suspects:
             break
         await asyncio.sleep(_PAUSE_SECONDS)
         rows = await mesh.log.view(_again, [task.listed.seq for task in suspects])
         suspects = [task for task in await _look_at(mesh, rows) if task.fault]
-    found.faults += [_line(task) for task in suspects]
-    found.faults += await _lost_accounts(mesh)
+    report.faults += [_line(task) for task in suspects]
+    report.faults += await _lost_accounts(mesh)
     if oldest > 1:
         text = f"Events before {oldest:,} were deleted by age: tasks that had ended by then are not compared"
-        found.notes.append(text)
+        report.notes.append(text)
 
 
-def _line(task: _Looked) -> str:
+def _line(task: _CheckedTask) -> str:
     return f"Task {task.listed.task_id} of tenant {task.listed.tenant_id}: {task.fault}"
 
 
@@ -93,46 +93,46 @@ def _oldest_seq(session: Session) -> int:
     return session.execute("SELECT coalesce(min(seq), 1) FROM events").fetchone()[0]
 
 
-def _page(session: Session, after: int, last: int) -> list[_Listed]:
+def _page(session: Session, after: int, last: int) -> list[_ListedTask]:
     rows = session.execute(f"{_SELECT} > ? AND seq <= ? ORDER BY seq LIMIT {_PAGE}", (after, last)).fetchall()
-    return [_Listed(*row) for row in rows]
+    return [_ListedTask(*row) for row in rows]
 
 
-def _again(session: Session, numbers: Sequence[int]) -> list[_Listed]:
-    return sorted(_Listed(*row) for row in session.select_in(_SELECT, numbers))
+def _again(session: Session, numbers: Sequence[int]) -> list[_ListedTask]:
+    return sorted(_ListedTask(*row) for row in session.select_in(_SELECT, numbers))
 
 
-async def _look_at(mesh: Mesh, rows: Iterable[_Listed]) -> list[_Looked]:
+async def _look_at(mesh: Mesh, rows: Iterable[_ListedTask]) -> list[_CheckedTask]:
     """Compare tasks side by side. A record that cannot be read deviates; a store that is away is an error."""
     rows = list(rows)
     looked = await asyncio.gather(*(_look(mesh, row) for row in rows), return_exceptions=True)
-    found: list[_Looked] = []
+    checked: list[_CheckedTask] = []
     errors = [error for error in looked if isinstance(error, BaseException)]
     if errors and len(errors) == len(rows) and isinstance(errors[0], HostError):
         raise errors[0]
     for row, task in zip(rows, looked, strict=True):
         if isinstance(task, BaseException):
-            task = _Looked(row, False, f"its record cannot be read: {type(task).__name__}: {task}")
-        found.append(task)
-    return found
+            task = _CheckedTask(row, False, f"its record cannot be read: {type(task).__name__}: {task}")
+        checked.append(task)
+    return checked
 
 
-async def _look(mesh: Mesh, row: _Listed) -> _Looked:
+async def _look(mesh: Mesh, row: _ListedTask) -> _CheckedTask:
     record = await mesh.runtime.read(TaskKey(row.tenant_id, row.task_id).ref)
     if not isinstance(record, TaskRecord) or record.task is None:
-        return _Looked(row, False, "it was accepted, and has no record")
+        return _CheckedTask(row, False, "it was accepted, and has no record")
     fault = "" if record.request_hash == ERASED_HASH else _deviation(row, record)
     if not fault and record.is_open:
         fault = await _deviation_of_thread(mesh, row, record)
-    return _Looked(row, record.is_open, fault)
+    return _CheckedTask(row, record.is_open, fault)
 
 
-def _deviation(row: _Listed, record: TaskRecord) -> str:
+def _deviation(row: _ListedTask, record: TaskRecord) -> str:
     assert record.task is not None
-    said = record.status, record.task.generation, max(1, len(record.attempts))
+    recorded = record.status, record.task.generation, max(1, len(record.attempts))
     listed = row.status, row.generation, row.attempts
-    if (record.status in ENDED or row.status in ENDED) and said != listed:
-        return f"its record says {_progress(*said)}, its events {_progress(*listed)}"
+    if (record.status in ENDED or row.status in ENDED) and recorded != listed:
+        return f"its record says {_progress(*recorded)}, its events {_progress(*listed)}"
     if record.outcome is None or record.status not in ENDED:
         return ""
     cost = None if row.cost_usd is None else Decimal(row.cost_usd)
@@ -145,7 +145,7 @@ def _progress(status: str, generation: int, attempt: int) -> str:
     return f"{status} in attempt {attempt}" + (f" of generation {generation}" if generation > 1 else "")
 
 
-async def _deviation_of_thread(mesh: Mesh, row: _Listed, record: TaskRecord) -> str:
+async def _deviation_of_thread(mesh: Mesh, row: _ListedTask, record: TaskRecord) -> str:
     """The thread of an open attempt has it, and knows each fence under which it was claimed."""
     thread = thread_ref(record, record.task) if record.task and record.open_attempt else None
     if thread is None:
@@ -157,9 +157,9 @@ async def _deviation_of_thread(mesh: Mesh, row: _Listed, record: TaskRecord) -> 
     inbox = state.inbox if isinstance(state, ThreadState) else []
     if not any(entry.task_id == row.task_id for entry in inbox):
         return f"it is open, and its thread {thread} does not have it"
-    wanted = EventFilter(task_id=row.task_id, tenant_id=row.tenant_id, order="desc", limit=1)
+    claims = EventFilter(task_id=row.task_id, tenant_id=row.tenant_id, order="desc", limit=1)
     for claim in CLAIMS:
-        for event in await mesh.log.query(wanted.model_copy(update={"event_type": claim})):
+        for event in await mesh.log.query(claims.model_copy(update={"event_type": claim})):
             fence = event.fields.get("fence")
             if isinstance(fence, int) and event.aggregate_id == str(thread) and fence > state.fence:
                 return f"it was claimed under fence {fence}, and its thread {thread} knows {state.fence}"
@@ -168,12 +168,14 @@ async def _deviation_of_thread(mesh: Mesh, row: _Listed, record: TaskRecord) -> 
 
 async def _lost_accounts(mesh: Mesh) -> list[str]:
     """The budgets that calls were charged to, and of which nothing is left."""
-    lost: dict[str, None] = {}
+    missing: dict[str, None] = {}
     async for event in mesh.log.replay(EventFilter(event_type=OPENED)):
         try:
             account = Account.model_validate(event.payload)
         except (ValueError, ArithmeticError):
             continue  # it is none
         if await mesh.runtime.read(account.ref) is None:
-            lost[f"Budget {account.budget} of {account.scope} {account.key}: its account is not there"] = None
-    return list(lost)
+            missing[f"Budget {account.budget} of {account.scope} {account.key}: its account is not there"] = (
+                None
+            )
+    return list(missing)

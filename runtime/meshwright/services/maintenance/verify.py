@@ -78,7 +78,7 @@ def verify_store(
     with closing(database.connect_reader()) as store:
         store.execute("BEGIN" if store.dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ")
         _check_version(store, database.location, migrations)
-        check = _Check(store, Rebuilt(projections, migrations, store), has_actors=has_actors)
+        check = _StoreCheck(store, Rebuilt(projections, migrations, store), has_actors=has_actors)
         faults = list(islice(check.run(progress), MAX_FAULTS + 1))
         check.rebuilt.session.close()
     if len(faults) > MAX_FAULTS:
@@ -102,7 +102,7 @@ def keeps_actors(store: str) -> bool:
     return store in ("sqlite", "postgres")
 
 
-class _Check:
+class _StoreCheck:
     def __init__(self, store: Session, rebuilt: Rebuilt, *, has_actors: bool) -> None:
         self.store, self.rebuilt, self._has_actors = store, rebuilt, has_actors
         self.events = self.tasks = self.open_tasks = 0
@@ -183,10 +183,10 @@ class _Check:
                 tenant, task_id, generation, attempt, count, seq = row
                 if task_id in self._forgotten:
                     continue
-                ended = "has" if kind == "outcome" else f"ended attempt {attempt}"
+                times_ended = "has" if kind == "outcome" else f"ended attempt {attempt}"
                 times = f"{count} outcomes" if kind == "outcome" else f"{count} times"
                 place = f"Event {seq:,}: task {task_id} of tenant {tenant}"
-                yield f"{place} {ended} {times} in generation {generation}"
+                yield f"{place} {times_ended} {times} in generation {generation}"
 
     def _numbers(self) -> Iterator[str]:
         """The numbers that actors give to what they send: each is used once, and their heads know them.
@@ -198,25 +198,25 @@ class _Check:
         opened = {task_id for (task_id,) in self.rebuilt.session.execute(query).fetchall()}
         needed = set[str]()  # threads of open tasks
         sent: dict[str, int] = {}
-        done: dict[str, bool] = {}  # whether all tasks of an actor were pruned
+        all_pruned: dict[str, bool] = {}  # whether all tasks of an actor were pruned
         for seq, aggregate_id, own, task_id in self.store.stream(_SELECT_NUMBERS, (self._last,)):
             if not own.isdecimal():
                 continue
-            if int(own) <= sent.get(aggregate_id, 0) and not done[aggregate_id]:
+            if int(own) <= sent.get(aggregate_id, 0) and not all_pruned[aggregate_id]:
                 yield f"Event {seq:,}: {aggregate_id} has published its number {own} already"
             sent[aggregate_id] = int(own)
-            done[aggregate_id] = task_id in self._pruned and done.get(aggregate_id, True)
+            all_pruned[aggregate_id] = task_id in self._pruned and all_pruned.get(aggregate_id, True)
             if task_id in opened or aggregate_id.startswith(f"{ORCHESTRATOR}/"):
                 needed.add(aggregate_id)
         heads = self.store.stream("SELECT type, id, sent FROM heads")
-        known = {f"{kind}/{name}": number for kind, name, number in heads}
+        numbers = {f"{kind}/{name}": number for kind, name, number in heads}
         for aggregate_id, number in sent.items():
-            if aggregate_id not in known and (done[aggregate_id] or aggregate_id not in needed):
+            if aggregate_id not in numbers and (all_pruned[aggregate_id] or aggregate_id not in needed):
                 continue
-            if aggregate_id not in known:
+            if aggregate_id not in numbers:
                 yield f"Actor {aggregate_id}: it has published events, and has no record"
-            elif number > known[aggregate_id]:
-                own = known[aggregate_id]
+            elif number > numbers[aggregate_id]:
+                own = numbers[aggregate_id]
                 yield f"Actor {aggregate_id}: it has published number {number}, and knows of {own}"
 
     # Tasks
@@ -226,7 +226,7 @@ class _Check:
         query = "SELECT tenant_id, task_id, seq, status, attempts FROM tasks"
         listed = {TaskKey(*row[:2]): row[2:] for row in self.rebuilt.session.execute(query).fetchall()}
         query = "SELECT tenant, task, generation FROM ends WHERE type = 'outcome'"
-        ended = {(TaskKey(*row[:2]), row[2]) for row in self.rebuilt.session.execute(query).fetchall()}
+        outcomes = {(TaskKey(*row[:2]), row[2]) for row in self.rebuilt.session.execute(query).fetchall()}
         waiting = self._messages()
         opened: list[tuple[str, TaskKey, TaskRecord, bool]] = []  # a connection reads one query at a time
         rows = self.store.stream("SELECT id, obliged, state FROM heads WHERE type = ?", (ORCHESTRATOR,))
@@ -245,7 +245,7 @@ class _Check:
             if record.is_open:
                 self.open_tasks += 1
                 opened.append((place, key, record, bool(obliged)))
-            elif (key, task.generation) not in ended and not self._is_gone(key, listed):
+            elif (key, task.generation) not in outcomes and not self._is_gone(key, listed):
                 yield f"{place}: it has ended ({record.status}), and no event says so"
             yield from self._listed(place, key, record, listed.pop(key, None))
         for place, key, record, obliged in opened:
@@ -295,10 +295,13 @@ class _Check:
                 yield f"{place}: it has a record, and no event says that it was accepted"
             return
         _, status, attempts = row
-        tried = max(1, len(record.attempts))  # that of its outcome, where nobody could try
-        if (record.status in ENDED or status in ENDED) and (record.status, tried) != (status, attempts):
-            said = f"{record.status} in attempt {tried}"
-            yield f"{place}: its record says {said}, its events {status} in {attempts}"
+        attempt_count = max(1, len(record.attempts))  # that of its outcome, where nobody could try
+        if (record.status in ENDED or status in ENDED) and (record.status, attempt_count) != (
+            status,
+            attempts,
+        ):
+            recorded = f"{record.status} in attempt {attempt_count}"
+            yield f"{place}: its record says {recorded}, its events {status} in {attempts}"
 
     def _messages(self) -> list[bytes]:
         table = "mailbox" if self.store.dialect == "sqlite" else "messages"

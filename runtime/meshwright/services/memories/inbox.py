@@ -40,12 +40,12 @@ class Quarantine:
         after: int,
     ) -> SourcePage:
         """The newest first, none that has ended. A filter of their tasks but by `agent_id` leaves all out."""
-        wanted = {} if of_task is None else of_task.model_dump(exclude_defaults=True)
-        if wanted.keys() - {"agent_id"}:
+        query = {} if of_task is None else of_task.model_dump(exclude_defaults=True)
+        if query.keys() - {"agent_id"}:
             return SourcePage([])
         if id is not None:
-            wanted["named"] = id
-        page = await self._catalog.page(tenant_id, ["quarantined"], wanted, after=after, limit=limit)
+            query["named"] = id
+        page = await self._catalog.page(tenant_id, ["quarantined"], query, after=after, limit=limit)
         return SourcePage([_question(item) for item in page.items], page.cursor)
 
     async def answer(self, item: Question, value: Any, caller: Caller) -> None:
@@ -54,7 +54,7 @@ class Quarantine:
 
 
 def _question(item: MemoryItem) -> Question:
-    shown = item.model_dump()
+    fields = item.model_dump()
     return Question(
         id=item.memory_id,
         seq=0,
@@ -69,8 +69,8 @@ def _question(item: MemoryItem) -> Question:
             "memory_id": item.memory_id,
             "says": item.kind,
             "about": item.subject,
-            "recalled_by": owner(shown),
-            "trust": trusted(shown),
+            "recalled_by": owner(fields),
+            "trust": trusted(fields),
             "step": item.step,
         },
         answer_schema=Approval.model_json_schema(),

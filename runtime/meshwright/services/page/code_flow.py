@@ -42,7 +42,7 @@ _REMEDIES = {
 }
 
 
-class Attempt(Struct):
+class LoginAttempt(Struct):
     """A login that a browser began: the words that the issuer has to repeat, and the proof of who asked."""
 
     state: str
@@ -76,7 +76,7 @@ class CodeFlow:
     async def begin(self, own_url: str) -> tuple[str, str]:
         """The address to send a browser to, and the cookie for it. Raises IssuerUnavailable."""
         address = self._address(await self._tokens.discovery(), "authorization_endpoint")
-        attempt = Attempt(
+        attempt = LoginAttempt(
             state=token_urlsafe(_BYTES),
             nonce=token_urlsafe(_BYTES),
             verifier=token_urlsafe(_VERIFIER_BYTES),
@@ -96,11 +96,11 @@ class CodeFlow:
         joint = "&" if urlsplit(address).query else "?"
         return f"{address}{joint}{urlencode(query)}", self._cipher.encrypt(encode(attempt).decode())
 
-    def attempt(self, cookie: str, state: str) -> Attempt:
+    def attempt(self, cookie: str, state: str) -> LoginAttempt:
         """The login that this browser began. Raises InvalidInput where it began none, or another."""
         wrong = InvalidInput("This browser has not begun that login", remedy=_AGAIN, field="state")
         try:
-            attempt = Attempt.model_validate_json(self._cipher.decrypt(cookie[:_MAX_CHARS]))
+            attempt = LoginAttempt.model_validate_json(self._cipher.decrypt(cookie[:_MAX_CHARS]))
         except (ConfigError, ValueError):
             raise wrong from None
         if not hmac.compare_digest(attempt.state.encode(), state.encode()):
@@ -109,16 +109,16 @@ class CodeFlow:
             raise InvalidInput("The login took too long", remedy=_AGAIN, field="state")
         return attempt
 
-    async def finish(self, attempt: Attempt, answer: Mapping[str, str], own_url: str) -> str:
+    async def finish(self, attempt: LoginAttempt, answer: Mapping[str, str], own_url: str) -> str:
         """The token of the person, for what the issuer sent the browser back with.
 
         Raises Unauthenticated where the issuer refuses, or another answers; IssuerUnavailable.
         """
         discovery = await self._tokens.discovery()
-        said = answer.get("iss")
-        if said is None and discovery.get("authorization_response_iss_parameter_supported") is True:
+        issuer = answer.get("iss")
+        if issuer is None and discovery.get("authorization_response_iss_parameter_supported") is True:
             raise Unauthenticated("The answer does not say which issuer it is of", remedy=_AGAIN)
-        if said not in (None, discovery["issuer"]):
+        if issuer not in (None, discovery["issuer"]):
             raise Unauthenticated("The answer is of another issuer", remedy=_AGAIN)
         if "error" in answer:
             raise self._refusal(answer)
@@ -129,7 +129,7 @@ class CodeFlow:
         self._check(await self._tokens.claims(token), attempt)
         return token
 
-    def _check(self, claims: Mapping[str, Any], attempt: Attempt) -> None:
+    def _check(self, claims: Mapping[str, Any], attempt: LoginAttempt) -> None:
         """Raise Unauthenticated for a token of another login, or of another client."""
         if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), attempt.nonce.encode()):
             raise Unauthenticated("The token is of another login", remedy=_AGAIN)
@@ -148,10 +148,10 @@ class CodeFlow:
             "code_verifier": verifier,
         }
         headers: dict[str, str] = {}
-        known = discovery.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        methods = discovery.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         if secret is None:
             form |= {"client_id": client}
-        elif "client_secret_basic" in known:
+        elif "client_secret_basic" in methods:
             both = f"{quote(client, safe='')}:{quote(secret.get_secret_value(), safe='')}"
             headers = {"Authorization": f"Basic {b64encode(both.encode()).decode()}"}
         else:
@@ -172,8 +172,10 @@ class CodeFlow:
     def _refusal(self, answer: Mapping[str, Any]) -> Unauthenticated:
         """The issuer's own words, without what looks like a secret."""
         code, text = str(answer.get("error", "unknown error")), str(answer.get("error_description", ""))
-        said = _masked(f"{code}: {text}" if text else code)
-        return Unauthenticated(f"{self.issuer} refused the login: {said}", remedy=_REMEDIES.get(code, _AGAIN))
+        reason = _masked(f"{code}: {text}" if text else code)
+        return Unauthenticated(
+            f"{self.issuer} refused the login: {reason}", remedy=_REMEDIES.get(code, _AGAIN)
+        )
 
     def _address(self, discovery: Mapping[str, Any], name: str) -> str:
         try:
@@ -182,9 +184,9 @@ class CodeFlow:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> IssuerUnavailable:
-        said = _masked(str(error) or type(error).__name__)
+        reason = _masked(str(error) or type(error).__name__)
         return IssuerUnavailable(
-            f"No login is possible: {self.issuer} does not answer as an issuer does ({said})",
+            f"No login is possible: {self.issuer} does not answer as an issuer does ({reason})",
             remedy="Log in again in a minute",
         )
 

@@ -19,7 +19,7 @@ from meshwright.mesh import Mesh
 from meshwright.sql.database import Session
 from meshwright.work.protocol import TaskKey
 
-_PAGE = 2_000  # tasks that are read in one go
+_PAGE_SIZE = 2_000  # tasks that are read in one go
 _AT_ONCE = 50  # whose commits are grouped: 10 ms of the event loop
 _SIDE_BY_SIDE = 8
 _ItemT = TypeVar("_ItemT")
@@ -40,7 +40,7 @@ class PrunedTask(NamedTuple):
         return TaskKey(self.tenant_id, self.task_id)
 
 
-class Records:
+class RecordPruner:
     """Deletes the records of tasks that were pruned long enough ago."""
 
     def __init__(self, mesh: Mesh, keep_days: float) -> None:
@@ -138,7 +138,7 @@ def _due(session: Session, after: PrunedTask, before: float) -> list[PrunedTask]
         "SELECT pruned_at, tenant_id, task_id FROM pruned_tasks WHERE pruned_at >= ? AND pruned_at <= ? "
         "AND (pruned_at, tenant_id, task_id) > (?, ?, ?) ORDER BY pruned_at, tenant_id, task_id LIMIT ?"
     )
-    values = (after.pruned_at, before, *after, _PAGE)
+    values = (after.pruned_at, before, *after, _PAGE_SIZE)
     return [PrunedTask(*row) for row in session.execute(query, values).fetchall()]
 
 

@@ -26,15 +26,15 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
 from meshwright.services.retention.erasing import delete_empty, erase_tasks
-from meshwright.services.retention.records import Records, pruned_events, side_by_side
+from meshwright.services.retention.records import RecordPruner, pruned_events, side_by_side
 from meshwright.services.retention.settings import RetentionSettings
 from meshwright.sql.database import Session
 from meshwright.work.protocol import TaskKey
 
 PRUNE = Rule("prunes tasks", (Role.ADMIN,), all_tenants=True)
 _PAUSE_SECONDS = 3600.0
-_MOST, _MOST_RECORDS = 2_000, 10_000  # for a caller who waits: some seconds
-_PAGE = 2_000  # rows of the list that are read in one go
+_MAX_TASKS_PER_CALL, _MAX_RECORDS_PER_CALL = 2_000, 10_000  # for a caller who waits: some seconds
+_PAGE_SIZE = 2_000  # rows of the list that are read in one go
 _OPEN = "SELECT tenant_id, task_id, parent_task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 _PARENT = "SELECT parent_task_id FROM tasks WHERE tenant_id = ? AND task_id = ?"
 
@@ -51,7 +51,7 @@ class Pruned(BaseModel):
     has_more: bool = False
 
 
-class _Ended(NamedTuple):
+class _EndedTask(NamedTuple):
     seq: int
     key: TaskKey
     status: str
@@ -62,7 +62,7 @@ class Retention:
 
     def __init__(self, mesh: Mesh, ages: RetentionSettings) -> None:
         self._mesh, self._ages = mesh, ages
-        self._records = Records(mesh, ages.records_days)
+        self._records = RecordPruner(mesh, ages.records_days)
         mesh.log.kept_statuses = [status for status, days in ages.days.items() if days is not None]
         self._pruning: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -100,9 +100,9 @@ class Retention:
         """
         self._check(caller)
         async with self._mesh.get(Audit).change(caller, "tasks.pruned", "tasks"):
-            pruned, _ = await self._prune(_MOST, 0)
+            pruned, _ = await self._prune(_MAX_TASKS_PER_CALL, 0)
             async with self._lock:
-                records, has_more = await self._records.prune(_MOST_RECORDS)
+                records, has_more = await self._records.prune(_MAX_RECORDS_PER_CALL)
             has_more = has_more or pruned.has_more
             return pruned.model_copy(update={"records": records, "has_more": has_more})
 
@@ -129,13 +129,13 @@ class Retention:
         """Prune some at a time, since tasks begin meanwhile; a part of the list that stays is read once."""
         reached: int | None = 0
         while reached is not None:
-            _, reached = await self._prune(_PAGE, reached)
+            _, reached = await self._prune(_PAGE_SIZE, reached)
         has_more = True
         while has_more:
             async with self._lock:
-                _, has_more = await self._records.prune(_PAGE)
+                _, has_more = await self._records.prune(_PAGE_SIZE)
 
-    async def _prune_some(self, some: Sequence[_Ended]) -> set[ActorRef]:
+    async def _prune_some(self, some: Sequence[_EndedTask]) -> set[ActorRef]:
         """Erase the contents of tasks, and have them leave the lists; durable when this returns.
 
         Returns the threads that are left.
@@ -145,7 +145,7 @@ class Retention:
         await self._records.note(keys, pruned_events(self._mesh, PRUNED, keys))
         return left
 
-    async def _pages(self, reached: int) -> AsyncGenerator[tuple[int | None, list[_Ended]]]:
+    async def _pages(self, reached: int) -> AsyncGenerator[tuple[int | None, list[_EndedTask]]]:
         """The tasks behind a place that are old enough, those that have delegated others before these.
 
         They come page by page, each with the place behind it, None for the last.
@@ -169,14 +169,14 @@ class Retention:
             reached = last
 
 
-class _Needed(NamedTuple):
+class _KeptByOpenTasks(NamedTuple):
     """The tasks and threads that open tasks need."""
 
     tasks: set[TaskKey]
     threads: set[tuple[str, str]]
 
 
-def _needed(session: Session) -> _Needed:
+def _needed(session: Session) -> _KeptByOpenTasks:
     tasks: set[TaskKey] = set()
     threads: set[tuple[str, str]] = set()
     for tenant_id, task_id, parent_id, thread_id in session.execute(_OPEN).fetchall():
@@ -186,12 +186,12 @@ def _needed(session: Session) -> _Needed:
             tasks.add(key)
             row = session.execute(_PARENT, key).fetchone()
             parent_id = row[0] if row else None
-    return _Needed(tasks, threads)
+    return _KeptByOpenTasks(tasks, threads)
 
 
 def _page(
-    session: Session, after: int, before: dict[str, float], needed: _Needed, gone: set[TaskKey]
-) -> tuple[int | None, list[_Ended]]:
+    session: Session, after: int, before: dict[str, float], needed: _KeptByOpenTasks, gone: set[TaskKey]
+) -> tuple[int | None, list[_EndedTask]]:
     """The next tasks that may go, now `gone`, and the `seq` that was reached; None at the end of the list."""
     old = " OR ".join(["(status = ? AND completed_at <= ?)"] * len(before))
     query = (
@@ -199,8 +199,8 @@ def _page(
         f"WHERE seq > ? AND ({old}) ORDER BY seq LIMIT ?"
     )
     values = [value for pair in before.items() for value in pair]
-    rows = session.execute(query, (after, *values, _PAGE)).fetchall()
-    found: list[_Ended] = []
+    rows = session.execute(query, (after, *values, _PAGE_SIZE)).fetchall()
+    found: list[_EndedTask] = []
     for seq, tenant_id, task_id, status, parent_id, thread_id in rows:
         key = TaskKey(tenant_id, task_id)
         if key in needed.tasks or (tenant_id, thread_id) in needed.threads:
@@ -208,5 +208,5 @@ def _page(
         parent = None if parent_id is None else TaskKey(tenant_id, parent_id)
         if parent is None or parent in gone or not session.execute(_PARENT, parent).fetchone():
             gone.add(key)
-            found.append(_Ended(seq, key, status))
-    return (rows[-1][0] if len(rows) == _PAGE else None), found
+            found.append(_EndedTask(seq, key, status))
+    return (rows[-1][0] if len(rows) == _PAGE_SIZE else None), found

@@ -71,9 +71,9 @@ class ScheduleRunner:
         """Change a schedule by a method of `Schedule`; returns its result once that is durable."""
         return await self._write(table.change, key, self._clock.now(), method, *args)
 
-    async def put(self, key: ScheduleKey, wanted: Put, most: int) -> bool:
+    async def put(self, key: ScheduleKey, change: Put, most: int) -> bool:
         """Create or change a schedule; returns whether it is new once that is durable."""
-        return await self._write(table.put, key, self._clock.now(), wanted, most)
+        return await self._write(table.put, key, self._clock.now(), change, most)
 
     async def _write(self, function: Callable[..., table.Written], *args: Any) -> Any:
         result, wake_at = await self._mesh.write(function, *args)
@@ -140,8 +140,8 @@ class ScheduleRunner:
         state = await self._mesh.database.read(table.find, key)
         if not state.pending and (state.next_due_at is None or state.next_due_at > now):
             return
-        ended = [task_id for task_id in state.open if await self._has_ended(key.tenant_id, task_id)]
-        for run in await self._write(table.change, key, now, Schedule.advance, ended):
+        ended_tasks = [task_id for task_id in state.open if await self._has_ended(key.tenant_id, task_id)]
+        for run in await self._write(table.change, key, now, Schedule.advance, ended_tasks):
             await self.submit(key, state, run)
             self._again[key] = self._clock.now()  # a run that is queued behind it may start now
 

@@ -217,13 +217,13 @@ class Schedule:
         self.state.pending.append(run)
         return run
 
-    def advance(self, ended: list[str]) -> list[PendingRun]:
+    def advance(self, ended_tasks: list[str]) -> list[PendingRun]:
         """Choose the runs of the due times that have come, and decide which start now that tasks have ended.
 
         Returns those that the caller is to submit and report within `LEASE`.
         """
         state, now = self.state, self._now
-        state.open = [task_id for task_id in state.open if task_id not in ended]
+        state.open = [task_id for task_id in state.open if task_id not in ended_tasks]
         if not state.paused:
             self._choose_due()
             self._decide()
@@ -251,15 +251,15 @@ class Schedule:
         if run.by is not None or run.tries == len(_AGENT_PAUSES):
             self.report(run, "failed", reason)
         elif run in self.state.pending:
-            found = self.state.pending[self.state.pending.index(run)]
-            found.retry_at = self._now + timedelta(seconds=_AGENT_PAUSES[run.tries])
-            found.tries += 1
+            pending = self.state.pending[self.state.pending.index(run)]
+            pending.retry_at = self._now + timedelta(seconds=_AGENT_PAUSES[run.tries])
+            pending.tries += 1
 
     def _choose_due(self) -> None:
         """Add the runs of the due times that have come, or passed while nothing ran."""
         state, spec, now = self.state, self.state.spec, self._now
-        found, earlier = last_due(spec, state.anchor, state.position, now, spec.max_catch_up + 1)
-        due = list(takewhile(lambda time: self._fires_at(time) <= now, found))
+        times, earlier = last_due(spec, state.anchor, state.position, now, spec.max_catch_up + 1)
+        due = list(takewhile(lambda time: self._fires_at(time) <= now, times))
         if not due:
             return
         state.position = due[-1]
@@ -298,12 +298,12 @@ class Schedule:
                 field="id",
             )
 
-    def _left(self, wanted: int) -> int:
+    def _left(self, count: int) -> int:
         spec = self.state.spec
         if spec.max_runs is None:
-            return wanted
+            return count
         planned = sum(run.by is None for run in self.state.pending)
-        return max(0, min(wanted, spec.max_runs - self.state.runs - planned))
+        return max(0, min(count, spec.max_runs - self.state.runs - planned))
 
     def _plan(self) -> None:
         state, is_over = self.state, self.state.paused or not self._left(1)

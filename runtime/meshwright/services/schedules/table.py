@@ -68,25 +68,25 @@ def find(session: Session, key: ScheduleKey) -> ScheduleState:
     return ScheduleState.model_validate_json(row[0])
 
 
-def put(session: Session, key: ScheduleKey, now: datetime, wanted: Put, most: int) -> Written:
+def put(session: Session, key: ScheduleKey, now: datetime, change: Put, most: int) -> Written:
     """Create or change a schedule; the result is whether it is new. A tenant may create up to `most`.
 
     Raises Conflict if it is to be new and exists, or comes from mesh.toml, and InvalidInput for one too many.
     """
     rows = session.execute("SELECT id FROM schedules WHERE tenant_id = ?", (key.tenant_id,)).fetchall()
     is_new = all(schedule_id != key.schedule_id for (schedule_id,) in rows)
-    if wanted.is_new and not is_new:
+    if change.is_new and not is_new:
         raise Conflict(
             f"There is a schedule {key.schedule_id!r} already", remedy="Choose another id", field="id"
         )
-    if is_new and not wanted.declared and len(rows) >= most:
+    if is_new and not change.declared and len(rows) >= most:
         raise InvalidInput(
             f"Tenant {key.tenant_id} has {most:,} schedules already",
             remedy="Delete some, or raise max_per_tenant in [schedules]",
             field="id",
         )
-    schedule = Schedule(key, ScheduleState.new(wanted, now) if is_new else find(session, key), now)
-    schedule.put(wanted, is_new=is_new)
+    schedule = Schedule(key, ScheduleState.new(change, now) if is_new else find(session, key), now)
+    schedule.put(change, is_new=is_new)
     return _write(session, schedule, is_new)
 
 
@@ -132,16 +132,16 @@ def list_schedules(session: Session, tenant_id: str, after: str, limit: int) -> 
 def declared_schedules(session: Session) -> dict[ScheduleKey, ScheduleState]:
     """The schedules that mesh.toml had declared."""
     rows = session.execute(_ALL).fetchall()
-    known = {ScheduleKey(*key): ScheduleState.model_validate_json(text) for *key, text in rows}
-    return {key: state for key, state in known.items() if state.declared}
+    states = {ScheduleKey(*key): ScheduleState.model_validate_json(text) for *key, text in rows}
+    return {key: state for key, state in states.items() if state.declared}
 
 
 def with_outcomes(session: Session, tenant_id: str, runs: Sequence[RunRecord]) -> list[ScheduledRun]:
     """Runs, the last one first, with the outcomes and costs of their tasks."""
     rows = session.select_in(_TASKS, [run.task_id for run in runs if run.task_id])
-    known = {task_id: rest for tenant, task_id, *rest in rows if tenant == tenant_id}
+    outcomes = {task_id: rest for tenant, task_id, *rest in rows if tenant == tenant_id}
     return [
         ScheduledRun(**dict(run), outcome=status, cost_usd=cost)
         for run in reversed(runs)
-        for status, cost in [known.get(run.task_id, (None, None))]
+        for status, cost in [outcomes.get(run.task_id, (None, None))]
     ]

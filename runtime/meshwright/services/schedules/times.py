@@ -101,8 +101,8 @@ def next_due(spec: ScheduleSpec, anchor: datetime, after: datetime) -> datetime 
 
 def due_times(spec: ScheduleSpec, anchor: datetime, after: datetime) -> Iterator[datetime]:
     """The due times after a time, each later than the one before, up to `until`."""
-    found = _cron_times(spec, after) if spec.cron is not None else _other_times(spec, anchor, after)
-    return found if spec.until is None else takewhile(spec.until.__ge__, found)
+    times = _cron_times(spec, after) if spec.cron is not None else _other_times(spec, anchor, after)
+    return times if spec.until is None else takewhile(spec.until.__ge__, times)
 
 
 def last_due(
@@ -115,8 +115,8 @@ def last_due(
     if spec.every_seconds is not None:
         first, last = _number(spec, anchor, after) + 1, _number(spec, anchor, min(until, spec.until or until))
         after = anchor + timedelta(seconds=spec.every_seconds) * max(first - 1, last - count)
-        found = takewhile(until.__ge__, due_times(spec, anchor, after))
-        return list(found), max(0, last - first + 1 - count)
+        due = takewhile(until.__ge__, due_times(spec, anchor, after))
+        return list(due), max(0, last - first + 1 - count)
     window = _WINDOW
     while True:  # from the end, since a mesh may have been down for years
         start = after if until - after <= window else until - window
@@ -162,8 +162,8 @@ def _other_times(spec: ScheduleSpec, anchor: datetime, after: datetime) -> Itera
 def _cron_times(spec: ScheduleSpec, after: datetime) -> Iterator[datetime]:
     from cronsim import CronSim
 
-    for found in CronSim(spec.cron or "", after.astimezone(_zone_of(spec.zone))):
-        due = found.astimezone(UTC)
+    for match in CronSim(spec.cron or "", after.astimezone(_zone_of(spec.zone))):
+        due = match.astimezone(UTC)
         if due > after:  # when clocks change, cronsim repeats itself
             after = due
             yield due
@@ -175,14 +175,14 @@ def _check_cron(cron: str, zone: ZoneInfo) -> None:
     try:
         if len(cron.split()) != _CRON_FIELDS:
             raise CronSimError("It does not have five fields")
-        found = list(islice(CronSim(cron, datetime(2024, 1, 1, tzinfo=zone)), 1))
+        first = list(islice(CronSim(cron, datetime(2024, 1, 1, tzinfo=zone)), 1))
     except (CronSimError, ValueError, AssertionError) as error:  # its parser asserts some of its input
         raise InvalidInput(
             f"{cron[:40]!r} is no cron expression: {str(error) or 'a field is wrong'}",
             remedy=_CRON_REMEDY,
             field="cron",
         ) from None
-    if not found:
+    if not first:
         raise InvalidInput(
             f"{cron[:40]!r} never comes: there is no such day", remedy=_CRON_REMEDY, field="cron"
         )

@@ -31,10 +31,10 @@ class AgentaSink:
     event_types: Collection[str] = (_REGISTERED, _LABELLED)
     parallel = 1
 
-    def __init__(self, server: SinkServer, application: str, read: Read) -> None:
+    def __init__(self, server: SinkServer, application: str, read_prompt: Read) -> None:
         self._server = server
         self._application = application
-        self._read = read
+        self._read = read_prompt
 
     async def take(self, event: Event) -> None:
         """Commit a version, and deploy it where it is in use. Raises Refused, TryLater."""
@@ -89,22 +89,24 @@ class AgentaSink:
 
     async def _variant(self, name: str) -> tuple[str, str]:
         """The ids of the application and of the variant of a prompt, which is made where it is missing."""
-        wanted = {"application_refs": [{"slug": self._application}], "application_variant": {"slug": name}}
-        found = (await self._post("variants/query", wanted)).get("application_variants") or [None]
-        variant = found[0]
+        query = {"application_refs": [{"slug": self._application}], "application_variant": {"slug": name}}
+        variants = (await self._post("variants/query", query)).get("application_variants") or [None]
+        variant = variants[0]
         if variant is None:
-            made = {"application_id": await self._application_id(), "slug": name, "name": name}
-            variant = (await self._post("variants/", {"application_variant": made}))["application_variant"]
+            new_variant = {"application_id": await self._application_id(), "slug": name, "name": name}
+            variant = (await self._post("variants/", {"application_variant": new_variant}))[
+                "application_variant"
+            ]
         return str(variant["application_id"]), str(variant["id"])
 
     async def _application_id(self) -> str:
-        wanted = {"application": {"slug": self._application}}
-        answer = await self._server.request("POST", "/api/simple/applications/query", json=wanted)
+        query = {"application": {"slug": self._application}}
+        answer = await self._server.request("POST", "/api/simple/applications/query", json=query)
         if answer.status != 200:
             raise TryLater(self._server.problem(answer))
-        if not (found := json_of(answer).get("applications")):
+        if not (applications := json_of(answer).get("applications")):
             raise TryLater(f"{self._server.shown} has no application {self._application!r}: make it there")
-        return str(found[0]["id"])
+        return str(applications[0]["id"])
 
     async def _post(self, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._server.ask("POST", f"{_API}/{call}", json=body)

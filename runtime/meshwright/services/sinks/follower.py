@@ -65,8 +65,8 @@ class Follower:
         """Note where it begins."""
         await self._http.start()
         self._newest = await self._mesh.log.last_seq()
-        begun = await self._mesh.database.write(table.begin, self._key, self._newest)
-        self._position = begun.seq
+        state = await self._mesh.database.write(table.begin, self._key, self._newest)
+        self._position = state.seq
 
     async def begin(self) -> None:
         """Go on behind the position. Idempotent."""
@@ -152,8 +152,8 @@ class Follower:
 
     async def _error_of(self, event: Event) -> Exception | None:
         """Why the sink could not take an event now; None where it has it, never will, or does not want it."""
-        wanted = self._settings.agents if event.task_id is not None else ()
-        if event.tenant_id != self._settings.tenant or (wanted and event.agent_id not in wanted):
+        agents = self._settings.agents if event.task_id is not None else ()
+        if event.tenant_id != self._settings.tenant or (agents and event.agent_id not in agents):
             return None
         try:
             await self.sink.take(event)
@@ -167,14 +167,14 @@ class Follower:
         reason = str(error) or type(error).__name__
         if not self.is_down:
             self._tell(DELAYED, event, reason)
-        asked = getattr(error, "retry_after_seconds", None) or 0.0
-        pause = max(self._pauses.next(), asked)
+        requested = getattr(error, "retry_after_seconds", None) or 0.0
+        pause = max(self._pauses.next(), requested)
         self._retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
         _logger.info("Sink %s gets nothing now, next try in %.1f s: %s", self._name, pause, reason)
 
     def _tell(self, event_type: str, event: Event, reason: str) -> None:
-        known = {"sink": self._name, "seq": event.seq, "reason": reason}
-        self._mesh.tell(event_type, known, tenant_id=event.tenant_id)
+        payload = {"sink": self._name, "seq": event.seq, "reason": reason}
+        self._mesh.tell(event_type, payload, tenant_id=event.tenant_id)
 
 
 def _events_behind(session: Session, seq: int, last: int, types: Collection[str], limit: int) -> list[Event]:

@@ -44,6 +44,6 @@ class LangfuseSink:
 
     async def check(self) -> str:
         """Returns the name of the project of the key. Raises TryLater, Refused."""
-        found = await self._server.ask("GET", "/api/public/projects")
-        names = ", ".join(project["name"] for project in found.get("data", ()))
+        answer = await self._server.ask("GET", "/api/public/projects")
+        names = ", ".join(project["name"] for project in answer.get("data", ()))
         return f"{self._server.shown} takes scores of {names or 'no project'}"

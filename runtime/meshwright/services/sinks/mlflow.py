@@ -18,7 +18,7 @@ from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.outgoing import TryLater
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.services.sinks.mlflow_api import MlflowApi, Run, metric
+from meshwright.services.sinks.mlflow_api import MlflowApi, MlflowRun, metric
 from meshwright.services.sinks.mlflow_results import ResultsRun
 from meshwright.services.sinks.port import SCORED, Refused, SinkServer, score_of
 
@@ -54,7 +54,7 @@ class MlflowSink:
         self._contents = contents
 
     async def take(self, event: Event) -> None:
-        """Write the run of what has ended, or a score into that of its task. Raises Refused, TryLater."""
+        """Write the run of an end, or a score into that of its task. Raises Refused, TryLater."""
         try:
             if event.event_type == SCORED:
                 await self._take_score(event)
@@ -68,45 +68,45 @@ class MlflowSink:
 
     async def check(self) -> str:
         """Returns what becomes of the experiment. Raises TryLater."""
-        found = await self._api.find_experiment(self._experiment)
-        goes = "has" if found else "makes"
+        experiment = await self._api.find_experiment(self._experiment)
+        goes = "has" if experiment else "makes"
         return f"{self._shown} {goes} the experiment {self._experiment!r}"
 
     async def _take_results(self, event: Event) -> None:
         try:
-            found = await self._results(event)
+            results = await self._results(event)
         except NotFound as error:  # it was deleted meanwhile
             raise Refused(str(error)) from None
         experiment_id = await self._api.experiment_id(f"{self._experiment}-{_GROUPS[event.event_type]}")
-        await self._write(experiment_id, f"{event.tenant_id}/{event.id}", found, event, {})
+        await self._write(experiment_id, f"{event.tenant_id}/{event.id}", results, event, {})
 
     async def _write(
-        self, experiment_id: str, key: str, wanted: ResultsRun, event: Event, above: Mapping[str, str]
+        self, experiment_id: str, key: str, results: ResultsRun, event: Event, above: Mapping[str, str]
     ) -> None:
         """Write a run and those below it, each whole before it ends; one that has ended is whole."""
         run = await self._api.find_run(experiment_id, key)
         if run is not None and not run.is_open:
             return
         if run is None:
-            tags = {**wanted.tags, **above, "meshwright.tenant": event.tenant_id}
-            run = await self._api.create_run(experiment_id, key, wanted.name, wanted.begun, tags)
-        for part in wanted.parts:
+            tags = {**results.tags, **above, "meshwright.tenant": event.tenant_id}
+            run = await self._api.create_run(experiment_id, key, results.name, results.started_at, tags)
+        for part in results.parts:
             await self._write(experiment_id, f"{key}/{part.name}", part, event, {_PARENT: run.run_id})
-        metrics = [metric(name, value, event.time) for name, value in wanted.metrics.items()]
-        await self._api.log(run, metrics=metrics, params=wanted.params)
-        if wanted.document:
-            await self._api.put_artifact(run, "results.json", wanted.document)
+        metrics = [metric(name, value, event.time) for name, value in results.metrics.items()]
+        await self._api.log(run, metrics=metrics, params=results.params)
+        if results.document:
+            await self._api.put_artifact(run, "results.json", results.document)
         await self._api.end(run, "FINISHED", event.time)
 
     async def _take_score(self, event: Event) -> None:
         """Add a score to the last end of its task; one that is open brings it along when it ends."""
         of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
-        found = await self._find(EventFilter(topic=TASK_PROGRESS, order="desc", limit=_MAX_LATE, **of_task))
-        ended = next((other for other in found if other.event_type in FINAL), None)
-        if ended is not None and (run := await self._take_end(ended, is_new=False)) is not None:
+        events = await self._find(EventFilter(topic=TASK_PROGRESS, order="desc", limit=_MAX_LATE, **of_task))
+        end = next((other for other in events if other.event_type in FINAL), None)
+        if end is not None and (run := await self._take_end(end, is_new=False)) is not None:
             await self._api.log(run, metrics=_scores([event]))
 
-    async def _take_end(self, event: Event, *, is_new: bool = True) -> Run | None:
+    async def _take_end(self, event: Event, *, is_new: bool = True) -> MlflowRun | None:
         """Write the run of an end, and make it where it is missing; None for one that was erased.
 
         A run that is there is whole where the end is not a new one.
@@ -131,13 +131,13 @@ class MlflowSink:
         await self._api.end(run, _STATES[outcome.status], event.time)
         return run
 
-    async def _create_run(self, experiment_id: str, key: str, event: Event, outcome: Outcome) -> Run:
+    async def _create_run(self, experiment_id: str, key: str, event: Event, outcome: Outcome) -> MlflowRun:
         of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
         accepted = await self._find(EventFilter(event_type="task.accepted", limit=1, **of_task))
         tags = _tags(event, outcome, accepted[0].fields if accepted else {})
-        begun = event.time - timedelta(milliseconds=outcome.duration_ms)
+        started_at = event.time - timedelta(milliseconds=outcome.duration_ms)
         name = f"{outcome.agent_id} {outcome.task_id[-6:]}"
-        return await self._api.create_run(experiment_id, key, name, begun, tags)
+        return await self._api.create_run(experiment_id, key, name, started_at, tags)
 
 
 def _metrics(event: Event, outcome: Outcome) -> list[dict[str, Any]]:
@@ -153,15 +153,15 @@ def _metrics(event: Event, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _scores(events: Sequence[Event]) -> list[dict[str, Any]]:
-    found = [(score_of(event), event) for event in events]
+    scores = [(score_of(event), event) for event in events]
     return [
-        metric(f"score/{score.name}", score.value, event.time) for score, event in found if score is not None
+        metric(f"score/{score.name}", score.value, event.time) for score, event in scores if score is not None
     ]
 
 
 def _params(outcome: Outcome) -> dict[str, str]:
-    named = {name: getattr(outcome, name) for name in ("agent_id", "capability", "model", "prompt")}
-    return {name: value for name, value in named.items() if value}
+    fields = {name: getattr(outcome, name) for name in ("agent_id", "capability", "model", "prompt")}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _tags(event: Event, outcome: Outcome, accepted: Mapping[str, Any]) -> dict[str, str]:

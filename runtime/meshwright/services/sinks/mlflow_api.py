@@ -22,7 +22,7 @@ _MAX_VALUE_CHARS = 500  # of a param or tag that MLflow has taken ever since
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\- :/]")
 
 
-class Run(NamedTuple):
+class MlflowRun(NamedTuple):
     """A run, the place of its artifacts, and whether it goes on."""
 
     run_id: str
@@ -46,62 +46,62 @@ class MlflowApi:
         """The id of an experiment, which is made where it is missing. Raises TryLater."""
         async with self._making:
             if (experiment_id := self._experiment_ids.get(name)) is None:
-                found = await self.find_experiment(name)
-                found = found or await self._post("experiments/create", {"name": name})
-                experiment_id = self._experiment_ids[name] = str(found["experiment_id"])
+                experiment = await self.find_experiment(name)
+                experiment = experiment or await self._post("experiments/create", {"name": name})
+                experiment_id = self._experiment_ids[name] = str(experiment["experiment_id"])
             return experiment_id
 
     async def find_experiment(self, name: str) -> dict[str, Any] | None:
         """An experiment; None where it is missing. Raises TryLater."""
         path = f"{_API}/experiments/get-by-name?experiment_name={quote(name, safe='')}"
         answer = await self._server.request("GET", path)
-        said = json_of(answer)
-        if answer.status == 404 and said.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+        document = json_of(answer)
+        if answer.status == 404 and document.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
             return None
-        found = said.get("experiment")
-        if answer.status != 200 or not isinstance(found, dict):
+        experiment = document.get("experiment")
+        if answer.status != 200 or not isinstance(experiment, dict):
             raise TryLater(self._server.problem(answer))
-        if found.get("lifecycle_stage") == "deleted":
+        if experiment.get("lifecycle_stage") == "deleted":
             raise TryLater(f"the experiment {name!r} is deleted: restore it, or name another")
-        return found
+        return experiment
 
-    async def find_run(self, experiment_id: str, key: str) -> Run | None:
+    async def find_run(self, experiment_id: str, key: str) -> MlflowRun | None:
         """The run of a key. Raises TryLater."""
-        wanted = {"experiment_ids": [experiment_id], "filter": f"tags.`{_TAG}` = '{key}'"}
-        wanted |= {"run_view_type": "ACTIVE_ONLY", "max_results": 1}
-        found = (await self._post("runs/search", wanted)).get("runs") or [None]
-        return None if found[0] is None else _run_of(found[0])
+        query = {"experiment_ids": [experiment_id], "filter": f"tags.`{_TAG}` = '{key}'"}
+        query |= {"run_view_type": "ACTIVE_ONLY", "max_results": 1}
+        runs = (await self._post("runs/search", query)).get("runs") or [None]
+        return None if runs[0] is None else _run_of(runs[0])
 
     async def create_run(
-        self, experiment_id: str, key: str, name: str, begun: datetime, tags: Mapping[str, str]
-    ) -> Run:
+        self, experiment_id: str, key: str, name: str, started_at: datetime, tags: Mapping[str, str]
+    ) -> MlflowRun:
         """Make the run of a key, which is open. Raises TryLater."""
-        wanted = {
+        body = {
             "experiment_id": experiment_id,
             "run_name": name,
-            "start_time": milliseconds(begun),
+            "start_time": milliseconds(started_at),
             "tags": _pairs({**tags, _TAG: key}),
         }
-        return _run_of((await self._post("runs/create", wanted))["run"])
+        return _run_of((await self._post("runs/create", body))["run"])
 
     async def log(
-        self, run: Run, *, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str] | None = None
+        self, run: MlflowRun, *, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str] | None = None
     ) -> None:
         """Add metrics and params. Raises Refused, TryLater."""
         body = {"run_id": run.run_id, "metrics": metrics, "params": _pairs(params or {})}
         await self._server.ask("POST", f"{_API}/runs/log-batch", json=body)
 
-    async def put_artifact(self, run: Run, name: str, data: bytes) -> None:
+    async def put_artifact(self, run: MlflowRun, name: str, data: bytes) -> None:
         """Write an artifact where the server keeps artifacts itself, as it does by default."""
         place = urlsplit(run.artifacts)
         if place.scheme == "mlflow-artifacts":
             path = f"/api/2.0/mlflow-artifacts/artifacts/{place.path.strip('/')}/{name}"
             await self._server.ask("PUT", path, data=data)
 
-    async def end(self, run: Run, status: str, time: datetime) -> None:
+    async def end(self, run: MlflowRun, status: str, time: datetime) -> None:
         """Say how a run has ended. Raises TryLater."""
-        ended = {"run_id": run.run_id, "status": status, "end_time": milliseconds(time)}
-        await self._post("runs/update", ended)
+        body = {"run_id": run.run_id, "status": status, "end_time": milliseconds(time)}
+        await self._post("runs/update", body)
 
     async def _post(self, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Call what says nothing of the event itself, and works once the experiment is in order again."""
@@ -122,10 +122,10 @@ def milliseconds(time: datetime) -> int:
     return int(time.timestamp() * 1000)
 
 
-def _run_of(document: Mapping[str, Any]) -> Run:
+def _run_of(document: Mapping[str, Any]) -> MlflowRun:
     info = document["info"]
     is_open = info.get("status", _RUNNING) == _RUNNING
-    return Run(str(info["run_id"]), str(info.get("artifact_uri") or ""), is_open)
+    return MlflowRun(str(info["run_id"]), str(info.get("artifact_uri") or ""), is_open)
 
 
 def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ class ResultsRun(NamedTuple):
     """A run to make, with the runs below it. `document` is JSON, and becomes an artifact."""
 
     name: str
-    begun: datetime
+    started_at: datetime
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float] = {}
@@ -30,30 +30,30 @@ class ResultsRun(NamedTuple):
     document: bytes = b""
 
 
-def run_of_experiment(found: ExperimentResults) -> ResultsRun:
+def run_of_experiment(results: ExperimentResults) -> ResultsRun:
     """The run of an experiment, with one below it for each variant."""
-    experiment = found.experiment
-    begun = experiment.started_at or experiment.created_at
+    experiment = results.experiment
+    started_at = experiment.started_at or experiment.created_at
     parts = [
         _run_of_variant(
-            spec, result, [figure for figure in found.figures if figure.variant == spec.name], begun
+            spec, result, [figure for figure in results.figures if figure.variant == spec.name], started_at
         )
-        for spec, result in zip(experiment.variants, found.variants, strict=True)
+        for spec, result in zip(experiment.variants, results.variants, strict=True)
     ]
     plan = experiment.model_dump(include={"agent_id", "unit", "metric", "runs_over"})
-    known = experiment.model_dump(include={"experiment_id", "stopped_by", "reason", "action"})
+    fields = experiment.model_dump(include={"experiment_id", "stopped_by", "reason", "action"})
     return ResultsRun(
         experiment.name,
-        begun,
-        tags=_tags(known),
+        started_at,
+        tags=_tags(fields),
         params=_texts({**plan, "minimum_difference": experiment.difference}),
         parts=parts,
-        document=found.model_dump_json().encode(),
+        document=results.model_dump_json().encode(),
     )
 
 
 def _run_of_variant(
-    spec: VariantSpec, result: VariantResult, figures: Sequence[ExperimentFigures], begun: datetime
+    spec: VariantSpec, result: VariantResult, figures: Sequence[ExperimentFigures], started_at: datetime
 ) -> ResultsRun:
     counts = {"ended": result.ended, "open": result.open, "unpriced": result.unpriced}
     metrics: dict[str, float | None] = {
@@ -67,28 +67,28 @@ def _run_of_variant(
         metrics |= {f"{figure.metric}/{name}": value for name, value in values.items()}
     changes = spec.model_dump(exclude={"name"}, exclude_defaults=True)
     tags = _tags({"variant": spec.name, "verdict": result.verdict or "open"})
-    return ResultsRun(spec.name, begun, tags, _texts(changes), _known(metrics))
+    return ResultsRun(spec.name, started_at, tags, _texts(changes), _known(metrics))
 
 
-def run_of_evaluation(found: EvaluationView) -> ResultsRun:
+def run_of_evaluation(evaluation: EvaluationView) -> ResultsRun:
     """The run of an evaluation."""
-    judge = found.judge.model_dump() if found.criteria else {}
-    cost = None if found.cost_usd is None else float(found.cost_usd)
+    judge = evaluation.judge.model_dump() if evaluation.criteria else {}
+    cost = None if evaluation.cost_usd is None else float(evaluation.cost_usd)
     metrics: dict[str, float | None] = {
-        "items": found.items,
-        "items/failed": found.failed,
+        "items": evaluation.items,
+        "items/failed": evaluation.failed,
         "cost_usd": cost,
     }
-    for figure in found.figures:
+    for figure in evaluation.figures:
         metrics |= _of_figure(figure)
-    params = {"agent_id": found.agent_id, **{f"judge.{name}": value for name, value in judge.items()}}
+    params = {"agent_id": evaluation.agent_id, **{f"judge.{name}": value for name, value in judge.items()}}
     return ResultsRun(
-        found.name or found.evaluation_id,
-        found.created_at,
-        tags=_tags({"evaluation_id": found.evaluation_id, "requested_by": found.requested_by}),
+        evaluation.name or evaluation.evaluation_id,
+        evaluation.created_at,
+        tags=_tags({"evaluation_id": evaluation.evaluation_id, "requested_by": evaluation.requested_by}),
         params=_texts(params),
         metrics=_known(metrics),
-        document=found.model_dump_json().encode(),
+        document=evaluation.model_dump_json().encode(),
     )
 
 
@@ -102,9 +102,9 @@ def _tags(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    known = {name: value for name, value in values.items() if value is not None}
+    filled = {name: value for name, value in values.items() if value is not None}
     return {
-        name: value if isinstance(value, str) else encode(value).decode() for name, value in known.items()
+        name: value if isinstance(value, str) else encode(value).decode() for name, value in filled.items()
     }
 
 

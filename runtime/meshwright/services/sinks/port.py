@@ -67,8 +67,8 @@ class SinkServer:
         self._http = http
         self._headers = _authorization(settings)
         key = "" if settings.key is None else settings.key.get_secret_value()
-        shown = self._headers.get("Authorization", "").rpartition(" ")[2]
-        self._secrets = [text for text in (key, key.partition(":")[2], shown) if text]
+        credentials = self._headers.get("Authorization", "").rpartition(" ")[2]
+        self._secrets = [text for text in (key, key.partition(":")[2], credentials) if text]
 
     async def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Returns the JSON of an answer. Raises Refused for 400, 413 and 422, TryLater for all else."""
