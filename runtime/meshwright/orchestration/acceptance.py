@@ -1,4 +1,4 @@
-"""Makes tasks of requests, counts how many are open, and gives outcomes to those who wait for them."""
+"""Makes tasks of requests, counts how many are open, and gives outcomes to their waiters."""
 
 from __future__ import annotations
 
@@ -91,17 +91,16 @@ def make_task(
 
 def check_repository(name: str, repositories: Collection[str]) -> None:
     """Raise InvalidInput for a repository that the settings do not have."""
-    known = repositories or (WORKSPACE,)
-    if name not in known:
-        remedy = f"Name one of {', '.join(known)}, or add [trees.{name}] to mesh.toml"
+    names = repositories or (WORKSPACE,)
+    if name not in names:
+        remedy = f"Name one of {', '.join(names)}, or add [trees.{name}] to mesh.toml"
         raise InvalidInput(f"there is no repository {name!r}", remedy=remedy, field="repository")
 
 
 def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str, Any]:
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
-    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON, or has a
-    `text` (the request) that is no text.
+    Raises TooLarge over a limit, InvalidInput if it is not JSON, or its `text` (the request) is no text.
     """
     if not isinstance(payload.get("text", ""), str):
         raise InvalidInput(
@@ -166,8 +165,8 @@ Thread = tuple[str, str]
 class Admission:
     """Counts the open tasks, and refuses a task from outside where there are too many, or too many a minute.
 
-    Tasks that agents delegate count, and are never refused. The count is that of the event log: it belongs
-    to the process that keeps the log, and is right from the start. A task is counted before its acceptance
+    Tasks that agents delegate count, and are never refused. The event log has the count: it belongs to the
+    process that keeps the log, and is right from the start. A task is counted before its acceptance
     is durable, so that tasks accepted at the same time cannot exceed a limit together.
     """
 
@@ -197,7 +196,7 @@ class Admission:
         return self._of_tenants
 
     async def start(self) -> None:
-        """Count what is open, as far as the log knows, and follow what happens from now on."""
+        """Count the open tasks that the log knows, and follow events from now on."""
         self._ended_meanwhile = set()
         self._unlisten = self._runtime.listen(
             topics.TASK_PROGRESS, self._on_event, {*OPENED, *FINAL}, sealed=True
@@ -338,8 +337,8 @@ class OutcomeWaiters:
                 waiter.set_exception(error)
                 waiter.exception()  # seen: what it waits for may have been read meanwhile
 
-    def tell(self, event: Event) -> None:
-        """Give the outcome of a task to those who wait for it; `event` is the task's last."""
+    def notify(self, event: Event) -> None:
+        """Give the outcome of a task to its waiters; `event` is the task's last."""
         waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
         if waiters:
             outcome = Outcome.model_validate_json(encode(event.payload))

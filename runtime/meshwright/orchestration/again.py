@@ -111,12 +111,12 @@ async def plan_again(
         )
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
-    kept = await _finished(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
+    count = await _finished(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
     return Again(
         task_id=task_id,
         begin=begin,
         generation=generation,
-        steps_kept=kept,
+        steps_kept=count,
         attempt=last.attempt,
         agent_id=last.agent_id,
         error=outcome.error,
@@ -147,12 +147,12 @@ async def plan_fork(
         raise Conflict(f"The contents of task {task_id} were erased", remedy="Submit it as a new task")
     number = len(record.attempts) if attempt is None else attempt
     origin = ForkedFrom(task_id=task_id, step=step, attempt=number, first_task_id=task.first_task_id)
-    kept = await read_origin(runtime, task.tenant_id, origin)
+    records = await read_origin(runtime, task.tenant_id, origin)
     return Forked(
         task_id=None,
         forked_from=origin,
         agent_id=record.attempts[number - 1].agent_id,
-        steps_kept=len({record.value["path"] for record in kept if "result" in record.value}),
+        steps_kept=len({record.value["path"] for record in records if "result" in record.value}),
         is_dry=True,
     )
 

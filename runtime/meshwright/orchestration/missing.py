@@ -41,7 +41,7 @@ class MissingAgents:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Name those that are missing, and look again every few seconds."""
+        """Name the missing agents, and look again every few seconds."""
         self._named, self._suspects = set(), set()
         self._named_before = await self._left_missing()
         if not self._runtime.is_shared:  # its agents are all that there will be
@@ -118,15 +118,15 @@ class MissingAgents:
         missing = await self._now()
         for agent_id, agent in missing.items():
             if agent_id in self._suspects and agent_id not in self._named:
-                self._tell(AGENT_MISSING, agent)
+                self._record(AGENT_MISSING, agent)
                 self._named.add(agent_id)
         self._suspects = {*missing}
         for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
             tasks = {agent.agent_id: agent for agent in await self._mesh.log.view(open_agents, None)}
-            self._tell(AGENT_RETURNED, tasks.get(agent_id) or MissingAgent(agent_id=agent_id, tasks=0))
+            self._record(AGENT_RETURNED, tasks.get(agent_id) or MissingAgent(agent_id=agent_id, tasks=0))
             self._named.discard(agent_id)
             self._named_before.discard(agent_id)
 
-    def _tell(self, event_type: str, agent: MissingAgent) -> None:
+    def _record(self, event_type: str, agent: MissingAgent) -> None:
         payload = {"agent_id": agent.agent_id, "tasks": agent.tasks, "task_ids": list(agent.task_ids)}
         self._mesh.tell(event_type, payload, agent_id=agent.agent_id)

@@ -93,7 +93,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     @turn
     def begin(self, turn: Turn) -> None:
-        """Dispatch the task: the one that it comes after has ended."""
+        """Dispatch the task: the task before it has ended."""
         if not self.state.is_open or self.state.attempts:
             return
         turn.wake_at(self.task.deadline_at)
@@ -175,7 +175,7 @@ class Orchestrator(Actor[TaskRecord]):
 
     @turn
     def pause(self, turn: Turn, pause: Pause) -> None:
-        """Let the deadline stand still while a person is waited for, or go on; and that of the task above."""
+        """Stop or resume the deadline, here and of the task above, as a person is waited for."""
         was_paused = bool(self.state.pauses)
         keys = [key for key in self.state.pauses if key != pause.key]
         self.state.pauses = [*keys, pause.key] if pause.on else keys
@@ -277,13 +277,13 @@ class Orchestrator(Actor[TaskRecord]):
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
         state.outcome, state.cancelling = None, False
         state.pauses.clear()
-        begun = {
+        payload = {
             "generation": self.task.generation,
             "begin": begin,
             "thread_id": self.task.thread_id,
             "error": outcome.error,
         }
-        self._publish(turn, "task.retried", begun, agent_id=card.agent_id)
+        self._publish(turn, "task.retried", payload, agent_id=card.agent_id)
         self._dispatch(turn, card, continues, must_ask=must_ask)
         turn.wake_at(self.task.deadline_at)
 
@@ -339,10 +339,10 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:
-        tried = self.state.tried
-        if len(tried) >= self._max_attempts or turn.now >= self.task.deadline_at:
+        attempts = self.state.tried
+        if len(attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
             return None
-        failed = frozenset(attempt.agent_id for attempt in tried if rules_out(attempt.error))
+        failed = frozenset(attempt.agent_id for attempt in attempts if rules_out(attempt.error))
         if self.task.agent_id in failed:
             return None
         try:
@@ -351,7 +351,7 @@ class Orchestrator(Actor[TaskRecord]):
             return None
 
     def _choose(self, agent_id: str | None, exclude: Collection[str] = ()) -> ScoreCard:
-        """The card of the agent for the accepted task; one that is not named takes its payload."""
+        """The card of the agent for the accepted task. If no agent is named, it fits the payload."""
         payload = self.task.payload if agent_id is None else None
         capability = self.task.capability or None
         return self._registry.best(capability, exclude=exclude, agent_id=agent_id, payload=payload)
@@ -393,8 +393,8 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _cancelled(self, turn: Turn, reason: str = "its result is no longer needed") -> Outcome:
-        ended = self._failure(turn, ORCHESTRATOR, "Cancelled", reason)
-        return ended.model_copy(update={"status": "cancelled"})
+        outcome = self._failure(turn, ORCHESTRATOR, "Cancelled", reason)
+        return outcome.model_copy(update={"status": "cancelled"})
 
     def _is_waited_for(self, key: str) -> bool:
         """Whether the task above waits for the outcome with a wait of this key."""
@@ -444,11 +444,11 @@ class Orchestrator(Actor[TaskRecord]):
         turn.send(ActorRef(parent.actor_type, parent.actor_id), "resume", answer)
 
     def _dead_letter(self, turn: Turn, outcome: Outcome) -> None:
-        tried = [attempt.agent_id for attempt in self.state.tried]
+        agent_ids = [attempt.agent_id for attempt in self.state.tried]
         turn.publish(
             topics.MESH,
             "task.dead_lettered",
-            {"tried": tried, "error": outcome.error, "capability": self.task.capability},
+            {"tried": agent_ids, "error": outcome.error, "capability": self.task.capability},
             task_id=self._task_id,
             tenant_id=self.task.tenant_id,
         )
@@ -470,8 +470,10 @@ class Orchestrator(Actor[TaskRecord]):
         if task.forked_from is not None:
             payload["forked_from"] = task.forked_from
         if task.variants:
-            shown = ("experiment", "name", "agent_id")
-            payload["variants"] = [{name: getattr(tried, name) for name in shown} for tried in task.variants]
+            names = ("experiment", "name", "agent_id")
+            payload["variants"] = [
+                {name: getattr(variant, name) for name in names} for variant in task.variants
+            ]
         self._publish(turn, "task.accepted", payload, agent_id=payload["dispatched_to"])
 
     def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:

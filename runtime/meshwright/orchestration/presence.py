@@ -50,15 +50,15 @@ class HealthProbes:
         self._session: ClientSession | None = None
 
     async def probe_all(self) -> list[StatusChange]:
-        """Probe what is not known freshly, tell the registry, and return which agents' health changed."""
-        wanted = {
+        """Probe URLs without a fresh answer, tell the registry, and return which agents' health changed."""
+        urls_of = {
             agent.agent_id: [str(url) for url in agent.health_check_urls] for agent in self._registry.agents()
         }
-        urls = {url for needed in wanted.values() for url in needed}
+        urls = {url for needed in urls_of.values() for url in needed}
         problems = dict(zip(urls, await asyncio.gather(*map(self._problem, urls)), strict=True))
         self._answers = {url: answer for url, answer in self._answers.items() if url in urls}
         changes = []
-        for agent_id, needed in wanted.items():
+        for agent_id, needed in urls_of.items():
             problem = "; ".join(text for url in needed if (text := problems[url])) or None
             changes.append(self._registry.set_problem(agent_id, problem))
         return [change for change in changes if change is not None]
@@ -99,7 +99,7 @@ CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what 
 class Presence:
     """Keeps the registry true: who is here, who is silent, whose dependencies answer, who succeeded.
 
-    `registrations` are those of this process.
+    `registrations` belong to this process.
     """
 
     def __init__(

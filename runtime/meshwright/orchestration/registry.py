@@ -18,7 +18,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
 from meshwright.core.messages import ScoreCard, Task
 from meshwright.core.schema import described, fault_text, faults
-from meshwright.orchestration.scoring import History, score_card
+from meshwright.orchestration.scoring import AgentHistory, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
 _OFFLINE_AFTER_SECONDS = 120.0
@@ -28,7 +28,7 @@ _WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each i
 
 @dataclass(slots=True)
 class _Member:
-    """A registered agent and what is known of it now; `problem` is why it is unhealthy, or None."""
+    """A registered agent and its state; `problem` is why it is unhealthy, or None."""
 
     registration: Registration
     last_seen: datetime
@@ -59,7 +59,7 @@ class Registry:
         self._degraded_after_seconds = degraded_after_seconds
         self._offline_after_seconds = offline_after_seconds
         self._members: dict[str, _Member] = {}
-        self._histories: defaultdict[tuple[str, str], History] = defaultdict(History)
+        self._histories: defaultdict[tuple[str, str], AgentHistory] = defaultdict(AgentHistory)
         self._ranked: dict[str, tuple[ScoreCard, ...]] = {}
 
     def register(self, registration: Registration) -> None:
@@ -119,11 +119,11 @@ class Registry:
         self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
     ) -> None:
         """Raise InvalidInput for an agent that is not registered, the llm-service or one of `others`."""
-        known = [info.agent_id for info in self.agents() if info.kind != "system"]
-        if agent_id not in (*known, *others, LLM_SERVICE):
-            likely = nearest(agent_id, [*known, *others])
+        agent_ids = [info.agent_id for info in self.agents() if info.kind != "system"]
+        if agent_id not in (*agent_ids, *others, LLM_SERVICE):
+            likely = nearest(agent_id, [*agent_ids, *others])
             raise InvalidInput(
-                f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
+                f"The mesh has no agent {agent_id!r}; it has {', '.join(agent_ids) or 'none'}",
                 remedy=f"Did you mean {likely!r}? {remedy}" if likely else remedy,
                 field=field,
             )
@@ -178,10 +178,10 @@ class Registry:
         return tuple(card for card in ranked if card.agent_id != chosen.agent_id)[:_MAX_OTHERS]
 
     def choose(self, task: Task) -> ScoreCard:
-        """The card of the agent for a new task: of those that can do it, the best one that takes its payload.
+        """The card of the best agent for a new task that can do it and takes its payload.
 
         A task that names its agent alone is checked if that has exactly one capability: of several it is not
-        known which is meant. One that goes on from a step of another was checked with that.
+        known which is meant. A task that goes on from a step of another was checked with that one.
         Raises what `best` raises, and InvalidInput if no agent takes the payload, saying why the best does
         not.
         """
@@ -200,12 +200,12 @@ class Registry:
     def _misfit(self, agent_id: str, name: str, payload: dict[str, Any]) -> InvalidInput | None:
         capability = self.find(agent_id).capability(name)
         schema = None if capability is None else capability.input_schema
-        if schema is None or not (found := faults(schema, payload, "payload")):
+        if schema is None or not (misfits := faults(schema, payload, "payload")):
             return None
         return InvalidInput(
-            f"The payload does not fit {name} of {agent_id}: {fault_text(found)}",
+            f"The payload does not fit {name} of {agent_id}: {fault_text(misfits)}",
             remedy=f"Send {described(schema)}; mesh agents show {agent_id} describes each field",
-            field=found[0].path,
+            field=misfits[0].path,
         )
 
     def _member(self, agent_id: str) -> _Member:
@@ -288,8 +288,8 @@ class Registry:
             and agent_id in (None, member.registration.agent_id)
         ]
         if not having:
-            known = ", ".join(self.capabilities()) or "none: no agent is registered"
-            remedy = f"known are {known}"
+            capabilities = ", ".join(self.capabilities()) or "none: no agent is registered"
+            remedy = f"known are {capabilities}"
             if capability in self._members and _takes_tasks(self._members[capability]):
                 remedy = (
                     f"that is an agent: name it as agent_id (mesh submit AGENT, mesh ask AGENT); {remedy}"

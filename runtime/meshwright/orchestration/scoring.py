@@ -28,7 +28,7 @@ _Retry = Literal["another agent", "any agent", "none"]
 
 
 class _Rule(NamedTuple):
-    """`any agent` includes the one that failed: its new attempt starts with an empty journal."""
+    """`any agent` includes the failed agent: its new attempt starts with an empty journal."""
 
     fault_class: FaultClass
     retry: _Retry
@@ -103,7 +103,7 @@ _TOTALS = (0.0, *accumulate(_DECAYS))
 _SCORE_DIGITS = 6  # so that 1.1 x 1.05 is written 1.155
 
 
-class History:
+class AgentHistory:
     """The last outcomes of one agent and capability; `success` and `streak` are kept up to date."""
 
     __slots__ = ("_newest_first", "streak", "success")
@@ -130,7 +130,7 @@ class History:
         return (self.success, self.streak) != before
 
 
-def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: History) -> ScoreCard:
+def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: AgentHistory) -> ScoreCard:
     """Score one agent for one of its capabilities."""
     health = 1.0 if healthy else 0.0
     preferred = _PREFERRED_FACTOR if capability.preferred else 1.0

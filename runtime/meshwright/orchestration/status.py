@@ -53,16 +53,16 @@ class StatusReader:
             self._held[event.aggregate_id] = event
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
-        """How a tenant's open tasks are doing; None: those of all tenants, and the deployments of models."""
-        found = await self._log.view(status_of, tenant_id)
+        """How a tenant's open tasks are doing; None: of all tenants, with the deployments of models."""
+        status = await self._log.view(status_of, tenant_id)
         missing = await self._mesh.get(MissingAgents).of_tenant(tenant_id)
         uses = tuple(await self._tenants.uses(tenant_id, self._admission.open_of_tenants))
-        found = found.model_copy(update={"tenants": uses, "state": self._mesh.state, "missing": missing})
+        status = status.model_copy(update={"tenants": uses, "state": self._mesh.state, "missing": missing})
         if tenant_id is not None:
-            return found
-        seen = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
-        seen |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
-        return found.model_copy(update={**seen, "losses": await self._losses()})
+            return status
+        fields = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
+        fields |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
+        return status.model_copy(update={**fields, "losses": await self._losses()})
 
     async def _losses(self) -> tuple[NoticedLoss, ...]:
         since = self._mesh.runtime.clock.now() - _LOSS_SHOWN
@@ -72,9 +72,9 @@ class StatusReader:
 
     def _held_now(self) -> tuple[HeldWorker, ...]:
         oldest = self._mesh.runtime.clock.now() - timedelta(seconds=_HELD_SECONDS)
-        self._held = {worker: said for worker, said in self._held.items() if said.time > oldest}
+        self._held = {worker: event for worker, event in self._held.items() if event.time > oldest}
         return tuple(
-            _read(HeldWorker, [{"worker": worker, **said.fields} for worker, said in self._held.items()])
+            _read(HeldWorker, [{"worker": worker, **event.fields} for worker, event in self._held.items()])
         )
 
     def _left_alone(self) -> tuple[DeploymentStatus, ...]:

@@ -79,7 +79,7 @@ class Tasks:
         """Of components: which variants are tried with a new task."""
         self._waiters = OutcomeWaiters(mesh.runtime)
         mesh.on_end.append(self._waiters.end)
-        mesh.runtime.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
+        mesh.runtime.listen(topics.TASK_PROGRESS, self._waiters.notify, FINAL, sealed=True)
 
     async def submit(
         self,
@@ -92,7 +92,7 @@ class Tasks:
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
-        `variants` are tried with it; None for those that components choose.
+        `variants` are tried with it; by default components choose them.
         Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent, or task that it comes after),
         IdempotencyConflict, Overloaded where the mesh, tenant or thread has what it may, and StorageExceeded.
         """
@@ -164,10 +164,8 @@ class Tasks:
         return attempt.agent_id if attempt and self._missing.is_missing(attempt.agent_id) else None
 
     async def _state(self, task_id: str, tenant_id: str) -> str | None:
-        wanted = EventFilter(
-            task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1
-        )
-        return next((str(event.fields.get("state")) for event in await self._log.query(wanted)), None)
+        query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1)
+        return next((str(event.fields.get("state")) for event in await self._log.query(query)), None)
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""
@@ -231,8 +229,8 @@ class Tasks:
         """Make a task that goes on from a finished step of another's attempt, by default of the last.
 
         The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from
-        now, by default as long as that of the other. Durable when this returns. Raises NotFound for a step
-        that is not there, Conflict for one that failed or a task that is open, and what `submit` raises.
+        now, by default as long as the other task had. Durable when this returns. Raises NotFound for a
+        missing step, Conflict for a failed step or an open task, and what `submit` raises.
         """
         caller = caller or Caller()
         record, task = await read_task(self._runtime, task_id, caller.tenant_id)
@@ -306,7 +304,7 @@ class Tasks:
         return RevealedQuestion.of(wait, self._cipher)
 
     async def _requesters(self, task: Task, caller: Caller) -> set[str]:
-        """Those who requested a task and the tasks above it; none where everybody is the local user."""
+        """The requesters of a task and of the tasks above it; none if everybody is the local user."""
         by_broker = caller.source == "mqtt" and caller.requested_by != Caller().requested_by
         if not by_broker and not await keys_required(self._keys, self._settings):
             return set()

@@ -27,15 +27,15 @@ _WHAT = {"tasks_per_minute": "tasks", "calls_per_minute": "calls of models"}
 
 @dataclass(slots=True)
 class _Bucket:
-    """Holds a minute's tokens when full; one that is empty fills evenly."""
+    """Holds a minute's tokens when full; an empty one fills evenly."""
 
     per_minute: float
     tokens: float
     at: float
 
     def fill(self, now: float) -> None:
-        passed = max(0.0, now - self.at)  # the clock may be set back
-        self.tokens = min(self.per_minute, self.tokens + passed * self.per_minute / 60)
+        elapsed = max(0.0, now - self.at)  # the clock may be set back
+        self.tokens = min(self.per_minute, self.tokens + elapsed * self.per_minute / 60)
         self.at = now
 
     @property
@@ -46,24 +46,24 @@ class _Bucket:
 class Tenants:
     """The limits of tenants, as the settings have them. Each process counts by itself.
 
-    `tell` records that a tenant was refused: at once, then at most once a minute, with how often.
-    `read_stored` returns how many bytes each tenant stores. Of `max_open_tasks`, those of the mesh, a tenant
-    without a limit of its own leaves some to others.
+    `record` records that a tenant was refused: at once, then at most once a minute, with how often.
+    `read_stored` returns how many bytes each tenant stores. Of `max_open_tasks` of the mesh, a tenant without
+    a limit of its own leaves some to others.
     """
 
     def __init__(
         self,
         settings: TenantsSettings,
         clock: Clock,
-        tell: Callable[..., None],
+        record: Callable[..., None],
         read_stored: Callable[[], Awaitable[Mapping[str, int]]],
         *,
         max_open_tasks: int,
     ) -> None:
-        self._limit = lru_cache(_MAX_BUCKETS)(settings.limit)
+        self._limit_of = lru_cache(_MAX_BUCKETS)(settings.limit)
         self._max_open_tasks = max_open_tasks - max_open_tasks // _LEFT_TO_OTHERS
         self._clock = clock
-        self._tell = tell
+        self._record = record
         self._read_stored = read_stored
         self._reading = asyncio.Lock()
         self._stored: Mapping[str, int] = {}
@@ -89,37 +89,37 @@ class Tenants:
 
     def require_room(self, tenant_id: str, open_tasks: int) -> None:
         """Raise Overloaded where a tenant has as many open tasks as it may."""
-        most = self._limit(tenant_id, "max_open_tasks") or self._max_open_tasks
-        if open_tasks >= most:
+        maximum = self._limit_of(tenant_id, "max_open_tasks") or self._max_open_tasks
+        if open_tasks >= maximum:
             raise self._refusal(
                 tenant_id,
                 "max_open_tasks",
-                f"Tenant {tenant_id} has {open_tasks:,} open tasks, and may have {most:,}",
+                f"Tenant {tenant_id} has {open_tasks:,} open tasks, and may have {maximum:,}",
                 "Send the task again when some have ended, cancel some",
             )
 
     def require_streams(self, tenant_id: str, open_streams: int) -> None:
         """Raise Overloaded where a tenant has as many open event streams and WebSockets as it may."""
-        most = self._limit(tenant_id, "max_streams")
-        if most is not None and open_streams >= most:
+        maximum = self._limit_of(tenant_id, "max_streams")
+        if maximum is not None and open_streams >= maximum:
             raise self._refusal(
                 tenant_id,
                 "max_streams",
                 f"Tenant {tenant_id} has {open_streams:,} open event streams and WebSockets, and may have "
-                f"{most:,}",
+                f"{maximum:,}",
                 "Close some",
             )
 
     async def require_storage(self, tenant_id: str) -> None:
         """Raise StorageExceeded where a tenant stores as much as it may, as of a second ago."""
-        most = self._limit(tenant_id, "max_storage")
-        if most is None:
+        maximum = self._limit_of(tenant_id, "max_storage")
+        if maximum is None:
             return
         stored = (await self._sizes()).get(tenant_id, 0)
-        if stored >= most:
-            self._record(tenant_id, "max_storage")
+        if stored >= maximum:
+            self._record_refusal(tenant_id, "max_storage")
             raise StorageExceeded(
-                f"Tenant {tenant_id} stores {stored:,} bytes, and may store {most:,}",
+                f"Tenant {tenant_id} stores {stored:,} bytes, and may store {maximum:,}",
                 remedy="Have old tasks erased (mesh erase), or keep_events_days lowered, or max_storage of "
                 "[tenants] raised",
                 field="tenant_id",
@@ -128,20 +128,20 @@ class Tenants:
     async def uses(self, tenant_id: str | None, open_tasks: Mapping[str, int]) -> list[TenantUse]:
         """The open tasks and stored bytes of a tenant; None: of the 100 that store most."""
         stored = await self._read_stored()
-        every = sorted({*stored, *open_tasks}, key=lambda name: (-stored.get(name, 0), name))
-        names = every[:_MAX_SHOWN] if tenant_id is None else [tenant_id]
+        tenants = sorted({*stored, *open_tasks}, key=lambda name: (-stored.get(name, 0), name))
+        names = tenants[:_MAX_SHOWN] if tenant_id is None else [tenant_id]
 
-        def most(name: str, setting: TenantLimit) -> int | None:
-            limit = self._limit(name, setting)
-            return None if limit is None else int(limit)
+        def limit(name: str, setting: TenantLimit) -> int | None:
+            value = self._limit_of(name, setting)
+            return None if value is None else int(value)
 
         return [
             TenantUse(
                 tenant_id=name,
                 open_tasks=open_tasks.get(name, 0),
-                max_open_tasks=most(name, "max_open_tasks"),
+                max_open_tasks=limit(name, "max_open_tasks"),
                 stored_bytes=stored.get(name, 0),
-                max_storage=most(name, "max_storage"),
+                max_storage=limit(name, "max_storage"),
             )
             for name in names
         ]
@@ -157,7 +157,7 @@ class Tenants:
     def _refusal(
         self, tenant_id: str, setting: str, message: str, remedy: str, *, wait_seconds: float | None = None
     ) -> Overloaded:
-        self._record(tenant_id, setting)
+        self._record_refusal(tenant_id, setting)
         error = Overloaded(
             message, remedy=f"{remedy}, or have {setting} of [tenants] raised", field="tenant_id"
         )
@@ -166,7 +166,7 @@ class Tenants:
         return error
 
     def _within(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
-        per_minute = self._limit(tenant_id, rate)
+        per_minute = self._limit_of(tenant_id, rate)
         if per_minute is None:
             return None
         bucket = self._bucket(tenant_id, rate, per_minute)
@@ -197,11 +197,11 @@ class Tenants:
             if bucket.tokens >= bucket.per_minute:
                 del self._buckets[key]
 
-    def _record(self, tenant_id: str, setting: str) -> None:
+    def _record_refusal(self, tenant_id: str, setting: str) -> None:
         self._refused[tenant_id] += 1
         now = self._clock.now().timestamp()
         if now - self._recorded_at.get(tenant_id, float("-inf")) < _RECORDED_EVERY.total_seconds():
             return
         self._recorded_at[tenant_id] = now
         payload: dict[str, Any] = {"limit": setting, "refused": self._refused.pop(tenant_id)}
-        self._tell(_LIMITED, payload, tenant_id=tenant_id)
+        self._record(_LIMITED, payload, tenant_id=tenant_id)
