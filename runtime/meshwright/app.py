@@ -28,7 +28,7 @@ from meshwright.sql.database import Database
 from meshwright.sql.encrypted import Secrets
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.memory import MemoryStore
+from meshwright.stores.memory import InMemoryStore
 from meshwright.stores.sqlite import SqliteStore
 
 WHOLE_MESH = "mesh"
@@ -272,7 +272,7 @@ def _postgres_runtime(deps: StoreDeps) -> Runtime:
 
 def _memory_runtime(deps: StoreDeps) -> Runtime:
     """For tests: nothing is kept."""
-    store = MemoryStore(log=deps.log, database=deps.database)
+    store = InMemoryStore(log=deps.log, database=deps.database)
     return Runtime(store, clock=deps.clock, max_record_bytes=deps.settings.max_record_bytes, strict=True)
 
 

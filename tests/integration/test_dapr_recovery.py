@@ -13,7 +13,7 @@ from meshwright.stores.dapr.documents import Documents
 from meshwright.stores.dapr.outbox import StoredActors
 from meshwright.stores.dapr.recovery import Recovery
 from meshwright.stores.dapr.sidecar import Options, Sidecar
-from meshwright.stores.dapr.state import Lease, State
+from meshwright.stores.dapr.state import State, WorkerLease
 from meshwright.stores.dapr.watches import Watches, WatchList
 from tests.support.services import Services
 
@@ -22,7 +22,7 @@ OPEN = ActorRef("clerk", "default:open")
 OF_FRONTS = ActorRef("schedule", "default:digest")
 
 
-class Leases(Lease):
+class Leases(WorkerLease):
     """Says who is gone, without a store."""
 
     def __init__(self, *gone: str) -> None:
@@ -150,7 +150,7 @@ async def test_a_lease_that_ran_out_on_the_way_of_its_renewal_is_lost(make_worke
     worker = await make_worker("late", Leases())
     lapsed = asyncio.Event()
     options = Options(lease_seconds=5.0, renew_seconds=0.1)
-    lease = Lease(options, worker.state, worker.sidecar, lapsed.set)
+    lease = WorkerLease(options, worker.state, worker.sidecar, lapsed.set)
     await lease.take("late")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(lapsed.wait(), 0.5)  # some renewals

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import MemoryStore
+from meshwright.stores.memory import InMemoryStore
 from meshwright.work import Journal, RunSuspended, Work
 from tests.support.turn_driver import a_dispatch, a_task
 
@@ -22,7 +22,7 @@ class SlowDisk(Runtime):
     """The host in memory, on which what is appended is durable only once the test says so."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryStore(), strict=True)
+        super().__init__(InMemoryStore(), strict=True)
         self.reached_the_disk = asyncio.Event()
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:

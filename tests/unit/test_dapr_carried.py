@@ -66,7 +66,7 @@ async def test_an_entry_that_arrived_is_not_sent_again() -> None:
     stored = Stored(expired=True)
     actor = await stored.load()
     for entry in list(actor.outbox):
-        actor.ended.append(entry.item.id)
+        actor.ended_ids.append(entry.item.id)
     actor.outbox.clear()
     actor.forget()
     assert (await stored.load()).outbox == []

@@ -12,7 +12,7 @@ from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import MemoryStore
+from meshwright.stores.memory import InMemoryStore
 from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Journal, RunSuspended
 from meshwright.work.paths import ProgressEvent
@@ -188,7 +188,7 @@ class Commits(Runtime):
     """A runtime in memory, which notes what is appended together."""
 
     def __init__(self) -> None:
-        super().__init__(MemoryStore(), strict=True)
+        super().__init__(InMemoryStore(), strict=True)
         self.appended: list[tuple[str, list[str]]] = []
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:

@@ -19,7 +19,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Batch, Delivery
 from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.memory import DisturbedMail, Faults, MemoryData, MemoryStore
+from meshwright.stores.memory import DisturbedMail, Faults, InMemoryStore, MemoryData
 from meshwright.testing.mesh import memory_runtime
 
 ONE = ActorRef("Book", "one")
@@ -295,7 +295,7 @@ async def test_what_was_lost_before_a_start_is_redriven_after_it() -> None:
     await runtime.stop()
 
 
-class Unavailable(MemoryStore):
+class Unavailable(InMemoryStore):
     """Fails the first commits of turns."""
 
     failures = 2

@@ -52,7 +52,7 @@ _FILLED = (
 
 
 class SqliteCache:
-    """At most `max_bytes` of a file in a folder: what was used last stays. One thread does all its work."""
+    """At most `max_bytes` of a file in a folder: recent entries stay. One thread does all its work."""
 
     name = "disk"
 
@@ -79,7 +79,7 @@ class SqliteCache:
         return await self._run(find)
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep a value for so long; one that is larger than the whole file may be is not kept."""
+        """Keep a value for so long, unless it is larger than the whole file may be."""
         now = self._now_ms()
 
         def keep(connection: sqlite3.Connection) -> None:

@@ -140,10 +140,10 @@ class Session(ABC):
 
     def select_in(self, select: str, keys: Iterable[Any]) -> list[Row]:
         """The rows of `select`, code that ends with a column, where that column holds one of the keys."""
-        found: list[Row] = []
+        rows: list[Row] = []
         for chunk in _chunks(list(keys)):
-            found += self._execute_bound(f"{select} IN ({marks(len(chunk))})", chunk).fetchall()
-        return found
+            rows += self._execute_bound(f"{select} IN ({marks(len(chunk))})", chunk).fetchall()
+        return rows
 
     def delete_in(self, table: str, column: str, keys: Sequence[Any]) -> None:
         """Delete the rows whose column holds one of the keys; table and column are code, never input."""
@@ -179,12 +179,12 @@ def _chunks(rows: Sequence[ResultT]) -> Iterator[Sequence[ResultT]]:
     return (rows[start : start + MAX_ROWS] for start in range(0, len(rows), MAX_ROWS))
 
 
-class Job(NamedTuple):
-    """A function for the writer, and its callback `done(result, error)`, on the event loop."""
+class WriteJob(NamedTuple):
+    """A function for the writer, and its callback `on_commit(result, error)`, on the event loop."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    done: Callable[[Any, StoreFailed | None], None]
+    on_commit: Callable[[Any, StoreFailed | None], None]
 
 
 class Database(ABC):
@@ -211,7 +211,7 @@ class Database(ABC):
         self.preloaded: list[Any] = []
         """The objects that a writing process imports before its first request."""
         self._migrations: dict[str, Traversable] = {MESH: resources.files(migrations)}
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[WriteJob] = deque()
         self._is_writing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -223,7 +223,7 @@ class Database(ABC):
         """Count tasks that were accepted, durably."""
 
     async def compact(self) -> None:  # noqa: B027 nothing, where a dialect needs none
-        """Take from the disk what was deleted. On PostgreSQL that is an administrator's: VACUUM FULL."""
+        """Give the space of deleted rows back. On PostgreSQL an administrator does that: VACUUM FULL."""
 
     def migrate(self, component: str, folder: Traversable) -> None:
         """Bring a component's tables up to date when the database is opened."""
@@ -253,7 +253,7 @@ class Database(ABC):
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-reader")
 
     async def close(self) -> None:
-        """Write what is waiting, and close. Idempotent."""
+        """Write waiting jobs, and close. Idempotent."""
         if self._thread is not None:
             with suppress(StoreFailed):
                 await self.write(_nothing)  # behind all that waits
@@ -332,9 +332,9 @@ class Database(ABC):
         self.upgrades = [*filter(None, pending)]
         if self.upgrades:
             copy = self._keep_copy(session)
-            kept = f"the database as it was is {copy}" if copy else "no copy is made of it"
+            copy_note = f"the database as it was is {copy}" if copy else "no copy is made of it"
             _logger.warning(
-                "%s is upgraded (%s); %s", self.location, ", ".join(map(str, self.upgrades)), kept
+                "%s is upgraded (%s); %s", self.location, ", ".join(map(str, self.upgrades)), copy_note
             )
         for component, folder in self._migrations.items():
             upgrade(session, component, folder, self.location)
@@ -345,14 +345,14 @@ class Database(ABC):
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
-        done: Callable[[Any, StoreFailed | None], None],
+        on_commit: Callable[[Any, StoreFailed | None], None],
     ) -> None:
-        """Have the writer call `function(session, *args)`; `done(result, error)` follows the commit.
+        """Have the writer call `function(session, *args)`; `on_commit(result, error)` follows the commit.
 
         An error of the function fails the whole transaction. If a process of its own writes, it is a module's
         function, and arguments and result are plain data or can be pickled.
         """
-        self._waiting.append(Job(function, args, done))
+        self._waiting.append(WriteJob(function, args, on_commit))
         self._write_next()
 
     async def write(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
@@ -430,16 +430,16 @@ class Database(ABC):
         else:
             self._write(jobs)
 
-    def _next_jobs(self) -> Sequence[Job]:
+    def _next_jobs(self) -> Sequence[WriteJob]:
         """The jobs that come into one transaction."""
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_JOBS))]
 
-    def _write(self, jobs: Sequence[Job]) -> None:
+    def _write(self, jobs: Sequence[WriteJob]) -> None:
         """Write a group; `_written` follows on the event loop."""
         assert self._thread is not None
         self._thread.submit(self._write_in_thread, jobs)
 
-    def _write_in_thread(self, jobs: Sequence[Job]) -> None:
+    def _write_in_thread(self, jobs: Sequence[WriteJob]) -> None:
         assert self._session is not None and self._loop is not None
         results: Sequence[Any] = ()
         failure = None
@@ -450,16 +450,16 @@ class Database(ABC):
         with suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(self._written, jobs, results, failure)
 
-    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
+    def _write_group(self, session: Session, jobs: Sequence[WriteJob]) -> Sequence[Any]:
         return session.write_group([job[:2] for job in jobs])
 
-    def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
+    def _written(self, jobs: Sequence[WriteJob], results: Sequence[Any], failure: StoreFailed | None) -> None:
         """A group was written, or not: tell its jobs."""
         self._is_writing = False
-        if failure is not None and self.exclusive:
+        if failure is not None and self.exclusive:  # turns have run ahead of what is lost now
             self.failure = failure
         for job, result in zip(jobs, results if failure is None else [None] * len(jobs), strict=True):
-            job.done(result, failure)
+            job.on_commit(result, failure)
         self._write_next()
 
 
@@ -470,7 +470,7 @@ def guarded(
 
     It is undone by a savepoint, or with its transaction where that is its own.
     """
-    is_alone, session.is_alone = session.is_alone, False
+    is_alone, session.is_alone = session.is_alone, False  # a call within it takes a savepoint
     if not is_alone:
         session.execute("SAVEPOINT call")
     result, problem = None, None

@@ -50,7 +50,7 @@ IGNORE = ".gitignore"
 
 
 def make_private(folder: Path) -> Path:
-    """Make a data folder, or one that exists private: 0700, its files 0600. Returns the folder.
+    """Make a data folder, or make an existing one private: 0700, its files 0600. Returns the folder.
 
     Call it before anything is written there. Files that other users could read are tightened, with a warning.
     Raises StoreFailed for a folder that others own or can write, for one that others can read and that holds
@@ -59,9 +59,9 @@ def make_private(folder: Path) -> Path:
     """
     if not folder.is_dir():
         _make(folder)
-    found = folder.stat()
-    _check_owner(folder, found)
-    mode = stat.S_IMODE(found.st_mode)
+    status = folder.stat()
+    _check_owner(folder, status)
+    mode = stat.S_IMODE(status.st_mode)
     if (mode & _OTHERS or folder.is_symlink()) and not _holds_a_mesh(folder):
         raise StoreFailed(
             f"{folder} holds other files than a mesh's data, and other users can read it",
@@ -195,10 +195,10 @@ class KeyFile:
     def keys(self) -> list[str]:
         """The secrets of the file as it is now. Raises ConfigError, StoreFailed."""
         try:
-            found = self.path.lstat()
+            status = self.path.lstat()
         except FileNotFoundError:
             return self._first()
-        version = found.st_mtime_ns, found.st_ino
+        version = status.st_mtime_ns, status.st_ino
         if self._read is None or self._read[0] != version:
             self._read = version, self._lines()
         return self._read[1]
@@ -235,15 +235,15 @@ class KeyFile:
         return ConfigError(problem, path=str(self.path), remedy="Restore it from a copy of the data folder")
 
 
-def _check_owner(folder: Path, found: os.stat_result) -> None:
-    if found.st_uid not in (os.geteuid(), 0):
+def _check_owner(folder: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (os.geteuid(), 0):
         raise StoreFailed(
-            f"{folder} belongs to another user (uid {found.st_uid}), who could change the mesh's data",
+            f"{folder} belongs to another user (uid {status.st_uid}), who could change the mesh's data",
             remedy=f"run the mesh as that user, or: chown -R {os.geteuid()} {folder}",
         )
-    if found.st_mode & _OTHERS_WRITE:
+    if status.st_mode & _OTHERS_WRITE:
         raise StoreFailed(
-            f"{folder} can be written by other users (mode {stat.S_IMODE(found.st_mode):o})",
+            f"{folder} can be written by other users (mode {stat.S_IMODE(status.st_mode):o})",
             remedy=f"look at what is in it, then: chmod 700 {folder}; or use a folder in it: "
             f"--data {folder / 'mesh'}",
         )
@@ -260,15 +260,15 @@ def _loose(folder: Path) -> Iterator[Path]:
         for name in (*folders, *files):
             path = Path(parent, name)
             try:
-                found = path.lstat()
+                status = path.lstat()
             except FileNotFoundError:  # a program that still runs there has just removed it
                 continue
-            if stat.S_ISLNK(found.st_mode):
+            if stat.S_ISLNK(status.st_mode):
                 raise StoreFailed(
                     f"{path} is a link, and a data folder holds none: a mesh would write to where it points",
                     remedy=f"remove it: rm {path}",
                 )
-            if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+            if status.st_mode & _OTHERS and status.st_uid == os.geteuid():
                 yield path
         if parent == str(folder) and TREES in folders:
             folders.remove(TREES)  # is private as a whole, and holds what repositories hold: links too

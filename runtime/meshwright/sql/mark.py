@@ -1,8 +1,8 @@
 """The mark of a store: how far it had come, in a file of its own.
 
 SQLite cannot tell that the end of its log is gone: a WAL that was cut or removed opens as an older database.
-The mark follows what is durable, by a second at most, and is never ahead of it: a database behind its mark
-has lost something.
+The mark follows the durable commits, by a second at most, and is never ahead of them: a database behind its
+mark has lost something.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 from meshwright.core.errors import StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.sql.folder import read_private, write_private
-from meshwright.sql.migrations import Connection
+from meshwright.sql.migrations import SqlConnection
 
 FILE_NAME = "mesh.mark"
 _UNKNOWN = (
@@ -48,11 +48,11 @@ class Loss(NamedTuple):
 
     def __str__(self) -> str:
         tasks = f" and {self.marked_tasks - self.tasks:,} of {self.marked_tasks:,} accepted tasks"
-        lost = tasks if self.tasks < self.marked_tasks else ""
+        missing_tasks = tasks if self.tasks < self.marked_tasks else ""
         if self.marked_seq <= self.seq:
             return "another database is in its place"
         events = f"{self.marked_seq - self.seq:,} events (seq {self.seq + 1} to {self.marked_seq})"
-        return f"{events}{lost} are gone"
+        return f"{events}{missing_tasks} are gone"
 
 
 class Marker:
@@ -64,7 +64,7 @@ class Marker:
         self._sync = sync
         self._mark: _Mark | None = None
 
-    def loss(self, connect: Callable[[], Connection] | None) -> Loss | None:
+    def loss(self, connect: Callable[[], SqlConnection] | None) -> Loss | None:
         """Returns the events and tasks that the database lacks (None: there is no database). Changes nothing
         in the folder.
 
@@ -82,18 +82,20 @@ class Marker:
         tasks = _tasks_of(connect) if connect and store else 0
         return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
 
-    def start(self, session: Connection) -> None:
+    def start(self, session: SqlConnection) -> None:
         """Take up the counts of an open database, and give it an id where it has none."""
         session.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
         [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
-        known = self._mark is not None and self._mark.store == store
-        self.tasks = self._mark.tasks if known and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
+        is_same = self._mark is not None and self._mark.store == store
+        self.tasks = (
+            self._mark.tasks if is_same and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
+        )
         if self._mark is None:
             self._put(_Mark(store, _last_seq(session), self.tasks))
         else:
             self._mark = _Mark(store, self._mark.seq, self.tasks)
 
-    def write(self, session: Connection) -> None:
+    def write(self, session: SqlConnection) -> None:
         """Mark what a session that reads can see."""
         assert self._mark is not None
         tasks = self.tasks  # first: a later one may not be durable yet
@@ -125,15 +127,15 @@ def marked_seq(folder: Path) -> int:
 def _read(path: Path) -> _Mark | None:
     """The mark of a folder; None where there is none, or a power cut has left half of one."""
     try:
-        known = from_json(read_private(path))
-        return _Mark(str(known["store"]), int(known["seq"]), int(known["tasks"]))
+        fields = from_json(read_private(path))
+        return _Mark(str(fields["store"]), int(fields["seq"]), int(fields["tasks"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _state_of(connect: Callable[[], Connection]) -> tuple[str, int]:
+def _state_of(connect: Callable[[], SqlConnection]) -> tuple[str, int]:
     """The id of a database and its last `seq`; nothing where it is empty."""
     session = connect()
     try:
@@ -145,7 +147,7 @@ def _state_of(connect: Callable[[], Connection]) -> tuple[str, int]:
         session.close()
 
 
-def _tasks_of(connect: Callable[[], Connection]) -> int:
+def _tasks_of(connect: Callable[[], SqlConnection]) -> int:
     session = connect()
     try:
         return session.execute(_COUNT_TASKS).fetchone()[0]
@@ -153,7 +155,7 @@ def _tasks_of(connect: Callable[[], Connection]) -> int:
         session.close()
 
 
-def _last_seq(session: Connection) -> int:
+def _last_seq(session: SqlConnection) -> int:
     return session.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.plugins import install_command
-from meshwright.sql.database import Calls, Cursor, Job, Row, Session, Values, is_by_one_call
+from meshwright.sql.database import Calls, Cursor, Row, Session, Values, WriteJob, is_by_one_call
 from meshwright.sql.server import check_server
 from meshwright.sql.writer import ApartDatabase, WriterProcess
 
@@ -301,8 +301,8 @@ class PostgresDatabase(ApartDatabase):
         return PostgresSession(self.connect())
 
     def _settings(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
-        return {**known, **_SILENT_SERVER, **self._parameters}
+        parameters: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
+        return {**parameters, **_SILENT_SERVER, **self._parameters}
 
     def _connect_writer(self) -> PostgresSession:
         check_server(self.connect, self.location)
@@ -314,14 +314,14 @@ class PostgresDatabase(ApartDatabase):
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
         return partial(_connect_writer, settings, self.lock_class)
 
-    def _next_jobs(self) -> Sequence[Job]:
-        """One job: those that lock in other orders would wait for each other."""
+    def _next_jobs(self) -> Sequence[WriteJob]:
+        """One job: jobs that lock in other orders would wait for each other."""
         return [self._waiting.popleft()]
 
     def _variables(self) -> Iterable[str]:
         return (name for name in os.environ if name.startswith(_VARIABLES))
 
-    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[WriteJob]) -> None:
         """The group may be durable or not, as where a connection ends: its batches are tried again."""
         if self._thread is not None:
             self._thread.submit(process.kill)
@@ -350,7 +350,7 @@ class PostgresDatabase(ApartDatabase):
 
 
 def own_channel(channel: str, worker: str) -> str:
-    """The channel of what is for one worker alone, beside that of the mesh."""
+    """The channel of one worker alone, beside the channel of the mesh."""
     return f"{channel}_{worker}"
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.ids import new_id
-from meshwright.sql.database import Cursor, Job, Row, Session, Values, marks
+from meshwright.sql.database import Cursor, Row, Session, Values, WriteJob, marks
 from meshwright.sql.folder import lock_folder, make_private, open_private
 from meshwright.sql.mark import Marker, refusal
 from meshwright.sql.writer import ApartDatabase, WriterProcess
@@ -121,9 +121,9 @@ class SqliteSession(Session):
 
     def noted_results(self, group_id: bytes) -> list[Any] | None:
         """The results of the group if it is the last that was written; durable then. None: it is not."""
-        found = self.execute("SELECT results FROM last_group WHERE id = ?", (group_id,)).fetchone()
+        row = self.execute("SELECT results FROM last_group WHERE id = ?", (group_id,)).fetchone()
         self.execute("DELETE FROM last_group")  # this commit syncs the one before it
-        return None if found is None else marshal.loads(found[0])
+        return None if row is None else marshal.loads(row[0])
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the file itself is in trouble."""
@@ -161,7 +161,7 @@ class SqliteDatabase(ApartDatabase):
         self._marker.tasks += tasks
 
     async def compact(self) -> None:
-        """Rewrite the file without what was deleted. Commits wait meanwhile. Raises StoreFailed."""
+        """Rewrite the file without deleted rows. Commits wait meanwhile. Raises StoreFailed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(problem: str | None, error: StoreFailed | None) -> None:
@@ -188,8 +188,8 @@ class SqliteDatabase(ApartDatabase):
 
     def _keep_copy(self, session: Session) -> Path:
         """Copy the file beside it, once for an upgrade. Raises what a disk that refuses does."""
-        named = "-".join(f"{name}-{after}" for name, _, after in self.upgrades)
-        copy = self.path.with_name(f"{FILE_NAME}.before-{named}")
+        upgrade_names = "-".join(f"{name}-{after}" for name, _, after in self.upgrades)
+        copy = self.path.with_name(f"{FILE_NAME}.before-{upgrade_names}")
         if not copy.exists():  # else of a start that broke off in the upgrade
             draft = copy.with_name(f".{copy.name}")
             draft.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ class SqliteDatabase(ApartDatabase):
         return copy
 
     def _look_for_loss(self) -> None:
-        """Compare with the mark before anything is opened for writing, which would change what is left."""
+        """Compare with the mark before anything is opened for writing, which would change the file."""
         loss = self._marker.loss(self.connect_reader if self.path.exists() else None)
         if loss is not None and not self._accept_loss:
             raise refusal(self.path, loss)
@@ -222,29 +222,29 @@ class SqliteDatabase(ApartDatabase):
         assert self._lock is not None
         return (self._lock.fileno(),)
 
-    def _may_write_apart(self, jobs: Sequence[Job]) -> bool:
+    def _may_write_apart(self, jobs: Sequence[WriteJob]) -> bool:
         """False for a compaction: it commits in between, so that it could not be said how far it came."""
         return not any(job.function is _compact for job in jobs)
 
-    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[WriteJob]) -> None:
         if jobs:
             self._ended = process
             self._write(jobs)
         elif self._thread is not None:
             self._thread.submit(process.kill)
 
-    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
+    def _write_group(self, session: Session, jobs: Sequence[WriteJob]) -> Sequence[Any]:
         """Write a group in the thread; it may be the last one of a process that has ended."""
-        ended, self._ended = self._ended, None
-        if ended is not None:
+        process, self._ended = self._ended, None
+        if process is not None:
             session.close()
             self._session = session = connect_writer(self.path, self._durability)
-            results = session.noted_results(ended.kill())
+            results = session.noted_results(process.kill())
             if results is not None:
                 return results
         return super()._write_group(session, jobs)
 
-    def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
+    def _written(self, jobs: Sequence[WriteJob], results: Sequence[Any], failure: StoreFailed | None) -> None:
         if failure is None and self._mark_timer is None and not self._temporary:
             assert self._loop is not None
             self._mark_timer = self._loop.call_later(_MARK_SECONDS, self._mark)
@@ -291,7 +291,7 @@ def _compact(session: Session) -> str | None:
 
 
 def connect_writer(path: Path, durability: str) -> SqliteSession:
-    """The session that writes a file; one that does not exist is made."""
+    """The session that writes a file, which is made if it does not exist."""
     session = SqliteSession(_connect(path))
     try:
         session.execute("PRAGMA journal_mode=WAL")

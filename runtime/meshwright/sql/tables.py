@@ -30,29 +30,31 @@ _SEQUENCES = """
 _MAX_ROWS, _MAX_BYTES = 1_000, 4 * 1024 * 1024  # written at once
 
 
-class Table(NamedTuple):
-    """The columns of a table that are not computed, and those of them that take a value."""
+class TableColumns(NamedTuple):
+    """The columns of a table that are not computed, and among them the columns that take a value."""
 
     columns: Sequence[str]
     writable: Sequence[str]
 
 
-def tables_of(session: Session) -> dict[str, Table]:
-    """The tables of a database by name, without those that belong to an index."""
-    found: dict[str, list[tuple[str, bool]]] = {}
+def tables_of(session: Session) -> dict[str, TableColumns]:
+    """The tables of a database by name, but for tables of an index."""
+    columns_of: dict[str, list[tuple[str, bool]]] = {}
     for table, column, takes_values in session.execute(_COLUMNS[session.dialect]).fetchall():
-        found.setdefault(table, []).append((column, bool(takes_values)))
+        columns_of.setdefault(table, []).append((column, bool(takes_values)))
     return {
-        table: Table([name for name, _ in columns], [name for name, takes_values in columns if takes_values])
-        for table, columns in found.items()
+        table: TableColumns(
+            [name for name, _ in columns], [name for name, takes_values in columns if takes_values]
+        )
+        for table, columns in columns_of.items()
     }
 
 
-def copy_rows(rows: Iterable[Row], target: Session, into: str, written: Callable[[int], None]) -> None:
+def copy_rows(rows: Iterable[Row], target: Session, into: str, on_written: Callable[[int], None]) -> None:
     """Insert rows, some at a time; `written` is called with how many."""
     for batch in _batches(rows):
         target.insert(into, batch)
-        written(len(batch))
+        on_written(len(batch))
 
 
 def set_sequences(session: Session) -> None:

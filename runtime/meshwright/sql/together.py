@@ -47,7 +47,7 @@ class Together(Generic[KeyT, AnswerT]):
     async def _query_some(self, waiting: Sequence[_Waiting[KeyT, AnswerT]]) -> None:
         answers = [answer for _, answer in waiting]
         try:
-            found = await self._query(list(dict.fromkeys(key for key, _ in waiting)))
+            result = await self._query(list(dict.fromkeys(key for key, _ in waiting)))
         except asyncio.CancelledError:
             for answer in answers:
                 answer.cancel()
@@ -59,4 +59,4 @@ class Together(Generic[KeyT, AnswerT]):
         else:
             for answer in answers:
                 if not answer.done():
-                    answer.set_result(found)
+                    answer.set_result(result)

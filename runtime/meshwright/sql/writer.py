@@ -30,7 +30,7 @@ from typing import Any
 from meshwright.core.clock import Backoff
 from meshwright.core.programs import environment_with
 from meshwright.core.redaction import redact
-from meshwright.sql.database import Database, Job, Session, guarded
+from meshwright.sql.database import Database, Session, WriteJob, guarded
 
 logger = logging.getLogger("meshwright.store")
 _SIZE = struct.Struct("<Q")
@@ -68,7 +68,7 @@ class WriterProcess:
         self,
         connect: Callable[[], Session],
         preloaded: Iterable[Any],
-        held: Sequence[int] = (),
+        descriptors: Sequence[int] = (),
         variables: Iterable[str] = (),
     ) -> None:
         """Start the process, which calls `connect` to open its session; it holds some descriptors too.
@@ -82,7 +82,7 @@ class WriterProcess:
             opened += os.pipe()
             opened += os.pipe()
             theirs, self._calls, self._answers, answers = opened
-            self._process = self._popen(theirs, answers, held, variables)
+            self._process = self._popen(theirs, answers, descriptors, variables)
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
@@ -99,7 +99,7 @@ class WriterProcess:
         self._send(pickle.dumps((connect, list(preloaded))))
 
     def _popen(
-        self, calls: int, answers: int, held: Sequence[int], variables: Iterable[str]
+        self, calls: int, answers: int, descriptors: Sequence[int], variables: Iterable[str]
     ) -> subprocess.Popen[bytes]:
         paths = os.pathsep.join(filter(None, sys.path))
         return subprocess.Popen(
@@ -107,11 +107,11 @@ class WriterProcess:
             env={**environment_with(variables), "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=sys.__stderr__,
-            pass_fds=(calls, answers, *held),
+            pass_fds=(calls, answers, *descriptors),
             start_new_session=True,  # Ctrl-C in a terminal is the mesh's to handle
         )
 
-    def write(self, jobs: Iterable[Job]) -> None:
+    def write(self, jobs: Iterable[WriteJob]) -> None:
         """Have a group written. The one before it was answered."""
         names = ((job.function.__module__, job.function.__qualname__, job.args) for job in jobs)
         self._group_id = os.urandom(8)
@@ -173,7 +173,7 @@ class ApartDatabase(Database):
         super().__init__(location, folder)
         self._process: WriterProcess | None = None
         self._ready: asyncio.Future[None] | None = None
-        self._sent: Sequence[Job] = ()
+        self._sent: Sequence[WriteJob] = ()
         self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, jitter=0.0)
         self._restart: asyncio.TimerHandle | None = None
 
@@ -193,7 +193,7 @@ class ApartDatabase(Database):
         """Opens the session that writes, in another process: it can be pickled."""
 
     @abstractmethod
-    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[WriteJob]) -> None:
         """Settle the group that a process had when it ended by itself."""
 
     def _held(self) -> Sequence[int]:
@@ -204,11 +204,11 @@ class ApartDatabase(Database):
         """The names of the variables that the driver of the process reads."""
         return ()
 
-    def _may_write_apart(self, jobs: Sequence[Job]) -> bool:
+    def _may_write_apart(self, jobs: Sequence[WriteJob]) -> bool:
         """Whether a process may write a group."""
         return True
 
-    def _write(self, jobs: Sequence[Job]) -> None:
+    def _write(self, jobs: Sequence[WriteJob]) -> None:
         if self._process is None or not self._process.is_ready or not self._may_write_apart(jobs):
             super()._write(jobs)
             return
@@ -222,13 +222,13 @@ class ApartDatabase(Database):
     def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
         """The process is ready, has written a group, or (an EOFError) has ended."""
         jobs, self._sent = self._sent, ()
-        ended = self._process
-        if isinstance(error, EOFError) and ended is not None:
+        process = self._process
+        if isinstance(error, EOFError) and process is not None:
             self._process = None
-            if ended.is_ready and ended.age_seconds >= STEADY_SECONDS:
+            if process.is_ready and process.age_seconds >= STEADY_SECONDS:
                 self._pauses.reset()
             self._start_another("has ended")
-            self._writer_ended(ended, jobs)
+            self._writer_ended(process, jobs)
         elif jobs:
             self._written(jobs, results, None if error is None else self._failed(error))
         elif self._ready is not None and not self._ready.done():
@@ -238,8 +238,8 @@ class ApartDatabase(Database):
         """Start another process to write, a moment later."""
         assert self._loop is not None
         pause = self._pauses.next()
-        said = "The process that writes %s %s: the mesh writes by itself, and starts another in %g s"
-        logger.warning(said, self.location, problem, pause)
+        warning = "The process that writes %s %s: the mesh writes by itself, and starts another in %g s"
+        logger.warning(warning, self.location, problem, pause)
         self._restart = self._loop.call_later(pause, self._start_apart)
 
     def _start_apart(self) -> None:
@@ -264,11 +264,11 @@ class ApartDatabase(Database):
         await super()._end_writing()
 
 
-def _packed(job: Job) -> Job:
+def _packed(job: WriteJob) -> WriteJob:
     """A job whose arguments are plain data."""
     if job.function is not guarded:
         return job
-    return Job(guarded_apart, (pickle.dumps(job.args),), job.done)
+    return WriteJob(guarded_apart, (pickle.dumps(job.args),), job.on_commit)
 
 
 def guarded_apart(session: Session, call: bytes) -> bytes:

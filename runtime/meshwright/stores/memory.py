@@ -93,7 +93,7 @@ class Faults:
         return self._chance.randint(1, self._max_delay_passes) if self._strikes(self._delay) else 0
 
     def next_of(self, waiting: Iterator[_ChoiceT]) -> _ChoiceT | None:
-        """Which of those that may come next does: the first, or any. None if there is none."""
+        """The candidate that comes next: the first, or any. None if there is none."""
         if not self._strikes(self._reorder):
             return next(waiting, None)
         candidates = list(waiting)
@@ -111,7 +111,7 @@ class Faults:
 
 
 @dataclass(slots=True, eq=False)
-class _Held:
+class _HeldDelivery:
     delivery: Delivery
     until_pass: int
 
@@ -121,7 +121,7 @@ class DisturbedMail:
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self._held: list[_Held] = []
+        self._held: list[_HeldDelivery] = []
         self._passes = 0
 
     def __len__(self) -> int:
@@ -130,26 +130,26 @@ class DisturbedMail:
     def put(self, delivery: Delivery) -> None:
         """Add a message, and perhaps a copy of it."""
         for _ in range(2 if self._faults.duplicates() else 1):
-            self._held.append(_Held(delivery, self._passes + self._faults.delay_passes()))
+            self._held.append(_HeldDelivery(delivery, self._passes + self._faults.delay_passes()))
 
     def take(self) -> Delivery | None:
         """The next message, or None in a pass in which every one is held back."""
         self._passes += 1
-        held = self._faults.next_of(self._ready())
-        if held is None:
+        entry = self._faults.next_of(self._ready())
+        if entry is None:
             return None
-        self._held.remove(held)
-        return held.delivery
+        self._held.remove(entry)
+        return entry.delivery
 
-    def _ready(self) -> Iterator[_Held]:
-        """Those that may come next: of each pair the oldest alone, so that none overtakes its own kind."""
-        passed: set[str] = set()
-        for held in self._held:
-            message = held.delivery.message
+    def _ready(self) -> Iterator[_HeldDelivery]:
+        """The candidates: of each pair the oldest alone, so that no message overtakes its own kind."""
+        pairs: set[str] = set()
+        for entry in self._held:
+            message = entry.delivery.message
             pair = message.sender or message.id
-            if pair not in passed and held.until_pass < self._passes:
-                yield held
-            passed.add(pair)
+            if pair not in pairs and entry.until_pass < self._passes:
+                yield entry
+            pairs.add(pair)
 
 
 _Stream = tuple[ActorRef, str]
@@ -184,9 +184,9 @@ class MemoryData:
 
     def check(self, batch: Batch) -> None:
         """Raise Conflict or AlreadyTaken where others were there before."""
-        gone = [number for number in batch.taken_numbers if number not in self.mail]
-        if gone:
-            raise AlreadyTaken(gone)
+        missing_numbers = [number for number in batch.taken_numbers if number not in self.mail]
+        if missing_numbers:
+            raise AlreadyTaken(missing_numbers)
         for ref, expected in batch.expected.items():
             stored = self.record(ref)
             if (stored.revision if stored else 0) != expected:
@@ -194,11 +194,11 @@ class MemoryData:
         if batch.ahead and any(Message.decode(data).to in batch.ahead for data, _ in self.mail.values()):
             raise Conflict("a message waits for an actor that took a later one")
 
-    def knows(self, known: Record | str | None) -> bool:
+    def knows(self, item: Record | str | None) -> bool:
         """Whether a record is written, or an event of an id is known."""
-        if isinstance(known, Record):
-            return known.n in self.records.get((known.ref, known.stream), {})
-        return known in self.events
+        if isinstance(item, Record):
+            return item.n in self.records.get((item.ref, item.stream), {})
+        return item in self.events
 
     def apply(self, batch: Batch) -> None:
         """Write a batch. It is encoded first: what cannot be leaves nothing behind."""
@@ -220,7 +220,7 @@ class MemoryData:
             delivery.number = self.last_number
 
 
-class MemoryStore(SharedStore):
+class InMemoryStore(SharedStore):
     """Keeps everything in memory.
 
     `log` gets every event before its subscribers do; its `database`, if given, is opened and closed with
@@ -259,7 +259,7 @@ class MemoryStore(SharedStore):
             self._is_logging = True
 
     async def begin(self, incarnation: str) -> Takeover:
-        """Deliver what was not taken. A runtime that goes on has its messages still."""
+        """Deliver messages that were not taken. A runtime that goes on has them still."""
         assert self._receiver is not None
         goes_on = self.data.running.pop(self._incarnation, None) is not None
         self.data.running[incarnation] = self._receiver
@@ -312,15 +312,15 @@ class MemoryStore(SharedStore):
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream from one number to another; without `last`, up to a gap too long."""
         stored = self.data.records.get((ref, stream), {})
-        found: list[Record] = []
+        page: list[Record] = []
         empty = 0
         for n in itertools.count(first) if last is None else range(first, last + 1):
             empty = 0 if n in stored else empty + 1
             if n in stored:
-                found.append(Record(ref, stream, n, from_json(stored[n])))
+                page.append(Record(ref, stream, n, from_json(stored[n])))
             elif last is None and empty == RECORD_GAP:
                 break
-        return found
+        return page
 
     async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
         """Delete whole streams of actors."""
@@ -330,14 +330,16 @@ class MemoryStore(SharedStore):
 
     async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
         """Delete the records of actors."""
-        found = {ref: self.data.record(ref) for ref in revisions}
-        gone = {ref for ref, record in found.items() if record and record.revision == revisions[ref]}
-        for ref in gone:
+        records_of = {ref: self.data.record(ref) for ref in revisions}
+        deleted_refs = {
+            ref for ref, record in records_of.items() if record and record.revision == revisions[ref]
+        }
+        for ref in deleted_refs:
             del self.data.actors[ref]
-        return gone
+        return deleted_refs
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
-        """The alarms of all actors: those that others ring too find nothing to do."""
+        """The alarms of all actors: an alarm that others ring too finds nothing to do."""
         for ref in list(self.data.actors):
             record = self.data.record(ref)
             if record is not None and record.wake_at is not None and record.wake_at <= until:
@@ -359,10 +361,12 @@ class MemoryStore(SharedStore):
         if not self.data.unlogged:
             return
         async with self._logging:
-            events = [Event.model_validate_json(self.data.events[each]) for each in self.data.unlogged]
+            events = [
+                Event.model_validate_json(self.data.events[event_id]) for event_id in self.data.unlogged
+            ]
             new = await self._log.append(events) if self._log is not None and events else events
             logged_ids = {event.id for event in events}
-            self.data.unlogged = [each for each in self.data.unlogged if each not in logged_ids]
+            self.data.unlogged = [event_id for event_id in self.data.unlogged if event_id not in logged_ids]
             for event in new:
                 self.broadcast(event)
 

@@ -97,11 +97,11 @@ class SqliteStore(ExclusiveStore):
         for ref in refs:
             if ref.id <= self._last_id(ref.type):
                 by_type[ref.type].append(ref.id)
-        found: dict[ActorRef, ActorRecord] = {}
+        records: dict[ActorRef, ActorRecord] = {}
         for kind, ids in by_type.items():
             rows = self._read(f"{_SELECT_HEADS} AND id IN ({','.join('?' * len(ids))})", (kind, *ids))
-            found |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
-        return found
+            records |= {ActorRef(kind, row[0]): record_of(row[1:]) for row in rows}
+        return records
 
     def write(self, batch: Batch, on_durable: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch for the writer."""
@@ -164,14 +164,14 @@ class SqliteStore(ExclusiveStore):
         self,
         events: Sequence[Event],
         on_durable: Callable[[StoreFailed | None], None],
-        written: Written | None,
+        log_result: Written | None,
         error: StoreFailed | None,
     ) -> None:
         """Tell the runtime first: it writes the next batch before waiting callers resume."""
         on_durable(error)
-        if written is not None and self._receiver is not None:
+        if log_result is not None and self._receiver is not None:
             tell = self._receiver.bus.notify
-            for event in self._log.tell(events, written):
+            for event in self._log.tell(events, log_result):
                 tell(event)
 
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
@@ -199,13 +199,13 @@ def write_batch(
     session: Session,
     heads: Sequence[Row],
     messages: Sequence[Row],
-    taken: Sequence[int],
+    taken_numbers: Sequence[int],
     records: Sequence[Row],
     events: tuple[Sequence[Row], float] | None,
 ) -> Written | None:
     """Write the rows of a batch, in the writer."""
     session.insert(_HEADS, heads, then=REPLACE_HEAD)
     session.insert("mailbox (n, outside, message)", messages)
-    session.delete_in("mailbox", "n", taken)
+    session.delete_in("mailbox", "n", taken_numbers)
     session.insert(RECORDS, records, then="ON CONFLICT DO NOTHING")
     return table.insert(session, *events) if events else None

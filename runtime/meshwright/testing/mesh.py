@@ -40,7 +40,7 @@ from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.settings import load_settings
 from meshwright.sql.database import Database
-from meshwright.stores.memory import Faults, MemoryData, MemoryStore
+from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
 
 _PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 _SHOWN_EVENTS = 5
@@ -431,5 +431,5 @@ def memory_runtime(
     Runtimes on the same `data` stand for workers that share a store. `log` gets every event, and its
     `database` is opened and closed with the runtime. `faults` brings about what may go wrong.
     """
-    store = MemoryStore(data, log=log, database=database, faults=faults)
+    store = InMemoryStore(data, log=log, database=database, faults=faults)
     return sort(store, clock=clock, strict=True, **options)

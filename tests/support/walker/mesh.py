@@ -26,7 +26,7 @@ from meshwright.mesh import Mesh
 from meshwright.orchestration.again import Again, Forked
 from meshwright.parts import ours
 from meshwright.settings import Settings, load_settings
-from meshwright.stores.memory import Faults, MemoryData, MemoryStore
+from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
 from meshwright.work.record import TaskView
 from tests.support.walker.acts import Moment
 from tests.support.walker.agents import agents_for
@@ -62,7 +62,7 @@ _MAX_EVENTS = 500
 _ENDING_PASSES = 1_000
 
 
-class GatedStore(MemoryStore):
+class GatedStore(InMemoryStore):
     """Comes to a point before and behind each commit."""
 
     gate: Gate

@@ -16,7 +16,7 @@ _CREATE_VERSIONS = (
 _SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
 
 
-class Connection(Protocol):
+class SqlConnection(Protocol):
     """A session of the database, as what looks after its tables needs it."""
 
     dialect: ClassVar[Any]
@@ -34,12 +34,12 @@ class Connection(Protocol):
         ...
 
 
-def create_versions(session: Connection) -> None:
+def create_versions(session: SqlConnection) -> None:
     """Create the table of versions, which the other functions read, unless it is there."""
     session.execute(_CREATE_VERSIONS)
 
 
-def upgrade(session: Connection, component: str, folder: Traversable, location: str) -> None:
+def upgrade(session: SqlConnection, component: str, folder: Traversable, location: str) -> None:
     """Apply the steps of a component that the database has not seen; raises as `pending_upgrade` does."""
     steps = migration_steps(folder, session.dialect)
     version = _checked_version(session, component, steps, location)
@@ -60,7 +60,7 @@ class Upgrade(NamedTuple):
 
 
 def pending_upgrade(
-    session: Connection, component: str, folder: Traversable, location: str
+    session: SqlConnection, component: str, folder: Traversable, location: str
 ) -> Upgrade | None:
     """The upgrade that `upgrade` makes of tables that are there; new tables need none.
 
@@ -83,7 +83,7 @@ def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
     return steps
 
 
-def _checked_version(session: Connection, component: str, steps: Mapping[int, str], location: str) -> int:
+def _checked_version(session: SqlConnection, component: str, steps: Mapping[int, str], location: str) -> int:
     version = _version(session, component)
     first, latest = min(steps, default=0), max(steps, default=0)
     owner = "" if component == MESH else f" of {component}"
@@ -100,7 +100,7 @@ def _checked_version(session: Connection, component: str, steps: Mapping[int, st
     return version
 
 
-def _version(session: Connection, component: str) -> int:
+def _version(session: SqlConnection, component: str) -> int:
     row = session.execute(_SELECT_VERSION, (component,)).fetchone()
     return row[0] if row else 0
 

@@ -1,4 +1,4 @@
-"""The broker behind the sidecar: names of topics, what is published, and how events reach the mesh's log.
+"""The broker behind the sidecar: names of topics, publishing, and how events reach the mesh's log.
 
 A process that keeps the log (every one, where they share a database) writes its own events there itself, and
 shows them to the others on the bus. Every other process sends its events over the bus in numbered batches,
@@ -250,28 +250,28 @@ class EventShipper:
         assert self._log is not None
         events = [entry.item for entry in group if isinstance(entry.item, Event)]
         new = {id(event) for event in await self._log.append(events)}
-        shown: list[tuple[OutboxEntry, bool]] = []
+        new_entries: list[tuple[OutboxEntry, bool]] = []
         for entry in group:
             self._on_logged(entry)
             if isinstance(entry.item, Event) and id(entry.item) in new:
                 self._bus.notify(entry.item)
-                shown.append((entry, True))
-        self._batches.put(shown)
+                new_entries.append((entry, True))
+        self._batches.put(new_entries)
         return [None] * len(group)
 
     async def _publish(self, group: list[tuple[OutboxEntry, bool]]) -> list[BaseException | None]:
         """Publish events in numbered batches, one after another."""
         results: list[BaseException | None] = []
         for part in _parts(group):
-            kept = [entry for entry, is_kept in part if is_kept]
+            stored_entries = [entry for entry, is_kept in part if is_kept]
             body = b'{"v":1,"from":"%b","n":%d,"events":[%b],"passing":[%b]}' % (
                 self._broker.sender.encode(),
                 number := next(self._numbers),
-                b",".join([entry.data for entry in kept]),
+                b",".join([entry.data for entry in stored_entries]),
                 b",".join([entry.data for entry, is_kept in part if not is_kept]),
             )
-            if self._log is None and kept:
-                self._unconfirmed[number] = kept
+            if self._log is None and stored_entries:
+                self._unconfirmed[number] = stored_entries
             try:
                 await self._broker.publish_raw(LOGGED if self._log is not None else EVENTS, body)
             except HostError as error:
@@ -279,13 +279,13 @@ class EventShipper:
                 results += [error if is_kept and self._log is None else None for _, is_kept in part]
                 continue
             results += [None] * len(part)
-            if self._log is None and kept:
-                self._tell_own(kept)
+            if self._log is None and stored_entries:
+                self._tell_own(stored_entries)
                 asyncio.get_running_loop().call_later(_CONFIRM_SECONDS, self._send_again, number)
         return results
 
-    def _tell_own(self, kept: list[OutboxEntry]) -> None:
-        for entry in kept:
+    def _tell_own(self, stored_entries: list[OutboxEntry]) -> None:
+        for entry in stored_entries:
             if not entry.is_shown and isinstance(entry.item, Event):
                 entry.is_shown = True
                 self._bus.notify(entry.item)
@@ -294,7 +294,7 @@ class EventShipper:
         self._batches.put([(entry, True) for entry in self._unconfirmed.pop(number, ())])
 
     async def _take(self, sender: str, number: int, events: list[Event], passing: list[Event]) -> bool:
-        """Write a batch into the log, if it is here, and show what is new."""
+        """Write a batch into the log, if it is here, and show new events."""
         new = events
         if self._log is not None and self.is_shared:
             with suppress(HostError):  # it is looked at again in a moment

@@ -75,7 +75,7 @@ class Callbacks(ABC):
         self.actor_types = actor_types
         self.routes = routes
         self.whole: Collection[str] = ()
-        """Topics whose messages are taken with what is around their data."""
+        """Topics whose messages are taken whole, with the envelope of their data."""
         self.served = asyncio.Event()
         self._closed = False
         self._under_way = 0
@@ -95,7 +95,7 @@ class Callbacks(ABC):
         """Run a turn, or CALL or DELIVER with an encoded message as the body. JSON in, JSON out."""
 
     async def close(self) -> None:
-        """Refuse what comes from now on, and wait STOP_SECONDS at most for what is under way."""
+        """Refuse new messages and calls, and wait STOP_SECONDS at most for those under way."""
         self._closed = True
         self.served.set()
         if self._under_way:
@@ -163,7 +163,7 @@ class AppCallbacks(Callbacks):
         super().__init__({kind.type: list(kind.methods) for kind in receiver.kinds.values()})
         self.opened = asyncio.Event()
         self.examples: Sequence[tuple[str, str]] = ()
-        """For each route a component and a topic: what is published there comes by it."""
+        """A component and a topic for each route, to publish examples that come by it."""
         self._app_id = options.app_id
         self._receiver = receiver
         self._broker = broker
@@ -186,8 +186,8 @@ class AppCallbacks(Callbacks):
                 routes[topic] = TopicRoute(VIEWS, broker.everything(topic))
         self.whole = self._receiver.topic_takers
         group = f"$share/{self._app_id}/" if broker.is_mqtt else ""
-        taken = [TopicRoute(BUS, f"{group}{topic}") for topic in self.whole]
-        self.routes = [*routes.values(), *taken]
+        topic_routes = [TopicRoute(BUS, f"{group}{topic}") for topic in self.whole]
+        self.routes = [*routes.values(), *topic_routes]
         self.examples = [
             (route.pubsub, broker.topic(re.sub(r"[*#]", "ping", pattern)))
             for pattern, route in routes.items()
@@ -229,19 +229,19 @@ class AppCallbacks(Callbacks):
             return twin.result() if twin.done() else await asyncio.shield(twin)
         taking = self._taking[data] = asyncio.get_running_loop().create_future()
         try:
-            taken = await self.take(topic, data)
+            is_taken = await self.take(topic, data)
         except BaseException:  # also where daprd hangs up: a twin then has to try for itself
             taking.set_result(False)
             self._taking.pop(data)
             raise
-        taking.set_result(taken)
+        taking.set_result(is_taken)
         # daprd's MQTT client hands each message of a shared subscription on twice once it has connected
         # again: it then knows the subscription by its name and by its filter (seen with daprd 1.18).
-        if taken:
+        if is_taken:
             asyncio.get_running_loop().call_later(_TWIN_SECONDS, self._taking.pop, data, None)
         else:
             self._taking.pop(data)
-        return taken
+        return is_taken
 
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message. Nonsense is acknowledged, since it would come for ever: see `bus.refused`."""

@@ -72,8 +72,8 @@ def choose(version: str) -> Literal["grpc", "http"]:
 
     daprd must get the same value, in `--app-protocol`.
     """
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return "grpc" if found and (int(found[1]), int(found[2])) >= _STREAMS_SINCE else "http"
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    return "grpc" if match and (int(match[1]), int(match[2])) >= _STREAMS_SINCE else "http"
 
 
 def make_channel(
@@ -186,7 +186,7 @@ class _GrpcChannel(Channel):
             await self._server.stop(_ANSWER_SECONDS)
 
     async def _subscriptions(self, _: Empty, context: Any) -> wire.ListTopicSubscriptionsResponse:
-        wanted = [
+        subscriptions = [
             wire.TopicSubscription(
                 pubsub_name=route.pubsub,
                 topic=route.topic,
@@ -195,23 +195,23 @@ class _GrpcChannel(Channel):
             )
             for route in self._callbacks.routes
         ]
-        return wire.ListTopicSubscriptionsResponse(subscriptions=wanted)
+        return wire.ListTopicSubscriptionsResponse(subscriptions=subscriptions)
 
     async def _message(self, request: wire.TopicEventRequest, context: Any) -> wire.TopicEventResponse:
         await self._check(context)
-        taken = await self._callbacks.topic(request.pubsub_name, request.topic, request.data)
-        return wire.TopicEventResponse(status=_status(taken))
+        is_taken = await self._callbacks.topic(request.pubsub_name, request.topic, request.data)
+        return wire.TopicEventResponse(status=_status(is_taken))
 
     async def _group(self, request: wire.TopicEventBulkRequest, context: Any) -> wire.TopicEventBulkResponse:
         """Messages that came while others were under way."""
         await self._check(context)
         topic = self._callbacks.topic
-        taken = await asyncio.gather(
+        results = await asyncio.gather(
             *(topic(request.pubsub_name, request.topic, entry.bytes) for entry in request.entries)
         )
         statuses = [
             wire.TopicEventBulkResponseEntry(entry_id=entry.entry_id, status=_status(is_taken))
-            for entry, is_taken in zip(request.entries, taken, strict=True)
+            for entry, is_taken in zip(request.entries, results, strict=True)
         ]
         return wire.TopicEventBulkResponse(statuses=statuses)
 
@@ -433,11 +433,11 @@ async def _answer(callbacks: Callbacks, method: str, path: list[str], body: byte
         case "GET", ["dapr", "config"]:
             return 200, to_json({"entities": sorted(callbacks.actor_types)})
         case "GET", ["dapr", "subscribe"]:
-            wanted = [
+            subscriptions = [
                 {"pubsubname": route.pubsub, "topic": route.topic, "route": f"/topics/{n}", "metadata": RAW}
                 for n, route in enumerate(callbacks.routes)
             ]
-            return 200, to_json(wanted)
+            return 200, to_json(subscriptions)
         case "POST", ["topics", _]:
             try:
                 event = from_json(body)
@@ -445,8 +445,8 @@ async def _answer(callbacks: Callbacks, method: str, path: list[str], body: byte
                 data = base64.b64decode(event["data_base64"])
             except (ValueError, KeyError, TypeError):
                 return 400, b'{"message":"this is not how daprd hands on a message"}'
-            taken = await callbacks.topic(component, topic, data)
-            return 200, b'{"status":"SUCCESS"}' if taken else b'{"status":"RETRY"}'
+            is_taken = await callbacks.topic(component, topic, data)
+            return 200, b'{"status":"SUCCESS"}' if is_taken else b'{"status":"RETRY"}'
         case "PUT", ["actors", kind, name, "method", turn]:
             try:
                 return 200, await callbacks.actor(ActorRef(kind, name), turn, body)

@@ -1,4 +1,4 @@
-"""Stored documents: that of an actor (its record and its outbox), and records of streams.
+"""Stored documents of actors (record and outbox), and records of streams.
 
     actor/{type}/{id}                {"v": 2, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
     record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "turn": true, "value": ..., "events": [...]}
@@ -34,7 +34,7 @@ from meshwright.core.errors import Conflict, StoreTooNew, StoreTooOld, StoreUnav
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.guarantees import RECORD_GAP
-from meshwright.stores.dapr.sidecar import Stored, Write
+from meshwright.stores.dapr.sidecar import StoredValue, Write
 from meshwright.stores.dapr.state import State
 
 _VERSION = 2  # of documents
@@ -170,17 +170,17 @@ class Documents:
         return stored.record if stored is not None else None
 
     async def _stored(self, ref: ActorRef) -> tuple[_StoredDocument | None, str | None]:
-        found = await self._state.read(self._key(ref))
-        if found is None:
+        document = await self._state.read(self._key(ref))
+        if document is None:
             return None, None
-        stored = _decode(found.value)
+        stored = _decode(document.value)
         if stored.values:
             values = await self._values(ref, stored.values)
-            stored = _decode(to_json(put_back(from_json(found.value), values)))
-        return stored, found.etag
+            stored = _decode(to_json(put_back(from_json(document.value), values)))
+        return stored, document.etag
 
     async def etag(self, ref: ActorRef) -> str | None:
-        """The etag of what is stored now."""
+        """The etag of the stored document."""
         stored = await self._state.read(self._key(ref))
         return stored.etag if stored else None
 
@@ -202,8 +202,8 @@ class Documents:
         try:
             return await self._state.swap(Write(self._key(ref), data, etag))
         except Conflict:
-            found, _ = await self.read(ref)
-            if document.by[0] not in found.by:
+            stored, _ = await self.read(ref)
+            if document.by[0] not in stored.by:
                 raise
             return None
 
@@ -238,13 +238,13 @@ class Documents:
         stored = await self._state.read(self._key_of(record))
         if stored is None:
             return None
-        known = from_json(stored.value)
-        stands = not known.get("turn") or known["by"] in commits
-        return None if stands or known["value"] == from_json(encode(record.value)) else stored.etag
+        fields = from_json(stored.value)
+        stands = not fields.get("turn") or fields["by"] in commits
+        return None if stands or fields["value"] == from_json(encode(record.value)) else stored.etag
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[_StoredRecord]:
         """The records of a range, in order; without `last` until so many numbers are empty."""
-        found: list[_StoredRecord] = []
+        records: list[_StoredRecord] = []
         while last is None or first <= last:
             end = first + RECORD_GAP - 1 if last is None else min(last, first + RECORD_GAP - 1)
             keys = {n: self._record_key(ref, stream, n) for n in range(first, end + 1)}
@@ -254,16 +254,16 @@ class Documents:
                 for n, stored in zip(keys, values, strict=True)
                 if stored is not None
             ]
-            found += page
+            records += page
             if last is None and not page:
                 break
             first = end + 1
-        return found
+        return records
 
     async def delete_records(self, ref: ActorRef, stream: str) -> None:
         """Delete a stream."""
-        found = await self.records(ref, stream, 1, None)
-        for stored in reversed(found):  # where that breaks off, the rest is found again
+        records = await self.records(ref, stream, 1, None)
+        for stored in reversed(records):  # where that breaks off, the rest is found again
             await self._state.delete(self._record_key(ref, stream, stored.record.n))
 
     def _key(self, ref: ActorRef) -> str:
@@ -276,8 +276,8 @@ class Documents:
         return self._state.key("record", ref.type, ref.id, stream, str(n))
 
     async def _values(self, ref: ActorRef, names: list[str]) -> dict[str, bytes]:
-        found = await asyncio.gather(*(self._state.read(self._state.key("value", name)) for name in names))
-        values = {name: stored.value for name, stored in zip(names, found, strict=True) if stored}
+        entries = await asyncio.gather(*(self._state.read(self._state.key("value", name)) for name in names))
+        values = {name: stored.value for name, stored in zip(names, entries, strict=True) if stored}
         if len(values) < len(names):
             raise StoreUnavailable(
                 f"{ref} refers to {len(names) - len(values)} values that the store has lost",
@@ -303,7 +303,7 @@ def _decode_entry(data: Raw) -> OutboxEntry:
     return OutboxEntry(Event.model_validate_json(bytes(entry.event)), entry.by)
 
 
-def _decode_record(record: Record, stored: Stored) -> _StoredRecord:
+def _decode_record(record: Record, stored: StoredValue) -> _StoredRecord:
     document = from_json(stored.value)
     events = [Event.model_validate(event) for event in document["events"]]
     return _StoredRecord(replace(record, value=document["value"]), document["by"], events)
@@ -313,24 +313,28 @@ def _take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
     """A document without its large values, the innermost first, and these by their hashes."""
     if len(data) <= _LARGE_BYTES:
         return data, {}
-    taken: dict[str, bytes] = {}
+    large_values: dict[str, bytes] = {}
 
     def refer(value: Any) -> Any:
         value = _map(refer, value)
         if not isinstance(value, (str, dict, list)) or len(large := to_json(value)) <= _LARGE_BYTES:
             return value
         name = hashlib.sha256(large).hexdigest()
-        taken[name] = large
+        large_values[name] = large
         return {_REFERENCE: name}
 
     rest = _map(refer, from_json(data))
-    return (to_json({**rest, VALUES: sorted(taken)}), taken) if taken else (data, taken)
+    return (
+        (to_json({**rest, VALUES: sorted(large_values)}), large_values)
+        if large_values
+        else (data, large_values)
+    )
 
 
 def put_back(value: Any, values: Mapping[str, bytes]) -> Any:
     """A document with its references replaced by what they name, which may hold references itself.
 
-    Only what is among `values` is one: a payload may look like a reference, and stays what it is.
+    Only names among `values` are references: a payload may look like one, and stays as it is.
     """
     name = value.get(_REFERENCE) if isinstance(value, dict) and len(value) == 1 else None
     if isinstance(name, str) and name in values:

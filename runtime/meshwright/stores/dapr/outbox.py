@@ -38,7 +38,7 @@ class StoredActor:
 
     `document` is None until it is read, or where a write left open what the store has; `etag` is that of the
     document. `outbox` holds what is not logged or not delivered yet, in order, and `to_deliver` what of it is
-    to be delivered; `ended` are the ids of the last that are both. `carried` is what another worker that
+    to be delivered; `ended_ids` name the last entries that are both. `carried` is what another worker that
     lives has to send: it stays in the document, for the next worker. `is_fresh`: it was read,
     and nothing was committed since.
     """
@@ -49,7 +49,7 @@ class StoredActor:
     outbox: list[OutboxEntry] = field(default_factory=list)
     carried: list[OutboxEntry] = field(default_factory=list)
     to_deliver: deque[OutboxEntry] = field(default_factory=deque)
-    ended: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
+    ended_ids: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_ENDED))
     is_fresh: bool = False
     is_committing: bool = False
     is_relaying: bool = False
@@ -115,7 +115,7 @@ class StoredActors:
         """Drop an actor, or as soon as it has nothing to send."""
         actor.is_evicted = True
         is_busy = actor.to_deliver or actor.is_committing or actor.is_trying
-        if not is_busy and all(entry.waits for entry in actor.outbox):
+        if not is_busy and all(entry.waits for entry in actor.outbox):  # those are stored, and reviewed
             self._actors.pop(actor.ref, None)
 
     def settled(self, actor: StoredActor) -> None:
@@ -179,7 +179,7 @@ class Outbox:
     # Of actors
 
     def send(self, actor: StoredActor) -> None:
-        """Send what is new in the outbox of an actor; let go of it where there is nothing."""
+        """Send new entries of an actor's outbox; let go of the actor if there are none."""
         if not actor.outbox:
             self._actors.settled(actor)
             return
@@ -189,7 +189,7 @@ class Outbox:
                 continue
             entry.owner = actor
             if isinstance(entry.item, Message) and self.is_missing(entry.item.to.type):
-                entry.is_logged = entry.waits = True
+                entry.is_logged = entry.waits = True  # the log takes events alone
                 continue
             entry.is_started = True
             if isinstance(entry.item, Message):
@@ -238,7 +238,7 @@ class Outbox:
         return decode_reply(await self._sidecar.invoke(message.to, CALL, message.encode()))
 
     def _deliver_next(self, actor: StoredActor, failures: int) -> None:
-        """Begin to deliver what is first in line; the next is begun when that has ended."""
+        """Begin to deliver the first in line; the next begins when that has ended."""
         if not self._is_open:
             actor.is_relaying = False
             return
@@ -295,7 +295,7 @@ class Outbox:
         actor: StoredActor | None = entry.owner
         if actor is not None and entry.is_logged and entry.is_delivered and entry in actor.outbox:
             actor.outbox.remove(entry)
-            actor.ended.append(entry.item.id)
+            actor.ended_ids.append(entry.item.id)  # the stored document has it until the next commit
             if not actor.outbox:
                 self._actors.settled(actor)
 
@@ -304,7 +304,7 @@ class Outbox:
     async def emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> None:
         """Publish events that no turn made; return when the broker has them, or the log where it is here.
 
-        Those of a record belong to an `actor`: with its next document they outlive this worker. Messages that
+        Events of a record belong to an `actor`: with its next document they outlive this worker. Events that
         the broker does not have when this is closed are lost. Raises MailboxFull.
         """
         if self._waiting + len(events) > _MAX_WAITING:
@@ -316,12 +316,12 @@ class Outbox:
         ]
         if actor is not None:
             actor.outbox += entries
-        taken = [
+        messages = [
             entry for entry in entries if isinstance(entry.item, Event) and self._broker.takes(entry.item)
         ]
         self._waiting += len(entries)
         try:
-            sending = [*map(self.shipper.shipped, entries), *map(self._broker.publish, taken)]
+            sending = [*map(self.shipper.shipped, entries), *map(self._broker.publish, messages)]
             await asyncio.wait(sending)
         finally:
             self._waiting -= len(entries)

@@ -21,7 +21,7 @@ from meshwright.kernel.store import Delivery, Receiver
 from meshwright.stores.dapr.documents import Document, Documents, incarnation_of
 from meshwright.stores.dapr.outbox import MAX_CARRIED, Outbox, StoredActor, StoredActors
 from meshwright.stores.dapr.sidecar import Options
-from meshwright.stores.dapr.state import KNOWN_ALIVE_SECONDS, Lease
+from meshwright.stores.dapr.state import KNOWN_ALIVE_SECONDS, WorkerLease
 from meshwright.stores.dapr.watches import Watches, WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
@@ -39,7 +39,7 @@ class Recovery:
         options: Options,
         receiver: Receiver,
         documents: Documents,
-        lease: Lease,
+        lease: WorkerLease,
         watches: Watches,
         actors: StoredActors,
         outbox: Outbox,
@@ -68,7 +68,7 @@ class Recovery:
         ]
 
     async def stop(self) -> None:
-        """End. The list stays: the next worker resumes what is open."""
+        """End. The list stays: the next worker resumes open work."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -92,12 +92,14 @@ class Recovery:
         if listed and not any(map(self._lives_here, listed)):
             self._pass_over(incarnation, listed)
             return
-        found = await self._watches.close(incarnation, watch.incarnation)
-        if found is None:
+        # Closed first: should its worker wake, it can watch nothing more, so its commits fail.
+        open_refs = await self._watches.close(incarnation, watch.incarnation)
+        if open_refs is None:
             return
-        refs = [ref for ref in found if self._lives_here(ref)]
+        refs = [ref for ref in open_refs if self._lives_here(ref)]
+        # On our list before theirs is forgotten: if we go in between, others find them on one of both.
         await asyncio.gather(*filter(None, map(watch.arm, refs)))
-        if others := set(found).difference(refs):
+        if others := set(open_refs).difference(refs):
             await self._watches.leave(others)
         await self._watches.remove(incarnation)
         if refs:
@@ -150,8 +152,8 @@ class Recovery:
     async def review(self, ref: ActorRef, *, adopted: bool = False) -> None:
         """Look at an open actor of this worker's list: strike it off, or ask again for what it waits for.
 
-        One that is in the hands of another worker, or that owes only what others have to send, is let go once
-        they have lived on after its last commit, and so watch it. With `adopted`, all of it is taken over.
+        An actor that another worker has, or whose messages only others have to send, is let go once those
+        have lived on after its last commit, and so watch it. With `adopted`, all of it is taken over.
         """
         actor = await self._owed(ref, adopted=adopted)
         document = actor.document if actor is not None else None
@@ -193,10 +195,10 @@ class Recovery:
     def _has_lasted(self, ref: ActorRef, revision: int) -> bool:
         """Whether an actor has stood at a revision for longer than any lease lasts after it."""
         now = asyncio.get_running_loop().time()
-        known, since = self._seen_at.get(ref, (0, now))
-        if known != revision:
+        earlier, since = self._seen_at.get(ref, (0, now))
+        if earlier != revision:
             self._seen_at[ref] = (revision, now)
-        return known == revision and now - since > self._settled_seconds
+        return earlier == revision and now - since > self._settled_seconds
 
     def _waits(self, actor: StoredActor) -> bool:
         """Whether a message waits for a process that runs its type: a redrive would add another."""
@@ -231,28 +233,31 @@ class Recovery:
     async def _refresh(self, actor: StoredActor, *, take_over: bool) -> None:
         """Read the document of an actor again, unless a commit of it is under way.
 
-        With `take_over` this worker sends all of its messages, even those that another worker committed.
+        With `take_over` this worker sends all of its messages, whoever committed them.
         """
         before = actor.etag
         if actor.is_committing:
             return
         document, etag = await self._documents.read(actor.ref)
         alive = set[str]() if take_over else await self._alive(document)
+        # A commit that came while the document was read knows better.
         is_still = not actor.is_committing and actor.etag == before
         if is_still and (actor.document is None or etag != before or actor.carried or take_over):
             self._go_on_with(actor, document, etag, alive)
 
     def _go_on_with(self, actor: StoredActor, document: Document, etag: str | None, alive: Set[str]) -> None:
         """Go on with a document. Messages of live workers are carried, and left to them."""
-        known = {entry.item.id for entry in actor.outbox} | set(actor.ended)
-        found = [entry for entry in document.outbox if entry.item.id not in known]
-        carried = [entry for entry in found if entry.by in alive]
+        ids = {entry.item.id for entry in actor.outbox} | set(actor.ended_ids)
+        new_entries = [entry for entry in document.outbox if entry.item.id not in ids]
+        carried = [entry for entry in new_entries if entry.by in alive]
+        # With too many of them this worker sends them as well: receivers drop repeats.
         actor.carried = carried if len(carried) <= MAX_CARRIED else []
-        actor.outbox = [*(entry for entry in found if entry not in actor.carried), *actor.outbox]
+        # The older ones first, so that each receiver gets them in order.
+        actor.outbox = [*(entry for entry in new_entries if entry not in actor.carried), *actor.outbox]
         self._actors.adopt(actor, document, etag)
 
     async def _alive(self, document: Document) -> set[str]:
-        """Which other workers live, of those that have something to send for this actor."""
+        """The other workers alive that have something to send for this actor."""
         others = {entry.by for entry in document.outbox} - {self._receiver.incarnation}
         return {by for by in others if not await self._lease.has_expired(by)}
 

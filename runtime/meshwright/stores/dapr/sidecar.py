@@ -87,23 +87,23 @@ class Options:
 
         Raises ConfigError where a port is missing or not a number.
         """
-        known = os.environ if environment is None else environment
-        app_id = known.get("APP_ID") or "mesh"
+        variables = os.environ if environment is None else environment
+        app_id = variables.get("APP_ID") or "mesh"
         return cls(
             app_id=app_id,
-            replica=known.get("POD_NAME") or f"{app_id}-0",
+            replica=variables.get("POD_NAME") or f"{app_id}-0",
             namespace=namespace,
-            grpc_port=_port(known, "DAPR_GRPC_PORT", "50001"),
-            app_port=_port(known, "APP_PORT", None),
+            grpc_port=_port(variables, "DAPR_GRPC_PORT", "50001"),
+            app_port=_port(variables, "APP_PORT", None),
             channel=channel,
-            api_token=known.get("DAPR_API_TOKEN", ""),
-            app_token=known.get("APP_API_TOKEN", ""),
-            broker_url=known.get("MESH_BROKER_URL"),
+            api_token=variables.get("DAPR_API_TOKEN", ""),
+            app_token=variables.get("APP_API_TOKEN", ""),
+            broker_url=variables.get("MESH_BROKER_URL"),
         )
 
 
-def _port(known: Mapping[str, str], name: str, default: str | None) -> int:
-    text = known.get(name) or default
+def _port(variables: Mapping[str, str], name: str, default: str | None) -> int:
+    text = variables.get(name) or default
     if text is None or not text.isdigit():
         raise ConfigError(
             f"{name} has to be a port, not {text!r}",
@@ -113,7 +113,7 @@ def _port(known: Mapping[str, str], name: str, default: str | None) -> int:
     return int(text)
 
 
-class Stored(NamedTuple):
+class StoredValue(NamedTuple):
     """A value of the store with its etag."""
 
     value: bytes
@@ -171,9 +171,9 @@ class Sidecar:
     async def has_come_back(self) -> None:
         """Return when the connection has been lost and is there again."""
         assert self._channel is not None
-        lost = False
-        while not lost or self._channel.get_state() is not ChannelConnectivity.READY:
-            lost = lost or self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE
+        was_lost = False
+        while not was_lost or self._channel.get_state() is not ChannelConnectivity.READY:
+            was_lost = was_lost or self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE
             await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_until_ready(self, seconds: float) -> Facts:
@@ -193,14 +193,14 @@ class Sidecar:
 
     # State
 
-    async def get(self, keys: Sequence[str]) -> dict[str, Stored]:
+    async def get(self, keys: Sequence[str]) -> dict[str, StoredValue]:
         """The values of those keys that have one."""
         request = api_v1.GetBulkStateRequest(store_name=STATE, keys=keys, parallelism=16)
         reply = await self._call(self._stub.GetBulkState, request)
         for item in reply.items:
             if item.error:
                 raise StoreUnavailable(f"key {item.key} cannot be read: {item.error}")
-        return {item.key: Stored(item.data, item.etag) for item in reply.items if item.data}
+        return {item.key: StoredValue(item.data, item.etag) for item in reply.items if item.data}
 
     async def save(self, writes: Sequence[Write]) -> None:
         """Write several keys, each for itself: an error leaves open which of them are written."""
@@ -222,16 +222,16 @@ class Sidecar:
 
     async def publish(self, pubsub: str, topic: str, bodies: Sequence[bytes]) -> None:
         """Give messages of a topic to the broker as they are; after an error some may have been taken."""
-        known: dict[str, Any] = {"pubsub_name": pubsub, "topic": topic, "metadata": RAW}
+        fields: dict[str, Any] = {"pubsub_name": pubsub, "topic": topic, "metadata": RAW}
         if len(bodies) == 1:
-            request = api_v1.PublishEventRequest(**known, data=bodies[0], data_content_type=JSON)
+            request = api_v1.PublishEventRequest(**fields, data=bodies[0], data_content_type=JSON)
             await self._call(self._stub.PublishEvent, request)
             return
         entries = [
             api_v1.BulkPublishRequestEntry(entry_id=str(n), event=body, content_type=JSON)
             for n, body in enumerate(bodies)
         ]
-        bulk = api_v1.BulkPublishRequest(**known, entries=entries)
+        bulk = api_v1.BulkPublishRequest(**fields, entries=entries)
         failed = (await self._call(self._stub.BulkPublishEvent, bulk)).failedEntries
         if failed:
             raise StoreUnavailable(f"{len(failed)} messages on {topic} were not taken: {failed[0].error}")
@@ -288,8 +288,8 @@ def decode_reply(data: bytes) -> Any:
         case {"result": result}:
             return result
         case {"error": {"type": str(name), "message": str(message), **details}}:
-            known = error_of_code(name, MeshError)
-            error = known(message) if known is not None else MeshError(f"{name}: {message}")
+            error_type = error_of_code(name, MeshError)
+            error = error_type(message) if error_type is not None else MeshError(f"{name}: {message}")
             for detail in {"remedy", "field", "status"} & details.keys():
                 setattr(error, detail, details[detail])
             raise error

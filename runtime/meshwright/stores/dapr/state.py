@@ -25,7 +25,7 @@ from pydantic_core import from_json, to_json
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import Conflict, HostError, StoreUnavailable
 from meshwright.core.ids import new_id
-from meshwright.stores.dapr.sidecar import Options, Sidecar, Stored, Write
+from meshwright.stores.dapr.sidecar import Options, Sidecar, StoredValue, Write
 
 _logger = logging.getLogger("meshwright.dapr")
 
@@ -78,12 +78,12 @@ class Grouping(Generic[_ItemT, _ResultT]):
         return future
 
     def put(self, items: Iterable[_ItemT]) -> None:
-        """Queue items whose results nobody waits for."""
+        """Queue items without a caller that waits for their results."""
         self._waiting.extend([(item, None, 0) for item in items])
         self._go_on()
 
     def cancel(self, reason: Exception | None = None) -> None:
-        """Give up for good, as a crash would. Those who wait are cancelled, or get the reason."""
+        """Give up for good, as a crash would. Waiting callers are cancelled, or get the reason."""
         self._is_cancelled, self._reason = True, reason
         for call in self._calls:
             call.cancel()
@@ -168,7 +168,7 @@ class State:
         self._patience_seconds = patience_seconds
         self._counts = False
         self._writes: Grouping[Write, str | None] = Grouping(self._save_group)
-        self._reads: Grouping[str, Stored | None] = Grouping(self._read_group)
+        self._reads: Grouping[str, StoredValue | None] = Grouping(self._read_group)
 
     def key(self, *parts: str) -> str:
         """The key of something of this mesh."""
@@ -177,14 +177,14 @@ class State:
     async def probe(self) -> None:
         """See whether the store's etags count 1, 2, 3, as Redis's do: only then can the next be predicted."""
         key, etag = self.key("probe", new_id()), None
-        seen = []
+        etags = []
         for n in range(3):
             await self._sidecar.save([Write(key, b"%d" % n, etag, ttl_seconds=_PROBE_TTL_SECONDS)])
             etag = (await self._sidecar.get([key]))[key].etag
-            seen.append(etag)
-        self._counts = seen == ["1", "2", "3"]
+            etags.append(etag)
+        self._counts = etags == ["1", "2", "3"]
 
-    def read(self, key: str) -> asyncio.Future[Stored | None]:
+    def read(self, key: str) -> asyncio.Future[StoredValue | None]:
         """The value that the store has under a key. Raises StoreUnavailable."""
         return self._reads.add(key)
 
@@ -201,13 +201,13 @@ class State:
         await self._patiently(lambda: self._sidecar.delete(key))
 
     def cancel(self, reason: Exception) -> None:
-        """Give up what is under way, as a crash would."""
+        """Give up reads and writes under way, as a crash would."""
         self._writes.cancel(reason)
         self._reads.cancel(reason)
 
-    async def _read_group(self, keys: list[str]) -> list[Stored | BaseException | None]:
-        found = await self._patiently(lambda: self._sidecar.get([*dict.fromkeys(keys)]))
-        return [found.get(key) for key in keys]
+    async def _read_group(self, keys: list[str]) -> list[StoredValue | BaseException | None]:
+        values = await self._patiently(lambda: self._sidecar.get([*dict.fromkeys(keys)]))
+        return [values.get(key) for key in keys]
 
     async def _save_group(self, writes: list[Write]) -> list[str | BaseException | None]:
         results: list[str | BaseException | None] = [None] * len(writes)
@@ -236,14 +236,14 @@ class State:
 
     @staticmethod
     def _is_unclear(
-        n: int, write: Write, stored: Mapping[str, Stored], results: list[str | BaseException | None]
+        n: int, write: Write, stored: Mapping[str, StoredValue], results: list[str | BaseException | None]
     ) -> bool:
         """Whether, after an unclear reply, a write is still to be made."""
-        found = stored.get(write.key)
-        if found is not None and found.value == write.value:
-            results[n] = found.etag
+        value = stored.get(write.key)
+        if value is not None and value.value == write.value:
+            results[n] = value.etag
             return False
-        if (found.etag if found else None) == write.etag:
+        if (value.etag if value else None) == write.etag:
             return True
         results[n] = Conflict(f"{write.key} was written by another")
         return False
@@ -268,16 +268,16 @@ class State:
             await asyncio.sleep(pause)
 
 
-class Lease:
+class WorkerLease:
     """Leases of incarnations in the store; this process holds one at a time.
 
     `lost` is called where it was not renewed in time.
     """
 
-    def __init__(self, options: Options, state: State, sidecar: Sidecar, lost: Callable[[], None]) -> None:
+    def __init__(self, options: Options, state: State, sidecar: Sidecar, on_lost: Callable[[], None]) -> None:
         self._state = state
         self._sidecar = sidecar
-        self._lost = lost
+        self._lost = on_lost
         self._lease_seconds = options.lease_seconds
         self._renew_seconds = options.renew_seconds
         self._incarnation = ""
@@ -289,7 +289,7 @@ class Lease:
     async def succeed(self, replica: str, incarnation: str) -> bool:
         """Follow the last incarnation of the same replica, if there was one: it has ended, since we are here.
 
-        Should it live after all, only work is done twice: its commits are refused as those of any other.
+        Should it live after all, only work is done twice: its commits are refused.
         """
         key = self._state.key("replica", replica)
         stored = await self._state.read(key)

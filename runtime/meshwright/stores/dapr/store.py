@@ -32,7 +32,7 @@ from meshwright.stores.dapr.documents import Document, Documents, OutboxEntry, i
 from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
 from meshwright.stores.dapr.recovery import Recovery
 from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
-from meshwright.stores.dapr.state import Lease, State
+from meshwright.stores.dapr.state import State, WorkerLease
 from meshwright.stores.dapr.watches import Watches, WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
@@ -86,14 +86,14 @@ class DaprStore(SharedStore):
         self._returns: dict[tuple[str, str], TypeAdapter[Any]] = {}
 
     def assemble(self, receiver: Receiver) -> None:
-        """Make the parts, each after those that it knows; nothing is opened yet."""
+        """Make the parts in the order of their dependencies; nothing is opened yet."""
         options, clock = self.options, self._clock
         self._receiver = receiver
         self.actors = StoredActors()
         self.sidecar = Sidecar(options.grpc_port, options.api_token)
         self.state = State(self.sidecar, options.namespace, patience_seconds=options.patience_seconds)
         self.documents = Documents(self.state)
-        self.lease = Lease(options, self.state, self.sidecar, receiver.lease_lost)
+        self.lease = WorkerLease(options, self.state, self.sidecar, receiver.lease_lost)
         self.watches = Watches(self.state, self.lease, options.app_id)
         self.broker = Broker(self.sidecar, options, receiver.bus, self._taken_elsewhere)
         log = self._log if self._keeps_log else None
@@ -159,7 +159,7 @@ class DaprStore(SharedStore):
         return Takeover()
 
     async def ready(self) -> None:
-        """Take actor calls and what the broker kept, see that it delivers, and wake what is open."""
+        """Accept actor calls and kept messages, see that the broker delivers, and wake open actors."""
         assert self._channel is not None
         if self._live.kinds:
             await self._channel.serve_actors()
@@ -177,7 +177,7 @@ class DaprStore(SharedStore):
             self._following.append(asyncio.create_task(_follow_log(self._log), name="log"))
 
     async def drain(self) -> None:
-        """Let nothing new in, and send what is on its way."""
+        """Accept nothing new, and send messages on their way."""
         await self._stop_serving()
         await _until(lambda: not self.outbox.is_sending, _DRAIN_SECONDS)
 
@@ -192,6 +192,7 @@ class DaprStore(SharedStore):
         self.outbox.close()
         self.broker.cancel()
         watch = self.actors.watch
+        # Other workers read every list that is known: an empty one need not be.
         if watch is not None and not len(watch) and not abrupt:
             try:
                 await self.watches.remove(watch.incarnation)
@@ -237,12 +238,13 @@ class DaprStore(SharedStore):
     # Reads
 
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
-        """The record of an actor; unread where the last one that such a message activated was new too."""
+        """The record of an actor; not read if the last actor that such a message activated was new."""
         if first is None:
             return await self.documents.record(ref)
         actor = self.actors.find(ref)
         kind = self._live.kinds[ref.type]
         is_new = kind.is_stateless or self._seems_new.get((ref.type, first.method), False)
+        # A right guess saves a read for each new task, a wrong one ends in a Conflict.
         if is_new and actor.document is None and not actor.outbox and ref not in self._contested:
             actor.is_fresh = False
             self.actors.adopt(actor, Document(), None)
@@ -255,12 +257,14 @@ class DaprStore(SharedStore):
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream. Messages that another worker had to publish with them are published
         again."""
-        found = await self.documents.records(ref, stream, first, last)
+        stored_records = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
-        events = [event for stored in found if incarnation_of(stored.by) != own for event in stored.events]
+        events = [
+            event for stored in stored_records if incarnation_of(stored.by) != own for event in stored.events
+        ]
         if events and ref.type in self._live.kinds:  # else the reader does not take the work over
             await self.outbox.emit(events)
-        return [stored.record for stored in found]
+        return [stored.record for stored in stored_records]
 
     async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
         """Delete whole streams of actors."""
@@ -285,7 +289,7 @@ class DaprStore(SharedStore):
     # Writes
 
     async def commit(self, batch: Batch) -> None:
-        """Write what turns of one actor came to, or what comes from outside."""
+        """Write the effects of turns of one actor, or messages, events and records from outside."""
         if batch.actors or batch.expected:
             for ref, revision in batch.expected.items():
                 await self._commit_actor(ref, revision, batch)
@@ -317,7 +321,7 @@ class DaprStore(SharedStore):
         return self._returns[key].validate_python(await self.outbox.call(message))
 
     async def _append(self, record: Record, events: Sequence[Event]) -> None:
-        """Write a record, then publish its events. One of its number that is there has published its own."""
+        """Write a record, then publish its events. A record already there has published its own."""
         actor = self.actors.find(record.ref) if record.ref.type in self._live.kinds else None
         try:
             await self.documents.put(record, events, self._commit_name(self._live.incarnation))
@@ -339,10 +343,10 @@ class DaprStore(SharedStore):
                 await self._swap(actor, actor.document, batch.actors[ref], batch)
             else:
                 await self._check_unchanged(actor)
-        except BaseException as error:
+        except BaseException as error:  # passed on; what the write came to is read before the next one
             actor.forget()
             if isinstance(error, Conflict):
-                self._contested.add(ref)
+                self._contested.add(ref)  # it is not guessed to be new before it was read
             raise
         finally:
             actor.is_committing = False
@@ -359,28 +363,29 @@ class DaprStore(SharedStore):
         name = self._commit_name(watch.incarnation)
         writes = [self.documents.put(record, (), name, of_turn=True) for record in batch.records]
         in_the_way: list[tuple[Record, str]] = []
-        for lost, write in zip(batch.records, writes, strict=True):
+        for stream_record, write in zip(batch.records, writes, strict=True):
             try:
                 await write
             except Conflict:  # there was one of that number
-                etag = await self.documents.left_by(lost, (name, *before.by))
-                in_the_way += [(lost, etag)] if etag is not None else []
+                etag = await self.documents.left_by(stream_record, (name, *before.by))
+                in_the_way += [(stream_record, etag)] if etag is not None else []
         if in_the_way:
             await self._replace(actor, before, in_the_way, name)
         entries = _in_order(batch, watch.incarnation)
         outbox = [*actor.carried, *actor.outbox, *entries]
         document = Document(record, outbox, (name, *before.by[:3]))
+        # Beside the document, since each takes a round trip; the commit counts once both are durable.
         armed = watch.arm(actor.ref) if document.is_owed else None
         etag = await self.documents.swap(actor.ref, document, actor.etag)
         if armed is not None:
             await _watched(actor.ref, armed)
         if document.is_owed and watch is not self.actors.watch:  # it may have been adopted before the write
             await self._arm(actor.ref)
-        document.outbox = []
+        document.outbox = []  # `actor.outbox` has them from here on
         actor.is_fresh = False
         actor.outbox += entries
         self.actors.adopt(actor, document, etag)
-        if etag is None:
+        if etag is None:  # the store does not count its etags: they are read before the next commit
             actor.forget()
         actor.is_committing = False
         self.outbox.send(actor)
@@ -388,18 +393,18 @@ class DaprStore(SharedStore):
     async def _replace(
         self, actor: StoredActor, before: Document, records: Sequence[tuple[Record, str]], commit: str
     ) -> None:
-        """Write records of a commit over what turns have left that lost theirs. Raises Conflict.
+        """Write records of a commit over the records of turns that lost their commit. Raises Conflict.
 
-        The document is written as it was, so that a turn which knows an older version cannot come to this;
-        who knows this one writes over the same versions of the records.
+        The document is written as it was, so that a turn which knows an older version cannot do so too; a
+        turn that knows this version writes over the same versions of the records.
         """
         name = self._commit_name(incarnation_of(commit))
         outbox = [*actor.carried, *actor.outbox]
         fence = Document(before.record, outbox, (name, *before.by[:3]))
         etag = await self.documents.swap(actor.ref, fence, actor.etag)
         if etag is None:
-            found, etag = await self.documents.read(actor.ref)
-            if found.by[:1] != (name,):
+            stored, etag = await self.documents.read(actor.ref)
+            if stored.by[:1] != (name,):
                 raise Conflict(f"{actor.ref} was changed by another worker")
         actor.etag = etag
         for write in [
@@ -408,7 +413,7 @@ class DaprStore(SharedStore):
             await write
 
     async def _check_unchanged(self, actor: StoredActor) -> None:
-        """Check that the stored record is the one that was read; watch and send what it still has to send."""
+        """Check that the stored record was not changed since; watch and send what it still owes."""
         if not actor.is_fresh:
             if await self.documents.etag(actor.ref) != actor.etag:
                 raise Conflict(f"{actor.ref} was changed by another worker")

@@ -1,11 +1,11 @@
-"""The lists of what is owed something: each worker's own, and those of workers that have gone.
+"""The lists of actors that are owed something: each worker's own, and lists of workers that have gone.
 
     watches/{app}               the incarnations that have a list; what every worker sweeps
     watch/{incarnation}/{n}     from 1: up to MAX_OPEN actors that are owed something
 
 A reminder of Dapr's for each task would cost a third of the rate, so a worker writes its open actors into a
 few documents. An actor is on the list before a reply, an acknowledgement or an effect rests on it, and leaves
-it lazily: who looks at one that is owed nothing strikes it off.
+it lazily: a review strikes off actors that are owed nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meshwright.core.errors import Conflict, HostError, StoreUnavailable
 from meshwright.core.ids import new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.sidecar import Write
-from meshwright.stores.dapr.state import Grouping, Lease, State
+from meshwright.stores.dapr.state import Grouping, State, WorkerLease
 
 MAX_OPEN = 256  # names in one document: what is written again for each group of new ones
 _CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its list closed
@@ -31,7 +31,7 @@ _CLOSED_TTL_SECONDS = 86_400  # long enough for a worker that sleeps to find its
 
 @dataclass(slots=True, eq=False)
 class _Page:
-    """One document of open actors, as it is wanted, and the etag of what is stored."""
+    """One document of open actors as it shall be, and the etag of the stored one."""
 
     number: int
     open: dict[ActorRef, None] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class WatchList:
     `lost` is called, once, where another has closed it: this worker was taken for expired.
     """
 
-    def __init__(self, state: State, incarnation: str, lost: Callable[[], None]) -> None:
+    def __init__(self, state: State, incarnation: str, on_lost: Callable[[], None]) -> None:
         self.incarnation = incarnation
         self._state = state
-        self._lost = lost
+        self._lost = on_lost
         self._pages: list[_Page] = []
         self._page_of: dict[ActorRef, _Page] = {}
         self._closed: HostError | None = None
@@ -102,14 +102,14 @@ class WatchList:
                 self._closed = StoreUnavailable(f"another worker has taken up what {self.incarnation} did")
                 self._lost()
             raise
-        finally:
+        finally:  # what is not durable is not listed
             for page, refs in changed.items():
                 for ref in refs:
                     del page.open[ref]
         return [None] * len(group)
 
     def _page_with_room(self) -> _Page:
-        """The one that is filled now; when it is full an emptier one, or a new one."""
+        """The page that is filled now; when it is full an emptier page, or a new one."""
         if not self._pages or len(self._pages[-1].open) >= MAX_OPEN:
             self._pages.sort(key=lambda page: len(page.open), reverse=True)
             if not self._pages or len(self._pages[-1].open) > MAX_OPEN // 2:
@@ -122,7 +122,7 @@ class WatchList:
         etag = await self._state.swap(Write(key, value, page.etag))
         if etag is None:
             stored = await self._state.read(key)
-            if stored is None or stored.value != value:
+            if stored is None or stored.value != value:  # each value has an id: an equal one is ours
                 raise Conflict(f"{key} was written by another")
             etag = stored.etag
         page.etag = etag
@@ -131,13 +131,13 @@ class WatchList:
 class Watches:
     """The lists of all incarnations of an app: which there are, and how one is adopted."""
 
-    def __init__(self, state: State, lease: Lease, app_id: str) -> None:
+    def __init__(self, state: State, lease: WorkerLease, app_id: str) -> None:
         self._state = state
         self._lease = lease
         self._key = state.key("watches", app_id)
 
     async def incarnations(self) -> list[str]:
-        """Those that have a list."""
+        """The incarnations that have a list."""
         stored = await self._state.read(self._key)
         return from_json(stored.value)["incarnations"] if stored else []
 
@@ -161,10 +161,10 @@ class Watches:
         return [ActorRef.parse(name) for name in names]
 
     async def leave(self, refs: Iterable[ActorRef]) -> None:
-        """Put actors on a list that has no worker, for one that has actors of their types."""
-        left = WatchList(self._state, f"left-{new_id()}", lambda: None)
-        await asyncio.gather(*filter(None, map(left.arm, refs)))
-        await self.add(left.incarnation)
+        """Put actors on a list without a worker, for a worker that has their types."""
+        orphans = WatchList(self._state, f"left-{new_id()}", lambda: None)
+        await asyncio.gather(*filter(None, map(orphans.arm, refs)))
+        await self.add(orphans.incarnation)
 
     async def close(self, incarnation: str, adopter: str) -> list[ActorRef] | None:
         """Close a list, so that its worker, should it wake, writes no more on it; returns who was on it.
@@ -185,7 +185,7 @@ class Watches:
         return self._state.key("watch", incarnation, str(number))
 
     async def _close(self, key: str, adopter: str) -> dict[str, Any] | None:
-        """Mark a page as closed, and return it; what was closed before holds what it held."""
+        """Mark a page as closed, and return it. A page that was closed before keeps its content."""
         while True:
             stored = await self._state.read(key)
             page = from_json(stored.value) if stored else {}
@@ -202,9 +202,9 @@ class Watches:
         while True:
             stored = await self._state.read(self._key)
             names = from_json(stored.value)["incarnations"] if stored else []
-            if (wanted := change(names)) == names:
+            if (changed_names := change(names)) == names:
                 return
-            value = _document(incarnations=wanted)
+            value = _document(incarnations=changed_names)
             with suppress(Conflict):
                 await self._state.swap(Write(self._key, value, stored.etag if stored else None))
                 return

@@ -1,4 +1,4 @@
-"""Commits on PostgreSQL: the batches that wait share one transaction; listeners see those of all workers."""
+"""Commits on PostgreSQL: waiting batches share one transaction; listeners see the events of all workers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Commits:
         outcome: tuple[Sequence[BatchResult], Written | None, bool] | None,
         error: StoreFailed | None,
     ) -> None:
-        """Go on with the next group, and tell those who wait for this one. On the event loop.
+        """Go on with the next group, and tell the callers of this one. On the event loop.
 
         A worker that is alone writes the next group meanwhile. Others wait for the batches that these lead
         to: a group wakes every worker and locks the log, so that fewer and larger ones are cheaper for all.
@@ -116,15 +116,15 @@ class Commits:
             for waiting in group:
                 _settle(waiting, problem)
             return
-        results, written, is_block_full = outcome
+        results, log_result, is_block_full = outcome
         if is_block_full:
             self._database.submit(fill_blocks, (time.time(),), _written_later)
-        if written is not None:
+        if log_result is not None:
             standing = zip(group, results, strict=True)
             events = [
                 event for (batch, _), result in standing if result[0] == "written" for event in batch.events
             ]
-            self._tell(self._log.number(events, written))
+            self._tell(self._log.number(events, log_result))
         for waiting, (state, detail, numbers, owners) in zip(group, results, strict=True):
             if state == "written":
                 for item, number, owner in zip(waiting.batch.messages, numbers, owners, strict=True):
@@ -194,13 +194,13 @@ class News:
 
         None where nothing is gone: a server that is restored, or a standby that lagged, lacks events.
         """
-        seen = sorted(self._seen)
-        last_known = max(self._shown, seen[-1][0] if seen else 0)
-        newest, still_there, read_through = await self._database.read(_still_there, seen)
-        gone = [seq for seq, _ in seen if seq <= read_through and seq not in still_there]
-        if not gone and newest >= last_known:
+        marks = sorted(self._seen)
+        last_known = max(self._shown, marks[-1][0] if marks else 0)
+        newest, still_there, read_through = await self._database.read(_still_there, marks)
+        missing_seqs = [seq for seq, _ in marks if seq <= read_through and seq not in still_there]
+        if not missing_seqs and newest >= last_known:
             return None
-        return min([newest, *(seq - 1 for seq in gone)]), last_known
+        return min([newest, *(seq - 1 for seq in missing_seqs)]), last_known
 
     def has_shown(self, seq: int) -> bool:
         """Whether listeners have heard of all events through a `seq`."""
@@ -283,14 +283,14 @@ def _read_new(
     return events, reached
 
 
-def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:
+def _still_there(session: Session, marks: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:
     """The last `seq`, those of some events that are there still, and through which `seq` that is known."""
     last = newest(session)
-    if not seen or seen[0][0] <= pruned_through(session):
+    if not marks or marks[0][0] <= pruned_through(session):
         return last, set(), 0
-    events, read_through, _ = read_news(session, seen[0][0], seen[-1][0], [])
+    events, read_through, _ = read_news(session, marks[0][0], marks[-1][0], [])
     ids = {event.seq: event.id for event in events}
-    return last, {seq for seq, event_id in seen if ids.get(seq) == event_id}, read_through
+    return last, {seq for seq, event_id in marks if ids.get(seq) == event_id}, read_through
 
 
 def place(ref: ActorRef, workers: Sequence[str]) -> str:

@@ -206,7 +206,7 @@ class PostgresStore(SharedStore):
         self._news.begin(receiver, await self._log.last_seq())
 
     async def close(self, *, abrupt: bool = False) -> None:
-        """Leave the workers, so that others adopt what is left, and disconnect."""
+        """Leave the workers, so that others adopt the remaining work, and disconnect."""
         await self._stop_tasks()
         if not abrupt and self._incarnation:
             with suppress(StoreFailed):  # then they find out by the lock
@@ -363,17 +363,17 @@ class PostgresStore(SharedStore):
         try:
             while self._line is not None and self._incarnation == incarnation:
                 self._look_at = time.monotonic() + LOOK_SECONDS
-                while (left := self._look_at - time.monotonic()) > 0:
-                    async for notice in self._line.notifies(timeout=left, stop_after=1):
+                while (seconds := self._look_at - time.monotonic()) > 0:
+                    async for notice in self._line.notifies(timeout=seconds, stop_after=1):
                         self._hear(notice.payload.split("\n"))
                     await asyncio.sleep(_HEAR_SECONDS)
-                gone = await self._look()
+                gone_workers = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
                 if due:
                     await self._connect_reader()
                 if due and not await self._renew(incarnation):
                     break
-                if gone or due:
+                if gone_workers or due:
                     self._orphans.set()
                     self._mail.set()
         except (psycopg.Error, StoreFailed):
@@ -405,10 +405,10 @@ class PostgresStore(SharedStore):
         if self._commits is not None and self._commits.is_alone != self._is_alone:
             self._commits.is_alone = self._is_alone
             self._news.look()
-        gone = [name for name, _, _, alive in rows if not alive and name != self._incarnation]
-        if gone:
-            await self._line.execute(_REMOVE.encode(), (gone,))
-        return gone
+        gone_workers = [name for name, _, _, alive in rows if not alive and name != self._incarnation]
+        if gone_workers:
+            await self._line.execute(_REMOVE.encode(), (gone_workers,))
+        return gone_workers
 
     @property
     def _is_alone(self) -> bool:
