@@ -7,7 +7,7 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
@@ -38,18 +38,6 @@ class Change(Strict):
         if not isinstance(value, dict):
             return value
         return {name: field for name, field in value.items() if name not in cls.facts}
-
-
-class QuestionKey(Strict):
-    """A question that a task waits for: `key` is its `wait_id`."""
-
-    key: str = Field(min_length=1, max_length=512)
-
-
-class AnswerRequest(QuestionKey):
-    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
-
-    value: Any
 
 
 class InternalError(MeshError):

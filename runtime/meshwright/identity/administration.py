@@ -165,8 +165,6 @@ class Administration(Acting):
     A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
     """
 
-    # Money
-
     @operation(
         Rule("lists budgets", VIEWER), "GET /budgets", "List budgets", name="list_budgets", tag="costs"
     )
@@ -291,8 +289,6 @@ class Administration(Acting):
             agent_id=agent_id, capability=capability, tenant_id=tenant_id
         )
 
-    # Deployments of models
-
     @operation(
         Rule("lists deployments", OPERATOR, all_tenants=True),
         "GET /deployments",
@@ -336,8 +332,6 @@ class Administration(Acting):
             self.caller, "deployments.tested", "deployments", {"model": model}
         ):
             return DeploymentTests(items=await self.mesh.get(Deployments).test(model))
-
-    # Keys
 
     @operation(
         Rule("creates keys", ADMIN),
@@ -438,8 +432,6 @@ class Administration(Acting):
         details = {"grace": grace, "expires": expires}
         async with self.mesh.get(Audit).change(self.caller, "key.rotated", f"keys/{key_id}", details):
             return await self.mesh.get(Keys).rotate(key_id, grace=grace, expires=expires)
-
-    # Contents
 
     @operation(
         Rule("erases contents", ADMIN),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from msgspec.structs import replace
+from pydantic import Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.display import Document
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
+from meshwright.core.ids import Identifier
 from meshwright.core.messages import ENDED, Fault
 from meshwright.core.operations import Rule, has_role, operation
 from meshwright.events.answers import check_alone
@@ -21,8 +23,15 @@ from meshwright.events.inbox import InboxPage, Question
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.identity.export import export_of
-from meshwright.identity.filters import read_filter, require_known
-from meshwright.identity.operations import Operations
+from meshwright.identity.filters import (
+    InboxCursor,
+    OfTask,
+    TaskPageQuery,
+    TaskQuery,
+    read_filter,
+    require_known,
+)
+from meshwright.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
 from meshwright.identity.rules import EXPORT_TASK, OPERATOR, SEE_TASK, VIEWER
 from meshwright.ledger.task_costs import TaskTree, task_tree
 from meshwright.orchestration.again import Again, AgainPage
@@ -35,26 +44,80 @@ _SHOWN_KINDS = 5
 _KINDS_AT_ONCE = 500
 
 
+class _ManyRequest(TaskPageQuery):
+    """Some tasks: those of a filter, or `all`. With `dry_run` nothing is changed."""
+
+    all: bool = Field(default=False, exclude=True)
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _names_some(self) -> Self:
+        if self._has_filter == self.all:
+            raise ValueError("name a filter, such as agent_id, or all: true, and not both")
+        return self
+
+    @property
+    def _has_filter(self) -> bool:
+        fields = {*OfTask.model_fields, "agent_id", "task_id", "since", "until"}
+        return any(getattr(self, name) is not None for name in fields)
+
+
+class RetryManyRequest(_ManyRequest, RetryRequest):
+    """The tasks to work on again, and how: those of a filter, or `all`; see `RetryRequest`.
+
+    Without a `status` those are meant that failed or timed out.
+    """
+
+
+class CancelManyRequest(_ManyRequest):
+    """The open tasks to cancel: those of a filter, or `all`. With `dry_run` nothing is changed."""
+
+
+class AnswerManyRequest(_ManyRequest):
+    """The answer to the open questions of the tasks of a filter, or of `all`.
+
+    They are of one `kind`, as the answer to a dry run shows it; where they are not, name it. `id` is the
+    beginning or the end of their ids, or of those of their tasks. With `dry_run` nothing is answered.
+    """
+
+    value: Any = Field(description="The answer; it fits the `answer_schema` of each question.")
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    cursor: InboxCursor | None = None
+    kind: str | None = Field(default=None, min_length=1, max_length=256)
+
+    @property
+    def _has_filter(self) -> bool:
+        return super()._has_filter or self.id is not None or (self.kind is not None and not self.all)
+
+
 class Batches(Operations):
     """The operations on all that agree with a filter, a page at a time.
 
     One that is refused is in the page with the reason, and the others are done.
     """
 
-    @operation(Rule("retries tasks", OPERATOR))
+    @operation(
+        Rule("retries tasks", OPERATOR),
+        "POST /retry",
+        "Retry many tasks",
+        name="retry_tasks",
+        tag="tasks",
+        errors=NO_VALUE,
+        request=RetryManyRequest,
+    )
     async def retry_all(
         self,
         *,
         begin: Begin | None = None,
         deadline: float | None = None,
         dry_run: bool = False,
-        **wanted: Any,
+        **fields: Any,
     ) -> AgainPage:
-        """Work again on the tasks of a page. Takes what `tasks` and `retry` take.
+        """Work again on each task of a page that agrees with every field given.
 
-        Those that failed or timed out are meant where no status is wanted.
+        Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
         """
-        page = await self._tasks_of(dead=wanted.get("status") is None, **wanted)
+        page = await self._tasks_of(dead=fields.get("status") is None, **fields)
         how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         items = [await self._retry_one(task, how) for task in page.items]
         return AgainPage(items=tuple(items), cursor=page.cursor)
@@ -71,10 +134,21 @@ class Batches(Operations):
                 is_dry=how["dry_run"],
             )
 
-    @operation(Rule("cancels tasks", OPERATOR))
-    async def cancel_all(self, *, dry_run: bool = False, **wanted: Any) -> CancelPage:
-        """Ask for the end of the open tasks of a page. Takes what `tasks` takes."""
-        page = await self._tasks_of(open=True, **wanted)
+    @operation(
+        Rule("cancels tasks", OPERATOR),
+        "POST /cancel",
+        "Cancel many tasks",
+        name="cancel_tasks",
+        tag="tasks",
+        errors=NO_VALUE,
+        request=CancelManyRequest,
+    )
+    async def cancel_all(self, *, dry_run: bool = False, **fields: Any) -> CancelPage:
+        """Ask for the end of each open task of a page that agrees with every field given.
+
+        One that ended meanwhile is listed with that reason. The `cursor` asks for the next page.
+        """
+        page = await self._tasks_of(open=True, **fields)
         items = [await self._cancel_one(task, dry_run=dry_run) for task in page.items]
         return CancelPage(items=tuple(items), cursor=page.cursor)
 
@@ -93,20 +167,39 @@ class Batches(Operations):
             return replace(cancelled, status=view.status, refused=fault)
         return replace(cancelled, status=view.status)
 
-    @operation(Rule("lists dead letters", VIEWER))
-    async def dead_letters(self, **wanted: Any) -> DeadLetterPage:
-        """The tasks that failed or timed out, by agent and error. Takes a filter as `tasks` does."""
-        wanted = read_filter(self.mesh, self.caller, wanted)
+    @operation(
+        Rule("lists dead letters", VIEWER),
+        "GET /dead-letters",
+        "List what failed, by cause",
+        name="list_dead_letters",
+        tag="tasks",
+        errors=NO_VALUE,
+        request=TaskQuery,
+    )
+    async def dead_letters(self, **fields: Any) -> DeadLetterPage:
+        """List the tasks that failed or timed out, by agent and type of error, the largest group first."""
+        fields = read_filter(self.mesh, self.caller, fields)
         tenant_id = self.caller.tenant_id
-        page = await self.mesh.log.dead_letters(tenant_id=tenant_id, **wanted)
+        page = await self.mesh.log.dead_letters(tenant_id=tenant_id, **fields)
         if not page.items:
-            await require_known(self.mesh, wanted, tenant_id)
+            await require_known(self.mesh, fields, tenant_id)
         if has_role(self.caller, Role.CONTENTS):
             return page
         items = tuple(letters.model_copy(update={"reason": None}) for letters in page.items)
         return page.model_copy(update={"items": items})
 
-    @operation(Rule("answers questions", (Role.APPROVER,)))
+    @operation(
+        Rule("answers questions", (Role.APPROVER,)),
+        "POST /inbox/answer",
+        "Answer many questions",
+        name="answer_questions",
+        tag="tasks",
+        errors={
+            404: "A value of the filter never was, or no question is of the kind: `detail` says which are.",
+            409: "The questions are of several kinds, and none is named.",
+        },
+        request=AnswerManyRequest,
+    )
     async def answer_all(
         self,
         value: Any,
@@ -116,24 +209,22 @@ class Batches(Operations):
         dry_run: bool = False,
         limit: int = 50,
         cursor: str | None = None,
-        **wanted: Any,
+        **fields: Any,
     ) -> AnswerPage:
-        """Give the same answer to the open questions of a page, which are of one kind.
+        """Give one answer to all open questions of a kind that a page of a filter finds.
 
-        One that `check_alone` wants answered by itself is in the page as refused.
-        Takes a filter of their tasks as `tasks` does, and an `id` as `inbox` does. Raises Conflict where they
-        are of several kinds and none is named, NotFound for a kind that none is of, and InvalidInput for
-        changed arguments, which are for one call alone.
-        """
-        wanted = read_filter(self.mesh, self.caller, wanted)
+        One that somebody else has answered, that has expired, or that the answer does not fit is listed with that
+        reason, and the others are answered. The `cursor` asks for the next page.
+        """  # noqa: E501
+        fields = read_filter(self.mesh, self.caller, fields)
         tenant_id = self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
         inbox = self.mesh.get(WholeInbox)
-        of_task = TaskFilter(**wanted) if any(wanted.values()) else None
+        of_task = TaskFilter(**fields) if any(fields.values()) else None
         if cursor is None:  # of all pages, before anything is answered
             kinds = await self._kinds(id, of_task)
             if not kinds:
-                await require_known(self.mesh, wanted, tenant_id)
+                await require_known(self.mesh, fields, tenant_id)
             _check_kinds(kinds, kind)
         page = await inbox.page(tenant_id, id=id, limit=limit, cursor=cursor, of_task=of_task)
         if id is not None and not (page.items or dry_run):  # it may be one that has ended: that is said
@@ -183,17 +274,27 @@ class Batches(Operations):
         """A task with its steps and its tree as plain data, with secrets redacted; see `export_of`."""
         await self._check_task(EXPORT_TASK, task_id)
         view, tree = await self.see(task_id), await self.tree(task_id)
-        found = await self.transcripts(task_id, contents=contents)
-        return await asyncio.to_thread(export_of, view, found, tree, contents=contents)
+        transcripts = await self.transcripts(task_id, contents=contents)
+        return await asyncio.to_thread(export_of, view, transcripts, tree, contents=contents)
 
-    @operation(SEE_TASK)
-    async def tree(self, task_id: str) -> TaskTree:
-        """A task with all that it delegated, and what each has cost."""
+    @operation(
+        SEE_TASK,
+        "GET /tasks/{task_id}/tree",
+        "Show what a task delegated, with costs",
+        name="show_tree",
+        tag="tasks",
+        errors=NO_TASK,
+    )
+    async def tree(self, task_id: Identifier) -> TaskTree:
+        """Show a task and those below it, each with the cost of its own calls of models and of its whole tree.
+
+        The first 500 are listed, each before its own; the costs are those of up to 10,000.
+        """  # noqa: E501
         await self._check_task(SEE_TASK, task_id)
-        found = await self.mesh.log.view_apart(task_tree, self.caller.tenant_id, task_id)
-        if found is None:
+        tree = await self.mesh.log.view_apart(task_tree, self.caller.tenant_id, task_id)
+        if tree is None:
             raise unknown_task(task_id)
-        return found
+        return tree
 
 
 def _check_kinds(kinds: Counter[str], kind: str | None) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
+from pydantic import BaseModel, Field, FiniteFloat
 
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.context.service import ContextClient
@@ -20,7 +21,8 @@ from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound, Unauthenticated
 from meshwright.core.files import File, task_file_of
-from meshwright.core.ids import derived_id, new_id
+from meshwright.core.ids import Identifier, derived_id, new_id
+from meshwright.core.limits import MAX_DEADLINE_SECONDS
 from meshwright.core.messages import (
     ENDED,
     Caller,
@@ -32,7 +34,7 @@ from meshwright.core.messages import (
     TaskVariant,
     trace_id_of,
 )
-from meshwright.core.operations import Rule, has_role, is_own, operation, visible_tenant
+from meshwright.core.operations import Rule, Strict, has_role, is_own, operation, visible_tenant
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
@@ -41,8 +43,9 @@ from meshwright.events.inbox import InboxPage
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
+from meshwright.events.task_lists import TaskOrder
 from meshwright.events.tasks import TaskPage
-from meshwright.identity.filters import read_filter, require_known
+from meshwright.identity.filters import InboxCursor, OfTask, TaskPageQuery, read_filter, require_known
 from meshwright.identity.rules import (
     ANSWER_TASK,
     CANCEL_TASK,
@@ -66,7 +69,7 @@ from meshwright.identity.rules import (
     shown,
     status_facts,
 )
-from meshwright.ledger.costs import Bucket, CostQuery, Costs
+from meshwright.ledger.costs import BY_PATTERN, Bucket, CostQuery, Costs
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
@@ -81,6 +84,109 @@ from meshwright.orchestration.tenants import Tenants
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
 from meshwright.work.record import TaskView, read_task, unknown_task
+
+NO_TASK = {404: "There is no such task."}
+NO_VALUE = {404: "A value of the filter never was: `detail` says which there are."}
+_NO_ROOM = (
+    "The mesh, the tenant or the thread has as many tasks as it may: `Retry-After` says when to try again."
+)
+
+
+class QuestionKey(Strict):
+    """A question that a task waits for: `key` is its `wait_id`."""
+
+    key: str = Field(min_length=1, max_length=512)
+
+
+class AnswerRequest(QuestionKey):
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+
+    value: Any
+
+
+class ScoreRequest(Strict):
+    """A score of a task by its name, such as `thumbs`; the comment says why."""
+
+    name: Identifier
+    value: FiniteFloat
+    comment: str = Field(default="", max_length=1_000)
+
+
+class TaskScore(ScoreRequest):
+    """A score that a task was given."""
+
+    task_id: str
+    by: str
+
+
+class _TaskListQuery(TaskPageQuery):
+    """Which tasks to list. `order` is by when they were accepted (`created`) or by their last change."""
+
+    order: TaskOrder = "created"
+
+
+class _InboxQuery(TaskPageQuery):
+    """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
+
+    `ended` adds those that were answered, have expired, or whose task no longer waits. All other fields are
+    those of the tasks that ask. `cursor` is the `cursor` of the page before.
+    """
+
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    ended: bool = False
+    cursor: InboxCursor | None = None
+
+
+class RetryRequest(Strict):
+    """How a task is worked on again.
+
+    `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
+    which: the start where the agent was at fault, else the journal. `deadline` is in seconds from now, by
+    default as long as before. With `dry_run` nothing is changed.
+    """
+
+    begin: Literal["journal", "start"] | None = None
+    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    dry_run: bool = False
+
+
+class ForkRequest(Strict):
+    """The finished step to go on from, by its `path`, and of which attempt, by default of the last.
+
+    `deadline` is in seconds from now, by default as long as that of the other task. With `dry_run` nothing is
+    changed.
+    """
+
+    step: str = Field(pattern=r"^[A-Za-z0-9.]{1,256}$")
+    attempt: int | None = Field(default=None, ge=1)
+    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    dry_run: bool = False
+
+
+class AgentList(BaseModel):
+    """Agents by name."""
+
+    items: list[AgentInfo]
+
+
+class ScoreList(BaseModel):
+    """Score cards, the best first."""
+
+    items: list[ScoreCard]
+
+
+class _CostQuery(Strict, OfTask):
+    """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
+
+    With a `bucket` the costs are a series. Agent, thread, model and prompt are those of the call, all other
+    fields those of its task.
+    """
+
+    by: str = Field(default="agent", json_schema_extra={"pattern": BY_PATTERN})
+    since: str | None = Field(default=None, min_length=1, max_length=40)
+    until: str | None = Field(default=None, min_length=1, max_length=40)
+    bucket: Bucket | None = None
+    agent_id: Identifier | None = None
 
 
 class Common(NamedTuple):
@@ -164,25 +270,30 @@ class Operations(Acting):
             variants=variants,
         )
 
-    @operation(SEE_TASK)
-    async def see(self, task_id: str) -> TaskView:
-        """A task as it is now, as the caller may see it."""
+    @operation(SEE_TASK, "GET /tasks/{task_id}", "Show a task", name="show_task", tag="tasks", errors=NO_TASK)
+    async def see(self, task_id: Identifier) -> TaskView:
+        """Show a task: its request, its attempts with the score of each choice, and its outcome."""
         return await self._shown(SEE_TASK, task_id)
 
-    @operation(Rule("lists tasks", VIEWER))
-    async def tasks(self, **wanted: Any) -> TaskPage:
-        """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes.
-
-        Raises NotFound for a value of the filter that there never was.
-        """
-        page = await self._tasks_of(**wanted)
+    @operation(
+        Rule("lists tasks", VIEWER),
+        "GET /tasks",
+        "List tasks",
+        name="list_tasks",
+        tag="tasks",
+        errors=NO_VALUE,
+        request=_TaskListQuery,
+    )
+    async def tasks(self, **fields: Any) -> TaskPage:
+        """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
+        page = await self._tasks_of(**fields)
         return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
 
-    async def _tasks_of(self, **wanted: Any) -> TaskPage:
-        wanted, tenant_id = read_filter(self.mesh, self.caller, wanted), self.caller.tenant_id
-        page = await self.mesh.log.tasks(tenant_id=tenant_id, **wanted)
+    async def _tasks_of(self, **fields: Any) -> TaskPage:
+        fields, tenant_id = read_filter(self.mesh, self.caller, fields), self.caller.tenant_id
+        page = await self.mesh.log.tasks(tenant_id=tenant_id, **fields)
         if not page.items:
-            await require_known(self.mesh, wanted, tenant_id)
+            await require_known(self.mesh, fields, tenant_id)
         return page
 
     @operation(FOLLOW_TASK)
@@ -234,27 +345,71 @@ class Operations(Acting):
         view = await self.mesh.get(Tasks).cancel(task_id, self.caller.tenant_id, caller=self.caller)
         return shown(view, self.caller)
 
-    @operation(RETRY_TASK)
-    async def retry(self, task_id: str, **wanted: Any) -> Again:
-        """Work again on a task that failed, timed out or was cancelled. Takes what `Tasks.retry` takes."""
+    @operation(
+        RETRY_TASK,
+        "POST /tasks/{task_id}/retry",
+        "Retry a failed task",
+        name="retry_task",
+        tag="tasks",
+        status=202,
+        response="It is worked on again, durably; or it would be, by a dry run.",
+        errors={
+            404: "There is no such task.",
+            409: "It is open, or has succeeded; or its steps or contents were deleted.",
+            429: _NO_ROOM,
+            503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
+        },
+        request=RetryRequest,
+    )
+    async def retry(self, task_id: Identifier, **fields: Any) -> Again:
+        """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+        It gets another outcome, of its next generation. Of what it delegated that failed as well, each is worked
+        on again as its own fault says.
+        """  # noqa: E501
         await self._check_task(RETRY_TASK, task_id)
-        again = await self.mesh.get(Tasks).retry(task_id, self.caller, **wanted)
+        again = await self.mesh.get(Tasks).retry(task_id, self.caller, **fields)
         if has_role(self.caller, Role.CONTENTS):
             return again
         return replace(again, error=named(again.error), refused=named(again.refused))
 
-    @operation(FORK_TASK)
-    async def fork(self, task_id: str, step: str, **wanted: Any) -> Forked:
-        """Make a task of the caller that goes on from a step of another. Takes what `Tasks.fork` takes."""
+    @operation(
+        FORK_TASK,
+        "POST /tasks/{task_id}/fork",
+        "Fork a task behind a step",
+        name="fork_task",
+        tag="tasks",
+        status=202,
+        response="The new task is durable; or it would be made, by a dry run.",
+        errors={
+            404: "There is no such task, attempt or finished step.",
+            409: "The task is open, its contents were erased, or the step failed.",
+            429: _NO_ROOM,
+            503: "Its agent is offline, or the mesh is stopping.",
+        },
+        request=ForkRequest,
+    )
+    async def fork(self, task_id: Identifier, step: str, **fields: Any) -> Forked:
+        """Make a task that goes on from a finished step of another, which stays as it is.
+
+        Its agent, request and limits are those of the other, its id and thread are its own. The steps up to there
+        are replies that were given before, and cost nothing again.
+        """  # noqa: E501
         await self._check_task(FORK_TASK, task_id)
-        return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **wanted)
+        return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **fields)
 
-    @operation(SCORE_TASK)
-    async def score(self, task_id: str, name: str, value: float, *, comment: str = "") -> Event:
-        """Give a task a score, as the event `task.scored`, which is in the log when this returns.
-
-        Raises StorageExceeded.
-        """
+    @operation(
+        SCORE_TASK,
+        "POST /v1/tasks/{task_id}/scores",
+        "Score a task",
+        name="score_task",
+        tag="tasks",
+        status=201,
+        errors={**NO_TASK, 507: "The tenant stores as much as it may."},
+        request=ScoreRequest,
+    )
+    async def score(self, task_id: Identifier, name: str, value: float, *, comment: str = "") -> TaskScore:
+        """Say how good a task was. Each score is an event, `task.scored`, which is durable then, and stays."""  # noqa: E501
         caller = self.caller
         record, task = await read_task(self.mesh.runtime, task_id, caller.tenant_id)
         SCORE_TASK.check_task(caller, task.requested_by)
@@ -269,16 +424,31 @@ class Operations(Acting):
             trace_id=trace_id_of(task.traceparent),
         )
         await self.mesh.runtime.emit([event])
-        return event
+        return TaskScore(name=name, value=value, comment=comment, task_id=task_id, by=caller.requested_by)
 
-    @operation(ANSWER_TASK)
+    @operation(
+        ANSWER_TASK,
+        "POST /tasks/{task_id}/answer",
+        "Answer a question",
+        name="answer_task",
+        tag="tasks",
+        status=202,
+        response="It goes on.",
+        errors={
+            403: "The caller may not answer that.",
+            404: "There is no such task, or it does not wait for that key.",
+            409: "That was answered, or has expired: `detail` says by whom and when.",
+            422: "The value does not fit the question's `answer_schema`.",
+        },
+        request=AnswerRequest,
+    )
     async def answer(
-        self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None
+        self, task_id: Identifier, key: str, value: Any, *, idempotency_key: str | None = None
     ) -> TaskView:
-        """Give a task the answer of a person; `key` is the `wait_id` of a question of the inbox.
+        """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
 
-        Durable when this returns. Raises what `Tasks.answer` raises.
-        """
+        The value has to fit the question's `answer_schema`, and is what the step that waits gets as its result.
+        """  # noqa: E501
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
         await self.mesh.get(Tasks).answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
@@ -286,17 +456,37 @@ class Operations(Acting):
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
 
-    @operation(REVEAL_QUESTION)
-    async def reveal(self, task_id: str, key: str) -> RevealedQuestion:
-        """The hidden parts of a question, for a caller who may answer it; recorded in the audit trail.
+    @operation(
+        REVEAL_QUESTION,
+        "POST /tasks/{task_id}/reveal",
+        "Read what a question hides",
+        name="reveal_question",
+        tag="tasks",
+        errors={
+            403: "The caller may not answer that question.",
+            404: "There is no such task, or it does not wait for that key.",
+            409: "That was answered, or has expired.",
+        },
+        request=QuestionKey,
+    )
+    async def reveal(self, task_id: Identifier, key: str) -> RevealedQuestion:
+        """Read the parts of a question in which `[hidden: 24 characters]` stands for what looks like a secret.
 
-        Raises what `Tasks.reveal` raises.
-        """
+        `subject.hidden_parts` of the question counts them. For callers who may answer it, each time recorded in
+        the audit trail. Secrets of the mesh, and masks such as `[secret:1]`, stay hidden.
+        """  # noqa: E501
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
         return await self.mesh.get(Tasks).reveal(task_id, key, self.caller)
 
-    @operation(Rule("lists questions", (Role.CONTENTS,)))
+    @operation(
+        Rule("lists questions", (Role.CONTENTS,)),
+        "GET /inbox",
+        "List what waits for people",
+        name="list_inbox",
+        tag="tasks",
+        request=_InboxQuery,
+    )
     async def inbox(
         self,
         *,
@@ -306,11 +496,12 @@ class Operations(Acting):
         cursor: str | None = None,
         **of_task: Any,
     ) -> InboxPage:
-        """A page of what waits for people of the tenant. Takes what `WholeInbox.page` takes.
+        """List the questions that tasks have for people, the oldest first.
 
-        `of_task` are fields of `TaskFilter`. Raises NotFound for a value that there never was.
+        To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
+        `POST /tasks/{task_id}/answer`; for one with a `source`, send its `id` to `POST /inbox/answer`.
         """
-        wanted, tenant_id = read_filter(self.mesh, self.caller, of_task), self.caller.tenant_id
+        fields, tenant_id = read_filter(self.mesh, self.caller, of_task), self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
         page = await self.mesh.get(WholeInbox).page(
             tenant_id,
@@ -318,10 +509,10 @@ class Operations(Acting):
             ended=ended,
             limit=limit,
             cursor=cursor,
-            of_task=TaskFilter(**wanted) if any(wanted.values()) else None,
+            of_task=TaskFilter(**fields) if any(fields.values()) else None,
         )
         if not page.items:
-            await require_known(self.mesh, wanted, tenant_id)
+            await require_known(self.mesh, fields, tenant_id)
         return page
 
     # Events
@@ -386,24 +577,39 @@ class Operations(Acting):
 
     # Agents, models, costs
 
-    @operation(Rule("lists agents", VIEWER))
-    def agents(self) -> list[AgentInfo]:
-        """Every agent that is registered, and how it is doing."""
-        return self.mesh.get(Registry).agents()
+    @operation(Rule("lists agents", VIEWER), "GET /agents", "List agents", name="list_agents", tag="agents")
+    def agents(self) -> AgentList:
+        """Show every agent that is registered, and how it is doing."""
+        return AgentList(items=self.mesh.get(Registry).agents())
 
-    @operation(Rule("sees scores", VIEWER))
-    def scores(self, capability: str) -> list[ScoreCard]:
-        """How the agents that are not offline score for a capability, the best first. Raises NotFound."""
-        known = self.mesh.get(Registry).capabilities()
-        if capability not in known:
+    @operation(
+        Rule("sees scores", VIEWER),
+        "GET /agents/score/{capability}",
+        "Score agents for a capability",
+        name="score_agents",
+        tag="agents",
+        errors={404: "No agent has that capability."},
+    )
+    def scores(self, capability: Identifier) -> ScoreList:
+        """Show how the agents that are not offline score for a capability, factor by factor, best first."""
+        capabilities = self.mesh.get(Registry).capabilities()
+        if capability not in capabilities:
             raise NotFound(
                 f"No agent has the capability {capability!r}",
-                remedy=f"Known are {', '.join(known) or 'none: no agent is registered'}",
+                remedy=f"Known are {', '.join(capabilities) or 'none: no agent is registered'}",
                 field="capability",
             )
-        return self.mesh.get(Registry).scores(capability)
+        return ScoreList(items=self.mesh.get(Registry).scores(capability))
 
-    @operation(Rule("sees costs", VIEWER))
+    @operation(
+        Rule("sees costs", VIEWER),
+        "GET /costs",
+        "Sum up costs",
+        name="sum_costs",
+        tag="costs",
+        errors={**NO_VALUE, 422: "`since` or `until` is not a time, or `by` nothing."},
+        request=_CostQuery,
+    )
     async def costs(
         self,
         by: str = "agent",
@@ -413,34 +619,43 @@ class Operations(Acting):
         bucket: Bucket | None = None,
         **of: str | None,
     ) -> Costs:
-        """The costs of calls of models by one key or two, the most expensive first, or as a series.
+        """Sum up what calls of models have cost, most expensive first, and all of them together.
 
-        Times are like `24h` ago or RFC 3339. `of` are fields of `TaskFilter`: agent, thread, model and prompt
-        are those of the call, all others those of its task. Raises InvalidInput, and NotFound for a value
-        that there never was.
+        With `bucket` there is an item for each hour or day of UTC in which calls ended, the earliest first.
+        `cost_usd` is what is known of it, `estimated_usd` how much of that is of tokens that were estimated;
+        `unpriced` counts the calls with an unknown cost.
+        The holder of a key sees the calls of the key's tenant, the administrator those of all.
         """
-        known = read_filter(self.mesh, self.caller, {"since": since, "until": until, **of})
-        start, end = known.pop("since"), known.pop("until")
-        of_task = TaskFilter(**known) if any(known.values()) else None
+        fields = read_filter(self.mesh, self.caller, {"since": since, "until": until, **of})
+        start, end = fields.pop("since"), fields.pop("until")
+        of_task = TaskFilter(**fields) if any(fields.values()) else None
         tenant_id = visible_tenant(self.caller)
-        wanted = CostQuery(tenant_id, by, start, end, bucket, of_task)
-        costs = await self.mesh.get(Spending).costs(wanted)
+        costs = await self.mesh.get(Spending).costs(CostQuery(tenant_id, by, start, end, bucket, of_task))
         if not costs.total.calls:
-            await require_known(self.mesh, known, tenant_id, of_calls=True)
+            await require_known(self.mesh, fields, tenant_id, of_calls=True)
         return costs
 
-    @operation(Rule("sees the status", VIEWER))
+    @operation(
+        Rule("sees the status", VIEWER),
+        "GET /status",
+        "Show the state of the mesh",
+        name="show_status",
+        tag="tasks",
+    )
     async def status(self) -> MeshStatus:
-        """How the open tasks are doing."""
+        """Count open tasks by status and by what they wait for, and show which deployments are left alone.
+
+        The holder of a key sees the tasks of the key's tenant, the administrator all of it.
+        """
         status = await self.mesh.get(StatusReader).status(visible_tenant(self.caller))
         return status if has_role(self.caller, Role.CONTENTS) else status_facts(status)
 
-    @operation(Rule("compresses contexts", SUBMITTER))
-    async def compress(self, wanted: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
-        """Make the context that a receiver needs: by rules, and by a model where those are not enough."""
+    @operation(Rule("compresses contexts", SUBMITTER), "POST /compress", "Compress a context", tag="context")
+    async def compress(self, request: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
+        """Make the context that the receiver needs: by rules, and by a model where those are not enough."""
         caller = self.caller
         return await self.mesh.get(ContextClient).compress(
-            wanted,
+            request,
             tenant_id=caller.tenant_id,
             traceparent=traceparent,
             context=lambda: CallContext(

@@ -28,7 +28,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
-from meshwright.edges.http import batches, events, mesh_routes, models, tasks
+from meshwright.edges.http import events, mesh_routes, models, tasks
 from meshwright.edges.http.errors import (
     CALLER,
     KIND,
@@ -46,6 +46,7 @@ from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, compl
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.administration import Administration
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
+from meshwright.identity.batches import Batches
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tenants import Tenants
@@ -60,9 +61,9 @@ _KEYS = make_routes(Administration, "keys")
 _MODEL_ROUTERS = (models.openai_router, models.router, _KEYS, mesh_routes.probes)
 _ROUTERS = (
     tasks.router,
-    batches.router,
+    make_routes(Batches, "tasks"),
     events.router,
-    mesh_routes.router,
+    make_routes(Batches, "agents", "costs", "context"),
     make_routes(Administration, "costs", "models", "administration"),
     *_MODEL_ROUTERS,
 )

@@ -25,11 +25,11 @@ from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.broadcast import PIECE_BYTES, PING_SECONDS, Broadcast
 from meshwright.edges.http.errors import JsonLine
-from meshwright.edges.http.filters import OfTask
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import Page
+from meshwright.identity.filters import OfTask
 from meshwright.identity.operations import Common, Feed, Operations
 
 router = make_router("events")

@@ -1,4 +1,4 @@
-"""Tasks: give one, follow, end and answer it; its steps and files; the questions of the inbox."""
+"""Tasks, where an operation is not the whole route: submit, follow, cancel one; steps, files, export."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
-from pydantic import Field, FiniteFloat
+from fastapi.responses import HTMLResponse
+from pydantic import Field
 
-from meshwright.core.ids import ID_PATTERN, Identifier
+from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.operations import operation_of
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import AnswerRequest, QuestionKey, Strict, read_model
+from meshwright.edges.bodies import Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
@@ -23,13 +24,10 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.filters import InboxCursor, TaskPageQuery
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
-from meshwright.events.answers import RevealedQuestion
-from meshwright.events.inbox import InboxPage
-from meshwright.events.task_lists import TaskOrder
-from meshwright.events.tasks import TaskPage
+from meshwright.identity.batches import Batches
+from meshwright.identity.export import page_of
 from meshwright.identity.operations import Operations, check_early
 from meshwright.mesh import Mesh
 from meshwright.run.transcript import attempt_of
@@ -39,27 +37,6 @@ from meshwright.work.steps import StepContentsPage, StepPage, StepView
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
-
-
-class ScoreRequest(Strict):
-    """A score of a task by its name, such as `thumbs`; the comment says why."""
-
-    name: Identifier
-    value: FiniteFloat
-    comment: str = Field(default="", max_length=1_000)
-
-
-class TaskScore(ScoreRequest):
-    """A score that a task was given."""
-
-    task_id: str
-    by: str
-
-
-class _TaskQuery(TaskPageQuery):
-    """Which tasks to list. `order` is by when they were accepted (`created`) or by their last change."""
-
-    order: TaskOrder = "created"
 
 
 @router.post(
@@ -119,25 +96,6 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     return JsonLine(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
 
 
-@router.get(
-    "/tasks",
-    summary="List tasks",
-    response_model=TaskPage,
-    responses=problems({404: "A value of the filter never was: `detail` says which there are."}),
-)
-async def _list_tasks(
-    operations: Annotated[Operations, may(Operations.tasks)], query: Annotated[_TaskQuery, Query()]
-) -> Response:
-    """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
-    return JsonLine(await operations.tasks(**dict(query)))
-
-
-@router.get("/tasks/{task_id}", summary="Show a task", responses=_NO_TASK)
-async def _show_task(operations: Annotated[Operations, may(Operations.see)], task_id: _TaskId) -> TaskView:
-    """Show a task: its request, its attempts with the score of each choice, and its outcome."""
-    return await operations.see(task_id)
-
-
 @router.post(
     "/tasks/{task_id}/cancel",
     summary="Cancel a task",
@@ -151,66 +109,6 @@ async def _cancel_task(
     view = await operations.cancel(task_id)
     response.status_code = 200 if view.status in ENDED else 202
     return view
-
-
-@router.post(
-    "/v1/tasks/{task_id}/scores",
-    status_code=201,
-    summary="Score a task",
-    responses={**_NO_TASK, **problems({507: "The tenant stores as much as it may."})},
-)
-async def _score_task(
-    operations: Annotated[Operations, may(Operations.score)], task_id: _TaskId, wanted: ScoreRequest
-) -> TaskScore:
-    """Say how good a task was. Each score is an event, `task.scored`, which is durable then, and stays."""
-    event = await operations.score(task_id, wanted.name, wanted.value, comment=wanted.comment)
-    return TaskScore(**wanted.model_dump(), task_id=task_id, by=event.fields["by"])
-
-
-@router.post(
-    "/tasks/{task_id}/answer",
-    status_code=202,
-    summary="Answer a question",
-    response_description="It goes on.",
-    responses=problems(
-        {
-            403: "The caller may not answer that.",
-            404: "There is no such task, or it does not wait for that key.",
-            409: "That was answered, or has expired: `detail` says by whom and when.",
-            422: "The value does not fit the question's `answer_schema`.",
-        }
-    ),
-)
-async def _answer_task(
-    operations: Annotated[Operations, may(Operations.answer)], task_id: _TaskId, answer: AnswerRequest
-) -> TaskView:
-    """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
-
-    The value has to fit the question's `answer_schema`, and is what the step that waits gets as its result.
-    """
-    return await operations.answer(task_id, answer.key, answer.value)
-
-
-@router.post(
-    "/tasks/{task_id}/reveal",
-    summary="Read what a question hides",
-    responses=problems(
-        {
-            403: "The caller may not answer that question.",
-            404: "There is no such task, or it does not wait for that key.",
-            409: "That was answered, or has expired.",
-        }
-    ),
-)
-async def _reveal_question(
-    operations: Annotated[Operations, may(Operations.reveal)], task_id: _TaskId, question: QuestionKey
-) -> RevealedQuestion:
-    """Read the parts of a question in which `[hidden: 24 characters]` stands for what looks like a secret.
-
-    `subject.hidden_parts` of the question counts them. For callers who may answer it, each time recorded in
-    the audit trail. Secrets of the mesh, and masks such as `[secret:1]`, stay hidden.
-    """
-    return await operations.reveal(task_id, question.key)
 
 
 @router.get(
@@ -237,33 +135,6 @@ async def _follow_task(
     if feed is None:
         return Response(status_code=204)  # tells a browser not to come back
     return streams_of(request).respond(feed)
-
-
-# The inbox
-
-
-class _InboxQuery(TaskPageQuery):
-    """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
-
-    `ended` adds those that were answered, have expired, or whose task no longer waits. All other fields are
-    those of the tasks that ask. `cursor` is the `cursor` of the page before.
-    """
-
-    id: str | None = Field(default=None, min_length=1, max_length=128)
-    ended: bool = False
-    cursor: InboxCursor | None = None
-
-
-@router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
-async def _list_inbox(
-    operations: Annotated[Operations, may(Operations.inbox)], query: Annotated[_InboxQuery, Query()]
-) -> Response:
-    """List the questions that tasks have for people, the oldest first.
-
-    To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
-    `POST /tasks/{task_id}/answer`; for one with a `source`, send its `id` to `POST /inbox/answer`.
-    """
-    return JsonLine(await operations.inbox(**dict(query)))
 
 
 # Steps and files
@@ -381,4 +252,31 @@ async def _read_file(
             "Content-Security-Policy": "sandbox",  # beside that of all answers
             "X-Content-Type-Options": "nosniff",
         },
+    )
+
+
+@router.get(
+    "/tasks/{task_id}/export",
+    summary="Save a task as one file",
+    response_description="A page of HTML.",
+    response_class=Response,
+    responses={
+        **problems({404: "There is no such task."}),
+        200: {"content": {"text/html": {}, "application/json": {}}},
+    },
+)
+async def _export_task(
+    request: Request,
+    operations: Annotated[Batches, may(Batches.export, Batches)],
+    task_id: _TaskId,
+    contents: Annotated[bool, Query(description="With what was asked, said and answered.")] = True,
+) -> Response:
+    """Save a task with its steps and all that it delegated as a page without scripts, or with
+    `Accept: application/json` as `{task, steps, tree}`. Secrets are redacted.
+    """
+    export = await operations.export(task_id, contents=contents)
+    if request.headers.get("accept") == "application/json":
+        return JsonLine(export)
+    return HTMLResponse(
+        page_of(export), headers={"Content-Disposition": f'attachment; filename="task-{task_id}.html"'}
     )

@@ -20,13 +20,13 @@ from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.operations import operation_of
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, problem_of, read_model
+from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
-from meshwright.identity.operations import Operations, record_refusal
+from meshwright.identity.operations import AnswerRequest, Operations, record_refusal
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 
