@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from statistics import median_high
-from typing import Any, Generic, TypedDict
+from typing import Any, Generic
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
@@ -50,18 +50,6 @@ MAX_PASSED_ON_CHARS = 2_000  # of each
 
 
 GivenT = TypeVar("GivenT", bound=BaseModel | dict[str, Any] | Outcome | str, default=str, covariant=True)
-
-
-class DelegationOptions(TypedDict, total=False):
-    """The options of a delegation; `Delegation` describes them."""
-
-    thread_id: str | None
-    budget_usd: Decimal | str | None
-    capability: str
-    timeout: float | None
-    deadline: float | None
-    constraints: Sequence[str]
-    questions: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,14 @@ from meshwright.models.structure import ShapeT
 from meshwright.run.author import Unawaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.changes import Change, EarlierChanges, earlier_changes
-from meshwright.run.context import Delegation, DelegationOptions, RunContext
+from meshwright.run.context import Delegation, RunContext
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
 from meshwright.run.masks import Masks
 from meshwright.run.memories import NewMemory, recalled, remembered
 from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
 from meshwright.run.steps import RunSteps
+from meshwright.tools.tool import DelegationOptions
 from meshwright.trees.tree import Tree
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.record import read_task

@@ -49,7 +49,6 @@ from meshwright.tools.settings import Effect
 
 if TYPE_CHECKING:
     from meshwright.ledger.spending import Activity
-    from meshwright.run.context import DelegationOptions
     from meshwright.trees.tree import Tree
 
 MAX_ERRORS = 5
@@ -70,6 +69,18 @@ class Unchanged:
     """
 
     shown: Any = "nothing changes: it is so already"
+
+
+class DelegationOptions(TypedDict, total=False):
+    """The options of a delegation; `Run.delegate` describes them."""
+
+    thread_id: str | None
+    budget_usd: Decimal | str | None
+    capability: str
+    timeout: float | None
+    deadline: float | None
+    constraints: Sequence[str]
+    questions: Sequence[str]
 
 
 class QuestionOptions(TypedDict, total=False):
