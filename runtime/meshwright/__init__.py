@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.core.part import Part
-    from meshwright.run.context import Delegation
+    from meshwright.run.delegation import Delegation
     from meshwright.run.run import Run
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
@@ -41,7 +41,7 @@ HOMES = {
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Client": "client",
-    "Delegation": "run.context",
+    "Delegation": "run.delegation",
     "Event": "core.messages",
     "File": "core.files",
     "LimitReached": "core.errors",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from meshwright.models.port import ModelWrapper
     from meshwright.orchestration.tasks import Tasks
     from meshwright.prompts import PromptSource
+    from meshwright.tools.chain import ToolCallWrapper
 
 __all__ = [
     "Actor",
@@ -190,6 +191,10 @@ class Component:
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:
         """Its wrappers around the model, each at a position of the chain that every call passes."""
+        return ()
+
+    def tool_wrappers(self) -> Iterable[ToolCallWrapper]:
+        """Its wrappers around calls of tools, each at a position of the chain that every call passes."""
         return ()
 
     def assemble(self) -> None:

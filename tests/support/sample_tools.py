@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.core.errors import NotFound
 from meshwright.tools import Tool, ToolContext, tool, tools_of
-from meshwright.tools.limited import LimitedTool
+from tests.support.toolset_calls import LimitedTool
 
 
 class Place(BaseModel):

@@ -6,13 +6,38 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Task
-from meshwright.tools import Tool, Toolset, ToolSettings
-from meshwright.tools.limited import LimitedTool
+from meshwright.run.masks import Masks
+from meshwright.run.tool_chain import LimitLink, MaskLink
+from meshwright.tools import Tool, ToolContext, Toolset, ToolSettings, ToolWrapper
+from meshwright.tools.limited import plain_effect, within_limits
 from meshwright.tools.tool import Unchanged
+
+
+class LimitedTool(ToolWrapper):
+    """A tool whose calls pass the innermost links of the chain: its time and size, and secrets."""
+
+    def __init__(self, inner: Tool, timeout_seconds: float) -> None:
+        super().__init__(inner)
+        self._seconds, self._masks = timeout_seconds, Masks(())
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        services = SimpleNamespace(tool_timeout_seconds=self._seconds)
+        state = SimpleNamespace(masks=self._masks, services=services)
+        call: Any = SimpleNamespace(tool=self.inner, arguments=arguments, context=context, state=state)
+        return (await MaskLink(LimitLink()).call(call))["value"]
+
+    async def preview(self, arguments: str, context: ToolContext) -> Any:
+        work = self.inner.preview(arguments, context)
+        try:
+            return await within_limits(self, work, context, plain_effect, self._seconds)
+        except MeshError as error:
+            self._masks.clean_error(self, error)
+            raise
 
 
 class Context:

@@ -12,9 +12,9 @@ from meshwright.core.schema import faults, takes_approval
 from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import MARKED, ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
-from meshwright.tools.limited import LimitedTool
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.work.people import marked
+from tests.support.toolset_calls import LimitedTool
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -16,7 +16,7 @@ from meshwright.core.errors import IdempotencyConflict, InvalidInput, TaskFailed
 from meshwright.core.messages import Caller, Outcome, schema_of
 from meshwright.identity.rules import shown
 from meshwright.models.structure import response_schema, shape_of
-from meshwright.run.context import Delegation
+from meshwright.run.delegation import Delegation
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import ToolContext
 from meshwright.tools.tool import DelegationOptions

@@ -251,7 +251,18 @@ class Case:
 _ATTRIBUTES = ("error.type", "gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "meshwright.unwound_by")
 _MAX_CHARS = 240  # of a text
 _CHANCE = {"started_at", "ended_at", "since", "due_at", "expires_at", "answered_at", "time", "duration_ms"}
-_CHANCE |= {"seconds", "latency_ms", "completed_at", "decided_at", "binds", "sealed", "cut", "sent", "totals"}
+_CHANCE |= {
+    "seconds",
+    "latency_ms",
+    "completed_at",
+    "decided_at",
+    "prompt",
+    "binds",
+    "sealed",
+    "cut",
+    "sent",
+    "totals",
+}
 
 
 def _without_chance(value: Any) -> Any:

@@ -40,9 +40,10 @@ from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.roles import FRONT
-from meshwright.run.context import Services
 from meshwright.run.limits import Parking
 from meshwright.run.runner import Runner
+from meshwright.run.state import Services
+from meshwright.run.tool_chain import tool_chain
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME
@@ -194,6 +195,7 @@ class AgentsComponent(Component):
     def _services(self) -> Services:
         mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings.models
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
+        offers = reversed(offered(mesh, lambda component: component.tool_wrappers()))
         return Services(
             runtime=mesh.runtime,
             model=mesh.get(Model),
@@ -203,6 +205,8 @@ class AgentsComponent(Component):
             tracing=mesh.tracing,
             clock=mesh.runtime.clock,
             seal=mesh.cipher.encrypt,
+            tool_chain=tool_chain(wrapper for offer in offers for wrapper in offer),
+            tool_timeout_seconds=settings.tools.timeout_seconds,
             timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
             max_calls_per_reply=settings.agents.max_calls_per_reply,

@@ -32,7 +32,7 @@ from meshwright.models.settings import ModelsSettings
 from meshwright.prompts import CodePrompt, PromptSources
 from meshwright.settings import Settings
 from meshwright.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
-from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads, author_place
+from meshwright.tools.limited import Overrun, ToolThreads, author_place
 from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset
 
@@ -331,14 +331,13 @@ class BoundAgent:
         size = agent.max_concurrency or settings.max_concurrency
         self.threads = ToolThreads(agent.agent_id, size, on_overrun)
         self.toolsets = toolsets.of(type(agent), self.threads)
-        self._timeout_seconds = settings.tool_timeout_seconds
         self._own = tools_of(agent, threads=self.threads)
         if agent.delegates_to:
             self._own.append(delegate_tool(agent.delegates_to, capabilities))
         if agent.remembers:
             self._own.append(remember_tool())
         self._offers = self._offered()
-        self.tools = self._limited()
+        self.tools = self._by_name()
         names = [tool.name for offer in self._offers for tool in offer]  # a slip shows at once
         if twice := sorted({name for name in names if names.count(name) > 1}):
             problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
@@ -351,7 +350,7 @@ class BoundAgent:
             await asyncio.gather(*starting)
         if (offers := self._offered()) != self._offers:
             self._offers = offers
-            self.tools = self._limited()
+            self.tools = self._by_name()
         return self.tools
 
     @property
@@ -388,8 +387,8 @@ class BoundAgent:
     def _offered(self) -> list[Sequence[Tool]]:
         return [self._own, *(toolset.tools for toolset in self.toolsets)]
 
-    def _limited(self) -> dict[str, Tool]:
-        """The tools within the limits of the agent; of two with one name the first."""
+    def _by_name(self) -> dict[str, Tool]:
+        """The tools by name; of two with one name the first."""
         tools: dict[str, Tool] = {}
         for tool in (tool for offer in self._offers for tool in offer):
             if tool.name in tools:
@@ -397,9 +396,9 @@ class BoundAgent:
                     "agent %s has two tools named %s: one of them is left out", self.agent.agent_id, tool.name
                 )
                 continue
-            tools[tool.name] = LimitedTool(tool, self._timeout_seconds)
+            tools[tool.name] = tool
         if self.agent.remembers and "recall" not in tools:
-            tools["recall"] = LimitedTool(recall_tool(), self._timeout_seconds)
+            tools["recall"] = recall_tool()
         return tools
 
 

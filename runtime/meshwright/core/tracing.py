@@ -169,7 +169,9 @@ class _RecordedSpan(Span):
         if isinstance(error, Exception):
             self.fail(error)
         elif error is not None:
-            self._record["attributes"]["meshwright.unwound_by"] = type(error).__name__
+            self._record["attributes"]["meshwright.unwound_by"] = getattr(
+                error, "trace_name", type(error).__name__
+            )
         self._record["end_time"] = time.time_ns()
         self._end(self._record)
 

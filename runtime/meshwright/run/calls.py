@@ -34,13 +34,13 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.context import RunContext
 from meshwright.run.files import Attached, check_size
 from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
 from meshwright.run.replies import Deltas
 from meshwright.run.settling import settlements_in
+from meshwright.run.state import RunState
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
@@ -116,13 +116,13 @@ class ModelCalls:
     `attached` are the files that the run's outcome has.
     """
 
-    def __init__(self, attempt: RunContext) -> None:
+    def __init__(self, state: RunState) -> None:
         self.usage = RunUsage()
-        self.max_record_bytes = attempt.services.runtime.max_record_bytes
-        self.limits = limits_of(attempt.services.limits, attempt.agent, attempt.task.limits)
+        self.max_record_bytes = state.services.runtime.max_record_bytes
+        self.limits = limits_of(state.services.limits, state.agent, state.task.limits)
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
-        self.attached = Attached(attempt.journal.earlier)
+        self.attached = Attached(state.journal.earlier)
         self.dialogue_calls = 0
         """The calls of its conversations, each of which reads the context."""
         self.changed = False
@@ -133,41 +133,41 @@ class ModelCalls:
         """The version of the agent's prompt that was used last."""
         self.last_answer = ""
         """The last answer that a model gave in a shape, as JSON."""
-        self._attempt = attempt
+        self._state = state
         self._settled: set[str] = set()
-        for value in attempt.journal.earlier:
+        for value in state.journal.earlier:
             ended = self.usage.add_record(value)
             self.totals.add_record(value, [call for call in ended if isinstance(call, Call)])
 
     async def recover(self) -> None:
         """Have budgets book calls of earlier claims, where a worker ended before it had."""
-        attempt, budgets = self._attempt, self._attempt.services.budgets
-        settlements = settlements_in(attempt.journal.earlier)
+        state, budgets = self._state, self._state.services.budgets
+        settlements = settlements_in(state.journal.earlier)
         self._settled.update(settled.call for settled in settlements)
         if settlements and budgets is not None:
-            await budgets.recover(attempt.agent.agent_id, attempt.call_context(None, None), settlements)
+            await budgets.recover(state.agent.agent_id, state.call_context(None, None), settlements)
 
     async def booked(self) -> None:
         """Return once the calls are durable, and budgets have booked them.
 
         No one reads the journal of an attempt that has ended. Raises HostError.
         """
-        budgets = self._attempt.services.budgets
+        budgets = self._state.services.budgets
         if self._settled and budgets is not None:
             await self.book()
             await budgets.booked(self._settled)
 
     async def book(self) -> None:
         """Have budgets book the calls once they are durable, on a store that can lose their records alone."""
-        budgets = self._attempt.services.budgets
-        if not self._settled or budgets is None or not self._attempt.services.runtime.is_shared:
+        budgets = self._state.services.budgets
+        if not self._settled or budgets is None or not self._state.services.runtime.is_shared:
             return
-        await self._attempt.journal.confirm()
+        await self._state.journal.confirm()
         budgets.book(self._settled)
 
     def leave_reserved(self) -> None:
         """Leave calls that are not booked to the run that goes on: its journal may have them."""
-        if (budgets := self._attempt.services.budgets) is not None:
+        if (budgets := self._state.services.budgets) is not None:
             budgets.leave_reserved(self._settled)
 
     async def charge(self, usd: Decimal, what: str) -> None:
@@ -175,13 +175,13 @@ class ModelCalls:
 
         Raises ToolFailed where a budget or `max_usd` has no room for it, AgentError for a wrong charge.
         """
-        attempt = self._attempt
+        state = self._state
         if not _is_charge(usd, what):
             raise AgentError(
-                f"{attempt.agent.agent_id} charges {usd!r} for {what!r}",
+                f"{state.agent.agent_id} charges {usd!r} for {what!r}",
                 remedy='Write await context.charge(Decimal("0.005"), "web-search")',
             )
-        async with attempt.journal.open_step(_CHARGE, {"what": what}) as step:
+        async with state.journal.open_step(_CHARGE, {"what": what}) as step:
             if not step.is_replayed:
                 self._record(step, await self._charged(step, usd, what))
                 step.finish(None)
@@ -189,19 +189,19 @@ class ModelCalls:
     async def _charged(self, step: OpenStep, usd: Decimal, what: str) -> Call:
         if (limit := self.totals.exceeded_by(usd)) is not None:
             raise ToolFailed(f"{what} costs ${usd}, and the run would exceed {limit.name} (${limit.most})")
-        attempt = self._attempt
+        state = self._state
         call = Call(
             call_id=new_id(),
             model=f"{CHARGE}{what}",
-            user=attempt.agent.agent_id,
-            thread_id=attempt.task.thread_id,
-            tenant_id=attempt.task.tenant_id,
+            user=state.agent.agent_id,
+            thread_id=state.task.thread_id,
+            tenant_id=state.task.tenant_id,
             cost_usd=usd,
             cost_source="reported",
-            attempt=attempt.work.dispatch.attempt,
+            attempt=state.work.dispatch.attempt,
             step=step.number,
         )
-        if (budgets := attempt.services.budgets) is None:
+        if (budgets := state.services.budgets) is None:
             return call
         request = ModelRequest(messages=(), model=call.model, user=call.user, context=self.context(step))
         try:
@@ -216,7 +216,7 @@ class ModelCalls:
     def context(self, step: OpenStep | None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
-        return self._attempt.call_context(number, partial(self._record, step), step, self.prompt)
+        return self._state.call_context(number, partial(self._record, step), step, self.prompt)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
@@ -230,17 +230,17 @@ class ModelCalls:
             self._call_back(call)
         event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
-            self._attempt.journal.add_call(counted, event)
+            self._state.journal.add_call(counted, event)
         else:
             step.add_call(counted, event)
 
     def _call_back(self, call: Call) -> None:
         """Tell the agent's callbacks of a call, in the words of LiteLLM's."""
-        attempt = self._attempt
-        if not attempt.agent.success_callbacks:
+        state = self._state
+        if not state.agent.success_callbacks:
             return
-        end = attempt.services.clock.now()
-        used, task = call.usage, attempt.task
+        end = state.services.clock.now()
+        used, task = call.usage, state.task
         tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
         response = {
             "id": call.call_id,
@@ -254,11 +254,11 @@ class ModelCalls:
             "cache_hit": call.cache_hit,
             "metadata": {"task_id": task.task_id, "tenant_id": task.tenant_id, "tags": [*call.tags]},
         }
-        for callback in attempt.agent.success_callbacks:
+        for callback in state.agent.success_callbacks:
             try:
                 callback(kwargs, response, end - timedelta(milliseconds=call.latency_ms), end)
             except Exception:  # the author's code: the call is made, and its answer counts
-                _logger.exception("A success_callback of %s failed", attempt.agent.agent_id)
+                _logger.exception("A success_callback of %s failed", state.agent.agent_id)
 
     async def ask(
         self,
@@ -282,14 +282,14 @@ class ModelCalls:
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
         resumed, so that an agent which went on without an answer does so again.
         """
-        attempt, self.prompt, earlier = self._attempt, prepared.prompt, tuple(self._settled)
+        state, self.prompt, earlier = self._state, prepared.prompt, tuple(self._settled)
         request = self._request(prepared, messages, specs, shape, max_tokens)
-        streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        async with attempt.journal.open_step("model", asked, paid=True) as step:
+        streams = shape is None and state.services.stream  # JSON is not shown while it is written
+        async with state.journal.open_step("model", asked, paid=True) as step:
             if step.is_replayed:
                 result = _replayed(step.result)
             else:
-                if (budgets := attempt.services.budgets) is not None:
+                if (budgets := state.services.budgets) is not None:
                     budgets.book(earlier)  # they were durable before this step began
                 if begins:
                     self._check_totals(step)
@@ -297,8 +297,8 @@ class ModelCalls:
                 begun = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
-                    with attempt.time.apart(), deltas as on_delta:
-                        result = await attempt.services.model.complete(request, on_delta)
+                    with state.time.apart(), deltas as on_delta:
+                        result = await state.services.model.complete(request, on_delta)
                     check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
                 except ModelError as error:
                     await self._park(error, begun)
@@ -314,27 +314,27 @@ class ModelCalls:
         shape: type[BaseModel] | None,
         max_tokens: int | None,
     ) -> ModelRequest:
-        attempt = self._attempt
+        state = self._state
         return ModelRequest(
             model=prepared.model,
             messages=tuple(messages),
             tags=prepared.tags,
-            user=attempt.agent.agent_id,
+            user=state.agent.agent_id,
             tools=specs,
             response_schema=None if shape is None else response_schema(shape),
             output_mode=prepared.structure,
             temperature=prepared.temperature,
             max_tokens=max_tokens or prepared.max_tokens,
             params=prepared.params,
-            timeout_seconds=attempt.time.timeout.seconds,
+            timeout_seconds=state.time.timeout.seconds,
             cache=prepared.cache,
         )
 
     def _check_totals(self, step: OpenStep) -> None:
         if (limit := self.totals.spent()) is not None:
-            event_id = f"limit/{self._attempt.work.steps}/{step.key.path}"
+            event_id = f"limit/{self._state.work.steps}/{step.key.path}"
             step.events.append(limit.event("calls", event_id))
-            raise limit.error(self._attempt.agent.agent_id, is_begun=False)
+            raise limit.error(self._state.agent.agent_id, is_begun=False)
 
     def _finish(
         self, step: OpenStep, request: ModelRequest, result: _StepResult, events: list[ProgressEvent]
@@ -360,36 +360,36 @@ class ModelCalls:
 
         Returns where it cannot, or waiting does not help.
         """
-        attempt, parking = self._attempt, self._attempt.services.parking
-        now, pauses = attempt.services.clock.now(), attempt.journal.pauses
+        state, parking = self._state, self._state.services.parking
+        now, pauses = state.services.clock.now(), state.journal.pauses
         kind: WaitKind = "provider"
         due_at: datetime | None = None
         subject: dict[str, Any] = {"error": error.code, "pauses": pauses}
         if isinstance(error, BudgetExceeded):
-            kind, due_at = "money", tries_again_at(error, now, pauses, attempt.task.priority)
+            kind, due_at = "money", tries_again_at(error, now, pauses, state.task.priority)
             subject = {"budget": error.budget, "account": error.account, "on_empty": error.on_empty}
             subject |= {"of": error.owner, "cheaper": error.can_be_cheaper}
         elif parking is not None:
-            due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
+            due_at = parking.due_at(error, now, pauses, state.task.deadline_at)
         if due_at is not None:
-            attempt.time.stand_still(begun)
+            state.time.stand_still(begun)
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
-                await attempt.journal.park(kind, str(error), due_at, subject)
+                await state.journal.park(kind, str(error), due_at, subject)
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
-        attempt = self._attempt
-        task, dispatch = attempt.task, attempt.work.dispatch
-        attempt.services.runtime.broadcast(
+        state = self._state
+        task, dispatch = state.task, state.work.dispatch
+        state.services.runtime.broadcast(
             Event(
                 id=new_id(),
                 event_type=topics.MODEL_DELTA,
                 topic=topics.TASK_PROGRESS,
-                time=attempt.services.clock.now(),
+                time=state.services.clock.now(),
                 tenant_id=task.tenant_id,
                 task_id=task.task_id,
                 agent_id=dispatch.agent_id,
                 trace_id=trace_id_of(task.traceparent),
-                aggregate_id=str(attempt.ref),
+                aggregate_id=str(state.ref),
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.run.context import RunContext
+from meshwright.run.state import RunState
 from meshwright.run.tool_calls import is_journaled, result_summary
 from meshwright.work.earlier import read_steps
 from meshwright.work.protocol import DELEGATE, EndedAttempt
@@ -56,20 +56,20 @@ class EarlierChanges(Struct):
         return "\n".join([_TAKEN_OVER, *lines])
 
 
-async def earlier_changes(attempt: RunContext) -> EarlierChanges:
+async def earlier_changes(state: RunState) -> EarlierChanges:
     """Read the changes in the journals of the attempts that this one takes over from."""
     found: list[Change] = []
     outside = is_edited = has_delegated = False
-    for ended in attempt.work.taken_over:
-        ref = attempt.ref._replace(type=ended.agent_id)
-        records, answers = await read_steps(attempt.services.runtime, ref, ended.steps, 1)
+    for ended in state.work.taken_over:
+        ref = state.ref._replace(type=ended.agent_id)
+        records, answers = await read_steps(state.services.runtime, ref, ended.steps, 1)
         values = [record.value for record in (*records, *answers)]
         found += _changes_of(ended, values)
         outside = outside or any(_is_outside(value) for value in values)
         is_edited = is_edited or any(_is_edit(value) for value in values)
         has_delegated = has_delegated or any(value.get("kind") == DELEGATE for value in values)
     if is_edited or has_delegated:
-        found += await _edits(attempt, has_tree=is_edited)
+        found += await _edits(state, has_tree=is_edited)
     return EarlierChanges(changes=tuple(found[-_MAX_CHANGES:]), outside=outside and bool(found))
 
 
@@ -94,9 +94,9 @@ def _changes_of(ended: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterato
             yield Change(**known, arguments=to, result=str(result.get("status")))
 
 
-async def _edits(attempt: RunContext, *, has_tree: bool) -> list[Change]:
+async def _edits(state: RunState, *, has_tree: bool) -> list[Change]:
     """The files of the tree that differ, as one change: those that delegates and commands wrote too."""
-    trees, task, last = attempt.services.trees, attempt.task, attempt.work.taken_over[-1]
+    trees, task, last = state.services.trees, state.task, state.work.taken_over[-1]
     known = {"attempt": last.attempt, "agent_id": last.agent_id, "tool": "tree"}
     if trees is None:
         return []

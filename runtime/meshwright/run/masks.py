@@ -1,5 +1,7 @@
 """Secrets that the tools of a run meet: masked where the model would read them, put back where they belong.
 
+All that a tool says passes `Masks.clean` before the journal, an event or a span has it: results, errors,
+previews, and arguments where they are shown.
 A secret in a file of the workspace is shown as `[secret:1]`. In arguments of later calls of tools of the
 workspace it is put back, so that a file which is edited keeps it. The journal has masks alone: a
 run that is resumed reads the file again for what one stands for.
@@ -12,19 +14,24 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from meshwright.core.errors import ToolFailed
-from meshwright.core.redaction import MASK, REDACTED, Mask
+from meshwright.core.errors import MeshError, ToolFailed
+from meshwright.core.redaction import MASK, REDACTED, Mask, redact, redact_data
 from meshwright.settings.forms import refers, resolve
 from meshwright.tools.tool import Tool
 
 _MIN_CHARS = 4  # of a secret of the mesh that is hidden wherever it stands
 
 
-class _Source(NamedTuple):
+class _MaskedResult(NamedTuple):
     """A result that has masks, and how to have it again."""
 
     value: Any
-    read: Callable[[], Awaitable[Any]]
+    reread: Callable[[], Awaitable[Any]]
+
+
+def redacted_arguments(arguments: str, max_chars: int) -> str:
+    """The beginning of the arguments of a call, for events and notes, without what looks like a secret."""
+    return redact(arguments)[:max_chars]
 
 
 class Masks:
@@ -32,12 +39,11 @@ class Masks:
 
     def __init__(self, earlier: Iterable[Mapping[str, Any]]) -> None:
         results = (record.get("result") for record in earlier)
-        known = [number for result in results for number in _numbers_of(result)]
-        self._last = max(known, default=0)
+        self._last = max((number for result in results for number in _numbers_of(result)), default=0)
         self._numbers: dict[str, int] = {}
         self._values: dict[int, str] = {}
-        self._sources: dict[int, _Source] = {}
-        self._given: set[str] = set()
+        self._sources: dict[int, _MaskedResult] = {}
+        self._mesh_secrets: set[str] = set()
 
     def mask(self, secret: str) -> str:
         """The text in place of a secret: the same for the same secret."""
@@ -57,14 +63,46 @@ class Masks:
             remedy = "Set it where the mesh runs, or name another one"
             raise ToolFailed(f"The secret {error}", remedy=remedy) from None
         if len(secret) >= _MIN_CHARS:
-            self._given.add(secret)
+            self._mesh_secrets.add(secret)
         return secret
+
+    def clean(self, tool: Tool, data: Any) -> Any:
+        """The plain data of a tool without secrets: masked if of the workspace, else redacted.
+
+        In text of the workspace a mask stands for what looks like one, too, so that it stays what it is.
+        """
+        if tool.origin == "workspace":
+            data = redact_data(self._without_masks(data), self.mask)
+        else:
+            data = redact_data(data)
+        return self.hide(data) if self._mesh_secrets else data
+
+    def clean_error(self, tool: Tool, error: MeshError) -> None:
+        """Take the secrets out of an error of a tool."""
+        error.message, error.remedy = self.clean(tool, error.message), self.clean(tool, error.remedy)
+        error.args = (error.message,)
+
+    def hide_error(self, error: MeshError) -> None:
+        """Take the secrets that the run was given out of an error in our own words."""
+        error.message, error.remedy = self.hide(error.message), self.hide(error.remedy)
+        error.args = (error.message,)
+
+    def _without_masks(self, data: Any) -> Any:
+        match data:
+            case str():
+                return MASK.sub(lambda match: self.mask(match[0]), data)
+            case list():
+                return [self._without_masks(item) for item in data]
+            case dict():
+                return {name: self._without_masks(value) for name, value in data.items()}
+            case _:
+                return data
 
     def hide(self, data: Any, mark: Mask = lambda _: REDACTED) -> Any:
         """Plain data without the secrets that the run was given."""
         match data:
             case str():
-                for secret in sorted(self._given, key=len, reverse=True):  # one may begin with another
+                for secret in sorted(self._mesh_secrets, key=len, reverse=True):  # one may begin with another
                     data = data.replace(secret, mark(secret))
                 return data
             case list():
@@ -78,14 +116,14 @@ class Masks:
         """Note in a result for the journal which masks it has."""
         if tool.origin == "workspace":
             text = _text_of([result["value"], result["error"]])
-            if found := sorted({int(number) for number in MASK.findall(text)}):
-                result["masks"] = found
+            if numbers := sorted({int(number) for number in MASK.findall(text)}):
+                result["masks"] = numbers
 
-    def learn(self, tool: Tool, result: Any, read: Callable[[], Awaitable[Any]]) -> None:
-        """Take a result of the journal, which `read` can have again where its tool changes nothing."""
+    def learn(self, tool: Tool, result: Any, reread: Callable[[], Awaitable[Any]]) -> None:
+        """Take a result of the journal, which `reread` can have again where its tool changes nothing."""
         if tool.idempotent and tool.effect == "read" and tool.origin == "workspace":
             for number in _numbers_of(result):
-                self._sources.setdefault(number, _Source(result["value"], read))
+                self._sources.setdefault(number, _MaskedResult(result["value"], reread))
 
     async def put_back(self, tool: Tool, arguments: str) -> str:
         """The arguments of a call with what their masks stand for, where a tool of the workspace takes them.
@@ -95,7 +133,7 @@ class Masks:
         """
         if tool.origin != "workspace":
             return arguments
-        numbers = sorted({int(found) for found in MASK.findall(arguments)})
+        numbers = sorted({int(number) for number in MASK.findall(arguments)})
         for number in (number for number in numbers if number <= self._last):
             if tool.network or tool.needs_approval:
                 problem = f"{tool.name} was not run: it gets no secret, and [secret:{number}] stands for one"
@@ -130,7 +168,7 @@ class Masks:
 
     async def _read_again(self, number: int) -> None:
         if (source := self._sources.get(number)) is not None:
-            before, now = _text_of(source.value), _text_of(await source.read())
+            before, now = _text_of(source.value), _text_of(await source.reread())
             if MASK.sub("", before) == MASK.sub("", now):
                 for old, new in zip(MASK.findall(before), MASK.findall(now), strict=True):
                     self._values[int(old)] = self._values[int(new)]

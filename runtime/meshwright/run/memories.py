@@ -19,7 +19,7 @@ from meshwright.context.relevance import is_repeat
 from meshwright.core.errors import MemoryUnavailable
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import MemoryKind, MemoryScope
-from meshwright.run.context import RunContext
+from meshwright.run.state import RunState
 from meshwright.work.paths import ProgressEvent
 
 _RECALLED = 5  # memories at a time
@@ -39,13 +39,13 @@ class NewMemory(NamedTuple):
     expires: timedelta | datetime | None = None
 
 
-async def recalled(attempt: RunContext, query: str, kind: MemoryKind | None = None) -> list[MemoryItem]:
+async def recalled(state: RunState, query: str, kind: MemoryKind | None = None) -> list[MemoryItem]:
     """The few memories that suit a question, none where none does; counted as used."""
-    task, services = attempt.task, attempt.services
+    task, services = state.task, state.services
     found = await services.memory.recall(
         query,
         tenant_id=task.tenant_id,
-        scopes=[*attempt.scopes.items()],
+        scopes=[*state.scopes.items()],
         max_tokens=services.max_memory_tokens,
         limit=_RECALLED,
         kind=kind,
@@ -57,32 +57,32 @@ async def recalled(attempt: RunContext, query: str, kind: MemoryKind | None = No
     return found
 
 
-async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) -> str:
+async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str:
     """Write a memory, and return what to tell the model. `has_asked`: the run has asked a model or an agent.
 
     Its trust is the least of all that it was made of: that of a run which has read text from outside is
     quarantined, and so is a text that a person has forgotten. One that the run could recall already is not
     written again.
     """
-    services, task, inside = attempt.services, attempt.task, attempt.journal.inside
+    services, task, inside = state.services, state.task, state.journal.inside
     path, now = "" if inside is None else inside.key.path, services.clock.now()
     identity = "" if inside is None else inside.identity
-    made = derived_id(attempt.work.first_steps, identity, new.scope, new.text)
+    made = derived_id(state.work.first_steps, identity, new.scope, new.text)
     memory_id = f"m-{made[-_ID_CHARS:].lower()}"
-    if repeated := await _repeated(attempt, new.text, memory_id):
+    if repeated := await _repeated(state, new.text, memory_id):
         return repeated
-    was_forgotten = await _was_forgotten(attempt, new.text)
-    trust = BY_STRANGERS if attempt.has_read_outside else BY_MODEL if has_asked else BY_CODE
+    was_forgotten = await _was_forgotten(state, new.text)
+    trust = BY_STRANGERS if state.has_read_outside else BY_MODEL if has_asked else BY_CODE
     expires = new.expires
     item = MemoryItem(
         memory_id=memory_id,
         tenant_id=task.tenant_id,
         scope=new.scope,
-        scope_id=attempt.scopes[new.scope],
+        scope_id=state.scopes[new.scope],
         text=new.text,
         created_at=now,
         task_id=task.task_id,
-        agent_id=attempt.agent.agent_id,
+        agent_id=state.agent.agent_id,
         kind=new.kind,
         subject=new.subject,
         status="active" if trust and not was_forgotten else "quarantined",
@@ -91,7 +91,7 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
         expires_at=now + expires if isinstance(expires, timedelta) else expires,
     )
     is_written = await services.memory.remember(item)
-    if not is_written and (repeated := await _repeated(attempt, new.text, memory_id)):
+    if not is_written and (repeated := await _repeated(state, new.text, memory_id)):
         return repeated  # by a run beside this one
     if new.subject and isinstance(services.memory, MemoryCatalog):  # it may contradict one of more trust
         item = await services.memory.find(memory_id, task.tenant_id) or item
@@ -105,12 +105,12 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
     return f"Kept for {new.scope}, but not recalled until a person promotes it: {why}."
 
 
-async def _repeated(attempt: RunContext, text: str, memory_id: str) -> str | None:
+async def _repeated(state: RunState, text: str, memory_id: str) -> str | None:
     """The reply to the model if another memory that the run could recall says the same."""
-    others = await attempt.services.memory.recall(
+    others = await state.services.memory.recall(
         text,
-        tenant_id=attempt.task.tenant_id,
-        scopes=[*attempt.scopes.items()],
+        tenant_id=state.task.tenant_id,
+        scopes=[*state.scopes.items()],
         max_tokens=_ALIKE_TOKENS,
         limit=_ALIKE,
     )
@@ -120,22 +120,22 @@ async def _repeated(attempt: RunContext, text: str, memory_id: str) -> str | Non
     return None
 
 
-async def _was_forgotten(attempt: RunContext, text: str) -> bool:
+async def _was_forgotten(state: RunState, text: str) -> bool:
     """Whether a person has lately had a memory forgotten that the run could recall and that says so."""
-    memory = attempt.services.memory
+    memory = state.services.memory
     if not isinstance(memory, MemoryCatalog):
         return False
-    forgotten = await memory.page(attempt.task.tenant_id, ["forgotten"], limit=_FORGOTTEN)
+    forgotten = await memory.page(state.task.tenant_id, ["forgotten"], limit=_FORGOTTEN)
     return any(
         is_repeat(text, item.text)
         for item in forgotten.items
-        if item.scope == "global" or attempt.scopes[item.scope] == item.scope_id
+        if item.scope == "global" or state.scopes[item.scope] == item.scope_id
     )
 
 
-async def count_cited(attempt: RunContext, answer: str) -> None:
+async def count_cited(state: RunState, answer: str) -> None:
     """Count the memories that the answer of a task which succeeded cites by their ids."""
-    memory, cited = attempt.services.memory, list(dict.fromkeys(CITED.findall(answer)))
+    memory, cited = state.services.memory, list(dict.fromkeys(CITED.findall(answer)))
     if cited and isinstance(memory, MemoryCatalog):
         with suppress(MemoryUnavailable):  # the outcome matters more
-            await memory.count(cited, attempt.task.tenant_id, "helped")
+            await memory.count(cited, state.task.tenant_id, "helped")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput
-from meshwright.tools.limited import LimitedTool, head_and_tail
+from meshwright.tools.limited import head_and_tail
 from meshwright.tools.tool import Tool, ToolContext
 
 _MAX_BYTES = 1_000_000  # of one, and at most a quarter of a record
@@ -24,7 +24,7 @@ class Outputs:
     def __init__(self, max_record_bytes: int) -> None:
         self._max_bytes = min(_MAX_BYTES, max_record_bytes // _RECORD_SHARE)
         self._texts: dict[str, str] = {}
-        self.tool: Tool = LimitedTool(_OutputTool(self._texts), timeout_seconds=60.0)
+        self.tool: Tool = _OutputTool(self._texts)
 
     def __bool__(self) -> bool:
         return bool(self._texts)
@@ -72,6 +72,7 @@ class _OutputTool(Tool):
         "additionalProperties": False,
     }
     idempotent = True
+    timeout = 60.0
     effect = "read"
 
     def __init__(self, texts: dict[str, str]) -> None:
@@ -82,8 +83,8 @@ class _OutputTool(Tool):
         values = self.validated(arguments)
         text, start = self._texts.get(values["id"]), values["start"]
         if text is None:
-            known = ", ".join(self._texts) or "none"
-            raise InvalidInput(f"There is no output {values['id']!r}; there are {known}", field="id")
+            ids = ", ".join(self._texts) or "none"
+            raise InvalidInput(f"There is no output {values['id']!r}; there are {ids}", field="id")
         if start >= len(text):
             raise InvalidInput(f"{values['id']} has {len(text):,} characters", field="start")
         end = min(start + _PAGE_CHARS, len(text))

@@ -17,7 +17,7 @@ from meshwright.core.errors import (
 )
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.models.structure import ShapeT
-from meshwright.run.context import RunContext
+from meshwright.run.state import RunState
 from meshwright.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.work.protocol import Wait
 
@@ -27,7 +27,7 @@ _MAX_ABOUT_BYTES = 64 * 1024  # of what is shown with a question, which is a par
 
 
 async def ask_person(
-    attempt: RunContext,
+    state: RunState,
     question: str,
     shape: type[ShapeT] | None,
     *,
@@ -40,13 +40,13 @@ async def ask_person(
     marks, plain = Marks(), _plain(about)
     text, shown = redact(question, marks), redact_data(plain, marks)
     hidden = {HIDDEN: marks.counts} if marks.lines or HIDDEN in plain else {}
-    subject = {**shown, **hidden, "kind": "question", "agent_id": attempt.agent.agent_id}
-    sealed = (sealed_text(attempt.services.seal, plain, question),) if marks.lines else ()
+    subject = {**shown, **hidden, "kind": "question", "agent_id": state.agent.agent_id}
+    sealed = (sealed_text(state.services.seal, plain, question),) if marks.lines else ()
     schema = _TEXT if shape is None else shape.model_json_schema()
     reason = " ".join(filter(None, [text, hidden_words(hidden)]))
     again = redact(question)
     while True:
-        answer = await attempt.journal.wait(
+        answer = await state.journal.wait(
             "ask_person",
             {"question": question, "about": about, "again": again},
             kind="person",
@@ -55,7 +55,7 @@ async def ask_person(
             answer_schema=schema,
             may_answer=tuple(may_answer),
             sealed=sealed,
-            expires_at=_end_of(attempt, expires),
+            expires_at=_end_of(state, expires),
         )
         if shape is None:
             return str(answer)
@@ -71,7 +71,7 @@ async def ask_person(
 
 
 async def wait_event(
-    attempt: RunContext, topic: str, match: Mapping[str, Any] | None, expires: timedelta | datetime | None
+    state: RunState, topic: str, match: Mapping[str, Any] | None, expires: timedelta | datetime | None
 ) -> dict[str, Any]:
     """Wait for an event; see `Run.wait_event`."""
     try:
@@ -82,13 +82,13 @@ async def wait_event(
     if isinstance(event_type := wanted.get("event_type"), str):
         wanted["event_type"] = topics.type_on(topic, event_type)
     shown = "".join(f", {name} = {json.dumps(value)}" for name, value in redact_data(wanted).items())
-    return await attempt.journal.wait(
+    return await state.journal.wait(
         "wait_event",
         {"topic": topic, "match": wanted},
         kind="event",
         reason=f"waits for an event on {topic}{shown}",
         subject={"topic": topic, "match": wanted},
-        expires_at=None if expires is None else _end_of(attempt, expires),
+        expires_at=None if expires is None else _end_of(state, expires),
     )
 
 
@@ -123,10 +123,10 @@ def _plain(about: Mapping[str, Any] | None) -> Any:
     return from_json(data)
 
 
-def _end_of(attempt: RunContext, expires: timedelta | datetime | None) -> datetime:
-    now = attempt.services.clock.now()
+def _end_of(state: RunState, expires: timedelta | datetime | None) -> datetime:
+    now = state.services.clock.now()
     if isinstance(expires, datetime):
         if expires.tzinfo is None:
             raise AgentError(f"expires={expires} has no time zone", remedy="Give it one, or a timedelta")
         return expires
-    return now + (timedelta(days=attempt.services.patience_days) if expires is None else expires)
+    return now + (timedelta(days=state.services.patience_days) if expires is None else expires)

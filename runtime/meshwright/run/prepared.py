@@ -1,4 +1,7 @@
-"""Prepares a run: its question, its prompt with a context of memories, and the conversation."""
+"""Prepares a run: its question, its prompt with a context of memories, and the conversation.
+
+The context is compressed where that saves more than it costs.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from msgspec import field
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
-from meshwright.context.service import chat_messages
+from meshwright.context.service import Compression, chat_messages
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, InvalidInput, MemoryUnavailable
 from meshwright.core.messages import SenderContext, Task, TaskVariant
+from meshwright.core.money import MILLION, Price
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.prompts import PromptContext
 from meshwright.run.changes import earlier_changes
-from meshwright.run.context import RunContext
 from meshwright.run.files import files_of
 from meshwright.run.memories import recalled
-from meshwright.run.worth import Weighing
+from meshwright.run.state import RunState
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
 from meshwright.work.conversation import Recent, conversation_of
@@ -110,17 +113,17 @@ material to judge: how far it is, what failed and need not be tried again, and w
 """
 
 
-async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
+async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
     """Recall memories, fill in the prompt, and read the conversation."""
-    agent, task, services = attempt.agent, attempt.task, attempt.services
+    agent, task, services = state.agent, state.task, state.services
     tried = task.variant_for(agent.agent_id) or _NOTHING_TRIED
     run = PromptContext(task.tenant_id, agent.agent_id, task.task_id, task.thread_id, tried.version)
     prompt = services.prompts.resolve(agent.prompt, run)
     model = tried.model or agent.model or prompt.model
     tags = _tags_of(agent, task, prompt.tags) if tried.tags is None else tried.tags
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
-    history, outside = await _conversation(attempt, window.input)
-    earlier = await earlier_changes(attempt)
+    history, outside = await _conversation(state, window.input)
+    earlier = await earlier_changes(state)
     prepared = PreparedPrompt(
         system="",
         model=model,
@@ -139,11 +142,11 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
     )
     memories: list[MemoryItem] = []
     try:
-        memories = await _recall(attempt)
+        memories = await _recall(state)
     except MemoryUnavailable as error:  # an agent without its memories still has its task
         prepared = prepared.model_copy(update={"memory_error": str(error)})
     if memories or task.sender_context is not None:
-        context = await _context(attempt, memories, Weighing(attempt, model, tags), context_of_calls)
+        context = await _context(state, memories, Weighing(state, model, tags), context_of_calls)
         prepared = prepared.model_copy(update=context)
     values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
     if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
@@ -153,25 +156,25 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
 
 
 async def _context(
-    attempt: RunContext,
+    state: RunState,
     memories: Sequence[MemoryItem],
     weighing: Weighing,
     context_of_calls: Callable[[], CallContext],
 ) -> dict[str, Any]:
     """The fields of the prompt for memories and the sender's context, which is compressed if worth it."""
-    task, services, known = attempt.task, attempt.services, attempt.task.sender_context
+    task, services, known = state.task, state.services, state.task.sender_context
     sender = task.chain[-1] if task.chain else "orchestrator"
     context = await services.context.compress(
         context_request(
             sender=sender,
             passed=known,
-            receiver=attempt.agent.agent_id,
+            receiver=state.agent.agent_id,
             project_id=services.project_id,
             max_tokens=services.max_context_tokens,
             memories=memories,
         ),
         tenant_id=task.tenant_id,
-        traceparent=attempt.span.traceparent,
+        traceparent=state.span.traceparent,
         context=context_of_calls,
         is_worth=weighing.is_worth,
     )
@@ -213,21 +216,21 @@ def _counts(sender: str, known: SenderContext | None) -> dict[str, Any]:
     return {"sender": sender, **{name: len(texts) for name, texts in lists.items() if texts}}
 
 
-async def _recall(attempt: RunContext) -> list[MemoryItem]:
-    return await recalled(attempt, attempt.task.text) if attempt.task.text else []
+async def _recall(state: RunState) -> list[MemoryItem]:
+    return await recalled(state, state.task.text) if state.task.text else []
 
 
-async def _conversation(attempt: RunContext, window: int | None) -> tuple[tuple[ChatMessage, ...], bool]:
+async def _conversation(state: RunState, window: int | None) -> tuple[tuple[ChatMessage, ...], bool]:
     """The thread's messages so far, in half of the context's tokens and a quarter of the window.
 
     Also whether an agent had read text from outside by then.
     """
-    task, runtime = attempt.task, attempt.services.runtime
+    task, runtime = state.task, state.services.runtime
     if task.thread_id == task.task_id:
         return (), False
-    answer = await runtime.call(conversation_of(attempt.ref), "recent", None)
+    answer = await runtime.call(conversation_of(state.ref), "recent", None)
     said = Recent.model_validate(answer).messages
-    most = attempt.services.max_context_tokens // 2
+    most = state.services.max_context_tokens // 2
     shown = chat_messages(said, most if window is None else min(most, window // 4))
     return shown, any(message.outside for message in said)
 
@@ -297,3 +300,50 @@ def _as_text(value: Any) -> str:
 
 def _without_files(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in payload.items() if not (name == "files" and files_of(payload))}
+
+
+_CALLS_WITH_TOOLS = 4  # of a run whose model may call tools, before one of its agent has ended
+_OUTPUT_WEIGHT = 4  # of a token that is written, by one that is read, where prices are unknown
+
+
+class Weighing:
+    """Compares a compression with what it saves, for one run; `figures` say by which numbers.
+
+    The context is in every call of the run, which is taken to have the median number of calls of the agent's
+    last tasks. The first call pays for all input, later ones the price of input from the provider's cache.
+    Both models count at their highest price. If a price is unknown or both cost nothing, tokens are compared,
+    a written one as four that are read.
+    """
+
+    def __init__(self, state: RunState, model: str, tags: tuple[str, ...]) -> None:
+        self.figures: dict[str, Any] = {}
+        self._state = state
+        self._model, self._tags = model, tags
+        usual = state.services.usual_calls.median(state.agent.agent_id)
+        self._calls = usual or (_CALLS_WITH_TOOLS if state.tools else 1)
+
+    def is_worth(self, wanted: Compression) -> bool:
+        """Whether a call of the compression model saves more than it costs."""
+        spared = max(wanted.tokens - wanted.ceiling, 0)
+        cost_tokens = wanted.prompt_tokens + _OUTPUT_WEIGHT * wanted.ceiling
+        saved_tokens = spared * self._calls
+        self.figures = {
+            "tokens": wanted.tokens,
+            "ceiling": wanted.ceiling,
+            "calls": self._calls,
+            "cost_tokens": cost_tokens,
+            "saved_tokens": saved_tokens,
+        }
+        of_run = self._price(self._model, self._tags, wanted.tokens)
+        of_compression = self._price(wanted.model, wanted.tags, wanted.prompt_tokens)
+        if of_run is None or of_compression is None:
+            return saved_tokens > cost_tokens
+        cost = of_compression.of(wanted.prompt_tokens, wanted.ceiling)
+        later = of_run.input if of_run.cached_input is None else of_run.cached_input
+        saved = spared * (of_run.input + (self._calls - 1) * later) / MILLION
+        self.figures |= {"cost_usd": f"{cost:f}", "saved_usd": f"{saved:f}"}
+        return saved > cost if cost or saved else saved_tokens > cost_tokens
+
+    def _price(self, model: str, tags: tuple[str, ...], tokens: int) -> Price | None:
+        task, agent = self._state.task, self._state.agent
+        return self._state.services.price(model, tags, task.tenant_id, agent.agent_id, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,18 +13,20 @@ from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, T
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.ledger.spending import Activity
-from meshwright.models.port import ChatMessage
+from meshwright.models.port import ChatMessage, ToolCall
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Unawaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.changes import Change, EarlierChanges, earlier_changes
-from meshwright.run.context import Delegation, RunContext
-from meshwright.run.dialogue import Dialogues
+from meshwright.run.delegation import Delegation
+from meshwright.run.dialogue import Dialogue
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
-from meshwright.run.masks import Masks
 from meshwright.run.memories import NewMemory, recalled, remembered
 from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
+from meshwright.run.state import RunState
 from meshwright.run.steps import RunSteps
+from meshwright.run.tool_calls import value_of
+from meshwright.run.tool_chain import call_tool
 from meshwright.tools.tool import DelegationOptions
 from meshwright.trees.tree import Tree
 from meshwright.work.paths import ProgressEvent
@@ -33,15 +36,13 @@ from meshwright.work.record import read_task
 class Run(RunSteps):
     """The work of one agent on one task. Tools get it as their context."""
 
-    def __init__(self, attempt: RunContext, calls: ModelCalls, unawaited: Unawaited) -> None:
-        super().__init__(attempt, unawaited)
-        self.agent = attempt.agent
-        self.task = attempt.task
+    def __init__(self, state: RunState, calls: ModelCalls, unawaited: Unawaited) -> None:
+        super().__init__(state, unawaited)
+        self.agent = state.agent
+        self.task = state.task
         """The task being worked on."""
-        self.tools = attempt.tools
+        self.tools = state.tools
         self._calls = calls
-        self._masks = Masks(attempt.journal.earlier)
-        self._dialogues = Dialogues(attempt, calls, self, self._masks, self._knowledge)
         self._prepared: PreparedPrompt | None = None
 
     @property
@@ -64,11 +65,11 @@ class Run(RunSteps):
 
         It is hidden in results of tools. Raises ToolFailed where there is none.
         """
-        return self._masks.give(name)
+        return self._state.masks.give(name)
 
     def mask(self, secret: str) -> str:
         """The text in place of a secret in what the model reads of the workspace, like `[secret:1]`."""
-        return self._masks.mask(secret)
+        return self._state.masks.mask(secret)
 
     @noted
     async def charge(self, usd: Decimal, what: str) -> None:
@@ -99,7 +100,7 @@ class Run(RunSteps):
         question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
         prepared = await self._prepare()
         check_window(self.agent_id, prepared, self.tools)
-        return await self._dialogues.answer(question, prepared, shape, self.tools)
+        return await Dialogue(self, self._state, self._calls, prepared, question, shape, self.tools).answer()
 
     async def _referred(self) -> dict[str, File]:
         urls = referred_in(self.task.payload)
@@ -117,7 +118,7 @@ class Run(RunSteps):
         place = task_file_of(url)
         if place is None:
             raise InvalidInput(f"{url!r} names no file of a task", field="url")
-        runtime, tenant_id = self._attempt.services.runtime, self.task.tenant_id
+        runtime, tenant_id = self._state.services.runtime, self.task.tenant_id
         file = await read_file(runtime, *place, tenant_id)
         record, _ = await read_task(runtime, place[0], tenant_id)
         if record.outcome is not None and record.outcome.outside:
@@ -172,7 +173,8 @@ class Run(RunSteps):
         LimitReached, EmptyReply and ReplyCutOff as `converse` does.
         """
         question = ChatMessage(role="user", content=prompt)
-        return await self._dialogues.answer(question, self._prepared or await self._prepare(), shape, None)
+        prepared = self._prepared or await self._prepare()
+        return await Dialogue(self, self._state, self._calls, prepared, question, shape, None).answer()
 
     async def _prepare(self) -> PreparedPrompt:
         """Recall memories and the conversation, and fill in the prompt."""
@@ -189,8 +191,8 @@ class Run(RunSteps):
         return prepared
 
     async def _made_ready(self) -> PreparedPrompt:
-        with self._attempt.time.apart():
-            prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
+        with self._state.time.apart():
+            prepared = await prepare_run(self._state, partial(self._calls.context, self._journal.inside))
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
 
     @noted
@@ -199,10 +201,10 @@ class Run(RunSteps):
 
         `converse` and `ask` tell the model of them; ask here before code changes something.
         """
-        if not self._attempt.work.taken_over:
+        if not self._state.work.taken_over:
             return ()
         found = await self._journal.step(
-            "changes", {}, lambda: earlier_changes(self._attempt), shape=EarlierChanges, costly=False
+            "changes", {}, lambda: earlier_changes(self._state), shape=EarlierChanges, costly=False
         )
         if found.outside:
             self._journal.read_outside()
@@ -289,9 +291,9 @@ class Run(RunSteps):
             wanted.request,
             kind="task",
             subject={"to": wanted.whom},
-            check=lambda: self._attempt.check_delegation(wanted.whom),
-            child=lambda wait_id, identity: self._attempt.child(
-                wait_id, identity, wanted, self._knowledge.for_delegate(wanted)
+            check=lambda: self._state.check_delegation(wanted.whom),
+            child=lambda wait_id, identity: self._state.child(
+                wait_id, identity, wanted, self._state.knowledge.for_delegate(wanted)
             ),
         )
         outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
@@ -301,7 +303,7 @@ class Run(RunSteps):
         try:
             return wanted.answer_of(outcome)
         except DelegationFailed as error:
-            self._knowledge.learn_failed(wanted.whom, str(error))
+            self._state.knowledge.learn_failed(wanted.whom, str(error))
             raise
 
     @noted
@@ -313,7 +315,13 @@ class Run(RunSteps):
         characters. Raises ToolFailed where the tool fails or its approval is denied, AgentError where the
         agent has no such tool.
         """
-        return await self._dialogues.call(tool, arguments)
+        agent_id, state = self.agent_id, self._state
+        if tool not in self.tools:
+            names = ", ".join(self.tools) or "none"
+            raise AgentError(f"{agent_id} has no tool {tool!r}", remedy=f"Call one of {names}")
+        call = ToolCall(id="", name=tool, arguments=json.dumps(arguments, ensure_ascii=False))
+        result = await call_tool(self, state, self._calls, call, outside=state.journal.outside)
+        return value_of(result, self.tools[tool])
 
     @noted
     async def remember(
@@ -332,7 +340,7 @@ class Run(RunSteps):
         recalled only once a person promotes it. After `expires` it is not recalled any more.
         """
         new = NewMemory(text, scope, kind, subject, expires)
-        return await remembered(self._attempt, new, has_asked=self._calls.usage != RunUsage())
+        return await remembered(self._state, new, has_asked=self._calls.usage != RunUsage())
 
     @noted
     async def recall(self, query: str, kind: MemoryKind | None = None) -> str:
@@ -344,8 +352,8 @@ class Run(RunSteps):
         )
 
     async def _recall(self, query: str, kind: MemoryKind | None) -> str:
-        now = self._attempt.services.clock.now()
-        return "\n".join([item.line(now) for item in await recalled(self._attempt, query, kind)])
+        now = self._state.services.clock.now()
+        return "\n".join([item.line(now) for item in await recalled(self._state, query, kind)])
 
     @noted
     async def tree(self) -> Tree:
@@ -354,11 +362,11 @@ class Run(RunSteps):
         Raises ToolFailed where there is no repository, or the tree that the run has changed is gone, and
         InvalidInput where the task names no repository that is known.
         """
-        if self._attempt.services.trees is None:
+        if self._state.services.trees is None:
             raise ToolFailed("This worker has no trees", remedy="Have its mesh run the part trees")
         task, changing = self.task, {f"tool {tool.name}" for tool in self.tools.values() if tool.contained}
         has_changed = any(record.get("kind") in changing for record in self._journal.earlier)
-        tree = await self._attempt.services.trees.lease(
+        tree = await self._state.services.trees.lease(
             task.tenant_id, task.family_id, task.repository, may_make=not has_changed
         )
         if self.outside:
@@ -374,7 +382,7 @@ class Run(RunSteps):
         Call it in a `run.step`: read again, it differs. Reasons and questions of other runs count as text
         from outside. Raises ToolFailed where this worker has no log.
         """
-        read = self._attempt.services.activity
+        read = self._state.services.activity
         if read is None:
             raise ToolFailed(
                 "This worker has no event log to read",

@@ -17,13 +17,16 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.models.structure import check_answer
 from meshwright.run.author import Unawaited, fault_of, result_of
 from meshwright.run.calls import ModelCalls
-from meshwright.run.context import RunContext, Services
+from meshwright.run.delegation import Knowledge
 from meshwright.run.limits import StepTime, step_timeout
+from meshwright.run.masks import Masks
 from meshwright.run.memories import count_cited
+from meshwright.run.outputs import Outputs
 from meshwright.run.people import waits_for
 from meshwright.run.prepared import question_of
 from meshwright.run.run import Run
 from meshwright.run.settling import settle_calls
+from meshwright.run.state import RunState, Services
 from meshwright.run.tool_calls import same_tools
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
@@ -69,9 +72,21 @@ class Runner:
             f"invoke_agent {ref.type}", parent=task.traceparent, attributes=attributes
         ) as span:
             timeout = step_timeout(services.timeout_seconds, bound.agent, task.timeout)
-            spent = StepTime(timeout, work.seconds)
-            attempt = RunContext(services, bound.agent, {}, ref, work, task, journal, span, spent)
-            return await _Execution(attempt, bound).complete()
+            state = RunState(
+                services=services,
+                agent=bound.agent,
+                tools={},
+                ref=ref,
+                work=work,
+                task=task,
+                journal=journal,
+                span=span,
+                time=StepTime(timeout, work.seconds),
+                masks=Masks(journal.earlier),
+                outputs=Outputs(services.runtime.max_record_bytes),
+                knowledge=Knowledge(task),
+            )
+            return await _Attempt(state, bound).complete()
 
     async def settle(self, ref: ActorRef, work: Work) -> SettleResult:
         """Settle the calls of models of an attempt whose cost no run of it has reported."""
@@ -80,16 +95,16 @@ class Runner:
         return SettleResult(work.changed or await self._agents[ref.type].may_change(), is_estimated)
 
 
-class _Execution:
+class _Attempt:
     """One attempt under way: the run that its agent sees, and the parts that it does not."""
 
-    def __init__(self, attempt: RunContext, bound: _BoundAgent) -> None:
-        self._attempt = attempt
+    def __init__(self, state: RunState, bound: _BoundAgent) -> None:
+        self._state = state
         self._bound = bound
-        self._journal = attempt.journal
-        self._calls = ModelCalls(attempt)
+        self._journal = state.journal
+        self._calls = ModelCalls(state)
         self._unawaited = Unawaited()
-        self._run = Run(attempt, self._calls, self._unawaited)
+        self._run = Run(state, self._calls, self._unawaited)
 
     async def complete(self) -> Complete:
         await self._calls.recover()
@@ -106,7 +121,7 @@ class _Execution:
             self._calls.leave_reserved()
 
     async def _finish(self) -> Complete:
-        attempt, task, spent = self._attempt, self._attempt.task, self._attempt.time
+        state, task, spent = self._state, self._state.task, self._state.time
         result: dict[str, Any] | None = None
         status: OutcomeStatus = "succeeded"
         fault: Fault | None = None
@@ -130,63 +145,63 @@ class _Execution:
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
                 extra = {"in_outcome": True}
                 _logger.exception(
-                    "agent %s failed on task %s", attempt.agent.agent_id, task.task_id, extra=extra
+                    "agent %s failed on task %s", state.agent.agent_id, task.task_id, extra=extra
                 )
-            status, fault = "failed", fault_of(attempt.agent, error)
+            status, fault = "failed", fault_of(state.agent, error)
         if fault is not None:
             result = None
-            attempt.span.fail(fault.type)
+            state.span.fail(fault.type)
         self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
-            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.dialogue_calls)
-            await count_cited(attempt, outcome.text)
+            state.services.usual_calls.note(state.agent.agent_id, self._calls.dialogue_calls)
+            await count_cited(state, outcome.text)
             await self._tell_answer(outcome.text)
         return Complete(
-            task_id=task.task_id, fence=attempt.work.fence, outcome=outcome, answers=attempt.journal.answers
+            task_id=task.task_id, fence=state.work.fence, outcome=outcome, answers=state.journal.answers
         )
 
     def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
         """Set the attributes of the span that are known at its end."""
-        attempt = self._attempt
+        state = self._state
         known: dict[str, str] = {"meshwright.task.status": status}
         if self._calls.prompt is not None:
             known[PROMPT] = self._calls.prompt
-        attempt.span.set(known)
-        if attempt.services.tracing.content:
-            asked, answer = question_of(attempt.agent, attempt.task), result or {}
+        state.span.set(known)
+        if state.services.tracing.content:
+            asked, answer = question_of(state.agent, state.task), result or {}
             text = answer.get("text") or json.dumps(answer, ensure_ascii=False)
             messages = {GenAI.INPUT_MESSAGES: ("user", asked), GenAI.OUTPUT_MESSAGES: ("assistant", text)}
-            attempt.span.set({name: text_messages(*said) for name, said in messages.items()})
+            state.span.set({name: text_messages(*said) for name, said in messages.items()})
 
     def _outcome(self, status: OutcomeStatus, result: dict[str, Any] | None, fault: Fault | None) -> Outcome:
-        attempt, task, usage = self._attempt, self._attempt.task, self._calls.usage
+        state, task, usage = self._state, self._state.task, self._calls.usage
         return Outcome(
             task_id=task.task_id,
-            agent_id=attempt.work.dispatch.agent_id,
+            agent_id=state.work.dispatch.agent_id,
             capability=task.capability,
             status=status,
             success=status == "succeeded",
             result=result,
             files=self._calls.attached.of_task(task.task_id),
             error=fault,
-            duration_ms=round(attempt.time.worked * 1000, 3),
+            duration_ms=round(state.time.worked * 1000, 3),
             model=usage.model,
             finish_reason=usage.finish_reason,
             limit=self._calls.limit,
             prompt=self._calls.prompt,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
-            completed_at=attempt.services.clock.now(),
+            completed_at=state.services.clock.now(),
             generation=task.generation,
-            attempt=attempt.work.dispatch.attempt,
+            attempt=state.work.dispatch.attempt,
             outside=self._journal.outside,
             changed=self._calls.changed,
         )
 
     async def _within_timeout(self) -> dict[str, Any] | None:
         """Run while the agent's code begins and ends steps."""
-        journal, spent = self._journal, self._attempt.time
+        journal, spent = self._journal, self._state.time
         limit = spent.limit()
         result = None
         try:
@@ -212,8 +227,8 @@ class _Execution:
     async def _result(self) -> dict[str, Any] | None:
         try:
             await self._journal.begin()
-            self._attempt.tools.update(await self._tools())
-            answer: Any = self._attempt.agent.run(self._run)
+            self._state.tools.update(await self._tools())
+            answer: Any = self._state.agent.run(self._run)
             if not inspect.isawaitable(answer):
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
             answer = await answer
@@ -225,7 +240,7 @@ class _Execution:
         self._check_followed()
         self._unawaited.check()
         result = result_of(answer)
-        if (shape := self._attempt.task.shape) is not None:
+        if (shape := self._state.task.shape) is not None:
             check_answer(shape, result)
         return result
 
@@ -253,18 +268,18 @@ class _Execution:
         await self._tell(f"Still open: this request {waits_for(people_first[0])}", is_open=True)
 
     async def _tell(self, answered: str, *, is_open: bool) -> None:
-        attempt, task = self._attempt, self._attempt.task
+        state, task = self._state, self._state.task
         if task.thread_id == task.task_id:
             return
-        asked = cut(question_of(attempt.agent, task), _MAX_SAID_CHARS)
-        known = {"task_id": task.task_id, "agent_id": attempt.agent.agent_id, "is_open": is_open}
+        asked = cut(question_of(state.agent, task), _MAX_SAID_CHARS)
+        known = {"task_id": task.task_id, "agent_id": state.agent.agent_id, "is_open": is_open}
         known["outside"] = self._journal.outside
         messages = (
             ThreadMessage(role="user", content=asked, **known),
             ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
         )
         said = TaskMessages(task_id=task.task_id, messages=messages)
-        await attempt.services.runtime.call(conversation_of(attempt.ref), "add", said)
+        await state.services.runtime.call(conversation_of(state.ref), "add", said)
 
 
 class _OutOfTime(Exception):

@@ -13,9 +13,8 @@ from meshwright.core.ids import derived_id
 from meshwright.core.redaction import redact
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Unawaited, awaited, noted
-from meshwright.run.context import RunContext
-from meshwright.run.knowledge import Knowledge
 from meshwright.run.people import ask_person, wait_event
+from meshwright.run.state import RunState
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import QuestionOptions
 from meshwright.work.paths import ProgressEvent
@@ -29,11 +28,10 @@ _ResultT = TypeVar("_ResultT")
 class RunSteps:
     """The part of a `Run` that needs neither a model nor another agent."""
 
-    def __init__(self, attempt: RunContext, unawaited: Unawaited) -> None:
-        self._attempt = attempt
-        self._journal = attempt.journal
+    def __init__(self, state: RunState, unawaited: Unawaited) -> None:
+        self._state = state
+        self._journal = state.journal
         self._unawaited = unawaited
-        self._knowledge = Knowledge(attempt.task)
 
     @property
     def step_id(self) -> str:
@@ -41,10 +39,10 @@ class RunSteps:
 
         Send it as the idempotency key of a request that changes something. Raises AgentError outside a step.
         """
-        step, task = self._journal.inside, self._attempt.task
+        step, task = self._journal.inside, self._state.task
         if step is None:
             raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
-        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.identity)
+        return derived_id(task.tenant_id, self._state.work.first_steps, step.identity)
 
     @property
     def outside(self) -> bool:
@@ -71,7 +69,7 @@ class RunSteps:
         )
 
     async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
-        with self._attempt.time.of_step(name):
+        with self._state.time.of_step(name):
             return await awaited(run, name)
 
     @overload
@@ -103,14 +101,14 @@ class RunSteps:
     ) -> None:
         """Wait for some time, through restarts, without holding a slot; the attempt's clock stands still."""
         pause = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
-        due_at = self._attempt.services.clock.now() + pause
+        due_at = self._state.services.clock.now() + pause
         request = {"seconds": pause.total_seconds()}
         await self._journal.wait("sleep", request, kind="timer", due_at=due_at, reason=f"sleeps for {pause}")
 
     @noted
     async def progress(self, text: str) -> None:
         """Say how far the work is, as an event of the task."""
-        self._knowledge.say_progress(text)
+        self._state.knowledge.say_progress(text)
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
@@ -146,7 +144,7 @@ class RunSteps:
         came after the run began to wait. Raises WaitExpired where none has come by `expires` (by default
         never), AgentError for a topic or a match that cannot be meant.
         """
-        return await wait_event(self._attempt, topic, match, expires)
+        return await wait_event(self._state, topic, match, expires)
 
     @overload
     async def ask_person(self, question: str, **options: Unpack[QuestionOptions]) -> str: ...
@@ -166,7 +164,7 @@ class RunSteps:
         may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
         `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
         """
-        self._knowledge.ask(str(question))
-        answer = await ask_person(self._attempt, question, shape, **options)
-        self._knowledge.answered(str(question))
+        self._state.knowledge.ask(str(question))
+        answer = await ask_person(self._state, question, shape, **options)
+        self._state.knowledge.answered(str(question))
         return answer

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall, ToolSpec
-from meshwright.tools.approval import Asked
+from meshwright.run.masks import redacted_arguments
 from meshwright.tools.limited import cut, head_and_tail
 from meshwright.tools.tool import Tool, ToolContext
 from meshwright.work import Journal
@@ -80,12 +79,22 @@ def is_journaled(result: Any) -> bool:
     return isinstance(result, dict) and result.keys() - _BESIDE == {"value", "error"}
 
 
-def changed_call(asked: Asked) -> dict[str, Any]:
+def value_of(result: Any, tool: Tool) -> Any:
+    """The value of a tool's result, for code. Raises ToolFailed where the call failed."""
+    if not is_journaled(result):  # what a person says came of it
+        return result
+    if result["error"] is not None:
+        error = ToolFailed(str(result["error"]))
+        error.was_begun = "changed" in result or not tool.may_change
+        raise error
+    return result["value"]
+
+
+def changed_call(arguments: str, changed_by: str) -> dict[str, Any]:
     """The field of a result that tells the model which arguments a person gave the call, if one did."""
-    if not asked.changed_by:
+    if not changed_by:
         return {}
-    arguments = cut(asked.arguments, _MAX_CHANGED_CHARS)
-    return {"changed_call": {"by": asked.changed_by, "arguments": arguments}}
+    return {"changed_call": {"by": changed_by, "arguments": cut(arguments, _MAX_CHANGED_CHARS)}}
 
 
 def failed_call(
@@ -132,14 +141,16 @@ def error_text(message: str) -> str:
     return json.dumps({"error": message}, ensure_ascii=False)
 
 
-def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -> list[ProgressEvent]:
+def tool_events(
+    tool: str, arguments: str, result: dict[str, Any], started: float | None
+) -> list[ProgressEvent]:
     """Which tool was called, and its result.
 
     `started` is a time of `perf_counter`, or None where the tool waited: it began in an earlier run.
     """
     called = {
-        "tool": call.name,
-        "arguments": redact(call.arguments)[:_MAX_SUMMARY_CHARS],
+        "tool": tool,
+        "arguments": redacted_arguments(arguments, _MAX_SUMMARY_CHARS),
         "ok": result["error"] is None,
         "error": result["error"],
         "result": result_summary(result["value"]),

@@ -17,8 +17,8 @@ from meshwright.context.text import clip, count_tokens
 from meshwright.core.encoding import Struct
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 from meshwright.run.calls import ModelCalls
-from meshwright.run.context import RunContext
 from meshwright.run.prepared import PreparedPrompt
+from meshwright.run.state import RunState
 from meshwright.work.paths import ProgressEvent
 
 _FULL = 0.85  # of the window, from which on a conversation is shortened
@@ -68,13 +68,13 @@ class ContextWindow:
 
     def __init__(
         self,
-        attempt: RunContext,
+        state: RunState,
         calls: ModelCalls,
         prepared: PreparedPrompt,
         head: int,
         specs: Sequence[ToolSpec],
     ) -> None:
-        self._attempt = attempt
+        self._state = state
         self._calls = calls
         self._head = head
         self._specs = specs
@@ -106,11 +106,11 @@ class ContextWindow:
         if limit is None:
             return False
         request = {"messages": len(messages)}
-        upcoming = self._attempt.journal.upcoming()
+        upcoming = self._state.journal.upcoming()
         is_full = is_refused or self._estimate(messages) * self._scale > _FULL * limit
         if upcoming != "shorten" and (upcoming is not None or not is_full):
             return False
-        result = await self._attempt.journal.step(
+        result = await self._state.journal.step(
             "shorten",
             request,
             lambda: self._shorten(messages, limit),
@@ -182,11 +182,11 @@ class ContextWindow:
         self, messages: Sequence[ChatMessage], max_tokens: int, limit: int
     ) -> tuple[str, str | None]:
         """A text in place of older turns, by the compression model; where it fails, the list of calls."""
-        attempt = self._attempt
-        text, error = await attempt.services.context.summarise(
+        state = self._state
+        text, error = await state.services.context.summarise(
             material(messages, int(limit * _ENOUGH / self._scale)),
             max_tokens=max_tokens,
-            context=partial(self._calls.context, attempt.journal.inside),
+            context=partial(self._calls.context, state.journal.inside),
         )
         text = _listed(messages, max_tokens) if text is None else text
         return f"Earlier messages of this conversation were left out. This happened in them:\n{text}", error

@@ -1,5 +1,6 @@
 """Tools of agents: the `@tool` decorator, and toolsets for files, web pages and git."""
 
+from meshwright.tools.chain import ToolCallWrapper, ToolInvocation, ToolLink
 from meshwright.tools.files import FileTools
 from meshwright.tools.functions import FunctionTool, delegate_tool, recall_tool, remember_tool, tools_of
 from meshwright.tools.git import GitTools
@@ -12,7 +13,10 @@ __all__ = [
     "FunctionTool",
     "GitTools",
     "Tool",
+    "ToolCallWrapper",
     "ToolContext",
+    "ToolInvocation",
+    "ToolLink",
     "ToolSettings",
     "ToolWrapper",
     "Toolset",

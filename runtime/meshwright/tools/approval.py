@@ -73,14 +73,14 @@ class Decision(Struct):
             raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")
 
 
-class Asked(NamedTuple):
+class RequestedArguments(NamedTuple):
     """The arguments of a call as JSON text, and the person who changed them, if any did."""
 
     arguments: str
     changed_by: str = ""
 
 
-class Change(NamedTuple):
+class ChangedCall(NamedTuple):
     """Tells a question of earlier answers: who changed the arguments, and why some were refused.
 
     `before` has those of the model that differ; None for one that it did not give.
@@ -91,7 +91,7 @@ class Change(NamedTuple):
     refused: str = ""
 
     @classmethod
-    def of(cls, call: ApprovalCall | None, first: ApprovalCall | None, by: str, refused: str) -> Change:
+    def of(cls, call: ApprovalCall | None, first: ApprovalCall | None, by: str, refused: str) -> ChangedCall:
         """Compare a call with that of the model, where a person has changed it."""
         if not by or call is None or first is None:
             return cls(by, refused=refused)
@@ -113,7 +113,7 @@ class Change(NamedTuple):
         return f"{changed} The last answer was not accepted: {self.refused}." if self.refused else changed
 
 
-_AS_ASKED = Change()
+_AS_REQUESTED = ChangedCall()
 _NO_MASKS: Mapping[str, str] = {}
 MARKED = ("arguments", "target", "changed_from")
 """The fields of the subject of a question that still get their marks: its effect has them."""
@@ -209,7 +209,7 @@ class ApprovalCall:
         rule: ApprovalRule,
         *,
         outside: bool = False,
-        change: Change = _AS_ASKED,
+        change: ChangedCall = _AS_REQUESTED,
         masks: Mapping[str, str] = _NO_MASKS,
     ) -> dict[str, Any]:
         """The subject of the question, as data, with all of its arguments, and marks in its effect alone.
@@ -246,7 +246,7 @@ class ApprovalCall:
         request: str,
         *,
         outside: bool = False,
-        change: Change = _AS_ASKED,
+        change: ChangedCall = _AS_REQUESTED,
         notes: Iterable[str] = (),
     ) -> str:
         """The question as sentences: who wants to do what, and why. `notes` say what is hidden."""

@@ -24,8 +24,7 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import MeshError, ToolFailed
 from meshwright.core.files import File, TaskFile
 from meshwright.core.messages import Task
-from meshwright.core.redaction import MASK, redact_data
-from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper, Unchanged
+from meshwright.tools.tool import Tool, ToolContext, Unchanged
 
 _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -61,78 +60,55 @@ logger = logging.getLogger("meshwright.tools")
 _MAX_WHOLE_CHARS = 400_000
 
 
-class LimitedTool(ToolWrapper):
-    """A tool within the limits of its agent: time, size, and what of its errors and results is shown.
+async def within_limits(
+    tool: Tool,
+    work: Awaitable[Any],
+    context: ToolContext,
+    read: Callable[[Any], Any],
+    timeout_seconds: float,
+) -> Any:
+    """Read the result of a tool within the limits of its time: its own timeout, else `timeout_seconds`.
 
     A MeshError of a tool passes as it is, every other exception becomes ToolFailed, and so does a call that
-    takes longer than the tool's own timeout or `timeout_seconds`. The result is plain JSON data; one over
-    `max_chars` is text, and one over 400,000 characters says what of it is left out. Secrets are redacted,
-    and those in the workspace masked, so that they can be put back. One with files in it is a ToolResult.
+    takes longer, or than the task says.
     """
-
-    def __init__(self, inner: Tool, timeout_seconds: float) -> None:
-        super().__init__(inner)
-        self.timeout = inner.timeout or timeout_seconds
-
-    async def call(self, arguments: str, context: ToolContext) -> Any:
-        """Call the inner tool within the limits."""
-        files: list[File] = []
-        result = self._shown(
-            await self._guarded(
-                self.inner.call(arguments, context), context, lambda made: _plain(_described(made, files))
-            ),
-            context,
-        )
-        return ToolResult(result, tuple(files)) if files else result
-
-    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
-        """The inner tool's preview as plain data, within the limits of time; nothing of it is left out."""
-        return await self._guarded(self.inner.preview(arguments, context), context, _plain_effect)
-
-    async def _guarded(self, work: Awaitable[Any], context: ToolContext, read: Callable[[Any], Any]) -> Any:
-        try:
-            return read(await self._within_time(work, context))
-        except MeshError as error:
-            error.message = self._redacted(error.message, context)
-            error.remedy = self._redacted(error.remedy, context)
-            error.args = (error.message,)
-            raise
-        # A tool's body is not ours and may raise anything: its model must see it, and its run go on.
-        except Exception as error:
-            place = author_place(error)
-            logger.error(
-                "tool %s failed at %s", self.name, place or "no line of its author's", exc_info=error
-            )
-            where = f" ({place.short})" if place else ""
-            problem = f"{type(error).__name__}: {error}{where}"
-            raise ToolFailed(self._redacted(problem, context)) from error
-
-    def _shown(self, data: Any, context: ToolContext) -> Any:
-        text = data if isinstance(data, str) else to_json(data).decode()
-        if len(text) > self.max_chars:
-            data = head_and_tail(text, _MAX_WHOLE_CHARS)
-        return self._redacted(data, context)
-
-    def _redacted(self, data: Any, context: ToolContext) -> Any:
-        """The data without secrets; those of the workspace are masked, and so is what looks like a mask."""
-        if self.origin != "workspace":
-            return redact_data(data)
-        return redact_data(_without_masks(data, context), lambda secret: context.mask(secret))
-
-    async def _within_time(self, work: Awaitable[Any], context: ToolContext) -> Any:
-        seconds, of_task = self.timeout or math.inf, context.task.timeout
-        if of_task is not None and seconds != math.inf:
-            seconds = min(seconds, of_task)
-        limit = asyncio.timeout(None if seconds == math.inf else seconds)
-        try:
-            async with limit:
-                return await work
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            problem = f"{self.name} did not end within {seconds:g} seconds and was given up"
+    seconds, of_task = tool.timeout or timeout_seconds or math.inf, context.task.timeout
+    if of_task is not None and seconds != math.inf:
+        seconds = min(seconds, of_task)
+    limit = asyncio.timeout(None if seconds == math.inf else seconds)
+    try:
+        async with limit:
+            result = await work
+        return read(result)
+    except MeshError:
+        raise
+    # A tool's body is not ours and may raise anything: its model must see it, and its run go on.
+    except Exception as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            problem = f"{tool.name} did not end within {seconds:g} seconds and was given up"
             remedy = "It may still take effect: find out before you call it again"
-            raise ToolFailed(problem, remedy="" if self.idempotent else remedy) from error
+            raise ToolFailed(problem, remedy="" if tool.idempotent else remedy) from error
+        place = author_place(error)
+        logger.error("tool %s failed at %s", tool.name, place or "no line of its author's", exc_info=error)
+        raise ToolFailed(f"{type(error).__name__}: {error}{f' ({place.short})' if place else ''}") from error
+
+
+def plain_result(result: Any, max_chars: int) -> dict[str, Any]:
+    """The result of a tool as plain data, with its files beside it, each described in its place.
+
+    One over `max_chars` is text, and one over 400,000 characters says what of it is left out.
+    """
+    files: list[File] = []
+    value = _plain(_described(result, files))
+    text = value if isinstance(value, str) else to_json(value).decode()
+    if len(text) > max_chars:
+        value = head_and_tail(text, _MAX_WHOLE_CHARS)
+    return {"value": value, "error": None, "files": files} if files else {"value": value, "error": None}
+
+
+def plain_effect(effect: Any) -> Any:
+    """The effect that a preview says, as plain data; nothing of it is left out."""
+    return Unchanged(_plain(effect.shown)) if isinstance(effect, Unchanged) else _plain(effect)
 
 
 def cut(text: str, max_chars: int) -> str:
@@ -177,22 +153,6 @@ def _plain(result: Any) -> Any:
         return from_json(to_json(result, inf_nan_mode="null", fallback=plain))
     except (PydanticSerializationError, ValueError) as error:
         raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
-
-
-def _plain_effect(effect: Any) -> Any:
-    return Unchanged(_plain(effect.shown)) if isinstance(effect, Unchanged) else _plain(effect)
-
-
-def _without_masks(data: Any, context: ToolContext) -> Any:
-    match data:
-        case str():
-            return MASK.sub(lambda match: context.mask(match[0]), data)
-        case list():
-            return [_without_masks(item, context) for item in data]
-        case dict():
-            return {name: _without_masks(value, context) for name, value in data.items()}
-        case _:
-            return data
 
 
 _DEFAULT_THREADS = 8

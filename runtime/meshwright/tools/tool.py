@@ -27,7 +27,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    NamedTuple,
     Protocol,
     TypedDict,
     TypeVar,
@@ -322,13 +321,6 @@ def tool(
         return function
 
     return declare if function is None else declare(function)
-
-
-class ToolResult(NamedTuple):
-    """A result with files: plain JSON data in which each file is described, and the files."""
-
-    value: Any
-    files: tuple[File, ...]
 
 
 class Tool(ABC):

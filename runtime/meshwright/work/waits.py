@@ -25,6 +25,8 @@ _SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only
 class RunSuspended(BaseException):
     """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
 
+    trace_name = "Suspended"
+
     def __init__(self, suspend: Suspend, waits: Sequence[Wait] = ()) -> None:
         super().__init__(", ".join(wait.wait_id for wait in suspend.waits))
         self.suspend = suspend
