@@ -23,7 +23,7 @@ from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
 
 
-class Recorded(ToolLink):
+class PositionRecord(ToolLink):
     """Records what passes a position."""
 
     def __init__(self, inner: ToolLink[Any], position: ToolPosition) -> None:
@@ -55,7 +55,7 @@ class Recorder(Component):
 
     def tool_wrappers(self) -> Iterable[ToolCallWrapper]:
         for position in get_args(ToolPosition):
-            yield ToolCallWrapper(position, partial(Recorded, position=position))
+            yield ToolCallWrapper(position, partial(PositionRecord, position=position))
         yield ToolCallWrapper("limit", Refusal)
 
 
@@ -127,11 +127,11 @@ async def test_a_resumed_run_passes_the_positions_outside_of_the_journal_again(t
     async with kept(tmp_path, Clerk, model=ScriptedModel("Done.")) as mesh:
         await MeshUnderTest(mesh, ScriptedModel(), None).answer(question, {"approve": True})
         assert (await mesh.get(Tasks).outcome(task_id)).success
-    passed = {
+    positions = {
         name: [p for p, tool_name, _ in Recorder.calls if tool_name == name]
         for name in ("call_service", "deploy")
     }
-    assert passed == {"call_service": ["approve", "journal"], "deploy": [*get_args(ToolPosition)]}
+    assert positions == {"call_service": ["approve", "journal"], "deploy": [*get_args(ToolPosition)]}
 
 
 async def test_spans_of_calls_have_no_secret_of_the_mesh() -> None:
