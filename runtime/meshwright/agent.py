@@ -113,7 +113,7 @@ class Agent:
         cls.prompt = cls.prompt or agent_id
 
     def tags(self, task: Task) -> Sequence[str] | None:
-        """The tags of the task's model calls, which pick the deployment; None for those of the prompt."""
+        """The tags of the task's model calls, which pick the deployment; by default of the prompt."""
         return None
 
     async def run(self, run: Any) -> str | dict[str, Any] | BaseModel:  # a Protocol would refuse Run
@@ -151,10 +151,10 @@ def _refusal(agent: type[Agent], complaint: str, remedy: str, field: str) -> Con
 
 def _check_attributes(agent: type[Agent]) -> None:
     """Refuse an attribute that is nearly one of an Agent's: it would have no effect, without a word."""
-    known = [name for name in Agent.__annotations__ if name not in vars(agent)]
+    names = [name for name in Agent.__annotations__ if name not in vars(agent)]
     for name, value in vars(agent).items():
         is_data = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
-        close = nearest(name, known, cutoff=_SIMILAR) if is_data and not hasattr(Agent, name) else None
+        close = nearest(name, names, cutoff=_SIMILAR) if is_data and not hasattr(Agent, name) else None
         if close and name not in Agent.__annotations__:
             complaint = f"has an attribute {name!r}, which an Agent does not know"
             raise _refusal(agent, complaint, f"Did you mean {close!r}? If not, give it another name", name)

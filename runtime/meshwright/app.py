@@ -84,7 +84,7 @@ def build_mesh(
 def agents_of(
     settings: Settings, project: Path, agents: Sequence[type[Agent]] | None = None
 ) -> list[type[Agent]]:
-    """Agents, by default those of the project, and those that components make. Raises ConfigError."""
+    """Agents, by default of the project, and the agents that components make. Raises ConfigError."""
     if agents is None:
         agents = project_agents(settings, project)
     return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
@@ -153,13 +153,13 @@ def database_of(settings: Settings, project: Path) -> Database:
 
 def _store(name: str) -> Callable[[StoreDeps], Runtime]:
     """The function that makes the runtime over a store. Raises ConfigError for a store that is not known."""
-    brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in RUNTIMES else {}
-    if name in brought:
-        return brought[name].load()
+    plugins = {plugin.name: plugin for plugin in installed(STORES)} if name not in RUNTIMES else {}
+    if name in plugins:
+        return plugins[name].load()
     if name in RUNTIMES:
         return RUNTIMES[name]
-    known = [*RUNTIMES, *brought]
-    remedy = did_you_mean(name, known) or f"Known are {', '.join(known)}; a package may bring others"
+    names = [*RUNTIMES, *plugins]
+    remedy = did_you_mean(name, names) or f"Known are {', '.join(names)}; a package may bring others"
     raise ConfigError(f"There is no store {name!r}", remedy=remedy, field="store")
 
 

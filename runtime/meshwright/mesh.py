@@ -58,7 +58,7 @@ class Mesh:
         self.state: Literal["working", "held", "draining"] = "working"
         """Whether it begins work: not while it is `held` from its start on, nor while it is `draining`."""
         self.on_end: list[Callable[[HostError], None]] = []
-        """Called when the mesh ends, with the error for those who wait for something of it."""
+        """Called when the mesh ends, with the error for callers that wait for something of it."""
         self._provided: dict[type, Any] = {}
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
@@ -66,7 +66,7 @@ class Mesh:
         self.runtime.listen(topics.TASK_PROGRESS, self.log.show, (topics.MODEL_DELTA,))
 
     def provide(self, thing: _ThingT, kind: type[_ThingT] | None = None) -> _ThingT:
-        """Let the components get a thing by its type, or by another one that it fits; returns it.
+        """Let the components get a thing by its type, or by another type that it fits; returns it.
 
         Raises ValueError where another thing is provided by that type.
         """
@@ -143,9 +143,9 @@ class Mesh:
         return f"mesh/{self.runtime.incarnation}"
 
     def event(
-        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
+        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **fields: Any
     ) -> Event:
-        """An event of this process, of now; `known` are further fields of it."""
+        """An event of this process, of now; `fields` are further ones of it."""
         aggregate_id = self.aggregate_id
         return Event(
             id=f"{aggregate_id}/{new_id()}",
@@ -154,18 +154,18 @@ class Mesh:
             time=self.runtime.clock.now(),
             aggregate_id=aggregate_id,
             payload=payload if isinstance(payload, Json) else dict(payload),
-            **known,
+            **fields,
         )
 
     def tell(
-        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
+        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **fields: Any
     ) -> None:
         """Put an event of this process into the log, made as `event` makes it.
 
         Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
         """
         try:
-            self.runtime.emit([self.event(event_type, payload, topic=topic, **known)])
+            self.runtime.emit([self.event(event_type, payload, topic=topic, **fields)])
         except (HostError, TooLarge) as error:
             level = logging.WARNING if self._failure is None else logging.DEBUG  # that says itself what to do
             _logger.log(level, "%s is not recorded: %s", event_type, error)
@@ -191,7 +191,7 @@ class Mesh:
     async def share(self, ref: ActorRef, state: Struct) -> None:
         """Give an actor of this process a state by its turn `share`; others read it without a call.
 
-        One that is too large for a record is not shared: the actor gets the default. Raises HostError.
+        A value too large for a record is not shared: the actor gets the default. Raises HostError.
         """
         try:
             await self.runtime.call(ref, "share", state)
@@ -199,7 +199,7 @@ class Mesh:
             await self.runtime.call(ref, "share", type(state)())
 
     async def failure(self) -> StoreFailed:
-        """Wait until the store fails, and return why: what was accepted goes on at the next start."""
+        """Wait until the store fails, and return why: accepted tasks go on at the next start."""
         await self._failed.wait()
         assert self._failure is not None
         return self._failure

@@ -29,7 +29,7 @@ class Member(Lifecycle, Protocol):
     """A component, as the mesh knows it."""
 
     async def begin(self) -> None:
-        """Run what is open, and send what waits; the mesh has started."""
+        """Run open work, and send waiting messages; the mesh has started."""
         ...
 
     async def drain(self, seconds: float) -> None:

@@ -23,7 +23,7 @@ _METADATA = (
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is a public one; what is not an address in its usual form is none."""
+    """Whether a text is a public IP address in its usual form."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -51,7 +51,7 @@ def open_public_socket(
 ) -> socket.socket:
     """Make the socket for a connection, if it goes to a public address: aiohttp's `socket_factory`.
 
-    `allowed` tests the address in place of `is_public`. Raises PermissionError (EACCES) for what is refused.
+    `allowed` tests the address in place of `is_public`. Raises PermissionError (EACCES) for a refused one.
     """
     family, kind, protocol, _, address = address_info
     if not (allowed or is_public)(str(address[0])):

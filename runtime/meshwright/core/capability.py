@@ -39,11 +39,11 @@ def _without_credentials(url: AnyHttpUrl) -> AnyHttpUrl:
 _HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
 
 
-def _input_schema(given: Any) -> dict[str, Any] | None:
-    if given is None:
+def _input_schema(source: Any) -> dict[str, Any] | None:
+    if source is None:
         return None
-    is_model = isinstance(given, type) and issubclass(given, BaseModel)
-    return object_schema(given.model_json_schema() if is_model else given)
+    is_model = isinstance(source, type) and issubclass(source, BaseModel)
+    return object_schema(source.model_json_schema() if is_model else source)
 
 
 _InputSchema = Annotated[

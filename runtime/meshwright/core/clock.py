@@ -54,11 +54,11 @@ class SystemClock:
 
     async def sleep_until(self, when: datetime) -> None:
         """Return at that time, at once if it has passed; some seconds late where the clock is set forward."""
-        left = max(0.0, (when - self.now()).total_seconds())
-        while left > _LOOK_SECONDS:
+        seconds = max(0.0, (when - self.now()).total_seconds())
+        while seconds > _LOOK_SECONDS:
             await asyncio.sleep(_LOOK_SECONDS)
-            left = min(left - _LOOK_SECONDS, (when - self.now()).total_seconds())
-        await asyncio.sleep(max(0.0, left))
+            seconds = min(seconds - _LOOK_SECONDS, (when - self.now()).total_seconds())
+        await asyncio.sleep(max(0.0, seconds))
 
 
 MAX_ASKED_SECONDS = 60.0

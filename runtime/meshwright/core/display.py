@@ -54,7 +54,7 @@ def visible(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line, with escapes for what is unseen or would steer the terminal."""
+    """The text on one line, with escapes for invisible characters and terminal controls."""
     return "".join(
         character if character.isprintable() else " " if character.isspace() else _escape(character)
         for character in visible(text)
@@ -136,8 +136,8 @@ def ahead(time: str | datetime | None) -> str:
     """The time until then: `in 40 s`, or `now`; "" for no time."""
     if time is None:
         return ""
-    left = (datetime.fromisoformat(time) if isinstance(time, str) else time) - datetime.now(UTC)
-    return f"in {duration(left)}" if left.total_seconds() > 0 else "now"
+    remaining = (datetime.fromisoformat(time) if isinstance(time, str) else time) - datetime.now(UTC)
+    return f"in {duration(remaining)}" if remaining.total_seconds() > 0 else "now"
 
 
 def or_never(text: str | None) -> str:

@@ -81,7 +81,8 @@ _OPTIONS = {"frozen": True}
 class Struct(msgspec.Struct, **_OPTIONS):
     """Base of what the mesh makes, stores and sends. It reads and writes as pydantic's models do.
 
-    Fields are given by name, and do not change. One that has no default needs `kw_only` behind one that has.
+    Fields are given by name, and do not change. A field without a default needs `kw_only` behind fields with
+    one.
     """
 
     def __init_subclass__(cls) -> None:

@@ -298,11 +298,11 @@ class ModelError(MeshError):
 # Words for mistakes
 
 
-def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+def nearest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The known name that is most like this one, if any is like it; one with the same letters wins."""
     from difflib import get_close_matches  # only after a mistake
 
-    close = get_close_matches(name, list(dict.fromkeys(known)), cutoff=cutoff)
+    close = get_close_matches(name, list(dict.fromkeys(names)), cutoff=cutoff)
     return min(close, key=lambda likely: sorted(likely) != sorted(name), default=None)
 
 
@@ -348,11 +348,11 @@ _PATTERNS = {
 
 
 def sentence(error: Any) -> str:
-    """Returns what is wrong with a field, from one of the `errors()` of a ValidationError."""
-    known = error.get("ctx") or {}
+    """The fault of a field as a sentence, from one of the `errors()` of a ValidationError."""
+    context = error.get("ctx") or {}
     if error["type"] == "string_pattern_mismatch":
-        return _PATTERNS.get(known["pattern"], f"must match {known['pattern']}")
+        return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
     text = _SENTENCES.get(error["type"])
     if text is None:
         return str(error["msg"]).removeprefix("Value error, ")
-    return text.format(**known)
+    return text.format(**context)

@@ -55,7 +55,7 @@ class File(Struct, omit_defaults=True):
 
     @property
     def size(self) -> int | None:
-        """How many bytes it has; None for one that is elsewhere."""
+        """How many bytes it has; None if they are elsewhere."""
         return None if self.url else len(self.data)
 
     @property
@@ -98,8 +98,8 @@ class TaskFile(Struct, omit_defaults=True, kw_only=True):
 
 def task_file_of(url: str) -> tuple[str, int] | None:
     """The task and the number of the file that a path of the mesh names; None for any other URL."""
-    found = _TASK_FILE.fullmatch(url)
-    return (found[1], int(found[2])) if found else None
+    match = _TASK_FILE.fullmatch(url)
+    return (match[1], int(match[2])) if match else None
 
 
 def _read_data_url(url: str, name: str) -> bytes:

@@ -98,7 +98,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived; nothing after a refusal."""
+        """Parse the bytes that have arrived; nothing after a refusal."""
         if self._refused:
             return
         if not self._unparsed and not self._in_body:
@@ -194,8 +194,8 @@ def _peer_uid(transport: asyncio.Transport) -> int | None:
     there = transport.get_extra_info("socket")
     if there is None or there.family != socket.AF_UNIX:
         return None
-    found = there.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(found)[1]
+    credentials = there.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(credentials)[1]
 
 
 def _refusal(status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

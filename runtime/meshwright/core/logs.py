@@ -26,28 +26,28 @@ def log_about(task_id: str, traceparent: str | None) -> None:
 def levels_of(text: str) -> dict[str, int]:
     """The levels of loggers, by name, "" being the root, of `LEVEL` or `LOGGER=LEVEL`, separated by commas.
 
-    A level without a name is that of the mesh and its HTTP server. Libraries stay at `warning`, since what
-    they write may hold requests and keys: each has to be named. Raises ValueError.
+    A level without a name is for the mesh and its HTTP server. Libraries stay at `warning`, since their
+    lines may hold requests and keys: each has to be named. Raises ValueError.
     """
     levels = dict(_DEFAULTS)
-    named: dict[str, int] = {}
+    by_logger: dict[str, int] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         logger, separator, word = map(str.strip, part.rpartition("="))
         if word.lower() not in _LEVELS or (separator and not logger):
             raise ValueError(f"expected {', '.join(_LEVELS)} or LOGGER=LEVEL")
         level = logging.getLevelNamesMapping()[word.upper()]
         if logger:
-            named[logger] = level
+            by_logger[logger] = level
         else:
             levels = {"": max(level, logging.WARNING), OWN: level, MESH_LOGGER: level, SERVER: level}
-    return levels | named
+    return levels | by_logger
 
 
 def text_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) -> str:
     """A line for people: time with its zone, level, logger, message, then the task and its trace."""
     task_id, trace_id = _about()
-    known = {"task": task_id, "trace": trace_id, **more}
-    fields = " ".join(f"{name}={value}" for name, value in known.items() if value)
+    about = {"task": task_id, "trace": trace_id, **more}
+    fields = " ".join(f"{name}={value}" for name, value in about.items() if value)
     head = f"{_time_of(record)} {record.levelname:<7} {record.name}: {message}"
     return f"{head} ({fields})" if fields else head
 

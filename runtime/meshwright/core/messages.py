@@ -7,7 +7,7 @@ that an older process can pass on what a newer one sent. Times are RFC 3339 in U
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -53,7 +53,7 @@ _FIRST = ("agent_id", "text", "payload", "shape", "thread_id", "budget_usd")
 
 
 def _in_order(schema: dict[str, Any]) -> None:
-    """Put those fields first that every door takes first: the order of the model is that of its hash."""
+    """Put the fields first that every door takes first. The model keeps its order, which its hash follows."""
     fields = schema["properties"]
     schema["properties"] = {**{name: fields[name] for name in _FIRST if name in fields}, **fields}
 
@@ -293,7 +293,7 @@ class Task(Struct, kw_only=True):
 
     @property
     def family_id(self) -> str:
-        """The id of the topmost task of those that delegated it: its own where none did."""
+        """The id of the topmost task above it; its own if no task delegated it."""
         return self.family or self.task_id
 
     def variant_for(self, agent_id: str) -> TaskVariant | None:
@@ -307,12 +307,12 @@ class Task(Struct, kw_only=True):
         return text if isinstance(text, str) else ""
 
 
-_DEFAULTS = (
-    b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
-    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null,"shape":null'
-)
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_PLAINEST = write_struct(Task(task_id="-", deadline_at=_EPOCH, thread_id="-", created_at=_EPOCH))
 _VARIANTS = b',"variants":'
-_NO_MORE = _DEFAULTS + _VARIANTS + b"[]}"
+_NO_MORE = _PLAINEST[_PLAINEST.index(b',"limits":') :]
+"""The JSON of the fields from `limits` on where all have their defaults: tasks are written without it."""
+_DEFAULTS = _NO_MORE.removesuffix(_VARIANTS + b"[]}")
 
 
 class TaskCarrier(Struct, dict=True):
@@ -323,10 +323,10 @@ class TaskCarrier(Struct, dict=True):
     @classmethod
     def of(cls, task: Task | Raw, **fields: Any) -> Self:
         """Wrap a task that was just made, or is carried on."""
-        made = cls(task_json=task if isinstance(task, Raw) else task.encode(), **fields)
+        carrier = cls(task_json=task if isinstance(task, Raw) else task.encode(), **fields)
         if isinstance(task, Task):
-            made.__dict__["task"] = task
-        return made
+            carrier.__dict__["task"] = task
+        return carrier
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:
@@ -486,9 +486,9 @@ class Outcome(Struct, kw_only=True):
         if not self.success:
             reason = self.error.message if self.error is not None else self.status
             raise TaskFailed(f"{who} did not succeed: {reason}", task_id=self.task_id)
-        known: dict[Any, Any] = {str: self.answer, Outcome: self}
-        if shape in known:
-            return known[shape]
+        own_shapes: dict[Any, Any] = {str: self.answer, Outcome: self}
+        if shape in own_shapes:
+            return own_shapes[shape]
         try:
             return TypeAdapter(shape).validate_python(self.result or {})
         except ValidationError as error:
@@ -578,8 +578,8 @@ class Event(Struct, kw_only=True):
         """Its fields as plain data, for `json` as JSON has them."""
         if mode == "json":
             return from_json(self.encode())
-        known = super().model_dump()
-        return {**known, **known.pop("unknown", {})}
+        fields = super().model_dump()
+        return {**fields, **fields.pop("unknown", {})}
 
     def model_dump_json(self) -> str:
         """It as JSON."""

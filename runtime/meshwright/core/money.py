@@ -54,7 +54,7 @@ def _bounded(amount: Decimal) -> Decimal:
 
 
 Amount = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str, when_used="json")]
-"""An exact amount of US dollars in the mesh's own records: a sum, or one that `Dollars` let in.
+"""An exact amount of US dollars in the mesh's own records: a sum, or an amount that `Dollars` let in.
 
 Text in JSON (`"0.0000084"`), since a number there would lose digits.
 """
@@ -66,8 +66,8 @@ def exact(holder: Any, name: str, amount: Decimal | None) -> None:
     """Make a field of a struct exact that may have been given as another number."""
     if amount is None or type(amount) is _Exact:
         return
-    given = amount if isinstance(amount, Decimal) else str(amount)
-    msgspec.structs.force_setattr(holder, name, _Exact(given) if amount else ZERO)
+    number = amount if isinstance(amount, Decimal) else str(amount)
+    msgspec.structs.force_setattr(holder, name, _Exact(number) if amount else ZERO)
 
 
 def fit(amount: Decimal) -> Decimal:
@@ -119,10 +119,10 @@ class Price(BaseModel):
     ) -> Decimal:
         """The price of a call; tokens from and for the cache are some of the prompt's."""
         cached = min(cached_tokens, prompt_tokens)
-        written = min(cache_write_tokens, prompt_tokens - cached)
+        cache_writes = min(cache_write_tokens, prompt_tokens - cached)
         at = self.input if self.cached_input is None else self.cached_input
         writing = self.input if self.cache_write is None else self.cache_write
-        spent = self.input * (prompt_tokens - cached - written) + at * cached + writing * written
+        spent = self.input * (prompt_tokens - cached - cache_writes) + at * cached + writing * cache_writes
         return fit((spent + self.output * completion_tokens) / MILLION)
 
 

@@ -163,7 +163,7 @@ def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
     cost, prompt = attributes.get(COST), attributes.get(PROMPT)
     operation = attributes.get(GenAI.OPERATION_NAME, "")
     registered = _REGISTERED.fullmatch(prompt or "") if operation == GenAI.CHAT else None
-    found = {
+    derived = {
         GenAI.PROMPT_NAME: None if prompt is None else prompt.partition("@")[0],
         "session.id": attributes.get(GenAI.CONVERSATION_ID),
         "langfuse.observation.type": _LANGFUSE_TYPES.get(operation),
@@ -173,7 +173,7 @@ def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "langfuse.observation.prompt.version": None if registered is None else int(registered["version"]),
         "mlflow.llm.cost": None if cost is None else json.dumps({"total_cost": cost}),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in derived.items() if value is not None}
 
 
 def _usage_details(attributes: Mapping[str, Any]) -> str | None:
@@ -181,14 +181,14 @@ def _usage_details(attributes: Mapping[str, Any]) -> str | None:
     cached = attributes.get(GenAI.USAGE_CACHED_TOKENS)
     if cached is None:
         return None
-    read, written = attributes[GenAI.USAGE_INPUT_TOKENS], attributes[GenAI.USAGE_OUTPUT_TOKENS]
+    input_tokens, output_tokens = attributes[GenAI.USAGE_INPUT_TOKENS], attributes[GenAI.USAGE_OUTPUT_TOKENS]
     reasoning = attributes[GenAI.USAGE_REASONING_TOKENS]
     by_kind = {
-        "input": max(0, read - cached),
+        "input": max(0, input_tokens - cached),
         "input_cached_tokens": cached,
-        "output": max(0, written - reasoning),
+        "output": max(0, output_tokens - reasoning),
         "output_reasoning_tokens": reasoning,
-        "total": read + written,
+        "total": input_tokens + output_tokens,
     }
     return json.dumps(by_kind)
 
@@ -196,7 +196,7 @@ def _usage_details(attributes: Mapping[str, Any]) -> str | None:
 class SdkSpans:
     """A taker of spans for `Tracing.publish_to`; the processor decides when and where they go.
 
-    Langfuse and MLflow get the attributes of their own that follow from those of a span.
+    Langfuse and MLflow get attributes of their own, derived from the attributes of a span.
     """
 
     def __init__(self, processor: SpanProcessor, *, service: str = "meshwright") -> None:

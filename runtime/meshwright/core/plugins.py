@@ -27,9 +27,9 @@ STORES = "meshwright.stores"
 MODELS = "meshwright.models"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A remedy for a name that is nearly a known one; empty where it is not."""
-    near = nearest(name, known)
+    near = nearest(name, names)
     return f"Did you mean {near!r}?" if near else ""
 
 
@@ -94,8 +94,8 @@ def _listings(path: tuple[str, ...]) -> Iterator[bytes]:
 
 def installed(group: str) -> list[_Plugin]:
     """The plugins of a group that are installed, by name. Raises ConfigError where two share a name."""
-    found = _entry_points(tuple(sys.path))
-    entries: Iterable[EntryPoint] = () if found is None else found.select(group=group)
+    entry_points = _entry_points(tuple(sys.path))
+    entries: Iterable[EntryPoint] = () if entry_points is None else entry_points.select(group=group)
     plugins = sorted(map(_Plugin, entries), key=lambda plugin: plugin.name)
     for one, other in pairwise(plugins):
         if one.name == other.name:

@@ -181,7 +181,7 @@ def _assigned(match: re.Match[str], mask: Mask) -> str:
 
 
 def _is_secret(value: str, name: str) -> bool:
-    """Whether what is assigned is a secret; `name` says what it is where it is literal, or nothing."""
+    """Whether an assigned value is a secret; `name` names a literal value, else it is empty."""
     if _PLACEHOLDER.fullmatch(value) or any(character.isspace() for character in value):
         return False
     # A password may be a word, where no program's variable is meant.

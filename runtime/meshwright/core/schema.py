@@ -1,6 +1,6 @@
 """JSON schemas of what people, callers and models send: faults of a value, its defaults, its form as text.
 
-The keywords are those that pydantic writes. An unknown keyword allows everything: what reads the value into a
+The keywords are the ones of pydantic. An unknown keyword allows everything: what reads the value into a
 type checks the rest.
 """
 
@@ -44,14 +44,14 @@ def faults(schema: Any, value: Any, path: str = "") -> list[_SchemaFault]:
     """The faults of a value of plain JSON data, at a path; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     try:
-        return list(_Check(root, value).faults(root, value, path))
+        return list(_SchemaCheck(root, value).faults(root, value, path))
     except _TooManySteps:
         return [_SchemaFault(path, "takes too many steps to check against its schema")]
 
 
-def fault_text(found: Sequence[_SchemaFault], whole: str = "it") -> str:
+def fault_text(schema_faults: Sequence[_SchemaFault], whole: str = "it") -> str:
     """The first faults as clauses; `whole` is the value where the path is empty."""
-    return "; ".join(f"{path or whole} {message}" for path, message in found[:_MAX_FAULTS])
+    return "; ".join(f"{path or whole} {message}" for path, message in schema_faults[:_MAX_FAULTS])
 
 
 def with_defaults(schema: Any, value: Any) -> Any:
@@ -60,9 +60,9 @@ def with_defaults(schema: Any, value: Any) -> Any:
         return value
     properties = _object(schema.get("properties"))
     missing = {
-        name: known["default"]
-        for name, known in properties.items()
-        if name not in value and isinstance(known, Mapping) and "default" in known
+        name: part["default"]
+        for name, part in properties.items()
+        if name not in value and isinstance(part, Mapping) and "default" in part
     }
     return {**value, **missing}
 
@@ -82,12 +82,12 @@ def described_fields(schema: Any) -> Iterator[str]:
     """A line for each field of an object: `version: text (required), the tag that is described`."""
     root = schema if isinstance(schema, Mapping) else {}
     whole = _resolved(root, root)
-    for name, known in _object(whole.get("properties")).items():
-        field = {**_resolved(known, root), **_object(known)}
+    for name, part in _object(whole.get("properties")).items():
+        field = {**_resolved(part, root), **_object(part)}
         is_required = name in _list(whole.get("required"))
         default = f" (default {_json(field['default'])})" if "default" in field else ""
         about = f", {field['description']}" if field.get("description") else ""
-        yield f"{name}: {_described(known, root, 1)}{' (required)' if is_required else default}{about}"
+        yield f"{name}: {_described(part, root, 1)}{' (required)' if is_required else default}{about}"
 
 
 def _described(schema: Any, root: Schema, depth: int) -> str:
@@ -104,8 +104,8 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
     if properties and depth < 4:
         required = schema.get("required", ())
         fields = [
-            f'"{name}": {_described(known, root, depth + 1)}{"" if name in required else " (optional)"}'
-            for name, known in [*properties.items()][:_MAX_LISTED]
+            f'"{name}": {_described(inner, root, depth + 1)}{"" if name in required else " (optional)"}'
+            for name, inner in [*properties.items()][:_MAX_LISTED]
         ]
         return "{" + ", ".join([*fields, *(["..."] if len(properties) > _MAX_LISTED else [])]) + "}"
     kinds = _types(schema)
@@ -121,7 +121,7 @@ def _range_of(schema: Schema, kind: str) -> str:
     return f" up to {most}" if least is None else f" from {least}{'' if most is None else f' to {most}'}"
 
 
-class _Check:
+class _SchemaCheck:
     """The check of one value against a schema, in a bounded number of steps."""
 
     def __init__(self, root: Schema, value: Any) -> None:
@@ -164,10 +164,10 @@ class _Check:
         for part in _list(schema.get("allOf")):
             yield from self.faults(part, value, path, depth + 1)
         for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
-            found = [list(self.faults(part, value, path, depth + 1)) for part in parts]
-            if found and all(found):
+            faults_of_parts = [list(self.faults(part, value, path, depth + 1)) for part in parts]
+            if faults_of_parts and all(faults_of_parts):
                 self._step(_STEPS_OF_WORDS)
-                yield from _closest(schema, self._root, found, path)
+                yield from _closest(schema, self._root, faults_of_parts, path)
 
     def _of_object(
         self, schema: Schema, value: dict[str, Any], path: str, depth: int
@@ -181,8 +181,8 @@ class _Check:
             if name in properties:
                 yield from self.faults(properties[name], field, _below(path, name), depth + 1)
             elif others is False:
-                known = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
-                yield _SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
+                names = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
+                yield _SchemaFault(_below(path, name), f"is not a field of it; there are {names}")
             else:
                 yield from self.faults(others, field, _below(path, name), depth + 1)
 
@@ -241,10 +241,10 @@ def _matches(pattern: str, value: str) -> bool:
 
 
 def _closest(
-    schema: Schema, root: Schema, found: Sequence[list[_SchemaFault]], path: str
+    schema: Schema, root: Schema, faults_of_parts: Sequence[list[_SchemaFault]], path: str
 ) -> Iterator[_SchemaFault]:
     """The faults of the one choice that the value may be meant as; where none is, what may be chosen."""
-    within = [those for those in found if all(fault.path != path for fault in those)]
+    within = [those for those in faults_of_parts if all(fault.path != path for fault in those)]
     if len(within) == 1:
         yield from within[0]
     else:

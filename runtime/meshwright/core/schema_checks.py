@@ -135,7 +135,7 @@ def _needed(node: Mapping[str, Any], root: Any) -> Iterator[Any]:
 def object_schema(schema: Any) -> dict[str, Any]:
     """A copy of a field that is the JSON schema of an object, as plain data.
 
-    Raises ValueError for one over 16 KB, and for one that is none, or that no object fits.
+    Raises ValueError if it is over 16 KB, no schema, or a schema that no object fits.
     """
     if not isinstance(schema, dict):
         raise ValueError("must be a JSON schema: an object")

@@ -100,7 +100,7 @@ class Context(NamedTuple):
 
 @lru_cache(maxsize=512)
 def parse(traceparent: str) -> Context | None:
-    """Read a traceparent; None for one that is malformed."""
+    """Read a traceparent; None if it is malformed."""
     match = TRACEPARENT.fullmatch(traceparent)
     return Context(*match.groups()) if match else None
 
@@ -217,7 +217,7 @@ class Tracing:
     def publish_to(self, publish: Callable[[str, Sequence[Mapping[str, Any]]], object]) -> None:
         """Hand finished spans to one more taker, on the event loop: a trace id, and spans of that trace.
 
-        It gets those of a trace together, 64 at most, within 250 ms of the first one's end.
+        It gets the spans of a trace together, 64 at most, within 250 ms of the first one's end.
         """
         self._sinks.append(publish)
 

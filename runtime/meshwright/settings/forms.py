@@ -56,16 +56,16 @@ def resolve(value: Any) -> Any:
         return value
     scheme, _, place = value.partition(":")
     try:
-        found = _READERS[scheme](place)
+        secret = _READERS[scheme](place)
     except OSError as error:
         raise UnreadableSecret(f"{value} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UnreadableSecret(f"{value} is no text") from None
     except LookupError as error:
         raise UnreadableSecret(f"{value}: {error.args[0]}") from None
-    if not found:
+    if not secret:
         raise UnreadableSecret(f"{value} is empty")
-    return found
+    return secret
 
 
 class UnreadSecret(SecretStr):
@@ -85,7 +85,7 @@ Secret = Annotated[SecretStr, BeforeValidator(resolve)]
 
 
 def has_form(secret: SecretStr, check: Callable[[str], object]) -> bool:
-    """Whether a secret has the form that a check expects; one that could not be read counts as if it had."""
+    """Whether a secret has the form that a check expects; an unreadable one counts as if it had."""
     return isinstance(secret, UnreadSecret) or bool(check(secret.get_secret_value()))
 
 
@@ -173,7 +173,7 @@ class Table(BaseModel):
         """Raises ValueError where the table does not fit the others."""
 
 
-class Signed(Table):
+class SigningTable(Table):
     """Base of a table with what messages are signed with."""
 
     secret: Secret | None = None
@@ -218,7 +218,7 @@ def min_chars(count: int) -> AfterValidator:
 
 
 def http_url(example: str) -> AfterValidator:
-    """Refuse what is no URL of HTTP; the error shows `example`."""
+    """Refuse anything but a URL of HTTP; the error shows `example`."""
     return _matching(r"https?://[^\s/].*", f"a URL with http:// or https://, like {example}")
 
 

@@ -38,7 +38,7 @@ WARNED = "MESHWRIGHT_WARNED"
 """The variable of workers that a stack starts: it has warned of the settings that they share."""
 
 
-class _Source(NamedTuple):
+class _SettingsSource(NamedTuple):
     """One place that settings come from, and how it names each that it gives."""
 
     values: Mapping[str, Any]
@@ -53,7 +53,7 @@ class _Source(NamedTuple):
 def load_settings(project: Path, **overrides: Any) -> Settings:
     """Read the settings of a project; an override of None counts as not given, as does a field of a table.
 
-    Raises ConfigError, which names the file and line, or the environment's variable, and what was expected.
+    Raises ConfigError, which names the file and line, or the environment's variable, and the expectation.
     A secret that cannot be read raises it where it is used, and in `Settings.require_secrets`.
     """
     path = project / FILE_NAME
@@ -61,15 +61,15 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     kind = with_installed()
     in_file = _file(kind, path, text)
     environment = _environment(kind)
-    given = _given(overrides)
+    in_call = _given(overrides)
     values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - built_in().model_fields.keys()}
-    for source in (in_file, environment, given):
+    for source in (in_file, environment, in_call):
         _put(values, (), source.values)
 
     def wrong(steps: _Steps, expected: str, remedy: str = "") -> ConfigError:
         """The error of the setting at a place: how its source names it, and where that is."""
         field = str(steps[0]) if steps else ""
-        for source in (given, environment):
+        for source in (in_call, environment):
             name, within = source.split(steps)
             if name is not None:
                 name = _variable(name, within) if source is environment else name + _within(within)
@@ -77,8 +77,8 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
                 return ConfigError(f"{name}: {expected}", field=field, remedy=remedy)
         name, within = in_file.split(steps)
         line = _line_of(tuple(map(str, (name, *within) if name else steps)), text)
-        named = f"{name or field}{_within(within)}"
-        message = f"{named}: {expected}" if named else expected
+        label = f"{name or field}{_within(within)}"
+        message = f"{label}: {expected}" if label else expected
         return ConfigError(message, path=str(path) if line else "", line=line, field=field, remedy=remedy)
 
     unread: list[ConfigError] = []
@@ -120,7 +120,7 @@ def _is_unread(problem: Any) -> bool:
 
 
 def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
-    """Set the value of a place within tables: of what is a table each field, of all else the whole."""
+    """Set the value of a place within tables; a table is set field by field."""
     if not place:
         for name, field in value.items():
             _put(values, (name,), field)
@@ -134,18 +134,18 @@ def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
         values[name] = value
 
 
-def _given(overrides: Mapping[str, Any]) -> _Source:
+def _given(overrides: Mapping[str, Any]) -> _SettingsSource:
     """The overrides without None, each field of a table by itself."""
     values: dict[str, Any] = {}
     names: dict[_Steps, str] = {}
     for name, value in overrides.items():
         fields = value.items() if isinstance(value, Mapping) else [("", value)]
-        for field, given in fields:
-            if given is not None:
+        for field, item in fields:
+            if item is not None:
                 place = (name, field) if field else (name,)
-                _put(values, place, given)
+                _put(values, place, item)
                 names[place] = ".".join(place)
-    return _Source(values, names)
+    return _SettingsSource(values, names)
 
 
 def _read(path: Path) -> str:
@@ -161,9 +161,9 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot be read: {reason}", path=str(path), remedy="make it readable") from error
 
 
-def _file(kind: type[Settings], path: Path, text: str) -> _Source:
+def _file(kind: type[Settings], path: Path, text: str) -> _SettingsSource:
     try:
-        written = tomllib.loads(text)
+        document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
         raise ConfigError(
@@ -172,12 +172,12 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
             line=int(line[1]) if line else len(text.splitlines()),
             remedy='write settings as lines of the form name = "value"',
         ) from error
-    for name, value in written.items():
+    for name, value in document.items():
         if name not in kind.model_fields:
             message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
             line_number = _line_of((name,), text)
             raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
-    return _Source(written, {(name,): name for name in written})
+    return _SettingsSource(document, {(name,): name for name in document})
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
@@ -188,13 +188,13 @@ def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, s
         return f"there is no table [{name}]", f"did you mean [{near}]? If not, {remedy}" if near else remedy
     tables = (table for table in kind.model_fields if name in _fields_of(kind, (table,)))
     inner = " or ".join(f"'{table}.{name}'" for table in tables)
-    meant = inner or (repr(near) if near else "")
-    known = f"known are {', '.join(kind.model_fields)}"
-    return f"there is no setting {name!r}", f"did you mean {meant}?" if meant else known
+    suggestion = inner or (repr(near) if near else "")
+    names_text = f"known are {', '.join(kind.model_fields)}"
+    return f"there is no setting {name!r}", f"did you mean {suggestion}?" if suggestion else names_text
 
 
-def _environment(kind: type[Settings]) -> _Source:
-    """The variables that are settings: those that other programs name first, since later ones win."""
+def _environment(kind: type[Settings]) -> _SettingsSource:
+    """The variables that are settings. Names of other programs come first, since later ones win."""
     values: dict[str, Any] = {}
     names: dict[_Steps, str] = {}
     variables = {name: value for name, value in sorted(os.environ.items()) if value}
@@ -213,7 +213,7 @@ def _environment(kind: type[Settings]) -> _Source:
         setting = place[:2]
         names[setting] = _PREFIX + "__".join(setting).upper()
         _put(values, place, _parsed(kind, place, variables[variable]))
-    return _Source(values, names)
+    return _SettingsSource(values, names)
 
 
 def _variables_of_others(kind: type[Settings]) -> Mapping[str, tuple[str, str]]:
@@ -263,8 +263,8 @@ def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> 
 def _with_two_underscores(kind: type[Settings], name: str) -> str | None:
     """The setting of a table that a name with one underscore means: `http__port` for `http_port`."""
     tables = (table for table in kind.model_fields if name.startswith(f"{table}_"))
-    found = ((table, name.removeprefix(f"{table}_")) for table in tables)
-    return next((f"{table}__{field}" for table, field in found if field in _fields_of(kind, (table,))), None)
+    pairs = ((table, name.removeprefix(f"{table}_")) for table in tables)
+    return next((f"{table}__{field}" for table, field in pairs if field in _fields_of(kind, (table,))), None)
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
@@ -281,7 +281,7 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         for number, step in enumerate(steps)
         if number or len(steps) == 1
     ]
-    is_secret = any(known is not None and "Secret" in str(known.annotation) for known in on_the_way)
+    is_secret = any(field is not None and "Secret" in str(field.annotation) for field in on_the_way)
     has_table = any(isinstance(item, Mapping) for item in (value if isinstance(value, list) else [value]))
     hidden = is_secret or not steps or has_table or "@" in str(value)  # a table may hold a secret
     expected = _EXPECTED.get(first["type"]) or sentence(first)
@@ -320,7 +320,7 @@ def _variable(name: str, within: _Steps) -> str:
 
 def _line_of(place: Sequence[str], text: str) -> int | None:
     """The number of the line of TOML that gives the setting of a place, or that begins its table."""
-    wanted, table = tuple(place), tuple[str, ...]()
+    target, table = tuple(place), tuple[str, ...]()
     entries: dict[tuple[str, ...], int] = {}  # of lists of tables: the number of the last
     begins, depth = None, 0
     for number, line in enumerate(text.splitlines(), start=1):
@@ -331,13 +331,13 @@ def _line_of(place: Sequence[str], text: str) -> int | None:
             if header[1] == "[[":
                 entries[table] = entries.get(table, -1) + 1
                 table = (*table, *_entry_of(table, entries))
-            if table[: len(wanted)] == wanted:
+            if table[: len(target)] == target:
                 return number
-            if wanted[: len(table)] == table and len(table) > depth:
+            if target[: len(table)] == table and len(table) > depth:
                 begins, depth = number, len(table)
         elif setting := re.match(r"\s*([^=#]+?)\s*=", line):
             full = (*table, *_keys(setting[1]))
-            if full[: len(wanted)] == wanted or wanted[: len(full)] == full:
+            if full[: len(target)] == target or target[: len(full)] == full:
                 return number
     return begins
 
@@ -347,8 +347,8 @@ def _entry_of(table: tuple[str, ...], entries: Mapping[tuple[str, ...], int]) ->
     return (str(entries[table]),) if table in entries else ()
 
 
-def _keys(written: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in written.split("."))
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))
 
 
 def _warn(message: str, *args: object) -> None:

@@ -44,7 +44,7 @@ from meshwright.work.earlier import (
     unspent_answers,
 )
 from meshwright.work.forks import read_forked
-from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of, identity_of
+from meshwright.work.paths import ClaimRecords, OpenStep, Paths, ProgressEvent, Scope, hash_of, identity_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, claim_stream
 from meshwright.work.waits import RunSuspended, Waits
@@ -81,7 +81,7 @@ class Journal:
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, unspent, continued)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
-        self._records = Records(runtime, ref, work, self._earlier.last_record, on_step)
+        self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._repeats: list[str] = []
         self._cut_branches: set[str] = set()

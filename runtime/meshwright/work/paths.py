@@ -320,7 +320,7 @@ logger = logging.getLogger("meshwright.work")
 _MAX_ERROR_CHARS = 2_000
 
 
-class Records:
+class ClaimRecords:
     """The stream of records that one claim writes."""
 
     def __init__(

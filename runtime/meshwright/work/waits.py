@@ -14,7 +14,7 @@ from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import Earlier
-from meshwright.work.paths import OpenStep, Paths, Records, Scope
+from meshwright.work.paths import ClaimRecords, OpenStep, Paths, Scope
 from meshwright.work.protocol import Suspend, Wait, Waiting, Work
 
 logger = logging.getLogger("meshwright.work")
@@ -42,7 +42,13 @@ class Waits:
     """
 
     def __init__(
-        self, runtime: Runtime, ref: ActorRef, work: Work, earlier: Earlier, paths: Paths, records: Records
+        self,
+        runtime: Runtime,
+        ref: ActorRef,
+        work: Work,
+        earlier: Earlier,
+        paths: Paths,
+        records: ClaimRecords,
     ) -> None:
         self.suspended: RunSuspended | None = None
         self.cancelled_run = False

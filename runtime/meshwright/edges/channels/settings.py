@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Network, Secret, Signed, Table, http_url
+from meshwright.settings.forms import Network, Secret, SigningTable, Table, http_url
 
 ChannelKind = Literal["http", "slack", "mattermost", "whatsapp"]
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
@@ -49,7 +49,7 @@ class PersonaSettings(Table):
         return value
 
 
-class ChannelSettings(Signed):
+class ChannelSettings(SigningTable):
     """One of [channels.NAME]: a chat whose messages become tasks of an agent, which replies there.
 
     `secret` is what its messages are signed with: `whsec_...` for http, Slack's signing secret, or the secret

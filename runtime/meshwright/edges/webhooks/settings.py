@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Network, Secret, Signed, Table, http_url
+from meshwright.settings.forms import Network, Secret, SigningTable, Table, http_url
 
 _SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
 _Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]
@@ -22,7 +22,7 @@ def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class WebhookSource(Signed):
+class WebhookSource(SigningTable):
     """One of [webhooks.sources.NAME]: who may POST to /webhooks/NAME. Unset fields are as its kind has them.
 
     `secret` is what the sender knows too; for `basic`, `user:password`.
@@ -119,7 +119,7 @@ class WebhookRule(Table):
         return self
 
 
-class PushTarget(Signed):
+class PushTarget(SigningTable):
     """One of [[webhooks.push]]: a URL that gets outcomes as they happen.
 
     They are signed with `secret`, and with `previous_secret` as well: `whsec_` and 24 to 64 bytes in base64,
