@@ -19,9 +19,9 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.prompts import PromptContext
-from meshwright.services.agent_config.component import AgentConfigs
+from meshwright.services.agent_config.operations import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.llmops.sharing import SharedPrompts
 from meshwright.services.llmops.table import Live

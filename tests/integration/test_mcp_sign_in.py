@@ -21,8 +21,8 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.app import build_mesh
 from meshwright.identity.administration import Administration
 from meshwright.kernel.envelope import ActorRef
-from meshwright.mcp.component import McpComponent
 from meshwright.mcp.connection import Connection
+from meshwright.mcp.operations import McpOperations
 from meshwright.mcp.settings import McpClient, McpServer
 from meshwright.mcp.sign_in import SIGN_IN, Browser, Renewal, SignedIn, SignIns, only_safe
 from meshwright.stack.machine import Ports
@@ -118,8 +118,8 @@ async def test_tokens_that_were_revoked_are_told_with_their_remedy(
     tmp_path: Path, url: str, authority: Authority
 ) -> None:
     async with mesh_of(tmp_path, url, "Without.") as mesh:
-        await mesh.mesh.get(McpComponent).sign_in(ADMIN, "shop", await signed_in(url))
-        [view] = await mesh.mesh.get(McpComponent).servers(ADMIN)
+        await mesh.mesh.get(McpOperations).sign_in(ADMIN, "shop", await signed_in(url))
+        [view] = await mesh.mesh.get(McpOperations).servers(ADMIN)
         assert view.signed_in
         authority.revoke()
         clients = len(authority.clients)
@@ -127,7 +127,7 @@ async def test_tokens_that_were_revoked_are_told_with_their_remedy(
         [shared] = mesh.mesh.get(BoundAgents)["caller"].toolsets
         assert "wants you to sign in again" in shared.status and "mesh mcp login shop" in shared.status
         assert len(authority.clients) == clients, "no worker registers clients"
-        await mesh.mesh.get(McpComponent).sign_in(ADMIN, "shop", None)
+        await mesh.mesh.get(McpOperations).sign_in(ADMIN, "shop", None)
         assert await mesh.mesh.get(SignIns).find("shop") is None
 
 
@@ -196,7 +196,7 @@ async def test_client_of_the_settings_is_that_of_the_login(tmp_path: Path) -> No
 
 async def test_secrets_rotate_encrypts_the_tokens_anew(tmp_path: Path, url: str) -> None:
     async with mesh_of(tmp_path, url) as mesh:
-        mcp, admin = mesh.mesh.get(McpComponent), Administration(mesh.mesh, ADMIN)
+        mcp, admin = mesh.mesh.get(McpOperations), Administration(mesh.mesh, ADMIN)
         await mcp.sign_in(ADMIN, "shop", tokens := await signed_in(url))
         keys = tmp_path / "data" / "secret.key"
         before = keys.read_text().splitlines()

@@ -17,7 +17,7 @@ from meshwright.core.errors import Conflict
 from meshwright.core.messages import Caller
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
-from meshwright.services.memories.component import Memories
+from meshwright.services.memories.operations import Memories
 from meshwright.sql.meta import DELETED, read_note
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.work.people import Approval

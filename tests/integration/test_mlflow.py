@@ -19,9 +19,9 @@ from meshwright.edges.replies.table import SenderKey
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.evaluations.component import Evaluations
+from meshwright.services.evaluations.operations import Evaluations
 from meshwright.services.evaluations.records import EvaluationRequest
-from meshwright.services.experiments.component import Experiments
+from meshwright.services.experiments.operations import Experiments
 from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
 from meshwright.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call

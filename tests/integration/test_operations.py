@@ -28,16 +28,16 @@ from meshwright.identity.rules import check_answer
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.agent_config.component import AgentConfigs
+from meshwright.services.agent_config.operations import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.evaluations.component import Evaluations
+from meshwright.services.evaluations.operations import Evaluations
 from meshwright.services.evaluations.records import Data, EvaluationRequest, Item
-from meshwright.services.experiments.component import Experiments
+from meshwright.services.experiments.operations import Experiments
 from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
 from meshwright.services.figures.operations import FiguresOperations
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
-from meshwright.services.schedules.component import Schedules
+from meshwright.services.schedules.operations import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.times import ScheduleSpec
 from meshwright.testing import MeshUnderTest, mesh_for

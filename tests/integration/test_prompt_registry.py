@@ -16,7 +16,7 @@ from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptContext, PromptSources
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

@@ -17,7 +17,7 @@ from meshwright.core.messages import Caller, TaskVariant
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.sinks.component import Sinks
 from meshwright.stack.machine import Ports

@@ -24,7 +24,7 @@ from meshwright.core.otel import SdkSpans
 from meshwright.core.tracing import Tracing
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptRequest
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.model_api import HELLO, Service, service

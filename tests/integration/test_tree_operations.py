@@ -12,8 +12,8 @@ from meshwright.core.messages import Caller
 from meshwright.identity.administration import Administration
 from meshwright.services.retention.retention import Retention
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
-from meshwright.trees.component import TreesComponent
 from meshwright.trees.leases import Trees
+from meshwright.trees.operations import TreeOperations
 from tests.support.repositories import repository
 
 pytestmark = pytest.mark.needs("git")
@@ -57,7 +57,7 @@ async def mesh(tmp_path: Path, clock: ManualClock) -> AsyncIterator[MeshUnderTes
 
 async def test_contents_of_trees_take_their_role_and_tenant(mesh: MeshUnderTest) -> None:
     outcome = await mesh.ask("writer", "Write.")
-    operations = mesh.mesh.get(TreesComponent)
+    operations = mesh.mesh.get(TreeOperations)
     assert [tree.task_id for tree in operations.page(VIEWER)] == [outcome.task_id]
     assert operations.page(STRANGER) == []
     assert "+secret" in await operations.diff(READER, outcome.task_id)
@@ -82,7 +82,7 @@ async def test_a_repository_that_cannot_be_cloned_is_told_by_doctor(
 ) -> None:
     known = {"repository": str(repository(tmp_path / "source")), **settings}
     async with mesh_for(Writer, trees={"code": known}) as mesh:
-        [check] = mesh.mesh.get(TreesComponent).checks()
+        [check] = mesh.mesh.get(TreeOperations).checks()
         if complaint:
             with pytest.raises(ConfigError, match=complaint):
                 await check.ask()

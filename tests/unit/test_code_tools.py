@@ -19,9 +19,9 @@ from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.tools import ToolSettings, tool
 from meshwright.toolsets.code import CodeTools
 from meshwright.toolsets.quality import QaTools
-from meshwright.trees.component import TreesComponent
 from meshwright.trees.files import TreeFiles
 from meshwright.trees.leases import Trees
+from meshwright.trees.operations import TreeOperations
 from meshwright.trees.tree import Tree
 from tests.support.repositories import git, repository
 
@@ -198,7 +198,7 @@ async def test_an_agent_works_in_the_tree_of_the_task_above(mesh: MeshUnderTest)
     outcome = await mesh.ask("lead", "Add x.")
     assert outcome.result is not None
     assert "+x = 1" in outcome.result["text"]
-    operations = mesh.mesh.get(TreesComponent)
+    operations = mesh.mesh.get(TreeOperations)
     child = mesh.events("task.accepted")[-1].task_id
     assert child != outcome.task_id
     view = await operations.show(ME, str(child))

@@ -20,8 +20,8 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Caller as Person
-from meshwright.mcp.component import McpComponent
 from meshwright.mcp.consent import Consents, ToolDocument
+from meshwright.mcp.operations import McpOperations
 from meshwright.mcp.settings import read_file
 from meshwright.mcp.tools import tool_name
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
@@ -141,7 +141,7 @@ async def test_changed_tool_is_withheld_until_a_person_accepts_it(tmp_path: Path
         assert offered(model) == ["own_peek"]
         withheld = [(event["tool"], event["is_new"]) for event in mesh.events("mcp.tool_withheld").payloads]
         assert withheld == [("look", False), ("peer", True)]
-        servers = mesh.mesh.get(McpComponent)
+        servers = mesh.mesh.get(McpOperations)
         [view] = await servers.servers(ADMIN)
         look = view.withheld[0]
         assert (look.now["description"], (look.before or {})["description"]) == (
@@ -454,7 +454,7 @@ async def test_secrets_of_a_server_are_in_no_list_result_or_reason(
     model = ScriptedModel(tool_call("own_tell"), tool_call("own_die"), "Done.")
     async with mesh_with(tmp_path, server, model=model) as mesh:
         await mesh.ask("caller", "Go.")
-        [listed] = [one.where for one in await mesh.mesh.get(McpComponent).servers(ADMIN)]
+        [listed] = [one.where for one in await mesh.mesh.get(McpOperations).servers(ADMIN)]
         shown = " ".join([listed, *results(model), *(await status(mesh)).values()])
         events = " ".join(map(str, mesh.events().payloads))
     assert listed.endswith("${SHOP_KEY}") and "cannot log in with ${SHOP_KEY}" in shown

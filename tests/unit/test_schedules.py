@@ -18,7 +18,7 @@ from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
-from meshwright.services.schedules.component import Schedules
+from meshwright.services.schedules.operations import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
 from meshwright.work import Worker

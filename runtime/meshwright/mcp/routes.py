@@ -12,7 +12,7 @@ from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.mcp.component import ACCEPT, LOGIN, SEE, McpComponent, McpServerView
+from meshwright.mcp.operations import ACCEPT, LOGIN, SEE, McpOperations, McpServerView
 from meshwright.mcp.sign_in import MAX_KEPT_CHARS, SignedIn
 
 router = make_router("mcp")
@@ -38,11 +38,11 @@ class RefuseRequest(AcceptRequest):
     reason: str = Field(default="", max_length=4_000)
 
 
-async def _component_of(mesh: MeshDep) -> McpComponent:
-    return mesh.get(McpComponent)
+async def _operations_of(mesh: MeshDep) -> McpOperations:
+    return mesh.get(McpOperations)
 
 
-_Service = Annotated[McpComponent, Depends(_component_of)]
+_Service = Annotated[McpOperations, Depends(_operations_of)]
 _ViewerDep = Annotated[Caller, by_rule(SEE)]
 _LoginDep = Annotated[Caller, by_rule(LOGIN)]
 _AdminDep = Annotated[Caller, by_rule(ACCEPT)]

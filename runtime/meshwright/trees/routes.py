@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.trees.component import LIST, READ, TreesComponent, TreeSummary, TreeView
+from meshwright.trees.operations import LIST, READ, TreeOperations, TreeSummary, TreeView
 
 router = make_router("trees")
 _NONE = {404: "The task works on no tree."}
@@ -34,16 +34,16 @@ class TreeDiff(BaseModel):
 @router.get("/trees", summary="List trees")
 async def _list_trees(mesh: MeshDep, caller: _ViewerDep) -> TreeList:
     """List the trees of your tenant on this machine: one for each task that works on a repository."""
-    return TreeList(items=mesh.get(TreesComponent).page(caller))
+    return TreeList(items=mesh.get(TreeOperations).page(caller))
 
 
 @router.get("/trees/{task_id}", summary="Show a tree", responses=problems(_NONE))
 async def _show_tree(mesh: MeshDep, caller: _ContentsDep, task_id: _TaskId) -> TreeView:
     """Show the tree that a task works on, also a delegated one, with the files that were changed."""
-    return await mesh.get(TreesComponent).show(caller, task_id)
+    return await mesh.get(TreeOperations).show(caller, task_id)
 
 
 @router.get("/trees/{task_id}/diff", summary="Show the changes", responses=problems(_NONE))
 async def _diff_tree(mesh: MeshDep, caller: _ContentsDep, task_id: _TaskId) -> TreeDiff:
     """Show the changes since the tree was made, as `git apply` takes them."""
-    return TreeDiff(diff=await mesh.get(TreesComponent).diff(caller, task_id))
+    return TreeDiff(diff=await mesh.get(TreeOperations).diff(caller, task_id))

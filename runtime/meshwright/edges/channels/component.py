@@ -16,7 +16,7 @@ from meshwright.edges.channels.sender import ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.slack import SlackChat, SlackSocket
 from meshwright.edges.replies.courier import Courier
-from meshwright.edges.sources.component import Sources, SourceTask, SourceView
+from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.mesh import Mesh
 from meshwright.run.run import Run
 from meshwright.settings import Settings

@@ -1,79 +1,25 @@
-"""The component: what services may deliver to the mesh, and which tasks that makes. No secret is in it."""
+"""The component of sources of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-
 from meshwright.component import Component
-from meshwright.core.access import Role
-from meshwright.core.messages import Caller
-from meshwright.core.money import Amount
-from meshwright.identity.rules import Rule, visible_tenant
+from meshwright.edges.sources.operations import Sources
 from meshwright.mesh import Mesh
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-LIST = Rule("lists webhooks and channels", (Role.VIEWER,))
 
-
-class SourceTask(BaseModel):
-    """A task that deliveries of a source become: for an agent, or the best one of a capability.
-
-    That of a webhook has the name of its `rule` and what that matches: patterns by the path of a field.
-    """
-
-    agent_id: str | None
-    capability: str | None = None
-    budget_usd: Amount | None = None
-    rule: str | None = None
-    match: Mapping[str, tuple[str, ...]] = {}
-    reply: str = "none"
-
-
-class SourceView(BaseModel):
-    """A webhook source, a channel, or a URL to which outcomes are pushed.
-
-    Tasks of a webhook are requested by `requested_by`, those of a channel by that and `:SENDER`. `path` takes
-    its deliveries; without one the mesh connects to the service, and `connected` says whether it is, else
-    None. `proved_by` is how a delivery proves who sent it. `pushes` are the outcomes that a URL gets.
-    """
-
-    id: str
-    kind: str
-    tenant_id: str
-    requested_by: str | None = None
-    path: str | None = None
-    proved_by: str = "nothing"
-    is_active: bool = True
-    connected: bool | None = None
-    tasks: tuple[SourceTask, ...] = ()
-    pushes: tuple[str, ...] = ()
-
-
-class Sources(Component):
-    """Lists the webhooks and the channels of a mesh, whether it has any or none."""
+class SourcesComponent(Component):
+    """Provides the list of webhooks and channels, with its routes."""
 
     name = "sources"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._lists: dict[str, Callable[[], Iterable[SourceView]]] = {}
-
-    def add(self, edge: str, views: Callable[[], Iterable[SourceView]]) -> None:
-        """Have an edge list its sources."""
-        self._lists[edge] = views
-
-    def page(self, edge: str, caller: Caller) -> list[SourceView]:
-        """The sources of an edge that deliver to the caller's tenant, by id. Raises Forbidden."""
-        LIST.check(caller)
-        tenant_id = visible_tenant(caller)
-        views = self._lists[edge]() if edge in self._lists else ()
-        own = (view for view in views if tenant_id in (None, view.tenant_id))
-        return sorted(own, key=lambda view: view.id)
+        self._sources = mesh.provide(Sources(mesh))
 
     def routes(self) -> APIRouter:
         """`/webhooks` and `/channels`."""

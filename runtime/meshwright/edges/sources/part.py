@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "sources",
-    component="component:Sources",
+    component="component:SourcesComponent",
     resources="display:RESOURCES",
     commands={
         "channels": "List channels, the agents that answer, and whether each is connected.",

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from meshwright.core.messages import Caller
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router
-from meshwright.edges.sources.component import LIST, Sources, SourceView
+from meshwright.edges.sources.operations import LIST, Sources, SourceView
 
 _ViewerDep = Annotated[Caller, by_rule(LIST)]
 router = make_router("sources")

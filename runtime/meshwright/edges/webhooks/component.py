@@ -12,7 +12,7 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies.courier import Courier
-from meshwright.edges.sources.component import Sources, SourceTask, SourceView
+from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, misfit, rules_of
 from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings

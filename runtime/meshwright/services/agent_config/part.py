@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "agent_config",
-    component="component:AgentConfigs",
+    component="component:AgentConfigComponent",
     settings="settings:AgentConfigSettings",
     resources="display:RESOURCES",
     commands={

@@ -29,7 +29,7 @@ from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
 from meshwright.edges.http.sessions import Sessions
 from meshwright.mesh import Mesh
-from meshwright.services.agent_config.component import (
+from meshwright.services.agent_config.operations import (
     CHANGE,
     CHANGED,
     CREATED,

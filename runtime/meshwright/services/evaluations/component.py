@@ -1,68 +1,34 @@
-"""The component: evaluations of tenants, made and shown at the mesh's fronts, which work on them."""
+"""The component of evaluations."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.loader import needs_prompt
+from meshwright.agent import Agent
 from meshwright.component import Component
-from meshwright.core.access import Role
-from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
-from meshwright.core.ids import new_id
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, has_role, operation_of
-from meshwright.events.audit import Audit
-from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.orchestration.registry import Registry
-from meshwright.orchestration.tenants import Tenants
-from meshwright.prompts import PromptContext, PromptSources
-from meshwright.services.evaluations import table
-from meshwright.services.evaluations.data import SelectedItem, read_data
-from meshwright.services.evaluations.event_words import FACTS, PAYLOADS, STARTED
+from meshwright.services.evaluations.event_words import FACTS, PAYLOADS
 from meshwright.services.evaluations.judge import judge_of
-from meshwright.services.evaluations.measure import Metrics
-from meshwright.services.evaluations.records import (
-    EvaluationItemPage,
-    EvaluationPage,
-    EvaluationRequest,
-    EvaluationView,
-    Spec,
-)
-from meshwright.services.evaluations.runner import EvaluationRunner
-from meshwright.services.evaluations.settings import EvaluationsSettings
-from meshwright.services.evaluations.summary import item_of, summary_of, view_of
-from meshwright.services.evaluations.table import EvaluationKey, EvaluationRow, ItemRow
+from meshwright.services.evaluations.operations import Evaluations
 from meshwright.settings import Settings
-from meshwright.work import Worker
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-SEE = Rule("sees evaluations", (Role.VIEWER,))
-MAKE = Rule("makes evaluations", (Role.OPERATOR,))
-_ERASED_AT_ONCE = 100
-_NEWEST = (float(2**53), "")
 
-
-class Evaluations(Component):
-    """Evaluations: each answer and each judgement is a task of the caller who has made the evaluation."""
+class EvaluationsComponent(Component):
+    """Provides the evaluations of a mesh, with their tables and routes."""
 
     name = "evaluations"
     facts = FACTS
     payloads = PAYLOADS
-    config: EvaluationsSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._metrics = Metrics(self.config.metrics, mesh.project)
-        self._runner = EvaluationRunner(mesh, self._metrics, self.config.parallel)
+        self._evaluations = mesh.provide(Evaluations(mesh))
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -79,176 +45,14 @@ class Evaluations(Component):
 
         return router
 
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Delete the texts of items that hold what these tasks were asked, answered or judged."""
+        await self._evaluations.erase(tenant_id, task_ids)
+
     async def begin(self) -> None:
         """Go on with the evaluations that have not ended, but in the process of a command."""
-        if self.mesh.role.is_front and not self.mesh.get(Worker).is_drained:
-            await self._runner.resume()
+        await self._evaluations.begin()
 
     async def stop(self) -> None:
         """Stop working on them; they go on at the next start."""
-        await self._runner.stop()
-
-    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
-        """Delete the texts of items that hold what these tasks were asked, answered or judged."""
-        if not self.mesh.has_log:
-            return
-        for start in range(0, len(task_ids), _ERASED_AT_ONCE):
-            some = task_ids[start : start + _ERASED_AT_ONCE]
-            await self.mesh.database.write(table.erase, tenant_id, some)
-
-    async def make(self, caller: Caller, wanted: EvaluationRequest) -> EvaluationView:
-        """Make an evaluation, which begins at once. Durable when this returns.
-
-        Raises InvalidInput, TooLarge, NotFound for an agent that there is not, Conflict for an id that there
-        is, Overloaded and StorageExceeded.
-        """
-        MAKE.check(caller)
-        operation_of(Operations.submit).rule.check(caller)
-        await self.mesh.get(Tenants).require_storage(caller.tenant_id)
-        self._metrics.check(wanted.metrics)
-        self._check_agents(wanted)
-        items = await read_data(self.mesh, caller, wanted.answers, runs_again=wanted.agent_id is not None)
-        self._check_items(wanted, items)
-        if not wanted.judge.allow_same_model:
-            self._check_models(caller, wanted, items)
-        plan = wanted.model_dump(exclude={"evaluation_id", "data", "response"})
-        spec = Spec(**plan, run_id=new_id(), requested_by=caller.requested_by, budgets=caller.budgets)
-        key = EvaluationKey(caller.tenant_id, wanted.evaluation_id or spec.run_id)
-        await self._add(caller, key, spec, items)
-        self._runner.start(key)
-        return await self._view(key)
-
-    async def _add(
-        self, caller: Caller, key: EvaluationKey, spec: Spec, items: Sequence[SelectedItem]
-    ) -> None:
-        rows = [
-            ItemRow(
-                number=number,
-                texts=item.texts.model_dump_json(exclude_defaults=True),
-                state=item.state.model_dump_json(),
-            )
-            for number, item in enumerate(items, 1)
-        ]
-        row = EvaluationRow(
-            tenant_id=key.tenant_id,
-            id=key.evaluation_id,
-            spec=spec.model_dump_json(),
-            items=len(items),
-            created_at=self.mesh.runtime.clock.now().timestamp(),
-        )
-        tasks = [(item.state.task_id, number) for number, item in enumerate(items, 1) if item.state.task_id]
-        known = {"evaluation_id": key.evaluation_id, "items": len(items), "requested_by": caller.requested_by}
-        event = self.mesh.event(STARTED, known, tenant_id=key.tenant_id)
-        limits = (self.config.max_kept, self.config.max_open)
-        subject = f"evaluations/{key.evaluation_id}"
-        async with self.mesh.get(Audit).change(caller, "evaluation.made", subject, {"items": len(items)}):
-            await self.mesh.write(table.add, event, row, rows, tasks, limits)
-
-    async def page(self, caller: Caller, *, before: str | None = None, limit: int = 50) -> EvaluationPage:
-        """The evaluations of the caller's tenant, the newest first; `before` is the id of one."""
-        SEE.check(caller)
-        read, tenant_id = self.mesh.database.read, caller.tenant_id
-        bound = _NEWEST
-        if before is not None:
-            found = await read(table.find, EvaluationKey(tenant_id, before))
-            bound = (found.created_at, found.id)
-        rows = await read(table.page, tenant_id, bound, limit + 1)
-        shown = rows[:limit]
-        running = [EvaluationKey(tenant_id, row.id) for row in shown if row.ended_at is None]
-        facts = await read(table.facts, running)
-        items = [summary_of(row, facts.get(row.id, ())) for row in shown]
-        return EvaluationPage(items=items, cursor=shown[-1].id if len(rows) > limit else None)
-
-    async def show(self, caller: Caller, evaluation_id: str) -> EvaluationView:
-        """An evaluation with its figures so far. Raises NotFound."""
-        SEE.check(caller)
-        return await self._view(EvaluationKey(caller.tenant_id, evaluation_id))
-
-    async def items(
-        self, caller: Caller, evaluation_id: str, *, after: int = 0, limit: int = 100
-    ) -> EvaluationItemPage:
-        """The items of an evaluation, with their texts for a caller who sees contents. Raises NotFound."""
-        SEE.check(caller)
-        key = EvaluationKey(caller.tenant_id, evaluation_id)
-        await self.mesh.database.read(table.find, key)
-        if with_texts := has_role(caller, Role.CONTENTS):
-            await self.mesh.get(Audit).record_read(caller, f"evaluations/{evaluation_id}")
-        rows = await self.mesh.database.read(table.items, key, after, limit + 1)
-        shown = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
-        return EvaluationItemPage(items=shown, cursor=shown[-1].number if len(rows) > limit else None)
-
-    async def remove(self, caller: Caller, evaluation_id: str) -> None:
-        """Delete an evaluation with its texts, also one that runs; its tasks stay. Raises NotFound."""
-        MAKE.check(caller)
-        key = EvaluationKey(caller.tenant_id, evaluation_id)
-        await self.mesh.database.read(table.find, key)
-        subject = f"evaluations/{evaluation_id}"
-        async with self.mesh.get(Audit).change(caller, "evaluation.deleted", subject):
-            await self._runner.cancel(key)
-            await self.mesh.database.write(table.delete, key)
-
-    async def _view(self, key: EvaluationKey) -> EvaluationView:
-        row = await self.mesh.database.read(table.find, key)
-        facts = await self.mesh.database.read(table.facts, [key])
-        return await asyncio.to_thread(view_of, row, facts[key.evaluation_id])
-
-    def _check_agents(self, wanted: EvaluationRequest) -> None:
-        registry = self.mesh.get(Registry)
-        if wanted.agent_id is not None:
-            registry.find(wanted.agent_id)
-        if not wanted.criteria:
-            return
-        try:
-            registry.find(wanted.judge.agent_id)
-        except NotFound as error:
-            remedy = "Name an agent that judges, or say in [evaluations] which models the agent `judge` calls"
-            raise NotFound(error.message, remedy=remedy, field="judge.agent_id") from None
-
-    def _check_items(self, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
-        if not items:
-            raise InvalidInput("There is no such task", remedy="Select others", field="data")
-        if len(items) > self.config.max_items:
-            problem = f"{len(items):,} items are more than {self.config.max_items:,}"
-            raise TooLarge(problem, remedy="Send fewer, or raise max_items in [evaluations]", field="data")
-        for number, item in enumerate(items):
-            is_list = wanted.data is not None and wanted.data.items is not None
-            field = f"data.items.{number}" if is_list else "response" if wanted.response else "data"
-            if len(item.texts.model_dump_json(exclude_defaults=True).encode()) > self.config.max_item_bytes:
-                problem = f"{field}: its texts have more than {self.config.max_item_bytes:,} bytes"
-                remedy = "Shorten them, or raise max_item_bytes in [evaluations]"
-                raise TooLarge(problem, remedy=remedy, field=field)
-            if item.texts.output is None and wanted.agent_id is None:
-                raise InvalidInput(
-                    f"{field} has no output",
-                    remedy="Send it, or name the agent_id that answers",
-                    field="agent_id",
-                )
-            if item.texts.other is None and wanted.judge.pairwise and wanted.criteria:
-                problem = f"{field} has no other answer to compare the output with"
-                raise InvalidInput(problem, remedy="Send `other`, or leave pairwise out", field=field)
-
-    def _check_models(self, caller: Caller, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
-        """Raises InvalidInput where the judge calls the group of models by which an answer was written."""
-        judge = wanted.judge.model or self._group_of(caller, wanted.judge.agent_id)
-        if judge is None or not wanted.criteria:
-            return
-        authors = {item.author for item in items if item.author} | {wanted.agent_id}
-        groups = {self._group_of(caller, author) for author in authors if author}
-        if judge in groups | {item.state.model for item in items}:
-            raise InvalidInput(
-                f"The judge calls the models {judge!r}, as an author of these answers does",
-                remedy="Name others in judge.model, or say judge.allow_same_model",
-                field="judge.model",
-            )
-
-    def _group_of(self, caller: Caller, agent_id: str) -> str | None:
-        """The group of models that an agent calls, where that is known."""
-        agent = next((known for known in self.mesh.get(AgentTypes) if known.agent_id == agent_id), None)
-        if agent is None or not needs_prompt(agent):  # it asks no model
-            return None
-        if agent.model:
-            return agent.model
-        with suppress(MeshError):  # it has no prompt, or none that can be read now
-            context = PromptContext(caller.tenant_id, agent_id)
-            return self.mesh.get(PromptSources).resolve(agent.prompt, context).model
-        return None
+        await self._evaluations.stop()

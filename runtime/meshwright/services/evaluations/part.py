@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "evaluations",
-    component="component:Evaluations",
+    component="component:EvaluationsComponent",
     settings="settings:EvaluationsSettings",
     words="event_words:WORDS",
     resources="display:RESOURCES",

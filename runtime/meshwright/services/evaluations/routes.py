@@ -11,7 +11,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.services.evaluations.component import MAKE, SEE, Evaluations
+from meshwright.services.evaluations.operations import MAKE, SEE, Evaluations
 from meshwright.services.evaluations.records import (
     EvaluationItemPage,
     EvaluationPage,

@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "experiments",
-    component="component:Experiments",
+    component="component:ExperimentsComponent",
     settings="settings:ExperimentsSettings",
     words="display:WORDS",
     resources="display:RESOURCES",

@@ -11,7 +11,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.services.experiments.component import CHANGE, SEE, Experiments
+from meshwright.services.experiments.operations import CHANGE, SEE, Experiments
 from meshwright.services.experiments.records import (
     Experiment,
     ExperimentPage,

@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "llmops",
-    component="component:PromptRegistry",
+    component="component:RegistryComponent",
     settings="settings:LlmopsSettings",
     words="event_words:WORDS",
     resources="display:RESOURCES",

@@ -12,7 +12,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, ReadyMesh, by_rule, make_router, problems
-from meshwright.services.llmops.component import CHANGE, READ, SEE, PromptRegistry
+from meshwright.services.llmops.operations import CHANGE, READ, SEE, PromptRegistry
 from meshwright.services.llmops.records import (
     MAX_VERSION,
     LabelChange,

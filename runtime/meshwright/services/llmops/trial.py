@@ -20,7 +20,7 @@ from meshwright.models.port import ChatMessage, Model, ModelRequest
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import Prompt, parse_prompt
 from meshwright.run.prepared import input_texts, request_of
-from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptVersion, Version
 from meshwright.services.llmops.table import Live
 

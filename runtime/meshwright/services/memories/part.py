@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "memories",
-    component="component:Memories",
+    component="component:MemoriesComponent",
     settings="settings:MemoriesSettings",
     resources="display:RESOURCES",
     commands={

@@ -12,7 +12,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller, MemoryKind, MemoryScope
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.services.memories.component import CHANGE, PROMOTE, SEE, Listed, Memories
+from meshwright.services.memories.operations import CHANGE, PROMOTE, SEE, Listed, Memories
 
 router = make_router("memories")
 _NONE = {404: "There is no such memory."}

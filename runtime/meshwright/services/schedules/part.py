@@ -5,7 +5,7 @@ from meshwright.core.part import Part
 PART = Part(
     __name__,
     "schedules",
-    component="component:Schedules",
+    component="component:SchedulesComponent",
     settings="settings:SchedulesSettings",
     resources="display:RESOURCES",
     commands={

@@ -11,7 +11,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier, new_id
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
-from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
+from meshwright.services.schedules.operations import CHANGE, SEE, DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 from meshwright.services.schedules.times import ScheduleSpec

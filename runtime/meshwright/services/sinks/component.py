@@ -53,11 +53,11 @@ class Sinks(Component):
         """The results of what an event says has ended, as they are now. Raises NotFound."""
         caller = Caller(tenant_id=event.tenant_id, roles=frozenset({Role.VIEWER}))
         if event.event_type == EXPERIMENT_STOPPED:
-            from meshwright.services.experiments.component import Experiments
+            from meshwright.services.experiments.operations import Experiments
 
             experiment_id = str(event.fields.get("experiment_id"))
             return run_of_experiment(await self.mesh.get(Experiments).results(caller, experiment_id))
-        from meshwright.services.evaluations.component import Evaluations
+        from meshwright.services.evaluations.operations import Evaluations
 
         evaluation_id = str(event.fields.get("evaluation_id"))
         return run_of_evaluation(await self.mesh.get(Evaluations).show(caller, evaluation_id))

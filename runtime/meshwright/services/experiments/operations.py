@@ -1,0 +1,306 @@
+"""The component of experiments: makes, runs and stops them, chooses variants, and guards them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from meshwright.agent import Agent, AgentTypes
+from meshwright.core import topics
+from meshwright.core.access import Role
+from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
+from meshwright.core.ids import derived_id, new_id
+from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.operations import Rule, operation_of
+from meshwright.events.audit import Audit
+from meshwright.events.inbox_sources import WholeInbox
+from meshwright.identity.operations import Operations
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.tasks import Tasks
+from meshwright.services.experiments import table
+from meshwright.services.experiments.assignment import Assignments
+from meshwright.services.experiments.display import CREATED, SEEN, STARTED, STOPPED
+from meshwright.services.experiments.inbox import StoppedByGuards
+from meshwright.services.experiments.projection import SCORED
+from meshwright.services.experiments.records import (
+    Experiment,
+    ExperimentPage,
+    ExperimentRequest,
+    ExperimentResults,
+    ExperimentRun,
+    ExperimentRunRequest,
+    ExperimentState,
+)
+from meshwright.services.experiments.results import breach, measure, results
+from meshwright.services.experiments.settings import ExperimentsSettings
+from meshwright.services.experiments.table import ExperimentRow
+from meshwright.services.llmops.operations import PromptRegistry
+from meshwright.services.llmops.table import Live
+
+if TYPE_CHECKING:
+    pass
+
+SEE = Rule("sees experiments", (Role.VIEWER,))
+CHANGE = Rule("changes experiments", (Role.OPERATOR,))
+NOTE = Rule("takes stopped experiments out of the inbox", (Role.APPROVER,))
+_RETRY_SECONDS = 1.0
+_logger = logging.getLogger("meshwright.experiments")
+
+
+class Experiments:
+    """The experiments of a mesh. Each operation raises NotFound for one that the tenant does not have.
+
+    Processes with the event log take tasks from outside. They hold the running experiments in memory, and
+    read them at the start and after each event of one.
+    """
+
+    config: ExperimentsSettings
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh, self.config = mesh, mesh.settings.experiments
+        self._assignments = Assignments()
+        self._guarded: list[ExperimentRow] = []
+        self._changed, self._ended = asyncio.Event(), asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unlisten: list[Callable[[], None]] = []
+
+    def assemble(self) -> None:
+        """Choose variants for new tasks, and list what guards have stopped in the inbox."""
+        if self.mesh.has_log:
+            self.mesh.get(Tasks).choosers.append(self._assignments.choose)
+            self.mesh.get(WholeInbox).add(StoppedByGuards(self.mesh.database, self.see))
+
+    async def start(self) -> None:
+        """Read what runs, and again after each change."""
+        if not self.mesh.has_log:
+            return
+        listen = self.mesh.runtime.listen
+        changes = (STARTED, STOPPED)
+        self._unlisten = [
+            listen(topics.MESH, lambda _: self._changed.set(), changes, sealed=True),
+            listen("#", lambda _: self._ended.set(), (*sorted(FINAL), SCORED), sealed=True),
+        ]
+        await self._refresh()
+        self._tasks = [asyncio.create_task(self._read_changes(), name="experiments")]
+
+    async def begin(self) -> None:
+        """Guard what runs."""
+        if self.mesh.role.is_front and len(self._tasks) == 1:
+            self._ended.set()
+            self._tasks.append(asyncio.create_task(self._guard(), name="experiments: guard"))
+
+    async def stop(self) -> None:
+        """Read and guard no more."""
+        while self._unlisten:
+            self._unlisten.pop()()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def page(self, caller: Caller, *, before: str = table.MAX_ID, limit: int = 100) -> ExperimentPage:
+        """The experiments of the caller's tenant before one, the newest first."""
+        SEE.check(caller)
+        rows = await self.mesh.database.read(table.page, caller.tenant_id, before, limit + 1)
+        cursor = rows[limit - 1].experiment_id if len(rows) > limit else None
+        return ExperimentPage(items=[row.shown for row in rows[:limit]], cursor=cursor)
+
+    async def show(self, caller: Caller, experiment_id: str) -> Experiment:
+        """An experiment."""
+        SEE.check(caller)
+        return (await self._find(caller, experiment_id)).shown
+
+    async def results(self, caller: Caller, experiment_id: str) -> ExperimentResults:
+        """The results of an experiment, as they are now."""
+        SEE.check(caller)
+        row = await self._find(caller, experiment_id)
+        return results(row, await self.mesh.log.view_apart(measure, experiment_id))
+
+    async def create(self, caller: Caller, wanted: ExperimentRequest) -> Experiment:
+        """Make an experiment, which does nothing yet. Durable at the return.
+
+        Raises NotFound for an agent or a version that there is not, and StorageExceeded.
+        """
+        CHANGE.check(caller)
+        await self._check(caller, wanted)
+        now = self.mesh.runtime.clock.now()
+        row = ExperimentRow(
+            experiment_id=new_id(),
+            tenant_id=caller.tenant_id,
+            agent_id=wanted.agent_id,
+            status="created",
+            runs_over="",
+            salt=new_id(),
+            spec=wanted.model_dump_json(exclude_defaults=True),
+            state=ExperimentState(created_at=now, created_by=caller.requested_by).model_dump_json(),
+        )
+        known = {
+            "variants": [variant.name for variant in wanted.variants],
+            "unit": wanted.unit,
+            "metric": wanted.metric,
+        }
+        await self._change(caller, CREATED, row, known, table.add, row, self.config.max_experiments)
+        return row.shown
+
+    async def run(self, caller: Caller, experiment_id: str, wanted: ExperimentRunRequest) -> ExperimentRun:
+        """Choose variants for live tasks from now on, or submit a task of each input for each variant.
+
+        The latter takes the role submitter too, and is safe to repeat: the same inputs make no further tasks.
+        Raises Conflict where the experiment cannot run, and what `Operations.submit` raises.
+        """
+        CHANGE.check(caller)
+        row = await self._find(caller, experiment_id)
+        over, names = "tasks" if wanted.inputs is None else "inputs", row.wanted.variants
+        count = len(wanted.inputs or ()) * wanted.repeats * len(names)
+        if count > self.config.max_inputs:
+            raise TooLarge(
+                f"These are {count:,} tasks, and {self.config.max_inputs:,} are allowed at once",
+                remedy="Send fewer inputs at a time, or raise max_inputs in [experiments]",
+                field="inputs",
+            )
+        if wanted.inputs is not None:
+            operation_of(Operations.submit).rule.check(caller)
+        key = caller.tenant_id, experiment_id
+        await self._change(caller, STARTED, row, {"runs_over": over}, table.start, *key, over)
+        task_ids = await self._submit(caller, row, wanted)
+        return ExperimentRun(experiment=(await self._find(caller, experiment_id)).shown, task_ids=task_ids)
+
+    async def end(self, caller: Caller, experiment_id: str) -> Experiment:
+        """Stop an experiment for good. Tasks that have a variant keep it. Durable at the return."""
+        CHANGE.check(caller)
+        row = await self._find(caller, experiment_id)
+        known = {"stopped_by": caller.requested_by}
+        await self._change(caller, STOPPED, row, known, table.stop, caller.tenant_id, experiment_id, known)
+        return (await self._find(caller, experiment_id)).shown
+
+    async def see(self, caller: Caller, experiment_id: str) -> None:
+        """Note that a person knows that a guard has stopped an experiment: the item leaves the inbox."""
+        NOTE.check(caller)
+        row = await self._find(caller, experiment_id)
+        key = caller.tenant_id, experiment_id
+        await self._change(caller, SEEN, row, {"seen_by": caller.requested_by}, table.see, *key)
+
+    async def _submit(self, caller: Caller, row: ExperimentRow, wanted: ExperimentRunRequest) -> list[str]:
+        """Submit tasks for inputs: all variants of an input one after the other, so that none is ahead."""
+        operations, task_ids = Operations(self.mesh, caller), list[str]()
+        for repeat in range(wanted.repeats):
+            for place, payload in enumerate(wanted.inputs or ()):
+                for spec in row.wanted.variants:
+                    request = TaskRequest(
+                        agent_id=row.agent_id, payload=payload, budget_usd=wanted.budget_usd
+                    )
+                    name = f"{place}/{repeat}/{request.model_dump_json()}"
+                    key = derived_id("experiment", row.experiment_id, spec.name, name)
+                    tried = (spec.of(row.experiment_id, row.agent_id),)
+                    receipt = await operations.submit(request, idempotency_key=key, variants=tried)
+                    task_ids.append(receipt.task_id)
+        return task_ids
+
+    async def _check(self, caller: Caller, wanted: ExperimentRequest) -> None:
+        """Refuse variants that could do no task: an experiment costs none.
+
+        Raises NotFound for agents and versions that there are not, and InvalidInput for an agent that has no
+        capability of the one in whose place it works.
+        """
+        agents = {agent.agent_id: agent for agent in self.mesh.get(AgentTypes)}
+        if wanted.agent_id not in agents:
+            remedy = f"There are {', '.join(sorted(agents)) or 'none'}"
+            raise NotFound(f"There is no agent {wanted.agent_id!r}", remedy=remedy, field="agent_id")
+        agent = agents[wanted.agent_id]
+        for place, variant in enumerate(wanted.variants):
+            if variant.runs_as is not None:
+                field = f"variants.{place}.runs_as"
+                _check_place(agent, agents.get(variant.runs_as), variant.runs_as, field)
+            if variant.version is not None:
+                try:
+                    await self.mesh.get(PromptRegistry).show(caller, agent.prompt, version=variant.version)
+                except NotFound as error:
+                    field = f"variants.{place}.version"
+                    raise NotFound(error.message, remedy=error.remedy, field=field) from None
+
+    async def _change(
+        self,
+        caller: Caller,
+        event_type: str,
+        row: ExperimentRow,
+        known: dict[str, Any],
+        write: Callable[..., Any],
+        *args: Any,
+    ) -> None:
+        """Make a change with the event that tells of it, and go by it in this process when this returns."""
+        event = self._event(event_type, row, known)
+        async with self.mesh.get(Audit).change(
+            caller, event_type, f"experiments/{row.experiment_id}", {"agent_id": row.agent_id, **known}
+        ):
+            await self.mesh.write(write, event, *args)
+        await self._refresh()
+
+    def _event(self, event_type: str, row: ExperimentRow, known: dict[str, Any]) -> Event:
+        named = {"experiment_id": row.experiment_id, "name": row.wanted.name, "agent_id": row.agent_id}
+        return self.mesh.event(event_type, {**named, **known}, tenant_id=row.tenant_id)
+
+    async def _find(self, caller: Caller, experiment_id: str) -> ExperimentRow:
+        return await self.mesh.database.read(table.find, caller.tenant_id, experiment_id)
+
+    async def _refresh(self) -> None:
+        async with self._reading:
+            rows = await self.mesh.database.read(table.running)
+            await self._prepare(rows)
+            self._assignments.take(rows)
+            self._guarded = [row for row in rows if row.wanted.guard is not None]
+
+    async def _prepare(self, rows: Iterable[ExperimentRow]) -> None:
+        """Read the prompts of variants before tasks have them: their first run would wait for that."""
+        prompts = {agent.agent_id: agent.prompt for agent in self.mesh.get(AgentTypes)}
+        for row in rows:
+            for variant in row.wanted.variants:
+                if variant.version is not None and row.agent_id in prompts:
+                    name = prompts[row.agent_id]
+                    tried = Live(tenant_id=row.tenant_id, name=name, version=variant.version)
+                    await self.mesh.get(PromptRegistry).prepare(tried)
+
+    async def _read_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._refresh()
+            except HostError as error:  # the store is away for a moment
+                _logger.warning("running experiments stay as they were: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._changed.set()
+
+    async def _guard(self) -> None:
+        """Look at what guards bound after tasks have ended, at most every `check_seconds`."""
+        while True:
+            await self._ended.wait()
+            self._ended.clear()
+            for row in self._guarded:
+                with suppress(HostError):  # it is looked at again after the next task
+                    await self._look_at(row)
+            await asyncio.sleep(self.config.check_seconds)
+
+    async def _look_at(self, row: ExperimentRow) -> None:
+        found = breach(row.wanted, await self.mesh.log.view_apart(measure, row.experiment_id))
+        if found is None or row.wanted.guard is None:
+            return
+        known = {"action": row.wanted.guard.action, "reason": found.reason, "stopped_by": "guard"}
+        event = self._event(STOPPED, row, {**known, "variant": found.variant, "metric": found.metric})
+        await self.mesh.write(table.stop, event, row.tenant_id, row.experiment_id, known)
+        await self._refresh()
+
+
+def _check_place(agent: type[Agent], other: type[Agent] | None, name: str, field: str) -> None:
+    if other is None:
+        raise NotFound(f"There is no agent {name!r}", remedy="`mesh agents` lists them", field=field)
+    if not {own.name for own in agent.capabilities} & {own.name for own in other.capabilities}:
+        raise InvalidInput(
+            f"Agent {name!r} has no capability of {agent.agent_id!r}",
+            remedy="Name an agent that has one of them",
+            field=field,
+        )
