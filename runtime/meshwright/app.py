@@ -17,6 +17,8 @@ from meshwright.core.part import Part
 from meshwright.core.plugins import STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
+from meshwright.events.settings import TracingSettings
+from meshwright.identity.settings import SecretsSettings
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
 from meshwright.mesh import Mesh
@@ -28,6 +30,7 @@ from meshwright.sql.database import Database
 from meshwright.sql.encrypted import Secrets
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stack.settings import DaprSettings
 from meshwright.stores.memory import InMemoryStore
 from meshwright.stores.sqlite import SqliteStore
 
@@ -58,8 +61,8 @@ def build_mesh(
     role, tracing = role or ProcessRole(), _tracing(settings)
     database = database_of(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
-    keys = [key.get_secret_value() for key in settings.secrets.keys]
-    secrets = Secrets(database, keys, settings.secrets.file or database.folder / SECRET_KEY)
+    keys = [key.get_secret_value() for key in settings[SecretsSettings].keys]
+    secrets = Secrets(database, keys, settings[SecretsSettings].file or database.folder / SECRET_KEY)
     deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,
@@ -219,13 +222,14 @@ def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:
 
 def _tracing(settings: Settings) -> Tracing | NoTracing:
     """The tracing that the settings ask for. Raises ConfigError where what exports spans is not installed."""
-    if not settings.tracing.enabled:
+    config = settings[TracingSettings]
+    if not config.enabled:
         return NoTracing()
-    tracing = Tracing(content=settings.tracing.content)
-    if settings.tracing.otlp_endpoint:
+    tracing = Tracing(content=config.content)
+    if config.otlp_endpoint:
         from meshwright.core.otel import otlp_spans
 
-        spans = otlp_spans(settings.tracing.otlp_endpoint)
+        spans = otlp_spans(config.otlp_endpoint)
         tracing.publish_to(spans)
         tracing.on_close(spans.close)
     return tracing
@@ -246,7 +250,7 @@ class StoreDeps(NamedTuple):
         return Runtime(
             store,
             clock=self.clock,
-            tracing=self.tracing if self.settings.tracing.turns else None,
+            tracing=self.tracing if self.settings[TracingSettings].turns else None,
             max_record_bytes=self.settings.max_record_bytes,
         )
 
@@ -283,7 +287,7 @@ def _dapr_runtime(deps: StoreDeps) -> Runtime:
     require_sdk()
     from meshwright.stores.dapr import DaprStore, Options
 
-    settings = deps.settings.dapr
+    settings = deps.settings[DaprSettings]
     return deps.runtime(
         DaprStore(
             Options.from_environment(namespace=settings.namespace, channel=settings.channel),

@@ -21,14 +21,17 @@ from meshwright.agents.loader import (
     prompts_folder,
     variables_of,
 )
+from meshwright.agents.settings import AgentsSettings, PromptsSettings
 from meshwright.agents.toolsets import Toolsets, can_do_nothing, kinds, unusable, without_agents
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
+from meshwright.context.settings import ContextSettings
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, PromptError, in_one_line
 from meshwright.core.messages import Task
 from meshwright.events.inbox_sources import WholeInbox
+from meshwright.events.settings import PeopleSettings
 from meshwright.events.tasks import open_code
 from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.timers import every
@@ -37,6 +40,8 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.spending import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
+from meshwright.models.settings import ModelsSettings
+from meshwright.orchestration.settings import OrchestrationSettings
 from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.roles import FRONT
@@ -48,6 +53,7 @@ from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME
 from meshwright.tools.limited import Overrun
+from meshwright.tools.settings import ApprovalsSettings, ToolsSettings
 from meshwright.tools.toolset import ToolSettings
 from meshwright.trees.leases import Trees
 from meshwright.work import AgentThread, Worker
@@ -106,7 +112,7 @@ class PromptsComponent(Component):
         async def reload() -> None:
             self.mesh.get(PromptSources).reload()
 
-        seconds = self.mesh.settings.prompts.reload_seconds
+        seconds = self.mesh.settings[PromptsSettings].reload_seconds
         self._reloading = asyncio.create_task(every(self.mesh.runtime.clock, seconds, reload))
 
     async def stop(self) -> None:
@@ -168,7 +174,7 @@ class AgentsComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""
-        max_tasks = self.mesh.settings.orchestration.max_thread_tasks
+        max_tasks = self.mesh.settings[OrchestrationSettings].max_thread_tasks
         settings = tool_settings(self.mesh.settings, self.mesh.project)
         has_broker = self.mesh.runtime.has_broker
         if not has_broker:  # the process that dispatches makes the messages, also those to agents elsewhere
@@ -193,7 +199,7 @@ class AgentsComponent(Component):
         return ", ".join(self._agents) or "none"
 
     def _services(self) -> Services:
-        mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings.models
+        mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings[ModelsSettings]
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
         offers = reversed(offered(mesh, lambda component: component.tool_wrappers()))
         return Services(
@@ -206,18 +212,18 @@ class AgentsComponent(Component):
             clock=mesh.runtime.clock,
             seal=mesh.cipher.encrypt,
             tool_chain=tool_chain(wrapper for offer in offers for wrapper in offer),
-            tool_timeout_seconds=settings.tools.timeout_seconds,
-            timeout_seconds=settings.agents.timeout_seconds,
-            limits=settings.agents.limits,
-            max_calls_per_reply=settings.agents.max_calls_per_reply,
-            max_chain=settings.agents.max_chain,
-            approvals=settings.approvals,
-            patience_days=settings.people.patience_days,
-            max_context_tokens=settings.context.max_tokens,
-            max_memory_tokens=settings.context.memory_max_tokens,
+            tool_timeout_seconds=settings[ToolsSettings].timeout_seconds,
+            timeout_seconds=settings[AgentsSettings].timeout_seconds,
+            limits=settings[AgentsSettings].limits,
+            max_calls_per_reply=settings[AgentsSettings].max_calls_per_reply,
+            max_chain=settings[AgentsSettings].max_chain,
+            approvals=settings[ApprovalsSettings],
+            patience_days=settings[PeopleSettings].patience_days,
+            max_context_tokens=settings[ContextSettings].max_tokens,
+            max_memory_tokens=settings[ContextSettings].memory_max_tokens,
             window=self._window,
             price=mesh.get(ModelWindows).price_of,
-            stream=settings.models.stream,
+            stream=settings[ModelsSettings].stream,
             parking=parking,
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
@@ -236,11 +242,11 @@ class AgentsComponent(Component):
 
     def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         known = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
-        return ModelWindow(known.input or self.mesh.settings.context.window_tokens, known.output)
+        return ModelWindow(known.input or self.mesh.settings[ContextSettings].window_tokens, known.output)
 
     def _slots(self, agent_id: str) -> int:
         own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
-        return own or self.mesh.settings.agents.max_concurrency
+        return own or self.mesh.settings[AgentsSettings].max_concurrency
 
     def _overran(self, overrun: Overrun) -> None:
         payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended}
@@ -279,14 +285,14 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     data = project / settings.data_dir
     # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
     is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()
-    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.models.config)
+    own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings[ModelsSettings].config)
     return ToolSettings(
         project=project,
-        workspace=project / settings.tools.workspace,
+        workspace=project / settings[ToolsSettings].workspace,
         hidden=tuple(project / path for path in own),
-        tables=settings.tools.toolsets,
+        tables=settings[ToolsSettings].toolsets,
         kinds={kind: getattr(settings, kind) for kind in kinds()},
-        allow_private_addresses=settings.tools.allow_private_addresses,
-        tool_timeout_seconds=settings.tools.timeout_seconds,
-        max_concurrency=settings.agents.max_concurrency,
+        allow_private_addresses=settings[ToolsSettings].allow_private_addresses,
+        tool_timeout_seconds=settings[ToolsSettings].timeout_seconds,
+        max_concurrency=settings[AgentsSettings].max_concurrency,
     )

@@ -21,6 +21,7 @@ from zlib import crc32
 from pydantic import ValidationError
 
 from meshwright.agent import Agent
+from meshwright.agents.settings import AgentsSettings, PromptsSettings
 from meshwright.agents.toolsets import Toolsets, toolset_classes
 from meshwright.core.capability import Registration
 from meshwright.core.errors import ConfigError, MeshError, nearest, sentence
@@ -53,9 +54,9 @@ def project_file(project: Path, name: Path) -> Path:
 
 def prompts_folder(project: Path, settings: Settings) -> Path:
     """The folder of the prompt files: Meshwright's own copy only for a project that has no agents either."""
-    own = project / settings.prompts.dir
-    has_agents = (project / settings.agents.dir).is_dir()
-    return own if has_agents else project_file(project, settings.prompts.dir)
+    own = project / settings[PromptsSettings].dir
+    has_agents = (project / settings[AgentsSettings].dir).is_dir()
+    return own if has_agents else project_file(project, settings[PromptsSettings].dir)
 
 
 def load_agents(

@@ -13,6 +13,7 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.agents.loader import CHECKOUT, PACKAGED, agents_in, load_agents, project_file
+from meshwright.agents.settings import AgentsSettings
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.settings import Settings
 
@@ -33,9 +34,9 @@ def shipped_folder(name: str) -> Path:
 
 def project_agents(settings: Settings, project: Path) -> list[type[Agent]]:
     """Every agent of a project. Raises ConfigError, also for one to include that does not come with us."""
-    folder = project_file(project, settings.agents.dir)
+    folder = project_file(project, settings[AgentsSettings].dir)
     own = folder.resolve() == shipped_folder("actors").resolve()
-    return load_agents(folder, project, beside=[] if own else _wanted(settings.agents.include))
+    return load_agents(folder, project, beside=[] if own else _wanted(settings[AgentsSettings].include))
 
 
 def shipped_agents() -> list[type[Agent]]:

@@ -23,6 +23,7 @@ from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document, ahead
 from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
 from meshwright.core.schema import described_fields
+from meshwright.edges.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from meshwright.component import Check
@@ -326,4 +327,4 @@ def _acl() -> None:
             "use this on loopback alone",
             err=True,
         )
-    click.echo("\n".join(broker_acl(settings, settings.mqtt.username or "mesh")))
+    click.echo("\n".join(broker_acl(settings, settings[MqttSettings].username or "mesh")))

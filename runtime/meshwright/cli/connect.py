@@ -29,6 +29,7 @@ from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
+from meshwright.identity.settings import KeysSettings
 from meshwright.sql.folder import (
     SOCKET_NAME,
     make_private,
@@ -388,8 +389,8 @@ def _announced_token(settings: Settings, folder: Path) -> str | None:
         os.kill(pid, 0)
     except (OSError, OverflowError):  # gone, or another user's
         return None
-    if settings.keys.admin_token is not None:
-        return settings.keys.admin_token.get_secret_value()
+    if (token := settings[KeysSettings].admin_token) is not None:
+        return token.get_secret_value()
     try:
         return _read_token(settings.data_dir / _TOKEN_FILE)
     except FileNotFoundError:
@@ -402,7 +403,7 @@ def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings
     A folder that has none gets one, which stays the same until its file is removed. A `temporary` one is of
     this process alone. Raises ConfigError for a file that is not a token.
     """
-    if settings.keys.admin_token is not None and not temporary:
+    if settings[KeysSettings].admin_token is not None and not temporary:
         return settings
     from pydantic import SecretStr
 

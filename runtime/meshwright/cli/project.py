@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from meshwright.agents.settings import AgentsSettings
 from meshwright.cli.options import ask
+from meshwright.models.settings import ModelsSettings
 
 if TYPE_CHECKING:
     from meshwright.core.capability import Capability, Registration
@@ -76,20 +78,22 @@ def _risks(folder: Path, settings: Settings) -> list[str]:
     if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
         return []
     risks = []
-    actors = project_file(Path(), settings.agents.dir)
+    actors = project_file(Path(), settings[AgentsSettings].dir)
     if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
         names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or _is_package(path))
         more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-        risks.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
+        risks.append(
+            f"{settings[AgentsSettings].dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})"
+        )
     if text := _text_of(Path("mesh.toml")):
-        url = settings.models.base_url
+        url = settings[ModelsSettings].base_url
         sends = url and url in text
         sent = f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}" if sends else ""
         risks.append(f"mesh.toml{sent}")
-    if text := _text_of(settings.models.config):
+    if text := _text_of(settings[ModelsSettings].config):
         names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
         sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
-        risks.append(f"{settings.models.config}{sent}")
+        risks.append(f"{settings[ModelsSettings].config}{sent}")
     return risks
 
 
@@ -156,13 +160,13 @@ def declared_agents(settings: Settings) -> Declared:
     from meshwright.agents.loader import installed_agents, needs_prompt, project_file
     from meshwright.prompts import CodePrompt
 
-    folder = project_file(Path(), settings.agents.dir)
+    folder = project_file(Path(), settings[AgentsSettings].dir)
     found = Declared()
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
             _read_file(path, found)
-    if settings.agents.include:
-        _read_shipped(folder, settings.agents.include, found)
+    if settings[AgentsSettings].include:
+        _read_shipped(folder, settings[AgentsSettings].include, found)
     for agent in installed_agents():  # their packages are trusted: somebody installed them
         found.agents.append(agent.registration())
         if needs_prompt(agent):

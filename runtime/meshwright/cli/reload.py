@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.agents.settings import AgentsSettings
 from meshwright.cli.logs import say
 from meshwright.cli.serving import LISTENER
 from meshwright.core.clock import unless
 from meshwright.core.errors import StoreLocked
+from meshwright.models.settings import ModelsSettings
 from meshwright.sql.folder import lock_folder
 from meshwright.stack.supervisor import LAUNCH
 
@@ -55,8 +57,8 @@ class _Reloading:
     """The process of the mesh, and the files on which it rests."""
 
     def __init__(self, settings: Settings, listener: socket) -> None:
-        self._folders = dict.fromkeys([Path.cwd(), settings.agents.dir.resolve()])
-        self._files = [Path("mesh.toml"), settings.models.config, Path(sys.argv[0])]
+        self._folders = dict.fromkeys([Path.cwd(), settings[AgentsSettings].dir.resolve()])
+        self._files = [Path("mesh.toml"), settings[ModelsSettings].config, Path(sys.argv[0])]
         self._data = str(settings.data_dir.resolve())
         self._listener = listener
         self._stopping = asyncio.Event()

@@ -43,6 +43,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.cli.tracebacks import keep_text
 from meshwright.core.errors import StoreFailed
+from meshwright.edges.http.settings import WatchdogSettings
 from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private
 from meshwright.tools.functions import FunctionTool
@@ -233,7 +234,7 @@ class _Watchdog:
         self._restart = restart
         self._settings = mesh.settings
         self._path = mesh.settings.data_dir / _HELD_FILE
-        self._pause = mesh.settings.watchdog.held_seconds / _LOOKS
+        self._pause = mesh.settings[WatchdogSettings].held_seconds / _LOOKS
         self._of_loop = threading.get_ident()
         self._turned = threading.Event()
         self._turned.set()
@@ -265,7 +266,7 @@ class _Watchdog:
 
     def watch_api(self, listener: socket, has_tls: bool) -> None:
         """Begin to ask the server of a socket, in a thread of its own, which may wait for answers."""
-        if not self._settings.watchdog.restart_seconds:
+        if not self._settings[WatchdogSettings].restart_seconds:
             return
         host, port = listener.getsockname()[:2]
         address = (_WILDCARDS.get(host, host), port)
@@ -273,7 +274,7 @@ class _Watchdog:
         threading.Thread(target=self._ask_on, args=arguments, name="mesh-api-watch", daemon=True).start()
 
     def _ask_on(self, address: tuple[str, int], has_tls: bool) -> None:
-        limit = self._settings.watchdog.restart_seconds
+        limit = self._settings[WatchdogSettings].restart_seconds
         pause, patience = limit / _ASKS, limit / 2
         silent_seconds = 0.0
         while not self.stopping.wait(pause):
@@ -292,7 +293,7 @@ class _Watchdog:
 
     def set_alarm(self) -> None:
         """Have the system act unless this is called again in time."""
-        self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
+        self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings[WatchdogSettings].restart_seconds)
 
     def set_timers(self, alarm_seconds: float, cpu_seconds: float) -> None:
         """Set both timers; 0 is never."""
@@ -310,7 +311,7 @@ class _Watchdog:
         self._restart_after(looks)
 
     def _restart_after(self, looks: int) -> None:
-        limit = self._settings.watchdog.restart_seconds / self._stalled_claims
+        limit = self._settings[WatchdogSettings].restart_seconds / self._stalled_claims
         if self._restart is not None and limit and looks * self._pause >= limit:
             held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
             logger.error(held, looks * self._pause)
@@ -331,7 +332,7 @@ class _Watchdog:
         logger.warning(
             "The event loop has been held for %g s at %s; nothing else runs meanwhile (%s). "
             "Give slow or blocking code to a tool that is a plain def: it runs in a thread",
-            self._settings.watchdog.held_seconds,
+            self._settings[WatchdogSettings].held_seconds,
             self._holder,
             keep_text(text, self._settings.data_dir),
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshwright.agents.settings import AgentsSettings
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.logs import say
 from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
@@ -25,6 +26,10 @@ from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 from meshwright.core.display import Column, Document
+from meshwright.edges.http.settings import HttpSettings
+from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.identity.settings import SecretsSettings
+from meshwright.services.page.settings import PageSettings
 from meshwright.sql.folder import SECRET_KEY, own_folder
 
 if TYPE_CHECKING:
@@ -151,7 +156,7 @@ def up(
         from meshwright.cli.reload import run_reloading
         from meshwright.edges.http.server import listen
 
-        with listen(settings.http.host, settings.http.port) as listener:
+        with listen(settings[HttpSettings].host, settings[HttpSettings].port) as listener:
             run_reloading(settings, listener)
     else:
         _run(_up(settings, agents))
@@ -218,7 +223,7 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
 
 def listening_for(app_id: str, settings: Settings) -> Settings:
     """The settings with the port of the app, if they name none."""
-    if app_id != MODELS_APP or "port" in settings.http.model_fields_set:
+    if app_id != MODELS_APP or "port" in settings[HttpSettings].model_fields_set:
         return settings
     return settings.having(http={"port": MODELS_PORT})
 
@@ -232,7 +237,7 @@ def _own_folder(settings: Settings) -> Iterator[Settings]:
     if settings.database is None or settings.store == "dapr":
         yield settings
         return
-    secrets = {"file": settings.secrets.file or settings.data_dir / SECRET_KEY}
+    secrets = {"file": settings[SecretsSettings].file or settings.data_dir / SECRET_KEY}
     with own_folder(settings.data_dir) as folder:
         yield settings.having(data_dir=folder, secrets=secrets)
 
@@ -245,7 +250,7 @@ async def _up(settings: Settings, agents: Sequence[type[Agent]] | None = None) -
 
     # Before work begins that a port in use would break off.
     with (
-        inherited_listener() or listen(settings.http.host, settings.http.port) as listener,
+        inherited_listener() or listen(settings[HttpSettings].host, settings[HttpSettings].port) as listener,
         _own_folder(with_admin_token(settings)) as own,
     ):
         mesh = build_mesh(own, agents=None if agents is None else check_agents(agents))
@@ -264,7 +269,7 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
         serving = partial(_serve_api, partial(serve, make_app=create_llm_app))
     elif serves_api(app_id, replica=replica):
         serving = partial(_serve_api, partial(serve, has_socket=True))
-    with listen(settings.http.host, settings.http.port) as listener:
+    with listen(settings[HttpSettings].host, settings[HttpSettings].port) as listener:
         if serving is not _answer_probes:
             settings = with_admin_token(settings)
         with _own_folder(settings) as own:
@@ -312,7 +317,7 @@ async def _serve_api(
 
         def on_ready(url: str) -> None:
             announcement.enter_context(announced(mesh.settings.data_dir, url))
-            watch_api(mesh.settings.http.tls_cert is not None)
+            watch_api(mesh.settings[HttpSettings].tls_cert is not None)
             _greet(mesh, url)
 
         await serve(mesh, listener, on_ready)
@@ -337,12 +342,15 @@ def _greet(mesh: Mesh, url: str) -> None:
     say(f"model: {mesh.get(Model).name}")
     for warning in mesh.warnings:
         say(warning, logging.WARNING)
-    if mesh.settings.mqtt.url:
-        say(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/")
+    if mesh.settings[MqttSettings].url:
+        say(f"MQTT: {mesh.settings[MqttSettings].url}, topics below {mesh.settings[MqttSettings].prefix}/")
     agents = ", ".join(mesh.get(BoundAgents))
     if not agents and mesh.settings.store == "sqlite":
-        say(f"no agent runs: {mesh.settings.agents.dir}/ has none; mesh init makes one", logging.WARNING)
-    page = f"page: {url}; " if mesh.settings.page.enabled and mesh.has_log else ""
+        say(
+            f"no agent runs: {mesh.settings[AgentsSettings].dir}/ has none; mesh init makes one",
+            logging.WARNING,
+        )
+    page = f"page: {url}; " if mesh.settings[PageSettings].enabled and mesh.has_log else ""
     say(f"{f'agents: {agents}; ' if agents else ''}{page}API: {url}/docs; Ctrl-C stops")
 
 
@@ -374,7 +382,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     from meshwright.stack.machine import locked, require_sdk
 
     require_sdk()
-    if (cert := settings.http.tls_cert) and (key := settings.http.tls_key):
+    if (cert := settings[HttpSettings].tls_cert) and (key := settings[HttpSettings].tls_key):
         from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
@@ -382,12 +390,12 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     with locked(settings.data_dir) as lock:
         settings = with_admin_token(settings)
         try:
-            create_server((settings.http.host, settings.http.port)).close()
+            create_server((settings[HttpSettings].host, settings[HttpSettings].port)).close()
         except OSError:
             # Large, and this process stays: imported only to check the address.
             from meshwright.edges.http.server import listen
 
-            listen(settings.http.host, settings.http.port).close()
+            listen(settings[HttpSettings].host, settings[HttpSettings].port).close()
         asyncio.run(_supervise(settings, apps, lock))
 
 

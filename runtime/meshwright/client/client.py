@@ -36,6 +36,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.events.tasks import TaskSummary
+from meshwright.identity.settings import KeysSettings
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.events.answers import RevealedQuestion
@@ -109,7 +110,7 @@ class Client(TaskCalls, Batches):
         """A client of a running mesh in this process, without a socket; it holds the mesh's admin token."""
         from meshwright.edges.http.app import create_app
 
-        token = mesh.settings.keys.admin_token
+        token = mesh.settings[KeysSettings].admin_token
         client = cls()
         transport, secret = AsgiTransport(create_app(mesh)), token.get_secret_value() if token else None
         client._connection = RequestSender(transport, secret, CALL_SECONDS, tenant)

@@ -12,6 +12,7 @@ from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryStore
 from meshwright.context.rules import with_defaults
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.settings import ContextSettings
 from meshwright.context.vectors import Embedder, Vectors
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
@@ -30,13 +31,13 @@ class ContextComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        wanted, self._vectors = mesh.settings.context, None
+        wanted, self._vectors = mesh.settings[ContextSettings], None
         if wanted.embedding_model:
             embedder = Embedder(wanted.embedding_model, lambda: mesh.get(Model))
             self._vectors = Vectors(mesh.database, embedder, wanted.embedding_floor)
         self._memory = Memory(mesh.database, mesh.runtime.clock, self._vectors)
         self._stores: list[MemoryStore] = []
-        self._rules = with_defaults(mesh.settings.context.rules)
+        self._rules = with_defaults(mesh.settings[ContextSettings].rules)
 
     def migrations(self) -> Traversable:
         """The columns of the table `memories`."""

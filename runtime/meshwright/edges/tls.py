@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ConfigError
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.settings import Settings
 
 RELOADED, REJECTED = "certificate.reloaded", "certificate.rejected"
@@ -99,7 +100,7 @@ class BrokerTls:
     """The context for connections to a broker. Raises ConfigError for files that cannot be used."""
 
     def __init__(self, settings: Settings, project: Path, tell: _Tell) -> None:
-        mqtt = settings.mqtt
+        mqtt = settings[MqttSettings]
         named = {"ca_file": mqtt.ca_file, "cert_file": mqtt.cert_file, "key_file": mqtt.key_file}
         self._named = {name: project / path for name, path in named.items() if path is not None}
         self._files = _Files(*self._named.values())

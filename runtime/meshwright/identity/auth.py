@@ -18,7 +18,9 @@ from meshwright.core.access import ALL_ROLES, Role
 from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthenticated
 from meshwright.core.messages import Caller
 from meshwright.core.operations import ADMIN_REMEDY
-from meshwright.identity.settings import ADMIN_PREFIX
+from meshwright.edges.http.settings import HttpSettings
+from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.identity.settings import ADMIN_PREFIX, KeysSettings, OidcSettings
 from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, keys_required
 from meshwright.settings import Settings
 
@@ -124,7 +126,7 @@ class KeyAuthenticator:
         )
 
     def _is_admin(self, token: str) -> bool:
-        expected = self._settings.keys.admin_token
+        expected = self._settings[KeysSettings].admin_token
         return expected is not None and hmac.compare_digest(
             token.encode(), expected.get_secret_value().encode()
         )
@@ -142,7 +144,7 @@ class Authenticators:
         self._authenticators = tuple(authenticators)
         self._keys = keys
         self._settings = settings
-        has_issuer = settings.oidc.issuer is not None
+        has_issuer = settings[OidcSettings].issuer is not None
         self._credentials = "a key or a token of its issuer" if has_issuer else "a key"
         self._remedy = _TOKEN_REMEDY if has_issuer else _REMEDY
 
@@ -179,7 +181,9 @@ class Authenticators:
                 remedy=self._remedy,
             )
         if not (
-            self._settings.http.insecure or self._settings.keys.required is False or credentials.is_local
+            self._settings[HttpSettings].insecure
+            or self._settings[KeysSettings].required is False
+            or credentials.is_local
         ):
             raise Unauthenticated(
                 f"Callers that are not on the mesh's machine need {self._credentials}", remedy=self._remedy
@@ -194,7 +198,7 @@ class Authenticators:
                 remedy=f"Send it as Bearer and a key: {_KEY_REMEDY}",
                 field="authorization",
             )
-        clients = self._settings.mqtt.clients
+        clients = self._settings[MqttSettings].clients
         for client in clients:
             if client.user == name and client.tokens:
                 raise Unauthenticated(

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshwright.core.access import Role, granted
+from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.identity.settings import KeysSettings, OidcSettings
 from meshwright.settings import Settings
+from meshwright.stack.settings import DaprSettings
 
 _DEFAULT, _ANONYMOUS = "default", "anonymous"
 _VERBS = {
@@ -19,8 +22,12 @@ _VERBS = {
 
 def lets_anybody_in(settings: Settings) -> bool:
     """Whether clients that do not log in at the broker may use the mesh."""
-    mqtt, keys = settings.mqtt, settings.keys
-    return not mqtt.clients and not keys.required and (settings.oidc.issuer is None or keys.required is False)
+    mqtt, keys = settings[MqttSettings], settings[KeysSettings]
+    return (
+        not mqtt.clients
+        and not keys.required
+        and (settings[OidcSettings].issuer is None or keys.required is False)
+    )
 
 
 def broker_acl(settings: Settings, edge: str) -> list[str]:
@@ -28,23 +35,23 @@ def broker_acl(settings: Settings, edge: str) -> list[str]:
 
     The lines before the first user are for clients that do not log in.
     """
-    mqtt = settings.mqtt
+    mqtt = settings[MqttSettings]
     lines = [*_of_anybody(settings)] if lets_anybody_in(settings) else []
     lines += [f"user {edge}", f"topic readwrite {mqtt.prefix}/#", f"topic write {mqtt.reply_prefix}/#"]
     for client in mqtt.clients:
         lines += _of_client(mqtt.prefix, client)
-    for name, publisher in settings.dapr.publishers.items():
+    for name, publisher in settings[DaprSettings].publishers.items():
         lines += [f"user {name}", f"topic write {publisher.topic}"]
         lines += [f"topic read {topic}" for topic in (publisher.receipts, publisher.results)]
     return lines
 
 
 def _of_anybody(settings: Settings) -> Iterator[str]:
-    prefix = settings.mqtt.prefix
+    prefix = settings[MqttSettings].prefix
     yield f"topic read {prefix}/#"
     for verb in _VERBS:
         yield f"topic write {prefix}/+/{verb}"
-    yield f"topic read {settings.mqtt.reply_prefix}/{_ANONYMOUS}/#"
+    yield f"topic read {settings[MqttSettings].reply_prefix}/{_ANONYMOUS}/#"
 
 
 def _of_client(prefix: str, client: Any) -> Iterator[str]:

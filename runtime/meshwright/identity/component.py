@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.events.projections import Projection
 from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
+from meshwright.identity.settings import OidcSettings
 from meshwright.ledger.keys import KINDS, KeyProjection, Keys
 from meshwright.mesh import Mesh
 from meshwright.roles import ORCHESTRATION
@@ -23,7 +24,7 @@ class OidcComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        settings = mesh.settings.oidc
+        settings = mesh.settings[OidcSettings]
         self._tokens: OidcTokens | None = None
         if settings.issuer:
             from meshwright.identity.oidc import OidcTokens

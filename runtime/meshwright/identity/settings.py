@@ -90,7 +90,7 @@ class OidcSettings(Table):
 
     def check_others(self, settings: Any) -> None:
         """The issuer can send nobody back to an address that browsers do not have."""
-        http = settings.http
+        http = settings.table("http")
         if self.login and self.url is None and (http.behind_tls or http.host not in _LOOPBACK):
             raise ValueError("oidc.url is missing: where browsers find the mesh, for people who log in")
 

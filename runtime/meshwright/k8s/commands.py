@@ -13,6 +13,7 @@ from meshwright.cli.nouns import Noun
 from meshwright.cli.options import WholeNumber
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.errors import ConfigError
+from meshwright.edges.http.settings import HttpSettings
 
 if TYPE_CHECKING:
     from meshwright.k8s.render import Project
@@ -69,7 +70,7 @@ def probe(port: int | None) -> None:
     from meshwright.settings import load_settings
     from meshwright.stack.machine import LOOPBACK, answers, url_of
 
-    http = load_settings(Path()).http
+    http = load_settings(Path())[HttpSettings]
     url = f"{url_of((LOOPBACK, port or http.plain_port or http.port))}/readyz"
     if not asyncio.run(answers(url)):
         raise click.ClickException(

@@ -12,10 +12,14 @@ from typing import Any
 import yaml
 
 from meshwright.core.errors import ConfigError
+from meshwright.edges.http.settings import HttpSettings
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.k8s import objects
 from meshwright.k8s.objects import App, Document, Prompt
+from meshwright.k8s.settings import K8sSettings
 from meshwright.settings import Settings
 from meshwright.stack.services import MAX_BODY
+from meshwright.stack.settings import DaprSettings
 from meshwright.stack.stack import app_per_agent
 
 WRITTEN = "# Written by `mesh k8s render`: change the project, or patch this in an overlay of your own.\n"
@@ -61,7 +65,7 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
 
     Raises ConfigError for an agent whose id cannot name an object of Kubernetes.
     """
-    config = project.settings.k8s
+    config = project.settings[K8sSettings]
     prompts = [Prompt(name, text) for name, text in sorted(project.prompts.items())]
     front = [objects.service(_FRONT), *objects.network_policies(_FRONT)]
     if config.host:
@@ -91,7 +95,7 @@ def _one(project: Project, prompts: Sequence[Prompt]) -> App:
 
 def _several(project: Project, prompts: Sequence[Prompt]) -> tuple[App, App]:
     """Fronts and workers that share a PostgreSQL database, of which each runs every agent."""
-    fronts = 1 if project.settings.mqtt.url else 2  # one process alone may serve MQTT clients
+    fronts = 1 if project.settings[MqttSettings].url else 2  # one process alone may serve MQTT clients
     front = _app(project, _FRONT, "up", prompts=prompts, replicas=fronts, keeps_data=False, serves_api=True)
     serving = ("worker", "--port", str(objects.PORT))
     return front, _app(project, _WORKER, *serving, prompts=prompts, keeps_data=False)
@@ -127,16 +131,16 @@ def _on_dapr(project: Project, prompts: Sequence[Prompt]) -> list[App]:
 
 
 def _app(project: Project, name: str, *args: str, variables: Sequence[Document] = (), **fields: Any) -> App:
-    config = project.settings.k8s
+    config = project.settings[K8sSettings]
     hosts = [f"{_FRONT}{end}" for end in ("", *(f".{config.namespace}{end}" for end in _DOMAINS))]
-    hosts += [_MODELS, *([config.host] if config.host else []), *project.settings.http.allowed_hosts]
+    hosts += [_MODELS, *([config.host] if config.host else []), *project.settings[HttpSettings].allowed_hosts]
     named = {"name": "MESH_HTTP__ALLOWED_HOSTS", "value": json.dumps(hosts)}
     quantities = {"cpu": config.cpu, "memory": config.memory, "storage": config.storage}
     return App(name, args, image=config.image, variables=(named, *variables), **quantities, **fields)
 
 
 def _sidecar(project: Project, app_id: str) -> dict[str, str]:
-    variables = _BACKENDS[project.settings.dapr.bus]
+    variables = _BACKENDS[project.settings[DaprSettings].bus]
     return {
         "dapr.io/enabled": "true",
         "dapr.io/app-id": app_id,
@@ -158,7 +162,7 @@ def _sidecar(project: Project, app_id: str) -> dict[str, str]:
 
 
 def _dapr_variables(project: Project, app_id: str) -> list[Document]:
-    config, dapr = project.settings.k8s, project.settings.dapr
+    config, dapr = project.settings[K8sSettings], project.settings[DaprSettings]
     plain = {
         "APP_ID": app_id,
         "APP_PORT": str(_SIDECAR_PORT),
@@ -179,7 +183,7 @@ def _dapr_variables(project: Project, app_id: str) -> list[Document]:
 
 def _components(project: Project, apps: Sequence[App]) -> list[Document]:
     """The project's components of Dapr, for the apps of the mesh alone."""
-    bus = f"{project.settings.dapr.bus}-bus"
+    bus = f"{project.settings[DaprSettings].bus}-bus"
     paths = [*(project.components / name for name in _COMPONENTS)]
     paths += [project.components / bus / f"{name}.yaml" for name in ("bus", "views")]
     found = [document for path in paths for document in yaml.safe_load_all(path.read_text("utf-8"))]
@@ -200,7 +204,7 @@ def _models(apps: Sequence[App]) -> list[Document]:
 
 def _scaling(project: Project, overlay: str, apps: Mapping[str, App]) -> dict[PurePosixPath, str]:
     """An overlay on an overlay, for clusters with KEDA. `apps` has them by their names in the mesh."""
-    config = project.settings.k8s
+    config = project.settings[K8sSettings]
     url = f"http://{_FRONT}.{config.namespace}.svc.cluster.local/scale"
     has_view = overlay == "postgres" and config.scaler == "postgresql"
 
@@ -221,7 +225,7 @@ def _overlay(
     on: str = "../../base",
     **rest: Any,
 ) -> dict[PurePosixPath, str]:
-    namespace = project.settings.k8s.namespace
+    namespace = project.settings[K8sSettings].namespace
     return dict(_folder(f"overlays/{name}", documents, resources=[on], namespace=namespace, **rest))
 
 

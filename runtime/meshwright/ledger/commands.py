@@ -29,6 +29,7 @@ from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.money import TASK_BUDGET
 from meshwright.ledger.display import ALLOWANCES, BUDGETS
+from meshwright.models.settings import ModelsSettings
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
@@ -280,7 +281,7 @@ def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
     from meshwright.ledger.proxy import proxy_of
     from meshwright.settings import load_settings
 
-    models = load_settings(Path()).models
+    models = load_settings(Path())[ModelsSettings]
     there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
 
     async def run() -> ResultT:

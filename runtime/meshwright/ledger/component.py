@@ -36,6 +36,7 @@ from meshwright.ledger.estimates import (
     estimated_usage,
     size_of,
 )
+from meshwright.ledger.settings import LedgerSettings
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ContentRefused, ModelTimeout
 from meshwright.models.port import (
@@ -376,7 +377,7 @@ class LedgerComponent(Component):
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.get(AgentTypes) for budget in agent.budgets)
         allowances = mesh.provide(Allowances(mesh.runtime))
-        declared = [*mesh.settings.ledger.budgets, *of_agents]
+        declared = [*mesh.settings[LedgerSettings].budgets, *of_agents]
         mesh.provide(Budgets(declared, mesh.runtime, allowances))
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:

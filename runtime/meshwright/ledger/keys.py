@@ -26,7 +26,9 @@ from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError,
 from meshwright.core.ids import ID_PATTERN, Identifier, new_id
 from meshwright.core.messages import Event
 from meshwright.core.money import Budget
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.events.log import EventLog
+from meshwright.identity.settings import KeysSettings, OidcSettings
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -442,6 +444,8 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
 
 async def keys_required(keys: Keys, settings: Settings) -> bool:
     """Whether requests need credentials: as the settings say, else behind TLS, with keys or an issuer."""
-    if settings.keys.required is not None:
-        return settings.keys.required
-    return settings.http.behind_tls or settings.oidc.issuer is not None or await keys.required()
+    required = settings[KeysSettings].required
+    if required is not None:
+        return required
+    has_issuer = settings[OidcSettings].issuer is not None
+    return settings[HttpSettings].behind_tls or has_issuer or await keys.required()

@@ -37,7 +37,7 @@ def _all_servers(target: Target) -> list[Document]:
     from meshwright.settings import load_settings
 
     listed: list[Document] = []
-    if target.url or load_settings(Path(), data_dir=target.data).mcp:
+    if target.url or load_settings(Path(), data_dir=target.data).table("mcp"):
         listed = talk(target, lambda mesh: mesh.client.items(MCP_SERVERS.path))
     others = dict[str, McpServer]() if target.url else read_file(Path())
     known = {server["id"] for server in listed}
@@ -65,13 +65,13 @@ def _show_server(name: str, as_json: bool) -> None:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    known = {**read_file(Path()), **settings.mcp}
+    known = {**read_file(Path()), **settings.table("mcp")}
     if name not in known:
         likely = nearest(name, known)
         remedy = f"did you mean: mesh mcp show {likely}" if likely else "mesh mcp list shows those there are"
         raise NotFound(f"There is no MCP server {name!r}", remedy=remedy, field="name")
     require_trust(settings)
-    own = settings.mcp.get(name, McpServerSettings())
+    own = settings.table("mcp").get(name, McpServerSettings())
     rows = _rows(_tools_of(server_of(name, own, Path()))[0], own)
     echo_json(rows) if as_json else click.echo(table(_COLUMNS, rows))
 
@@ -106,7 +106,7 @@ def _add_server(
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    if name in settings.mcp:
+    if name in settings.table("mcp"):
         raise ConfigError(f"There is a table [mcp.{name}] already", remedy=f"Edit it in {FILE_NAME}")
     fields: dict[str, Any] = {"command": command[0], "args": list(command[1:])} if command else {}
     fields |= {"url": address} if address else {}
@@ -143,10 +143,10 @@ def _login(target: Target, name: str) -> None:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    if name not in settings.mcp:
+    if name not in settings.table("mcp"):
         raise NotFound(f"There is no table [mcp.{name}]", remedy="mesh mcp list shows those there are")
     require_trust(settings)
-    _, signed_in = _tools_of(server_of(name, settings.mcp[name], Path()))
+    _, signed_in = _tools_of(server_of(name, settings.table("mcp")[name], Path()))
     if signed_in is None:
         say(f"{name} does not ask for a sign-in")
     else:

@@ -74,7 +74,7 @@ class McpOperations:
     config: Mapping[str, McpServerSettings]
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.mcp
+        self.mesh, self.config = mesh, mesh.settings.table("mcp")
         self._consents = mesh.provide(Consents(mesh.runtime))
         self._sign_ins = mesh.provide(SignIns(mesh.runtime, mesh.cipher))
 

@@ -27,6 +27,7 @@ from meshwright.core.plugins import install_command
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, Wrapper
+from meshwright.models.settings import ModelsSettings
 from meshwright.settings import Settings
 from meshwright.sql.cache import SqliteCache
 
@@ -237,7 +238,7 @@ def cached(
     `kind` is that of the adapter below it, `folder` the mesh's data folder; the litellm_config.yaml at
     `config_path` need not exist. Raises ConfigError as `cache_of` does.
     """
-    store, wanted = cache_of(settings, folder, clock), settings.models
+    store, wanted = cache_of(settings, folder, clock), settings[ModelsSettings]
     if store is None:
         return model
     # What answers: adapter, server and key (another may open other models), the file and what it reads.
@@ -255,7 +256,7 @@ def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | Non
 
     Raises ConfigError for a Redis that is not named, or without its client.
     """
-    wanted = settings.models
+    wanted = settings[ModelsSettings]
     if wanted.cache == "memory":
         return MemoryCache(clock, wanted.cache_max_bytes)
     if wanted.cache == "disk":

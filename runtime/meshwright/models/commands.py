@@ -22,6 +22,8 @@ from meshwright.cli.project import require_trust
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
+from meshwright.ledger.settings import LedgerSettings
+from meshwright.models.settings import ModelsSettings
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def route(target: Target, group: str, tags: str, as_json: bool) -> None:
         async with _running(target, settings) as client:
             if client is not None:
                 return await client.deployment_route(group, wanted)
-        server = settings.models.base_url
+        server = settings[ModelsSettings].base_url
         return {**_of_file(settings).route(group, wanted), "answers": f"http {server}" if server else None}
 
     found = asyncio.run(ask())
@@ -151,7 +153,7 @@ async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
     path = _file_of(settings)
     model = choose_model(settings, path, count_tokens=count_tokens)
     try:
-        yield Deployments(model, path, settings.ledger.default_price)
+        yield Deployments(model, path, settings[LedgerSettings].default_price)
     finally:
         await model.close()
 
@@ -159,7 +161,7 @@ async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
 def _file_of(settings: Settings) -> Path:
     from meshwright.agents.loader import project_file
 
-    return project_file(Path(), settings.models.config)
+    return project_file(Path(), settings[ModelsSettings].config)
 
 
 async def _overview(target: Target, settings: Settings) -> Document:
@@ -179,7 +181,7 @@ def _of_file(settings: Settings) -> Deployments:
     from meshwright.models.offline import OfflineModel
     from meshwright.models.overview import Deployments
 
-    return Deployments(OfflineModel(), _file_of(settings), settings.ledger.default_price)
+    return Deployments(OfflineModel(), _file_of(settings), settings[LedgerSettings].default_price)
 
 
 def _warnings(settings: Settings) -> list[str]:
@@ -189,7 +191,7 @@ def _warnings(settings: Settings) -> list[str]:
     from meshwright.prompts import Prompts, PromptSources
 
     path = _file_of(settings)
-    if settings.models.base_url or not path.is_file():
+    if settings[ModelsSettings].base_url or not path.is_file():
         return []
     agents = project_agents(settings, Path())
     prompts = PromptSources([Prompts(prompts_folder(Path(), settings), own=variables_of(agents))])

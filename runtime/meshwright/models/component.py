@@ -21,6 +21,7 @@ from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
+from meshwright.ledger.settings import LedgerSettings
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
@@ -78,10 +79,10 @@ class ModelsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         settings = mesh.settings
-        path = self._path = project_file(mesh.project, settings.models.config)
+        path = self._path = project_file(mesh.project, settings[ModelsSettings].config)
         self.circuits, given = Circuits(), mesh.get(GivenModel).model
         self.chosen = self._choose() if given is None else adapter_for(given)
-        is_fixed = given is not None or settings.models.adapter == "offline"
+        is_fixed = given is not None or settings[ModelsSettings].adapter == "offline"
         self._configs: AgentModels | None = None
         with suppress(LookupError):  # no component configures the models of agents
             self._configs = None if is_fixed else mesh.get(AgentModels)
@@ -93,7 +94,7 @@ class ModelsComponent(Component):
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
-        mesh.provide(Deployments(self.chosen, path, settings.ledger.default_price, self.circuits))
+        mesh.provide(Deployments(self.chosen, path, settings[LedgerSettings].default_price, self.circuits))
         mesh.runtime.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
 
@@ -158,7 +159,7 @@ class ModelsComponent(Component):
         return self._models.price_list.upper_bound(request, prompt_tokens)
 
     def _base(self) -> ConfiguredModels:
-        price = self.mesh.settings.ledger.default_price
+        price = self.mesh.settings[LedgerSettings].default_price
         guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
         if self._configs is not None:
@@ -168,7 +169,7 @@ class ModelsComponent(Component):
     def _retrying(self, model: Model) -> Model:
         agents = [agent for agent in agents_here(self.mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
-        max_wait = MAX_WAIT_SECONDS if self.mesh.settings.models.park else None
+        max_wait = MAX_WAIT_SECONDS if self.mesh.settings[ModelsSettings].park else None
         clock = self.mesh.runtime.clock
         return Retrying(model, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
 
@@ -199,14 +200,14 @@ class ModelsComponent(Component):
 
     def _choose(self) -> Adapter:
         mesh = self.mesh
-        adapter = mesh.settings.models.adapter
+        adapter = mesh.settings[ModelsSettings].adapter
         brought = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
         if brought is not None:
             return adapter_for(brought.load()(mesh.settings))
-        path = project_file(mesh.project, mesh.settings.models.config)
+        path = project_file(mesh.project, mesh.settings[ModelsSettings].config)
         shared = self.circuits
         chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=shared)
-        if mesh.settings.models.adapter == "offline":
+        if mesh.settings[ModelsSettings].adapter == "offline":
             return chosen
         return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
 

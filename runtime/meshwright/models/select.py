@@ -53,6 +53,7 @@ from meshwright.models.prices import prices_of
 from meshwright.models.providers import OFFLINE
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
+from meshwright.models.settings import ModelsSettings
 from meshwright.settings import Settings
 
 PREFIX = "agents/"
@@ -89,9 +90,9 @@ def choose_model(
     ConfigError.
     """
     known = os.environ if environment is None else environment
-    kind, why, name = settings.models.adapter, "", settings.models.name
+    kind, why, name = settings[ModelsSettings].adapter, "", settings[ModelsSettings].name
     if kind not in _KINDS:
-        if not settings.models.base_url or "/" in kind:
+        if not settings[ModelsSettings].base_url or "/" in kind:
             return _one_model(kind, known, circuits)
         kind, name = "http", kind
     if kind == "auto":
@@ -100,13 +101,14 @@ def choose_model(
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
         return Picker(config_path, environment=known, circuits=circuits, why=why)
-    if not settings.models.base_url:
+    base_url = settings[ModelsSettings].base_url
+    if not base_url:
         problem = 'model = "http" needs the address of a server'
         remedy = "Set LITELLM_BASE_URL, like http://127.0.0.1:4000"
         raise ConfigError(problem, remedy=remedy, field="litellm_base_url")
-    key = settings.models.api_key
+    key = settings[ModelsSettings].api_key
     return HttpModel(
-        settings.models.base_url,
+        base_url,
         key.get_secret_value() if key else None,
         model_name=name,
         why=f"every call is of {name}" if name else "",
@@ -117,7 +119,7 @@ def choose_model(
 
 def _offered(settings: Settings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
     """The kind that the environment offers, and why. Raises ConfigError for a broken file."""
-    if settings.models.base_url:
+    if settings[ModelsSettings].base_url:
         return "http", ""
     unused = [name for name in _WELL_KNOWN_KEYS if environment.get(name)]
     if not config_path.exists():

@@ -25,7 +25,7 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
-from meshwright.orchestration.settings import OrchestrationSettings
+from meshwright.orchestration.settings import OrchestrationSettings, PresenceSettings, TenantsSettings
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
@@ -46,7 +46,7 @@ class OrchestrationComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        presence, runtime = mesh.settings.presence, mesh.runtime
+        presence, runtime = mesh.settings[PresenceSettings], mesh.runtime
         self._registry = Registry(
             runtime.clock,
             degraded_after_seconds=presence.degraded_after_seconds,
@@ -61,7 +61,7 @@ class OrchestrationComponent(Component):
             keys=mesh.get(Keys),
         )
         tenants = Tenants(
-            mesh.settings.tenants,
+            mesh.settings[TenantsSettings],
             runtime.clock,
             mesh.tell,
             mesh.log.stored_bytes,

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from meshwright.agent import AgentTypes
+from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.files import File
@@ -103,9 +104,9 @@ class Tasks:
             except NotFound as error:
                 raise NotFound(error.message, remedy=error.remedy, field="after") from None
         if request.repository is not None:
-            check_repository(request.repository, self._settings.trees)
+            check_repository(request.repository, self._settings.table("trees"))
         now, key = self._runtime.clock.now(), idempotency_key
-        day = self._settings.agents.deadline_seconds
+        day = self._settings[AgentsSettings].deadline_seconds
         task = make_task(
             request,
             caller,
@@ -143,10 +144,10 @@ class Tasks:
         entry = await read_entry(self._runtime, record, task)
         agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
-        limits = limits_of(self._settings.agents.limits, agent, task.limits)
+        limits = limits_of(self._settings[AgentsSettings].limits, agent, task.limits)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
-            timeout=step_timeout(self._settings.agents.timeout_seconds, agent, task.timeout).seconds,
+            timeout=step_timeout(self._settings[AgentsSettings].timeout_seconds, agent, task.timeout).seconds,
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             state=await self._state(task_id, tenant_id),

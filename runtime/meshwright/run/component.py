@@ -9,6 +9,7 @@ from meshwright.component import Component
 from meshwright.events.audit import Audit
 from meshwright.mesh import Mesh
 from meshwright.run.erasure import Contents, Eraser
+from meshwright.stack.settings import DaprSettings
 
 
 class ContentsComponent(Component):
@@ -57,7 +58,7 @@ class ContentsComponent(Component):
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Have the Redis of a mesh on Dapr take from its disk what was erased. Raises ServiceFailed."""
-        dapr = self.mesh.settings.dapr
+        dapr = self.mesh.settings[DaprSettings]
         if self.mesh.settings.store == "dapr" and dapr.redis_host is not None:
             from meshwright.stack.checks import rewrite_redis_log
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
@@ -14,48 +14,14 @@ from meshwright.core.logs import levels_of
 from meshwright.parts import of_packages, ours
 from meshwright.settings.forms import Secret, Table
 
-if TYPE_CHECKING:
-    from meshwright.agents.settings import AgentsSettings, PromptsSettings
-    from meshwright.context.settings import ContextSettings
-    from meshwright.edges.channels.settings import ChannelsSettings
-    from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
-    from meshwright.edges.mqtt.settings import MqttSettings
-    from meshwright.edges.webhooks.settings import WebhooksSettings
-    from meshwright.events.settings import AuditSettings, PeopleSettings, TracingSettings
-    from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
-    from meshwright.k8s.settings import K8sSettings
-    from meshwright.ledger.settings import LedgerSettings
-    from meshwright.mcp.settings import McpSettings
-    from meshwright.models.settings import ModelsSettings
-    from meshwright.orchestration.settings import (
-        OrchestrationSettings,
-        PresenceSettings,
-        TenantsSettings,
-    )
-    from meshwright.sandbox.settings import SandboxSettings
-    from meshwright.services.agent_config.settings import AgentConfigSettings
-    from meshwright.services.evaluations.settings import EvaluationsSettings
-    from meshwright.services.experiments.settings import ExperimentsSettings
-    from meshwright.services.figures.settings import FiguresSettings
-    from meshwright.services.llmops.settings import LlmopsSettings
-    from meshwright.services.maintenance.settings import MaintenanceSettings
-    from meshwright.services.memories.settings import MemoriesSettings
-    from meshwright.services.page.settings import PageSettings
-    from meshwright.services.retention.settings import RetentionSettings
-    from meshwright.services.schedules.settings import SchedulesSettings
-    from meshwright.services.sinks.settings import SinksSettings
-    from meshwright.stack.settings import DaprSettings
-    from meshwright.tools.settings import ApprovalsSettings, ToolsSettings
-    from meshwright.toolsets.settings import KubeTables
-    from meshwright.trees.settings import TreesSettings
-
+_TableT = TypeVar("_TableT", bound=BaseModel)
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
 
 
 class Settings(BaseModel):
     """The settings of a mesh. Made by `load_settings`; immutable; secrets print as stars.
 
-    Each part has a table: `settings.http.port`.
+    Each part has a table: `settings[HttpSettings].port`, or `settings.http.port`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,45 +56,16 @@ class Settings(BaseModel):
     max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
     """Largest record, at least four times `max_payload_bytes`; an outcome may have half."""
 
-    if TYPE_CHECKING:  # the tables of `meshwright.parts`, joined by `built_in`
-        http: HttpSettings
-        watchdog: WatchdogSettings
-        secrets: SecretsSettings
-        oidc: OidcSettings
-        dapr: DaprSettings
-        tools: ToolsSettings
-        sandbox: SandboxSettings
-        tenants: TenantsSettings
-        presence: PresenceSettings
-        approvals: ApprovalsSettings
-        audit: AuditSettings
-        tracing: TracingSettings
-        prompts: PromptsSettings
-        ledger: LedgerSettings
-        keys: KeysSettings
-        agent_config: AgentConfigSettings
-        llmops: LlmopsSettings
-        evaluations: EvaluationsSettings
-        page: PageSettings
-        experiments: ExperimentsSettings
-        kube: KubeTables
-        models: ModelsSettings
-        context: ContextSettings
-        mcp: McpSettings
-        agents: AgentsSettings
-        people: PeopleSettings
-        figures: FiguresSettings
-        orchestration: OrchestrationSettings
-        mqtt: MqttSettings
-        schedules: SchedulesSettings
-        memories: MemoriesSettings
-        maintenance: MaintenanceSettings
-        retention: RetentionSettings
-        sinks: SinksSettings
-        webhooks: WebhooksSettings
-        channels: ChannelsSettings
-        trees: TreesSettings
-        k8s: K8sSettings
+    def __getitem__(self, table: type[_TableT]) -> _TableT:
+        """The table of a part, by its class. Raises KeyError for a table that no part has."""
+        for value in vars(self).values():
+            if isinstance(value, table):
+                return value
+        raise KeyError(table.__name__)
+
+    def table(self, name: str) -> Any:
+        """The table of a part, by its name: `[mcp]` consists of tables. Raises AttributeError."""
+        return getattr(self, name)
 
     _unread: tuple[ConfigError, ...] = ()
 

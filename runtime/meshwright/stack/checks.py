@@ -16,6 +16,7 @@ from meshwright.core.errors import ServiceFailed
 from meshwright.settings import Settings
 from meshwright.stack.machine import AskRedis, RedisRefused, answers, redis_at
 from meshwright.stack.services import Backends
+from meshwright.stack.settings import DaprSettings
 
 _GRPC_ACTORS = (1, 18)
 """The first release of Dapr whose sidecars call actors over gRPC."""
@@ -48,13 +49,13 @@ async def check_backends(settings: Settings, components: Path, backends: Backend
     Raises ServiceFailed if one of them, or the control plane, does not answer.
     """
     lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
-    if settings.dapr.bus == "mqtt" and settings.dapr.broker_url is None:
+    if settings[DaprSettings].bus == "mqtt" and settings[DaprSettings].broker_url is None:
         lines += check_mosquitto(components / "mosquitto" / "mosquitto.conf")
-    elif settings.dapr.bus == "mqtt":
+    elif settings[DaprSettings].bus == "mqtt":
         where = urlsplit(backends.broker_url)
         await _check_reachable("the MQTT broker", "BROKER_URL", f"{where.hostname}:{where.port or 1883}")
-    await _check_reachable("Dapr's placement", "PLACEMENT", settings.dapr.placement)
-    await _check_reachable("Dapr's scheduler", "SCHEDULER", settings.dapr.scheduler)
+    await _check_reachable("Dapr's placement", "PLACEMENT", settings[DaprSettings].placement)
+    await _check_reachable("Dapr's scheduler", "SCHEDULER", settings[DaprSettings].scheduler)
     return lines
 
 
@@ -72,8 +73,8 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
     """
     number = ".".join(map(str, version))
     if version >= _GRPC_ACTORS:
-        return ("http" if settings.dapr.channel == "http" else "grpc"), []
-    if settings.dapr.channel == "grpc":
+        return ("http" if settings[DaprSettings].channel == "http" else "grpc"), []
+    if settings[DaprSettings].channel == "grpc":
         problem = f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)"
         raise ServiceFailed(problem, remedy='set dapr.channel = "auto", or run daprd 1.18')
     return "http", [

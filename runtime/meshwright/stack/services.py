@@ -20,10 +20,12 @@ from enum import IntEnum
 from pathlib import Path
 
 from meshwright.core.programs import environment_with
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
 from meshwright.settings import Settings
 from meshwright.settings.loading import WARNED
 from meshwright.stack.machine import LOOPBACK, Ports, url_of
+from meshwright.stack.settings import DaprSettings
 
 BROKER_USER, EDGE_USER = "mesh", "edge"
 _ANYBODY = re.compile(r"^allow_anonymous (true|false)$", re.MULTILINE)
@@ -155,8 +157,10 @@ class EdgeRights:
 
     def users(self) -> dict[str, str]:
         """The passwords by user: the edge's, and those of clients and publishers that have one."""
-        others = {client.user: client.password for client in self.settings.mqtt.clients}
-        others |= {name: publisher.password for name, publisher in self.settings.dapr.publishers.items()}
+        others = {client.user: client.password for client in self.settings[MqttSettings].clients}
+        others |= {
+            name: publisher.password for name, publisher in self.settings[DaprSettings].publishers.items()
+        }
         known = {user: secret.get_secret_value() for user, secret in others.items() if secret is not None}
         return {EDGE_USER: self.password, **known}
 

@@ -85,5 +85,5 @@ class DaprSettings(Table):
 
     def check_others(self, settings: Any) -> None:
         """Publishers and MQTT clients are users of one broker."""
-        if both := self.publishers.keys() & {client.user for client in settings.mqtt.clients}:
+        if both := self.publishers.keys() & {client.user for client in settings.table("mqtt").clients}:
             raise ValueError(f"{min(both)} is one of dapr.publishers and of mqtt.clients: give it two names")

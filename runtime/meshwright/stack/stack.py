@@ -16,7 +16,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from meshwright.core.errors import StoreFailed
+from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.broker_rights import lets_anybody_in
+from meshwright.identity.settings import KeysSettings, SecretsSettings
+from meshwright.services.maintenance.settings import MaintenanceSettings
 from meshwright.settings import Settings
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.meta import HELD, read_note
@@ -25,6 +29,7 @@ from meshwright.stack import services
 from meshwright.stack.checks import channel_of, check_backends
 from meshwright.stack.machine import LOOPBACK, Ports, answers, find_program, front_folder, url_of, version_of
 from meshwright.stack.services import EDGE_USER, App, Backends, EdgeRights, Service, new_secret
+from meshwright.stack.settings import DaprSettings
 from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
@@ -88,13 +93,15 @@ class Stack:
         self._supervisor = supervisor
         self._warn = warn
         self._redis_password, self._edge_password = new_secret(), new_secret()
-        self._daprd = find_program("daprd", settings.dapr.bin)
+        self._daprd = find_program("daprd", settings[DaprSettings].bin)
         self._given = self.backends = Backends(
-            broker_url=_text(settings.dapr.broker_url) if settings.dapr.bus == "mqtt" else "",
-            redis_host=settings.dapr.redis_host or "",
-            redis_password=_text(settings.dapr.redis_password),
-            placement=settings.dapr.placement or "",
-            scheduler=settings.dapr.scheduler or "",
+            broker_url=_text(settings[DaprSettings].broker_url)
+            if settings[DaprSettings].bus == "mqtt"
+            else "",
+            redis_host=settings[DaprSettings].redis_host or "",
+            redis_password=_text(settings[DaprSettings].redis_password),
+            placement=settings[DaprSettings].placement or "",
+            scheduler=settings[DaprSettings].scheduler or "",
         )
         self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
@@ -102,15 +109,15 @@ class Stack:
         self._models = next((app for app in apps if app.app_id == _LLM_SERVICE), front)
         [self._models_port] = ports.take(1)
         self._plain = {app.app_id: (LOOPBACK, ports.take(1)[0]) for app in (front, self._models)}
-        if settings.http.tls_cert is None:
+        if settings[HttpSettings].tls_cert is None:
             self._plain.clear()
         self.url = self.local_url = ""
         for line in findings:
             warn(line)
-        for client in () if self._given.broker_url else settings.mqtt.clients:
+        for client in () if self._given.broker_url else settings[MqttSettings].clients:
             if client.password is None:
                 warn(f"mqtt.clients: {client.user} has no password, and cannot log in at the broker")
-        if self._given.broker_url and not (settings.mqtt.url or settings.mqtt.username):
+        if self._given.broker_url and not (settings[MqttSettings].url or settings[MqttSettings].username):
             warn("the MQTT edge logs in with the bus's user: set mqtt.username to one that cannot reach bus/")
 
     async def start_backends(self) -> None:
@@ -146,7 +153,7 @@ class Stack:
 
     def _is_to_be_held(self) -> bool:
         """Whether the front holds the mesh as it starts: so the settings say, or it was restored."""
-        hold, folder = self._settings.maintenance.hold, front_folder(self._settings.data_dir)
+        hold, folder = self._settings[MaintenanceSettings].hold, front_folder(self._settings.data_dir)
         if hold is not None or folder is None or not (folder / FILE_NAME).exists():
             return bool(hold)
         try:
@@ -204,9 +211,10 @@ class Stack:
             "scheduler": ("scheduler", lambda path: services.scheduler(path, ports, folder / "scheduler")),
         }
         return {
-            field: partial(make, find_program(program, settings.dapr.bin))
+            field: partial(make, find_program(program, settings[DaprSettings].bin))
             for field, (program, make) in specs.items()
-            if not getattr(self._given, field) and (field != "broker_url" or settings.dapr.bus == "mqtt")
+            if not getattr(self._given, field)
+            and (field != "broker_url" or settings[DaprSettings].bus == "mqtt")
         }
 
     async def _start_worker(self, app: AppSpec, number: int) -> None:
@@ -221,8 +229,8 @@ class Stack:
         front = spec.front and number == 0
         app = App(
             app_id=spec.app_id,
-            pod=f"{name}.{settings.dapr.namespace}",
-            namespace=settings.dapr.namespace,
+            pod=f"{name}.{settings[DaprSettings].namespace}",
+            namespace=settings[DaprSettings].namespace,
             protocol=self._channel,
             port=port,
             grpc_port=grpc_port,
@@ -234,23 +242,25 @@ class Stack:
             **(self._edge_options() if front else {}),
             "MESH_STORE": "dapr",
             "MESH_DATA_DIR": str(settings.data_dir.absolute() / name),
-            "MESH_DAPR__NAMESPACE": settings.dapr.namespace,
-            "MESH_DAPR__BUS": settings.dapr.bus,
+            "MESH_DAPR__NAMESPACE": settings[DaprSettings].namespace,
+            "MESH_DAPR__BUS": settings[DaprSettings].bus,
             "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
             "MESH_LOG_LEVEL": settings.log_level,
             "MESH_LOG_FORMAT": settings.log_format,
-            "MESH_SECRETS__FILE": str(settings.secrets.file or settings.data_dir.absolute() / SECRET_KEY),
+            "MESH_SECRETS__FILE": str(
+                settings[SecretsSettings].file or settings.data_dir.absolute() / SECRET_KEY
+            ),
         }
         if settings.database is not None:
             options["MESH_DATABASE"] = settings.database.get_secret_value()
         if front or (spec is self._models and number == 0):
-            options["MESH_HTTP__BEHIND_TLS"] = str(settings.http.behind_tls).lower()
-            options["MESH_HTTP__INSECURE"] = str(settings.http.insecure).lower()
-            if settings.keys.admin_token is not None:
-                options["MESH_ADMIN_TOKEN"] = settings.keys.admin_token.get_secret_value()
+            options["MESH_HTTP__BEHIND_TLS"] = str(settings[HttpSettings].behind_tls).lower()
+            options["MESH_HTTP__INSECURE"] = str(settings[HttpSettings].insecure).lower()
+            if (token := settings[KeysSettings].admin_token) is not None:
+                options["MESH_ADMIN_TOKEN"] = token.get_secret_value()
         sidecar = services.daprd(
-            self._daprd, self._ports, self._components, settings.dapr.bus, app, self.backends
+            self._daprd, self._ports, self._components, settings[DaprSettings].bus, app, self.backends
         )
         worker = services.worker(
             name,
@@ -260,9 +270,9 @@ class Stack:
             self._listen(spec, number),
             self._plain.get(spec.app_id) if number == 0 else None,
             replica=spec.front and not front,
-            silent_seconds=settings.watchdog.restart_seconds,
+            silent_seconds=settings[WatchdogSettings].restart_seconds,
         )
-        hold = settings.maintenance.hold
+        hold = settings[MaintenanceSettings].hold
         once = {} if hold is None or not front else {"MESH_MAINTENANCE__HOLD": str(hold).lower()}
         return self._reaching_models(sidecar), replace(worker, once=once)
 
@@ -286,15 +296,15 @@ class Stack:
 
         At a broker that was started here it has a user of its own, which the bus is closed to.
         """
-        settings, broker_url = self._settings, self.backends.broker_url
-        if settings.mqtt.url or not broker_url:
-            return {"MESH_MQTT__URL": settings.mqtt.url} if settings.mqtt.url else {}
+        config, broker_url = self._settings[MqttSettings], self.backends.broker_url
+        if config.url or not broker_url:
+            return {"MESH_MQTT__URL": config.url} if config.url else {}
         where = urlsplit(broker_url)
         user, password = unquote(where.username or ""), unquote(where.password or "")
         if not self._given.broker_url:
             user, password = EDGE_USER, self._edge_password
-        elif settings.mqtt.username:
-            user, password = settings.mqtt.username, _text(settings.mqtt.password)
+        elif config.username:
+            user, password = config.username, _text(config.password)
         return {
             "MESH_MQTT__URL": _shown(broker_url),
             "MESH_MQTT__USERNAME": user,
@@ -306,7 +316,7 @@ class Stack:
         offers_models = app is self._models and number == 0
         port = self._models_port if offers_models else self._ports.take(1)[0]
         if app.front and number == 0:
-            return self._settings.http.host, self._settings.http.port or port
+            return self._settings[HttpSettings].host, self._settings[HttpSettings].port or port
         return LOOPBACK, port
 
 

@@ -26,6 +26,7 @@ from meshwright.roles import ORCHESTRATION
 from meshwright.sandbox.port import Sandbox
 from meshwright.sql.database import Session
 from meshwright.sql.folder import LOCK_NAME, TREES
+from meshwright.tools.settings import ToolsSettings
 from meshwright.trees.leases import Trees
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SHARED_TREE, SharedTree, SharedTrees
@@ -69,10 +70,10 @@ class TreeOperations:
     config: Mapping[str, TreeSettings]
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.trees
+        self.mesh, self.config = mesh, mesh.settings.table("trees")
         sources = {name: _absolute(source, mesh.project) for name, source in self.config.items()}
         shared = SharedTrees(mesh.runtime) if mesh.runtime.is_shared else None
-        workspace = (mesh.project / mesh.settings.tools.workspace).resolve()
+        workspace = (mesh.project / mesh.settings[ToolsSettings].workspace).resolve()
         self._trees = mesh.provide(
             Trees(
                 _folder(mesh),

@@ -68,7 +68,7 @@ class Channels(Component):
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
         """The agents of the channels that have a persona."""
-        for name, channel in settings.channels.items():
+        for name, channel in settings.table("channels").items():
             if channel.persona is not None:
                 yield _made(name, channel, channel.persona)
 

@@ -44,6 +44,7 @@ from meshwright.edges.http.events import Streams
 from meshwright.edges.http.operation_routes import make_routes
 from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.identity.administration import Administration
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.identity.batches import Batches
@@ -140,7 +141,7 @@ def create_app(
         mesh.get(Authenticators),
         mesh.runtime.clock.now,
         tenants=mesh.get(Tenants),
-        max_streams=mesh.settings.http.max_streams,
+        max_streams=mesh.settings[HttpSettings].max_streams,
     )
     bare = {} if only_models else _BARE
     app.add_middleware(_Gate, mesh=mesh, kinds=kinds, bare=bare)
@@ -210,11 +211,11 @@ class _Gate:
         self._authenticator = mesh.get(Authenticators)
         self._single = _SINGLE | {name.encode() for name in self._authenticator.headers}
         self._bare = bare
-        self._allowed = frozenset(map(_host_and_port, mesh.settings.http.allowed_hosts))
+        self._allowed = frozenset(map(_host_and_port, mesh.settings[HttpSettings].allowed_hosts))
         self._names = frozenset(name for name, _ in self._allowed)
-        self._is_behind_tls = mesh.settings.http.behind_tls
+        self._is_behind_tls = mesh.settings[HttpSettings].behind_tls
         self._exposed_names = self._names | {socket.gethostname().lower()}
-        self._is_exposed = not is_loopback(mesh.settings.http.host)
+        self._is_exposed = not is_loopback(mesh.settings[HttpSettings].host)
         self._kinds = kinds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

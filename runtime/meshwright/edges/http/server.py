@@ -19,6 +19,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.tls import Certificate
 from meshwright.ledger.keys import Keys, keys_required
 from meshwright.mesh import Mesh
@@ -88,14 +89,14 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
     missing = []
     if not await keys_required(mesh.get(Keys), settings):
         missing.append(("requires no key", "create one with mesh keys create, or set keys.required = true"))
-    if settings.http.tls_cert is None and not settings.http.behind_tls:
+    if settings[HttpSettings].tls_cert is None and not settings[HttpSettings].behind_tls:
         remedy = (
             "set http.tls_cert and http.tls_key, or give --behind-tls where TLS ends at a proxy before it"
         )
         missing.append(("speaks no TLS", remedy))
     if missing:
         faults, remedies = zip(*missing, strict=True)
-        if settings.http.insecure:
+        if settings[HttpSettings].insecure:
             everybody = (
                 "%s lets other machines in, and this mesh %s: everybody who reaches it may use it or listen"
             )
@@ -153,7 +154,7 @@ async def serving(mesh: Mesh, host: str, port: int, make_app: _MakeApp = create_
 async def _serving(
     mesh: Mesh, listener: socket.socket, make_app: _MakeApp, local: socket.socket | None = None
 ) -> AsyncIterator[Server]:
-    http = mesh.settings.http
+    http = mesh.settings[HttpSettings]
     cert, key = http.tls_cert, http.tls_key
     certificate = Certificate(mesh.project / cert, mesh.project / key) if cert and key else None
     server = Server(mesh, listener, make_app, scheme="https" if certificate else "http")

@@ -44,7 +44,7 @@ class HttpSettings(Table):
 
     def check_others(self, settings: Any) -> None:
         """Behind a proxy everybody looks local, so that keys cannot be left out."""
-        if self.behind_tls and settings.keys.required is False:
+        if self.behind_tls and settings.table("keys").required is False:
             raise ValueError("keys.required = false does not go with http.behind_tls, which requires keys")
 
 

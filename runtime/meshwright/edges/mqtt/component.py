@@ -62,17 +62,17 @@ class MqttEdge:
     """Makes any MQTT client of a broker a caller of the mesh. Make it after the courier, before the start."""
 
     def __init__(self, mesh: Mesh) -> None:
-        settings = mesh.settings
-        assert settings.mqtt.url is not None
-        topics = self._topics = Topics(settings.mqtt.prefix, settings.mqtt.reply_prefix)
+        settings, config = mesh.settings, mesh.settings[MqttSettings]
+        assert config.url is not None
+        topics = self._topics = Topics(config.prefix, config.reply_prefix)
         self._settings = settings
-        self._url = settings.mqtt.url
+        self._url = config.url
         is_tls = self._url.startswith("mqtts:")
         self._tls = BrokerTls(settings, mesh.project, mesh.tell) if is_tls else None
-        self._client_id = f"{settings.mqtt.prefix}-edge"  # always the same, so that our session goes on
+        self._client_id = f"{config.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
-        self._views = Views(topics, self._notices, mesh.facts if settings.mqtt.clients else None)
+        self._views = Views(topics, self._notices, mesh.facts if settings[MqttSettings].clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
         mesh.get(Courier).register(self._outcomes, everywhere=True)
         self._commands = Commands(mesh, topics, self._notices, self._client_id)
@@ -264,9 +264,9 @@ class MqttEdge:
         )
         client.connect_timeout = _DIAL_SECONDS
         client.max_inflight_messages = 0  # no limit of paho's: the connection has its own
-        password = self._settings.mqtt.password
+        password = self._settings[MqttSettings].password
         client.username_pw_set(
-            self._settings.mqtt.username, password.get_secret_value() if password else None
+            self._settings[MqttSettings].username, password.get_secret_value() if password else None
         )
         if self._tls is not None:
             self._tls.reload()

@@ -40,6 +40,7 @@ from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.settings import PresenceSettings
 from meshwright.work.protocol import TaskKey
 
 _MAX_WAITING = 4096  # events; more, and the oldest are dropped
@@ -302,7 +303,7 @@ class RetainedPresence:
     async def show(self, connection: BrokerConnection) -> None:
         """Publish who is there, then each change. Raises BrokerAway."""
         await self._notices.publish(connection, self._status("online"))
-        expiry_seconds = math.ceil(self._mesh.settings.presence.offline_after_seconds)
+        expiry_seconds = math.ceil(self._mesh.settings[PresenceSettings].offline_after_seconds)
         self._changed = {info.agent_id for info in self._mesh.get(Registry).agents()}
         while True:
             changed, self._changed = self._changed, set()

@@ -18,7 +18,7 @@ from meshwright.edges.cloud_events import EventAddress, TaskEvent, accept, envel
 from meshwright.edges.replies.courier import Courier, Sender, until_answered
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.stack.settings import Publisher
+from meshwright.stack.settings import DaprSettings, Publisher
 
 _logger = logging.getLogger("meshwright.edges.bus")
 
@@ -45,7 +45,7 @@ class PublishersComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._stopping = asyncio.Event()
-        self._publishers = mesh.settings.dapr.publishers
+        self._publishers = mesh.settings[DaprSettings].publishers
         if self._publishers and mesh.runtime.has_broker and mesh.role.is_front:
             mesh.get(Courier).register(_BusSender(mesh))
             for name, publisher in self._publishers.items():

@@ -22,6 +22,7 @@ from meshwright.edges.webhooks.component import Source, sources_of
 from meshwright.edges.webhooks.kinds import Item, board_event
 from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
+from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.settings import load_settings
 
 webhooks = group_of(WEBHOOKS)
@@ -66,7 +67,7 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
 
 
 def _sources() -> dict[str, Source]:
-    return dict(sources_of(load_settings(Path()).webhooks))
+    return dict(sources_of(load_settings(Path())[WebhooksSettings]))
 
 
 def _named(name: str, sources: dict[str, Source]) -> Source:

@@ -10,6 +10,7 @@ from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
@@ -55,7 +56,7 @@ class WebhooksComponent(Component, Notifier):
 
     def _check_loopback(self) -> None:
         insecure = [name for name, source in self.sources.items() if source.settings.secret is None]
-        if insecure and self.mesh.settings.http.host not in _LOOPBACK:
+        if insecure and self.mesh.settings[HttpSettings].host not in _LOOPBACK:
             raise ConfigError(
                 f"Source {insecure[0]!r} of [webhooks.sources] has no secret; the mesh listens off loopback",
                 remedy='Set its secret, or http.host = "127.0.0.1"',

@@ -90,7 +90,7 @@ class AgentConfigs(AgentModels):
     config: AgentConfigSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.agent_config
+        self.mesh, self.config = mesh, mesh.settings[AgentConfigSettings]
         mesh.provide(self, AgentModels)
         self.on_read: Callable[[Collection[str]], None] = lambda names: None
         """Called after each read with the names of all configured models."""

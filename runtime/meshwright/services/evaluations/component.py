@@ -13,6 +13,7 @@ from meshwright.mesh import Mesh
 from meshwright.services.evaluations.event_words import FACTS, PAYLOADS
 from meshwright.services.evaluations.judge import judge_of
 from meshwright.services.evaluations.operations import Evaluations
+from meshwright.services.evaluations.settings import EvaluationsSettings
 from meshwright.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class EvaluationsComponent(Component):
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
         """The agent `judge`, where the settings say which models it calls."""
-        return [judge_of(settings.evaluations.judge)] if settings.evaluations.judge else []
+        return [judge_of(settings[EvaluationsSettings].judge)] if settings[EvaluationsSettings].judge else []
 
     def migrations(self) -> Traversable:
         """The tables `evaluations`, `evaluation_items` and `evaluation_tasks`."""

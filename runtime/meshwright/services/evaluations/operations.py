@@ -52,7 +52,7 @@ class Evaluations:
     config: EvaluationsSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.evaluations
+        self.mesh, self.config = mesh, mesh.settings[EvaluationsSettings]
         self._metrics = Metrics(self.config.metrics, mesh.project)
         self._runner = EvaluationRunner(mesh, self._metrics, self.config.parallel)
 

@@ -61,7 +61,7 @@ class Experiments:
     config: ExperimentsSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.experiments
+        self.mesh, self.config = mesh, mesh.settings[ExperimentsSettings]
         self._assignments = Assignments()
         self._guarded: list[ExperimentRow] = []
         self._changed, self._ended = asyncio.Event(), asyncio.Event()

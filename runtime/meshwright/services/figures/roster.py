@@ -15,6 +15,7 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Event
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
+from meshwright.orchestration.settings import PresenceSettings
 from meshwright.services.figures.records import WorkerFigures
 from meshwright.work import Worker
 
@@ -27,7 +28,7 @@ class Roster:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._seconds = mesh.settings.presence.heartbeat_seconds
+        self._seconds = mesh.settings[PresenceSettings].heartbeat_seconds
         self._started_at = mesh.runtime.clock.now()
         self._heard: dict[str, WorkerFigures] = {}
         self._telling: asyncio.Task[None] | None = None

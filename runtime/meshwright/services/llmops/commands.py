@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from meshwright.agents.settings import PromptsSettings
 from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
@@ -115,7 +116,7 @@ def _own_prompts() -> Path:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    own = Path.cwd() / settings.prompts.dir
+    own = Path.cwd() / settings[PromptsSettings].dir
     if prompts_folder(Path.cwd(), settings) != own:
         problem = f"{Path.cwd()} has neither agents nor prompts of its own"
         raise NotFound(problem, remedy="run it in the folder of the project")

@@ -77,7 +77,7 @@ class PromptRegistry:
     config: LlmopsSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.llmops
+        self.mesh, self.config = mesh, mesh.settings[LlmopsSettings]
         self._has_table = mesh.has_log
         self._sharing = SharedPrompts(mesh)
         self._shared_items: Set[Live] | None = None

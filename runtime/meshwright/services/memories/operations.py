@@ -54,7 +54,7 @@ class Memories:
     config: MemoriesSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.memories
+        self.mesh, self.config = mesh, mesh.settings[MemoriesSettings]
         self._purging: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 

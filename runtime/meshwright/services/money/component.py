@@ -16,6 +16,7 @@ from meshwright.ledger.costs import Bucket, since_of
 from meshwright.ledger.proxy import FIRST_DAY, proxy_of
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
+from meshwright.models.settings import ModelsSettings
 from meshwright.toolsets.money import Money
 
 
@@ -57,7 +58,7 @@ class TaskMoney(Component):
 
     async def litellm_spend(self, task: Task, by: str, since: str | None) -> dict[str, str]:
         """The spend that the LiteLLM proxy of the settings has counted, by agent or by tag."""
-        models = self.mesh.settings.models
+        models = self.mesh.settings[ModelsSettings]
         key = models.api_key.get_secret_value() if models.api_key else None
         proxy = proxy_of(models.base_url, key)
         if by == "tag":

@@ -21,6 +21,7 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.redaction import foreign_words
 from meshwright.identity.auth import Unauthenticated
 from meshwright.identity.oidc import IssuerUnavailable, OidcTokens, fetch
+from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
 
 SECONDS = 600
@@ -55,7 +56,7 @@ class CodeFlow:
     """Sends people to the issuer, and takes what they come back with."""
 
     def __init__(self, mesh: Mesh, tokens: OidcTokens) -> None:
-        self._settings = mesh.settings.oidc
+        self._settings = mesh.settings[OidcSettings]
         self._cipher = mesh.cipher
         self._now = mesh.runtime.clock.now
         self._tokens = tokens

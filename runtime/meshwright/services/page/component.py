@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from meshwright.component import Check, Component, Pages
 from meshwright.identity.auth import Authenticator
+from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
 from meshwright.services.page.sessions import Logins
 from meshwright.services.page.settings import PageSettings
@@ -32,7 +33,7 @@ class PageComponent(Component):
         super().__init__(mesh)
         self._logins = mesh.provide(Logins(mesh, self.config))
         self._flow: CodeFlow | None = None
-        if self._is_there and mesh.settings.oidc.login:
+        if self._is_there and mesh.settings[OidcSettings].login:
             from meshwright.identity.oidc import OidcTokens
             from meshwright.services.page.code_flow import CodeFlow
 

@@ -21,7 +21,9 @@ from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, needs, problems, record_misuse
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.events.audit import Audit
+from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
 from meshwright.prompts.history import History, Version
 from meshwright.services.page.sessions import Logins
@@ -103,13 +105,13 @@ def _cookie_name(mesh: Mesh, request: Request) -> str:
 
 def is_secure(mesh: Mesh, request: Request) -> bool:
     """Whether the browser speaks TLS, so that it is to send cookies by TLS alone."""
-    return request.url.scheme == "https" or mesh.settings.http.behind_tls
+    return request.url.scheme == "https" or mesh.settings[HttpSettings].behind_tls
 
 
 @login_router.get("/session", summary="Show how to log in")
 async def _show_ways(mesh: MeshDep) -> LoginWays:
     """Show whether people can log in at an issuer: `GET /session/oidc` sends a browser there then."""
-    oidc = mesh.settings.oidc
+    oidc = mesh.settings[OidcSettings]
     return LoginWays(oidc=urlsplit(oidc.issuer or "").netloc if oidc.login else None)
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection
 
 from meshwright.core.messages import Caller
+from meshwright.edges.http.settings import HttpSettings
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.page.settings import PageSettings
@@ -42,7 +43,7 @@ class Logins:
         Browsers send cookies to all ports of a host, so each port has its own name. With TLS no other host,
         nor a page below one, can set it.
         """
-        http = self._mesh.settings.http
+        http = self._mesh.settings[HttpSettings]
         if http.behind_tls or http.tls_cert:
             return f"__Host-{_COOKIE}"
         port = host.rpartition(":")[2]

@@ -77,7 +77,7 @@ class Schedules:
     config: SchedulesSettings
 
     def __init__(self, mesh: Mesh) -> None:
-        self.mesh, self.config = mesh, mesh.settings.schedules
+        self.mesh, self.config = mesh, mesh.settings[SchedulesSettings]
         self._clock = mesh.runtime.clock
         if mesh.role.is_front:
             self._runner = ScheduleRunner(mesh)
