@@ -1,8 +1,8 @@
 """Writes the tables of the reference pages from the code: `python tools/reference.py`, or `--check` them.
 
 A page has them between `<!-- reference: NAME -->` and `<!-- end -->`. Their texts are the help of commands,
-the first paragraphs of the docstrings of settings and errors, the summaries of routes, and the `payloads` of
-components. reference.toml has the cures of errors, and the places to which names link. Parts of installed
+the first paragraphs of the docstrings of settings and errors, the summaries of routes, and the payloads of
+events. reference.toml has the cures of errors, and the places to which names link. Parts of installed
 packages are left out.
 """
 
@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from meshwright.app import build_mesh
 from meshwright.cli.app import COMMANDS, mesh
+from meshwright.core.payloads import Payload
 from meshwright.edges.http.app import create_app
 from meshwright.parts import ours
 from meshwright.settings.model import built_in
@@ -207,11 +208,12 @@ def models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from models(part)
 
 
-def docstrings(kind: type[BaseModel]) -> dict[str, str]:
+def docstrings(kind: type[BaseModel | Payload]) -> dict[str, str]:
     """Returns the docstrings of the fields of a model, as its source has them."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if base is not BaseModel and issubclass(base, BaseModel) and base.__module__ != "meshwright.settings":
+        is_ours = base.__module__.startswith("meshwright.") and base.__module__ != "meshwright.settings"
+        if is_ours and issubclass(base, BaseModel | Payload):
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             body = tree.body if isinstance(tree, ast.ClassDef) else []
             for field, text in pairwise(body):
@@ -285,9 +287,25 @@ def application() -> FastAPI:
 
 def events() -> Iterator[str]:
     """Yields the types of events with their payloads, those with the same fields in one line."""
-    parts = [part.load(part.component) for part in ours() if part.component]
-    for types, text in sorted(item for part in parts for item in part.payloads.items()):
-        yield f"- {', '.join(linked(name, f'`{name}`') for name in types.split())}: {text}"
+    kinds = (kind for part in ours() if part.events for kind in part.load(part.events))
+    for kind in sorted(kinds, key=lambda kind: kind.event_types):
+        types = ", ".join(linked(name, f"`{name}`") for name in kind.event_types)
+        about = ": ".join(filter(None, (kind.event_listed or ", ".join(payload(kind)), about_of(kind))))
+        yield f"- {types}: {about}"
+
+
+def payload(kind: type[Payload]) -> Iterator[str]:
+    """Yields the fields of a payload, with their docstrings in brackets."""
+    texts = docstrings(kind)
+    for name in kind.__struct_fields__:
+        if name not in kind.event_unlisted:
+            yield f"{name} ({texts[name]})" if name in texts else name
+
+
+def about_of(kind: type[Payload]) -> str:
+    """Returns the docstring of a payload as the end of a sentence."""
+    text = (vars(kind).get("__doc__") or "").partition("\n\n")[0].removesuffix(".")
+    return text[:1].lower() + text[1:]
 
 
 # Errors

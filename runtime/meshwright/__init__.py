@@ -66,8 +66,8 @@ HOMES = {
 
 _ELSEWHERE = {
     "app": "build_mesh",
-    "component": "Actor ActorRef Actors Check Column Component EventWords Mesh Pages Resource Settings Tasks "
-    "Turn Verb turn",
+    "component": "Actor ActorRef Actors Check Column Component Fact Mesh Pages Payload Resource Settings "
+    "Tasks Turn Verb turn",
     "models.named": "ModelSettings open_model with_fallbacks",
     "settings": "load_settings",
 }

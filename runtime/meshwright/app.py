@@ -14,6 +14,7 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.part import Part
+from meshwright.core.payloads import Payload, by_type
 from meshwright.core.plugins import STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
@@ -79,7 +80,7 @@ def build_mesh(
     mesh.provide(GivenModel(model))
     kinds = component_types(settings, parts)
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
-    mesh.facts = _facts(kinds)
+    mesh.events = _events(settings, [*ours(), *of_packages(), *parts])
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
@@ -197,19 +198,18 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
 
 
-def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
-    """The fields that are facts, by type of event. Raises ConfigError where a component names another's."""
-    facts: dict[str, frozenset[str]] = {}
+def _events(settings: Settings, parts: Sequence[Part]) -> dict[str, type[Payload]]:
+    """The payloads of events by type. Raises ConfigError where a part declares another's."""
     owners: dict[str, str] = {}
-    for component in components:
-        for kind in component.facts:
-            family = f"{kind.partition('.')[0]}.*"
-            owner = owners.get(kind) or owners.get(family)
-            if owner is not None and owner != component.name:
-                raise ConfigError(f"Components {owner} and {component.name} both name facts of events {kind}")
-        owners |= dict.fromkeys(component.facts, component.name)
-        facts |= {kind: frozenset(fields.split()) for kind, fields in component.facts.items()}
-    return facts
+    kinds: list[type[Payload]] = []
+    for part in parts:
+        if part.component and part.events and part.is_needed(settings):
+            events = part.load(part.events)
+            kinds += events
+            for event_type in by_type(events):
+                if (owner := owners.setdefault(event_type, part.name)) != part.name:
+                    raise ConfigError(f"Parts {owner} and {part.name} both declare the event {event_type}")
+    return by_type(kinds)
 
 
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:

@@ -10,7 +10,7 @@
 
 Ours are listed in `meshwright.parts`; a package registers its `Part` under the entry point group
 `meshwright.components`. A component overrides what it has to offer, and nothing else. The names that it needs
-are here: actors, the words of its events, its resources, and the mesh with its settings and tasks.
+are here: actors, the payloads of its events, its resources, and the mesh with its settings and tasks.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from meshwright.agent import Agent
-from meshwright.core.display import Column, EventWords, Resource, Verb
+from meshwright.core.display import Column, Resource, Verb
+from meshwright.core.facts import Fact
 from meshwright.core.part import Part
+from meshwright.core.payloads import Payload
 from meshwright.events.projections import Projection
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -50,11 +52,12 @@ __all__ = [
     "Check",
     "Column",
     "Component",
-    "EventWords",
+    "Fact",
     "Figure",
     "Mesh",
     "Pages",
     "Part",
+    "Payload",
     "Resource",
     "Settings",
     "Tasks",
@@ -120,18 +123,6 @@ class Component:
     name: ClassVar[str]
     apps: ClassVar[tuple[str, ...]] = ()
     config: Any
-    facts: ClassVar[Mapping[str, str]] = {}
-    """The fields of its events that a viewer without contents sees, by type: `{"pager.*": "number minutes"}`.
-
-    `family.*` stands for the other types of a family. The names of what an event is about, such as `task_id`
-    and `agent_id`, and the type of an `error` are always seen, texts over 128 characters never.
-    """
-    payloads: ClassVar[Mapping[str, str]] = {}
-    """The fields of the payloads of its events: `{"pager.called pager.missed": "number, minutes (by then)"}`.
-
-    A key names one type, or several with the same fields. Words in brackets explain a field, those behind a
-    colon the event. A text that begins with `the` names a whole record. docs/events.md shows those of ours.
-    """
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh

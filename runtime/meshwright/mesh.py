@@ -17,6 +17,7 @@ from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import Draining, HostError, StoreFailed, TooLarge
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
+from meshwright.core.payloads import Payload
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
@@ -53,7 +54,7 @@ class Mesh:
         self.apps: tuple[str, ...] = ()
         self.components: list[Member] = []
         self.warnings: tuple[str, ...] = ()
-        self.facts: Mapping[str, frozenset[str]] = {}
+        self.events: Mapping[str, type[Payload]] = {}
         self.ready = False
         self.state: Literal["working", "held", "draining"] = "working"
         """Whether it begins work: not while it is `held` from its start on, nor while it is `draining`."""
@@ -143,31 +144,47 @@ class Mesh:
         return f"mesh/{self.runtime.incarnation}"
 
     def event(
-        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **fields: Any
+        self,
+        event: str | Payload,
+        payload: Payload | Mapping[str, Any] | Json | None = None,
+        *,
+        topic: str = "",
+        **fields: Any,
     ) -> Event:
-        """An event of this process, of now; `fields` are further ones of it."""
+        """An event of this process, of now: a payload, or a type and its payload.
+
+        `fields` are further ones of it.
+        """
+        if payload is None:
+            payload = event if isinstance(event, Payload) else {}
         aggregate_id = self.aggregate_id
         return Event(
             id=f"{aggregate_id}/{new_id()}",
-            event_type=event_type,
-            topic=topic,
+            event_type=event.event_type if isinstance(event, Payload) else event,
+            topic=topic or (payload.event_topic if isinstance(payload, Payload) else topics.MESH),
             time=self.runtime.clock.now(),
             aggregate_id=aggregate_id,
-            payload=payload if isinstance(payload, Json) else dict(payload),
+            payload=payload if isinstance(payload, Json | Payload) else dict(payload),
             **fields,
         )
 
     def tell(
-        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **fields: Any
+        self,
+        event: str | Payload,
+        payload: Payload | Mapping[str, Any] | Json | None = None,
+        *,
+        topic: str = "",
+        **fields: Any,
     ) -> None:
         """Put an event of this process into the log, made as `event` makes it.
 
         Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
         """
         try:
-            self.runtime.emit([self.event(event_type, payload, topic=topic, **fields)])
+            self.runtime.emit([self.event(event, payload, topic=topic, **fields)])
         except (HostError, TooLarge) as error:
             level = logging.WARNING if self._failure is None else logging.DEBUG  # that says itself what to do
+            event_type = event.event_type if isinstance(event, Payload) else event
             _logger.log(level, "%s is not recorded: %s", event_type, error)
 
     async def write(

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 
-from meshwright.core.display import EventWords, Resource
+from meshwright.core.display import Resource
 from meshwright.core.errors import ConfigError, NotFound
 from meshwright.core.part import Part
+from meshwright.core.payloads import Payload, by_type
 from meshwright.core.plugins import COMPONENTS, installed
 
 NAMES = (
@@ -93,12 +94,10 @@ def of_packages() -> list[Part]:
     return parts
 
 
-def event_words() -> Mapping[str, EventWords]:
-    """How the events of all parts read, by type; `family.*` stands for the other types of a family."""
-    words: dict[str, EventWords] = {}
-    for part in (*of_packages(), *ours()):
-        words |= part.load(part.words) if part.words else {}
-    return words
+def event_types() -> Mapping[str, type[Payload]]:
+    """The payloads of the events of all parts, by type; `family.*` stands for the other types of a family."""
+    parts = [part for part in (*of_packages(), *ours()) if part.events]
+    return by_type(kind for part in parts for kind in part.load(part.events))
 
 
 def resource(name: str) -> Resource:

@@ -152,7 +152,7 @@ async def test_malformed_events_break_no_reader(tmp_path: Path) -> None:
         assert (await api.mesh.get(Tasks).outcome(await finished_task(api, ADMIN, "echo", "again"))).success
         async for found in api.mesh.log.replay(EventFilter()):
             assert event_line(document(found))
-            event_facts(found, api.mesh.facts)
+            event_facts(found, api.mesh.events)
     data = str(tmp_path / ".mesh")
     for options in (["events", "--limit", "1000"], ["events", "--task", task_id], ["models"], ["status"]):
         done = await mesh(*options, "--data", data)

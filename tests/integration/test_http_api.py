@@ -11,7 +11,7 @@ import pytest
 from meshwright.context.service import ContextClient
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
-from meshwright.parts import event_words
+from meshwright.parts import event_types
 from tests.support.event_logs import payload_fields
 from tests.support.http_mesh import TRACE_ID, Api, http_mesh
 from tests.support.tenants import Asker, fill
@@ -263,7 +263,7 @@ async def test_events_have_the_payloads_that_components_declare(tmp_path: Path) 
     async with http_mesh(tmp_path, Asker, budgets=[budget]) as api:
         await fill(api, "acme")
         declared = payload_fields()
-        assert {name for name in {*event_words(), *api.mesh.facts} if not name.endswith("*")} <= {*declared}
+        assert {name for name in {*event_types(), *api.mesh.events} if not name.endswith("*")} <= {*declared}
         events = await api.mesh.log.query(EventFilter(limit=1000))
         of_the_mesh = [event for event in events if not event.event_type.startswith("app.")]
         assert len({event.event_type for event in of_the_mesh} & {*declared}) > 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from typing import Any
 from meshwright.core.clock import Clock
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
+from meshwright.core.payloads import by_type
 from meshwright.events import table
 from meshwright.events.inbox import InboxProjection
 from meshwright.events.log import EventLog
@@ -101,12 +101,9 @@ def seqs(events: Sequence[Event]) -> list[int]:
 
 def payload_fields() -> dict[str, frozenset[str] | None]:
     """The fields of the payload of each type that our parts declare; None for a whole record."""
-    parts = [part.load(part.component) for part in ours() if part.component]
-    texts = {name: text for part in parts for names, text in part.payloads.items() for name in names.split()}
+    kinds = by_type(kind for part in ours() if part.events for kind in part.load(part.events))
     return {
-        name: None
-        if text.startswith("the ")
-        else frozenset(re.split(", *", re.sub(r" \([^)]*\)", "", text).partition(":")[0]))
-        for name, text in texts.items()
+        name: None if kind.event_listed.startswith("the ") else frozenset(kind.__struct_fields__)
+        for name, kind in kinds.items()
         if not name.endswith("*")
     }

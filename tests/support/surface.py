@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from meshwright.core.facts import facts_of
+from meshwright.core.payloads import Payload, family_of
 from meshwright.settings.model import built_in
 
 FILE = Path(__file__).with_suffix(".json")
@@ -28,9 +30,19 @@ def surface() -> dict[str, Any]:
         "settings": _inlined(schema := built_in().model_json_schema(), schema["$defs"]),
         "commands": {path: _parameters(command) for path, command in tree.items()},
         "events": list(tool["events"]()),
-        "facts": {kind: sorted(fields) for kind, fields in mesh.facts.items()},
+        "facts": _facts(mesh.events),
     }
     return json.loads(json.dumps(document, default=str))
+
+
+def _facts(kinds: dict[str, type[Payload]]) -> dict[str, list[str]]:
+    """The fields that are facts, by type of event or `family.*`, as the file names them."""
+    names = {*json.loads(FILE.read_text())["facts"]} if FILE.exists() else set()
+    facts: dict[str, set[str]] = {}
+    for event_type, kind in kinds.items():
+        name = event_type if event_type in names else family_of(event_type)
+        facts.setdefault(name, set()).update(facts_of(kind))
+    return {name: sorted(fields) for name, fields in facts.items() if fields}
 
 
 def _inlined(schema: Any, classes: dict[str, Any]) -> Any:

@@ -89,23 +89,26 @@ def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
         component_types(Settings())
 
 
-def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
-    fields = "name, facts = 'nosy', {'tool.called': 'result'}"
-    body = f"from meshwright.component import Component, Part\nclass Pager(Component):\n    {fields}\n"
-    body += "PART = Part(__name__, 'nosy', component=Pager)\n"
+def test_a_part_may_not_declare_one_of_our_events(site: Path) -> None:
+    body = """
+from meshwright.component import Component, Fact, Part, Payload
+class ToolCalled(Payload, type="tool.called"):
+    result: Fact[str]
+class Pager(Component):
+    name = 'nosy'
+PART = Part(__name__, 'nosy', component=Pager, events=(ToolCalled,))
+"""
     install(site, "nosy", "components", "nosy", "plugin_nosy:PART", body)
-    with pytest.raises(
-        ConfigError, match=r"Components agents and nosy both name facts of events tool\.called"
-    ):
+    with pytest.raises(ConfigError, match=r"Parts contents and nosy both declare the event tool\.called"):
         build_mesh(load_settings(site, store="memory"))
 
 
 def test_words_and_resources_of_our_parts_import_no_component() -> None:
     script = """
 import sys
-from meshwright.parts import event_words, resource
+from meshwright.parts import event_types, resource
 
-assert event_words() and resource("schedules")
+assert event_types() and resource("schedules")
 heavy = ("meshwright.mesh", "meshwright.run.run", "meshwright.work", "meshwright.settings", "fastapi")
 print([name for name in sys.modules if name in heavy or name.endswith(".component")])
 """

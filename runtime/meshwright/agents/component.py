@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.display import FACTS, PAYLOADS
 from meshwright.agents.loader import (
     bind_agents,
     code_of,
@@ -128,8 +127,6 @@ class AgentsComponent(Component):
     """The agents of this process with their tools, and the worker that runs their tasks."""
 
     name = "agents"
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

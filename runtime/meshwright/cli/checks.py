@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.agents.display import AGENTS, code_changed
+from meshwright.agents.display import AGENTS
+from meshwright.agents.event_types import code_changed
 from meshwright.cli import prompt_history
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk

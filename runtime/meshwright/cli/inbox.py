@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.agents.display import missing
+from meshwright.agents.event_types import AgentMissing
 from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
@@ -370,7 +370,11 @@ def status_text(found: Document) -> str:
     parts = [] if state == "working" else [f"{state}: nothing begins before mesh release"]
     parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
-    parts += ["\n".join(map(missing, found["missing"]))] if found.get("missing") else []
+    parts += (
+        ["\n".join(AgentMissing.from_payload(agent).sentence for agent in found["missing"])]
+        if found.get("missing")
+        else []
+    )
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
     parts += [table(_HELD, found["held"])] if found.get("held") else []
     parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []

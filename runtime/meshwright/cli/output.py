@@ -18,7 +18,6 @@ from meshwright.core.display import (
     MORE,
     Column,
     Document,
-    EventWords,
     join,
     local_time,
     printable,
@@ -26,7 +25,8 @@ from meshwright.core.display import (
     short_id,
     time_of_day,
 )
-from meshwright.parts import event_words
+from meshwright.core.payloads import payload_of
+from meshwright.parts import event_types
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -174,7 +174,7 @@ _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _NARROW_AGENT = 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
-_all_words = cache(event_words)
+_event_types = cache(event_types)
 
 
 class Line(NamedTuple):
@@ -186,21 +186,9 @@ class Line(NamedTuple):
 
 def line_of(event: Document) -> Line | None:
     """The line of an event in the timeline of its task, or None if it is not worth one."""
-    words = _words_of(event)
-    return Line(words.word, _said(words, event)) if words is not None and words.word else None
-
-
-def _words_of(event: Document) -> EventWords | None:
-    kind, known = event["event_type"], _all_words()
-    return known.get(kind) or known.get(f"{kind.partition('.')[0]}.*")
-
-
-def _said(words: EventWords, event: Document) -> str:
-    payload = event.get("payload")
-    try:
-        return printable(join(words.parts(payload if isinstance(payload, dict) else {}, event)))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        return printable(_plain(payload))
+    kind = payload_of(_event_types(), event["event_type"])
+    word = kind.timeline_word(event["event_type"]) if kind is not None else ""
+    return Line(word, _gist(event)) if word else None
 
 
 def event_line(event: Document, width: int | None = None) -> str:
@@ -229,10 +217,14 @@ def event_line(event: Document, width: int | None = None) -> str:
 
 
 def _gist(event: Document) -> str:
-    words = _words_of(event)
-    if words is None or not isinstance(event.get("payload"), dict):
-        return _plain(event.get("payload"))
-    return _said(words, event)
+    payload, kind = event.get("payload"), payload_of(_event_types(), event["event_type"])
+    if kind is None or not isinstance(payload, dict):
+        return _plain(payload)
+    try:
+        parts = kind.from_payload(payload).event_line(event)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # of a third party
+        parts = None
+    return printable(_plain(payload) if parts is None else join(parts))
 
 
 def _plain(payload: Any) -> str:

@@ -7,7 +7,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from meshwright.component import Actors, Component, offered
-from meshwright.context.event_words import FACTS
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryStore
 from meshwright.context.rules import with_defaults
@@ -26,7 +25,6 @@ class ContextComponent(Component):
     """The context of agents: planned by rules, compressed by a model, with memories."""
 
     name = "context"
-    facts = FACTS
     apps = (CONTEXT_SERVICE,)
 
     def __init__(self, mesh: Mesh) -> None:

@@ -7,5 +7,5 @@ PART = Part(
     "context",
     component="component:ContextComponent",
     settings="settings:ContextSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
 )

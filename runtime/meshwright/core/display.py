@@ -1,4 +1,4 @@
-"""How things read: the columns and the verbs of what parts keep, the words of events, and values as text.
+"""How things read: the columns and the verbs of things that parts keep, and values as text.
 
 Routes, client and commands follow from one `Resource`.
 """
@@ -21,18 +21,6 @@ MAX_TEXT = 200
 """The characters that are shown of a text by a model, a tool or a person."""
 _SHORT_ID = 6
 _MAX_DIGITS = 30  # of an amount
-
-
-@dataclass(frozen=True)
-class EventWords:
-    """How an event reads: a word for it in the timeline of its task, and the parts of its line.
-
-    `parts` gets the payload and the whole event; empty parts are left out, and an event that it cannot read
-    is printed field by field. An event without a `word` is not in timelines.
-    """
-
-    word: str
-    parts: Callable[[Document, Document], Sequence[object]]
 
 
 _UNSEEN = re.compile(
@@ -176,6 +164,8 @@ def fault(error: Any) -> str:
     """An error with its type: `ToolFailed: no such file`."""
     if isinstance(error, dict):
         return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
+    if hasattr(error, "message"):
+        return short(f"{error.type or 'error'}: {error.message}")
     return short(error or "")
 
 

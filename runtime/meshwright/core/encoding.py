@@ -58,6 +58,14 @@ def _own(kind: Any, value: Any) -> Any:
     return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
 
 
+def from_plain(kind: Any, value: Any) -> Any:
+    """Plain data as a value of a type. Raises ValueError where it does not fit."""
+    try:
+        return msgspec.convert(value, kind, strict=False, dec_hook=_own)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
 write_struct = msgspec.json.Encoder(enc_hook=_foreign).encode
 """A struct as JSON."""
 
@@ -96,10 +104,7 @@ class Struct(msgspec.Struct, **_OPTIONS):
             return value
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value, builtin_types=_AS_THEY_ARE, enc_hook=_foreign)
-        try:
-            return msgspec.convert(value, cls, strict=False, dec_hook=_own)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from error
+        return from_plain(cls, value)
 
     @classmethod
     def model_validate_json(cls, data: bytes | str) -> Self:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshwright.core.payloads import Payload
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +29,8 @@ class Part:
     """The pydantic model of its table: [name] in mesh.toml, MESH_NAME__FIELD in the environment."""
     needs: tuple[str, ...] = ()
     """Settings, such as `mqtt.url`: while none of them is set, the component has nothing to do."""
-    words: str = ""
-    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
+    events: str | Sequence[type[Payload]] = ""
+    """The payloads of its events: their types, which fields are facts, and how they read."""
     resources: str = ""
     """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
     toolset: str = ""
@@ -45,12 +48,15 @@ class Part:
         """The package that declares it."""
         return self.module.rpartition(".")[0]
 
-    def load(self, name: str | type) -> Any:
-        """Import a thing of the part, such as `component:Pager`; a type is there already."""
+    def load(self, name: Any) -> Any:
+        """Import a thing of the part, such as `component:Pager`; another thing than a name is there already.
+
+        A module with a dot in its name is of another folder.
+        """
         if not isinstance(name, str):
             return name
         module, _, attribute = name.partition(":")
-        return getattr(import_module(f"{self.package}.{module}"), attribute)
+        return getattr(import_module(module if "." in module else f"{self.package}.{module}"), attribute)
 
     def is_needed(self, settings: Any) -> bool:
         """Whether its component joins a mesh with these settings."""

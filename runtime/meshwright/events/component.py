@@ -20,7 +20,6 @@ from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
 from meshwright.events.audit import Audit, aggregate_of
-from meshwright.events.event_words import FACTS, PAYLOADS
 from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
@@ -42,8 +41,6 @@ class AuditComponent(Component):
 
     name = "audit"
     config: AuditSettings
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -7,7 +7,7 @@ AUDIT = Part(
     "audit",
     component="component:AuditComponent",
     settings="settings:AuditSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
 )
 TRACING = Part(
     __name__, "tracing", component="component:TracingComponent", settings="settings:TracingSettings"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.events.projections import Projection
@@ -44,17 +44,6 @@ class KeysComponent(Component):
     """Virtual keys of callers."""
 
     name = "keys"
-    facts: ClassVar[Mapping[str, str]] = {
-        "key.*": "key_id key roles budget created_at expires_at revoked_at",
-        "keys.*": "keys",
-    }
-    payloads: ClassVar[Mapping[str, str]] = {
-        "key.created key.rotated key.revoked": "key_id, agent_id, tenant_id, roles, budget, created_at, "
-        "expires_at, revoked_at, replaced_by, opening",
-        "keys.opened": "keys (how many)",
-        "key.used": "key_id, agent_id: at most every ten minutes",
-        "key.refused": "key_id, agent_id, reason: at most once a minute",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -35,7 +35,7 @@ from meshwright.core.messages import (
     trace_id_of,
 )
 from meshwright.core.operations import Rule, Strict, has_role, is_own, operation, visible_tenant
-from meshwright.core.topics import TASK_PROGRESS
+from meshwright.core.task_events import TaskScored
 from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
@@ -76,7 +76,6 @@ from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.again import Again, Forked
-from meshwright.orchestration.event_words import SCORED
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
@@ -415,9 +414,7 @@ class Operations(Acting):
         SCORE_TASK.check_task(caller, task.requested_by)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         event = self.mesh.event(
-            SCORED,
-            {"name": name, "value": value, "comment": comment, "by": caller.requested_by},
-            topic=TASK_PROGRESS,
+            TaskScored(name=name, value=value, comment=comment, by=caller.requested_by),
             tenant_id=caller.tenant_id,
             task_id=task_id,
             agent_id=record.attempts[-1].agent_id if record.attempts else task.agent_id,
@@ -743,7 +740,7 @@ class Operations(Acting):
                 yield self._facts_of(batch)
 
     def _facts_of(self, events: list[Event]) -> list[Event]:
-        found = (event_facts(event, self.mesh.facts) for event in events)
+        found = (event_facts(event, self.mesh.events) for event in events)
         return [facts for facts in found if facts is not None]
 
 

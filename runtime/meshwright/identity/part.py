@@ -9,6 +9,7 @@ KEYS = Part(
     "keys",
     component="component:KeysComponent",
     settings="settings:KeysSettings",
+    events="meshwright.ledger.event_types:KEY_EVENTS",
     resources="display:RESOURCES",
     commands={
         "keys": "Manage virtual API keys.",

@@ -7,7 +7,7 @@ brings is hidden until it is named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,12 +16,14 @@ from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Forbidden
+from meshwright.core.facts import facts_of
 from meshwright.core.messages import Caller, Event, Fault
 from meshwright.core.operations import Rule as Rule
 from meshwright.core.operations import has_role as has_role
 from meshwright.core.operations import is_own as is_own
 from meshwright.core.operations import require as require
 from meshwright.core.operations import visible_tenant as visible_tenant
+from meshwright.core.payloads import Payload, payload_of
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
 from meshwright.models.port import CallContext
@@ -97,16 +99,16 @@ _MAX_CHARS = 128
 _MAX_ITEMS = 64
 
 
-def event_facts(event: Event, known: Mapping[str, Set[str]]) -> Event | None:
+def event_facts(event: Event, kinds: Mapping[str, type[Payload]]) -> Event | None:
     """An event without its contents; None for a piece of an answer, which is nothing else.
 
-    `known` has the fields of payloads that are facts, by type of event or `family.*`.
+    `kinds` has the payloads by type of event or `family.*`.
     """
-    kind = event.event_type
-    if kind == topics.MODEL_DELTA:
+    if event.event_type == topics.MODEL_DELTA:
         return None
+    kind = payload_of(kinds, event.event_type)
     fields: Mapping[str, Any] = {} if event.topic.startswith(topics.APPLICATION) else event.fields
-    names = _ALWAYS | (known.get(kind) or known.get(f"{kind.partition('.')[0]}.*") or frozenset())
+    names = _ALWAYS if kind is None else _ALWAYS | facts_of(kind)
     facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
     error = fields.get("error")
     if isinstance(error, dict) and isinstance(error.get("type"), str):

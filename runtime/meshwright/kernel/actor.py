@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, as_json
 from meshwright.core.messages import Event, trace_id_of
+from meshwright.core.payloads import Payload
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
 _ITEM_BYTES = 1_000  # at most, of a message, event or record beside what it holds: ids and names
@@ -90,8 +91,8 @@ class Turn:
 
     def publish(
         self,
-        topic: str,
-        event_type: str,
+        topic: str | Payload,
+        event_type: str = "",
         payload: Any = None,
         *,
         task_id: str | None = None,
@@ -99,7 +100,12 @@ class Turn:
         tenant_id: str = "default",
         idempotency_key: str | None = None,
     ) -> None:
-        """Publish an event: to the subscribers of its topic, at least once, and into the event log."""
+        """Publish an event: to the subscribers of its topic, at least once, and into the event log.
+
+        Give it a payload, or a topic, a type and a payload.
+        """
+        if isinstance(topic, Payload):
+            topic, event_type, payload = topic.event_topic, topic.event_type, topic
         self.size += len(idempotency_key or "")
         self.events.append(
             Event(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
@@ -360,18 +360,6 @@ class LedgerComponent(Component):
     """Budgets, of the settings and of agents, each with its account."""
 
     name = "ledger"
-    facts: ClassVar[Mapping[str, str]] = {
-        "budget.*": "budget scope key limit_usd spent_usd reserved_usd window renews_at hard on_empty "
-        "cheaper_tag amount_usd denied_by cheaper",
-        "allowance.*": "name scope of limit_usd window on_empty",
-    }
-    payloads: ClassVar[Mapping[str, str]] = {
-        "budget.opened budget.warned budget.exceeded": "budget, scope, key, limit_usd, spent_usd, "
-        "reserved_usd, window, renews_at, hard, on_empty, cheaper_tag, inline, tenant_id: it begins, is at "
-        "80 %, is empty",
-        "budget.raised budget.denied": "the budget, with amount_usd and cheaper, or reason and denied_by",
-        "allowance.set allowance.removed": "name, scope, of, limit_usd, window, tenant_id, on_empty, hard",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

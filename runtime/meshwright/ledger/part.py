@@ -7,6 +7,7 @@ PART = Part(
     "ledger",
     component="component:LedgerComponent",
     settings="settings:LedgerSettings",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "money": "Show costs and budgets, raise budgets, allow agents an amount a day.",

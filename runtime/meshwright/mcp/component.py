@@ -11,7 +11,6 @@ from meshwright.mcp.consent import (
     CONSENT,
     ConsentActor,
 )
-from meshwright.mcp.display import FACTS, PAYLOADS
 from meshwright.mcp.operations import McpOperations
 from meshwright.mcp.sign_in import SIGN_IN, SignInActor
 from meshwright.mesh import Mesh
@@ -25,8 +24,6 @@ class McpComponent(Component):
     """Provides the MCP servers of a mesh, with their routes."""
 
     name = "mcp"
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

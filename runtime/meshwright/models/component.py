@@ -35,7 +35,6 @@ from meshwright.models.circuits import (
     Retrying,
     recovered,
 )
-from meshwright.models.event_words import FACTS, PAYLOADS
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     Adapter,
@@ -73,8 +72,6 @@ class ModelsComponent(Component):
 
     name = "models"
     config: ModelsSettings
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -7,7 +7,7 @@ PART = Part(
     "models",
     component="component:ModelsComponent",
     settings="settings:ModelsSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
     commands={
         "models": "Show groups, deployments, tags and prices; say where a call goes.",
     },

@@ -19,7 +19,6 @@ from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
-from meshwright.orchestration.event_words import FACTS, PAYLOADS
 from meshwright.orchestration.missing import MissingAgents
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
@@ -40,8 +39,6 @@ class OrchestrationComponent(Component):
 
     name = "orchestration"
     config: OrchestrationSettings
-    facts = FACTS
-    payloads = PAYLOADS
     apps = (ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:

@@ -9,5 +9,5 @@ ORCHESTRATION = Part(
     "orchestration",
     component="component:OrchestrationComponent",
     settings="settings:OrchestrationSettings",
-    words="event_words:WORDS",
+    events="meshwright.core.task_events:EVENTS",
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from meshwright.component import Component
 from meshwright.events.audit import Audit
@@ -16,30 +15,6 @@ class ContentsComponent(Component):
     """Erases contents of tasks, and what was said at the steps of old ones after the days of the settings."""
 
     name = "contents"
-    facts: ClassVar[Mapping[str, str]] = {"contents.*": "tasks ended_before"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "contents.pruned": "tasks, ended_before, last: what was said at their steps was deleted",
-        "answer.kept": "asked, answered_by: a restarted run takes the former answer",
-        "file.attached": "name, media_type, size",
-        "limit.steps limit.no_progress limit.tokens limit.money limit.time": "limit, most (its value), "
-        "setting, ends (tools or calls)",
-        "calls.refused": "calls, most, setting: of one reply, which had too many",
-        "reply.cut_off": "text, tool_calls: it ended at max_tokens",
-        "run.progress": "text",
-        "run.state": "state, reason",
-        "step.finished": "name, duration_ms",
-        "structure.invalid": "shape, error, raw (the answer)",
-        "tool.called": "tool, arguments, changed_by, ok, error, result, duration_ms",
-        "memory.recalled": "count, tokens",
-        "memory.unavailable": "error",
-        "memory.stored": "memory_id, scope, kind, status, trust, text_chars",
-        "context.received": "sender, constraints, known_failures, questions",
-        "context.compressed": "method, input_tokens, output_tokens, validation_passed, error, tokens, "
-        "ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd",
-        "context.kept": "tokens, ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd: shortening "
-        "would cost more",
-        "context.shortened": "how, messages, tokens_before, tokens_after, error",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

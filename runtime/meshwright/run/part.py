@@ -2,4 +2,6 @@
 
 from meshwright.core.part import Part
 
-PART = Part(__name__, "contents", component="component:ContentsComponent")
+PART = Part(
+    __name__, "contents", component="component:ContentsComponent", events="meshwright.core.step_events:EVENTS"
+)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Iterable
 
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError, ToolFailed
@@ -21,10 +20,6 @@ class SandboxComponent(Component):
 
     name = "sandbox"
     config: SandboxSettings
-    facts: ClassVar[Mapping[str, str]] = {"sandbox.*": "host port"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "sandbox.host_refused": "host, port, reason",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

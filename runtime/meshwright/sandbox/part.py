@@ -7,5 +7,5 @@ PART = Part(
     "sandbox",
     component="component:SandboxComponent",
     settings="settings:SandboxSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
 )

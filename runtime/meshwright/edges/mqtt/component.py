@@ -6,9 +6,9 @@ import asyncio
 import logging
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
@@ -72,7 +72,7 @@ class MqttEdge:
         self._client_id = f"{config.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
-        self._views = Views(topics, self._notices, mesh.facts if settings[MqttSettings].clients else None)
+        self._views = Views(topics, self._notices, mesh.events if settings[MqttSettings].clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
         mesh.get(Courier).register(self._outcomes, everywhere=True)
         self._commands = Commands(mesh, topics, self._notices, self._client_id)
@@ -316,13 +316,6 @@ class MqttComponent(Component):
 
     name = "mqtt"
     config: MqttSettings
-    facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "edge.connected": "broker, session_present",
-        "edge.disconnected": "broker, reason",
-        "edge.refused": "topic, problem, answered, count",
-        "edge.dropped": "topic, what, reason, count",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

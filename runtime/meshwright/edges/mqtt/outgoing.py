@@ -12,7 +12,7 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from meshwright.core import __version__
@@ -21,6 +21,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller, Event
+from meshwright.core.payloads import Payload
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
 from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
 from meshwright.edges.mqtt.connection import (
@@ -219,13 +220,13 @@ class Notices:
 class Views:
     """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits.
 
-    With `facts`, the fields that a caller without contents sees, each is shown without its contents too.
+    With the `kinds` of payloads, each event is shown without its contents too.
     """
 
-    def __init__(self, topics: Topics, notices: Notices, facts: Mapping[str, Set[str]] | None) -> None:
+    def __init__(self, topics: Topics, notices: Notices, kinds: Mapping[str, type[Payload]] | None) -> None:
         self._topics = topics
         self._notices = notices
-        self._facts = facts
+        self._kinds = kinds
         self._waiting: deque[tuple[Publication, ...]] = deque()
         self._waiting_bytes = 0
         self._news = asyncio.Event()
@@ -269,7 +270,7 @@ class Views:
             encode(event)
         ).tobytes()  # a copy: an encoder's bytes hold up to half as many more
         yield Publication(self._topics.event(event), payload, qos=0)
-        facts = None if self._facts is None else event_facts(event, self._facts)
+        facts = None if self._kinds is None else event_facts(event, self._kinds)
         if facts is not None:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:

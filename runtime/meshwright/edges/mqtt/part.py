@@ -8,4 +8,5 @@ PART = Part(
     component="component:MqttComponent",
     settings="settings:MqttSettings",
     needs=("mqtt.url",),
+    events="meshwright.edges.event_types:MQTT_EVENTS",
 )

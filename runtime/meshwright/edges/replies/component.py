@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import ClassVar
 
 from meshwright.component import Component
 from meshwright.edges.replies.courier import Courier
@@ -16,10 +14,6 @@ class RepliesComponent(Component):
     """Provides the courier, with its tables."""
 
     name = "replies"
-    facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "reply.dropped reply.delayed": "scheme, reason, retry_at: an outcome cannot be sent, or not now",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from meshwright.agent import AgentTypes
@@ -37,12 +37,6 @@ class WebhooksComponent(Component, Notifier):
 
     name = "webhooks"
     config: WebhooksSettings
-    facts: ClassVar[Mapping[str, str]] = {"webhook.*": "tasks"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "webhook.received": "source, delivery, event, tasks",
-        "webhook.failed": "source, rule, delivery, reason",
-        "board.*": "source, delivery, repository, number, title, actor, url",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

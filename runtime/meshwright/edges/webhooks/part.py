@@ -7,6 +7,7 @@ PART = Part(
     "webhooks",
     component="component:WebhooksComponent",
     settings="settings:WebhooksSettings",
+    events="meshwright.edges.event_types:WEBHOOK_EVENTS",
     needs=("webhooks.sources", "webhooks.rules", "webhooks.push", "webhooks.notify"),
     commands={
         "webhooks": "List webhook sources and rules; try a delivery.",

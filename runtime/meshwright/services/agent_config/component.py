@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component
 from meshwright.mesh import Mesh
@@ -20,11 +20,6 @@ class AgentConfigComponent(Component):
     """Provides the configurations of agents, with their table and routes."""
 
     name = "agent_config"
-    payloads: ClassVar[Mapping[str, str]] = {
-        "agent_config.created agent_config.changed": "agent_id, is_default, changed (fields), config",
-        "agent_config.deleted": "agent_id, is_default, changed",
-        "subscriber.dropped": "channel, reason: a WebSocket client that did not read",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -7,6 +7,7 @@ PART = Part(
     "agent_config",
     component="component:AgentConfigComponent",
     settings="settings:AgentConfigSettings",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "config": "Change what a mesh does while it runs.",

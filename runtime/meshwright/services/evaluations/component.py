@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from meshwright.agent import Agent
 from meshwright.component import Component
 from meshwright.mesh import Mesh
-from meshwright.services.evaluations.event_words import FACTS, PAYLOADS
 from meshwright.services.evaluations.judge import judge_of
 from meshwright.services.evaluations.operations import Evaluations
 from meshwright.services.evaluations.settings import EvaluationsSettings
@@ -24,8 +23,6 @@ class EvaluationsComponent(Component):
     """Provides the evaluations of a mesh, with their tables and routes."""
 
     name = "evaluations"
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -22,7 +22,7 @@ from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.evaluations import table
 from meshwright.services.evaluations.data import SelectedItem, read_data
-from meshwright.services.evaluations.event_words import STARTED
+from meshwright.services.evaluations.event_types import EvaluationStarted
 from meshwright.services.evaluations.measure import Metrics
 from meshwright.services.evaluations.records import (
     EvaluationItemPage,
@@ -114,8 +114,10 @@ class Evaluations:
             created_at=self.mesh.runtime.clock.now().timestamp(),
         )
         tasks = [(item.state.task_id, number) for number, item in enumerate(items, 1) if item.state.task_id]
-        known = {"evaluation_id": key.evaluation_id, "items": len(items), "requested_by": caller.requested_by}
-        event = self.mesh.event(STARTED, known, tenant_id=key.tenant_id)
+        payload = EvaluationStarted(
+            evaluation_id=key.evaluation_id, items=len(items), requested_by=caller.requested_by
+        )
+        event = self.mesh.event(payload, tenant_id=key.tenant_id)
         limits = (self.config.max_kept, self.config.max_open)
         subject = f"evaluations/{key.evaluation_id}"
         async with self.mesh.get(Audit).change(caller, "evaluation.made", subject, {"items": len(items)}):

@@ -7,7 +7,7 @@ PART = Part(
     "evaluations",
     component="component:EvaluationsComponent",
     settings="settings:EvaluationsSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "evaluate": "Evaluate an agent on a file of questions, for CI.",

@@ -17,7 +17,7 @@ from meshwright.edges.replies.courier import until_answered
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.evaluations import table
-from meshwright.services.evaluations.event_words import ENDED
+from meshwright.services.evaluations.event_types import EvaluationEnded
 from meshwright.services.evaluations.judge import preference_payload, read_verdict, score_payload
 from meshwright.services.evaluations.measure import Metrics
 from meshwright.services.evaluations.records import (
@@ -106,10 +106,11 @@ class EvaluationRunner:
         items_of = await self._mesh.database.read(table.facts, [key])
         row = await self._mesh.database.read(table.find, key)
         summary = summary_of(row, items_of[key.evaluation_id])
-        payload = summary.model_dump(mode="json", include={"evaluation_id", "items", "failed", "cost_usd"})
-        event = self._mesh.event(ENDED, payload, tenant_id=key.tenant_id)
+        fields = summary.model_dump(mode="json", include={*EvaluationEnded.__struct_fields__})
+        payload = EvaluationEnded(**fields)
+        event = self._mesh.event(payload, tenant_id=key.tenant_id)
         now = self._mesh.runtime.clock.now().timestamp()
-        await self._mesh.write(table.end, event, key, now, summary.failed, payload["cost_usd"])
+        await self._mesh.write(table.end, event, key, now, summary.failed, payload.cost_usd)
 
     async def _work(self, key: EvaluationKey, spec: Spec, number: int) -> None:
         async with self._slots:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from meshwright.component import Component
 from meshwright.events.projections import Projection
 from meshwright.mesh import Mesh
-from meshwright.services.experiments.display import FACTS, PAYLOADS
 from meshwright.services.experiments.operations import Experiments
 from meshwright.services.experiments.projection import ExperimentProjection
 
@@ -20,8 +19,6 @@ class ExperimentsComponent(Component):
     """Provides the experiments of a mesh, with their lists and routes."""
 
     name = "experiments"
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -1,46 +1,14 @@
-"""Experiments, as the client, the commands and the events show them."""
+"""How experiments are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from meshwright.core.display import Column, Document, EventWords, Resource, Verb, local_time, short
-
-CREATED, STARTED, STOPPED, SEEN = (f"experiment.{what}" for what in ("created", "started", "stopped", "seen"))
-FACTS: Mapping[str, str] = {
-    CREATED: "experiment_id name agent_id variants unit metric",
-    STARTED: "experiment_id name agent_id runs_over",
-    STOPPED: "experiment_id name agent_id action reason stopped_by variant metric",
-    SEEN: "experiment_id name agent_id seen_by",
-}
-PAYLOADS: Mapping[str, str] = {
-    "experiment.created": "experiment_id, name, agent_id, variants, unit, metric",
-    "experiment.started": "experiment_id, name, agent_id, runs_over",
-    "experiment.stopped": "experiment_id, name, agent_id, stopped_by, action, variant, metric, reason",
-    "experiment.seen": "experiment_id, name, agent_id, seen_by",
-}
+from meshwright.core.display import Column, Document, Resource, Verb, local_time
 
 
 def _names(experiment: Document) -> str:
     return ", ".join(variant["name"] for variant in experiment["variants"])
 
 
-def _created(said: Document, event: Document) -> Sequence[object]:
-    return (f"{said['name']} tries {', '.join(said['variants'])} on {said['agent_id']}",)
-
-
-def _stopped(said: Document, event: Document) -> Sequence[object]:
-    how = "is rolled back" if said.get("action") == "rollback" else "is stopped"
-    by = f" by {said['stopped_by']}" if said.get("stopped_by") else ""
-    return (f"{said['name']} on {said['agent_id']} {how}{by}", short(said.get("reason") or ""))
-
-
-WORDS: Mapping[str, EventWords] = {
-    CREATED: EventWords("experiment", _created),
-    STARTED: EventWords("experiment", lambda said, _: (f"{said['name']} runs over {said['runs_over']}",)),
-    STOPPED: EventWords("experiment", _stopped),
-    SEEN: EventWords("experiment", lambda said, _: (f"{said['name']} was seen by {said['seen_by']}",)),
-}
 EXPERIMENTS = Resource(
     "experiments",
     "/v1/experiments",

@@ -10,7 +10,7 @@ from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import Question, question_id
 from meshwright.events.inbox_sources import SourcePage
 from meshwright.services.experiments import table
-from meshwright.services.experiments.display import SEEN, STOPPED
+from meshwright.services.experiments.event_types import ExperimentSeen, ExperimentStopped
 from meshwright.services.experiments.table import ExperimentRow
 from meshwright.sql.database import Database
 
@@ -23,7 +23,7 @@ class StoppedByGuards:
     """Lists experiments that a guard has stopped. Any answer says that a person has seen it."""
 
     name = "experiment"
-    event_types: Collection[str] = (STOPPED, SEEN)
+    event_types: Collection[str] = (ExperimentStopped.event_type, ExperimentSeen.event_type)
 
     def __init__(self, database: Database, note: Note) -> None:
         self._database = database

@@ -23,7 +23,13 @@ from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.experiments import table
 from meshwright.services.experiments.assignment import Assignments
-from meshwright.services.experiments.display import CREATED, SEEN, STARTED, STOPPED
+from meshwright.services.experiments.event_types import (
+    ExperimentCreated,
+    ExperimentPayload,
+    ExperimentSeen,
+    ExperimentStarted,
+    ExperimentStopped,
+)
 from meshwright.services.experiments.inbox import StoppedByGuards
 from meshwright.services.experiments.projection import SCORED
 from meshwright.services.experiments.records import (
@@ -80,7 +86,7 @@ class Experiments:
         if not self.mesh.has_log:
             return
         listen = self.mesh.runtime.listen
-        changes = (STARTED, STOPPED)
+        changes = (ExperimentStarted.event_type, ExperimentStopped.event_type)
         self._unlisten = [
             listen(topics.MESH, lambda _: self._changed.set(), changes, sealed=True),
             listen("#", lambda _: self._ended.set(), (*sorted(FINAL), SCORED), sealed=True),
@@ -144,7 +150,7 @@ class Experiments:
             "unit": wanted.unit,
             "metric": wanted.metric,
         }
-        await self._change(caller, CREATED, row, known, table.add, row, self.config.max_experiments)
+        await self._change(caller, ExperimentCreated, row, known, table.add, row, self.config.max_experiments)
         return row.shown
 
     async def run(self, caller: Caller, experiment_id: str, wanted: ExperimentRunRequest) -> ExperimentRun:
@@ -166,7 +172,7 @@ class Experiments:
         if wanted.inputs is not None:
             operation_of(Operations.submit).rule.check(caller)
         key = caller.tenant_id, experiment_id
-        await self._change(caller, STARTED, row, {"runs_over": over}, table.start, *key, over)
+        await self._change(caller, ExperimentStarted, row, {"runs_over": over}, table.start, *key, over)
         task_ids = await self._submit(caller, row, wanted)
         return ExperimentRun(experiment=(await self._find(caller, experiment_id)).shown, task_ids=task_ids)
 
@@ -174,8 +180,8 @@ class Experiments:
         """Stop an experiment for good. Tasks that have a variant keep it. Durable at the return."""
         CHANGE.check(caller)
         row = await self._find(caller, experiment_id)
-        known = {"stopped_by": caller.requested_by}
-        await self._change(caller, STOPPED, row, known, table.stop, caller.tenant_id, experiment_id, known)
+        known, key = {"stopped_by": caller.requested_by}, (caller.tenant_id, experiment_id)
+        await self._change(caller, ExperimentStopped, row, known, table.stop, *key, known)
         return (await self._find(caller, experiment_id)).shown
 
     async def see(self, caller: Caller, experiment_id: str) -> None:
@@ -183,7 +189,7 @@ class Experiments:
         NOTE.check(caller)
         row = await self._find(caller, experiment_id)
         key = caller.tenant_id, experiment_id
-        await self._change(caller, SEEN, row, {"seen_by": caller.requested_by}, table.see, *key)
+        await self._change(caller, ExperimentSeen, row, {"seen_by": caller.requested_by}, table.see, *key)
 
     async def _submit(self, caller: Caller, row: ExperimentRow, wanted: ExperimentRunRequest) -> list[str]:
         """Submit tasks for inputs: all variants of an input one after the other, so that none is ahead."""
@@ -226,23 +232,22 @@ class Experiments:
     async def _change(
         self,
         caller: Caller,
-        event_type: str,
+        kind: type[ExperimentPayload],
         row: ExperimentRow,
         known: dict[str, Any],
         write: Callable[..., Any],
         *args: Any,
     ) -> None:
         """Make a change with the event that tells of it, and go by it in this process when this returns."""
-        event = self._event(event_type, row, known)
-        async with self.mesh.get(Audit).change(
-            caller, event_type, f"experiments/{row.experiment_id}", {"agent_id": row.agent_id, **known}
-        ):
+        event = self._event(kind, row, known)
+        subject, details = f"experiments/{row.experiment_id}", {"agent_id": row.agent_id, **known}
+        async with self.mesh.get(Audit).change(caller, kind.event_type, subject, details):
             await self.mesh.write(write, event, *args)
         await self._refresh()
 
-    def _event(self, event_type: str, row: ExperimentRow, known: dict[str, Any]) -> Event:
-        named = {"experiment_id": row.experiment_id, "name": row.wanted.name, "agent_id": row.agent_id}
-        return self.mesh.event(event_type, {**named, **known}, tenant_id=row.tenant_id)
+    def _event(self, kind: type[ExperimentPayload], row: ExperimentRow, fields: dict[str, Any]) -> Event:
+        names = {"experiment_id": row.experiment_id, "name": row.wanted.name, "agent_id": row.agent_id}
+        return self.mesh.event(kind(**names, **fields), tenant_id=row.tenant_id)
 
     async def _find(self, caller: Caller, experiment_id: str) -> ExperimentRow:
         return await self.mesh.database.read(table.find, caller.tenant_id, experiment_id)
@@ -290,7 +295,8 @@ class Experiments:
         if found is None or row.wanted.guard is None:
             return
         known = {"action": row.wanted.guard.action, "reason": found.reason, "stopped_by": "guard"}
-        event = self._event(STOPPED, row, {**known, "variant": found.variant, "metric": found.metric})
+        cause = {"variant": found.variant, "metric": found.metric}
+        event = self._event(ExperimentStopped, row, {**known, **cause})
         await self.mesh.write(table.stop, event, row.tenant_id, row.experiment_id, known)
         await self._refresh()
 

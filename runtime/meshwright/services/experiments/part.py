@@ -7,7 +7,7 @@ PART = Part(
     "experiments",
     component="component:ExperimentsComponent",
     settings="settings:ExperimentsSettings",
-    words="display:WORDS",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "experiments": "Try variants of prompts, models and agents on live tasks.",

@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component
 from meshwright.mesh import Mesh
-from meshwright.services.llmops.event_words import (
-    FACTS,
-    PAYLOADS,
-)
 from meshwright.services.llmops.operations import PromptRegistry
 
 if TYPE_CHECKING:
@@ -23,8 +19,6 @@ class RegistryComponent(Component):
     """Provides the registered prompts of a mesh, with their tables and routes."""
 
     name = "llmops"
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

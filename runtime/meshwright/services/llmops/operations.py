@@ -16,6 +16,7 @@ from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError, InvalidInput, NotFound, PromptError
 from meshwright.core.messages import Caller, Event
+from meshwright.core.payloads import by_type
 from meshwright.events.audit import Audit
 from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.identity.rules import Rule
@@ -24,12 +25,12 @@ from meshwright.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.prompts.sources import NO_RUN
 from meshwright.roles import FRONT
 from meshwright.services.llmops import table
-from meshwright.services.llmops.event_words import (
-    DELETED,
-    LABELLED,
-    REGISTERED,
-    SHARED,
-    UNLABELLED,
+from meshwright.services.llmops.event_types import (
+    EVENTS,
+    PromptDeleted,
+    PromptLabelled,
+    PromptRegistered,
+    PromptUnlabelled,
 )
 from meshwright.services.llmops.records import (
     MAX_VERSION,
@@ -59,6 +60,9 @@ _MAX_TRIED = 100  # versions whose texts a process keeps, beside the live ones
 _TOLD_SECONDS = 10.0  # after which a worker that cannot begin says so
 _UNREAD = "registered prompts"  # the reason of a worker's hold
 _AGAIN_SECONDS = 5.0  # after an event, which the front may hear later than its workers do
+_SHARED = "prompt.shared"
+"""Tells workers without a database that a front has shared the live versions with them. No log has it."""
+_Change = PromptDeleted | PromptLabelled | PromptUnlabelled
 _logger = logging.getLogger("meshwright.prompts")
 
 
@@ -117,8 +121,8 @@ class PromptRegistry:
         """Read them, and again after each change."""
         self._is_running, self._started_at = True, self.mesh.runtime.clock.now()
         self.mesh.get(Worker).hold(_UNREAD)
-        changes = (REGISTERED, LABELLED, UNLABELLED, DELETED)
-        kinds = changes if self._has_table else (*changes, SHARED)
+        changes = by_type(EVENTS)
+        kinds = (*changes,) if self._has_table else (*changes, _SHARED)
         self._unlisten = self.mesh.runtime.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
             await self._refresh()
@@ -262,7 +266,7 @@ class PromptRegistry:
             self._due_at = self.mesh.runtime.clock.now()
             return False
         self._shared_items = texts.keys()
-        self.mesh.runtime.broadcast(self.mesh.event(SHARED, {}))
+        self.mesh.runtime.broadcast(self.mesh.event(_SHARED, {}))
         return True
 
     def _tell_held(self, reason: str) -> None:
@@ -368,48 +372,43 @@ class PromptRegistry:
         is_live = PRODUCTION in (await self._find(caller, name)).labels
         if is_live:
             PROTECT.check(caller)
-        await self._change(caller, DELETED, {"name": name}, table.delete, name, also_live=is_live)
+        await self._change(caller, PromptDeleted(name=name), table.delete, name, also_live=is_live)
 
     async def label(self, caller: Caller, name: str, label: str, version: int) -> PromptSummary:
         """Point a label at a version: agents use `production` from their next attempt on. Raises NotFound."""
         _check_label(caller, label)
         await self._find(caller, name, version)
-        moved = {"name": name, "label": label, "version": version}
-        await self._change(caller, LABELLED, moved, table.set_label, name, label, version)
+        moved = PromptLabelled(name=name, label=label, version=version)
+        await self._change(caller, moved, table.set_label, name, label, version)
         return PromptSummary.of(await self._find(caller, name))
 
     async def unlabel(self, caller: Caller, name: str, label: str) -> None:
         """Delete a label; without `production` agents use their files again. Raises NotFound."""
         _check_label(caller, label)
         await self._find(caller, name, label=label)
-        removed = {"name": name, "label": label}
-        await self._change(caller, UNLABELLED, removed, table.delete_label, name, label)
+        removed = PromptUnlabelled(name=name, label=label)
+        await self._change(caller, removed, table.delete_label, name, label)
 
     async def _add(
         self, caller: Caller, name: str, wanted: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
     ) -> PromptVersion:
         own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.runtime.clock.now()
         row = row_of(caller.tenant_id, name, wanted, caller.requested_by, now, own)
-        known = {"name": name, "digest": row.digest, "author": row.author, "message": row.message}
-        event = self.mesh.event(REGISTERED, known, tenant_id=caller.tenant_id)
+        payload = PromptRegistered(name=name, digest=row.digest, author=row.author, message=row.message)
+        event = self.mesh.event(payload, tenant_id=caller.tenant_id)
         limits = (self.config.max_prompts, self.config.max_versions)
-        async with self.mesh.get(Audit).change(caller, REGISTERED, _subject(name), {"digest": row.digest}):
+        action, details = payload.event_type, {"digest": row.digest}
+        async with self.mesh.get(Audit).change(caller, action, _subject(name), details):
             number = await self.mesh.write(table.add, event, row, limits, is_new=is_new, expected=expected)
         return PromptVersion.of(await self._find(caller, name, number))
 
     async def _change(
-        self,
-        caller: Caller,
-        event_type: str,
-        known: dict[str, Any],
-        write: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
+        self, caller: Caller, payload: _Change, write: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> None:
         """Make a change with the event that tells of it, and go by it in this process when this returns."""
-        event = self.mesh.event(event_type, known, tenant_id=caller.tenant_id)
-        details = {key: value for key, value in known.items() if key != "name"}
-        async with self.mesh.get(Audit).change(caller, event_type, _subject(known["name"]), details):
+        event = self.mesh.event(payload, tenant_id=caller.tenant_id)
+        details = {key: value for key, value in payload.model_dump().items() if key != "name"}
+        async with self.mesh.get(Audit).change(caller, payload.event_type, _subject(payload.name), details):
             await self.mesh.write(write, event, caller.tenant_id, *args, **kwargs)
         self._version += 1
         await self._refresh()

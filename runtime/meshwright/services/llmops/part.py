@@ -7,7 +7,7 @@ PART = Part(
     "llmops",
     component="component:RegistryComponent",
     settings="settings:LlmopsSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "registry": "Register versions of prompts, and say by labels which one is live.",

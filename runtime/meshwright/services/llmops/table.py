@@ -270,7 +270,7 @@ def _row(values: Sequence[Any]) -> PromptRow:
 
 
 def _with(event: Event, **fields: Any) -> Event:
-    return event.model_copy(update={"payload": {**event.payload, **fields}})
+    return event.model_copy(update={"payload": event.payload.model_copy(update=fields)})
 
 
 def _unknown(name: str) -> NotFound:

@@ -16,7 +16,6 @@ from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import FRONT
-from meshwright.services.maintenance.event_words import FACTS, PAYLOADS
 from meshwright.services.maintenance.hold import Hold, MeshHold
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.services.maintenance.settings import MaintenanceSettings
@@ -37,8 +36,6 @@ class MaintenanceComponent(Component):
 
     name = "maintenance"
     config: MaintenanceSettings
-    facts = FACTS
-    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

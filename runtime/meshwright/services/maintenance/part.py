@@ -7,7 +7,7 @@ PART = Part(
     "maintenance",
     component="component:MaintenanceComponent",
     settings="settings:MaintenanceSettings",
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
     commands={
         "backup": "Copy all that a mesh keeps to one file, while it runs.",
         "restore": "Make a data folder of a backup.",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from meshwright.component import Component
 from meshwright.mesh import Mesh
@@ -22,10 +21,6 @@ class RetentionComponent(Component):
 
     name = "retention"
     config: RetentionSettings
-    facts: ClassVar[Mapping[str, str]] = {"tasks.*": "count", "records.*": "count"}
-    payloads: ClassVar[Mapping[str, str]] = {
-        "tasks.pruned records.pruned": "count, tasks",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

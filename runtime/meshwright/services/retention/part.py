@@ -7,6 +7,7 @@ PART = Part(
     "retention",
     component="component:RetentionComponent",
     settings="settings:RetentionSettings",
+    events="event_types:EVENTS",
     commands={
         "prune": "Have old tasks leave the lists, and erase their contents.",
     },

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from meshwright.component import Component
 from meshwright.mesh import Mesh
@@ -19,10 +18,6 @@ class SchedulesComponent(Component):
     """Provides the schedules of a mesh, with their table and routes."""
 
     name = "schedules"
-    payloads: ClassVar[Mapping[str, str]] = {
-        "schedule.created schedule.changed schedule.paused schedule.resumed schedule.deleted": "schedule",
-        "schedule.started schedule.failed schedule.skipped schedule.missed schedule.queued": "schedule, run",
-    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

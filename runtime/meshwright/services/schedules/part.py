@@ -7,6 +7,7 @@ PART = Part(
     "schedules",
     component="component:SchedulesComponent",
     settings="settings:SchedulesSettings",
+    events="event_types:EVENTS",
     resources="display:RESOURCES",
     commands={
         "schedules": "List schedules, make them, pause, resume and run them.",

@@ -11,7 +11,6 @@ from meshwright.core.messages import Caller, Event
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
 from meshwright.services.sinks.agenta import AgentaSink
-from meshwright.services.sinks.event_words import FACTS, PAYLOADS
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
 from meshwright.services.sinks.mlflow import EXPERIMENT_STOPPED, MlflowSink
@@ -24,8 +23,6 @@ class Sinks(Component):
     """Services for experiments, evaluations and prompts get what they want of the event log."""
 
     name = "sinks"
-    facts = FACTS
-    payloads = PAYLOADS
     config: SinksSettings
 
     def __init__(self, mesh: Mesh) -> None:

@@ -18,7 +18,7 @@ from meshwright.edges.replies.table import SenderKey
 from meshwright.events.rows import event_of, unfolded
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
-from meshwright.services.sinks.event_words import DELAYED, REFUSED
+from meshwright.services.sinks.event_types import SinkDelayed
 from meshwright.services.sinks.port import Refused, Sink
 from meshwright.services.sinks.settings import SinkSettings
 from meshwright.sql.database import Session
@@ -158,7 +158,7 @@ class Follower:
         try:
             await self.sink.take(event)
         except Refused as error:
-            self._tell(REFUSED, event, str(error))
+            self._tell("sink.refused", event, str(error))
         except Exception as error:  # noqa: BLE001 a sink's errors are its own: any is a reason to try again
             return error
         return None
@@ -166,14 +166,14 @@ class Follower:
     def _put_off(self, event: Event, error: Exception) -> None:
         reason = str(error) or type(error).__name__
         if not self.is_down:
-            self._tell(DELAYED, event, reason)
+            self._tell("sink.delayed", event, reason)
         requested = getattr(error, "retry_after_seconds", None) or 0.0
         pause = max(self._pauses.next(), requested)
         self._retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
         _logger.info("Sink %s gets nothing now, next try in %.1f s: %s", self._name, pause, reason)
 
     def _tell(self, event_type: str, event: Event, reason: str) -> None:
-        payload = {"sink": self._name, "seq": event.seq, "reason": reason}
+        payload = SinkDelayed(sink=self._name, seq=event.seq, reason=reason)
         self._mesh.tell(event_type, payload, tenant_id=event.tenant_id)
 
 

@@ -8,5 +8,5 @@ PART = Part(
     component="component:Sinks",
     settings="settings:SinksSettings",
     needs=("sinks",),
-    words="event_words:WORDS",
+    events="event_types:EVENTS",
 )

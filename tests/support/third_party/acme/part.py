@@ -13,7 +13,7 @@ ROTA = Part(
     __name__,
     "rota",
     component="rota:Rota",
-    words="rota:WORDS",
+    events="rota:EVENTS",
     resources="rota:RESOURCES",
     commands={"rota": "Show who is on call, and take people off."},
 )

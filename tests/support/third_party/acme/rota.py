@@ -1,11 +1,11 @@
-"""Acme's rota: things that a component keeps, as data, with the words and the facts of its events."""
+"""Acme's rota: things that a component keeps, as data, and its events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from meshwright.component import Column, Component, EventWords, Resource, Verb
+from meshwright.component import Column, Component, Fact, Payload, Resource, Verb
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -29,11 +29,19 @@ PEOPLE = Resource(
 )
 
 
-def _joined(payload: dict[str, Any], event: dict[str, Any]) -> Sequence[object]:
-    return f"{payload['person']} for {payload['hours']} hours", payload.get("note")
+class RotaJoined(Payload, type="rota.joined", word="rota"):
+    """A person is on call; the note is seen by those who see contents."""
+
+    person: Fact[str]
+    hours: Fact[int]
+    note: str
+
+    def event_line(self, event: dict[str, Any]) -> Sequence[object]:
+        """The person and the hours, with the note."""
+        return f"{self.person} for {self.hours} hours", self.note
 
 
-WORDS = {"rota.joined": EventWords("rota", _joined)}
+EVENTS = (RotaJoined,)
 RESOURCES = (PEOPLE,)
 
 
@@ -41,7 +49,6 @@ class Rota(Component):
     """Keeps who is on call."""
 
     name = "rota"
-    facts: ClassVar[Mapping[str, str]] = {"rota.*": "person hours"}
 
     def routes(self) -> APIRouter:
         """GET and POST /rota, GET and DELETE /rota/{person}."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from acme.rota import RotaJoined
 from meshwright.edges.http.routing import SubmitterDep, ViewerDep, make_router
 from meshwright.mesh import Mesh
 
@@ -60,7 +61,7 @@ def make_rota_routes(mesh: Mesh) -> APIRouter:
     @router.post("/rota")
     async def join(caller: SubmitterDep, person: Person) -> Person:
         people[person.person] = person
-        mesh.tell("rota.joined", person.model_dump())
+        mesh.tell(RotaJoined(**person.model_dump()))
         return person
 
     @router.get("/rota/{name}")

@@ -1,0 +1,71 @@
+"""The events of edges: of the broker, of webhooks and of replies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from meshwright.core import topics
+from meshwright.core.facts import Fact
+from meshwright.core.payloads import Payload
+
+
+class EdgeConnected(Payload, type="edge.connected"):
+    broker: str
+    session_present: bool
+
+
+class EdgeDisconnected(Payload, type="edge.disconnected"):
+    broker: str
+    reason: str
+
+
+class EdgeRefused(Payload, type="edge.refused", listed="topic, problem, answered, count"):
+    topic: str
+    answered: bool
+    problem: dict[str, Any]
+    count: Fact[int]
+
+
+class EdgeDropped(Payload, type="edge.dropped"):
+    topic: str = ""
+    what: str = ""
+    reason: str
+    count: Fact[int]
+
+
+class WebhookReceived(Payload, type="webhook.received"):
+    source: str
+    delivery: str
+    event: str
+    tasks: Fact[list[str]]
+
+
+class WebhookFailed(Payload, type="webhook.failed"):
+    source: str
+    rule: str
+    delivery: str
+    reason: str
+
+
+class BoardChanged(Payload, type="board.*", topic=topics.BOARD):
+    source: str
+    delivery: str
+    repository: str
+    number: Any
+    title: str
+    actor: str
+    url: str
+
+
+class ReplyUnsent(Payload, type="reply.dropped reply.delayed"):
+    """An outcome cannot be sent, or not now."""
+
+    scheme: Fact[str]
+    reason: str
+    retry_at: datetime | None = None
+
+
+MQTT_EVENTS = (EdgeConnected, EdgeDisconnected, EdgeRefused, EdgeDropped)
+WEBHOOK_EVENTS = (WebhookReceived, WebhookFailed, BoardChanged)
+REPLY_EVENTS = (ReplyUnsent,)

@@ -1,0 +1,31 @@
+"""The events of agent configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshwright.core.payloads import Payload, declared
+
+
+class AgentConfigChanged(Payload, type="agent_config.created agent_config.changed"):
+    agent_id: str
+    is_default: bool
+    changed: list[str]
+    """fields"""
+    config: dict[str, Any]
+
+
+class AgentConfigDeleted(Payload, type="agent_config.deleted"):
+    agent_id: str
+    is_default: bool
+    changed: list[str]
+
+
+class SubscriberDropped(Payload, type="subscriber.dropped"):
+    """A WebSocket client that did not read."""
+
+    channel: str
+    reason: str
+
+
+EVENTS = declared(__name__)

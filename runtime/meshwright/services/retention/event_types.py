@@ -1,0 +1,14 @@
+"""The events of retention."""
+
+from __future__ import annotations
+
+from meshwright.core.facts import Fact
+from meshwright.core.payloads import Payload, declared
+
+
+class TasksPruned(Payload, type="tasks.pruned records.pruned"):
+    count: Fact[int]
+    tasks: list[str]
+
+
+EVENTS = declared(__name__)
