@@ -12,8 +12,7 @@ from meshwright.core.cipher import Cipher
 from meshwright.core.errors import ConfigError, Conflict
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument
-from meshwright.mcp.inbox import WithheldTools
+from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument, WithheldTools
 from meshwright.mcp.sign_in import SIGN_IN, SignedIn, SignInActor, SignIns
 from tests.support.harness import SHARED, RuntimeHarness
 
@@ -98,7 +97,7 @@ async def test_two_workers_see_the_same_consent(harness: RuntimeHarness) -> None
         *(worker.offer("files", ["*"], [EVIL]) for worker in (one, other))
     )
     assert views[0] == views[1], "both withhold it, and one of them has asked"
-    assert views[0].asked == 1
+    assert views[0].withheld_count == 1
     heard = asyncio.Event()
     stop = other.listen("files", heard.set)
     await one.accept("files", decision(EVIL))

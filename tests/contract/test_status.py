@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from meshwright.cli.inbox import status_text
+from meshwright.cli.status import status_text
 from meshwright.core.messages import Event
 from meshwright.events.status import MeshStatus, status_of
 from tests.support.event_logs import START, LogOnFile

@@ -21,10 +21,10 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.app import build_mesh
 from meshwright.identity.administration import Administration
 from meshwright.kernel.envelope import ActorRef
-from meshwright.mcp.connection import Connection
+from meshwright.mcp.connection import ServerConnection
 from meshwright.mcp.operations import McpOperations
 from meshwright.mcp.settings import McpClient, McpServer
-from meshwright.mcp.sign_in import SIGN_IN, Browser, Renewal, SignedIn, SignIns, only_safe
+from meshwright.mcp.sign_in import SIGN_IN, BrowserSignIn, Renewal, SignedIn, SignIns, only_safe
 from meshwright.stack.machine import Ports
 from meshwright.testing import MeshUnderTest, ScriptedModel, tool_call
 from tests.integration.test_mcp_http import Caller, results
@@ -76,11 +76,11 @@ async def signed_in(url: str, client: McpClient | None = None) -> SignedIn:
     """Sign in with a browser in this process."""
     async with aiohttp.ClientSession() as session:
         opened: list[asyncio.Task[Any]] = []
-        browser = Browser(
+        browser = BrowserSignIn(
             url, lambda address: opened.append(asyncio.create_task(_open(session, address))), client
         )
         auth = await browser.provider()
-        connection = Connection(McpServer(url=url), Path(), lambda reason: None, lambda: None, auth)
+        connection = ServerConnection(McpServer(url=url), Path(), lambda reason: None, lambda: None, auth)
         try:
             await connection.open()
             assert [tool.name for tool in await connection.tools()] == ["look"]

@@ -13,9 +13,8 @@ from meshwright import Agent, Capability
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings, tools_of
-from meshwright.toolsets.api import ApiTools
+from meshwright.toolsets.api import ApiTools, OpenApi, breaking_changes
 from meshwright.toolsets.code import CodeTools
-from meshwright.toolsets.openapi import OpenApi, breaking_changes
 
 CONTEXT: Any = None
 MERGED = "a0: &a0 {x: 1}\n" + "".join(

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from meshwright.agents.display import AGENTS
-from meshwright.cli.again import LETTERS
+from meshwright.cli.batches import LETTERS
 from meshwright.cli.connect import one_of
-from meshwright.cli.figures import figures_text
 from meshwright.cli.inbox import question_lines
 from meshwright.cli.output import event_line, labelled, table
+from meshwright.cli.status import figures_text
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput

@@ -3,7 +3,7 @@
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from meshwright.toolsets.edits import check, edited
+from meshwright.toolsets.code import check, edited
 
 TEXT = "def add(a, b):\n    return a - b\n"
 

@@ -11,7 +11,7 @@ from meshwright.core.errors import ConfigError, InvalidInput, MeshError, ToolFai
 from meshwright.settings import load_settings
 from meshwright.tools import tools_of
 from meshwright.toolsets.kube_changes import KubeTools
-from meshwright.toolsets.kube_objects import read_manifest, shown
+from meshwright.toolsets.kubectl import read_manifest, shown
 from tests.support.kube_cluster import settings_of
 
 CONTEXT: Any = None

@@ -153,7 +153,7 @@ def test_results_of_go_name_the_innermost_tests() -> None:
     assert [(fault["name"], fault["file"], fault["line"]) for fault in result["failed"]] == [
         ("p.TestA", "a_test.go", 7)
     ]
-    assert command.shown('{"Action":"output","Output":"one\\n"}\n[1]\ntwo\n') == "one\n[1]\ntwo\n"
+    assert command.render('{"Action":"output","Output":"one\\n"}\n[1]\ntwo\n') == "one\n[1]\ntwo\n"
 
 
 def test_the_place_of_a_failure_is_one_of_the_project() -> None:

@@ -11,7 +11,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
 from meshwright.edges.outgoing import HttpReply, asked_pause
 from meshwright.edges.webhooks.component import sources_of
-from meshwright.edges.webhooks.kinds import Item, board_event, items_of, kind_of
+from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, items_of, kind_of
 from meshwright.edges.webhooks.receiver import Source, TaskRule, render
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
@@ -170,12 +170,12 @@ def test_alerts_of_a_group_are_events_of_their_own() -> None:
 
 
 def test_template_takes_fields_and_nothing_else() -> None:
-    item = Item("d", "issues", ISSUE | {"labels": ["a", {"b": True}], "none": None, "n": 1.5})
+    item = DeliveryItem("d", "issues", ISSUE | {"labels": ["a", {"b": True}], "none": None, "n": 1.5})
     written = "{{issue.body}}|{{ issue.number }}|{{labels.1.b}}|{{labels}}|{{none}}{{x.y}}|{{n}}|{{event}}"
     written += "|{{{{n}}}}"
     expected = 'Badly {{repository.full_name}}|7|true|["a",{"b":true}]||1.5|issues|{{1.5}}'
     assert render(written, item) == expected
-    assert len(render("{{big}}", Item("d", "", {"big": "x" * 100_000}))) == 20_000
+    assert len(render("{{big}}", DeliveryItem("d", "", {"big": "x" * 100_000}))) == 20_000
 
 
 def rule(**settings: Any) -> TaskRule:
@@ -195,11 +195,11 @@ def rule(**settings: Any) -> TaskRule:
     ],
 )
 def test_rule_fits_where_every_field_does(match: dict[str, Any], fits: bool) -> None:
-    assert rule(match=match).fits(Item("d", "issues", ISSUE)) is fits
+    assert rule(match=match).fits(DeliveryItem("d", "issues", ISSUE)) is fits
 
 
 def test_task_of_an_event_is_the_same_each_time_and_for_each_rule_another() -> None:
-    item = Item("d", "issues", ISSUE)
+    item = DeliveryItem("d", "issues", ISSUE)
 
     def task_id(tenant: str = "default", delivery: str = "d", **settings: Any) -> str:
         return rule(**settings).request(item._replace(delivery_id=delivery), tenant, 262_144).task_id or ""
@@ -225,7 +225,7 @@ def test_payload_of_a_rule_keeps_the_types_of_fields() -> None:
         "labels": ["{{event}}", "fixed", {"text": "{{issue.body}}"}],
         "count": 3,
     }
-    request = rule(text=None, payload=payload).request(Item("d", "issues", ISSUE), "default", 262_144)
+    request = rule(text=None, payload=payload).request(DeliveryItem("d", "issues", ISSUE), "default", 262_144)
     assert request.payload == {
         "number": 7,
         "title": "#7: It is broken",
@@ -236,7 +236,7 @@ def test_payload_of_a_rule_keeps_the_types_of_fields() -> None:
 
 
 def test_text_of_a_task_fits_into_its_payload() -> None:
-    item = Item("d", "issues", ISSUE | {"body": "\0" * 30_000})
+    item = DeliveryItem("d", "issues", ISSUE | {"body": "\0" * 30_000})
     request = rule(text="{{body}}{{body}}{{body}}").request(item, "default", 10_000)
     assert len(request.model_dump_json(include={"payload"})) < 10_020
     assert request.payload["text"].endswith("[cut]")
@@ -247,7 +247,7 @@ def test_text_of_a_task_fits_into_its_payload() -> None:
 def test_thread_with_fields_is_apart_from_threads_that_people_name() -> None:
     def thread(template: str, title: str = "ops") -> str | None:
         fields = ISSUE | {"issue": {"title": title, "number": 7}}
-        return rule(thread=template).request(Item("d", "", fields), "default", 262_144).thread_id
+        return rule(thread=template).request(DeliveryItem("d", "", fields), "default", 262_144).thread_id
 
     assert thread("ops") == "ops"
     assert thread("{{issue.title}}") != "ops"
@@ -311,12 +311,12 @@ def test_rule_that_could_never_work_is_refused(change: dict[str, Any], expected:
     ],
 )
 def test_delivery_is_an_event_of_the_board(kind: str, event: str, fields: Any, expected: str | None) -> None:
-    found = board_event(kind, Item("d", event, fields))
+    found = board_event(kind, DeliveryItem("d", event, fields))
     assert (found and found[0]) == expected
 
 
 def test_board_event_says_which_issue_and_who() -> None:
-    found = board_event("github", Item("d", "issues", ISSUE | {"sender": {"login": ["odd"]}}))
+    found = board_event("github", DeliveryItem("d", "issues", ISSUE | {"sender": {"login": ["odd"]}}))
     assert found is not None
     known = {"repository": "acme/api", "number": 7, "title": "It is broken", "actor": "", "url": "u"}
     assert found[1] == known
@@ -353,7 +353,7 @@ def test_board_event_says_which_issue_and_who() -> None:
 def test_outcome_goes_back_to_where_the_event_happened(
     kind: str, reply: Any, fields: Any, path: str | None
 ) -> None:
-    address = forge_address(kind, rule(reply=reply).settings, Item("d", "", fields))
+    address = forge_address(kind, rule(reply=reply).settings, DeliveryItem("d", "", fields))
     assert (address and address.path) == path
 
 

@@ -91,8 +91,8 @@ def _read(seconds: float) -> tuple[bytes, bool]:
     """Reads stdin for some time; returns the text and whether that is all."""
     data, ends = b"", time.monotonic() + seconds
     while len(data) < _MAX_BYTES:
-        left = ends - time.monotonic()
-        if left <= 0 or not select.select([0], [], [], left)[0]:
+        remaining = ends - time.monotonic()
+        if remaining <= 0 or not select.select([0], [], [], remaining)[0]:
             return data, False
         piece = os.read(0, 65536)
         if not piece:
@@ -107,11 +107,11 @@ def _store(folder: str, data: bytes, now: float) -> None:
     import uuid
 
     try:
-        found = json.loads(data)
+        event = json.loads(data)
     except (ValueError, RecursionError):  # no JSON, or nested without end
-        found = None
-    given: dict[str, object] = {"hook_event_name": "Unreadable", "text": data.decode(errors="replace")}
-    document = _document(found if isinstance(found, dict) else given, now)
+        event = None
+    unreadable: dict[str, object] = {"hook_event_name": "Unreadable", "text": data.decode(errors="replace")}
+    document = _document(event if isinstance(event, dict) else unreadable, now)
     document["id"] = uuid.uuid4().hex
     os.umask(0o077)
     os.makedirs(folder, exist_ok=True)
@@ -140,24 +140,24 @@ def _is_publishing(folder: str) -> bool:
     return False
 
 
-def _document(given: dict[str, object], now: float) -> dict[str, object]:
+def _document(fields: dict[str, object], now: float) -> dict[str, object]:
     """The event with what surrounds it: branch, worktree, model, job and how that is doing."""
     from datetime import datetime
 
-    cwd = _text(given.get("cwd")) or os.getcwd()
-    event = _text(given.get("hook_event_name")) or "Unknown"
-    session = _text(given.get("session_id"))
-    named = _text(os.environ.get("CLAUDE_JOB_ID") or os.environ.get("JOB_ID"))
+    cwd = _text(fields.get("cwd")) or os.getcwd()
+    event = _text(fields.get("hook_event_name")) or "Unknown"
+    session = _text(fields.get("session_id"))
+    job = _text(os.environ.get("CLAUDE_JOB_ID") or os.environ.get("JOB_ID"))
     return {
         "time": datetime.fromtimestamp(now, UTC).isoformat(),
         "event": event,
         "status": _STATUS.get(event, "running"),
-        "job_id": named or session or "unknown",
+        "job_id": job or session or "unknown",
         "session_id": session,
-        "model": _model(given),
+        "model": _model(fields),
         "cwd": cwd,
         **_git(cwd),
-        "details": _kept({name: value for name, value in given.items() if name not in _KNOWN}),
+        "details": _kept({name: value for name, value in fields.items() if name not in _KNOWN}),
     }
 
 
@@ -179,20 +179,20 @@ def _cut(value: object, depth: int = 6) -> object:
     if isinstance(value, str):
         return value if len(value) <= _MAX_CHARS else value[:_MAX_CHARS] + "…"
     if isinstance(value, dict) and depth:
-        return {str(name)[:_MAX_CHARS]: _cut(each, depth - 1) for name, each in [*value.items()][:_MAX_ITEMS]}
+        return {str(name)[:_MAX_CHARS]: _cut(item, depth - 1) for name, item in [*value.items()][:_MAX_ITEMS]}
     if isinstance(value, list) and depth:
-        return [_cut(each, depth - 1) for each in value[:_MAX_ITEMS]]
+        return [_cut(item, depth - 1) for item in value[:_MAX_ITEMS]]
     return None if isinstance(value, (dict, list)) else value
 
 
 def _git(cwd: str) -> dict[str, str]:
     """Repository, branch (or commit) and worktree of a folder, read from their files: git is not run."""
-    found = {"repository": "", "branch": "", "worktree": ""}
+    facts = {"repository": "", "branch": "", "worktree": ""}
     folder = cwd
     while not os.path.lexists(os.path.join(folder, ".git")):
         above = os.path.dirname(folder)
         if above == folder:
-            return found
+            return facts
         folder = above
     git = os.path.join(folder, ".git")
     try:
@@ -200,12 +200,12 @@ def _git(cwd: str) -> dict[str, str]:
             git = os.path.join(folder, _head_of(git).partition("gitdir:")[2].strip())
         head = _head_of(os.path.join(git, "HEAD"))
     except (OSError, ValueError):  # ValueError for a path that can be none
-        return found
-    found["worktree"] = folder
-    found["branch"] = head.partition("refs/heads/")[2] or head[:12]
+        return facts
+    facts["worktree"] = folder
+    facts["branch"] = head.partition("refs/heads/")[2] or head[:12]
     main, is_linked, _ = os.path.normpath(git).rpartition("/.git/worktrees/")
-    found["repository"] = os.path.basename(main if is_linked else folder)
-    return found
+    facts["repository"] = os.path.basename(main if is_linked else folder)
+    return facts
 
 
 def _head_of(path: str) -> str:
@@ -216,14 +216,14 @@ def _head_of(path: str) -> str:
         return file.read(4096).strip()
 
 
-def _model(given: dict[str, object]) -> str:
+def _model(fields: dict[str, object]) -> str:
     """The model: as the event says, else as the end of the transcript does, else by the environment."""
-    model = given.get("model")
+    model = fields.get("model")
     if isinstance(model, dict):
         model = model.get("id")
     if not model:
         try:
-            path = str(given.get("transcript_path"))
+            path = str(fields.get("transcript_path"))
             if os.path.isfile(path):  # no pipe or device, which might not end
                 with open(path, "rb") as file:
                     file.seek(max(0, os.path.getsize(path) - _TAIL_BYTES))

@@ -57,10 +57,10 @@ def install(file: Path, folder: Path, settings: BridgeSettings) -> None:
 def uninstall(file: Path) -> bool:
     """Take the hook out of a settings file; returns whether it was there. Raises ConfigError."""
     content = _read(file)
-    found = _remove(content, file)
-    if found:
+    was_there = _remove(content, file)
+    if was_there:
         _write(file, content)
-    return found
+    return was_there
 
 
 def is_installed(file: Path) -> bool:
@@ -87,19 +87,19 @@ def _remove(content: dict[str, Any], file: Path) -> bool:
     hooks = content.get("hooks", {})
     if not isinstance(hooks, dict) or not all(isinstance(entries, list) for entries in hooks.values()):
         raise ConfigError(f"hooks in {file} is no object of lists", remedy=_REMEDY)
-    found = False
+    is_changed = False
     for event, entries in list(hooks.items()):
         for entry in entries:
             commands = entry.get("hooks", []) if isinstance(entry, dict) else []
             others = [command for command in commands if not _is_ours(command)]
             if len(others) < len(commands):
-                entry["hooks"], found = others, True
+                entry["hooks"], is_changed = others, True
         hooks[event] = [entry for entry in entries if not isinstance(entry, dict) or entry.get("hooks") != []]
         if not hooks[event]:
             del hooks[event]
-    if found and not hooks:
+    if is_changed and not hooks:
         del content["hooks"]
-    return found
+    return is_changed
 
 
 def _is_ours(command: Any) -> bool:

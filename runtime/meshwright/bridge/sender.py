@@ -53,10 +53,10 @@ class BridgeSettings(NamedTuple):
 def read_settings(folder: Path) -> BridgeSettings:
     """The settings of a folder; without a file there is no broker. Raises ValueError, OSError."""
     try:
-        given = json.loads((folder / SETTINGS).read_text())
+        fields = json.loads((folder / SETTINGS).read_text())
     except FileNotFoundError:
         return BridgeSettings()
-    return BridgeSettings(**{name: given[name] for name in BridgeSettings._fields if name in given})
+    return BridgeSettings(**{name: fields[name] for name in BridgeSettings._fields if name in fields})
 
 
 def open_store(folder: Path) -> sqlite3.Connection:
@@ -93,17 +93,17 @@ def hurry(folder: Path, seconds: float) -> int:
     """Have the process that waits for the broker try now; returns how many events are left after that."""
     ends = time.monotonic() + seconds
     with closing(open_store(folder)) as store:
-        while (left := len(_waiting(store))) and time.monotonic() < ends:
+        while (waiting := len(_waiting(store))) and time.monotonic() < ends:
             os.utime(folder / LOCK)
             time.sleep(_LOOK_SECONDS)
-    return left
+    return waiting
 
 
 def _pause(folder: Path, seconds: float) -> None:
     """Wait, but no longer than until another process is in a hurry."""
     ends, before = time.monotonic() + seconds, (folder / LOCK).stat().st_mtime_ns
-    while (left := ends - time.monotonic()) > 0 and (folder / LOCK).stat().st_mtime_ns == before:
-        time.sleep(min(_LOOK_SECONDS, left))
+    while (remaining := ends - time.monotonic()) > 0 and (folder / LOCK).stat().st_mtime_ns == before:
+        time.sleep(min(_LOOK_SECONDS, remaining))
 
 
 def _send_on(folder: Path, store: sqlite3.Connection, settings: BridgeSettings, ends: float) -> int:
@@ -171,10 +171,10 @@ def topic_of(prefix: str, document: Mapping[str, Any]) -> str:
     return "/".join((prefix, *parts))
 
 
-def _password(given: str) -> str:
+def _password(text: str) -> str:
     from meshwright.settings.forms import resolve
 
-    return str(resolve(given))
+    return str(resolve(text))
 
 
 def _prune(store: sqlite3.Connection) -> None:

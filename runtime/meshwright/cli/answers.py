@@ -68,18 +68,18 @@ async def _answer_named(
             await one(question, mesh)
     except MeshError as error:
         return {"id": name, "refused": refusal(error)}
-    found = document(question)
+    view = document(question)
     return {
-        **{field: found[field] for field in ("id", "task_id", "question")},
+        **{field: view[field] for field in ("id", "task_id", "question")},
         "is_dry": dry_run,
         "refused": None,
     }
 
 
 def _told_answered(question: Document) -> str:
-    done = "would be answered" if question["is_dry"] else "answered"
+    verb = "would be answered" if question["is_dry"] else "answered"
     kind = f"  [{question['kind']}]" if question["is_dry"] and question.get("kind") else ""
-    return f"{done}: {short(question['question'])}{kind}"
+    return f"{verb}: {short(question['question'])}{kind}"
 
 
 def _planned(question: Document) -> str:
@@ -150,13 +150,13 @@ def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any]
     if len(texts) != (value is None):
         raise click.UsageError("give the answer either as TEXT or with --value JSON", _context())
     text = from_stdin(_context(), click.Argument(["text"]), texts[0]) if texts else None
-    given = value[0] if value is not None else text
+    argument = value[0] if value is not None else text
 
     async def one(question: Question, mesh: Connection) -> str:
-        shaped = given if text is None else answer_of(question.answer_schema, text)
+        shaped = argument if text is None else answer_of(question.answer_schema, text)
         return _sent("answered", question, await mesh.client.answer(question, shaped), mesh)
 
-    return _answer(target, many._replace(ids=ids), one, given)
+    return _answer(target, many._replace(ids=ids), one, argument)
 
 
 def _answer(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
@@ -181,9 +181,9 @@ def _answer_many(target: Target, many: Many, one: _AnswerOne, value: Any) -> int
     async def found(mesh: Connection, **fields: Any) -> list[Any]:
         return await mesh.client.answer_all(value, **fields)
 
-    done = many.do(target, named_one, found, "{count} question{s} {are} answered.", _planned)
+    results = many.do(target, named_one, found, "{count} question{s} {are} answered.", _planned)
     empty = "no such open questions; mesh inbox lists what waits for a person"
-    return many.show(done, _told_answered, "not answered", empty)
+    return many.show(results, _told_answered, "not answered", empty)
 
 
 def _decide(target: Target, many: Many, decision: Document, reason: str | None) -> int:
@@ -204,26 +204,26 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 field="id",
             )
         view = await mesh.client.answer(question, answer)
-        given = decision.get("arguments")
-        how = "" if given is None else f" with {short(json.dumps(given, ensure_ascii=False))} instead"
+        arguments = decision.get("arguments")
+        how = "" if arguments is None else f" with {short(json.dumps(arguments, ensure_ascii=False))} instead"
         return _sent(f"approved{how}" if decision["approve"] else "denied", question, view, mesh)
 
     return _answer(target, many, one, answer)
 
 
-async def _find_open(client: Client, given: str) -> Question:
+async def _find_open(client: Client, part: str) -> Question:
     """The question to answer. Raises what `_find` raises, and Conflict for a task that asks nothing now.
 
     An ended question that is named itself is found too: the mesh says how it ended.
     """
-    question = await find_question(client, given)
+    question = await find_question(client, part)
     if not question.takes_answer:
         raise InvalidInput(
             f"{short_name(question.id)} asks nothing: {question.question}",
             remedy="Mend the key, the credit or the model's name, then run: mesh models test",
             field="id",
         )
-    if question.status == "open" or question.id.startswith(given) or question.id.endswith(given):
+    if question.status == "open" or question.id.startswith(part) or question.id.endswith(part):
         return question
     raise Conflict(
         f"Task {question.task_id} does not wait for a person now",
@@ -232,16 +232,16 @@ async def _find_open(client: Client, given: str) -> Question:
     )
 
 
-def _sent(done: str, question: Question, view: TaskView | None, mesh: Connection) -> str:
+def _sent(verb: str, question: Question, view: TaskView | None, mesh: Connection) -> str:
     if question.source == "memory":
         undo = f"mesh memory undo {question.id}{mesh.options}"
-        return f"{done}: {short(question.question)}\n{undo} takes that back"
+        return f"{verb}: {short(question.question)}\n{undo} takes that back"
     if question.source:
-        return f"{done}: {short(question.question)}"
+        return f"{verb}: {short(question.question)}"
     if is_for_money(question.subject):
         tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
-        return f"{done}: {short(question.question)}\n{tasks}"
+        return f"{verb}: {short(question.question)}\n{tasks}"
     goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
     if view is not None and view.missing_agent is not None:
         goes_on = f"goes on once its agent {view.missing_agent} is loaded: start a mesh with its file"
-    return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"
+    return f"{verb}: {short(question.question)}\ntask {question.task_id} {goes_on}"

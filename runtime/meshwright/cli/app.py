@@ -29,7 +29,7 @@ _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _UNAUTHENTICATED = 401
 
 
-class _Listed(NamedTuple):
+class _Command(NamedTuple):
     """The module of a command, its line in `mesh --help`, which loads none, its heading and its long form."""
 
     module: str
@@ -40,59 +40,59 @@ class _Listed(NamedTuple):
 
 _START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
-    "demo": _Listed("cli.demo", "Show agents fix a failing test; needs no key and no network.", _START),
-    "init": _Listed("cli.init", "Make a project with an agent, its tool, prompt and test.", _START),
-    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
-    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
-    "chat": _Listed("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
-    "status": _Listed(
-        "cli.inbox",
+    "demo": _Command("cli.demo", "Show agents fix a failing test; needs no key and no network.", _START),
+    "init": _Command("cli.init", "Make a project with an agent, its tool, prompt and test.", _START),
+    "up": _Command("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
+    "ask": _Command("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
+    "chat": _Command("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
+    "status": _Command(
+        "cli.status",
         "Show what is open, what waits, which models are away, and figures of agents.",
         _START,
     ),
-    "watch": _Listed(
+    "watch": _Command(
         "cli.watch",
         "Show a live screen of status, agents, open tasks and events, until Ctrl-C.",
         _START,
     ),
-    "task": _Listed("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
-    "submit": _Listed("cli.tasks", "Submit a task, and print its id.", _WORK),
-    "retry": _Listed(
-        "cli.again",
+    "task": _Command("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
+    "submit": _Command("cli.tasks", "Submit a task, and print its id.", _WORK),
+    "retry": _Command(
+        "cli.batches",
         "Work again on tasks that failed, timed out or were cancelled.",
         _WORK,
         "task retry",
     ),
-    "dead-letters": _Listed(
-        "cli.again",
+    "dead-letters": _Command(
+        "cli.batches",
         "List the tasks that failed or timed out, by agent and cause, and work on them again.",
         _WORK,
         "task dead-letters",
     ),
-    "inbox": _Listed("cli.work", "List what waits for a person, show one, answer it.", _WORK),
-    "events": _Listed("cli.timeline", "Show events, oldest first.", _WORK),
-    "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
-    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "check": _Listed("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
-    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
-    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION),
-    "completion": _Listed(
+    "inbox": _Command("cli.work", "List what waits for a person, show one, answer it.", _WORK),
+    "events": _Command("cli.timeline", "Show events, oldest first.", _WORK),
+    "agents": _Command("cli.checks", "List agents with their capabilities and status."),
+    "worker": _Command("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "check": _Command("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
+    "mqtt": _Command("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
+    "bridge": _Command("cli.bridge", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION),
+    "completion": _Command(
         "cli.completion",
         "Print the script that completes commands, agents and ids in a shell.",
         _ADMINISTRATION,
     ),
-    "tasks": _Listed("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
-    "cancel": _Listed("cli.batches", "Cancel tasks.", _WORK, "task cancel"),
-    "approve": _Listed("cli.answers", "Approve what tasks wait for.", _WORK, "inbox approve"),
-    "deny": _Listed("cli.answers", "Deny what tasks ask approval for.", _WORK, "inbox deny"),
-    "answer": _Listed("cli.answers", "Answer what tasks wait for.", _WORK, "inbox answer"),
-    "doctor": _Listed(
+    "tasks": _Command("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
+    "cancel": _Command("cli.batches", "Cancel tasks.", _WORK, "task cancel"),
+    "approve": _Command("cli.answers", "Approve what tasks wait for.", _WORK, "inbox approve"),
+    "deny": _Command("cli.answers", "Deny what tasks ask approval for.", _WORK, "inbox deny"),
+    "answer": _Command("cli.answers", "Answer what tasks wait for.", _WORK, "inbox answer"),
+    "doctor": _Command(
         "cli.checks", "Check the project and what its components depend on.", _MESH, "check project"
     ),
-    "prompts": _Listed("cli.checks", "Check the prompt files, and show their versions in git."),
+    "prompts": _Command("cli.checks", "Check the prompt files, and show their versions in git."),
 }
 COMMANDS = _OWN | {
-    name: _Listed(
+    name: _Command(
         f"{part.package.removeprefix('meshwright.')}.commands",
         text,
         part.heading,
@@ -111,7 +111,7 @@ _ELSEWHERE = {"logs": "events --task ID", "describe": "task ID", "top": "watch"}
 """Commands of other programs, by the name that they have there."""
 
 
-class _Unexpected(click.ClickException):
+class _UnexpectedError(click.ClickException):
     """A fault in Meshwright itself, reported in one line; its traceback is kept elsewhere."""
 
 
@@ -157,14 +157,14 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one was probably meant."""
         name = args[0]
-        known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
-        if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
+        names = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
+        if name not in names and not ctx.resilient_parsing and not name.startswith("-"):
             from meshwright.cli.nouns import unknown
 
             if name in _ELSEWHERE:
                 hint = f"did you mean: mesh {_ELSEWHERE[name]}"
                 raise click.UsageError(f"there is no command {name!r}; {hint}")
-            raise click.UsageError(unknown(name, known, "mesh"))
+            raise click.UsageError(unknown(name, names, "mesh"))
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
@@ -173,10 +173,10 @@ class _LazyGroup(click.Group):
             return super().shell_complete(ctx, incomplete)
         from click.shell_completion import CompletionItem
 
-        known = {name: entry.help for name, entry in COMMANDS.items()}
-        known |= {name: part.commands[name] for name, part in _commands_of_packages().items()}
+        helps = {name: entry.help for name, entry in COMMANDS.items()}
+        helps |= {name: part.commands[name] for name, part in _commands_of_packages().items()}
         return [
-            CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)
+            CompletionItem(name, help=text) for name, text in helps.items() if name.startswith(incomplete)
         ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -260,14 +260,14 @@ def _is_project(folder: Path) -> bool:
 
 def run(arguments: Sequence[str] | None = None, agents: Sequence[type[Agent]] | None = None) -> int:
     """Run `mesh`, with these agents if there are any, and return its exit status. Errors are one line."""
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if _COMPLETING in os.environ:
         _enter_project(quiet=True)
-    if given[0] in _ALIASES:
-        given = [*given[1:], _ALIASES[given[0]]]
+    if words[0] in _ALIASES:
+        words = [*words[1:], _ALIASES[words[0]]]
     _open_closed_streams()
     try:
-        result = mesh.main(given, prog_name="mesh", standalone_mode=False, obj=agents)
+        result = mesh.main(words, prog_name="mesh", standalone_mode=False, obj=agents)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:  # of a group of an installed package
         click.echo(error.format_message())
@@ -342,9 +342,9 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     from meshwright.core.errors import nearest
 
     path = "mesh" if error.ctx is None else error.ctx.command_path
-    known = {name.lstrip("-"): name for name in error.possibilities or ()}
-    likely = nearest(error.option_name.lstrip("-"), known)
-    hint = f"did you mean {known[likely]}" if likely else f"{path} --help lists them"
+    options = {name.lstrip("-"): name for name in error.possibilities or ()}
+    likely = nearest(error.option_name.lstrip("-"), options)
+    hint = f"did you mean {options[likely]}" if likely else f"{path} --help lists them"
     return f"No such option {error.option_name!r}; {hint}"
 
 
@@ -358,10 +358,10 @@ _EXAMPLES = {
 
 def _deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
     """The error that a group of errors was raised for, if it was raised on purpose."""
-    meant, _ = group.split(MeshError)
-    while isinstance(meant, ExceptionGroup):
-        meant = meant.exceptions[0]
-    return meant if isinstance(meant, MeshError) else None
+    error, _ = group.split(MeshError)
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, MeshError) else None
 
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
@@ -378,7 +378,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
             f"Cannot write to {place}: {disk.strerror}; make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
-    from meshwright.cli.tracebacks import keep_traceback
+    from meshwright.cli.logs import keep_traceback
 
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
-    return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")
+    return _UnexpectedError(f"unexpected {type(error).__name__}: {error} ({where})")

@@ -171,7 +171,7 @@ def _flush() -> None:
             sent, waiting = send_all(folder)
         except BrokerUnreachable as error:
             raise click.ClickException(f"{error}; the events stay, and are published later") from None
-        left = hurry(folder, _FLUSH_SECONDS) if waiting else 0
-    if left:
-        raise click.ClickException(f"At least {left} wait; another process tries to publish them at {url}")
+        count = hurry(folder, _FLUSH_SECONDS) if waiting else 0
+    if count:
+        raise click.ClickException(f"At least {count} wait; another process tries to publish them at {url}")
     click.echo("all are published" if waiting else f"{sent} published")

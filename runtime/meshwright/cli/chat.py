@@ -13,17 +13,16 @@ import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.lines import Lines
 from meshwright.cli.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
-from meshwright.cli.output import Line, for_terminal, styled
+from meshwright.cli.output import Line, TypedLines, for_terminal, styled
 from meshwright.cli.project import trust_option
 from meshwright.cli.tasks import with_names
 from meshwright.cli.timeline import (
     ERASE,
     Answering,
     Drawing,
+    NoAnswerError,
     TerminalDrawing,
-    Unanswered,
     follow_task,
     is_drawn_on,
     print_answer,
@@ -43,7 +42,7 @@ _SHOWN = frozenset(("tool", "waiting", "cancelling", "file", "save"))
 class _Plain(Drawing):
     """Lines of text; the answer comes whole."""
 
-    said = ""
+    text = ""
 
     def line(self, depth: int, line: Line) -> None:
         """Draw the line, if a conversation shows such."""
@@ -54,7 +53,7 @@ class _Plain(Drawing):
 class _Live(TerminalDrawing):
     """Lines above a spinner, in whose place the answer grows as the model writes it."""
 
-    said = ""
+    text = ""
     """The words of the last reply of the agent's model."""
     _is_open = False  # they stand on the last line
 
@@ -71,10 +70,10 @@ class _Live(TerminalDrawing):
             return
         if restart:
             self.end_words()
-            self.said = ""
+            self.text = ""
         with self._lock:
             self._print(for_terminal(text) if self._is_open else f"{ERASE}{for_terminal(text)}")
-            self.said, self._is_open = self.said + text, bool(text) or self._is_open
+            self.text, self._is_open = self.text + text, bool(text) or self._is_open
 
     def end_words(self) -> None:
         """Go to the next line, if the model's words are on this one."""
@@ -105,7 +104,7 @@ def _canvas() -> Iterator[_Plain | _Live]:
             canvas.end_words()
 
 
-class _Conversation:
+class _ChatSession:
     """Takes lines, each a request or a command, until they end."""
 
     def __init__(
@@ -114,7 +113,7 @@ class _Conversation:
         self._mesh = mesh
         self._agent_id, self._payload, self._budget_usd = agent_id, payload, budget_usd
         self._thread_id = thread_id
-        self._lines = Lines()
+        self._lines = TypedLines()
         self._files: list[Document] = []
         self._turn: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[str] | None = None
@@ -129,7 +128,7 @@ class _Conversation:
                 try:
                     if await self._has_ended_by(text):
                         break
-                except Unanswered as error:
+                except NoAnswerError as error:
                     self._note(error.message)
                 except (MeshError, click.UsageError) as error:
                     click.echo(f"mesh: {for_terminal(str(error))}", err=True)
@@ -207,7 +206,7 @@ class _Conversation:
             return
         finally:
             late.cancel()
-        if print_answer(outcome, shown=canvas.said):
+        if print_answer(outcome, printed_text=canvas.text):
             self._note(f"again: mesh retry {task_id}{self._mesh.options}")
 
     def _interrupt(self) -> None:
@@ -248,10 +247,10 @@ def chat(
     """
 
     async def converse(mesh: Connection) -> None:
-        if agent not in [known.agent_id for known in await mesh.client.agents() if known.kind == "agent"]:
+        if agent not in [info.agent_id for info in await mesh.client.agents() if info.kind == "agent"]:
             raise await with_names(mesh, agent, NotFound(f"no agent {agent!r} is registered", field="agent"))
         if mesh.about:
             click.echo(mesh.about, err=True)
-        await _Conversation(mesh, agent, payload, thread_id or new_id(), budget_usd).run()
+        await _ChatSession(mesh, agent, payload, thread_id or new_id(), budget_usd).run()
 
     talk(target, converse, need="work", begins=True)

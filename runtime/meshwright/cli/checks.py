@@ -18,7 +18,7 @@ from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, labelled, styled, terminal_width, wrapped
-from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
+from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document, ahead
@@ -71,12 +71,12 @@ agents = group_of(AGENTS, _all_agents)
 @mesh_options
 def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
     """Show one agent: its status, its prompt, what it can do, and the fields of payloads that it takes."""
-    known = {agent["agent_id"]: agent for agent in _all_agents(target)}
-    if agent_id not in known:
-        likely = nearest(agent_id, known)
+    by_id = {agent["agent_id"]: agent for agent in _all_agents(target)}
+    if agent_id not in by_id:
+        likely = nearest(agent_id, by_id)
         remedy = f"did you mean: mesh agents show {likely}" if likely else "mesh agents lists those there are"
         raise NotFound(f"No agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
-    agent = known[agent_id]
+    agent = by_id[agent_id]
     if as_json:
         echo_json(agent)
         return
@@ -140,12 +140,12 @@ def _check(as_json: bool) -> int:
 
     settings = _settings()
     declared = _declared(settings)
-    literal = {name: brought for name, brought in declared.brought.items() if brought.text}
-    known = Prompts(prompts_folder(Path.cwd(), settings), in_code=literal, own=declared.variables)
-    elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
-    names = {*known.names(), *elsewhere}
+    literal = {name: prompt for name, prompt in declared.prompts.items() if prompt.text}
+    prompts = Prompts(prompts_folder(Path.cwd(), settings), in_code=literal, own=declared.variables)
+    elsewhere = {*declared.prompts, *_prompts_of_packages(settings)}
+    names = {*prompts.names(), *elsewhere}
     needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
-    problems = known.check(needed)
+    problems = prompts.check(needed)
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")
@@ -210,9 +210,9 @@ async def _run_checks(settings: Settings) -> int:
         results = await asyncio.gather(*map(_run_check, checks))
     for check, (verdict, sentence) in zip(checks, results, strict=True):
         _show(verdict, check.name, sentence)
-    said = {sentence for _, sentence in results}
+    sentences = {sentence for _, sentence in results}
     for warning in mesh.warnings:
-        if warning not in said:
+        if warning not in sentences:
             _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
     return len(missing) + sum(verdict == "FAIL" for verdict, _ in results)
@@ -251,20 +251,20 @@ def _trouble_of_models(status: MeshStatus) -> MeshError | None:
     """The deployments that a mesh leaves alone, or the tasks that wait for one that it tries again."""
     from meshwright.models.errors import ModelUnavailable
 
-    cold, said = status.deployments, list[str]()
+    cold, texts = status.deployments, list[str]()
     for one in cold:
         what = f"is refused with {one.status}" if one.status else f"gets no call, next try {ahead(one.until)}"
-        said.append(f"{one.deployment} {what}: {one.reason}")
+        texts.append(f"{one.deployment} {what}: {one.reason}")
     for wait in status.waits:  # its time may be over while nothing has called it since
         if wait.kind == "provider" and not cold:
             waits = f"tasks wait for a provider ({wait.count:,}), next try {ahead(wait.next_due)}"
-            said.append(f"{waits}: {wait.reason}")
-    if not said:
+            texts.append(f"{waits}: {wait.reason}")
+    if not texts:
         return None
     remedy = "Tasks go on by themselves; mesh models test calls it now"
     if any(one.status for one in cold):
         remedy = "Mend the key, the credit or the model's name: mesh models test"
-    return ModelUnavailable("; ".join(said), remedy=remedy)
+    return ModelUnavailable("; ".join(texts), remedy=remedy)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
@@ -283,11 +283,11 @@ async def _run_check(check: Check) -> tuple[str, str]:
 def _show(verdict: str, name: str, sentence: str) -> None:
     word = styled(f"{verdict:<4}", fg=_VERDICTS[verdict])
     text = " ".join(sentence.split())
-    shown = text if terminal_width() is None else wrapped(text, indent=_SENTENCE_AT)
-    click.echo(f"{word}  {name:<10}  {shown}")
+    text = text if terminal_width() is None else wrapped(text, indent=_SENTENCE_AT)
+    click.echo(f"{word}  {name:<10}  {text}")
 
 
-def _declared(settings: Settings) -> Declared:
+def _declared(settings: Settings) -> DeclaredAgents:
     declared = declared_agents(settings)
     if declared.unknown:
         what = "what these declare is known only once they run, and a reading command runs nothing"

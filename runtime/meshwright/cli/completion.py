@@ -59,19 +59,19 @@ _KINDS = {
 
 def named(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]]:
     """Completion of an `agent`, `capability`, `task` or `question`, or of a field in the list at a path."""
-    wanted = _KINDS.get(kind) or _Kind(kind, field, _of_item)
+    form = _KINDS.get(kind) or _Kind(kind, field, _of_item)
 
     def complete(
         ctx: click.Context, parameter: click.Parameter, incomplete: str
     ) -> list[CompletionItem[Any]]:
         try:
-            items = asyncio.run(asyncio.wait_for(_items(ctx, wanted), _SECONDS))
+            items = asyncio.run(asyncio.wait_for(_items(ctx, form), _SECONDS))
         except Exception:  # noqa: BLE001 - completion has no place for an error
             return []
-        known = dict(_names(wanted, items))
-        begin = [name for name in known if name.startswith(incomplete)]
-        found = begin or [name for name in known if name.endswith(incomplete)]  # as every command takes it
-        return [CompletionItem(name, help=known[name]) for name in found]
+        helps = dict(_names(form, items))
+        begin = [name for name in helps if name.startswith(incomplete)]
+        matches = begin or [name for name in helps if name.endswith(incomplete)]  # as every command takes it
+        return [CompletionItem(name, help=helps[name]) for name in matches]
 
     return complete
 
@@ -81,17 +81,17 @@ def ids_of(resource: Resource) -> Callable[..., list[CompletionItem[Any]]]:
     return named(resource.path, resource.columns[0].field)
 
 
-def _names(wanted: _Kind, items: Sequence[Document]) -> Iterator[tuple[str, str]]:
+def _names(kind: _Kind, items: Sequence[Document]) -> Iterator[tuple[str, str]]:
     for item in items:
         if item.get("kind") == "system":
             continue
-        if wanted.field:
-            yield from [(item[wanted.field], wanted.about(item))] if item[wanted.field] else ()
+        if kind.field:
+            yield from [(item[kind.field], kind.about(item))] if item[kind.field] else ()
         else:
             yield from ((capability["name"], item["agent_id"]) for capability in item["capabilities"])
 
 
-async def _items(ctx: click.Context, wanted: _Kind) -> list[Document]:
+async def _items(ctx: click.Context, kind: _Kind) -> list[Document]:
     from meshwright.settings import load_settings
 
     tenant = ctx.params.get("tenant")
@@ -99,12 +99,12 @@ async def _items(ctx: click.Context, wanted: _Kind) -> list[Document]:
     chosen = url or load_settings(Path(), data_dir=ctx.params.get("data"))
     async with running_mesh(chosen, tenant=tenant) as running:
         if running is not None:
-            return await running.client.items(wanted.path)
+            return await running.client.items(kind.path)
     assert not isinstance(chosen, str)
-    if wanted.path == _KINDS["agent"].path:
+    if kind.path == _KINDS["agent"].path:
         return [document(agent) for agent in declared_agents(chosen).agents]
     async with in_process(chosen, "state", tenant=tenant) as own:
-        return await own.client.items(wanted.path)
+        return await own.client.items(kind.path)
 
 
 @click.command()
@@ -117,7 +117,7 @@ def completion(shell: str) -> None:
     zsh:   eval "$(mesh completion zsh)"         in ~/.zshrc
     fish:  mesh completion fish | source         in ~/.config/fish/config.fish
     """
-    found = get_completion_class(shell)
+    shell_class = get_completion_class(shell)
     root = click.get_current_context().find_root()
-    assert found is not None
-    click.echo(found(root.command, {}, "mesh", "_MESH_COMPLETE").source())
+    assert shell_class is not None
+    click.echo(shell_class(root.command, {}, "mesh", "_MESH_COMPLETE").source())

@@ -174,26 +174,26 @@ def listed(
     return talk(target, use, need=need)
 
 
-async def whole_id(mesh: Connection, given: str) -> str:
+async def whole_id(mesh: Connection, part: str) -> str:
     """The id of the task that is meant by an end or a beginning. Raises InvalidInput if several are.
 
     One that nothing fits is returned as it is: the mesh says that it does not know it.
     """
-    if _WHOLE_ID.fullmatch(given):
-        return given
-    found = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=given)
-    return one_of(given, (task.task_id for task in found), "task")
+    if _WHOLE_ID.fullmatch(part):
+        return part
+    tasks = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=part)
+    return one_of(part, (task.task_id for task in tasks), "task")
 
 
-def one_of(given: str, known: Iterable[str], what: str) -> str:
+def one_of(part: str, ids: Iterable[str], what: str) -> str:
     """The one of the known ids that is, begins or ends so. Raises InvalidInput if several do."""
-    fitting = list(dict.fromkeys(name for name in known if name.startswith(given) or name.endswith(given)))
-    if given in fitting or not fitting:
-        return given
+    fitting = list(dict.fromkeys(name for name in ids if name.startswith(part) or name.endswith(part)))
+    if part in fitting or not fitting:
+        return part
     if len(fitting) > 1:
         more = ", ..." if len(fitting) > _SHOWN_IDS else ""
         raise InvalidInput(
-            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
+            f"{part!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
             remedy="give more of it",
             field=f"{what}_id",
         )
@@ -351,18 +351,18 @@ def announced_url(folder: Path) -> str | None:
 def _is_own_socket(path: Path) -> bool:
     """Whether that is a Unix socket that this user, or root, has made."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    return stat.S_ISSOCK(found.st_mode) and found.st_uid in (os.geteuid(), 0)
+    return stat.S_ISSOCK(status.st_mode) and status.st_uid in (os.geteuid(), 0)
 
 
 def _announced(folder: Path) -> dict[str, object]:
     try:
-        found = json.loads(read_private(folder / _URL_FILE))
+        document = json.loads(read_private(folder / _URL_FILE))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _is_here(url: str) -> bool:

@@ -65,7 +65,7 @@ async def _run(data: Path, model: str) -> int:
 
 async def _go_on(mesh: Connection, task_id: str) -> Document:
     from meshwright.cli.demo_job import MODEL_CALLED, TOOL_CALLED, repeated
-    from meshwright.cli.timeline import Answering, Unanswered, draw, drawing, follow_task, print_answer
+    from meshwright.cli.timeline import Answering, NoAnswerError, draw, drawing, follow_task, print_answer
 
     has_person = sys.stdin.isatty() and sys.stderr.isatty()
     if not has_person:
@@ -75,7 +75,7 @@ async def _go_on(mesh: Connection, task_id: str) -> Document:
         if has_person:
             try:
                 outcome = await follow_task(mesh, task_id, canvas, Answering(mesh, canvas))
-            except Unanswered:
+            except NoAnswerError:
                 raise click.ClickException(
                     "the demo ends at its question; mesh demo begins another"
                 ) from None
@@ -112,9 +112,9 @@ async def _say_yes(mesh: Connection) -> None:
 
 
 async def _show_change(mesh: Connection, task_id: str) -> None:
-    found: Document = await mesh.client.call("GET", f"/trees/{task_id}/diff")
+    change: Document = await mesh.client.call("GET", f"/trees/{task_id}/diff")
     click.secho("\nThe change:", bold=True)
-    for line in found["diff"].splitlines():
+    for line in change["diff"].splitlines():
         click.secho(f"  {line}", fg=_COLOURS.get(line[:1]))
 
 

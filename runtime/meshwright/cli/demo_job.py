@@ -63,7 +63,6 @@ _Said = Sequence[str | ToolCall]
 
 
 def _tokens(text: str) -> int:
-    """Roughly how many tokens a text would be."""
     return len(text) // _TOKEN_CHARS
 
 
@@ -126,18 +125,18 @@ class ScriptedJob:
         """Give the reply that follows the results of tools in a request."""
         fields = (request.response_schema or {}).get("properties", {})
         results = sum(message.role == "tool" for message in request.messages)
-        said = _SCRIPT[next(filter(fields.__contains__, _SCRIPT), request.user)][results]
+        answer = _SCRIPT[next(filter(fields.__contains__, _SCRIPT), request.user)][results]
         usage = Usage(
             prompt_tokens=sum(_tokens(message.text) for message in request.messages),
-            completion_tokens=_tokens(said.arguments if isinstance(said, ToolCall) else said),
+            completion_tokens=_tokens(answer.arguments if isinstance(answer, ToolCall) else answer),
         )
-        known: dict[str, Any] = {"model": self.name, "usage": usage, "cost_usd": Decimal(0)}
-        if isinstance(said, ToolCall):
-            call = said.model_copy(update={"id": f"call_{results}"})
-            return ModelReply(tool_calls=(call,), finish_reason="tool_calls", **known)
+        fields_of_reply: dict[str, Any] = {"model": self.name, "usage": usage, "cost_usd": Decimal(0)}
+        if isinstance(answer, ToolCall):
+            call = answer.model_copy(update={"id": f"call_{results}"})
+            return ModelReply(tool_calls=(call,), finish_reason="tool_calls", **fields_of_reply)
         if on_delta is not None:
-            on_delta(said)
-        return ModelReply(content=said, **known)
+            on_delta(answer)
+        return ModelReply(content=answer, **fields_of_reply)
 
     async def close(self) -> None:
         """Nothing to give back."""

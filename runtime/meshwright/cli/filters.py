@@ -84,7 +84,7 @@ class Many(NamedTuple):
     """The tasks or questions of a command, by their names or by a filter, and how it is done."""
 
     ids: tuple[str, ...]
-    wanted: dict[str, Any]
+    filters: dict[str, Any]
     everything: bool
     dry_run: bool
     limit: int
@@ -94,7 +94,7 @@ class Many(NamedTuple):
     @property
     def is_filter(self) -> bool:
         """Whether a filter says which."""
-        return bool(self.wanted or self.everything)
+        return bool(self.filters or self.everything)
 
     @property
     def is_one(self) -> bool:
@@ -103,8 +103,8 @@ class Many(NamedTuple):
 
     def require_one_way(self, what: str) -> None:
         """Raises UsageError where not just one of ids, a filter and `--all` says which are meant."""
-        wanted = {name: value for name, value in self.wanted.items() if name != "kind" or not self.everything}
-        ways = [bool(self.ids), bool(wanted), self.everything]
+        names = [name for name in self.filters if name != "kind" or not self.everything]
+        ways = [bool(self.ids), bool(names), self.everything]
         if sum(ways) != 1:
             head = "" if not any(ways) else "these exclude each other: "
             text = f"{head}name {what}, or give a filter such as --agent ID, or --all"
@@ -114,42 +114,42 @@ class Many(NamedTuple):
         self,
         target: Target,
         one: Callable[[Connection, str], Awaitable[Document]],
-        found: Callable[..., Awaitable[Sequence[Any]]],
+        act: Callable[..., Awaitable[Sequence[Any]]],
         consequence: str,
         describe: Callable[[Document], str] | None = None,
     ) -> list[Document]:
-        """Do something with each that is named, by `one`, or with all that a filter finds, by `found`.
+        """Do something with each that is named, by `one`, or with all that a filter finds, by `act`.
 
         Before the latter a person sees how many they are, the `consequence`, and a line for each
         (`describe`).
         """
         on_stdin = sys.stdin.read().split() if "-" in self.ids else []
-        ids = [*(given for given in self.ids if given != "-"), *on_stdin]
+        ids = [*(part for part in self.ids if part != "-"), *on_stdin]
 
         async def work(mesh: Connection) -> list[Document]:
             if self.ids:
-                return [await one(mesh, given) for given in ids]
-            fields = {"everything": self.everything, "limit": self.limit, **self.wanted}
-            find = partial(found, mesh, **fields)
+                return [await one(mesh, part) for part in ids]
+            fields = {"everything": self.everything, "limit": self.limit, **self.filters}
+            find = partial(act, mesh, **fields)
             return await _confirmed(find, consequence, describe, dry_run=self.dry_run, yes=self.yes)
 
         return talk(target, work, need="log" if self.dry_run else "change")
 
     def show(
-        self, found: Sequence[Document], told: Callable[[Document], str], refused: str, empty: str
+        self, items: Sequence[Document], sentence: Callable[[Document], str], refused: str, empty: str
     ) -> int:
         """Print a line for each; returns the status of the command: 1 if one was refused."""
         if self.as_json:
-            output.echo_json(found)
-        elif not found:
+            output.echo_json(items)
+        elif not items:
             click.echo(empty, err=True)
-        for item in () if self.as_json else found:
+        for item in () if self.as_json else items:
             name = item.get("id") or item["task_id"]
             if item["refused"]:
                 output.say(f"{name}  {refused}: {item['refused']['message']}", err=True)
             else:
-                click.echo(f"{name}  {told(item)}")
-        return int(any(item["refused"] for item in found))
+                click.echo(f"{name}  {sentence(item)}")
+        return int(any(item["refused"] for item in items))
 
 
 def many_options(
@@ -171,11 +171,11 @@ def many_options(
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
-        def call(*args: Any, **given: Any) -> int:
-            wanted = {name: given.pop(name) for name in [*given] if name in _WANTED}
-            how = {name: given.pop(name) for name in ("everything", "dry_run", "limit", "yes", "as_json")}
-            many = Many(given.pop("ids", ()), given_filter(wanted), **how)
-            return command(*args, many=many, **given)
+        def call(*args: Any, **arguments: Any) -> int:
+            filters = {name: arguments.pop(name) for name in [*arguments] if name in _WANTED}
+            how = {name: arguments.pop(name) for name in ("everything", "dry_run", "limit", "yes", "as_json")}
+            many = Many(arguments.pop("ids", ()), given_filter(filters), **how)
+            return command(*args, many=many, **arguments)
 
         added: Any = call
         for option in reversed(options):
@@ -188,8 +188,8 @@ def many_options(
 def by_id(do: Callable[[Connection, str], Awaitable[Document]]) -> Callable[[Connection, str], Any]:
     """The same for an end of a task's id; one that is refused says why, and the others are done."""
 
-    async def one(mesh: Connection, given: str) -> Document:
-        task_id = await whole_id(mesh, given)
+    async def one(mesh: Connection, part: str) -> Document:
+        task_id = await whole_id(mesh, part)
         try:
             return await do(mesh, task_id)
         except MeshError as error:

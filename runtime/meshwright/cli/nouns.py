@@ -39,11 +39,11 @@ class Noun(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """The verbs that begin so, and the ids that `show` takes."""
-        found = super().shell_complete(ctx, incomplete)
+        items = super().shell_complete(ctx, incomplete)
         if "show" not in self.commands or incomplete.startswith("-"):
-            return found
+            return items
         words = (param for param in self.commands["show"].params if isinstance(param, click.Argument))
-        return [*found, *(item for param in words for item in param.shell_complete(ctx, incomplete))]
+        return [*items, *(item for param in words for item in param.shell_complete(ctx, incomplete))]
 
     def _verb(self, ctx: click.Context, args: Sequence[str]) -> str:
         bare = self._bare if self._bare in self.commands else None
@@ -85,10 +85,10 @@ def _is_typo(word: str, verbs: Iterable[str]) -> bool:
     return word.isalpha() and word.islower() and nearest(word, verbs) is not None
 
 
-def unknown(word: str, known: Iterable[str], path: str) -> str:
+def unknown(word: str, names: Iterable[str], path: str) -> str:
     """The sentence for a command that is not there, with the one that was probably meant."""
     from meshwright.core.errors import nearest
 
-    likely = nearest(word, known)
+    likely = nearest(word, names)
     hint = f"did you mean: {path} {likely}" if likely else f"{path} --help lists them"
     return f"there is no command {word!r}{'' if path == 'mesh' else f' of {path}'}; {hint}"

@@ -209,9 +209,9 @@ def _check_one(ctx: click.Context, url: str | None, data: Path | None) -> None:
     """Refuse a folder beside a URL: each names a mesh, and a command must not choose."""
     if url and data:
         in_environment = ctx.get_parameter_source("url") is ParameterSource.ENVIRONMENT
-        given = "MESH_URL" if in_environment else "--url"
+        option = "MESH_URL" if in_environment else "--url"
         leave = "unset MESH_URL, or leave out --data" if in_environment else "leave one of them out"
-        raise click.UsageError(f"--data {data} and {given} ({url}) name different meshes: {leave}", ctx)
+        raise click.UsageError(f"--data {data} and {option} ({url}) name different meshes: {leave}", ctx)
 
 
 database_option = click.option(
@@ -255,17 +255,17 @@ _url_option = click.option(
 def limit_option(default: int | None, most: int = 500, *, otherwise: str = "") -> Callable[..., Any]:
     """`--limit`: how many a list shows; `otherwise` says how many without it, where that is no one number."""
     text = f"How many to show{f' (default: {otherwise})' if otherwise else ''}."
-    shown = default is not None
+    is_one = default is not None
     number = WholeNumber(1, most)
-    return click.option("--limit", type=number, metavar="N", default=default, show_default=shown, help=text)
+    return click.option("--limit", type=number, metavar="N", default=default, show_default=is_one, help=text)
 
 
 def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--url`, `--data` and `--tenant`; the command gets them as its first argument, a Target."""
 
     @wraps(command)
-    def call(*, url: str | None, data: Path | None, tenant: str | None, **given: Any) -> Any:
-        return command(Target(url, data, tenant), **given)
+    def call(*, url: str | None, data: Path | None, tenant: str | None, **options: Any) -> Any:
+        return command(Target(url, data, tenant), **options)
 
     return _url_option(data_option(_tenant_option(call)))
 
@@ -300,10 +300,10 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of each limit; the command gets those given as `limits`, or None."""
 
     @wraps(command)
-    def call(*args: Any, **given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in _LIMITS}
+    def call(*args: Any, **options: Any) -> Any:
+        chosen = {name: options.pop(name) for name in _LIMITS}
         limits = {name: value for name, value in chosen.items() if value is not None}
-        return command(*args, limits=limits or None, **given)
+        return command(*args, limits=limits or None, **options)
 
     option: Any = call
     for name, (metavar, kind, text) in reversed(_LIMITS.items()):

@@ -1,7 +1,8 @@
-"""The output of commands: tables, labels and events in lines for people, JSON for programs."""
+"""The terminal: tables, labels and events in lines for people, JSON for programs, and typed lines."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from meshwright.core.display import (
     short_id,
     time_of_day,
 )
+from meshwright.core.errors import InvalidInput
 from meshwright.core.payloads import payload_of
 from meshwright.parts import event_types
 
@@ -33,11 +35,16 @@ if TYPE_CHECKING:
 
     from meshwright.core.encoding import Struct
 
-
 _GAP = "  "
 _LABEL_WIDTH = 11
 _MIN_ROOM = 20
 _LONG_WORD = 20
+_NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
+_NARROW_AGENT = 10  # characters
+_TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
+_SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
+_event_types = cache(event_types)
+_CHUNK_BYTES = 65_536
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -63,10 +70,10 @@ def styled(text: str, **style: Any) -> str:
 def redraw(lines: Sequence[str], drawn: int) -> int:
     """Print lines on the terminal over the `drawn` ones before them; returns how many were printed."""
     height = shutil.get_terminal_size().lines - 1
-    shown = [*lines[: height - 1], MORE] if len(lines) > height else lines
+    visible_lines = [*lines[: height - 1], MORE] if len(lines) > height else lines
     up = f"\x1b[{drawn}A" if drawn else ""
-    click.echo(f"\r{up}\x1b[J" + "\n".join(shown))
-    return len(shown)
+    click.echo(f"\r{up}\x1b[J" + "\n".join(visible_lines))
+    return len(visible_lines)
 
 
 def is_screen() -> bool:
@@ -113,12 +120,12 @@ def _beside_label(text: str) -> str:
     return line if is_whole else wrapped(line, indent=_LABEL_WIDTH + 1)
 
 
-def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+def show(rows: Sequence[Document], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
     """Print a list: as JSON, as a table, or on stderr that it is empty."""
     if as_json:
-        echo_json(found)
-    elif found:
-        click.echo(table(columns, found))
+        echo_json(rows)
+    elif rows:
+        click.echo(table(columns, rows))
     else:
         say(empty, err=True)
 
@@ -168,13 +175,6 @@ def clipped(line: str, width: int | None) -> str:
     head = line[: width - len(MORE)]
     whole = head.rsplit(None, 1)[0] if " " in head.strip() else head
     return f"{head if len(head) - len(whole) > _LONG_WORD else whole}{MORE}"
-
-
-_NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
-_NARROW_AGENT = 10  # characters
-_TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
-_SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
-_event_types = cache(event_types)
 
 
 class Line(NamedTuple):
@@ -236,3 +236,52 @@ def _plain(payload: Any) -> str:
         if isinstance(value, str | int | float) and name not in _SHOWN_APART
     )
     return short(" ".join(plain))
+
+
+class TypedLines:
+    """The lines of stdin, from a terminal, a pipe or a file; the event loop runs on meanwhile."""
+
+    has_ended = False
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+        self._rest = b""
+
+    async def next(self, prompt: str = "") -> str:
+        """The next line, without its end; the prompt goes to stderr. Raises EOFError, InvalidInput."""
+        click.echo(prompt, nl=False, err=True)
+        while b"\n" not in self._rest and not self.has_ended:
+            chunk = await self._read()
+            self._rest += chunk
+            self.has_ended = not chunk
+        if not self._rest:
+            raise EOFError
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            raise InvalidInput("That line is not UTF-8") from None
+
+    async def decision(self, text: str) -> Any:
+        """The answer for a yes or a no, whose reason is asked for; else JSON. Raises InvalidInput."""
+        if text.casefold() in ("y", "yes"):
+            return {"approve": True}
+        if text.casefold() in ("n", "no"):
+            return {"approve": False, "reason": (await self.next("why not? ")).strip()}
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise InvalidInput("Type y for yes, or n for no") from None
+
+    async def _read(self) -> bytes:
+        loop, is_ready = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = sys.stdin.fileno()
+        try:
+            loop.add_reader(descriptor, is_ready.set)
+        except PermissionError:  # of a file, which never lets anybody wait
+            return os.read(descriptor, _CHUNK_BYTES)
+        try:
+            await is_ready.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        return os.read(descriptor, _CHUNK_BYTES)

@@ -140,11 +140,11 @@ def _config_folder() -> Path:
 
 
 @dataclass
-class Declared:
+class DeclaredAgents:
     """The declarations of a folder's files, and the files that say more only when they run."""
 
     agents: list[Registration] = field(default_factory=list)
-    brought: dict[str, CodePrompt] = field(default_factory=dict)
+    prompts: dict[str, CodePrompt] = field(default_factory=dict)
     unknown: list[Path] = field(default_factory=list)
     needed: dict[str, str] = field(default_factory=dict)
     """The prompts that agents read, each with one of them."""
@@ -152,7 +152,7 @@ class Declared:
     """The variables that classes have for each prompt; None where they are computed."""
 
 
-def declared_agents(settings: Settings) -> Declared:
+def declared_agents(settings: Settings) -> DeclaredAgents:
     """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them.
 
     Computed values stay unknown: agents made by a call, or with attributes that are no literals.
@@ -161,24 +161,24 @@ def declared_agents(settings: Settings) -> Declared:
     from meshwright.prompts import CodePrompt
 
     folder = project_file(Path(), settings[AgentsSettings].dir)
-    found = Declared()
+    declared = DeclaredAgents()
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
-            _read_file(path, found)
+            _read_file(path, declared)
     if settings[AgentsSettings].include:
-        _read_shipped(folder, settings[AgentsSettings].include, found)
+        _read_shipped(folder, settings[AgentsSettings].include, declared)
     for agent in installed_agents():  # their packages are trusted: somebody installed them
-        found.agents.append(agent.registration())
+        declared.agents.append(agent.registration())
         if needs_prompt(agent):
-            found.needed[agent.prompt] = agent.agent_id
-        found.variables[agent.prompt] = tuple(agent.variables)
+            declared.needed[agent.prompt] = agent.agent_id
+        declared.variables[agent.prompt] = tuple(agent.variables)
         if agent.prompt_text:
-            found.brought[agent.prompt] = CodePrompt(agent.prompt_text, agent.__name__, agent.__module__)
-    found.agents.sort(key=lambda agent: agent.agent_id)
-    return found
+            declared.prompts[agent.prompt] = CodePrompt(agent.prompt_text, agent.__name__, agent.__module__)
+    declared.agents.sort(key=lambda agent: agent.agent_id)
+    return declared
 
 
-def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
+def _read_shipped(folder: Path, include: Sequence[str], declared: DeclaredAgents) -> None:
     """Take in the agents that come with Meshwright and are wanted beside those of the folder."""
     from meshwright.agents.shipped import shipped_folder, shipped_prompt
     from meshwright.prompts import CodePrompt
@@ -186,60 +186,60 @@ def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
     if folder.resolve() == shipped_folder("actors").resolve():
         return
     for agent_id, (agent, path) in shipped_agents().items():
-        if agent_id in wanted:
-            found.agents.append(agent)
+        if agent_id in include:
+            declared.agents.append(agent)
             name = agent.metadata["prompt"]
-            found.brought[name] = CodePrompt(shipped_prompt(name), agent.name, str(path))
+            declared.prompts[name] = CodePrompt(shipped_prompt(name), agent.name, str(path))
 
 
 def shipped_agents() -> dict[str, tuple[Registration, Path]]:
     """The agents that come with Meshwright by id, each with its file; none of them runs."""
     from meshwright.agents.shipped import shipped_folder
 
-    known: dict[str, tuple[Registration, Path]] = {}
+    agents: dict[str, tuple[Registration, Path]] = {}
     for path in sorted(shipped_folder("actors").glob("*.py")):
-        _read_file(path, declared := Declared())
-        known |= {agent.agent_id: (agent, path) for agent in declared.agents}
-    return known
+        _read_file(path, declared := DeclaredAgents())
+        agents |= {agent.agent_id: (agent, path) for agent in declared.agents}
+    return agents
 
 
-def _read_file(path: Path, found: Declared) -> None:
+def _read_file(path: Path, declared: DeclaredAgents) -> None:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        found.unknown.append(path)
+        declared.unknown.append(path)
         return
     classes = [(node, _attributes(node)) for node in tree.body if isinstance(node, ast.ClassDef)]
-    known = [_read_agent(path, node, has, found) for node, has in classes if "agent_id" in has]
+    literals = [_read_agent(path, node, has, declared) for node, has in classes if "agent_id" in has]
     is_helper = path.name.startswith("_")
-    if not all(known) or not (known or is_helper):
-        found.unknown.append(path)
+    if not all(literals) or not (literals or is_helper):
+        declared.unknown.append(path)
 
 
-def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr], found: Declared) -> bool:
+def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declared: DeclaredAgents) -> bool:
     """Take in what a class declares; whether all of it that matters here is literal."""
     from meshwright.core.capability import Registration
     from meshwright.prompts import CodePrompt
 
     try:
-        agent_id = ast.literal_eval(attributes["agent_id"])
-        prompt = ast.literal_eval(attributes["prompt"]) if "prompt" in attributes else agent_id
-        capabilities = tuple(_capabilities(attributes.get("capabilities")))
+        agent_id = ast.literal_eval(has["agent_id"])
+        prompt = ast.literal_eval(has["prompt"]) if "prompt" in has else agent_id
+        capabilities = tuple(_capabilities(has.get("capabilities")))
         described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
         agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
     except (ValueError, TypeError):
         return False
-    found.agents.append(agent)
+    declared.agents.append(agent)
     if _reads_prompt(node):
-        found.needed[prompt] = agent_id
-    found.variables[prompt] = _keys(attributes.get("variables"))
-    if "prompt_text" not in attributes:
+        declared.needed[prompt] = agent_id
+    declared.variables[prompt] = _keys(has.get("variables"))
+    if "prompt_text" not in has:
         return True
     try:
-        text = ast.literal_eval(attributes["prompt_text"])
+        text = ast.literal_eval(has["prompt_text"])
     except ValueError:
         text = None
-    found.brought[prompt] = CodePrompt(text if isinstance(text, str) else "", node.name, str(path))
+    declared.prompts[prompt] = CodePrompt(text if isinstance(text, str) else "", node.name, str(path))
     return isinstance(text, str)
 
 
@@ -281,5 +281,7 @@ def _capabilities(node: ast.expr | None) -> Iterator[Capability]:
     for call in node.elts if node else ():
         if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Capability":
             raise ValueError("no literal")
-        named: dict[str, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-        yield Capability(*map(ast.literal_eval, call.args), **named)
+        fields: dict[str, Any] = {
+            word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg
+        }
+        yield Capability(*map(ast.literal_eval, call.args), **fields)

@@ -35,11 +35,11 @@ def _history(name: str) -> History:
     from meshwright.settings import load_settings
 
     folder = prompts_folder(Path.cwd(), load_settings(Path()))
-    known = Prompts(folder).names()
+    names = Prompts(folder).names()
     path = folder / f"{Path(name).name}.prompt"
-    if name in known or (path.stem == name and not path.exists() and not nearest(name, known)):
+    if name in names or (path.stem == name and not path.exists() and not nearest(name, names)):
         return History(path)  # also a file that was deleted, and that git still has
-    likely = nearest(name, known)
+    likely = nearest(name, names)
     remedy = f"did you mean {likely}? " if likely else ""
     raise NotFound(
         f"{folder} has no prompt {name!r}",
@@ -72,9 +72,9 @@ def log(name: str, limit: int, as_json: bool) -> None:
 @json_option
 def show_version(name: str, as_json: bool) -> None:
     """Print a prompt as it is now, or one of its versions, named by its digest or by a commit."""
-    name, _, named = name.partition("@")
+    name, _, version_name = name.partition("@")
     history = _history(name)
-    version = history.find(named) if named else history.versions[0]
+    version = history.find(version_name) if version_name else history.versions[0]
     if as_json:
         echo_json({**_row(version), "digest": version.digest, "text": version.text})
     else:
@@ -90,7 +90,7 @@ def diff(name: str, older: str | None, newer: str | None) -> None:
     history = _history(name)
     new = history.find(newer) if newer else history.versions[0]
     if older:
-        old_name, old = (found := history.find(older)).name, found.text
+        old_name, old = (version := history.find(older)).name, version.text
     else:
         before = history.versions[history.versions.index(new) + 1 :]
         old_name, old = (before[0].name, before[0].text) if before else ("nothing", "")

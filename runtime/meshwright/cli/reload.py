@@ -99,8 +99,8 @@ class _Reloading:
         """Wait until the next run is due, and return why."""
         reasons = [asyncio.create_task(self._change(files)), asyncio.create_task(self._until_free(mesh))]
         try:
-            done, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
+            finished, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+            return finished.pop().result()
         finally:
             for reason in reasons:
                 reason.cancel()
@@ -141,12 +141,12 @@ class _Reloading:
         paths = [str(path.resolve()) for path in self._files]
         for folder in self._folders:
             paths += self._python_files(str(folder))
-        found: _Files = {}
+        stamps: _Files = {}
         for path in paths:
             with suppress(OSError):  # it is not there, or not yet
                 about = os.stat(path)
-                found[path] = about.st_mtime_ns, about.st_size
-        return found
+                stamps[path] = about.st_mtime_ns, about.st_size
+        return stamps
 
     def _python_files(self, folder: str) -> Iterator[str]:
         """Those of a folder, but for tests, environments, data, and what is hidden."""

@@ -30,8 +30,8 @@ def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None
     @json_option
     @mesh_options
     def list_all(target: Target, as_json: bool) -> None:
-        found = (find or listed)(target)
-        show(found, resource.columns, as_json=as_json, empty=resource.empty)
+        rows = (find or listed)(target)
+        show(rows, resource.columns, as_json=as_json, empty=resource.empty)
 
     for verb in resource.verbs:
         _add(group, resource, verb)

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from meshwright.cli.tracebacks import keep_text
+from meshwright.cli.logs import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.edges.http.settings import WatchdogSettings
 from meshwright.kernel.envelope import ActorRef
@@ -113,10 +113,10 @@ def start_again(listener: socket) -> None:
 
 def inherited_listener() -> socket | None:
     """The listening socket of the run that this one replaces."""
-    given = os.environ.pop(LISTENER, None)
-    if given is None:
+    number = os.environ.pop(LISTENER, None)
+    if number is None:
         return None
-    listener = socket(fileno=int(given))
+    listener = socket(fileno=int(number))
     listener.set_inheritable(False)
     return listener
 
@@ -313,8 +313,8 @@ class _Watchdog:
     def _restart_after(self, looks: int) -> None:
         limit = self._settings[WatchdogSettings].restart_seconds / self._stalled_claims
         if self._restart is not None and limit and looks * self._pause >= limit:
-            held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
-            logger.error(held, looks * self._pause)
+            text = "The event loop has been held for %g s: the mesh starts again. Its threads:"
+            logger.error(text, looks * self._pause)
             self._replace(self._restart)
 
     def _replace(self, replace: Callable[[], None]) -> None:
@@ -358,16 +358,16 @@ class _Watchdog:
             self._loop.call_soon_threadsafe(self._publish, holder, seconds)
 
     def _publish(self, holder: _Holder, seconds: float) -> None:
-        known = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
-        held = {"seconds": round(seconds, 1), "where": holder.where, "tool": holder.tool}
-        self._mesh.tell("loop.held", {**held, **known}, **known)
+        fields = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
+        stall = {"seconds": round(seconds, 1), "where": holder.where, "tool": holder.tool}
+        self._mesh.tell("loop.held", {**stall, **fields}, **fields)
 
     def _note(self, holder: _Holder) -> None:
         """Note the line for the error of the task; work that ended a process before has less time."""
         self._stalled_claims = max([1, *map(self.worker.stalled_claims, holder.works)])
-        held = [(str(ref), task_id, holder.where) for ref, task_id in holder.works]
+        claims = [(str(ref), task_id, holder.where) for ref, task_id in holder.works]
         with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
-            write_private(make_private(self._path.parent) / _HELD_FILE, to_json(held).decode())
+            write_private(make_private(self._path.parent) / _HELD_FILE, to_json(claims).decode())
 
 
 def _tool_in(frame: FrameType | None) -> str | None:
@@ -412,8 +412,8 @@ def _secured(connection: socket, has_tls: bool) -> socket:
 def _held_before(path: Path) -> list[tuple[str, str, str]]:
     """The work that held the loop of the process before, each with its thread and the line; read once."""
     try:
-        held = [(str(ref), str(task_id), str(where)) for ref, task_id, where in from_json(read_private(path))]
+        claims = [(str(ref), str(task), str(where)) for ref, task, where in from_json(read_private(path))]
         path.unlink()
     except (OSError, ValueError, TypeError):  # there is none, or none of ours
         return []
-    return held
+    return claims

@@ -52,27 +52,27 @@ async def show_steps(
         async for step in client.transcript(task_id, attempt=attempt, max_chars=_EXPORTED_CHARS):
             click.echo(json.dumps(document(step), ensure_ascii=False))
     else:
-        found = [document(step) for step in await client.steps(task_id, attempt=attempt)]
-        columns = [column for column in _COLUMNS if _is_needed(column, found)]
+        steps = [document(step) for step in await client.steps(task_id, attempt=attempt)]
+        columns = [column for column in _COLUMNS if _is_needed(column, steps)]
         empty = f"no steps yet; mesh events --task {task_id}{mesh.options} shows what happened"
-        output.show(found, columns, as_json=False, empty=empty)
-        if found:
+        output.show(steps, columns, as_json=False, empty=empty)
+        if steps:
             more = f"mesh task {task_id} --steps N{mesh.options} shows one in full"
             click.echo(more, err=True)
 
 
 def _tokens(usage: Any) -> str:
     usage = usage or {}
-    read, written = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    return f"{read:,} + {written:,}" if read or written else ""
+    prompt, completion = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return f"{prompt:,} + {completion:,}" if prompt or completion else ""
 
 
 def _cached(step: Document) -> str:
     if step["cache_hit"]:
         return "all"
     usage = step.get("usage") or {}
-    read, cached = usage.get("prompt_tokens", 0), usage.get("cached_tokens", 0)
-    return f"{cached / read:.0%}" if read and cached else ""
+    prompt, cached = usage.get("prompt_tokens", 0), usage.get("cached_tokens", 0)
+    return f"{cached / prompt:.0%}" if prompt and cached else ""
 
 
 def _seconds(duration_ms: Any) -> str:
@@ -125,9 +125,9 @@ _COLUMNS = (
 )
 
 
-def _is_needed(column: Column, found: Sequence[Document]) -> bool:
+def _is_needed(column: Column, steps: Sequence[Document]) -> bool:
     """Whether a column has text; that of the attempt is needed where there are several."""
-    cells = {column.cell(step) for step in found}
+    cells = {column.cell(step) for step in steps}
     return len(cells) > 1 if column.field == "attempt" else cells != {""}
 
 
@@ -195,16 +195,14 @@ def _message(title: str, message: Document) -> Iterator[str]:
 
 def _result(result: Any) -> Iterator[str]:
     """The result of a step; a field of several lines, such as a prompt, is shown as text."""
-    texts = {name: text for name, text in result.items() if _has_lines(text)} if _is_object(result) else {}
+    texts = (
+        {name: text for name, text in result.items() if _has_lines(text)} if isinstance(result, dict) else {}
+    )
     rest = {name: value for name, value in result.items() if name not in texts} if texts else result
     if rest not in ({}, None):
         yield from _section("result", _text(rest))
     for name, text in texts.items():
         yield from _section(f"result: {name}", text)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def _has_lines(value: Any) -> bool:
@@ -241,10 +239,10 @@ async def save_files(client: Client, task_id: str, files: Sequence[TaskFile], fo
     """
     if not files:
         raise InvalidInput(f"Task {task_id} has no files", remedy=f"mesh task {task_id} shows it")
-    for number, known in enumerate(files, start=1):
+    for number, listed in enumerate(files, start=1):
         file = await client.file(task_id, number)
         if file.url:
-            click.echo(printable(f"{file.name} is not the mesh's to save: {known.url}"), err=True)
+            click.echo(printable(f"{file.name} is not the mesh's to save: {listed.url}"), err=True)
             continue
         try:
             click.echo(printable(str(_write(folder, file.name, file.data))))

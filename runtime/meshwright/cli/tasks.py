@@ -20,7 +20,6 @@ from meshwright.cli.filters import (
     filter_options,
     given_filter,
 )
-from meshwright.cli.follow import follow_tasks
 from meshwright.cli.options import (
     AMOUNT,
     FILE,
@@ -79,7 +78,6 @@ REASON = Column("reason", "reason", cut=6, least=32)
 
 
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The option --file, which may be given several times: what the model gets beside the words."""
     option = click.option(
         "--file",
         "files",
@@ -94,24 +92,24 @@ def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """AGENT, TEXT and the first options of a task, in the order in which all doors name its fields."""
 
     @wraps(command)
-    def call(*, agent_id: str | None, text: str | None, capability: str | None, **given: Any) -> Any:
+    def call(*, agent_id: str | None, text: str | None, capability: str | None, **options: Any) -> Any:
         context = click.get_current_context()
         if capability is not None and text is None and agent_id is not None:  # TEXT stands alone
-            parameter = next(each for each in context.command.params if each.name == "text")
+            parameter = next(parameter for parameter in context.command.params if parameter.name == "text")
             agent_id, text = None, from_stdin(context, parameter, agent_id)
         if agent_id is None and capability is None:
             raise click.MissingParameter(ctx=context, param_hint="'AGENT'", param_type="argument")
-        if files := given.pop("files"):
-            given["payload"] |= {"files": [*files]}
-        if text is None and not given["payload"] and not given["estimate"]:
+        if files := options.pop("files"):
+            options["payload"] |= {"files": [*files]}
+        if text is None and not options["payload"] and not options["estimate"]:
             whom = agent_id or f"--capability {capability}"
             words = f'a task needs words: {context.command_path} {whom} "..." (or --payload JSON)'
             raise click.UsageError(words, context)
-        return command(agent_id=agent_id, text=text or "", capability=capability, **given)
+        return command(agent_id=agent_id, text=text or "", capability=capability, **options)
 
     option: Any = call
-    for each in reversed(_REQUEST):
-        option = each(option)
+    for add_option in reversed(_REQUEST):
+        option = add_option(option)
     return option
 
 
@@ -213,25 +211,25 @@ def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
     async def estimate_it(mesh: Connection) -> Document:
         return document(await mesh.client.estimate(**whose))
 
-    found = talk(target, estimate_it, need="state")
-    click.echo(json.dumps(found) if as_json else estimated(found))
+    estimate = talk(target, estimate_it, need="state")
+    click.echo(json.dumps(estimate) if as_json else estimated(estimate))
     return 0
 
 
-async def with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
+async def with_names(mesh: Connection, agent_id: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
     from meshwright.cli.project import shipped_agents
     from meshwright.core.errors import nearest
 
-    if wanted in shipped_agents():
-        remedy = f'it comes with Meshwright: include = ["{wanted}"] below [agents] of mesh.toml adds it'
+    if agent_id in shipped_agents():
+        remedy = f'it comes with Meshwright: include = ["{agent_id}"] below [agents] of mesh.toml adds it'
         return NotFound(error.message, remedy=remedy, field=error.field)
     agents = [agent for agent in await mesh.client.agents() if agent.kind == "agent"]
     names = [agent.agent_id for agent in agents]
-    close = nearest(wanted, names)
+    close = nearest(agent_id, names)
     command = click.get_current_context().command_path
-    if wanted in {capability.name for agent in agents for capability in agent.capabilities}:
-        remedy = f'it is a capability: {command} --capability {wanted} "..."'
+    if agent_id in {capability.name for agent in agents for capability in agent.capabilities}:
+        remedy = f'it is a capability: {command} --capability {agent_id} "..."'
         return NotFound(error.message, remedy=remedy, field=error.field)
     remedy = f"did you mean: {command} {close}" if close else f"there are {', '.join(names) or 'none'}"
     return NotFound(error.message, remedy=remedy, field=error.field)
@@ -278,9 +276,9 @@ def submit(
         chosen = f"{receipt.dispatched_to} (score {display.number(receipt.score)})"
         if not receipt.dispatched_to:
             chosen = f"begins once task {fields['after']} has ended"
-        shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
+        hint = f"mesh task {receipt.task_id}{mesh.options} shows it"
         if not quiet:
-            output.say(f"{receipt.status}: {chosen}; {shown}", err=True)
+            output.say(f"{receipt.status}: {chosen}; {hint}", err=True)
         if not mesh.is_running:
             until = f"until one does: mesh up{mesh.options}"
             output.say(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
@@ -315,15 +313,17 @@ def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, *
     """
     if follow and of_task["until"] is not None:
         raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
-    wanted: dict[str, Any] = {"order": order, **given_filter(of_task)}
+    filters: dict[str, Any] = {"order": order, **given_filter(of_task)}
 
     async def show(mesh: Connection) -> None:
         if follow:
-            await follow_tasks(mesh, (*TASKS, REASON), wanted, limit=limit, as_json=as_json)
-        found = [document(task) for task in await mesh.client.tasks(limit=limit, **wanted)]
-        columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
+            from meshwright.cli.watch import follow_tasks
+
+            await follow_tasks(mesh, (*TASKS, REASON), filters, limit=limit, as_json=as_json)
+        items = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
+        columns = (*TASKS, REASON) if any(task["reason"] for task in items) else TASKS
         empty = "no such tasks; mesh tasks lists all" if given_filter(of_task) else _NO_TASKS
-        output.show(found, columns, as_json=as_json, empty=empty)
+        output.show(items, columns, as_json=as_json, empty=empty)
 
     talk(target, show)
 
@@ -445,18 +445,18 @@ def task_page(
     mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
 ) -> str:
     """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
-    shown = document(view)
+    fields = document(view)
     if as_json:
-        return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown, scores=scores), *more, *_waiting(view, mesh.options)]
+        return json.dumps(fields, ensure_ascii=False, indent=2)
+    rows = [*_rows(fields, scores=scores), *more, *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     if view.outcome is not None and not view.outcome.success:
         rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
     text = view.outcome.text if view.outcome else ""
-    shown = output.labelled(row for row in rows if row[1])
-    return "\n".join([shown, *(["", output.for_terminal(text)] if text else [])])
+    page = output.labelled(row for row in rows if row[1])
+    return "\n".join([page, *(["", output.for_terminal(text)] if text else [])])
 
 
 def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:
@@ -511,6 +511,7 @@ def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
     if view["code"]:
         yield "code", view["code"]
     if outcome := view["outcome"]:
+        error = outcome.get("error")
         parts = [
             outcome["status"],
             display.seconds(outcome.get("duration_ms")),
@@ -519,15 +520,11 @@ def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
             dollars(outcome.get("cost_usd")),
             finish(outcome.get("finish_reason")),
             f"{limit} reached" if (limit := outcome.get("limit")) else "",
-            _whole_fault(outcome.get("error")),
+            f"{error.get('type', 'error')}: {error.get('message', '')}" if error else "",
         ]
         yield "outcome", join(parts)
         yield "prompt", display.printable(outcome.get("prompt") or "")
         yield from file_rows(outcome.get("files") or ())
-
-
-def _whole_fault(error: Document | None) -> str:
-    return f"{error.get('type', 'error')}: {error.get('message', '')}" if error else ""
 
 
 def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:

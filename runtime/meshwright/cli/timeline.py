@@ -22,7 +22,6 @@ from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.lines import Lines
 from meshwright.cli.options import (
     Target,
     follow_option,
@@ -30,7 +29,16 @@ from meshwright.cli.options import (
     limit_option,
     mesh_options,
 )
-from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
+from meshwright.cli.output import (
+    Line,
+    TypedLines,
+    document,
+    event_line,
+    for_terminal,
+    line_of,
+    styled,
+    terminal_width,
+)
 from meshwright.client import Client
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
@@ -90,10 +98,10 @@ async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerat
         following = asyncio.ensure_future(anext(events, None))
         try:
             while (event := await following) is not None:
-                shown = document(event)
-                yield depth, shown
+                view = document(event)
+                yield depth, view
                 following = asyncio.ensure_future(anext(events, None))
-                if child := _awaited_task(shown):
+                if child := _awaited_task(view):
                     async for below in _beside(following, client, child, depth + 1):
                         yield below
         finally:
@@ -153,8 +161,8 @@ class Drawing:
         try:
             yield
         finally:
-            held, self._held = self._held, None
-            self._print("".join(held))
+            lines, self._held = self._held, None
+            self._print("".join(lines))
 
     def _print(self, text: str) -> None:
         if self._held is not None:
@@ -227,8 +235,8 @@ class TerminalDrawing(Drawing):
                 return
             with self._lock:
                 if self._spins():
-                    said = self._words or f"{self._doing} {time.monotonic() - self._since:.0f} s"
-                    self._write(f"{ERASE}{_NO_WRAP}{frame} {said}{_WRAP}\r")
+                    words = self._words or f"{self._doing} {time.monotonic() - self._since:.0f} s"
+                    self._write(f"{ERASE}{_NO_WRAP}{frame} {words}{_WRAP}\r")
 
     def _spins(self) -> bool:
         return not self._is_paused
@@ -253,7 +261,7 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
         yield canvas
 
 
-class Unanswered(click.ClickException):
+class NoAnswerError(click.ClickException):
     """A question waits, and cannot be answered here."""
 
 
@@ -266,13 +274,13 @@ class Answering:
     """
 
     def __init__(
-        self, mesh: Connection, canvas: Drawing, lines: Lines | None = None, *, stays: bool = False
+        self, mesh: Connection, canvas: Drawing, lines: TypedLines | None = None, *, stays: bool = False
     ) -> None:
         self.ended = asyncio.Event()
         self.question: Document | None = None
         self._mesh = mesh
         self._canvas = canvas
-        self._lines = lines or Lines()
+        self._lines = lines or TypedLines()
         self._is_interactive = lines is not None or self._lines.is_terminal
         self._stays = stays and mesh.is_running and not self._is_interactive
         self._open: dict[str, Document] = {}
@@ -306,13 +314,13 @@ class Answering:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
-    def _ask_next(self, ended: asyncio.Task[None] | None = None) -> None:
-        if ended is not None and not ended.cancelled():
+    def _ask_next(self, last: asyncio.Task[None] | None = None) -> None:
+        if last is not None and not last.cancelled():
             self._open.pop(self._asked, None)
-            if isinstance(ended.exception(), EOFError):
+            if isinstance(last.exception(), EOFError):
                 self._open.clear()
                 self.ended.set()
-        if ended is not None:
+        if last is not None:
             self._asking = None
         if self._open and self._asking is None and not self._stays:
             self._asked, event = next(iter(self._open.items()))
@@ -356,7 +364,7 @@ class Answering:
 async def watch(mesh: Connection, task_id: str, *, quiet: bool, stays: bool = False) -> Document:
     """Draw the timeline of a task to its end, and return its outcome.
 
-    Raises Unanswered where a question waits for a person and there is no terminal, unless it `stays`.
+    Raises NoAnswerError where a question waits for a person and there is no terminal, unless it `stays`.
     Interrupted, it cancels the task if the mesh ends with this command; otherwise the task goes on.
     """
     if mesh.about and not quiet:
@@ -380,7 +388,7 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool, stays: bool = Fa
 async def follow_task(mesh: Connection, task_id: str, canvas: Drawing, answering: Answering) -> Document:
     """Draw the timeline of a task with the files of its outcome, which it returns.
 
-    Raises Unanswered, below the commands that answer it, where a question waits and no answer can come here.
+    Raises NoAnswerError, below the commands that answer it, if a question waits and no answer can come here.
     """
     try:
         outcome = await unless(answering.ended, draw(mesh.client, task_id, canvas, answering))
@@ -392,7 +400,7 @@ async def follow_task(mesh: Connection, task_id: str, canvas: Drawing, answering
             for label, text in question_lines(answering.question, mesh.options):
                 click.echo(f"{label:<11} {printable(text)}", err=True)
         later = "" if mesh.is_running else f", with the next mesh up{mesh.options}"
-        raise Unanswered(f"task {task_id} waits for a person; it goes on once that is answered{later}")
+        raise NoAnswerError(f"task {task_id} waits for a person; it goes on once that is answered{later}")
     for file in (files := outcome.get("files") or ()):
         canvas.line(0, Line("file", file_line(file)))
     if files:
@@ -429,17 +437,17 @@ def _doing(event: Document) -> str:
     return _DOING.get(event["event_type"], _WORKING)
 
 
-def print_answer(outcome: Document, *, as_json: bool = False, shown: str = "") -> int:
+def print_answer(outcome: Document, *, as_json: bool = False, printed_text: str = "") -> int:
     """Print the answer, or the outcome as JSON; returns the exit status that says how it went.
 
-    An answer that is `shown` already is left out.
+    An answer that is `printed_text` already is left out.
     """
     result = outcome.get("result") or {}
     is_text = not result or "text" in result
     text = str(result.get("text") or "") if is_text else json.dumps(result, ensure_ascii=False, indent=2)
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False))
-    elif text and text.strip() != shown.strip():
+    elif text and text.strip() != printed_text.strip():
         click.echo(for_terminal(text) if sys.stdout.isatty() else text)
     if not outcome["success"] and not as_json:
         error = outcome.get("error")
@@ -498,15 +506,15 @@ def events(
         task = await whole_id(mesh, task_id) if task_id else None
         fields: Any = {"task_id": task, "event_type": event_type, **given_filter(of_task)}
         newest = await mesh.client.last_seq() if follow else 0
-        most = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
-        asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
-        found = await mesh.client.events(limit=asked, since=since, until=until, **fields)
-        if task and not found:
+        maximum = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
+        count = maximum if not hidden else min(_MAX_EVENTS, 2 * maximum)  # so that enough are left
+        page = await mesh.client.events(limit=count, since=since, until=until, **fields)
+        if task and not page:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
-        if not found and not follow:
+        if not page and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
-        newest = max([newest, *(event.seq or 0 for event in found)])
-        for event in [event for event in found if event.event_type not in hidden][-most:]:
+        newest = max([newest, *(event.seq or 0 for event in page)])
+        for event in [event for event in page if event.event_type not in hidden][-maximum:]:
             click.echo(line(document(event)))
         if follow:
             async with aclosing(_new_events(mesh, newest, fields)) as live:

@@ -126,7 +126,7 @@ def up(
     model: str | None,
     hold: bool | None,
     reload: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
@@ -141,7 +141,7 @@ def up(
     }
     if hold is not None:
         tables["maintenance"] = {"hold": hold}
-    settings = _settings(data_dir=data, **tables, **given)
+    settings = _settings(data_dir=data, **tables, **options)
     agents: Sequence[type[Agent]] | None = click.get_current_context().obj
     if settings.store == "dapr" and (reload or agents is not None):
         problem = "--store dapr runs the agents of actors/, in processes that --reload does not start again"
@@ -179,7 +179,7 @@ def _say_stopped() -> None:
 @log_option
 @trust_option
 def worker(
-    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None, **given: Any
+    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None, **more: Any
 ) -> None:
     """Run one worker, on a PostgreSQL database or beside a Dapr sidecar.
 
@@ -190,7 +190,7 @@ def worker(
     found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
-    settings = _settings(data_dir=data, http={"port": port}, database=database, **given)
+    settings = _settings(data_dir=data, http={"port": port}, database=database, **more)
     if app_id is None and settings.database is not None:
         _run(_work(settings.having(http={"port": port or 0}), WHOLE_MESH, replica=True))
         return
@@ -200,11 +200,11 @@ def worker(
     _run(_work(listening_for(app_id, settings), app_id, replica))
 
 
-def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
+def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
     from meshwright.cli.logs import log_service
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), log_level=",".join(log_level) or None, **given)
+    settings = load_settings(Path(), log_level=",".join(log_level) or None, **overrides)
     settings.require_secrets()
     form = log_service(settings.data_dir, settings.log_level, settings.log_format)
     require_trust(settings)
@@ -503,5 +503,5 @@ def _show_in_colours(rows: Sequence[Document]) -> None:
     for line in lines:
         *cells, last = re.split(r"(\s{2,})", line, maxsplit=len(_ROWS) - 1)
         styles = iter(_ROW_STYLES)
-        shown = [cell if cell.isspace() else styled(cell, **next(styles)) for cell in (*cells, last)]
-        click.echo("".join(shown), err=True)
+        cells = [cell if cell.isspace() else styled(cell, **next(styles)) for cell in (*cells, last)]
+        click.echo("".join(cells), err=True)

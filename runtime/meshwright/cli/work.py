@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from meshwright.cli.again import dead_letters, retry
 from meshwright.cli.answers import answer, approve, deny
-from meshwright.cli.batches import cancel, score, tree
+from meshwright.cli.batches import cancel, dead_letters, retry, score, tree
 from meshwright.cli.inbox import list_questions, show_question
 from meshwright.cli.nouns import Noun
 from meshwright.cli.tasks import ask, show, steps, submit, tasks

@@ -27,7 +27,7 @@ _ENVELOPE_DEPTH = 1
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
-class Change(Strict):
+class ChangeBody(Strict):
     """Base of bodies that may be a whole answer: fields that only answers have (`facts`) are ignored."""
 
     facts: ClassVar[frozenset[str]] = frozenset()
@@ -108,10 +108,10 @@ def read_model(body: bytes, model: type[_ModelT], settings: Settings) -> _ModelT
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        if found[0]["type"] == "json_invalid":
-            raise _malformed(str(found[0]["ctx"]["error"])) from None
-        raise InvalidFields.of(found, model) from None
+        errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise _malformed(str(errors[0]["ctx"]["error"])) from None
+        raise InvalidFields.of(errors, model) from None
 
 
 def _malformed(reason: str) -> MalformedJson:
@@ -160,15 +160,15 @@ class InvalidFields(InvalidInput):
         self.errors = errors
 
     @classmethod
-    def of(cls, found: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
+    def of(cls, problems: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
         """Describes the errors of a validation, without repeating what was sent."""
-        errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in found]
+        errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in problems]
         remedy = ""
         is_known = (
-            model is not None and len(found[0]["loc"]) == 1
+            model is not None and len(problems[0]["loc"]) == 1
         )  # what a field within another may be is not
-        if model is not None and is_known and found[0]["type"] == "extra_forbidden":
-            near = nearest(str(found[0]["loc"][-1]), model.model_fields, cutoff=0.5)
+        if model is not None and is_known and problems[0]["type"] == "extra_forbidden":
+            near = nearest(str(problems[0]["loc"][-1]), model.model_fields, cutoff=0.5)
             remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(model.model_fields)}"
         return cls(errors, remedy=remedy)
 

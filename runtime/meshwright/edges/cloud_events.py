@@ -41,7 +41,7 @@ CONTENT_TYPE = "application/cloudevents+json"
 _ACCEPTED, _REFUSED, _ENDED = "meshwright.task.accepted", "meshwright.task.refused", "meshwright.task.ended"
 _MAX_CHARS = 256
 _MAX_SEARCHED_BYTES = 1024 * 1024  # of a refused event, for its id
-Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Attempt = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Asks the runtime until it can answer."""
 
 
@@ -103,21 +103,25 @@ class EventAddress(Address):
 
 
 async def accept(
-    operations: Operations, event: TaskEvent, scheme: str, outcome_to: Callable[..., Address], asked: Asked
+    operations: Operations,
+    event: TaskEvent,
+    scheme: str,
+    outcome_to: Callable[..., Address],
+    attempt: Attempt,
 ) -> bytes:
     """Make the task of an event, and return its receipt as a CloudEvent; both are durable then.
 
     `outcome_to` gets the attributes of the outcome, and returns its address. An event that comes again is
     the same task: its outcome is sent again where it has ended. Raises what `Operations.submit` raises.
     """
-    receipt = await asked(
+    receipt = await attempt(
         lambda: operations.submit(event.task, idempotency_key=event.key, traceparent=event.traceparent)
     )
-    await asked(lambda: operations.outcome(receipt.task_id))  # Forbidden, where the task is another's
+    await attempt(lambda: operations.outcome(receipt.task_id))  # Forbidden, where the task is another's
     task = TaskKey(operations.caller.tenant_id, receipt.task_id)
     origin = {"requestid": event.event_id, "requestsource": event.source}
     address = outcome_to(attributes=_attributes(_ENDED, task, origin))
-    await asked(lambda: operations.mesh.get(Courier).ask(scheme, task, address, may_have_ended=True))
+    await attempt(lambda: operations.mesh.get(Courier).ask(scheme, task, address, may_have_ended=True))
     return envelope(_attributes(_ACCEPTED, task, origin), encode(receipt))
 
 

@@ -29,7 +29,7 @@ _TOLERANCE_SECONDS = 300  # between a timestamp and our clock
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignatureKind:
     """The way in which a service signs its deliveries. `headers` with the signature are tried in order."""
 
     scheme: str = "hmac"
@@ -43,11 +43,11 @@ class Signed:
 class Proof(NamedTuple):
     """One secret that a delivery may be signed with, and how. During a rotation there are two."""
 
-    kind: Signed
+    kind: SignatureKind
     secret: str
 
 
-def proof_of(table: str, kind: Signed, secret: str) -> Proof:
+def proof_of(table: str, kind: SignatureKind, secret: str) -> Proof:
     """Returns a proof by a secret of a table of settings. Raises ConfigError where it is none of its kind."""
     if kind.scheme == "standard":
         try:
@@ -108,11 +108,11 @@ def json_object(headers: Mapping[str, str], body: bytes, max_depth: int) -> dict
 
 class _Verify(Protocol):
     def __call__(
-        self, kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float
+        self, kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float
     ) -> bool: ...
 
 
-def is_signed(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def is_signed(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     """Whether a delivery is from somebody who knows the secret. Headers have lower-case names."""
     return _SCHEMES[kind.scheme](kind, secret, headers, body, now)
 
@@ -141,12 +141,12 @@ def _is_recent(timestamp: str, now: float) -> bool:
     return timestamp.isdecimal() and len(timestamp) < 16 and abs(now - int(timestamp)) <= _TOLERANCE_SECONDS
 
 
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+def _same(signature: str, expected: str) -> bool:
+    return hmac.compare_digest(signature.encode(), expected.encode())
 
 
-def _hmac(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
-    given = next((headers[name] for name in kind.headers if name in headers), "")
+def _hmac(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+    signature = next((headers[name] for name in kind.headers if name in headers), "")
     if kind.timestamp_header:
         timestamp = headers.get(kind.timestamp_header, "")
         if not _is_recent(timestamp, now):
@@ -154,34 +154,34 @@ def _hmac(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, no
         body = b"%s%s:%s" % (kind.version.encode(), timestamp.encode(), body)
     digest = hmac.digest(secret.encode(), body, hashlib.sha256)
     in_hex, in_base64 = kind.prefix + digest.hex(), kind.prefix + base64.b64encode(digest).decode()
-    return _same(given, in_hex) | _same(given, in_base64)
+    return _same(signature, in_hex) | _same(signature, in_base64)
 
 
-def _standard(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def _standard(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     timestamp = headers.get("webhook-timestamp", "")
     if not _is_recent(timestamp, now):
         return False
     expected = standard_signature(standard_key(secret), headers.get("webhook-id", ""), int(timestamp), body)
-    given = headers.get("webhook-signature", "").split(" ")
-    return any(_same(signature, expected) for signature in given)
+    signatures = headers.get("webhook-signature", "").split(" ")
+    return any(_same(signature, expected) for signature in signatures)
 
 
-def _token(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def _token(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     return _same(next((headers[name] for name in kind.headers if name in headers), ""), secret)
 
 
-def _bearer(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def _bearer(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (scheme.lower() == "bearer") & _same(token.strip(), secret)
 
 
-def _basic(kind: Signed, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def _basic(kind: SignatureKind, secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     scheme, _, encoded = headers.get("authorization", "").partition(" ")
     try:
-        given = base64.b64decode(encoded.strip(), validate=True)
+        credentials = base64.b64decode(encoded.strip(), validate=True)
     except ValueError:  # also for a text that is not ASCII
-        given = b""
-    return (scheme.lower() == "basic") & hmac.compare_digest(given, secret.encode())
+        credentials = b""
+    return (scheme.lower() == "basic") & hmac.compare_digest(credentials, secret.encode())
 
 
 _SCHEMES: Mapping[str, _Verify] = {

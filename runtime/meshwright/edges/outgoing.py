@@ -70,9 +70,9 @@ class Receivers:
 
         A TryLater of the block leaves it alone, longer after each failure in a row; a success ends that.
         """
-        left = self._until.get(receiver, 0.0) - time.monotonic()
-        if left > 0:
-            raise TryLater("it is left alone after an earlier failure", left)
+        remaining = self._until.get(receiver, 0.0) - time.monotonic()
+        if remaining > 0:
+            raise TryLater("it is left alone after an earlier failure", remaining)
         try:
             yield
         except TryLater as error:
@@ -218,8 +218,8 @@ def asked_pause(answer: HttpReply) -> float | None:
         return None
     if answer.headers.get("X-RateLimit-Remaining") == "0":
         reset = answer.headers.get("X-RateLimit-Reset", "")
-        left = float(reset) - time.time() if reset.isdecimal() else MAX_ASKED_SECONDS
-        return min(max(left, 1.0), MAX_ASKED_SECONDS)
+        remaining = float(reset) - time.time() if reset.isdecimal() else MAX_ASKED_SECONDS
+        return min(max(remaining, 1.0), MAX_ASKED_SECONDS)
     limited = answer.status == 429 or b"rate limit" in answer.body[:4096].lower()
     return MAX_ASKED_SECONDS if limited else None  # GitHub's advice for a limit that does not say its end
 

@@ -25,8 +25,8 @@ class _Files:
         self._seen = self._stamps()
 
     def have_changed(self) -> bool:
-        seen, self._seen = self._seen, self._stamps()
-        return seen != self._seen
+        before, self._seen = self._seen, self._stamps()
+        return before != self._seen
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:
         return [*map(_stamp, self.paths)]
@@ -73,8 +73,8 @@ class Certificate:
                 await asyncio.sleep(pause)
                 event = await asyncio.to_thread(self.reload)
                 if event is not None:
-                    known = {"error": self.problem} if event == REJECTED else {}
-                    tell(event, {"path": str(self._files.paths[0]), **known})
+                    problem = {"error": self.problem} if event == REJECTED else {}
+                    tell(event, {"path": str(self._files.paths[0]), **problem})
 
         task = asyncio.create_task(look(), name="tls certificate")
         try:
@@ -101,8 +101,8 @@ class BrokerTls:
 
     def __init__(self, settings: Settings, project: Path, tell: _Tell) -> None:
         mqtt = settings[MqttSettings]
-        named = {"ca_file": mqtt.ca_file, "cert_file": mqtt.cert_file, "key_file": mqtt.key_file}
-        self._named = {name: project / path for name, path in named.items() if path is not None}
+        paths = {"ca_file": mqtt.ca_file, "cert_file": mqtt.cert_file, "key_file": mqtt.key_file}
+        self._named = {name: project / path for name, path in paths.items() if path is not None}
         self._files = _Files(*self._named.values())
         self._tell = tell
         self.context = self._made()
@@ -159,10 +159,10 @@ class _TlsSocket(ssl.SSLSocket):
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _reason(error: Exception) -> str:

@@ -51,13 +51,13 @@ def render(folder: Path, check: bool) -> int:
     require_trust(settings)
     texts = rendered(_project(settings))
     changed = [path for path, text in texts.items() if _read(folder / path) != text]
-    gone = sorted(set(_earlier(folder)) - texts.keys())
-    for path in (*changed, *gone):
-        click.echo(f"{'delete' if path in gone else 'write'} {folder / path}")
+    obsolete = sorted(set(_earlier(folder)) - texts.keys())
+    for path in (*changed, *obsolete):
+        click.echo(f"{'delete' if path in obsolete else 'write'} {folder / path}")
         if not check:
             _put(folder / path, texts.get(path))
-    click.echo(f"{len(texts)} files in {folder}, {len(changed) + len(gone)} changed", err=True)
-    return int(check and bool(changed or gone))
+    click.echo(f"{len(texts)} files in {folder}, {len(changed) + len(obsolete)} changed", err=True)
+    return int(check and bool(changed or obsolete))
 
 
 @click.command()

@@ -41,7 +41,7 @@ def labels(name: str) -> Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PromptConfigMap:
     """A prompt file, in a ConfigMap whose name changes with the text: pods that use it are rolled."""
 
     name: str
@@ -60,7 +60,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class App:
+class Pods:
     """Pods that run `mesh` with the same arguments.
 
     `keeps_data` gives each pod a name and a volume that stay. `needs_secret`: without the Secret no pod
@@ -73,7 +73,7 @@ class App:
     cpu: str
     memory: str
     storage: str
-    prompts: Sequence[Prompt] = ()
+    prompts: Sequence[PromptConfigMap] = ()
     keeps_data: bool = True
     needs_secret: bool = True
     replicas: int | None = None
@@ -202,9 +202,9 @@ def _probe(path: str, *, every: int, failures: int) -> Document:
 def namespace(name: str) -> Document:
     """The namespace, which refuses pods that do not meet the restricted standard."""
     standard = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
-    found = named("v1", "Namespace", name)
-    found["metadata"]["labels"] = {PART_OF: MESH, **standard}
-    return found
+    document = named("v1", "Namespace", name)
+    document["metadata"]["labels"] = {PART_OF: MESH, **standard}
+    return document
 
 
 def service(name: str) -> Document:
@@ -261,23 +261,23 @@ def network_policies(front: str) -> list[Document]:
     ]
 
 
-def asking_route(url: str, each: int) -> Document:
+def asking_route(url: str, count: int) -> Document:
     """KEDA's trigger that asks a route of the mesh for a number of tasks."""
     return {
         "type": "metrics-api",
-        "metadata": {"url": url, "valueLocation": "value", "targetValue": str(each), "authMode": "bearer"},
+        "metadata": {"url": url, "valueLocation": "value", "targetValue": str(count), "authMode": "bearer"},
         "authenticationRef": {"name": "mesh-scale"},
     }
 
 
-def asking_view(each: int) -> Document:
+def asking_view(count: int) -> Document:
     """KEDA's trigger that asks the database for the number of all tasks, at the address that pods have."""
     query = "SELECT value FROM meshwright_scale WHERE app = 'mesh'"
-    metadata = {"connectionFromEnv": "MESH_DATABASE", "query": query, "targetQueryValue": str(each)}
+    metadata = {"connectionFromEnv": "MESH_DATABASE", "query": query, "targetQueryValue": str(count)}
     return {"type": "postgresql", "metadata": metadata}
 
 
-def scaled(app: App, trigger: Document, most: int) -> Document:
+def scaled(app: Pods, trigger: Document, most: int) -> Document:
     """KEDA's object that gives an app as many replicas as a trigger says, `most` at most."""
     spec = {
         "scaleTargetRef": {"kind": app.kind, "name": app.name},

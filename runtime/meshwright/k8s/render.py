@@ -15,7 +15,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.k8s import objects
-from meshwright.k8s.objects import App, Document, Prompt
+from meshwright.k8s.objects import Document, Pods, PromptConfigMap
 from meshwright.k8s.settings import K8sSettings
 from meshwright.settings import Settings
 from meshwright.stack.services import MAX_BODY
@@ -66,7 +66,7 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
     Raises ConfigError for an agent whose id cannot name an object of Kubernetes.
     """
     config = project.settings[K8sSettings]
-    prompts = [Prompt(name, text) for name, text in sorted(project.prompts.items())]
+    prompts = [PromptConfigMap(name, text) for name, text in sorted(project.prompts.items())]
     front = [objects.service(_FRONT), *objects.network_policies(_FRONT)]
     if config.host:
         front.append(objects.ingress(config.host, config.tls_secret, _FRONT))
@@ -81,19 +81,19 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
     texts |= _overlay(project, "postgres", {f"{app.name}.yaml": app.documents() for app in several})
     of_dapr = {f"{app.name}.yaml": app.documents() for app in apps}
     of_dapr |= {"components.yaml": _components(project, apps), "models.yaml": _models(apps)}
-    present = {name: found for name, found in of_dapr.items() if found}
+    present = {name: documents for name, documents in of_dapr.items() if documents}
     texts |= _overlay(project, "dapr", present, patches=[_FOR_SIDECARS])
     texts |= _scaling(project, "postgres", {"mesh": several[1]})
     texts |= _scaling(project, "dapr", {app.name: app for app in apps if app.name in project.agents})
     return texts
 
 
-def _one(project: Project, prompts: Sequence[Prompt]) -> App:
+def _one(project: Project, prompts: Sequence[PromptConfigMap]) -> Pods:
     """The whole mesh in one pod, on SQLite."""
     return _app(project, _FRONT, "up", prompts=prompts, replicas=1, needs_secret=False, serves_api=True)
 
 
-def _several(project: Project, prompts: Sequence[Prompt]) -> tuple[App, App]:
+def _several(project: Project, prompts: Sequence[PromptConfigMap]) -> tuple[Pods, Pods]:
     """Fronts and workers that share a PostgreSQL database, of which each runs every agent."""
     fronts = 1 if project.settings[MqttSettings].url else 2  # one process alone may serve MQTT clients
     front = _app(project, _FRONT, "up", prompts=prompts, replicas=fronts, keeps_data=False, serves_api=True)
@@ -101,7 +101,7 @@ def _several(project: Project, prompts: Sequence[Prompt]) -> tuple[App, App]:
     return front, _app(project, _WORKER, *serving, prompts=prompts, keeps_data=False)
 
 
-def _on_dapr(project: Project, prompts: Sequence[Prompt]) -> list[App]:
+def _on_dapr(project: Project, prompts: Sequence[PromptConfigMap]) -> list[Pods]:
     """An app for each agent and each part of the mesh, beside a sidecar."""
     by_name = {prompt.name: prompt for prompt in prompts}
     specs = app_per_agent([agent for agent in project.agents if agent not in project.at_front], 1)
@@ -130,13 +130,13 @@ def _on_dapr(project: Project, prompts: Sequence[Prompt]) -> list[App]:
     return apps
 
 
-def _app(project: Project, name: str, *args: str, variables: Sequence[Document] = (), **fields: Any) -> App:
+def _app(project: Project, name: str, *args: str, variables: Sequence[Document] = (), **fields: Any) -> Pods:
     config = project.settings[K8sSettings]
     hosts = [f"{_FRONT}{end}" for end in ("", *(f".{config.namespace}{end}" for end in _DOMAINS))]
     hosts += [_MODELS, *([config.host] if config.host else []), *project.settings[HttpSettings].allowed_hosts]
-    named = {"name": "MESH_HTTP__ALLOWED_HOSTS", "value": json.dumps(hosts)}
+    allowed = {"name": "MESH_HTTP__ALLOWED_HOSTS", "value": json.dumps(hosts)}
     quantities = {"cpu": config.cpu, "memory": config.memory, "storage": config.storage}
-    return App(name, args, image=config.image, variables=(named, *variables), **quantities, **fields)
+    return Pods(name, args, image=config.image, variables=(allowed, *variables), **quantities, **fields)
 
 
 def _sidecar(project: Project, app_id: str) -> dict[str, str]:
@@ -181,19 +181,19 @@ def _dapr_variables(project: Project, app_id: str) -> list[Document]:
     ]
 
 
-def _components(project: Project, apps: Sequence[App]) -> list[Document]:
+def _components(project: Project, apps: Sequence[Pods]) -> list[Document]:
     """The project's components of Dapr, for the apps of the mesh alone."""
     bus = f"{project.settings[DaprSettings].bus}-bus"
     paths = [*(project.components / name for name in _COMPONENTS)]
     paths += [project.components / bus / f"{name}.yaml" for name in ("bus", "views")]
-    found = [document for path in paths for document in yaml.safe_load_all(path.read_text("utf-8"))]
+    parts = [document for path in paths for document in yaml.safe_load_all(path.read_text("utf-8"))]
     scopes = [app.annotations["dapr.io/app-id"] for app in apps]
     return [
-        {**document, "scopes": scopes} if document["kind"] == "Component" else document for document in found
+        {**document, "scopes": scopes} if document["kind"] == "Component" else document for document in parts
     ]
 
 
-def _models(apps: Sequence[App]) -> list[Document]:
+def _models(apps: Sequence[Pods]) -> list[Document]:
     """The address of the models, where an agent offers them, for Dapr's service invocation too."""
     if _MODELS not in [app.name for app in apps]:
         return []
@@ -202,7 +202,7 @@ def _models(apps: Sequence[App]) -> list[Document]:
     return [objects.service(_MODELS), {**endpoint, "spec": spec}]
 
 
-def _scaling(project: Project, overlay: str, apps: Mapping[str, App]) -> dict[PurePosixPath, str]:
+def _scaling(project: Project, overlay: str, apps: Mapping[str, Pods]) -> dict[PurePosixPath, str]:
     """An overlay on an overlay, for clusters with KEDA. `apps` has them by their names in the mesh."""
     config = project.settings[K8sSettings]
     url = f"http://{_FRONT}.{config.namespace}.svc.cluster.local/scale"
@@ -240,8 +240,8 @@ def _folder(
     listed = {"resources": [*resources, *documents]}
     head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     yield folder / "kustomization.yaml", _written([{**head, **rest, **listed}])
-    for name, found in documents.items():
-        yield folder / name, _written(found)
+    for name, contents in documents.items():
+        yield folder / name, _written(contents)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -40,12 +40,12 @@ def _all_servers(target: Target) -> list[Document]:
     if target.url or load_settings(Path(), data_dir=target.data).table("mcp"):
         listed = talk(target, lambda mesh: mesh.client.items(MCP_SERVERS.path))
     others = dict[str, McpServer]() if target.url else read_file(Path())
-    known = {server["id"] for server in listed}
+    ids = {server["id"] for server in listed}
     empty: Document = {"tools": [], "approve": "", "agents": [], "accepted": [], "withheld": []}
     unused = [
         {**empty, "id": name, "where": f"{server.where} ({MCP_FILE})"}
         for name, server in others.items()
-        if name not in known
+        if name not in ids
     ]
     return [*listed, *unused]
 
@@ -65,9 +65,9 @@ def _show_server(name: str, as_json: bool) -> None:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
-    known = {**read_file(Path()), **settings.table("mcp")}
-    if name not in known:
-        likely = nearest(name, known)
+    servers = {**read_file(Path()), **settings.table("mcp")}
+    if name not in servers:
+        likely = nearest(name, servers)
         remedy = f"did you mean: mesh mcp show {likely}" if likely else "mesh mcp list shows those there are"
         raise NotFound(f"There is no MCP server {name!r}", remedy=remedy, field="name")
     require_trust(settings)
@@ -111,13 +111,13 @@ def _add_server(
     fields: dict[str, Any] = {"command": command[0], "args": list(command[1:])} if command else {}
     fields |= {"url": address} if address else {}
     fields |= {"client_id": client_id} if client_id else {}
-    given = _checked(name, {**fields, "tools": list(tools), "agents": list(agents)})
+    server = _checked(name, {**fields, "tools": list(tools), "agents": list(agents)})
     require_trust(settings)
-    found, signed_in = _tools_of(server_of(name, given, Path()))
+    offered, signed_in = _tools_of(server_of(name, server, Path()))
     if not tools:
-        reading = [tool.name for tool in found if tool.annotations and tool.annotations.read_only_hint]
-        given = _checked(name, {**fields, "tools": reading, "agents": list(agents)})
-    fields |= {"tools": list(given.tools)} | ({"agents": list(agents)} if agents else {})
+        reading = [tool.name for tool in offered if tool.annotations and tool.annotations.read_only_hint]
+        server = _checked(name, {**fields, "tools": reading, "agents": list(agents)})
+    fields |= {"tools": list(server.tools)} | ({"agents": list(agents)} if agents else {})
     lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items() if value]
     text = "\n".join([f"[mcp.{name}]", *lines, ""])
     tomllib.loads(text)  # what is written can be read
@@ -126,7 +126,7 @@ def _add_server(
     gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{gap}{text}")
-    click.echo(table(_COLUMNS, _rows(found, given)))
+    click.echo(table(_COLUMNS, _rows(offered, server)))
     say(f"[mcp.{name}] is written to {FILE_NAME}; a mesh that runs reads it when it is started again.")
     if signed_in is not None:
         _keep(target, name, signed_in)
@@ -189,13 +189,13 @@ def _accept(target: Target, name: str, tool: str, yes: bool) -> None:
     if tool not in withheld:
         listed = ", ".join(withheld) or "none is"
         raise NotFound(f"The tool {tool!r} of {name} is not withheld", remedy=f"Withheld: {listed}")
-    found = withheld[tool]
-    click.echo(found["difference"])
+    change = withheld[tool]
+    click.echo(change["difference"])
     if not yes:
         confirm(f"Agents will read this, and may call {tool}.")
 
     async def accept(mesh: Connection) -> Any:
-        body = {"tool": tool, "digest": found["digest"]}
+        body = {"tool": tool, "digest": change["digest"]}
         return await mesh.client.call("POST", f"{path}/accept", body=body)
 
     talk(target, accept, need="change")
@@ -213,11 +213,11 @@ def _checked(name: str, fields: dict[str, Any]) -> McpServerSettings:
 
 def _tools_of(server: McpServer) -> tuple[list[Tool], SignedIn | None]:
     """The tools of a server, which is started for that, and the sign-in that it wanted. Raises MeshError."""
-    from meshwright.mcp.connection import Connection as ServerConnection
-    from meshwright.mcp.sign_in import Browser
+    from meshwright.mcp.connection import ServerConnection
+    from meshwright.mcp.sign_in import BrowserSignIn
 
     async def find() -> tuple[list[Tool], SignedIn | None]:
-        browser = Browser(
+        browser = BrowserSignIn(
             server.url, lambda address: say(f"Open this address to sign in:\n{address}"), server.client
         )
         seconds = _SIGN_IN_SECONDS if server.may_sign_in else _CONNECT_SECONDS

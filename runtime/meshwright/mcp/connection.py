@@ -17,10 +17,9 @@ from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed
 from meshwright.core.plugins import install_command
 from meshwright.core.redaction import foreign_words
-from meshwright.mcp.bounds import bounded_transport
 from meshwright.mcp.settings import McpServer
 from meshwright.mcp.sign_in import only_safe
-from meshwright.mcp.stdio import running
+from meshwright.mcp.transports import bounded_transport, running
 
 if TYPE_CHECKING:
     from httpx2 import Auth, Response
@@ -36,7 +35,7 @@ _HTTP_SECONDS, _HTTP_READ_SECONDS = 30.0, 300.0  # a stream may be silent for a 
 _CLOSE_SECONDS = 8.0  # the library ends a program within six
 
 
-class Connection:
+class ServerConnection:
     """A connection to a server, which one asyncio task holds: the library's scopes are bound to it.
 
     `on_end` is called with the reason where it ends by itself, `on_change` where the server says that it has
@@ -88,17 +87,17 @@ class Connection:
 
     async def tools(self) -> list[Tool]:
         """All tools of the server. Raises MeshError."""
-        client, found, cursor = self._open_client(), list["Tool"](), None
+        client, tools, cursor = self._open_client(), list["Tool"](), None
         for _ in range(_MAX_PAGES):
             with _Failures(self):
                 page = await client.list_tools(cursor=cursor, cache_mode="refresh")
-            found += page.tools
+            tools += page.tools
             cursor = page.next_cursor
-            if cursor is None or len(found) > _MAX_TOOLS:
+            if cursor is None or len(tools) > _MAX_TOOLS:
                 break
-        if cursor is not None or len(found) > _MAX_TOOLS:
+        if cursor is not None or len(tools) > _MAX_TOOLS:
             raise ConfigError(f"it lists over {_MAX_TOOLS:,} tools, or over {_MAX_PAGES} pages of them")
-        return found
+        return tools
 
     async def call(
         self,
@@ -244,8 +243,8 @@ class Connection:
         self.end(f"the server has ended{self._last_words()}")
 
     def _last_words(self) -> str:
-        said = " | ".join(self._said)
-        return f"; it said: {said[-_MAX_ERROR_CHARS:]}" if said else ""
+        text = " | ".join(self._said)
+        return f"; it said: {text[-_MAX_ERROR_CHARS:]}" if text else ""
 
 
 async def _decline(context: Any, params: Any) -> Any:
@@ -258,7 +257,7 @@ async def _decline(context: Any, params: Any) -> Any:
 class _Failures:
     """Turns the library's errors into ToolFailed; one that says that the connection is gone ends it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServerConnection) -> None:
         self._connection = connection
 
     def __enter__(self) -> None:
@@ -295,6 +294,6 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no program {os.fspath(error.filename)!r}"
     text = " ".join(str(error).split())
-    known = isinstance(error, MeshError) or type(error).__name__ == "MCPError"
-    words = text if known and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    is_ours = isinstance(error, MeshError) or type(error).__name__ == "MCPError"
+    words = text if is_ours and text else f"{type(error).__name__}: {text}".rstrip(": ")
     return foreign_words(words, max_chars=_MAX_ERROR_CHARS)

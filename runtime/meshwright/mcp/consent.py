@@ -2,14 +2,14 @@
 
 The words of a server about its tools steer the models that read them. When a server is used first, its tools
 that the settings name are agreed to; later a tool with other words, another schema or other hints, or a new
-one, is withheld until a person accepts it. One actor for each server keeps that, on every store.
-"""
+one, is withheld until a person accepts it. One actor for each server keeps that, on every store."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from difflib import unified_diff
 from fnmatch import fnmatchcase
@@ -21,15 +21,24 @@ from msgspec.structs import replace
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
+from meshwright.core.messages import Caller
+from meshwright.events.filter import TaskFilter
+from meshwright.events.inbox import Question, question_id
+from meshwright.events.inbox_sources import SourcePage
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.work.people import Approval
 
 CONSENT = "mcp-consent"
 WITHHELD, ACCEPTED, REFUSED = "mcp.tool_withheld", "mcp.tool_accepted", "mcp.tool_refused"
 RELEASED = "mcp.tool_released"  # without a decision: the server has it as before, or no more
 _MAX_SHOWN_CHARS = 32_000  # of a tool's document: a longer one cannot be accepted
 _DIGEST_CHARS = 16
+Decide = Callable[[Caller, str, str, str, str, str], Awaitable[Any]]
+"""Accepts or refuses a tool: the caller, the action, the server, the tool, its digest, the reason."""
+_TENANT = Caller().tenant_id  # servers are the mesh's
+_TOOLS = 10**9  # more than a server ever has: the position of an item is that of its server, and its own
 
 
 class ToolDocument(Struct):
@@ -67,7 +76,7 @@ class ToolDocument(Struct):
             return {"name": self.name, "cut": self.text}
 
 
-class Offer(Struct):
+class ServerOffer(Struct):
     """The tools that a server has now, of those that the patterns of its table name."""
 
     patterns: tuple[str, ...]
@@ -89,7 +98,7 @@ class ConsentView(Struct, frozen=False):
     patterns: tuple[str, ...] = ()
     accepted: dict[str, ToolDocument] = field(default_factory=dict)
     withheld: dict[str, ToolDocument] = field(default_factory=dict)
-    asked: int = 0
+    withheld_count: int = field(default=0, name="asked")  # as earlier versions stored it
     """How many tools were withheld: no two have the same key."""
 
 
@@ -97,7 +106,7 @@ class ConsentActor(Actor[ConsentView]):
     """Keeps which tools of one server are agreed to; its id is the name of the server's table."""
 
     @turn
-    def offer(self, turn: Turn, offer: Offer) -> ConsentView:
+    def offer(self, turn: Turn, offer: ServerOffer) -> ConsentView:
         """Take what the server has now, and return what is agreed to and what is withheld.
 
         A tool that is new since the operator has named it is agreed to; one that the server brings is not.
@@ -107,24 +116,24 @@ class ConsentActor(Actor[ConsentView]):
         before = state.withheld
         withheld: dict[str, ToolDocument] = {}
         for tool in offer.tools:
-            known = state.accepted.get(tool.name)
-            is_named_now = known is None and not _fits(tool.name, state.patterns)
+            accepted = state.accepted.get(tool.name)
+            is_named_now = accepted is None and not _fits(tool.name, state.patterns)
             if is_first or is_named_now:
                 state.accepted[tool.name] = tool
-            elif known is None or known.digest != tool.digest:
-                asked = before.get(tool.name)
-                if asked is None or asked.digest != tool.digest:
-                    asked = self._withhold(turn, tool, is_new=known is None)
-                withheld[tool.name] = asked
+            elif accepted is None or accepted.digest != tool.digest:
+                current = before.get(tool.name)
+                if current is None or current.digest != tool.digest:
+                    current = self._withhold(turn, tool, is_new=accepted is None)
+                withheld[tool.name] = current
         for name in (name for name in before if name not in withheld):
             turn.publish(topics.MESH, RELEASED, {"server": self.ref.id, "tool": name})
         state.withheld, state.patterns = withheld, offer.patterns
         return state
 
     def _withhold(self, turn: Turn, tool: ToolDocument, *, is_new: bool) -> ToolDocument:
-        self.state.asked += 1
+        self.state.withheld_count += 1
         turn.publish(topics.MESH, WITHHELD, {"server": self.ref.id, "tool": tool.name, "is_new": is_new})
-        return replace(tool, key=f"mcp/{self.ref.id}/{self.state.asked}", since=turn.now)
+        return replace(tool, key=f"mcp/{self.ref.id}/{self.state.withheld_count}", since=turn.now)
 
     @turn
     def accept(self, turn: Turn, deciding: Deciding) -> ConsentView:
@@ -166,8 +175,8 @@ class ConsentActor(Actor[ConsentView]):
         return tool
 
     def _tell(self, turn: Turn, event_type: str, tool: ToolDocument, deciding: Deciding) -> None:
-        told = {"server": self.ref.id, "tool": tool.name, "by": deciding.by, "reason": deciding.reason}
-        turn.publish(topics.MESH, event_type, told)
+        payload = {"server": self.ref.id, "tool": tool.name, "by": deciding.by, "reason": deciding.reason}
+        turn.publish(topics.MESH, event_type, payload)
 
 
 class Consents:
@@ -178,7 +187,7 @@ class Consents:
 
     async def offer(self, server: str, patterns: Sequence[str], tools: Sequence[ToolDocument]) -> ConsentView:
         """Say which tools a server has now; returns which of them are agreed to."""
-        return await self._call(server, "offer", Offer(patterns=tuple(patterns), tools=tuple(tools)))
+        return await self._call(server, "offer", ServerOffer(patterns=tuple(patterns), tools=tuple(tools)))
 
     async def accept(self, server: str, deciding: Deciding) -> ConsentView:
         """Agree to a tool of a server. Raises NotFound and Conflict."""
@@ -225,3 +234,80 @@ def _lines(tool: ToolDocument) -> list[str]:
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+class WithheldTools:
+    """Lists the tools of servers that wait for a person, and those that one has decided on."""
+
+    name = "mcp"
+    event_types: Collection[str] = (WITHHELD, ACCEPTED, REFUSED, RELEASED)
+
+    def __init__(self, consents: Consents, servers: Sequence[str], decide: Decide) -> None:
+        self._consents = consents
+        self._servers = servers
+        self._decide = decide
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        id: str | None,
+        ended: bool,
+        of_task: TaskFilter | None,
+        limit: int,
+        after: int,
+    ) -> SourcePage:
+        """By server, the oldest first. They are of no task: a filter of tasks leaves all out."""
+        if tenant_id != _TENANT or of_task is not None:
+            return SourcePage([])
+        views = await asyncio.gather(*map(self._consents.view, self._servers))
+        items = {
+            place * _TOOLS + int(item.wait_id.rpartition("/")[2]): item
+            for place, (server, view) in enumerate(zip(self._servers, views, strict=True))
+            for item in _items(server, view)
+            if item.wait_id
+            and (ended or item.status == "open")  # earlier versions kept some without a key
+            and (id is None or id in (item.id[: len(id)], item.id[-len(id) :]))
+        }
+        listed = sorted(place for place in items if place > after)
+        page = listed[:limit]
+        return SourcePage([items[place] for place in page], page[-1] if len(listed) > limit else None)
+
+    async def answer(self, item: Question, value: Any, caller: Caller) -> None:
+        """Accept or refuse a tool. Raises Conflict where it has changed, or is withheld no longer."""
+        action = ACCEPTED if value["approve"] else REFUSED
+        server, tool, digest = (str(item.subject[name]) for name in ("server", "tool", "digest"))
+        await self._decide(caller, action, server, tool, digest, value.get("reason", ""))
+
+
+def _items(server: str, view: ConsentView) -> Iterator[Question]:
+    for tool in view.accepted.values():
+        if tool.accepted_by:
+            yield _item(server, tool, "was withheld", {}, tool.accepted_by)
+    for tool in view.withheld.values():
+        before = view.accepted.get(tool.name)
+        why = "is new" if before is None else "has changed"
+        subject = {
+            "is_new": before is None,
+            "digest": tool.digest,
+            "difference": difference(before, tool),
+        }
+        yield _item(server, tool, why, subject, tool.refused_by)
+
+
+def _item(server: str, tool: ToolDocument, why: str, subject: dict[str, Any], decided_by: str) -> Question:
+    return Question(
+        id=question_id(_TENANT, tool.key),
+        seq=0,
+        wait_id=tool.key,
+        task_id="",
+        tenant_id=_TENANT,
+        source=WithheldTools.name,
+        status="answered" if decided_by else "open",
+        question=f"The tool {tool.name} of the MCP server {server} {why}. May agents read this and call it?",
+        subject={"server": server, "tool": tool.name, **subject},
+        answer_schema=Approval.model_json_schema(),
+        since=tool.since,  # earlier versions kept none
+        answered_by=decided_by or None,
+        ended_at=tool.decided_at,
+    )

@@ -19,9 +19,9 @@ from meshwright.mcp.consent import (
     Consents,
     ConsentView,
     Deciding,
+    WithheldTools,
     difference,
 )
-from meshwright.mcp.inbox import WithheldTools
 from meshwright.mcp.settings import McpServerSettings, server_of
 from meshwright.mcp.sign_in import SIGNED_IN, SIGNED_OUT, SignedIn, SignIns
 from meshwright.mesh import Mesh
@@ -139,8 +139,8 @@ class McpOperations:
                 name=tool.name,
                 digest=tool.digest,
                 now=tool.document,
-                before=known.document if (known := consent.accepted.get(tool.name)) else None,
-                difference=difference(known, tool),
+                before=before.document if (before := consent.accepted.get(tool.name)) else None,
+                difference=difference(before, tool),
                 refused_by=tool.refused_by,
             )
             for tool in consent.withheld.values()

@@ -10,7 +10,7 @@ PART = Part(
     needs=("mcp",),
     events="event_types:EVENTS",
     resources="display:RESOURCES",
-    toolset="toolset:McpToolset",
+    toolset="tools:McpToolset",
     commands={
         "mcp": "List MCP servers, add one, sign in, look at its tools and accept those that have changed.",
     },

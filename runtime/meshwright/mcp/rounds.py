@@ -25,7 +25,7 @@ _DONE = {"done": True}
 _TYPES: Mapping[str, Any] = {"string": str, "number": float, "integer": int, "boolean": bool}
 
 
-class _Called(Protocol):
+class _ServerTool(Protocol):
     server: str
     name: str
     is_repeatable: bool
@@ -35,22 +35,24 @@ class _Called(Protocol):
     ) -> Any: ...
 
 
-class Opened(BaseModel):
+class LinkVisit(BaseModel):
     """A person's word that an address was opened, and what it asks for is done."""
 
-    done: bool
+    model_config = ConfigDict(title="Opened")
+
+    is_done: bool = Field(alias="done")
 
 
-async def called_in_rounds(tool: _Called, values: Mapping[str, Any], context: ToolContext) -> Any:
+async def called_in_rounds(tool: _ServerTool, values: Mapping[str, Any], context: ToolContext) -> Any:
     """The result of a call, after as many rounds as its server asks for. Raises ToolFailed."""
     answers: dict[str, Any] | None = None
     state: str | None = None
     pause = _MIN_PAUSE_SECONDS
     for _ in range(_MAX_ROUNDS):
-        result, asked = await _round(tool, values, answers, state, context)
-        if asked is None:
+        result, request = await _round(tool, values, answers, state, context)
+        if request is None:
             return result
-        state, questions = asked.get("requestState"), asked.get("inputRequests") or {}
+        state, questions = request.get("requestState"), request.get("inputRequests") or {}
         if questions:
             answers = {key: await _answer(tool, question, context) for key, question in questions.items()}
             pause = _MIN_PAUSE_SECONDS
@@ -61,7 +63,7 @@ async def called_in_rounds(tool: _Called, values: Mapping[str, Any], context: To
 
 
 async def _round(
-    tool: _Called,
+    tool: _ServerTool,
     values: Mapping[str, Any],
     answers: Mapping[str, Any] | None,
     state: str | None,
@@ -91,13 +93,13 @@ async def _round(
     return (results[0] if results else await tool.send(values, answers, state)), None
 
 
-async def _answer(tool: _Called, request: Mapping[str, Any], context: ToolContext) -> Any:
+async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolContext) -> Any:
     """The answer of a person to one question. Raises ToolFailed for requests that are none."""
     from mcp import types
 
     if request.get("method") != "elicitation/create":
-        wanted = "a model" if request.get("method") == "sampling/createMessage" else "your folders"
-        raise ToolFailed(f"{tool.name} was not run: its server asks for {wanted}, which it does not get")
+        subject = "a model" if request.get("method") == "sampling/createMessage" else "your folders"
+        raise ToolFailed(f"{tool.name} was not run: its server asks for {subject}, which it does not get")
     params = request["params"]
     question = f"The MCP server {tool.server} asks, for a call of {tool.name}: {short(params['message'])}"
     about = {"server": tool.server, "tool": tool.name}
@@ -105,8 +107,8 @@ async def _answer(tool: _Called, request: Mapping[str, Any], context: ToolContex
         if params.get("mode") == "url":
             url = _safe_url(tool, params["url"])
             question = f"{question} Open {url} and say whether you have done what it asks."
-            opened = await context.ask_person(question, shape=Opened, about={**about, "url": url})
-            return types.ElicitResult(action="accept" if opened.done else "decline")
+            visit = await context.ask_person(question, shape=LinkVisit, about={**about, "url": url})
+            return types.ElicitResult(action="accept" if visit.is_done else "decline")
         shape = shape_of(tool.name, params["requestedSchema"])
         answer = await context.ask_person(question, shape=shape, about=about)
         content = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -115,7 +117,7 @@ async def _answer(tool: _Called, request: Mapping[str, Any], context: ToolContex
         return types.ElicitResult(action="cancel")
 
 
-def _safe_url(tool: _Called, url: str) -> str:
+def _safe_url(tool: _ServerTool, url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" or parts.username or not parts.hostname:
         raise ToolFailed(f"{tool.name} was not run: its server asks a person to open {short(url)!r}")
@@ -126,11 +128,11 @@ def shape_of(tool: str, schema: Mapping[str, Any]) -> type[BaseModel]:
     """The shape of an answer, of the few kinds of fields that servers may ask for. Raises ToolFailed."""
     properties, required = schema.get("properties") or {}, set(schema.get("required") or ())
     fields: dict[str, Any] = {}
-    for number, (name, wanted) in enumerate(properties.items()):
-        kind = _type_of(wanted)
+    for number, (name, field) in enumerate(properties.items()):
+        kind = _type_of(field)
         is_required = name in required
         described = Field(
-            ... if is_required else None, alias=name, description=short(wanted.get("description") or name)
+            ... if is_required else None, alias=name, description=short(field.get("description") or name)
         )
         fields[f"field_{number}"] = (kind if is_required else kind | None, described)
     try:

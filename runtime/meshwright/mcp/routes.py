@@ -67,10 +67,10 @@ async def _show_server(servers: _Service, caller: _ViewerDep, name: _Name) -> Mc
     responses=problems({**_NONE, 409: "The tool has changed since its digest was read."}),
 )
 async def _accept_tool(
-    servers: _Service, caller: _AdminDep, name: _Name, wanted: AcceptRequest
+    servers: _Service, caller: _AdminDep, name: _Name, body: AcceptRequest
 ) -> McpServerView:
     """Offer a tool again that is withheld, since it is new or its description has changed."""
-    return await servers.accept(caller, name, wanted.tool, wanted.digest)
+    return await servers.accept(caller, name, body.tool, body.digest)
 
 
 @router.post(
@@ -79,10 +79,10 @@ async def _accept_tool(
     responses=problems({**_NONE, 409: "The tool has changed since its digest was read."}),
 )
 async def _refuse_tool(
-    servers: _Service, caller: _AdminDep, name: _Name, wanted: RefuseRequest
+    servers: _Service, caller: _AdminDep, name: _Name, body: RefuseRequest
 ) -> McpServerView:
     """Leave a tool withheld as it is now. Its item leaves the inbox, until the tool changes again."""
-    return await servers.refuse(caller, name, wanted.tool, wanted.digest, wanted.reason)
+    return await servers.refuse(caller, name, body.tool, body.digest, body.reason)
 
 
 class SignInRequest(Strict):
@@ -92,10 +92,10 @@ class SignInRequest(Strict):
 
 
 @router.put("/mcp/{name}/sign-in", status_code=204, summary="Store tokens")
-async def _sign_in(servers: _Service, caller: _LoginDep, name: _Name, wanted: SignInRequest) -> None:
+async def _sign_in(servers: _Service, caller: _LoginDep, name: _Name, body: SignInRequest) -> None:
     """Store the tokens of a sign-in to a server, encrypted; no answer shows them again."""
     try:
-        signed_in = SignedIn.model_validate_json(wanted.signed_in)
+        signed_in = SignedIn.model_validate_json(body.signed_in)
     except (ValueError, TypeError) as error:
         raise InvalidInput("these are no tokens of a server", field="signed_in") from error
     await servers.sign_in(caller, name, signed_in)

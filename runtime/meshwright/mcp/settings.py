@@ -102,11 +102,11 @@ class McpServer(NamedTuple):
     def masked(self, text: str) -> str:
         """A text without the secrets of the server, which it may have said."""
         own = (self.client.secret,) if self.client is not None else ()
-        given = (*self.env.values(), *self.headers.values(), *own)
-        known = {**dict.fromkeys(given, REDACTED), **{value: name for name, value in self.variables.items()}}
-        for secret in sorted(known, key=len, reverse=True):
+        secrets = (*self.env.values(), *self.headers.values(), *own)
+        names = dict.fromkeys(secrets, REDACTED) | {value: name for name, value in self.variables.items()}
+        for secret in sorted(names, key=len, reverse=True):
             if len(secret) >= _MIN_SECRET_CHARS:
-                text = text.replace(secret, known[secret])
+                text = text.replace(secret, names[secret])
         return text
 
     @property
@@ -136,11 +136,11 @@ def server_of(name: str, settings: McpServerSettings, project: Path) -> McpServe
             _plain(settings.headers),
             _client_of(settings),
         )
-    known = read_file(project)
-    if name not in known:
+    servers = read_file(project)
+    if name not in servers:
         remedy = f'Write command = "..." or url = "..." in it, or add {name} to {MCP_FILE}'
         raise ConfigError(f"[mcp.{name}] says neither command nor url", remedy=remedy, field=f"mcp.{name}")
-    return known[name]
+    return servers[name]
 
 
 def _client_of(settings: McpServerSettings) -> McpClient | None:
@@ -168,11 +168,11 @@ def read_file(project: Path) -> dict[str, McpServer]:
     if not isinstance(servers, dict):
         remedy = 'Write {"mcpServers": {"NAME": {"command": "...", "args": []}}}'
         raise ConfigError("it has no object mcpServers", path=str(path), remedy=remedy)
-    return {name: _server_in(path, name, given) for name, given in servers.items()}
+    return {name: _server_in(path, name, fields) for name, fields in servers.items()}
 
 
-def _server_in(path: Path, name: str, given: Any) -> McpServer:
-    if not isinstance(given, dict) or bool(given.get("command")) == bool(given.get("url")):
+def _server_in(path: Path, name: str, fields: Any) -> McpServer:
+    if not isinstance(fields, dict) or bool(fields.get("command")) == bool(fields.get("url")):
         remedy = "Write one of the two"
         raise ConfigError(f"{name} has neither command nor url, or both", path=str(path), remedy=remedy)
     variables: dict[str, str] = {}
@@ -181,32 +181,32 @@ def _server_in(path: Path, name: str, given: Any) -> McpServer:
         return _text(value, variables)
 
     try:
-        made = McpServer(
-            text(given.get("command", "")),
-            tuple(map(text, given.get("args", ()))),
-            {key: resolve(text(value)) for key, value in given.get("env", {}).items()},
-            text(given.get("url", "")),
-            {key: resolve(text(value)) for key, value in given.get("headers", {}).items()},
+        server = McpServer(
+            text(fields.get("command", "")),
+            tuple(map(text, fields.get("args", ()))),
+            {key: resolve(text(value)) for key, value in fields.get("env", {}).items()},
+            text(fields.get("url", "")),
+            {key: resolve(text(value)) for key, value in fields.get("headers", {}).items()},
             variables=variables,
         )
-        if made.url:
-            _check_url(made.url, has_headers=bool(made.headers))
+        if server.url:
+            _check_url(server.url, has_headers=bool(server.headers))
     except (TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"{name}: {error}", path=str(path)) from error
-    return made
+    return server
 
 
 def _text(value: Any, variables: dict[str, str]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, not {type(value).__name__}")
-    variables |= {f"${{{found[1]}}}": _variable(found) for found in _VARIABLE.finditer(value)}
+    variables |= {f"${{{match[1]}}}": _variable(match) for match in _VARIABLE.finditer(value)}
     return _VARIABLE.sub(_variable, value)
 
 
-def _variable(found: re.Match[str]) -> str:
-    value = os.environ.get(found[1], found[2])
+def _variable(match: re.Match[str]) -> str:
+    value = os.environ.get(match[1], match[2])
     if value is None:
-        raise ValueError(f"the environment has no {found[1]}")
+        raise ValueError(f"the environment has no {match[1]}")
     return value
 
 

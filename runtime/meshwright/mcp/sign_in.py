@@ -51,7 +51,7 @@ class SignedIn(Struct):
     expires_at: float | None = None
 
 
-class Sealed(Struct, frozen=False):
+class SealedSignIn(Struct, frozen=False):
     """A sign-in as it is stored: JSON text that the mesh's cipher has encrypted; "" where there is none."""
 
     text: str = ""
@@ -64,11 +64,11 @@ class Renewal(Struct):
     after: str
 
 
-class SignInActor(Actor[Sealed]):
+class SignInActor(Actor[SealedSignIn]):
     """Keeps the sign-in to one server; its id is the name of the server's table."""
 
     @turn
-    def keep(self, turn: Turn, sealed: Sealed) -> None:
+    def keep(self, turn: Turn, sealed: SealedSignIn) -> None:
         """Keep a sign-in in place of another, or none."""
         is_news = bool(self.state.text) is not bool(sealed.text)
         self.state.text = sealed.text
@@ -110,7 +110,7 @@ class SignIns:
     async def keep(self, server: str, signed_in: SignedIn | None) -> None:
         """Keep a sign-in, or forget it; durable when this returns."""
         text = "" if signed_in is None else self._cipher.encrypt(encode(signed_in).decode())
-        await self._runtime.call(ActorRef(SIGN_IN, server), "keep", Sealed(text=text))
+        await self._runtime.call(ActorRef(SIGN_IN, server), "keep", SealedSignIn(text=text))
 
     async def renew(self, servers: Iterable[str]) -> int:
         """Encrypt the sign-ins to servers with the newest key; returns how many there are.
@@ -128,8 +128,8 @@ class SignIns:
 
     async def provider(self, server: str, url: str) -> OAuthClientProvider | None:
         """The tokens for requests to a server, renewed as they end; None without a sign-in there."""
-        known = await self.find(server)
-        if known is None or known.url != url:
+        signed_in_before = await self.find(server)
+        if signed_in_before is None or signed_in_before.url != url:
             return None
 
         async def keep(signed_in: SignedIn) -> None:
@@ -138,10 +138,10 @@ class SignIns:
         async def refuse(*address: str) -> None:
             raise MeshError("the server wants you to sign in again", remedy=f"Run: mesh mcp login {server}")
 
-        return _provider(url, _Storage(url, known, keep), show=refuse, wait=refuse)
+        return _provider(url, _Storage(url, signed_in_before, keep), show=refuse, wait=refuse)
 
 
-class Browser:
+class BrowserSignIn:
     """Signs a person in, who opens the address that `show` gets; the answer comes to a port here.
 
     `client` is one that was registered before; without it the server has to take a registration.
@@ -159,13 +159,13 @@ class Browser:
     async def provider(self) -> OAuthClientProvider:
         """Listen, and return what signs in as soon as the server wants it. Raises MeshError."""
         self._answer = asyncio.get_running_loop().create_future()
-        wanted = self._redirect.port or 0
+        port_number = self._redirect.port or 0
         try:
             self._listener = await asyncio.start_server(
-                self._take, "127.0.0.1", wanted, limit=_MAX_REQUEST_BYTES
+                self._take, "127.0.0.1", port_number, limit=_MAX_REQUEST_BYTES
             )
         except OSError as error:
-            problem = f"port {wanted} of redirect_url cannot be listened at: {error.strerror}"
+            problem = f"port {port_number} of redirect_url cannot be listened at: {error.strerror}"
             raise MeshError(problem, remedy="End the program that has it, and try again") from error
         port = self._listener.sockets[0].getsockname()[1]
         redirect = self._redirect.geturl() or f"http://127.0.0.1:{port}{_CALLBACK}"
@@ -233,12 +233,12 @@ class _Storage:
     def __init__(
         self,
         url: str,
-        known: SignedIn | None,
+        signed_in: SignedIn | None,
         keep: Callable[[SignedIn], Awaitable[None]],
         client: dict[str, Any] | None = None,
     ) -> None:
-        self.known = known
-        self._client = known.client if known is not None else client
+        self.known = signed_in
+        self._client = signed_in.client if signed_in is not None else client
         self.provider: OAuthClientProvider | None = None
         self._url = url
         self._keep = keep
@@ -271,7 +271,6 @@ class _Storage:
 
 
 def _document_of(client: McpClient | None, redirect: str) -> dict[str, Any] | None:
-    """A registered client as a document of the library."""
     if client is None:
         return None
     secret = {"client_secret": client.secret, "token_endpoint_auth_method": "client_secret_basic"}
@@ -293,14 +292,14 @@ def _provider(
     metadata = OAuthClientMetadata.model_validate({"client_name": "Meshwright", "redirect_uris": [redirect]})
     provider = OAuthClientProvider(url, metadata, storage, show, wait)
     storage.provider = provider
-    if (known := storage.known) is not None:  # the library finds these out at a sign-in alone
+    if (signed_in := storage.known) is not None:  # the library finds these out at a sign-in alone
         context = provider.context
-        if known.authority is not None:
-            context.oauth_metadata = OAuthMetadata.model_validate(known.authority)
-        if known.resource is not None:
-            context.protected_resource_metadata = ProtectedResourceMetadata.model_validate(known.resource)
-        if known.expires_at is not None:
-            context.token_expiry_time = known.expires_at - _EARLY_SECONDS
+        if signed_in.authority is not None:
+            context.oauth_metadata = OAuthMetadata.model_validate(signed_in.authority)
+        if signed_in.resource is not None:
+            context.protected_resource_metadata = ProtectedResourceMetadata.model_validate(signed_in.resource)
+        if signed_in.expires_at is not None:
+            context.token_expiry_time = signed_in.expires_at - _EARLY_SECONDS
     return provider
 
 

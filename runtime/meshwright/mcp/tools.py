@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
 from meshwright.core.schema import target
+from meshwright.mcp.connection import ServerConnection
+from meshwright.mcp.consent import Consents, ToolDocument
 from meshwright.mcp.rounds import called_in_rounds
-from meshwright.mcp.settings import McpServer, McpServerSettings
+from meshwright.mcp.settings import McpServer, McpServerSettings, server_of
+from meshwright.mcp.sign_in import SignIns
 from meshwright.tools.limited import head_and_tail
 from meshwright.tools.tool import Effect, Tool, ToolContext
+from meshwright.tools.toolset import Toolset, ToolSettings
 
 if TYPE_CHECKING:
     from mcp import types
-
-    from meshwright.mcp.connection import Connection
 
 _MAX_NAME_CHARS = 64  # that models take
 _DIGEST_CHARS = 8  # behind a name that had to be changed
@@ -36,6 +39,7 @@ _MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references fo
 _MAX_SCHEMA_DEPTH = 64
 _MAX_TEXT_CHARS = 400_000
 _MAX_FILE_BYTES = 2_000_000  # of all files of a result
+_logger = logging.getLogger("meshwright.mcp")
 
 
 class McpTool(Tool):
@@ -47,7 +51,7 @@ class McpTool(Tool):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ServerConnection,
         name: str,
         settings: McpServerSettings,
         remote: types.Tool,
@@ -103,11 +107,11 @@ def is_named(name: str, patterns: Sequence[str]) -> bool:
 
 def tool_name(server: str, tool: str) -> str:
     """The name under which a model calls a tool; a digest keeps names apart that had to be changed."""
-    wanted = f"{server}_{tool}"
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", wanted)
-    if name == wanted and len(name) <= _MAX_NAME_CHARS:
+    full_name = f"{server}_{tool}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", full_name)
+    if name == full_name and len(name) <= _MAX_NAME_CHARS:
         return name
-    digest = hashlib.sha256(wanted.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
+    digest = hashlib.sha256(full_name.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
     return f"{name[: _MAX_NAME_CHARS - _DIGEST_CHARS - 1]}_{digest}"
 
 
@@ -216,3 +220,65 @@ def _file(name: str, media_type: str, data: str) -> str | File:
         return File(name=name, media_type=media_type, data=base64.b64decode(data, validate=True))
     except (binascii.Error, ValueError, InvalidInput):
         return f"[{name}: no usable content]"
+
+
+class McpToolset(Toolset):
+    """The tools of one MCP server. Agents name it as `mcp.NAME`, or its table names them."""
+
+    name = "mcp"
+    kind = "mcp"
+    config_type = McpServerSettings
+    config: McpServerSettings
+
+    def __init__(self, settings: ToolSettings) -> None:
+        super().__init__(settings)
+        self._server = server_of(self.table, self.config, settings.project)
+        self._connection: ServerConnection | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Start the program, or connect to the address."""
+        url = self._server.url
+        auth = await self.settings.get(SignIns).provider(self.table, url) if url else None
+        self._connection = ServerConnection(
+            self._server, self.settings.project, self.lost, self.changed, auth
+        )
+        self._unlisten = self._consents().listen(self.table, self.changed)
+        await self._connection.open()
+
+    async def tools(self) -> Sequence[Tool]:
+        """The tools that are offered: named in the table, agreed to, and safe."""
+        connection = self._connection
+        if connection is None:  # before the start none is known
+            return ()
+        listed = {tool.name: tool for tool in await connection.tools()}
+        allowed = [tool for name, tool in listed.items() if is_named(name, self.config.tools)]
+        documents = [ToolDocument.of(tool.name, document_of(tool)) for tool in allowed]
+        consent = await self._consents().offer(self.table, self.config.tools, documents)
+        offered: list[Tool] = []
+        for tool in allowed:
+            if tool.name in consent.withheld:
+                continue
+            try:
+                offered.append(McpTool(connection, self.table, self.config, tool, self._server))
+            except (ValueError, RecursionError) as error:
+                _logger.warning("the tool %s of mcp.%s is left out: %s", tool.name, self.table, error)
+        return offered
+
+    async def check(self) -> str:
+        """How many tools it has, and which of them its table offers."""
+        assert self._connection is not None
+        names = [tool.name for tool in await self._connection.tools()]
+        offered = [name for name in names if is_named(name, self.config.tools)]
+        what = ", ".join(offered) if offered else f"none (mesh mcp show {self.table})"
+        return f"{self._server.where} answers; of its {len(names)} tools are offered: {what}"
+
+    async def close(self) -> None:
+        """End the program, or the connection."""
+        self._unlisten()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _consents(self) -> Consents:
+        return self.settings.get(Consents)

@@ -59,11 +59,11 @@ async def check_backends(settings: Settings, components: Path, backends: Backend
     return lines
 
 
-async def _check_reachable(name: str, variable: str, given: str | None) -> None:
-    addresses = given.split(",") if given else []
+async def _check_reachable(name: str, variable: str, text: str | None) -> None:
+    addresses = text.split(",") if text else []
     if addresses and not any([await answers(f"tcp://{address}") for address in addresses]):
         remedy = f"start it, or unset MESH_{variable}: mesh up starts one then"
-        raise ServiceFailed(f"{name} does not answer on {given}", remedy=remedy)
+        raise ServiceFailed(f"{name} does not answer on {text}", remedy=remedy)
 
 
 def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[str]]:
@@ -86,12 +86,12 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
 def check_mosquitto(configuration: Path) -> Sequence[str]:
     """Returns the settings of our Mosquitto's file that break a guarantee, a line each."""
     lines = [line.split(None, 1) for line in configuration.read_text("utf-8").splitlines()]
-    found = {words[0]: words[1].strip() for words in lines if len(words) == 2 and words[0] != "#"}
+    actual = {words[0]: words[1].strip() for words in lines if len(words) == 2 and words[0] != "#"}
     return [
-        f"{configuration}: {name} is {found.get(name, 'not set')}: messages that wait in the broker are lost "
-        f"when it is killed, and their tasks wait until they are asked for again; set {name} {wanted}"
-        for name, wanted in _MOSQUITTO_SETTINGS.items()
-        if found.get(name) != wanted
+        f"{configuration}: {name} is {actual.get(name, 'not set')}: messages that wait in the broker are "
+        f"lost when it is killed, and their tasks wait until they are asked for again; set {name} {value}"
+        for name, value in _MOSQUITTO_SETTINGS.items()
+        if actual.get(name) != value
     ]
 
 
@@ -99,7 +99,7 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
     """Returns the settings of a Redis that break a guarantee, a line each. Raises ServiceFailed."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            found = await _redis_configuration(address, password)
+            settings = await _redis_configuration(address, password)
     except RedisRefused as error:
         raise ServiceFailed(
             f"Redis at {address} refuses us: {error}", remedy="set MESH_REDIS_PASSWORD to its password"
@@ -108,7 +108,7 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
         problem = f"Redis at {address} does not answer: {error or type(error).__name__}"
         remedy = "start it, or unset MESH_REDIS_HOST: mesh up starts one then"
         raise ServiceFailed(problem, remedy=remedy) from None
-    return [f"Redis at {address} {line}" for line in _redis_findings(found)]
+    return [f"Redis at {address} {line}" for line in _redis_findings(settings)]
 
 
 async def rewrite_redis_log(address: str, password: str) -> None:
@@ -131,7 +131,7 @@ async def rewrite_redis_log(address: str, password: str) -> None:
 
 async def _rewrite(ask: AskRedis) -> str:
     """Why it did not work; empty where it did."""
-    begun = False
+    has_begun = False
     while True:
         [text] = await ask("INFO", "persistence")
         state = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
@@ -139,12 +139,12 @@ async def _rewrite(ask: AskRedis) -> str:
             return ""
         if "1" in (state.get("aof_rewrite_in_progress"), state.get("aof_rewrite_scheduled")):
             await asyncio.sleep(_REWRITE_PAUSE_SECONDS)
-        elif begun:
+        elif has_begun:
             status = state.get("aof_last_bgrewrite_status", "")
             return "" if status == "ok" else f"the rewrite ended with {status!r}"
         else:
             await ask("BGREWRITEAOF")
-            begun = True
+            has_begun = True
 
 
 async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
@@ -157,26 +157,26 @@ async def _redis_configuration(address: str, password: str) -> dict[str, str] | 
     return {pair[0]: pair[1] for pair in replies if len(pair) == 2}
 
 
-def _redis_findings(found: Mapping[str, str] | None) -> Iterator[str]:
-    if found is None:
+def _redis_findings(settings: Mapping[str, str] | None) -> Iterator[str]:
+    if settings is None:
         yield (
             "does not tell its configuration, so whether it keeps what was accepted cannot be verified: "
             "it needs appendonly yes, appendfsync always, maxmemory-policy noeviction"
         )
         return
-    if found.get("appendonly") != "yes":
+    if settings.get("appendonly") != "yes":
         yield (
             "keeps no log on disk: accepted tasks are lost when it ends; "
             "set appendonly yes and appendfsync always"
         )
-    elif found.get("appendfsync") != "always":
+    elif settings.get("appendfsync") != "always":
         yield (
-            f"has appendfsync {found.get('appendfsync')}: a crash of its machine takes back what it had "
+            f"has appendfsync {settings.get('appendfsync')}: a crash of its machine takes back what it had "
             "accepted in the last second, or more; set appendfsync always"
         )
-    if found.get("maxmemory", "0") != "0" and found.get("maxmemory-policy") != "noeviction":
+    if settings.get("maxmemory", "0") != "0" and settings.get("maxmemory-policy") != "noeviction":
         yield (
-            f"has maxmemory-policy {found.get('maxmemory-policy')}: out of memory, it throws away tasks; "
+            f"has maxmemory-policy {settings.get('maxmemory-policy')}: out of memory, it throws away tasks; "
             "set maxmemory-policy noeviction"
         )
 

@@ -229,8 +229,8 @@ def find_program(name: str, dapr_bin: Path | None) -> Path:
     else:
         folders = [*_built(), path, str(Path.home() / ".dapr" / "bin")]
     for folder in folders:
-        if found := shutil.which(name, path=folder):
-            return Path(found).absolute()
+        if match := shutil.which(name, path=folder):
+            return Path(match).absolute()
     where = f"in {dapr_bin}" if folders == [str(dapr_bin)] else "on this machine"
     raise ServiceFailed(f"there is no {name} {where}", remedy=_REMEDIES[name])
 
@@ -285,8 +285,8 @@ def front_folder(data: Path) -> Path | None:
     """The folder with the event log of a mesh on Dapr: the front's, in the data folder. None elsewhere."""
     if _has_log(data):
         return data if data.name in _FRONTS and (data.parent / LOCK_NAME).exists() else None
-    found = [data / name for name in _FRONTS if _has_log(data / name)]
-    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+    folders = [data / name for name in _FRONTS if _has_log(data / name)]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def _has_log(folder: Path) -> bool:

@@ -161,8 +161,8 @@ class EdgeRights:
         others |= {
             name: publisher.password for name, publisher in self.settings[DaprSettings].publishers.items()
         }
-        known = {user: secret.get_secret_value() for user, secret in others.items() if secret is not None}
-        return {EDGE_USER: self.password, **known}
+        passwords = {user: secret.get_secret_value() for user, secret in others.items() if secret is not None}
+        return {EDGE_USER: self.password, **passwords}
 
 
 def mosquitto(

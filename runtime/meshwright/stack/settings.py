@@ -31,18 +31,18 @@ class Publisher(Table):
 
 
 def _apart(publishers: Mapping[str, Publisher]) -> Mapping[str, Publisher]:
-    taken: set[str] = set()
+    topics: set[str] = set()
     for name, publisher in publishers.items():
         if name in ("anonymous", "edge", "mesh"):
             raise ValueError(f"{name} is no publisher's name: the mesh uses it itself")
-        if publisher.topic in taken:
+        if publisher.topic in topics:
             raise ValueError(f"{name} has the topic {publisher.topic!r}, which another one has")
-        taken.add(publisher.topic)
+        topics.add(publisher.topic)
     for name, publisher in publishers.items():
         for topic in (publisher.topic, publisher.receipts, publisher.results):
             if topic.startswith(("bus/", "bus.")):
                 raise ValueError(f"{name} has the topic {topic!r}, which is of the mesh itself")
-        if {publisher.receipts, publisher.results} & taken:
+        if {publisher.receipts, publisher.results} & topics:
             raise ValueError(f"{name} is answered on a topic on which tasks are published")
     return publishers
 

@@ -185,8 +185,8 @@ class Stack:
 
     def rows(self) -> list[Row]:
         """The services, each after those that it rests on."""
-        given = self._given
-        addresses = (given.broker_url, given.redis_host, given.placement, given.scheduler)
+        options = self._given
+        addresses = (options.broker_url, options.redis_host, options.placement, options.scheduler)
         names = ("broker", "redis", "placement", "scheduler")
         rows = [Row(name, _shown(at), "") for name, at in zip(names, addresses, strict=True) if at]
         running = sorted(self._supervisor.running, key=lambda pair: pair[0].layer)

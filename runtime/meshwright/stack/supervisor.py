@@ -105,7 +105,7 @@ def write_files(service: Service) -> None:
         write_private(path, text)
 
 
-class _Output:
+class _ServiceOutput:
     """One stream of a program.
 
     Not asyncio's pipes: those hide the end of a program for as long as a child of it holds them open.
@@ -143,7 +143,7 @@ class _Output:
 class Child:
     """A program that was started."""
 
-    def __init__(self, service: Service, process: Process, outputs: Sequence[_Output]) -> None:
+    def __init__(self, service: Service, process: Process, outputs: Sequence[_ServiceOutput]) -> None:
         self.service = service
         self.pid = process.pid
         self._process = process
@@ -155,7 +155,7 @@ class Child:
         """Run its program. `descriptors` are files of ours that stay open in it. Raises OSError."""
         write_files(service)
         log.tail.clear()
-        outputs = _Output("stdout", log), _Output("stderr", log)
+        outputs = _ServiceOutput("stdout", log), _ServiceOutput("stderr", log)
         try:
             process = await asyncio.create_subprocess_exec(
                 *command_of(service),
@@ -189,16 +189,18 @@ class Child:
 
     async def works(self) -> bool:
         """Wait until it is ready (True), or has ended, or took too long (False)."""
-        ended = asyncio.create_task(self._process.wait())
+        ending = asyncio.create_task(self._process.wait())
         ready = asyncio.create_task(until_it_answers(self.service.ready))
         try:
-            limit = self.service.ready_seconds
-            done, _ = await asyncio.wait({ended, ready}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            seconds = self.service.ready_seconds
+            first, _ = await asyncio.wait(
+                {ending, ready}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
-            ended.cancel()
+            ending.cancel()
             ready.cancel()
-        self._late = not done
-        return ready in done and self._process.returncode is None
+        self._late = not first
+        return ready in first and self._process.returncode is None
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""

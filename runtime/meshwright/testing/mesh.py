@@ -154,7 +154,7 @@ class _ScriptPrices(Prices):
         return super().upper_bound(request, prompt_tokens) or Price(input=ZERO, output=ZERO)
 
 
-class _Scripted(Adapter):
+class _ScriptedAdapter(Adapter):
     """A scripted model in a mesh, whose budgets it fits."""
 
     def prices(self, default: Price | None) -> Prices:
@@ -262,7 +262,7 @@ class MeshUnderTest(TaskCalls):
         stop = self.mesh.runtime.listen("#", lambda event: news.set(), ("task.waiting", *_FAILURES))
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while len(found := (await self.mesh.get(Inbox).page(Caller().tenant_id)).items) < count:
+                while len(questions := (await self.mesh.get(Inbox).page(Caller().tenant_id)).items) < count:
                     await _settle()  # a task that the test has begun beside this is accepted
                     if task_id := self._last_failure():
                         (await self._outcome(task_id)).read(str)
@@ -272,7 +272,7 @@ class MeshUnderTest(TaskCalls):
             raise MeshError(f"no {count} questions wait for people after {_PATIENCE_SECONDS:.0f} s") from None
         finally:
             stop()
-        return list(found)
+        return list(questions)
 
     def _last_failure(self) -> str | None:
         """The task that failed last, if none is open now."""
@@ -339,7 +339,7 @@ async def mesh_for(
         load_settings(project, store="memory", **settings),
         project=project,
         agents=agents or None,
-        model=_Scripted(model) if isinstance(model, ScriptedModel) else model,
+        model=_ScriptedAdapter(model) if isinstance(model, ScriptedModel) else model,
         clock=clock,
         runtime=runtime,
     )

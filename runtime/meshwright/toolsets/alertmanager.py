@@ -37,11 +37,11 @@ class Alertmanager(RestPart):
         """
         for matcher in matchers:
             _read(matcher)
-        asked = {name: "true" if state in (name, "any") else "false" for name in ("silenced", "inhibited")}
-        asked |= {"active": "true" if state in ("active", "any") else "false"}
-        found = await self.server.get("api", "v2", "alerts", params={**asked, "filter": [*matchers]})
-        newest = sorted(found, key=lambda alert: alert["startsAt"], reverse=True)
-        shown = [
+        states = {name: "true" if state in (name, "any") else "false" for name in ("silenced", "inhibited")}
+        states |= {"active": "true" if state in ("active", "any") else "false"}
+        alerts = await self.server.get("api", "v2", "alerts", params={**states, "filter": [*matchers]})
+        newest = sorted(alerts, key=lambda alert: alert["startsAt"], reverse=True)
+        entries = [
             {
                 "labels": _short(alert["labels"]),
                 "annotations": _short(alert.get("annotations", {})),
@@ -51,14 +51,14 @@ class Alertmanager(RestPart):
             }
             for alert in newest[:_MAX_ALERTS]
         ]
-        left_out = len(newest) - len(shown)
-        return {"alerts": shown, **({"left_out": left_out} if left_out else {})}
+        left_out = len(newest) - len(entries)
+        return {"alerts": entries, **({"left_out": left_out} if left_out else {})}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def silences(self) -> list[dict[str, Any]]:
         """List the silences that hold now or begin later."""
-        found = [_shown(silence) for silence in await self._held()]
-        return sorted(found, key=lambda silence: silence["until"])[:_MAX_ALERTS]
+        silences = [_shown(silence) for silence in await self._held()]
+        return sorted(silences, key=lambda silence: silence["until"])[:_MAX_ALERTS]
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_silence")
     async def silence(
@@ -73,33 +73,33 @@ class Alertmanager(RestPart):
             minutes: how long, at most a week
             reason: why, for those who look for the alert
         """
-        wanted = _all_read(matchers)
+        conditions = _all_read(matchers)
         now = datetime.now(UTC)
         comment = _comment(reason, context)
-        ours = await self._ours(wanted, comment)
+        ours = await self._ours(conditions, comment)
         body = {
-            "matchers": wanted,
+            "matchers": conditions,
             "startsAt": now.isoformat(),
             "endsAt": (now + timedelta(minutes=minutes)).isoformat(),
             "createdBy": f"meshwright {context.agent_id}",
             "comment": comment,
             **({"id": ours[0]} if ours else {}),
         }
-        made = (await self.server.call("POST", "api", "v2", "silences", body=body)).data
-        if not isinstance(made, dict) or "silenceID" not in made:
+        reply = (await self.server.call("POST", "api", "v2", "silences", body=body)).data
+        if not isinstance(reply, dict) or "silenceID" not in reply:
             raise ToolFailed("Alertmanager did not say that the silence was made", remedy="Look at silences")
-        return {"id": made["silenceID"], "until": body["endsAt"], "matchers": [*map(_text, wanted)]}
+        return {"id": reply["silenceID"], "until": body["endsAt"], "matchers": [*map(_text, conditions)]}
 
     async def _preview_silence(
         self, matchers: Matchers, minutes: Minutes, reason: Reason, context: ToolContext
     ) -> dict[str, Any]:
         """The names of the alerts that nothing silences now, or the silence of this very call alone."""
-        wanted = _all_read(matchers)
-        found = await self.server.get(
-            "api", "v2", "alerts", params={"filter": [*map(_text, wanted)], "silenced": "true"}
+        conditions = _all_read(matchers)
+        alerts = await self.server.get(
+            "api", "v2", "alerts", params={"filter": [*map(_text, conditions)], "silenced": "true"}
         )
-        ours = set(await self._ours(wanted, _comment(reason, context)))
-        loud = [alert for alert in found if ours.issuperset(alert["status"]["silencedBy"])]
+        ours = set(await self._ours(conditions, _comment(reason, context)))
+        loud = [alert for alert in alerts if ours.issuperset(alert["status"]["silencedBy"])]
         names = sorted({alert["labels"].get("alertname", "") for alert in loud})
         return {"minutes": minutes, "silences": names}
 
@@ -107,17 +107,17 @@ class Alertmanager(RestPart):
         """Read the silences."""
         await self._held()
 
-    async def _ours(self, wanted: Sequence[Mapping[str, Any]], comment: str) -> list[str]:
+    async def _ours(self, conditions: Sequence[Mapping[str, Any]], comment: str) -> list[str]:
         """The ids of the silences that a call has made."""
         return [
             silence["id"]
             for silence in await self._held()
-            if silence["comment"] == comment and _sorted(silence["matchers"]) == _sorted(wanted)
+            if silence["comment"] == comment and _sorted(silence["matchers"]) == _sorted(conditions)
         ]
 
     async def _held(self) -> list[dict[str, Any]]:
-        found = await self.server.get("api", "v2", "silences")
-        return [silence for silence in found if silence["status"]["state"] != "expired"]
+        silences = await self.server.get("api", "v2", "silences")
+        return [silence for silence in silences if silence["status"]["state"] != "expired"]
 
 
 def _comment(reason: str, context: ToolContext) -> str:
@@ -126,11 +126,11 @@ def _comment(reason: str, context: ToolContext) -> str:
 
 def _all_read(matchers: Sequence[str]) -> list[dict[str, Any]]:
     """The matchers of a silence. Raises InvalidInput, also for such as fit every alert."""
-    found = [_read(matcher) for matcher in matchers]
-    if not any(_narrows(matcher) for matcher in found):
+    conditions = [_read(matcher) for matcher in matchers]
+    if not any(_narrows(matcher) for matcher in conditions):
         remedy = 'name a label that the alerts have, like alertname="DiskFull"'
         raise InvalidInput("these matchers fit every alert", remedy=remedy, field="matchers")
-    return found
+    return conditions
 
 
 def _narrows(matcher: Mapping[str, Any]) -> bool:
@@ -146,11 +146,11 @@ def _narrows(matcher: Mapping[str, Any]) -> bool:
 
 
 def _read(matcher: str) -> dict[str, Any]:
-    found = _MATCHER.fullmatch(matcher)
-    if not found:
+    match = _MATCHER.fullmatch(matcher)
+    if not match:
         remedy = 'write name="value", with =, !=, =~ or !~'
         raise InvalidInput(f"{matcher[:100]!r} is no matcher", remedy=remedy, field="matchers")
-    name, operator, quoted = found.groups()
+    name, operator, quoted = match.groups()
     value = re.sub(r"\\.", lambda escape: _PLAIN[escape[0]], quoted)
     return {"name": name, "value": value, "isRegex": "~" in operator, "isEqual": "!" not in operator}
 

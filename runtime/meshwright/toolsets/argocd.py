@@ -72,10 +72,10 @@ class Argocd(RestPart):
         Args:
             project: only those of this project
         """
-        found = await self._list({"projects": project} if project else {})
-        shown = [_summary(app) for app in sorted(found, key=lambda app: app["metadata"]["name"])]
-        left_out = len(shown) - len(shown[:_MAX_APPS])
-        return {"apps": shown[:_MAX_APPS], **({"left_out": left_out} if left_out else {})}
+        apps = await self._list({"projects": project} if project else {})
+        summaries = [_summary(app) for app in sorted(apps, key=lambda app: app["metadata"]["name"])]
+        left_out = len(summaries) - len(summaries[:_MAX_APPS])
+        return {"apps": summaries[:_MAX_APPS], **({"left_out": left_out} if left_out else {})}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def app(self, name: Name) -> dict[str, Any]:
@@ -89,7 +89,11 @@ class Argocd(RestPart):
         operation = status.get("operationState") or {}
         conditions = status.get("conditions") or []
         resources = [_resource(resource) for resource in status.get("resources") or []]
-        unwell = [resource for resource in resources if not _is_well(resource)]
+        unwell = [
+            resource
+            for resource in resources
+            if resource["sync"] not in ("Synced", "") or resource["health"] not in ("Healthy", "")
+        ]
         return {
             **_summary(app),
             "operation": {
@@ -126,8 +130,8 @@ class Argocd(RestPart):
         """
         if revision:
             return await self._plan(await self._app(name), revision)
-        found = await self.server.get("api", "v1", "applications", name, "managed-resources")
-        items = [item for item in found.get("items") or [] if item.get("modified", True)]
+        resources = await self.server.get("api", "v1", "applications", name, "managed-resources")
+        items = [item for item in resources.get("items") or [] if item.get("modified", True)]
         live = [_parsed(item.get("normalizedLiveState")) for item in items]
         target = [_parsed(item.get("predictedLiveState")) for item in items]
         return _difference(_texts(live), _texts(target))
@@ -158,14 +162,13 @@ class Argocd(RestPart):
     async def _preview_sync_app(
         self, name: Name, revision: Revision, context: ToolContext, prune: bool = False
     ) -> dict[str, Any] | Unchanged:
-        """The difference of the manifests."""
         self._check(name)
         app = await self._app(name)
         if _operation_of(app, context.step_id) is not None:
             return Unchanged()
         if not _is_fixed(app, revision):
-            known = await self._resolved(app, revision)
-            commit = f"the commit, {known}," if known != revision else "the whole id of the commit"
+            resolved = await self._resolved(app, revision)
+            commit = f"the commit, {resolved}," if resolved != revision else "the whole id of the commit"
             remedy = f"Name {commit} so that nothing else is deployed than was approved"
             raise InvalidInput(f"{revision} may soon be another commit", remedy=remedy, field="revision")
         return {**await self._plan(app, revision), "prune": prune}
@@ -186,7 +189,6 @@ class Argocd(RestPart):
         return {"started": True, "revision": revision}
 
     async def _preview_rollback_app(self, name: Name, id: int) -> dict[str, Any] | Unchanged:
-        """The difference of the manifests."""
         app, revision = await self._rolled_back(name, id)
         return Unchanged() if _is_deployed(app, revision) else await self._plan(app, revision)
 
@@ -203,22 +205,21 @@ class Argocd(RestPart):
             namespace: where to deploy to
             project: the project of Argo CD
         """
-        wanted = self._wanted(name, repo, path, namespace, project)
-        known = await self._find(name)
-        if known is not None:
-            _check_same(known, wanted)
+        app = self._wanted(name, repo, path, namespace, project)
+        existing_app = await self._find(name)
+        if existing_app is not None:
+            _check_same(existing_app, app)
             return {"changed": False}
-        await self.server.call("POST", *_API, body=wanted)
+        await self.server.call("POST", *_API, body=app)
         return {"changed": True}
 
     async def _preview_create_app(
         self, name: Name, repo: Repo, path: Path, namespace: Name, project: Name = "default"
     ) -> dict[str, Any] | Unchanged:
-        """The application."""
-        wanted = self._wanted(name, repo, path, namespace, project)
-        if (known := await self._find(name)) is None:
-            return {"after": wanted["spec"]}
-        _check_same(known, wanted)
+        app = self._wanted(name, repo, path, namespace, project)
+        if (existing_app := await self._find(name)) is None:
+            return {"after": app["spec"]}
+        _check_same(existing_app, app)
         return Unchanged()
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_app")
@@ -237,7 +238,6 @@ class Argocd(RestPart):
         return {"changed": True}
 
     async def _preview_delete_app(self, name: Name, cascade: bool) -> dict[str, Any] | Unchanged:
-        """The resources that go with it."""
         self._check(name)
         app = await self._find(name)
         if app is None or _is_gone(app):
@@ -284,11 +284,11 @@ class Argocd(RestPart):
         if app["spec"].get("sources"):
             raise ToolFailed(f"{name} has several sources, whose revisions are not compared here")
         resolved = await self._resolved(app, revision)
-        wanted = await self.server.get(*_API, name, "manifests", params={"revision": resolved})
+        after = await self.server.get(*_API, name, "manifests", params={"revision": resolved})
         before: Mapping[str, Any] = {}
         if deployed:
             before = await self.server.get(*_API, name, "manifests", params={"revision": deployed})
-        texts = [_texts(map(_parsed, found.get("manifests") or [])) for found in (before, wanted)]
+        texts = [_texts(map(_parsed, answer.get("manifests") or [])) for answer in (before, after)]
         return {"deployed": deployed, "revision": resolved, **_difference(*texts)}
 
     async def _resolved(self, app: Mapping[str, Any], revision: str) -> str:
@@ -369,10 +369,6 @@ def _resource(resource: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _is_well(resource: Mapping[str, str]) -> bool:
-    return resource["sync"] in ("Synced", "") and resource["health"] in ("Healthy", "")
-
-
 def _is_running(app: Mapping[str, Any]) -> bool:
     state = app.get("status", {}).get("operationState") or {}
     return "operation" in app or state.get("phase") == "Running"
@@ -402,10 +398,10 @@ def _is_deployed(app: Mapping[str, Any], revision: str) -> bool:
     return has_begun and (_is_running(app) or _deployed(app) == revision)
 
 
-def _check_same(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    spec = known["spec"]
-    if any(spec.get(name) != value for name, value in wanted["spec"].items()):
-        name = known["metadata"]["name"]
+def _check_same(existing_app: Mapping[str, Any], app: Mapping[str, Any]) -> None:
+    spec = existing_app["spec"]
+    if any(spec.get(name) != value for name, value in app["spec"].items()):
+        name = existing_app["metadata"]["name"]
         raise ToolFailed(f"there is another application {name!r}", remedy="Give the new one another name")
 
 
@@ -415,13 +411,13 @@ def _parsed(text: str | None) -> Any:
 
 def _texts(manifests: Any) -> dict[str, str]:
     """Manifests as text by what they are, with the values of secrets hidden."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for manifest in manifests:
         if isinstance(manifest, dict):
             metadata = manifest.get("metadata") or {}
             title = f"{manifest.get('kind', '')} {metadata.get('namespace', '')}/{metadata.get('name', '')}"
-            found[title] = json.dumps(_without_secrets(manifest), indent=1, sort_keys=True)
-    return found
+            texts[title] = json.dumps(_without_secrets(manifest), indent=1, sort_keys=True)
+    return texts
 
 
 def _without_secrets(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,8 +66,8 @@ class Browser:
 
     def open(self, path: str, *, dark: bool) -> None:
         """Load a page, and wait until it asks for nothing more."""
-        made = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=made, flatten=True)["sessionId"]
+        target_id = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target_id, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "DOM", "Accessibility"):
             self.call(f"{domain}.enable")
         self.call("Fetch.enable", patterns=[{"urlPattern": "*"}])
@@ -89,8 +89,8 @@ class Browser:
         """Wait until nothing was asked for during a moment, at most ten seconds, and what came is drawn."""
         self._heard_at = time.monotonic()
         ends_at = self._heard_at + _MAX_SETTLE_SECONDS
-        while (left := min(self._heard_at + _QUIET_SECONDS, ends_at) - time.monotonic()) > 0:
-            self._take(self._message(left))
+        while (remaining := min(self._heard_at + _QUIET_SECONDS, ends_at) - time.monotonic()) > 0:
+            self._take(self._message(remaining))
         drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
         self.evaluate(f"document.fonts.ready.then(() => {drawn}).then(() => 0)")
 
@@ -148,10 +148,10 @@ class Browser:
     def _message(self, seconds: float | None) -> dict[str, Any]:
         """The next message; an empty one where none came within the seconds."""
         while b"\0" not in self._unread:
-            left = self._ends_at - time.monotonic()
-            wait = left if seconds is None else min(left, seconds)
+            remaining = self._ends_at - time.monotonic()
+            wait = remaining if seconds is None else min(remaining, seconds)
             if not select.select([self._reading], [], [], max(wait, 0.0))[0]:
-                if left <= 0:
+                if remaining <= 0:
                     raise _Broken("the page does not come to rest")
                 if seconds is not None:
                     return {}
@@ -164,7 +164,6 @@ class Browser:
         return json.loads(message)
 
     def _take(self, message: dict[str, Any]) -> None:
-        """Act on an event."""
         about = message.get("params", {})
         match message.get("method"):
             case "Page.loadEventFired":
@@ -223,34 +222,34 @@ class Browser:
 
 
 def _exception(details: dict[str, Any]) -> str:
-    said = details.get("exception", {}).get("description") or details.get("text", "")
-    return str(said)[:_MAX_NOTE_CHARS]
+    text = details.get("exception", {}).get("description") or details.get("text", "")
+    return str(text)[:_MAX_NOTE_CHARS]
 
 
 def _audited(browser: Browser, source: str, widths: list[int]) -> dict[str, Any]:
     """The findings at each width, and the page as those hear it who do not see it."""
-    found: list[dict[str, Any]] = []
+    findings: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     for width in widths:
         browser.resize(width, 800)
         browser.settle()
         facts = browser.evaluate(source, browser.apart())
-        found += [{**finding, "width": width} for finding in facts.pop("findings")]
+        findings += [{**finding, "width": width} for finding in facts.pop("findings")]
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    found += _unnamed(browser, nodes)
-    return {**facts, "findings": found, "heard": _heard(nodes)}
+    findings += _unnamed(browser, nodes)
+    return {**facts, "findings": findings, "heard": _heard(nodes)}
 
 
 def _unnamed(browser: Browser, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Controls and pictures without a name."""
-    found: list[dict[str, Any]] = []
+    findings: list[dict[str, Any]] = []
     for node in nodes:
         role = _value(node, "role")
         if role in _NAMED and not node.get("ignored") and not _value(node, "name").strip():
-            found.append(
+            findings.append(
                 {"rule": "name", "element": _element(browser, node), "detail": f"{role} has no name"}
             )
-    return found[:_MAX_NOTES]
+    return findings[:_MAX_NOTES]
 
 
 def _element(browser: Browser, node: dict[str, Any]) -> str:
@@ -265,12 +264,12 @@ def _element(browser: Browser, node: dict[str, Any]) -> str:
 
 def _heard(nodes: list[dict[str, Any]]) -> str:
     """The accessibility tree as lines: the role and the name of each node, deeper ones further in."""
-    known = {node["nodeId"]: node for node in nodes}
+    by_id = {node["nodeId"]: node for node in nodes}
     lines: list[str] = []
     open_nodes = [(node["nodeId"], 0) for node in nodes[:1]]
     while open_nodes and len(lines) < _MAX_LINES:
         name, depth = open_nodes.pop()
-        node = known.get(name)
+        node = by_id.get(name)
         if node is None:
             continue
         role = _value(node, "role")

@@ -1,10 +1,18 @@
-"""Tools for work on the code of a task's tree: look, edit, run, test and propose."""
+"""Tools for work on the code of a task's tree: look, edit, run, test and propose.
+
+An edit replaces exactly one place, and leaves a file that can be parsed one that can.
+"""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
+import tomllib
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -14,7 +22,6 @@ from meshwright.sandbox.port import Finished, Limits
 from meshwright.tools.files import path_matches
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
-from meshwright.toolsets.edits import ALREADY, check, edited
 from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
 from meshwright.trees.tree import Tree
 
@@ -29,6 +36,8 @@ PROGRAM_TIMEOUT = _MAX_SECONDS + 120.0  # of a tool that runs programs, with the
 
 _Path = Annotated[str, Field(min_length=1, max_length=1_000)]
 _AnyPath = Annotated[str, Field(max_length=1_000)]
+ALREADY = "already so: the file has the new text, and not the old one"
+_TOO_DEEP = (RecursionError, MemoryError)
 
 
 class ReadingTools(Toolset):
@@ -37,8 +46,8 @@ class ReadingTools(Toolset):
     async def tools(self) -> Sequence[Tool]:
         """Its tools, for models that can read a file and its tests together."""
         tools = await super().tools()
-        for made in tools:
-            made.min_window_tokens = MIN_WINDOW_TOKENS
+        for reading_tool in tools:
+            reading_tool.min_window_tokens = MIN_WINDOW_TOKENS
         return tools
 
     @tool(idempotent=True, effect="read", origin="workspace")
@@ -58,9 +67,9 @@ class ReadingTools(Toolset):
         """
         tree = await context.tree()
         text = await asyncio.to_thread(tree.files.read, path, MAX_FILE_BYTES)
-        found = text.split("\n")
-        shown = found[start - 1 : start - 1 + lines]
-        return f"{path}, lines {start} to {start - 1 + len(shown)} of {len(found)}:\n" + "\n".join(shown)
+        all_lines = text.split("\n")
+        page = all_lines[start - 1 : start - 1 + lines]
+        return f"{path}, lines {start} to {start - 1 + len(page)} of {len(all_lines)}:\n" + "\n".join(page)
 
     @tool(idempotent=True, effect="read", origin="workspace")
     async def search(
@@ -75,8 +84,8 @@ class ReadingTools(Toolset):
             pattern: the expression, such as def \w+_total
             glob: only in files of such paths, as *.py or src/**/*.ts
         """
-        found = await (await context.tree()).search(pattern, glob)
-        return found or "nothing was found"
+        matches = await (await context.tree()).search(pattern, glob)
+        return matches or "nothing was found"
 
     @tool(name="list", idempotent=True, effect="read", origin="workspace")
     async def list_tree(self, context: ToolContext, folder: _AnyPath = "") -> str:
@@ -133,10 +142,10 @@ class EditingTools(ReadingTools):
         def work() -> str:
             self._check_written(tree, path)
             text = tree.files.read(path, MAX_FILE_BYTES)
-            made = edited(path, text, old, new)
-            if made is None:
+            changed_text = edited(path, text, old, new)
+            if changed_text is None:
                 return ALREADY
-            tree.files.write(path, made)
+            tree.files.write(path, changed_text)
             return f"{path}: 1 place changed"
 
         return await tree.once(context.step_id, lambda: _to_the_end(work))
@@ -285,8 +294,8 @@ async def _to_the_end(work: Callable[[], str]) -> str:
 def _not_shown(left_out: Sequence[str]) -> str:
     """Says which files a diff leaves out."""
     more = f" and {len(left_out) - _MAX_LEFT_OUT} more" if len(left_out) > _MAX_LEFT_OUT else ""
-    named = ", ".join(left_out[:_MAX_LEFT_OUT])
-    return f"\n[ignored, so neither shown nor committed: {named}{more}]" if left_out else ""
+    names = ", ".join(left_out[:_MAX_LEFT_OUT])
+    return f"\n[ignored, so neither shown nor committed: {names}{more}]" if left_out else ""
 
 
 async def command_for(tree: Tree, path: str) -> SuiteCommand:
@@ -320,9 +329,9 @@ def _judged(tree: Tree, command: SuiteCommand, finished: Finished) -> dict[str, 
     with suppress(InvalidInput):  # none was written, or one that is too large
         report = tree.files.read(REPORT, 5 * MAX_FILE_BYTES)
     result = result_of(command, finished.status, finished.output, tree.named_from_root(report))
-    output = command.shown(finished.output)
-    shown = {"output": output[-_OUTPUT_CHARS // 2 :], "output_id": tree.keep_output(output)}
-    return {**result, **_ended(finished), **shown}
+    output = command.render(finished.output)
+    output_fields = {"output": output[-_OUTPUT_CHARS // 2 :], "output_id": tree.keep_output(output)}
+    return {**result, **_ended(finished), **output_fields}
 
 
 def _ended(finished: Finished) -> dict[str, str]:
@@ -336,3 +345,73 @@ def _shortened(tree: Tree, finished: Finished) -> str:
     half = _OUTPUT_CHARS // 2
     left_out = f"[{len(text) - 2 * half:,} characters left out; all of it is output {tree.keep_output(text)}]"
     return f"{text[:half]}\n{left_out}\n{text[-half:]}"
+
+
+def edited(path: str, text: str, old: str, new: str) -> str | None:
+    """The text with its one `old` place replaced; None where only the `new` text is in it.
+
+    Raises ToolFailed where `old` is not there exactly once, or the file would not parse any more.
+    """
+    if "\r\n" in text and "\r" not in old:  # a model writes lines as it saw them
+        old, new = (part.replace("\n", "\r\n") for part in (old, new))
+    if not old or old == new:
+        raise ToolFailed("old is empty, or the same as new", remedy="Give the text to replace as it is now")
+    count = text.count(old)
+    if count == 0 and new and new in text:
+        return None
+    if count != 1:
+        raise ToolFailed(f"old occurs {count} times in {path}", remedy=_remedy(text, old, count))
+    result = text.replace(old, new)
+    check(path, result, before=text)
+    return result
+
+
+def check(path: str, text: str, *, before: str | None = None) -> None:
+    """Raise ToolFailed where a file that could be parsed, or is new, could not be parsed with this text."""
+    parse = _PARSERS.get(PurePath(path).suffix.lower())
+    if parse is None or (before is not None and _problem(parse, before)):
+        return
+    if problem := _problem(parse, text):
+        raise ToolFailed(f"{path} was not written: it would not parse: {problem}", remedy="Correct the text")
+
+
+def _remedy(text: str, old: str, count: int) -> str:
+    if count:
+        return "Give more of the lines around the place"
+    is_spaced = " ".join(old.split()) in " ".join(text.split())
+    return "Only its white space differs: view the file and copy it" if is_spaced else "View the file first"
+
+
+def _problem(parse: Callable[[str], object], text: str) -> str:
+    try:
+        parse(text)
+    except (SyntaxError, ValueError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    except _TOO_DEEP:
+        return "it is nested too deep"
+    return ""
+
+
+def _parse_python(text: str) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the file are no matter of ours
+        return ast.parse(text)
+
+
+def _parse_yaml(text: str) -> object:
+    import yaml
+
+    try:
+        return sum(1 for _ in yaml.parse(text, Loader=yaml.SafeLoader))  # events: aliases are not expanded
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {
+    ".py": _parse_python,
+    ".pyi": _parse_python,
+    ".json": json.loads,
+    ".toml": tomllib.loads,
+    ".yaml": _parse_yaml,
+    ".yml": _parse_yaml,
+}

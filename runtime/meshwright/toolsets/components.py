@@ -44,6 +44,6 @@ class ComponentTools(Toolset):
         lines = [file.path for file in files if file.path.endswith(_WHOLE)]
         for glob, pattern in _DEFINITIONS.items():
             lines += (await tree.search(pattern, glob, most=_MAX_LINES)).splitlines()
-        named = [line for line in lines if name.lower() in line.lower()]
-        more: list[str] = [] if len(named) <= _MAX_SHOWN else ["[there are more: give a part of the name]"]
-        return "\n".join([*named[:_MAX_SHOWN], *more]) or "the project has none of that name"
+        matches = [line for line in lines if name.lower() in line.lower()]
+        more: list[str] = [] if len(matches) <= _MAX_SHOWN else ["[there are more: give a part of the name]"]
+        return "\n".join([*matches[:_MAX_SHOWN], *more]) or "the project has none of that name"

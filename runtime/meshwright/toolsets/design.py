@@ -176,8 +176,8 @@ def _result(finished: Finished, text: str) -> dict[str, Any]:
         result = json.loads(text)
         error = str(result.get("error", ""))
     except (ValueError, AttributeError, RecursionError):
-        ended = f"ended by the limit of {finished.ended_by}" if finished.ended_by else finished.output[-500:]
-        raise ToolFailed(f"the page was not rendered: {ended.strip() or 'no result'}", remedy=_BOX) from None
+        reason = f"ended by the limit of {finished.ended_by}" if finished.ended_by else finished.output[-500:]
+        raise ToolFailed(f"the page was not rendered: {reason.strip() or 'no result'}", remedy=_BOX) from None
     if error:
         notes = "; ".join(map(str, result.get("problems", ())))
         remedy = "" if result.get("browser") else _BOX
@@ -190,7 +190,7 @@ def _merged(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     merged: dict[tuple[str, str, str], dict[str, Any]] = {}
     for finding in findings:
         key = (finding["rule"], finding["element"], finding["detail"])
-        known = merged.setdefault(key, {name: finding[name] for name in ("rule", "element", "detail")})
+        entry = merged.setdefault(key, {name: finding[name] for name in ("rule", "element", "detail")})
         if "width" in finding:
-            known.setdefault("widths", []).append(finding["width"])
+            entry.setdefault("widths", []).append(finding["width"])
     return list(merged.values())

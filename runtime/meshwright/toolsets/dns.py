@@ -95,8 +95,8 @@ class Cloudflare(RestPart):
             page: which page
         """
         answer = await self._answer("GET", "zones", params={"page": page, "per_page": 50})
-        found = [{"zone": zone["name"], "status": zone.get("status", "")} for zone in answer["result"]]
-        return {"zones": found, **_pages(answer)}
+        zones = [{"zone": zone["name"], "status": zone.get("status", "")} for zone in answer["result"]]
+        return {"zones": zones, **_pages(answer)}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def records(self, zone: Name, name: str = "", page: Page = 1) -> dict[str, Any]:
@@ -154,7 +154,6 @@ class Cloudflare(RestPart):
         ttl: Ttl | None = None,
         proxied: bool | None = None,
     ) -> dict[str, Any] | Unchanged:
-        """The record before and after."""
         return (await self._set(zone, type, name, content, was, ttl, proxied)).preview
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_record")
@@ -176,17 +175,16 @@ class Cloudflare(RestPart):
     async def _preview_delete_record(
         self, zone: Name, type: RecordType, name: Name, was: Content
     ) -> dict[str, Any] | Unchanged:
-        """The record before and after."""
         return (await self._delete(zone, type, name, was)).preview
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def tunnels(self) -> list[dict[str, Any]]:
         """List the tunnels with their state, and the hosts that each leads to services."""
-        found = (await self._tunnels())[:_MAX_TUNNELS]
-        configs = await asyncio.gather(*(self._ingress(tunnel["id"]) for tunnel in found))
+        tunnels = (await self._tunnels())[:_MAX_TUNNELS]
+        configs = await asyncio.gather(*(self._ingress(tunnel["id"]) for tunnel in tunnels))
         return [
             {"tunnel": tunnel["name"], "status": tunnel.get("status", ""), "routes": config["ingress"]}
-            for tunnel, config in zip(found, configs, strict=True)
+            for tunnel, config in zip(tunnels, configs, strict=True)
         ]
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_route_tunnel")
@@ -217,7 +215,6 @@ class Cloudflare(RestPart):
     async def _preview_route_tunnel(
         self, tunnel: TunnelName, zone: Name, host: Name, service: Origin, was: str
     ) -> dict[str, Any] | Unchanged:
-        """The rule of the tunnel and the record, before and after."""
         effect, _, _ = await self._route(tunnel, zone, host, service, was)
         return Unchanged(effect) if _is_routed(effect) else effect
 
@@ -239,27 +236,27 @@ class Cloudflare(RestPart):
         if ttl is not None and _AUTOMATIC < ttl < 30:
             raise InvalidInput("ttl has to be 1, or at least 30", field="ttl")
         zone_id = await self._zone_id(zone)
-        known = await self._known(zone_id, type, name)
-        given = {"ttl": ttl, "proxied": proxied}
+        records = await self._known(zone_id, type, name)
+        overrides = {"ttl": ttl, "proxied": proxied}
         after = {"type": type, "name": name, "content": content}
-        after |= {field: value for field, value in given.items() if value is not None}
-        done = next((record for record in known if _same(record["content"], content)), None)
-        if done is not None and not _same(was, content):
+        after |= {field: value for field, value in overrides.items() if value is not None}
+        existing_record = next((record for record in records if _same(record["content"], content)), None)
+        if existing_record is not None and not _same(was, content):
             # The change was made already, where the record that it was made of has gone.
-            if was and any(_same(record["content"], was) for record in known):
+            if was and any(_same(record["content"], was) for record in records):
                 raise ToolFailed(f"{name} has both contents, the old one and the new", remedy=_READ_AGAIN)
-            return _RecordChange(zone_id, done, after | {"content": done["content"]})
+            return _RecordChange(zone_id, existing_record, after | {"content": existing_record["content"]})
         if not was:
             return _RecordChange(zone_id, None, {"ttl": _AUTOMATIC, "proxied": False, **after})
-        return _RecordChange(zone_id, _expected(known, name, was), after)
+        return _RecordChange(zone_id, _expected(records, name, was), after)
 
     async def _delete(self, zone: str, type: str, name: str, was: str) -> _RecordChange:
         self._check_name(zone, name)
         zone_id = await self._zone_id(zone)
-        known = await self._known(zone_id, type, name)
-        if not known:
+        records = await self._known(zone_id, type, name)
+        if not records:
             return _RecordChange(zone_id, None, None)
-        return _RecordChange(zone_id, _expected(known, name, was), None)
+        return _RecordChange(zone_id, _expected(records, name, was), None)
 
     async def _route(
         self, tunnel: str, zone: str, host: str, service: str, was: str
@@ -267,10 +264,10 @@ class Cloudflare(RestPart):
         """The effect of a change, the id of the tunnel, and the configuration to have. Changes nothing."""
         self._check_name(zone, host)
         self._check_origin(service)
-        found = [known["id"] for known in await self._tunnels() if known["name"] == tunnel]
-        if len(found) != 1:
-            raise ToolFailed(f"there are {len(found)} tunnels {tunnel!r}", remedy="tunnels lists them")
-        config = await self._ingress(found[0])
+        ids = [item["id"] for item in await self._tunnels() if item["name"] == tunnel]
+        if len(ids) != 1:
+            raise ToolFailed(f"there are {len(ids)} tunnels {tunnel!r}", remedy="tunnels lists them")
+        config = await self._ingress(ids[0])
         rules = config["ingress"]
         place = next((at for at, rule in enumerate(rules) if rule.get("hostname") == host), None)
         before = None if place is None else rules[place]
@@ -279,20 +276,20 @@ class Cloudflare(RestPart):
         after = {**(before or {}), "hostname": host, "service": service}
         if (before or {}).get("service", "") not in (was, service):
             raise ToolFailed(f"{host} does not lead to {was or 'nothing'} any more", remedy=_READ_AGAIN)
-        kept = rules if before is None else [*rules[:place], *rules[(place or 0) + 1 :]]
+        others = rules if before is None else [*rules[:place], *rules[(place or 0) + 1 :]]
         # The last rule is for every other host.
-        at = len(kept) - 1 if place is None else place
-        target = f"{found[0]}.{_TUNNEL_DOMAIN}"
+        at = len(others) - 1 if place is None else place
+        target = f"{ids[0]}.{_TUNNEL_DOMAIN}"
         change = await self._record_of_tunnel(zone, host, target)
         effect = {"rule": {"before": before, "after": after}, "record": change.effect}
-        return effect, found[0], {**config, "ingress": [*kept[:at], after, *kept[at:]]}
+        return effect, ids[0], {**config, "ingress": [*others[:at], after, *others[at:]]}
 
     async def _record_of_tunnel(self, zone: str, host: str, target: str) -> _RecordChange:
         zone_id = await self._zone_id(zone)
         after = {"type": "CNAME", "name": host, "content": target, "ttl": _AUTOMATIC, "proxied": True}
         params = {"name.exact": host, "per_page": _PER_PAGE}
-        known = (await self._answer("GET", "zones", zone_id, "dns_records", params=params))["result"]
-        others = [record for record in known if record["type"] in ("A", "AAAA", "CNAME")]
+        records = (await self._answer("GET", "zones", zone_id, "dns_records", params=params))["result"]
+        others = [record for record in records if record["type"] in ("A", "AAAA", "CNAME")]
         if any(record["content"] != target for record in others):
             problem = f"{host} has other records, such as {others[0]['type']} {others[0]['content']}"
             raise ToolFailed(problem, remedy="Delete them first, if nothing needs them")
@@ -317,10 +314,10 @@ class Cloudflare(RestPart):
         return {**config, "ingress": config.get("ingress") or [{"service": "http_status:404"}]}
 
     async def _zone_id(self, zone: str) -> str:
-        found = (await self._answer("GET", "zones", params={"name": zone}))["result"]
-        if not found or found[0]["name"] != zone:
+        zones = (await self._answer("GET", "zones", params={"name": zone}))["result"]
+        if not zones or zones[0]["name"] != zone:
             raise ToolFailed(f"there is no zone {zone!r}", remedy="zones lists them")
-        return found[0]["id"]
+        return zones[0]["id"]
 
     async def _known(self, zone_id: str, type: str, name: str) -> list[dict[str, Any]]:
         params = {"type": type, "name.exact": name, "per_page": _PER_PAGE}
@@ -359,12 +356,12 @@ class DnsTools(RestTools):
     parts: ClassVar = {"cloudflare": Cloudflare}
 
 
-def _expected(known: list[dict[str, Any]], name: str, was: str) -> dict[str, Any]:
-    found = [record for record in known if _same(record["content"], was)]
-    if not found:
-        listed = ", ".join(repr(record["content"]) for record in known) or "nothing"
+def _expected(records: list[dict[str, Any]], name: str, was: str) -> dict[str, Any]:
+    matches = [record for record in records if _same(record["content"], was)]
+    if not matches:
+        listed = ", ".join(repr(record["content"]) for record in records) or "nothing"
         raise ToolFailed(f"{name} does not have {was!r} any more but {listed}", remedy=_READ_AGAIN)
-    return found[0]
+    return matches[0]
 
 
 def _same(one: str, other: str) -> bool:
@@ -383,6 +380,5 @@ def _pages(answer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _is_routed(effect: Mapping[str, Any]) -> bool:
-    """Whether a host leads through its tunnel already."""
     rule, record = effect["rule"], effect["record"]
     return rule["before"] == rule["after"] and record["before"] is not None

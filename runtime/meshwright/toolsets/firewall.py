@@ -40,8 +40,8 @@ def _network(text: str) -> str:
     """A network or an address as nftables writes it; "" is anywhere."""
     if not text:
         return ""
-    found = ipaddress.ip_network(text, strict=False)
-    return str(found if found.prefixlen < found.max_prefixlen else found.network_address)
+    network = ipaddress.ip_network(text, strict=False)
+    return str(network if network.prefixlen < network.max_prefixlen else network.network_address)
 
 
 def _ports(text: str) -> str:
@@ -67,7 +67,7 @@ def _source(text: str) -> str:
     return text if text == _ANYWHERE else str(ipaddress.ip_network(text, strict=False))
 
 
-class Rule(BaseModel):
+class FirewallRule(BaseModel):
     """A rule: what happens to new connections, or packets of UDP, to some ports."""
 
     model_config = ConfigDict(extra="forbid")
@@ -95,7 +95,7 @@ class Rule(BaseModel):
         return f"{self.action} {self.protocol}/{self.ports}{source}{f' ({self.note})' if self.note else ''}"
 
 
-Rules = Annotated[list[Rule], Field(max_length=_MAX_RULES)]
+Rules = Annotated[list[FirewallRule], Field(max_length=_MAX_RULES)]
 Etag = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -127,11 +127,11 @@ class FirewallSettings(Table):
 class _Chain(NamedTuple):
     """The rules of the chain in their order; those that are none of ours as JSON text."""
 
-    rules: tuple[Rule | str, ...]
+    rules: tuple[FirewallRule | str, ...]
 
     @property
-    def own(self) -> list[Rule]:
-        return [rule for rule in self.rules if isinstance(rule, Rule)]
+    def own(self) -> list[FirewallRule]:
+        return [rule for rule in self.rules if isinstance(rule, FirewallRule)]
 
     @property
     def foreign(self) -> list[str]:
@@ -170,10 +170,10 @@ class FirewallTools(Toolset):
         """List the rules of the chain that may be changed, in their order, the etag that a change takes, and
         the whole ruleset of the firewall as nft writes it.
         """
-        found = await self._read()
+        current = await self._read()
         ruleset = await self._nft("-s", "-t", "list", "ruleset")
-        rules = [rule if isinstance(rule, str) else rule.model_dump() for rule in found.rules]
-        return {"chain": self._settings.chain, "rules": rules, "etag": found.etag, "ruleset": ruleset}
+        rules = [rule if isinstance(rule, str) else rule.model_dump() for rule in current.rules]
+        return {"chain": self._settings.chain, "rules": rules, "etag": current.etag, "ruleset": ruleset}
 
     @tool(
         idempotent=True,
@@ -191,36 +191,36 @@ class FirewallTools(Toolset):
             rules: all rules that the chain shall have, in their order: the first that fits decides
             etag: the etag of firewall_rules that it was decided on
         """
-        wanted = self._checked(rules)
+        target = self._checked(rules)
 
         async def begin() -> list[dict[str, Any]]:
-            found = await self._read()
-            if found.texts != wanted.texts:
-                self._compare(found, etag)
-            return [rule.model_dump() for rule in found.own]
+            current = await self._read()
+            if current.texts != target.texts:
+                self._compare(current, etag)
+            return [rule.model_dump() for rule in current.own]
 
-        before = _Chain(tuple(map(Rule.model_validate, await context.step("rules before", begin))))
-        if before.texts == wanted.texts:
+        before = _Chain(tuple(map(FirewallRule.model_validate, await context.step("rules before", begin))))
+        if before.texts == target.texts:
             return {"changed": False}
         try:
-            await context.step("set rules", lambda: self._replace(before, wanted))
-            problem = await self._problem(context, before, wanted)
+            await context.step("set rules", lambda: self._replace(before, target))
+            problem = await self._problem(context, before, target)
         except ToolFailed as error:  # nft may have set them all the same
             problem = error.message
         if problem:
-            await context.step("undo rules", lambda: self._replace(wanted, before))
+            await context.step("undo rules", lambda: self._replace(target, before))
             remedy = "Do not set them again unless a person asks for it"
             raise ToolFailed(f"the rules are as they were before: {problem}", remedy=remedy)
-        return {"changed": True, "rules": wanted.texts}
+        return {"changed": True, "rules": target.texts}
 
-    async def _problem(self, context: ToolContext, before: _Chain, wanted: _Chain) -> str:
+    async def _problem(self, context: ToolContext, before: _Chain, target: _Chain) -> str:
         """The reason to undo a change; "" where a person has confirmed it."""
         seconds = self._settings.confirm_seconds
         question = (
             f"The rules of {self._settings.chain} are set. Is all that has to be reachable still so? "
             f"Without a yes within {seconds:g} seconds they are undone."
         )
-        about = {"chain": self._settings.chain, "before": before.texts, "after": wanted.texts}
+        about = {"chain": self._settings.chain, "before": before.texts, "after": target.texts}
         try:
             answer = await context.ask_person(
                 question, shape=Confirmation, expires=timedelta(seconds=seconds), about=about
@@ -230,15 +230,15 @@ class FirewallTools(Toolset):
         return "" if answer.keep else "a person did not confirm them"
 
     async def _preview_set(
-        self, rules: list[Rule], etag: str, context: ToolContext
+        self, rules: list[FirewallRule], etag: str, context: ToolContext
     ) -> dict[str, Any] | Unchanged:
         """The rules before and after, once nftables has checked them."""
-        wanted, found = self._checked(rules), await self._read()
-        effect = {"chain": self._settings.chain, "before": found.texts, "after": wanted.texts}
-        if found.texts == wanted.texts:
+        target, current = self._checked(rules), await self._read()
+        effect = {"chain": self._settings.chain, "before": current.texts, "after": target.texts}
+        if current.texts == target.texts:
             return Unchanged(effect)
-        self._compare(found, etag)
-        await self._nft("-c", "-j", "-f", "-", given=self._document(wanted))
+        self._compare(current, etag)
+        await self._nft("-c", "-j", "-f", "-", stdin=self._document(target))
         return effect
 
     @property
@@ -251,19 +251,19 @@ class FirewallTools(Toolset):
     def _place(self) -> dict[str, str]:
         return dict(zip(("family", "table", "chain"), self._settings.chain.split(), strict=True))
 
-    def _checked(self, rules: Sequence[Rule]) -> _Chain:
+    def _checked(self, rules: Sequence[FirewallRule]) -> _Chain:
         """The rules as a chain. Raises InvalidInput for those that the settings do not permit."""
         if error := next(filter(None, map(self._forbidden, rules)), None):
             raise error
         return _Chain(tuple(rules))
 
-    def _forbidden(self, rule: Rule) -> InvalidInput | None:
+    def _forbidden(self, rule: FirewallRule) -> InvalidInput | None:
         """The error of a rule that the settings do not permit."""
         if not self._permits_ports(rule):
             return _refusal(f"{rule.protocol}/{rule.ports}", "ports")
         return None if self._permits_source(rule.source) else _refusal(rule.source or "anywhere", "sources")
 
-    def _permits_ports(self, rule: Rule) -> bool:
+    def _permits_ports(self, rule: FirewallRule) -> bool:
         first, last = _range(rule.ports)
         for permission in self._settings.ports:
             protocol, _, ports = permission.partition("/")
@@ -275,25 +275,25 @@ class FirewallTools(Toolset):
     def _permits_source(self, source: str) -> bool:
         if _ANYWHERE in self._settings.sources or not source:
             return _ANYWHERE in self._settings.sources
-        found: Any = ipaddress.ip_network(source)
+        subnet: Any = ipaddress.ip_network(source)
         networks: list[Any] = [ipaddress.ip_network(text) for text in self._settings.sources]
-        return any(found.version == network.version and found.subnet_of(network) for network in networks)
+        return any(subnet.version == network.version and subnet.subnet_of(network) for network in networks)
 
-    def _compare(self, found: _Chain, etag: str) -> None:
-        if found.etag != etag:
+    def _compare(self, current: _Chain, etag: str) -> None:
+        if current.etag != etag:
             raise ToolFailed("the rules are not as they were read", remedy=_READ_AGAIN)
-        if foreign := found.foreign or [rule.text for rule in found.own if self._forbidden(rule)]:
+        if foreign := current.foreign or [rule.text for rule in current.own if self._forbidden(rule)]:
             problem = f"{self._settings.chain} has rules that a person has written: {foreign[0][:200]}"
             raise ToolFailed(problem, remedy="A person has to move them to another chain")
 
-    async def _replace(self, known: _Chain, wanted: _Chain) -> None:
-        """Set rules in place of those that are known; a repeat changes nothing."""
-        found = await self._read()
-        if found.texts == wanted.texts:
+    async def _replace(self, expected: _Chain, target: _Chain) -> None:
+        """Set rules in place of the expected ones; a repeat changes nothing."""
+        current = await self._read()
+        if current.texts == target.texts:
             return
-        if found.texts != known.texts:
+        if current.texts != expected.texts:
             raise ToolFailed("the rules have changed meanwhile", remedy=_READ_AGAIN)
-        await self._nft("-j", "-f", "-", given=self._document(wanted))
+        await self._nft("-j", "-f", "-", stdin=self._document(target))
 
     async def _read(self) -> _Chain:
         place = self._place
@@ -307,32 +307,32 @@ class FirewallTools(Toolset):
             raise ToolFailed(f"there is no chain {words}", remedy=remedy) from error
         return _Chain(tuple(_rule_of(one["rule"]) for one in json.loads(text)["nftables"] if "rule" in one))
 
-    def _document(self, wanted: _Chain) -> str:
+    def _document(self, target: _Chain) -> str:
         """The commands that replace the rules of the chain in one transaction, as nft's JSON."""
         place = self._place
         flush = {"flush": {"chain": {**place, "name": place["chain"]}}}
-        added = [{"add": {"rule": {**place, **_document_of(rule)}}} for rule in wanted.own]
+        added = [{"add": {"rule": {**place, **_document_of(rule)}}} for rule in target.own]
         return json.dumps({"nftables": [flush, *added]})
 
-    async def _nft(self, *arguments: str, given: str = "") -> str:
+    async def _nft(self, *arguments: str, stdin: str = "") -> str:
         """The output of nft. Raises ToolFailed with what it complains of."""
         settings = self._settings
-        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        variables = {name: os.environ[name] for name in _PASSED if name in os.environ}
         path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-        ended = await run(
+        finished = await run(
             [*settings.command, *arguments],
             folder=Path("/"),
-            environment={**passed, "PATH": path},
+            environment={**variables, "PATH": path},
             timeout_seconds=settings.timeout_seconds,
             max_output_bytes=_MAX_OUTPUT_BYTES,
-            input_text=given,
+            input_text=stdin,
         )
-        if ended.status:
-            complaint = " ".join((ended.errors or ended.output).split())[:500]
+        if finished.status:
+            complaint = " ".join((finished.errors or finished.output).split())[:500]
             raise ToolFailed(
                 f"{_COMPLAINT}: {complaint}", remedy=f"command in {_TABLE} says how it is called"
             )
-        return ended.output
+        return finished.output
 
 
 class Confirmation(BaseModel):
@@ -346,8 +346,7 @@ def _refusal(what: str, field: str) -> InvalidInput:
     return InvalidInput(f"no rule may be for {what}", remedy=remedy, field=field)
 
 
-def _document_of(rule: Rule) -> dict[str, Any]:
-    """A rule as nftables has it in JSON."""
+def _document_of(rule: FirewallRule) -> dict[str, Any]:
     expressions: list[dict[str, Any]] = []
     if rule.source:
         network = ipaddress.ip_network(rule.source)
@@ -361,11 +360,11 @@ def _document_of(rule: Rule) -> dict[str, Any]:
 
 
 def _match(protocol: str, field: str, right: Any) -> dict[str, Any]:
-    left = {"payload": {"protocol": protocol, "field": field}}
-    return {"match": {"op": "==", "left": left, "right": right}}
+    payload = {"payload": {"protocol": protocol, "field": field}}
+    return {"match": {"op": "==", "left": payload, "right": right}}
 
 
-def _rule_of(document: Mapping[str, Any]) -> Rule | str:
+def _rule_of(document: Mapping[str, Any]) -> FirewallRule | str:
     """A rule of ours, or JSON text for one that we would not write."""
     *matches, verdict = document.get("expr") or [{}]
     fields = {"action": next(iter(verdict), ""), "note": document.get("comment", "")}
@@ -395,8 +394,8 @@ def _text_of(value: Any) -> str:
             return str(value)
 
 
-def _validated(fields: Mapping[str, Any]) -> Rule | None:
+def _validated(fields: Mapping[str, Any]) -> FirewallRule | None:
     try:
-        return Rule.model_validate(fields)
+        return FirewallRule.model_validate(fields)
     except ValueError:
         return None

@@ -17,7 +17,10 @@ from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
-from meshwright.toolsets.kube_objects import (
+from meshwright.toolsets.kubectl import (
+    Kubectl,
+    ResourceKind,
+    all_of,
     by_place,
     digest,
     hidden_difference,
@@ -30,7 +33,6 @@ from meshwright.toolsets.kube_objects import (
     wanted_state,
     with_secrets,
 )
-from meshwright.toolsets.kubectl import Kind, Kubectl, all_of
 from meshwright.toolsets.settings import KubeSettings
 
 # None begins with a dash, and none has a slash, a comma or a space: each is one name, and no flag.
@@ -99,14 +101,14 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        meant = await self.kubectl.kind(cluster, kind)
+        resource = await self.kubectl.kind(cluster, kind)
         if name:
-            found = shown(await self.one(cluster, meant, name, namespace))
-            return with_secrets(found, lambda secret: context.mask(secret))
+            document = shown(await self.one(cluster, resource, name, namespace))
+            return with_secrets(document, lambda secret: context.mask(secret))
         labels = f"--selector={selector}" if selector else ""
-        scopes = self.kubectl.scopes(meant, namespace)
+        scopes = self.kubectl.scopes(resource, namespace)
         calls = (
-            self.kubectl.text(cluster, "get", meant.argument, scope, labels, "--output=wide")
+            self.kubectl.text(cluster, "get", resource.argument, scope, labels, "--output=wide")
             for scope in scopes
         )
         tables = await all_of(*calls)
@@ -127,11 +129,11 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        meant = await self.kubectl.kind(cluster, kind)
-        if meant.key == "secrets":  # of some, kubectl describes the token
+        resource = await self.kubectl.kind(cluster, kind)
+        if resource.key == "secrets":  # of some, kubectl describes the token
             raise InvalidInput("Secrets are not described", remedy="Use kube_get", field="kind")
-        where = self._where(meant, namespace)
-        return await self.kubectl.text(cluster, "describe", meant.argument, name, where)
+        where = self._where(resource, namespace)
+        return await self.kubectl.text(cluster, "describe", resource.argument, name, where)
 
     @tool(idempotent=True, effect="read", origin="outside", max_chars=_MAX_CHARS)
     async def kube_logs(
@@ -211,8 +213,8 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        meant = await self.kubectl.kind(cluster, kind)
-        scopes = self.kubectl.scopes(meant, namespace)
+        resource = await self.kubectl.kind(cluster, kind)
+        scopes = self.kubectl.scopes(resource, namespace)
         tables = await all_of(*(self.kubectl.text(cluster, "top", kind, scope) for scope in scopes))
         return "\n".join(tables).strip() or "nothing is measured"
 
@@ -229,17 +231,17 @@ class KubeReadTools(Toolset):
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
-        meant = await self.kubectl.kind(cluster, kind)
-        found = await self.one(cluster, meant, name, namespace)
-        where, target = self._where(meant, namespace), f"{meant.argument}/{name}"
+        resource = await self.kubectl.kind(cluster, kind)
+        document = await self.one(cluster, resource, name, namespace)
+        where, target = self._where(resource, namespace), f"{resource.argument}/{name}"
         status, history = await all_of(
             self.kubectl.text(cluster, "rollout", "status", target, where, "--watch=false"),
             self.kubectl.text(cluster, "rollout", "history", target, where),
         )
         return {
             "status": status.strip(),
-            "generation": found["metadata"].get("generation"),
-            "replicas": found.get("spec", {}).get("replicas"),
+            "generation": document["metadata"].get("generation"),
+            "replicas": document.get("spec", {}).get("replicas"),
             "history": history.strip(),
         }
 
@@ -260,11 +262,13 @@ class KubeReadTools(Toolset):
     async def objects_of(self, cluster: str, manifest: str) -> list[dict[str, Any]]:
         """The objects of a manifest, each in a namespace, and of a kind, that may be changed."""
         objects = await asyncio.to_thread(read_manifest, manifest)
-        for found in objects:
-            kind = await self.kubectl.kind(cluster, found["kind"], api_version=found["apiVersion"])
+        for document in objects:
+            kind = await self.kubectl.kind(cluster, document["kind"], api_version=document["apiVersion"])
             self.kubectl.changeable(kind)
-            found["metadata"]["namespace"] = self.kubectl.namespace(found["metadata"].get("namespace", ""))
-        if len({place_of(found) for found in objects}) < len(objects):
+            document["metadata"]["namespace"] = self.kubectl.namespace(
+                document["metadata"].get("namespace", "")
+            )
+        if len({place_of(document) for document in objects}) < len(objects):
             raise InvalidInput("The manifest has an object twice", remedy="Write it once", field="manifest")
         return objects
 
@@ -280,7 +284,7 @@ class KubeReadTools(Toolset):
             self.applied(cluster, objects, "--dry-run=server", take_over=take_over),
             self.applied(cluster, objects, "--dry-run=server", take_over=take_over),
         )
-        taken = await self._conflicts(cluster, objects) if take_over else []
+        conflicts = await self._conflicts(cluster, objects) if take_over else []
         before, again = by_place(items_of(live)), by_place(items_of(second))
         differences: list[str] = []
         states: dict[str, Any] = {}
@@ -294,7 +298,7 @@ class KubeReadTools(Toolset):
             uid = None if now is None else now["metadata"].get("uid")
             states[label] = {"uid": uid, "state": digest(state)}
         effect = {"diff": "\n".join(filter(None, differences)) or NO_CHANGE, "objects": states}
-        return {**effect, "takes_over": taken} if taken else effect
+        return {**effect, "takes_over": conflicts} if conflicts else effect
 
     async def applied(
         self, cluster: str, objects: list[dict[str, Any]], *flags: str, take_over: bool
@@ -304,11 +308,11 @@ class KubeReadTools(Toolset):
         try:
             return await self.kubectl.with_file(cluster, list_of(objects), *_APPLY, *flags, forced, FILE)
         except ToolFailed as error:
-            said, advice, _ = error.message.partition("\nPlease review the fields above")
+            complaint, advice, _ = error.message.partition("\nPlease review the fields above")
             if not advice:
                 raise
             remedy = "Leave these fields out, or set take_over, which the approval then shows"
-            raise ToolFailed(said, remedy=remedy) from error
+            raise ToolFailed(complaint, remedy=remedy) from error
 
     async def _conflicts(self, cluster: str, objects: list[dict[str, Any]]) -> list[str]:
         """The fields that are taken over, below the manager of each."""
@@ -318,26 +322,26 @@ class KubeReadTools(Toolset):
             return error.message.rpartition("error: ")[2].splitlines()
         return []
 
-    async def one(self, cluster: str, kind: Kind, name: str, namespace: str) -> dict[str, Any]:
+    async def one(self, cluster: str, kind: ResourceKind, name: str, namespace: str) -> dict[str, Any]:
         """An object. Raises ToolFailed where there is none."""
         where = self._where(kind, namespace)
         return await self.kubectl.data(cluster, "get", kind.argument, name, where, JSON)
 
-    def _where(self, kind: Kind, namespace: str) -> str:
+    def _where(self, kind: ResourceKind, namespace: str) -> str:
         return f"--namespace={self.kubectl.namespace(namespace)}" if kind.is_namespaced else ""
 
 
-def label_of(found: Mapping[str, Any]) -> str:
+def label_of(document: Mapping[str, Any]) -> str:
     """An object in words: `Deployment web/shop`."""
-    _, kind, namespace, name = place_of(found)
+    _, kind, namespace, name = place_of(document)
     return f"{kind} {namespace}/{name}"
 
 
-def facts_of(found: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """The names and numbers by which an object is told from others, and from what it was."""
-    metadata = found.get("metadata") or {}
+    metadata = document.get("metadata") or {}
     facts = {name: metadata[name] for name in ("uid", "generation", "resourceVersion") if name in metadata}
-    return {"object": label_of(found), **facts}
+    return {"object": label_of(document), **facts}
 
 
 def _event(item: Mapping[str, Any]) -> dict[str, Any]:

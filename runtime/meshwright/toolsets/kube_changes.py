@@ -25,8 +25,7 @@ from meshwright.toolsets.kube import (
     facts_of,
     label_of,
 )
-from meshwright.toolsets.kube_objects import hidden_difference, items_of
-from meshwright.toolsets.kubectl import Kind
+from meshwright.toolsets.kubectl import ResourceKind, hidden_difference, items_of
 
 _Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
 _Replicas = Annotated[int, Field(ge=0, le=10_000)]
@@ -62,8 +61,8 @@ class KubeTools(KubeReadTools):
     ) -> dict[str, Any] | Unchanged:
         cluster = self.kubectl.cluster(cluster)
         objects = await self.objects_of(cluster, manifest)
-        known = {"cluster": cluster, "cluster_id": await self.kubectl.identity(cluster)}
-        effect = {**known, **await self.effect_of(cluster, objects, take_over=take_over)}
+        cluster_facts = {"cluster": cluster, "cluster_id": await self.kubectl.identity(cluster)}
+        effect = {**cluster_facts, **await self.effect_of(cluster, objects, take_over=take_over)}
         return Unchanged(effect) if effect["diff"] == NO_CHANGE and "takes_over" not in effect else effect
 
     @tool(
@@ -81,9 +80,9 @@ class KubeTools(KubeReadTools):
             namespace: where it is; not needed where only one is allowed
             cluster: a context of the kubeconfig; by default the usual one
         """
-        cluster, meant, namespace = await self._target(kind, namespace, cluster)
-        base = f"/apis/{meant.api_version}" if meant.group else f"/api/{meant.api_version}"
-        path = f"{base}/namespaces/{namespace}/{meant.plural}/{name}"
+        cluster, resource, namespace = await self._target(kind, namespace, cluster)
+        base = f"/apis/{resource.api_version}" if resource.group else f"/api/{resource.api_version}"
+        path = f"{base}/namespaces/{namespace}/{resource.plural}/{name}"
         conditions = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         options = {"apiVersion": "v1", "kind": "DeleteOptions", **conditions}
         try:
@@ -91,25 +90,25 @@ class KubeTools(KubeReadTools):
         except ToolFailed as error:
             if _GONE not in error.message:
                 raise
-            return f"{meant.name} {namespace}/{name} is gone already"
-        return f"{meant.name} {namespace}/{name} is deleted"
+            return f"{resource.name} {namespace}/{name} is gone already"
+        return f"{resource.name} {namespace}/{name} is deleted"
 
     async def _preview_delete(
         self, kind: str, name: str, uid: str, namespace: str = "", cluster: str = ""
     ) -> dict[str, Any] | Unchanged:
-        cluster, meant, namespace = await self._target(kind, namespace, cluster)
+        cluster, resource, namespace = await self._target(kind, namespace, cluster)
         try:
-            found = await self.one(cluster, meant, name, namespace)
+            document = await self.one(cluster, resource, name, namespace)
         except ToolFailed as error:
             if _GONE not in error.message:
                 raise
-            return Unchanged(f"{meant.name} {namespace}/{name} is gone already")
-        if found["metadata"].get("uid") != uid:
-            raise _other(found, "uid", uid)
+            return Unchanged(f"{resource.name} {namespace}/{name} is gone already")
+        if document["metadata"].get("uid") != uid:
+            raise _other(document, "uid", uid)
         metadata = {
-            key: found["metadata"].get(key) for key in ("labels", "creationTimestamp", "ownerReferences")
+            key: document["metadata"].get(key) for key in ("labels", "creationTimestamp", "ownerReferences")
         }
-        return {"cluster": cluster, "deletes": label_of(found), "uid": uid, **metadata}
+        return {"cluster": cluster, "deletes": label_of(document), "uid": uid, **metadata}
 
     @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_scale")
     async def kube_scale(
@@ -131,27 +130,27 @@ class KubeTools(KubeReadTools):
             namespace: where it is; not needed where only one is allowed
             cluster: a context of the kubeconfig; by default the usual one
         """
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _SCALED)
-        found = await self.one(cluster, meant, name, namespace)
-        if _checked_replicas(found, replicas, was) == replicas:
-            return facts_of(found)
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _SCALED)
+        document = await self.one(cluster, resource, name, namespace)
+        if _checked_replicas(document, replicas, was) == replicas:
+            return facts_of(document)
         operations = [_test("/spec/replicas", was), _replace("/spec/replicas", replicas)]
-        return await self._patch(cluster, meant, found, operations)
+        return await self._patch(cluster, resource, document, operations)
 
     async def _preview_scale(
         self, kind: str, name: str, replicas: int, was: int, namespace: str = "", cluster: str = ""
     ) -> dict[str, Any] | Unchanged:
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _SCALED)
-        found = await self.one(cluster, meant, name, namespace)
-        now = _checked_replicas(found, replicas, was)
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _SCALED)
+        document = await self.one(cluster, resource, name, namespace)
+        now = _checked_replicas(document, replicas, was)
         if now == replicas:
             return Unchanged()
         return {
             "cluster": cluster,
-            "scales": label_of(found),
+            "scales": label_of(document),
             "from": now,
             "to": replicas,
-            "uid": _uid(found),
+            "uid": _uid(document),
         }
 
     @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_restart")
@@ -167,26 +166,27 @@ class KubeTools(KubeReadTools):
             namespace: where it is; not needed where only one is allowed
             cluster: a context of the kubeconfig; by default the usual one
         """
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _ROLLED)
-        found = await self.one(cluster, meant, name, namespace)
-        marks = _annotations(found["spec"]["template"])
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        marks = _annotations(document["spec"]["template"])
         if marks.get(_RESTARTED) == str(was):
-            return facts_of(found)
-        _check_generation(found, was)
+            return facts_of(document)
+        _check_generation(document, was)
         marked = {**marks, _RESTARTED: str(was)}
-        metadata = {**(found["spec"]["template"].get("metadata") or {}), "annotations": marked}
-        return await self._patch(cluster, meant, found, [_add("/spec/template/metadata", metadata)], was)
+        metadata = {**(document["spec"]["template"].get("metadata") or {}), "annotations": marked}
+        operations = [_add("/spec/template/metadata", metadata)]
+        return await self._patch(cluster, resource, document, operations, was)
 
     async def _preview_restart(
         self, kind: str, name: str, was: int, namespace: str = "", cluster: str = ""
     ) -> dict[str, Any] | Unchanged:
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _ROLLED)
-        found = await self.one(cluster, meant, name, namespace)
-        if _annotations(found["spec"]["template"]).get(_RESTARTED) == str(was):
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        if _annotations(document["spec"]["template"]).get(_RESTARTED) == str(was):
             return Unchanged()
-        _check_generation(found, was)
-        replicas = found["spec"].get("replicas")
-        return {"cluster": cluster, "restarts": label_of(found), "pods": replicas, "uid": _uid(found)}
+        _check_generation(document, was)
+        replicas = document["spec"].get("replicas")
+        return {"cluster": cluster, "restarts": label_of(document), "pods": replicas, "uid": _uid(document)}
 
     @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_undo")
     async def kube_undo(
@@ -208,53 +208,53 @@ class KubeTools(KubeReadTools):
             namespace: where it is; not needed where only one is allowed
             cluster: a context of the kubeconfig; by default the usual one
         """
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _ROLLED)
-        found = await self.one(cluster, meant, name, namespace)
-        marks, mark = _annotations(found), _undone(was, to_revision)
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        marks, mark = _annotations(document), _undone(was, to_revision)
         if marks.get(_UNDONE) == mark:
-            return facts_of(found)
-        _check_generation(found, was)
-        template = await self._template(cluster, meant, found, to_revision)
+            return facts_of(document)
+        _check_generation(document, was)
+        template = await self._template(cluster, resource, document, to_revision)
         operations = [
             _replace("/spec/template", template),
             _add("/metadata/annotations", {**marks, _UNDONE: mark}),
         ]
-        return await self._patch(cluster, meant, found, operations, was)
+        return await self._patch(cluster, resource, document, operations, was)
 
     async def _preview_undo(
         self, kind: str, name: str, to_revision: int, was: int, namespace: str = "", cluster: str = ""
     ) -> dict[str, Any] | Unchanged:
-        cluster, meant, namespace = await self._target(kind, namespace, cluster, _ROLLED)
-        found = await self.one(cluster, meant, name, namespace)
-        if _annotations(found).get(_UNDONE) == _undone(was, to_revision):
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        if _annotations(document).get(_UNDONE) == _undone(was, to_revision):
             return Unchanged()
-        _check_generation(found, was)
-        template = await self._template(cluster, meant, found, to_revision)
-        diff = hidden_difference(label_of(found), found["spec"]["template"], template)
-        return {"cluster": cluster, "diff": diff or "no change", "uid": _uid(found)}
+        _check_generation(document, was)
+        template = await self._template(cluster, resource, document, to_revision)
+        diff = hidden_difference(label_of(document), document["spec"]["template"], template)
+        return {"cluster": cluster, "diff": diff or "no change", "uid": _uid(document)}
 
     async def _target(
         self, kind: str, namespace: str, cluster: str, kinds: tuple[str, ...] = ()
-    ) -> tuple[str, Kind, str]:
+    ) -> tuple[str, ResourceKind, str]:
         """The cluster, kind and namespace of a change. Raises InvalidInput where it is not allowed."""
         cluster = self.kubectl.cluster(cluster)
-        meant = self.kubectl.changeable(await self.kubectl.kind(cluster, kind))
-        if kinds and meant.key not in kinds:
+        resource = self.kubectl.changeable(await self.kubectl.kind(cluster, kind))
+        if kinds and resource.key not in kinds:
             remedy = f"It works for {', '.join(kinds)}"
-            raise InvalidInput(f"This cannot be done to {meant.key}", remedy=remedy, field="kind")
-        return cluster, meant, self.kubectl.namespace(namespace)
+            raise InvalidInput(f"This cannot be done to {resource.key}", remedy=remedy, field="kind")
+        return cluster, resource, self.kubectl.namespace(namespace)
 
     async def _template(
-        self, cluster: str, kind: Kind, found: dict[str, Any], revision: int
+        self, cluster: str, kind: ResourceKind, document: dict[str, Any], revision: int
     ) -> dict[str, Any]:
         """The template of pods that a workload had in a revision. Raises ToolFailed where it has no such."""
         is_deployment = kind.key == "deployments.apps"
         source = "replicasets.apps" if is_deployment else "controllerrevisions.apps"
-        namespace = f"--namespace={found['metadata']['namespace']}"
+        namespace = f"--namespace={document['metadata']['namespace']}"
         owned = [
             item
             for item in items_of(await self.kubectl.data(cluster, "get", source, namespace, JSON))
-            if any(owner.get("uid") == _uid(found) for owner in item["metadata"].get("ownerReferences", ()))
+            if any(it.get("uid") == _uid(document) for it in item["metadata"].get("ownerReferences", ()))
         ]
         for item in owned:
             number = _annotations(item).get(_REVISION) if is_deployment else str(item.get("revision"))
@@ -265,22 +265,22 @@ class KubeTools(KubeReadTools):
                 template.get("metadata", {}).get("labels", {}).pop("pod-template-hash", None)
                 return template
         raise ToolFailed(
-            f"{label_of(found)} has no revision {revision}", remedy="kube_rollout_status lists them"
+            f"{label_of(document)} has no revision {revision}", remedy="kube_rollout_status lists them"
         )
 
     async def _patch(
         self,
         cluster: str,
-        kind: Kind,
-        found: dict[str, Any],
+        kind: ResourceKind,
+        document: dict[str, Any],
         operations: list[dict[str, Any]],
         generation: int | None = None,
     ) -> dict[str, Any]:
         """Change an object, if it is still the one that was found, and of the generation."""
-        tests = [_test("/metadata/uid", _uid(found))]
+        tests = [_test("/metadata/uid", _uid(document))]
         if generation is not None:
             tests.append(_test("/metadata/generation", generation))
-        metadata = found["metadata"]
+        metadata = document["metadata"]
         target = (kind.argument, metadata["name"], f"--namespace={metadata['namespace']}")
         flags = ("--type=json", "--field-manager=meshwright", JSON, "--patch-file=")
         patch = [*tests, *operations]
@@ -288,7 +288,6 @@ class KubeTools(KubeReadTools):
 
 
 def _undone(was: int, revision: int) -> str:
-    """The mark of a workload that was rolled back."""
     return f"{was} to revision {revision}"
 
 
@@ -304,31 +303,31 @@ def _add(path: str, value: Any) -> dict[str, Any]:
     return {"op": "add", "path": path, "value": value}
 
 
-def _annotations(found: dict[str, Any]) -> dict[str, str]:
-    return (found.get("metadata") or {}).get("annotations") or {}
+def _annotations(document: dict[str, Any]) -> dict[str, str]:
+    return (document.get("metadata") or {}).get("annotations") or {}
 
 
-def _uid(found: dict[str, Any]) -> str:
-    return found["metadata"]["uid"]
+def _uid(document: dict[str, Any]) -> str:
+    return document["metadata"]["uid"]
 
 
-def _checked_replicas(found: dict[str, Any], replicas: int, was: int) -> int:
+def _checked_replicas(document: dict[str, Any], replicas: int, was: int) -> int:
     """The number of replicas now. Raises ToolFailed where it is neither of the two."""
-    now = found["spec"].get("replicas", 1)
+    now = document["spec"].get("replicas", 1)
     if now not in (replicas, was):
-        raise _other(found, "number of replicas", was, now)
+        raise _other(document, "number of replicas", was, now)
     return now
 
 
-def _check_generation(found: dict[str, Any], was: int) -> None:
-    now = found["metadata"].get("generation")
+def _check_generation(document: dict[str, Any], was: int) -> None:
+    now = document["metadata"].get("generation")
     if now != was:
-        raise _other(found, "generation", was, now)
+        raise _other(document, "generation", was, now)
 
 
-def _other(found: dict[str, Any], field: str, was: Any, now: Any = None) -> ToolFailed:
+def _other(document: dict[str, Any], field: str, was: Any, now: Any = None) -> ToolFailed:
     has = "" if now is None else f", it is {now!r}"
     return ToolFailed(
-        f"{label_of(found)} does not have the {field} {was!r}{has}",
+        f"{label_of(document)} does not have the {field} {was!r}{has}",
         remedy="Look again: it has changed meanwhile",
     )

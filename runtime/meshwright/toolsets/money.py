@@ -122,7 +122,10 @@ class MoneyReadTools(Toolset):
     @tool(idempotent=True, effect="read")
     async def budgets(self, context: ToolContext) -> list[dict[str, Any]]:
         """List the budgets with their limit, what each has spent and reserved, and when it renews."""
-        return [_with_share(budget) for budget in await self.money.budgets(context.task)]
+        return [
+            {**budget, "share": _share(budget["spent_usd"], Decimal(budget["limit_usd"]))}
+            for budget in await self.money.budgets(context.task)
+        ]
 
     @tool(idempotent=True, effect="read")
     async def estimate(
@@ -144,8 +147,8 @@ class MoneyReadTools(Toolset):
         Args:
             model: only those with this in the name of the model or its group
         """
-        found = await self.money.prices(context.task)
-        return [price for price in found if model in price["model"] or model in price["group"]]
+        prices = await self.money.prices(context.task)
+        return [price for price in prices if model in price["model"] or model in price["group"]]
 
     @tool(idempotent=True, effect="read")
     async def litellm_spend(
@@ -166,11 +169,11 @@ class MoneyReadTools(Toolset):
         self, context: ToolContext, by: str, since: str, until: str, bucket: str, limit: int
     ) -> dict[str, Any]:
         chosen: _Bucket | None = "hour" if bucket == "hour" else "day" if bucket == "day" else None
-        found = await self.money.spend(context.task, by, since or None, until or None, chosen)
-        items = found.pop("items", [])
-        whole = Decimal(found["total"].get("cost_usd") or 0)
-        shown = [{**item, "share": _share(item.get("cost_usd"), whole)} for item in items[:limit]]
-        return {**found, "items": shown, "omitted": found.get("omitted", 0) + len(items) - len(shown)}
+        report = await self.money.spend(context.task, by, since or None, until or None, chosen)
+        items = report.pop("items", [])
+        whole = Decimal(report["total"].get("cost_usd") or 0)
+        rows = [{**item, "share": _share(item.get("cost_usd"), whole)} for item in items[:limit]]
+        return {**report, "items": rows, "omitted": report.get("omitted", 0) + len(items) - len(rows)}
 
 
 class MoneyTools(MoneyReadTools):
@@ -214,10 +217,6 @@ def _allows(allowance: Mapping[str, Any], whose: str, amount: str, on_empty: str
     except InvalidOperation:
         return False
     return is_same and allowance.get("scope") == scope and Decimal(allowance["limit_usd"]) == limit
-
-
-def _with_share(budget: dict[str, Any]) -> dict[str, Any]:
-    return {**budget, "share": _share(budget["spent_usd"], Decimal(budget["limit_usd"]))}
 
 
 def _share(part: Decimal | str | None, whole: Decimal) -> str | None:

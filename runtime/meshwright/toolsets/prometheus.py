@@ -39,14 +39,14 @@ class Prometheus(RestPart):
             at: the time, such as 2026-12-01T09:00:00Z; by default now
         """
         params = {"query": promql} | ({} if at is None else {"time": _utc(at).isoformat()})
-        found = await self._asked("query", params)
-        if found["resultType"] not in ("vector", "matrix"):
-            return {"value": found["result"][1]}
-        if found["resultType"] == "matrix":
+        data = await self._asked("query", params)
+        if data["resultType"] not in ("vector", "matrix"):
+            return {"value": data["result"][1]}
+        if data["resultType"] == "matrix":
             raise InvalidInput("the expression has a range: use query_range", field="promql")
-        result = sorted(found["result"], key=lambda series: str(series["metric"]))
-        shown = [{"metric": _labels(series["metric"]), "value": series["value"][1]} for series in result]
-        return _listed("series", shown, _MAX_SERIES)
+        result = sorted(data["result"], key=lambda series: str(series["metric"]))
+        rows = [{"metric": _labels(series["metric"]), "value": series["value"][1]} for series in result]
+        return _listed("series", rows, _MAX_SERIES)
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def query_range(
@@ -63,11 +63,11 @@ class Prometheus(RestPart):
         step = max(1, math.ceil(minutes * 60 / _POINTS))
         start = end - timedelta(seconds=step * (_POINTS - 1))
         times = {"start": f"{start.timestamp():.3f}", "end": f"{end.timestamp():.3f}", "step": step}
-        found = await self._asked("query_range", {"query": promql, **times})
-        result = sorted(found["result"], key=lambda series: str(series["metric"]))
-        shown = [_range(series, start.timestamp(), step) for series in result[:_MAX_RANGES]]
+        data = await self._asked("query_range", {"query": promql, **times})
+        result = sorted(data["result"], key=lambda series: str(series["metric"]))
+        rows = [_range(series, start.timestamp(), step) for series in result[:_MAX_RANGES]]
         about = {"start": start.isoformat(timespec="seconds"), "step_seconds": step}
-        return about | _listed("series", shown, _MAX_RANGES, len(result))
+        return about | _listed("series", rows, _MAX_RANGES, len(result))
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def targets(self, only_down: bool = True) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Prometheus(RestPart):
         """
         data = await self._asked("targets", {"state": "active"})
         active = data["activeTargets"]
-        shown = [
+        rows = [
             {
                 "job": target["labels"].get("job", ""),
                 "instance": target["labels"].get("instance", ""),
@@ -89,7 +89,7 @@ class Prometheus(RestPart):
             if not only_down or target["health"] != "up"
         ]
         up = sum(target["health"] == "up" for target in active)
-        return {"up": up, "of": len(active), **_listed("targets", shown, _MAX_SERIES)}
+        return {"up": up, "of": len(active), **_listed("targets", rows, _MAX_SERIES)}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def rule_alerts(self, state: Literal["firing", "pending", "any"] = "any") -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Prometheus(RestPart):
             state: which of them
         """
         data = await self._asked("alerts", {})
-        shown = [
+        rows = [
             {
                 "state": alert["state"],
                 "since": alert.get("activeAt", ""),
@@ -110,7 +110,7 @@ class Prometheus(RestPart):
             for alert in data["alerts"]
             if state in ("any", alert["state"])
         ]
-        return _listed("alerts", shown, _MAX_SERIES)
+        return _listed("alerts", rows, _MAX_SERIES)
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def pod_health(self, namespace: str = "", minutes: Minutes = 60) -> dict[str, Any]:
@@ -123,21 +123,21 @@ class Prometheus(RestPart):
             minutes: how far back restarts count
         """
         selected = _selected(namespace)
-        asked = {name: text % {"of": selected, "minutes": minutes} for name, text in _POD_PROBLEMS.items()}
-        known, *found = await asyncio.gather(
+        queries = {name: text % {"of": selected, "minutes": minutes} for name, text in _POD_PROBLEMS.items()}
+        count, *replies = await asyncio.gather(
             self._asked("query", {"query": f"count(kube_pod_info{{{selected}}})"}),
-            *(self._asked("query", {"query": text}) for text in asked.values()),
+            *(self._asked("query", {"query": text}) for text in queries.values()),
         )
-        pods = int(float(known["result"][0]["value"][1])) if known["result"] else 0
+        pods = int(float(count["result"][0]["value"][1])) if count["result"] else 0
         if not pods:
             of = f"namespace {namespace}" if namespace else "any namespace"
             raise ToolFailed(f"Prometheus knows no pods of {of}", remedy="It needs kube-state-metrics")
-        shown = [
+        problems = [
             _problem(name, series)
-            for name, data in zip(asked, found, strict=True)
+            for name, data in zip(queries, replies, strict=True)
             for series in sorted(data["result"], key=lambda series: str(series["metric"]))
         ]
-        return {"pods": pods, **_listed("problems", shown, _MAX_PROBLEMS)}
+        return {"pods": pods, **_listed("problems", problems, _MAX_PROBLEMS)}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def cluster_usage(self, namespace: str = "", hours: Hours = 24) -> dict[str, Any]:
@@ -151,18 +151,18 @@ class Prometheus(RestPart):
             hours: how far back
         """
         selected, by = _selected(namespace), "pod" if namespace else "namespace"
-        asked = {name: text % {"of": selected, "hours": hours, "by": by} for name, text in _USAGE.items()}
-        found = await asyncio.gather(*(self._asked("query", {"query": text}) for text in asked.values()))
+        queries = {name: text % {"of": selected, "hours": hours, "by": by} for name, text in _USAGE.items()}
+        replies = await asyncio.gather(*(self._asked("query", {"query": text}) for text in queries.values()))
         rows: dict[str, dict[str, Any]] = {}
-        for name, data in zip(asked, found, strict=True):
+        for name, data in zip(queries, replies, strict=True):
             for series in data["result"]:
                 place = _short(series["metric"].get(by, ""))
                 rows.setdefault(place, {by: place})[name] = float(f"{float(series['value'][1]):.4g}")
         if not rows:
             problem = f"Prometheus knows no usage of {namespace or 'any namespace'} in {hours} hours"
             raise ToolFailed(problem, remedy="It needs the metrics of cAdvisor")
-        most = sorted(rows.values(), key=lambda row: -row.get("cpu_hours", 0.0))
-        return {"hours": hours, **_listed("usage", most, _MAX_PROBLEMS)}
+        usage = sorted(rows.values(), key=lambda row: -row.get("cpu_hours", 0.0))
+        return {"hours": hours, **_listed("usage", usage, _MAX_PROBLEMS)}
 
     async def check(self) -> None:
         """Evaluate a number."""
@@ -228,14 +228,14 @@ def _range(series: Mapping[str, Any], start: float, step: int) -> dict[str, Any]
         number = float(value)
         if 0 <= place < _POINTS and math.isfinite(number):
             values[place] = float(f"{number:.6g}")
-    known = [value for value in values if value is not None]
-    extremes = {"min": min(known), "max": max(known), "last": known[-1]} if known else {}
+    numbers = [value for value in values if value is not None]
+    extremes = {"min": min(numbers), "max": max(numbers), "last": numbers[-1]} if numbers else {}
     return {"metric": _labels(series["metric"]), **extremes, "values": values}
 
 
-def _listed(name: str, shown: Sequence[Any], limit: int, total: int | None = None) -> dict[str, Any]:
-    left_out = max(len(shown) if total is None else total, len(shown)) - min(len(shown), limit)
-    return {name: [*shown[:limit]], **({"left_out": left_out} if left_out else {})}
+def _listed(name: str, rows: Sequence[Any], limit: int, total: int | None = None) -> dict[str, Any]:
+    left_out = max(len(rows) if total is None else total, len(rows)) - min(len(rows), limit)
+    return {name: [*rows[:limit]], **({"left_out": left_out} if left_out else {})}
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:

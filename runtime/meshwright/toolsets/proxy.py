@@ -73,16 +73,16 @@ class Caddy(RestPart):
     @tool(idempotent=True, effect="read", origin="outside")
     async def routes(self) -> dict[str, Any]:
         """List the routes of the proxy by server, in their order, and the etag that a change takes."""
-        found = await self._read()
+        current = await self._read()
         servers = [
             {
                 "server": name,
                 "listen": server.get("listen", []),
                 "routes": [_summary(route) for route in (server.get("routes") or [])[:_MAX_ROUTES]],
             }
-            for name, server in found.servers.items()
+            for name, server in current.servers.items()
         ]
-        return {"servers": servers, "etag": found.etag}
+        return {"servers": servers, "etag": current.etag}
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_set_route")
     async def set_route(
@@ -96,19 +96,19 @@ class Caddy(RestPart):
             upstream: host:port that answers
             etag: the etag of `routes` that it was decided on
         """
-        found, server, wanted = await self._change(id, hosts, upstream)
-        known = found.find(id)
-        if known and known[2] == wanted:
+        current, server, route = await self._change(id, hosts, upstream)
+        existing = current.find(id)
+        if existing and existing[2] == route:
             return {"id": id, "changed": False}
-        _compare(found, etag)
-        base, headers = (*_SERVERS, server, "routes"), {"If-Match": f'"{found.path} {etag}"'}
-        if known:
-            await self.server.call("PATCH", *base, str(known[1]), body=wanted, headers=headers)
-        elif found.servers[server].get("routes"):
-            await self.server.call("PUT", *base, "0", body=wanted, headers=headers)
+        _compare(current, etag)
+        base, headers = (*_SERVERS, server, "routes"), {"If-Match": f'"{current.path} {etag}"'}
+        if existing:
+            await self.server.call("PATCH", *base, str(existing[1]), body=route, headers=headers)
+        elif current.servers[server].get("routes"):
+            await self.server.call("PUT", *base, "0", body=route, headers=headers)
         else:  # an empty list takes the route, and no list takes a list
-            is_list = isinstance(found.servers[server].get("routes"), list)
-            await self.server.call("POST", *base, body=wanted if is_list else [wanted], headers=headers)
+            is_list = isinstance(current.servers[server].get("routes"), list)
+            await self.server.call("POST", *base, body=route if is_list else [route], headers=headers)
         return {"id": id, "changed": True}
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_route")
@@ -119,30 +119,28 @@ class Caddy(RestPart):
             id: the route's
             etag: the etag of `routes` that it was decided on
         """
-        found = await self._read()
-        known = found.find(id)
-        if not known:
+        current = await self._read()
+        existing = current.find(id)
+        if not existing:
             return {"id": id, "changed": False}
-        self._check_known(id, known[2])
-        _compare(found, etag)
-        headers = {"If-Match": f'"{found.path} {etag}"'}
-        await self.server.call("DELETE", *_SERVERS, known[0], "routes", str(known[1]), headers=headers)
+        self._check_known(id, existing[2])
+        _compare(current, etag)
+        headers = {"If-Match": f'"{current.path} {etag}"'}
+        await self.server.call("DELETE", *_SERVERS, existing[0], "routes", str(existing[1]), headers=headers)
         return {"id": id, "changed": True}
 
     async def _preview_set_route(
         self, id: RouteId, hosts: list[Host], upstream: Upstream, etag: Etag
     ) -> dict[str, Any] | Unchanged:
-        """The route before and after."""
-        found, server, wanted = await self._change(id, hosts, upstream)
-        known = found.find(id)
-        if known and known[2] == wanted:
+        current, server, route = await self._change(id, hosts, upstream)
+        existing = current.find(id)
+        if existing and existing[2] == route:
             return Unchanged()
-        return {"server": server, "before": known and known[2], "after": wanted}
+        return {"server": server, "before": existing and existing[2], "after": route}
 
     async def _preview_delete_route(self, id: RouteId, etag: Etag) -> dict[str, Any] | Unchanged:
-        """The route before and after."""
-        known = (await self._read()).find(id)
-        return {"server": known[0], "before": known[2], "after": None} if known else Unchanged()
+        existing = (await self._read()).find(id)
+        return {"server": existing[0], "before": existing[2], "after": None} if existing else Unchanged()
 
     async def check(self) -> None:
         """Read the routes."""
@@ -152,22 +150,22 @@ class Caddy(RestPart):
         """The routes, the server to change, and the route to have. Raises for what is not allowed."""
         self._check_hosts(hosts)
         self._check_upstream(upstream)
-        found = await self._read()
-        known = found.find(id)
-        if known and not _is_plain(known[2]):
+        current = await self._read()
+        existing = current.find(id)
+        if existing and not _is_plain(existing[2]):
             problem = f"route {id!r} does more than to lead hosts to an upstream"
             raise ToolFailed(problem, remedy="A person has to change it")
-        if known:
-            self._check_known(id, known[2])
+        if existing:
+            self._check_known(id, existing[2])
         handler = {"handler": "reverse_proxy", "upstreams": [{"dial": upstream}]}
-        wanted = {"@id": id, "handle": [handler], "match": [{"host": hosts}], "terminal": True}
-        return found, known[0] if known else self._pick(found), wanted
+        route = {"@id": id, "handle": [handler], "match": [{"host": hosts}], "terminal": True}
+        return current, existing[0] if existing else self._pick(current), route
 
-    def _pick(self, found: _Routes) -> str:
-        name = self._service.server or (next(iter(found.servers)) if len(found.servers) == 1 else "")
-        if name not in found.servers:
-            known = ", ".join(found.servers) or "none"
-            remedy = f"Set server in [tools.proxy.caddy] of mesh.toml; there are: {known}"
+    def _pick(self, current: _Routes) -> str:
+        name = self._service.server or (next(iter(current.servers)) if len(current.servers) == 1 else "")
+        if name not in current.servers:
+            names = ", ".join(current.servers) or "none"
+            remedy = f"Set server in [tools.proxy.caddy] of mesh.toml; there are: {names}"
             raise ToolFailed("it is open which server of Caddy gets the route", remedy=remedy)
         return name
 
@@ -220,8 +218,8 @@ def _fnv(data: bytes) -> str:
     return f"{value:08x}"
 
 
-def _compare(found: _Routes, etag: str) -> None:
-    if found.etag != etag:
+def _compare(current: _Routes, etag: str) -> None:
+    if current.etag != etag:
         raise ToolFailed("the routes are not as they were read", remedy="Call routes again, then decide")
 
 

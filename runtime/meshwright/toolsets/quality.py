@@ -135,17 +135,17 @@ def _read(tree: Tree) -> dict[str, Any] | None:
     if not tree.files.has(_COVERAGE):
         return None
     try:
-        found = json.loads(tree.files.read(_COVERAGE, 20 * MAX_FILE_BYTES))
+        report = json.loads(tree.files.read(_COVERAGE, 20 * MAX_FILE_BYTES))
         files = [
             (name, file["summary"]["percent_covered"], file["missing_lines"])
-            for name, file in found["files"].items()
+            for name, file in report["files"].items()
         ]
-        least = sorted(files, key=lambda file: file[1])[:_MAX_FILES]
-        shown = [
+        lowest = sorted(files, key=lambda file: file[1])[:_MAX_FILES]
+        rows = [
             {"file": name, "percent": round(percent, 1), "missing": _ranges(lines)}
-            for name, percent, lines in least
+            for name, percent, lines in lowest
         ]
-        return {"percent": round(found["totals"]["percent_covered"], 1), "files": shown}
+        return {"percent": round(report["totals"]["percent_covered"], 1), "files": rows}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -38,29 +38,29 @@ class Failure(NamedTuple):
 class SuiteCommand(NamedTuple):
     """The command that runs the tests, and how its output, with the report that it wrote, is read.
 
-    `shown` makes text of the output where that is none.
+    `render` makes text of output that is none.
     """
 
     argv: tuple[str, ...]
-    read: Callable[[str, str], list[Failure] | None]
-    shown: Callable[[str], str] = str
+    parse: Callable[[str, str], list[Failure] | None]
+    render: Callable[[str], str] = str
 
 
 def command_of(
-    names: Sequence[str], read: Callable[[str], str], given: Sequence[str], path: str
+    names: Sequence[str], read_file: Callable[[str], str], command: Sequence[str], path: str
 ) -> SuiteCommand | None:
     """The command for a project with files of these names at its root; None where it cannot be told.
 
-    `given` is that of the settings, `path` the tests that are wanted, and `read` gives the text of a file.
+    `command` is that of the settings, `path` the tests to run, and `read_file` returns the text of a file.
     """
     only = [path] if path else []
-    if given:
-        return _as_given(tuple(given), only)
+    if command:
+        return _as_configured(tuple(command), only)
     if "go.mod" in names:
         packages = _of_go(path) if path else "./..."
         return SuiteCommand(("go", "test", "-json", packages), _read_go, _shown_of_go)
     if "package.json" in names:
-        script = _script(read("package.json"))
+        script = _script(read_file("package.json"))
         if script.startswith("node --test") or not script:
             kind = ("--test-reporter=junit", f"--test-reporter-destination={REPORT}")
             return SuiteCommand(("node", "--test", *kind, *only), _read_junit)
@@ -72,11 +72,11 @@ def command_of(
     return None
 
 
-def _as_given(given: tuple[str, ...], only: Sequence[str]) -> SuiteCommand:
-    if any(PurePath(word).name in ("pytest", "py.test") for word in given):
-        argv = (*given, "-p", "no:cacheprovider", f"--junitxml={REPORT}", *only)
+def _as_configured(words: tuple[str, ...], only: Sequence[str]) -> SuiteCommand:
+    if any(PurePath(word).name in ("pytest", "py.test") for word in words):
+        argv = (*words, "-p", "no:cacheprovider", f"--junitxml={REPORT}", *only)
         return SuiteCommand(argv, _read_junit)
-    return SuiteCommand((*given, *only), _read_text)
+    return SuiteCommand((*words, *only), _read_text)
 
 
 def _of_python(only: Sequence[str]) -> SuiteCommand:
@@ -103,11 +103,11 @@ def result_of(command: SuiteCommand, status: int | None, output: str, report: st
 
     Tests that end well, where a report was to be written and is not there, have not passed.
     """
-    failed = command.read(output, report)
+    failed = command.parse(output, report)
     has_passed = status == 0 and not failed and failed is not None
-    shown = [failure._asdict() for failure in (failed or ())[:_MAX_FAILED]]
-    more = {"more_failed": len(failed) - len(shown)} if failed and len(failed) > len(shown) else {}
-    return {"passed": has_passed, "status": status, "failed": shown, **more}
+    failures = [failure._asdict() for failure in (failed or ())[:_MAX_FAILED]]
+    more = {"more_failed": len(failed) - len(failures)} if failed and len(failed) > len(failures) else {}
+    return {"passed": has_passed, "status": status, "failed": failures, **more}
 
 
 def _read_junit(output: str, report: str) -> list[Failure] | None:
@@ -143,16 +143,16 @@ def _read_text(output: str, report: str) -> list[Failure] | None:
 
 
 def _read_go(output: str, report: str) -> list[Failure] | None:
-    said: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     failed: list[str] = []
     for event in _events(output):
         name = ".".join(str(event[key]) for key in ("Package", "Test") if key in event)
         if event.get("Action") == "output":
-            said.setdefault(name, []).append(str(event.get("Output", "")))
+            texts.setdefault(name, []).append(str(event.get("Output", "")))
         elif event.get("Action") == "fail":
             failed.append(name)
     tests = [name for name in failed if not any(other.startswith(f"{name}.") for other in failed)]
-    return [_failure(name, "".join(said.get(name, ()))) for name in tests]
+    return [_failure(name, "".join(texts.get(name, ()))) for name in tests]
 
 
 def _shown_of_go(output: str) -> str:

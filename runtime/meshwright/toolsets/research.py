@@ -1,12 +1,16 @@
 """Tools that find things out in the open: search engines, pages, package registries, repositories.
 
-All that they return may be the words of strangers. They reach no file of the workspace.
+All that they return may be the words of strangers. They reach no file of the workspace. Search engines are
+data, by their documented APIs: SearXNG's `/search?format=json`, Brave's `/res/v1/web/search`, Tavily's
+`/search`. Registries are PyPI, npm and Go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,11 +20,14 @@ from meshwright.settings.forms import Secret, Table, http_url
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import ToolSettings
 from meshwright.tools.web import WebTools
-from meshwright.toolsets.registries import REGISTRIES, passages
 from meshwright.toolsets.repositories import overview_of
 from meshwright.toolsets.rest import RestClient, RestService
-from meshwright.toolsets.search_engines import ENGINES, SearchQuery
 
+_BEARER = ("Authorization", "Bearer ")
+_WORD = re.compile(r"[\w.]{2,}")
+_HEADING = re.compile(r"^(?=#{1,6} |\S[^\n]*\n[=\-~]{3,}\s*$)", re.MULTILINE)
+_MAX_PASSAGE_CHARS = 1_500
+_MAX_PASSAGES = 5
 _Query = Annotated[str, Field(min_length=1, max_length=400)]
 _Site = Annotated[str, Field(pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$", max_length=253)]
 _Package = Annotated[str, Field(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._~/-]*$", max_length=214)]
@@ -30,6 +37,188 @@ _MAX_ANSWER_BYTES = 12_000_000
 _MAX_TEXT_CHARS = 600
 _TIMEOUT_SECONDS = 20.0
 _Url = Annotated[str, http_url("https://search.example.com")]
+
+
+class SearchQuery(NamedTuple):
+    """A search: words, a site or all, days or any age (0), how many results."""
+
+    text: str
+    site: str = ""
+    fresh_days: int = 0
+    count: int = 10
+
+    @property
+    def with_site(self) -> str:
+        """The words with the site as most engines write it."""
+        return f"{self.text} site:{self.site}" if self.site else self.text
+
+    def age(self, names: tuple[str, str, str, str]) -> str:
+        """The shortest of an engine's names for a day, a week, a month and a year that holds the days."""
+        for days, name in zip((1, 7, 31), names[:3], strict=True):
+            if self.fresh_days <= days:
+                return name
+        return names[3]
+
+
+class SearchResult(NamedTuple):
+    """A page that was found; `published` is as the engine writes it."""
+
+    title: str
+    url: str
+    text: str
+    published: str
+
+
+class Engine(NamedTuple):
+    """An engine: its usual address, its request and the header of its key, and its answer.
+
+    `sent` makes the parameters of a GET, and the body of a POST. `place` leads to the list of results in the
+    answer, `fields` name title, address, snippet and date of each.
+    """
+
+    url: str
+    method: str
+    path: tuple[str, ...]
+    key: tuple[str, str]
+    sent: Callable[[SearchQuery], Mapping[str, Any]]
+    place: tuple[str, ...]
+    fields: tuple[str, str, str, str]
+
+    def results(self, answer: Any) -> list[SearchResult]:
+        """The pages of an answer. Raises ValueError for what is no answer of the engine."""
+        for name in self.place:
+            answer = answer.get(name) if isinstance(answer, dict) else None
+        if not isinstance(answer, list):
+            raise ValueError(f"there is no {'.'.join(self.place)} in it")
+        rows = [row for row in answer if isinstance(row, dict) and row.get("url")]
+        return [SearchResult(*(str(row.get(field) or "") for field in self.fields)) for row in rows]
+
+
+def _searxng(query: SearchQuery) -> Mapping[str, Any]:
+    params = {"q": query.with_site, "format": "json"}
+    if query.fresh_days:
+        params["time_range"] = query.age(("day", "week", "month", "year"))
+    return params
+
+
+def _brave(query: SearchQuery) -> Mapping[str, Any]:
+    params = {"q": query.with_site, "count": str(query.count), "text_decorations": "false"}
+    if query.fresh_days:
+        params["freshness"] = query.age(("pd", "pw", "pm", "py"))
+    return params
+
+
+def _tavily(query: SearchQuery) -> Mapping[str, Any]:
+    body: dict[str, Any] = {"query": query.text, "max_results": query.count, "search_depth": "basic"}
+    if query.site:
+        body["include_domains"] = [query.site]
+    if query.fresh_days:
+        body["time_range"] = query.age(("day", "week", "month", "year"))
+    return body
+
+
+ENGINES: Mapping[str, Engine] = {
+    "searxng": Engine(
+        "",
+        "GET",
+        ("search",),
+        _BEARER,
+        _searxng,
+        ("results",),
+        ("title", "url", "content", "publishedDate"),
+    ),
+    "brave": Engine(
+        "https://api.search.brave.com",
+        "GET",
+        ("res", "v1", "web", "search"),
+        ("X-Subscription-Token", ""),
+        _brave,
+        ("web", "results"),
+        ("title", "url", "description", "page_age"),
+    ),
+    "tavily": Engine(
+        "https://api.tavily.com",
+        "POST",
+        ("search",),
+        _BEARER,
+        _tavily,
+        ("results",),
+        ("title", "url", "content", "published_date"),
+    ),
+}
+
+
+class Package(NamedTuple):
+    """A package as its registry has it: `text` is its readme, empty where the registry has none."""
+
+    name: str
+    version: str
+    summary: str
+    links: Mapping[str, str]
+    text: str
+
+
+async def of_pypi(server: RestClient, name: str) -> Package:
+    """A package of PyPI, by its JSON API."""
+    info = _fields(_fields(await server.get("pypi", name, "json")).get("info"))
+    links = {
+        "registry": f"https://pypi.org/project/{quote(name, safe='')}/",
+        **_fields(info.get("project_urls")),
+    }
+    return Package(
+        _text(info, "name"), _text(info, "version"), _text(info, "summary"), links, _text(info, "description")
+    )
+
+
+async def of_npm(server: RestClient, name: str) -> Package:
+    """A package of npm, by the document of its registry."""
+    package = _fields(await server.get(name))
+    links = {"registry": f"https://www.npmjs.com/package/{quote(name, safe='@/')}"}
+    repository = package.get("repository")
+    urls = {"homepage": package.get("homepage"), "repository": _fields(repository).get("url") or repository}
+    links |= {title: url for title, url in urls.items() if isinstance(url, str)}
+    version = _text(_fields(package.get("dist-tags")), "latest")
+    return Package(
+        _text(package, "name"), version, _text(package, "description"), links, _text(package, "readme")
+    )
+
+
+async def of_go(server: RestClient, name: str) -> Package:
+    """A Go module, by the module proxy, which knows its version and where it comes from, and no readme."""
+    escaped = re.sub("[A-Z]", lambda letter: f"!{letter[0].lower()}", name)
+    package = _fields(await server.get(*escaped.split("/"), "@latest"))
+    links = {"registry": f"https://pkg.go.dev/{quote(name, safe='/')}"}
+    if url := _fields(package.get("Origin")).get("URL"):
+        links["repository"] = str(url)
+    return Package(name, _text(package, "Version"), "", links, "")
+
+
+REGISTRIES: Mapping[str, Callable[[RestClient, str], Awaitable[Package]]] = {
+    "pypi": of_pypi,
+    "npm": of_npm,
+    "go": of_go,
+}
+
+
+def passages(text: str, query: str) -> list[str]:
+    """The sections of a text with the most words of a query, in the order of the text."""
+    words = {word.lower() for word in _WORD.findall(query)}
+    scored = []
+    for place, section in enumerate(part.strip() for part in _HEADING.split(text)):
+        matches = words & {word.lower() for word in _WORD.findall(section)}
+        if matches:
+            scored.append((len(matches), -place, section[:_MAX_PASSAGE_CHARS]))
+    best = sorted(scored, reverse=True)[:_MAX_PASSAGES]
+    return [section for _, _, section in sorted(best, key=lambda entry: -entry[1])]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
 
 
 class ResearchSettings(Table):
@@ -131,9 +320,9 @@ class ResearchTools(WebTools):
         except ValueError as error:
             raise ToolFailed(f"{self.config.engine} does not answer as it should: {error}") from error
         return [
-            {"title": found.title, "url": found.url, "text": found.text[:_MAX_TEXT_CHARS]}
-            | ({"published": found.published} if found.published else {})
-            for found in results
+            {"title": result.title, "url": result.url, "text": result.text[:_MAX_TEXT_CHARS]}
+            | ({"published": result.published} if result.published else {})
+            for result in results
         ]
 
     @tool(idempotent=True, effect="read", origin="outside")
@@ -147,9 +336,9 @@ class ResearchTools(WebTools):
             query: the words to look for in the readme
             registry: pypi, npm or go
         """
-        found = await REGISTRIES[registry](self._servers[registry], package)
-        facts = {"package": found.name, "version": found.version, "summary": found.summary}
-        return {**facts, "links": dict(found.links), "passages": passages(found.text, query)}
+        entry = await REGISTRIES[registry](self._servers[registry], package)
+        facts = {"package": entry.name, "version": entry.version, "summary": entry.summary}
+        return {**facts, "links": dict(entry.links), "passages": passages(entry.text, query)}
 
     @tool(idempotent=True, effect="read", origin="outside", timeout=120)
     async def repo_overview(self, url: _Address) -> dict[str, Any]:
@@ -188,7 +377,6 @@ class ResearchTools(WebTools):
 
 
 def _service_of(settings: ResearchSettings) -> RestService:
-    """The search engine as a service, with its key."""
     engine = ENGINES[settings.engine]
     name, before = engine.key
     headers = {name: f"{before}{settings.key.get_secret_value()}"} if settings.key else {}
@@ -206,9 +394,9 @@ def _table(items: Sequence[str], criteria: Sequence[str], findings: Sequence[Fin
     sources = list(dict.fromkeys(finding.source for finding in findings))
 
     def cell(item: str, criterion: str) -> str:
-        found = [finding for finding in findings if (finding.item, finding.criterion) == (item, criterion)]
-        said = (f"{_plain(finding.value)} [{sources.index(finding.source) + 1}]" for finding in found)
-        return "; ".join(said) or "?"
+        matches = [finding for finding in findings if (finding.item, finding.criterion) == (item, criterion)]
+        texts = (f"{_plain(finding.value)} [{sources.index(finding.source) + 1}]" for finding in matches)
+        return "; ".join(texts) or "?"
 
     lines = [
         f"| | {' | '.join(map(_plain, criteria))} |",

@@ -99,21 +99,21 @@ class RestService(Table):
     @property
     def sent_headers(self) -> dict[str, str]:
         """The headers of each request."""
-        named = {name: value.get_secret_value() for name, value in self.headers.items()}
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
         if self.token is not None:
-            named["Authorization"] = f"Bearer {self.token.get_secret_value()}"
+            headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
         elif self.user:
             pair = f"{self.user}:{_revealed(self.password)}".encode()
-            named["Authorization"] = f"Basic {b64encode(pair).decode()}"
-        return named
+            headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
+        return headers
 
     @property
     def secrets(self) -> list[str]:
         """Values that no model may see."""
         values = [*self.headers.values(), self.token, self.password]
-        found = {_revealed(value) for value in values}
-        found |= {value.partition(" ")[2] for value in self.sent_headers.values()}
-        return sorted((secret for secret in found if len(secret) >= _MIN_SECRET_CHARS), key=len, reverse=True)
+        texts = {_revealed(value) for value in values}
+        texts |= {value.partition(" ")[2] for value in self.sent_headers.values()}
+        return sorted((secret for secret in texts if len(secret) >= _MIN_SECRET_CHARS), key=len, reverse=True)
 
 
 class RestReply(NamedTuple):
@@ -157,7 +157,7 @@ class RestClient:
         for name, value in (headers or {}).items():
             if not value.isascii() or not value.isprintable():
                 raise InvalidInput(f"{value!r} cannot be sent as {name}", field=name)
-        request = _Request(method, url, params, body, headers)
+        request = _RestCall(method, url, params, body, headers)
         pauses = iter(_PAUSES_SECONDS if method == "GET" else ())
         try:
             async with asyncio.timeout(self.service.timeout_seconds):
@@ -179,7 +179,7 @@ class RestClient:
         if session is not None:
             await session.close()
 
-    async def _once(self, request: _Request) -> RestReply:
+    async def _once(self, request: _RestCall) -> RestReply:
         import aiohttp
         from yarl import URL
 
@@ -216,7 +216,7 @@ class RestClient:
             max_field_size=_MAX_HEADER_BYTES,
         )
 
-    async def _read(self, request: _Request, response: ClientResponse) -> str:
+    async def _read(self, request: _RestCall, response: ClientResponse) -> str:
         limit = self.service.max_bytes
         data, is_whole = await read_bounded(response, limit)
         if not is_whole:
@@ -225,7 +225,7 @@ class RestClient:
             raise self._failure(request, f"answered more than {limit:,} bytes", remedy)
         return self._masked(data.decode(errors="replace"))
 
-    def _reply(self, request: _Request, response: ClientResponse, text: str) -> RestReply:
+    def _reply(self, request: _RestCall, response: ClientResponse, text: str) -> RestReply:
         status = response.status
         if 300 <= status < 400:
             target = urlsplit(response.headers.get("Location", "")).netloc or "another path"
@@ -241,7 +241,7 @@ class RestClient:
             words = foreign_words(text, max_chars=_MAX_SHOWN)
             raise self._failure(request, f"answered {status} without JSON: {words!r}") from error
 
-    def _refusal(self, request: _Request, response: ClientResponse, text: str) -> Exception:
+    def _refusal(self, request: _RestCall, response: ClientResponse, text: str) -> Exception:
         status, words = response.status, foreign_words(_words(text), max_chars=_MAX_WORDS)
         remedy = ""
         if status in (401, 403):
@@ -254,7 +254,7 @@ class RestClient:
             failure.remedy = f"Call it again in {seconds:g} seconds"
         return _PassingFault(failure, seconds)
 
-    def _failure(self, request: _Request, problem: str, remedy: str = "") -> ToolFailed:
+    def _failure(self, request: _RestCall, problem: str, remedy: str = "") -> ToolFailed:
         if not remedy and request.method != "GET" and not problem.startswith("answered 4"):
             remedy = "It may have taken effect: read the state before you call it again"
         path = urlsplit(request.url).path[:_MAX_SHOWN]
@@ -321,7 +321,7 @@ class RestTools(Toolset):
             await part.server.close()
 
 
-class _Request(NamedTuple):
+class _RestCall(NamedTuple):
     method: str
     url: str
     params: Params | None
@@ -358,20 +358,20 @@ def _quoted(part: str) -> str:
 
 def _words(text: str) -> str:
     """The reason in the body of a refusal: of its JSON the message, else its beginning."""
-    found: Any = text
+    value: Any = text
     with suppress(ValueError):
-        found = from_json(text)
-    errors = found.get("errors") if isinstance(found, dict) else None
+        value = from_json(text)
+    errors = value.get("errors") if isinstance(value, dict) else None
     if isinstance(errors, list):
-        found = "; ".join(_words_of(error) for error in errors) or found
-    return " ".join(_words_of(found).split())[:_MAX_WORDS]
+        value = "; ".join(_words_of(error) for error in errors) or value
+    return " ".join(_words_of(value).split())[:_MAX_WORDS]
 
 
-def _words_of(found: Any) -> str:
-    if isinstance(found, dict):
-        said = (found.get(name) for name in ("error", "message", "detail"))
-        found = next((words for words in said if isinstance(words, str) and words), found)
-    return found if isinstance(found, str) else to_json(found).decode()
+def _words_of(value: Any) -> str:
+    if isinstance(value, dict):
+        texts = (value.get(name) for name in ("error", "message", "detail"))
+        value = next((words for words in texts if isinstance(words, str) and words), value)
+    return value if isinstance(value, str) else to_json(value).decode()
 
 
 def _revealed(secret: SecretStr | None) -> str:

@@ -36,15 +36,15 @@ def read_yaml(text: str, *, max_depth: int = 50, max_values: int = 0) -> list[An
         raise Unreadable(f"it is no YAML: {error}") from error
 
 
-def _count(value: Any, known: dict[int, int], most: int) -> int:
-    """The number of values below one, those of aliases counted each time; over `most` in a circle."""
+def _count(value: Any, counts: dict[int, int], maximum: int) -> int:
+    """The number of values below one, those of aliases counted each time; over `maximum` in a circle."""
     if not isinstance(value, (dict, list)):
         return 1
-    if id(value) not in known:
-        known[id(value)] = most + 1  # until it is counted: whatever refers to it is below it
+    if id(value) not in counts:
+        counts[id(value)] = maximum + 1  # until it is counted: whatever refers to it is below it
         inner = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(each, known, most) for each in inner)
-    return known[id(value)]
+        counts[id(value)] = 1 + sum(_count(item, counts, maximum) for item in inner)
+    return counts[id(value)]
 
 
 def _too_many(most: int) -> Unreadable:

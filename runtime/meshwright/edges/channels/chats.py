@@ -13,7 +13,7 @@ from meshwright.core.errors import ConfigError, InvalidInput, sentence
 from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.edges.bodies import Strict
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
-from meshwright.edges.deliveries import Signed, standard_key
+from meshwright.edges.deliveries import SignatureKind, standard_key
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
 from meshwright.edges.replies.courier import Address, Undeliverable
 
@@ -52,7 +52,7 @@ class ChannelMessage(Strict):
 class Chat(Protocol):
     """One channel's service. Both requests raise TryLater, and Undeliverable for what it will never take."""
 
-    signed: Signed
+    signed: SignatureKind
     typing_seconds: float
     """How long it shows that somebody is typing."""
     has_status: bool
@@ -135,7 +135,7 @@ class HttpChat:
     A message that is sent again has the same `webhook-id`.
     """
 
-    signed = Signed(scheme="standard")
+    signed = SignatureKind(scheme="standard")
     typing_seconds, has_status = 5.0, True
 
     def __init__(self, name: str, settings: ChannelSettings) -> None:
@@ -175,7 +175,7 @@ class WhatsAppChat:
     """
 
     typing_seconds, has_status = 20.0, False  # WhatsApp's own limit is 25 seconds
-    signed = Signed(headers=("x-hub-signature-256",), prefix="sha256=")
+    signed = SignatureKind(headers=("x-hub-signature-256",), prefix="sha256=")
 
     def __init__(self, name: str, settings: ChannelSettings) -> None:
         assert settings.token is not None
@@ -191,9 +191,9 @@ class WhatsAppChat:
                 value = change.get("value")
                 if not isinstance(value, dict) or self._number != _text(value, "metadata", "phone_number_id"):
                     continue
-                for said in _dicts(value.get("messages")):
-                    content = _text(said, "text", "body")[:MAX_CONTENT_CHARS]
-                    sender, message_id = _text(said, "from"), _text(said, "id")
+                for message in _dicts(value.get("messages")):
+                    content = _text(message, "text", "body")[:MAX_CONTENT_CHARS]
+                    sender, message_id = _text(message, "from"), _text(message, "id")
                     if content.strip() and sender and message_id:
                         yield message_of(
                             id=message_id,
@@ -201,9 +201,9 @@ class WhatsAppChat:
                             channel_metadata={"to": sender},
                             sender=sender,
                             content=content,
-                            timestamp=time_of(said.get("timestamp")),
+                            timestamp=time_of(message.get("timestamp")),
                             thread_id=sender,
-                            reply_to=_text(said, "context", "id") or None,
+                            reply_to=_text(message, "context", "id") or None,
                         )
 
     async def post(self, message: ChannelMessage, *, again: bool) -> None:
@@ -220,8 +220,8 @@ class WhatsAppChat:
 
     async def show_typing(self, message: ChannelMessage, status: str) -> None:
         """Mark the message as read, and show that an answer is being written."""
-        read = {"messaging_product": "whatsapp", "status": "read", "message_id": message.id}
-        await self._send(read | {"typing_indicator": {"type": "text"}})
+        receipt = {"messaging_product": "whatsapp", "status": "read", "message_id": message.id}
+        await self._send(receipt | {"typing_indicator": {"type": "text"}})
 
     async def _send(self, body: dict[str, Any]) -> None:
         answer = await self.http.request("POST", self._url, json=body, headers=self._headers)
@@ -229,10 +229,10 @@ class WhatsAppChat:
             return
         error = json_of(answer).get("error")
         code = error.get("code") if isinstance(error, dict) else None
-        said = f"WhatsApp answered {answer.status} with error {code}"
+        problem = f"WhatsApp answered {answer.status} with error {code}"
         if answer.status == 429 or answer.status >= 500 or code in _WHATSAPP_LATER:
-            raise TryLater(said, asked_pause(answer) or _LIMIT_SECONDS)
-        raise Undeliverable(said)
+            raise TryLater(problem, asked_pause(answer) or _LIMIT_SECONDS)
+        raise Undeliverable(problem)
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from meshwright.edges.channels.chats import (
 )
 from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
-from meshwright.edges.deliveries import Signed
+from meshwright.edges.deliveries import SignatureKind
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless
 from meshwright.edges.replies.courier import Undeliverable
 
@@ -44,7 +44,7 @@ _REPLY = "meshwright_reply"
 class MattermostChat:
     """One bot's account."""
 
-    signed = Signed()
+    signed = SignatureKind()
     typing_seconds, has_status = 5.0, False
 
     def __init__(self, name: str, settings: ChannelSettings) -> None:
@@ -69,9 +69,9 @@ class MattermostChat:
         props = post.get("props")
         props = props if isinstance(props, dict) else {}
         is_bots = user_id == self.user_id or "true" in (props.get("from_bot"), props.get("from_webhook"))
-        named = re.compile(rf"(?<![\w@])@{re.escape(self.username)}(?![\w-])\s*", re.IGNORECASE)
-        content = named.sub("", text, count=1).strip()[:MAX_CONTENT_CHARS]
-        is_meant = channel_type == _DIRECT or named.search(text) is not None
+        mention = re.compile(rf"(?<![\w@])@{re.escape(self.username)}(?![\w-])\s*", re.IGNORECASE)
+        content = mention.sub("", text, count=1).strip()[:MAX_CONTENT_CHARS]
+        is_meant = channel_type == _DIRECT or mention.search(text) is not None
         is_said = not (is_bots or post.get("type") or post.get("delete_at"))
         if not (is_said and is_meant and content and post_id):
             return None
@@ -94,13 +94,13 @@ class MattermostChat:
     async def missed(self) -> list[ChannelMessage]:
         """Returns what was said in the last hour, the oldest first."""
         since = int((time.time() - _CAUGHT_UP_SECONDS) * 1000)
-        found: list[ChannelMessage] = []
+        messages: list[ChannelMessage] = []
         for channel in await self.call("GET", f"/users/{self.user_id}/channels"):
             if channel.get("last_post_at", 0) >= since:
                 page = await self.call("GET", f"/channels/{channel['id']}/posts?since={since}")
                 posts = (self._message(post, channel.get("type")) for post in page["posts"].values())
-                found += [message for message in posts if message is not None]
-        return sorted(found, key=lambda message: message.timestamp)
+                messages += [message for message in posts if message is not None]
+        return sorted(messages, key=lambda message: message.timestamp)
 
     async def who_am_i(self) -> None:
         """Learn the bot's name. Raises Undeliverable, TryLater."""
@@ -130,10 +130,10 @@ class MattermostChat:
         answer = await self.http.request(method, self.api + path, headers=headers, **options)
         if answer.status < 300:
             return from_json(answer.body)
-        said = f"Mattermost answered {answer.status} to {method} {path.partition('?')[0]}"
+        problem = f"Mattermost answered {answer.status} to {method} {path.partition('?')[0]}"
         if answer.status in (401, 408, 429) or answer.status >= 500:
-            raise TryLater(said, asked_pause(answer) or 0.0)
-        raise Undeliverable(said)
+            raise TryLater(problem, asked_pause(answer) or 0.0)
+        raise Undeliverable(problem)
 
 
 class MattermostSocket:

@@ -131,14 +131,14 @@ class ChannelReceiver:
         if message.sender not in channel.settings.answer_by:
             return None
         tenant_id, key = channel.settings.tenant, f"channel:{channel.name}:{message.id}"
-        given = EventFilter(tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, limit=1)
+        earlier = EventFilter(tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, limit=1)
         with suppress(NotFound):
             await read_task(self._mesh.runtime, task_of(tenant_id, channel.name, message.id), tenant_id)
             return None
         answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
         for _ in range(_MAX_TRIES):
             question = await self._mesh.get(Inbox).next_of(tenant_id, thread_id)
-            if came_before := await self._mesh.log.query(given):  # after the inbox, which knows no more
+            if came_before := await self._mesh.log.query(earlier):  # after the inbox, which knows no more
                 return came_before[0].task_id
             value = None if question is None else answer_of(question, message.content)
             if question is None or value is None:

@@ -51,13 +51,13 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
         task. All is durable when this answers.
         """
         address = address_of(request)
-        known = receiver.channel(channel, address)
+        target = receiver.channel(channel, address)
         body = await read_body(request, mesh.settings)
-        receiver.authenticate(known, request.headers, body, address)
+        receiver.authenticate(target, request.headers, body, address)
         document = json_object(request.headers, body, mesh.settings.max_payload_depth)
-        if known.settings.kind == "slack" and document.get("type") == "url_verification":
+        if target.settings.kind == "slack" and document.get("type") == "url_verification":
             return Messages(challenge=str(document.get("challenge", ""))[:1000])
-        return Messages(accepted=await receiver.accept(known, known.chat.read(document)))
+        return Messages(accepted=await receiver.accept(target, target.chat.read(document)))
 
     @router.get(
         "/channels/{channel}",

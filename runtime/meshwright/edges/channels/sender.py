@@ -85,12 +85,12 @@ class ChannelSender(LineSender[ChannelAddress]):
         channel = self._channel(address)
         if event.fields["kind"] == _PERSON:
             was_asked = event.fields.get("repeated", False)
-            said, text = "question", "" if was_asked else await self._question(channel, address, event)
+            kind, text = "question", "" if was_asked else await self._question(channel, address, event)
         else:
             is_time = await self._is_time(event, channel.settings.fallback_after)
-            said, text = "fallback", channel.settings.fallback if is_time else ""
+            kind, text = "fallback", channel.settings.fallback if is_time else ""
         if text:
-            message = self._message(channel, address, derived_id(event.tenant_id, event.id), text, said)
+            message = self._message(channel, address, derived_id(event.tenant_id, event.id), text, kind)
             message.timestamp = event.time
             await self._post(channel, message)
 
@@ -130,7 +130,7 @@ class ChannelSender(LineSender[ChannelAddress]):
         return first is None or first.seq >= (event.seq or 0)
 
     def _message(
-        self, channel: ChatChannel, where: ChannelAddress, message_id: str, text: str, said: str
+        self, channel: ChatChannel, where: ChannelAddress, message_id: str, text: str, kind: str
     ) -> ChannelMessage:
         settings = channel.settings
         text = text.strip() or "Done."
@@ -146,7 +146,7 @@ class ChannelSender(LineSender[ChannelAddress]):
             thread_id=where.thread_id,
             reply_to=where.message_id,
             context={
-                "kind": said,
+                "kind": kind,
                 "task_id": task_of(settings.tenant, channel.name, where.message_id),
                 "thread": thread_of(settings.tenant, channel.name, where.thread_id),
             },
@@ -188,17 +188,17 @@ class Typing:
 
     async def stop(self) -> None:
         """Show no more. Idempotent."""
-        tasks = [task for shown in self._shown.values() for task in shown.values()]
+        tasks = [task for tasks_by_id in self._shown.values() for task in tasks_by_id.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def begin(self, channel: ChatChannel, message: ChannelMessage, task_id: str) -> None:
         """Show that until the task of a message has ended; does not wait for it."""
-        shown = self._shown.setdefault(channel.name, {})
-        if channel.settings.typing and task_id not in shown and len(shown) < _MAX_SHOWN:
-            shown[task_id] = asyncio.create_task(self._show(channel, message, task_id))
-            shown[task_id].add_done_callback(lambda _: shown.pop(task_id, None))
+        tasks = self._shown.setdefault(channel.name, {})
+        if channel.settings.typing and task_id not in tasks and len(tasks) < _MAX_SHOWN:
+            tasks[task_id] = asyncio.create_task(self._show(channel, message, task_id))
+            tasks[task_id].add_done_callback(lambda _: tasks.pop(task_id, None))
 
     async def _show(self, channel: ChatChannel, message: ChannelMessage, task_id: str) -> None:
         loop, chat, last = asyncio.get_running_loop(), channel.chat, ("", float("-inf"))
@@ -227,8 +227,8 @@ class Typing:
             return ""
         of_tree: dict[str, Any] = {"tenant_id": task.tenant_id, "event_type": "run.progress"}
         of_tree |= {"trace_id": task.trace_id} if task.trace_id else {"task_id": task.task_id}
-        said = await self._mesh.log.query(EventFilter(order="desc", limit=1, **of_tree))
-        text = " ".join(redact(str(said[0].fields.get("text", ""))).split()) if said else ""
+        events = await self._mesh.log.query(EventFilter(order="desc", limit=1, **of_tree))
+        text = " ".join(redact(str(events[0].fields.get("text", ""))).split()) if events else ""
         return text[:_MAX_STATUS_CHARS] or _STATUS
 
 

@@ -28,7 +28,7 @@ from meshwright.edges.channels.chats import (
 )
 from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.settings import ChannelSettings
-from meshwright.edges.deliveries import Signed
+from meshwright.edges.deliveries import SignatureKind
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
 from meshwright.edges.replies.courier import Undeliverable
 
@@ -49,7 +49,7 @@ class SlackChat:
 
     typing_seconds, has_status = 60.0, True  # Slack's own limit is two minutes
 
-    signed = Signed(
+    signed = SignatureKind(
         headers=("x-slack-signature",),
         prefix="v0=",
         timestamp_header="x-slack-request-timestamp",
@@ -70,8 +70,8 @@ class SlackChat:
         is_direct = event.get("type") == "message" and event.get("channel_type") == "im"
         is_said = event.get("subtype") in (None, "file_share") and not event.get("bot_id")
         text, user, channel, ts = (event.get(name) for name in ("text", "user", "channel", "ts"))
-        said = _plain(_MENTION.sub("", text)) if isinstance(text, str) else ""
-        content = said[:MAX_CONTENT_CHARS].strip()
+        plain = _plain(_MENTION.sub("", text)) if isinstance(text, str) else ""
+        content = plain[:MAX_CONTENT_CHARS].strip()
         if not ((is_direct or event.get("type") == "app_mention") and is_said and content and user and ts):
             return
         thread_ts = event.get("thread_ts") or ts
@@ -110,11 +110,11 @@ class SlackChat:
     async def _has(self, message: ChannelMessage) -> bool:
         where, cursor = message.channel_metadata, ""
         for _ in range(10):
-            wanted = {"channel": where["channel"], "ts": where["thread_ts"], "include_all_metadata": "true"}
-            wanted |= {"cursor": cursor} if cursor else {}
-            page = await self._call("GET", "conversations.replies", params=wanted)
-            for known in page.get("messages", ()):
-                if known.get("metadata", {}).get("event_payload", {}).get("id") == message.id:
+            params = {"channel": where["channel"], "ts": where["thread_ts"], "include_all_metadata": "true"}
+            params |= {"cursor": cursor} if cursor else {}
+            page = await self._call("GET", "conversations.replies", params=params)
+            for reply in page.get("messages", ()):
+                if reply.get("metadata", {}).get("event_payload", {}).get("id") == message.id:
                     return True
             cursor = (page.get("response_metadata") or {}).get("next_cursor") or ""
             if not cursor:
@@ -130,10 +130,10 @@ class SlackChat:
         if answer.status < 300 and document.get("ok"):
             return document
         error = foreign_words(str(document.get("error", answer.status)))
-        said = f"Slack answered {error} to {method}"
+        problem = f"Slack answered {error} to {method}"
         if answer.status == 429 or answer.status >= 500 or error in _LATER:
-            raise TryLater(said, asked_pause(answer) or 0.0)
-        raise Undeliverable(said)
+            raise TryLater(problem, asked_pause(answer) or 0.0)
+        raise Undeliverable(problem)
 
 
 class SlackSocket:

@@ -32,7 +32,7 @@ from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")
-_Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+_Attempt = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _MAX_TOPIC_CHARS = 512
 _MAX_CORRELATION_BYTES = 1024
 _REPLIES = ("receipt", "outcome")
@@ -100,12 +100,12 @@ class Commands:
         except Exception as error:  # the sender gets every error, and the next message is served
             if not isinstance(error, MeshError):
                 _logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
-            known = InternalError.of(error)
-            document = problem_of(known).model_dump(mode="json", exclude_none=True)
+            problem = InternalError.of(error)
+            document = problem_of(problem).model_dump(mode="json", exclude_none=True)
             self._notices.refused(document, delivery.topic, answered=reply_to is not None)
             if is_event:
                 tenant_id = self._topics.tenant_of(delivery.topic) or Caller().tenant_id
-                document = refusal(delivery.payload, known, tenant_id)
+                document = refusal(delivery.payload, problem, tenant_id)
             else:
                 content_type = PROBLEM_TYPE
         if reply_to is None or document is None:
@@ -145,12 +145,12 @@ class Commands:
         The runtime is asked again until it can answer, or the connection ends.
         """
 
-        def asked(ask: Callable[[], Awaitable[_ResultT]]) -> Awaitable[_ResultT]:
+        def attempt(ask: Callable[[], Awaitable[_ResultT]]) -> Awaitable[_ResultT]:
             return until_answered(ask, connection.sleep)
 
         mesh, credentials = self._mesh, self._credentials(delivery)
         try:
-            caller = await asked(lambda: mesh.get(Authenticators).authenticate(credentials))
+            caller = await attempt(lambda: mesh.get(Authenticators).authenticate(credentials))
         except Unauthenticated as error:
             if credentials.token or credentials.client != ANONYMOUS:
                 record_refusal(mesh, error, caller=None, edge="mqtt")
@@ -158,48 +158,48 @@ class Commands:
         if caller.all_tenants:  # it acts for the one that the topic names
             tenant_id = self._topics.tenant_of(delivery.topic) or caller.tenant_id
             caller = replace(caller, tenant_id=tenant_id, all_tenants=False)
-        named = replace(caller, source="mqtt")
+        edge_caller = replace(caller, source="mqtt")
         try:
-            return await self._obey(asked, delivery, caller, named, reply_to)
+            return await self._obey(attempt, delivery, caller, edge_caller, reply_to)
         except MeshError as error:
-            record_refusal(mesh, error, caller=named, request=delivery.topic[:_MAX_TOPIC_CHARS])
+            record_refusal(mesh, error, caller=edge_caller, request=delivery.topic[:_MAX_TOPIC_CHARS])
             raise
 
     async def _obey(
         self,
-        asked: _Asked,
+        attempt: _Attempt,
         delivery: MqttMessage,
         caller: Caller,
-        named: Caller,
+        edge_caller: Caller,
         reply_to: MqttAddress | None,
     ) -> Any:
-        """Do what a message asks for on behalf of its caller, whom the audit trail has as `named`."""
-        operations = Operations(self._mesh, named)
+        """Do what a message asks for on behalf of its caller, whom the audit trail has as `edge_caller`."""
+        operations = Operations(self._mesh, edge_caller)
         verb, task_id = self._topics.parse(delivery.topic, caller.tenant_id)
         if verb == "tasks":
             event = TaskEvent.read(delivery.payload, self._mesh.settings)
             assert reply_to is not None
             topic = delivery.response_topic or f"{self._topics.replies_to(delivery.topic)}{_RESULTS}"
             outcome_to = partial(reply_to.of, topic, delivery.correlation, reply_to.client)
-            operation_of(Operations.submit).rule.check(named)
+            operation_of(Operations.submit).rule.check(edge_caller)
             by_key = Operations(self._mesh, caller)
-            return await accept(by_key, event, "mqtt", outcome_to, asked)
+            return await accept(by_key, event, "mqtt", outcome_to, attempt)
         if verb == "submit":
-            operation_of(Operations.submit).rule.check(named)
+            operation_of(Operations.submit).rule.check(edge_caller)
             by_key = Operations(self._mesh, caller)  # a key is the same task at every edge
-            return await self._submit(asked, delivery, by_key, reply_to)
+            return await self._submit(attempt, delivery, by_key, reply_to)
         if verb == "cancel":
-            return await asked(lambda: operations.cancel(task_id))
+            return await attempt(lambda: operations.cancel(task_id))
         answer = read_model(delivery.payload, AnswerRequest, self._mesh.settings)
-        return await asked(lambda: operations.answer(task_id, answer.key, answer.value))
+        return await attempt(lambda: operations.answer(task_id, answer.key, answer.value))
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:
         """Returns the credentials of a sender: the user in the topic, or a token. Raises InvalidInput."""
         client = self._topics.client_of(delivery.topic)
-        shown = delivery.properties.get("authorization")
-        if shown is None:
+        header = delivery.properties.get("authorization")
+        if header is None:
             return Credentials(client=client)
-        if not (token := bearer_of(shown)):
+        if not (token := bearer_of(header)):
             raise InvalidInput(
                 "The user property authorization has to be Bearer, a space, and a key or token",
                 remedy="Send it so, or leave it out",
@@ -208,30 +208,30 @@ class Commands:
         return Credentials(client=client, token=token)
 
     async def _submit(
-        self, asked: _Asked, delivery: MqttMessage, operations: Operations, reply_to: MqttAddress | None
+        self, attempt: _Attempt, delivery: MqttMessage, operations: Operations, reply_to: MqttAddress | None
     ) -> Any:
         """Take a task; the answer is its receipt, or its outcome if that is wanted and there already."""
         tenant_id = operations.caller.tenant_id
-        wanted = delivery.properties.get("reply", "receipt")
-        if wanted not in _REPLIES:
+        reply = delivery.properties.get("reply", "receipt")
+        if reply not in _REPLIES:
             raise InvalidInput(
-                f"There is no reply {wanted[:40]!r}", remedy="Known are receipt, outcome", field="reply"
+                f"There is no reply {reply[:40]!r}", remedy="Known are receipt, outcome", field="reply"
             )
         request = read_model(delivery.payload, TaskRequest, self._mesh.settings)
         key, trace = delivery.properties.get("idempotency-key"), delivery.properties.get("traceparent")
         if key is None and request.task_id is None:
-            task_id = await asked(lambda: self._task_id(delivery, tenant_id))
+            task_id = await attempt(lambda: self._task_id(delivery, tenant_id))
             request = request.model_copy(update={"task_id": task_id})
-        receipt = await asked(
+        receipt = await attempt(
             lambda: operations.submit(request, idempotency_key=key, traceparent=valid_trace(trace))
         )
-        if reply_to is None or wanted == "receipt":
+        if reply_to is None or reply == "receipt":
             return receipt
         task_id = receipt.task_id
-        await asked(lambda: operations.outcome(task_id))  # raises where the caller may not have it sent
-        await asked(lambda: self._courier.ask("mqtt", TaskKey(tenant_id, task_id), reply_to))
+        await attempt(lambda: operations.outcome(task_id))  # raises where the caller may not have it sent
+        await attempt(lambda: self._courier.ask("mqtt", TaskKey(tenant_id, task_id), reply_to))
         # It may have ended before its outcome was asked for.
-        return await asked(lambda: operations.outcome(task_id))
+        return await attempt(lambda: operations.outcome(task_id))
 
     async def _task_id(self, delivery: MqttMessage, tenant_id: str) -> str:
         """The id of a task that its sender did not name: of a repeated packet the one that it got before.

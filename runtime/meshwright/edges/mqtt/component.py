@@ -219,8 +219,8 @@ class MqttEdge:
         if self._reported:
             _logger.warning("%s: connected again", self._url)
             self._reported = ""
-        known = {"broker": self._url, "session_present": connection.session_present}
-        self._tell("edge.connected", known)
+        payload = {"broker": self._url, "session_present": connection.session_present}
+        self._tell("edge.connected", payload)
 
     def _report_away(self, error: BrokerAway) -> None:
         """Report it once, and again only where the remedy is another."""

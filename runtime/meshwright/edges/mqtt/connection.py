@@ -83,22 +83,22 @@ class MqttMessage:
     @classmethod
     def of(cls, message: MQTTMessage) -> MqttMessage:
         """Take what paho read."""
-        known = message.properties
+        properties = message.properties
         return cls(
             topic=message.topic,
             payload=bytes(message.payload),
             qos=message.qos,
             packet_id=message.mid,
             repeated=message.dup,
-            response_topic=getattr(known, "ResponseTopic", None),
-            correlation=getattr(known, "CorrelationData", None),
-            properties={name.lower(): value for name, value in getattr(known, "UserProperty", ())},
+            response_topic=getattr(properties, "ResponseTopic", None),
+            correlation=getattr(properties, "CorrelationData", None),
+            properties={name.lower(): value for name, value in getattr(properties, "UserProperty", ())},
         )
 
     def digest(self) -> str:
         """A hash of everything that its sender wrote."""
-        written = (self.topic, self.payload, self.response_topic, self.correlation, self.properties)
-        return hashlib.sha256(repr(written).encode()).hexdigest()
+        parts = (self.topic, self.payload, self.response_topic, self.correlation, self.properties)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +314,8 @@ class BrokerConnection:
             self._welcome.set_result((flags.session_present, properties or Properties(PacketTypes.CONNACK)))
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        lost = BrokerAway("the connection was lost")
-        self._end(_refusal(reason) if flags.is_disconnect_packet_from_server else lost)
+        error = BrokerAway("the connection was lost")
+        self._end(_refusal(reason) if flags.is_disconnect_packet_from_server else error)
 
     def _on_subscribe(self, client: Client, data: Any, mid: int, reasons: Any, properties: Any) -> None:
         if not self._subscribed.done():
@@ -420,14 +420,14 @@ class _LoopSocket:
 
     # Callbacks of paho, which gets itself and our data first
 
-    def _on_close(self, *known: Any) -> None:
+    def _on_close(self, *arguments: Any) -> None:
         self._forget()
 
-    def _on_more_to_write(self, *known: Any) -> None:
+    def _on_more_to_write(self, *arguments: Any) -> None:
         self.written.clear()
         self._loop.add_writer(self._sock, self.flush)
 
-    def _on_written(self, *known: Any) -> None:
+    def _on_written(self, *arguments: Any) -> None:
         self.written.set()
         if self._sock.fileno() >= 0:
             self._loop.remove_writer(self._sock)

@@ -132,11 +132,11 @@ class Topics:
         Raises ForeignTenant, or NotFound for no command.
         """
         base = f"{self.prefix}/{tenant_id}"
-        shown = topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"
+        short_topic = topic if len(topic) <= _MAX_LEVEL_CHARS else f"{topic[:_MAX_LEVEL_CHARS]}…"
         tenant, *rest = topic.removeprefix(f"{self.prefix}/").split("/")
         if tenant != tenant_id:
             raise ForeignTenant(
-                f"{shown!r} is not of a tenant of yours", remedy=f"Publish below {base}/", field="topic"
+                f"{short_topic!r} is not of a tenant of yours", remedy=f"Publish below {base}/", field="topic"
             )
         if self.client_of(topic) != ANONYMOUS:
             del rest[:2]
@@ -146,7 +146,7 @@ class Topics:
             case ["tasks", task_id, verb] if verb in TASK_VERBS and re.fullmatch(ID_PATTERN, task_id):
                 return verb, task_id
         raise NotFound(
-            f"Nothing can be asked for at {shown!r}",
+            f"Nothing can be asked for at {short_topic!r}",
             remedy=f"Publish to {base}/submit, a CloudEvent to {base}/tasks, "
             f"or to cancel or answer of {base}/tasks/TASK_ID/",
             field="topic",
@@ -181,9 +181,9 @@ class Notices:
         }
         self._add((REFUSED, answered), topic=topic[:_MAX_CHARS], answered=answered, problem=short)
 
-    def dropped(self, **known: Any) -> None:
+    def dropped(self, **details: Any) -> None:
         """Report a message of ours that cannot be delivered."""
-        self._add((DROPPED, False), **known)
+        self._add((DROPPED, False), **details)
 
     async def publish(self, connection: BrokerConnection, publication: Publication) -> asyncio.Future[str]:
         """Publish at qos 1, and report if the broker does not take it; not if the connection ends first."""
@@ -202,19 +202,19 @@ class Notices:
             timer.cancel()
             self._report(kind)
 
-    def _add(self, kind: tuple[str, bool], **known: Any) -> None:
+    def _add(self, kind: tuple[str, bool], **details: Any) -> None:
         count, _ = self._waiting.get(kind, (0, {}))
-        self._waiting[kind] = (count + 1, known)
+        self._waiting[kind] = (count + 1, details)
         if kind not in self._timers:
             self._report(kind)
 
     def _report(self, kind: tuple[str, bool]) -> None:
         self._timers.pop(kind, None)
         if kind in self._waiting:
-            count, known = self._waiting.pop(kind)
+            count, details = self._waiting.pop(kind)
             loop = asyncio.get_running_loop()
             self._timers[kind] = loop.call_later(_SECONDS[kind[0]], self._report, kind)
-            self._emit(kind[0], {**known, "count": count})
+            self._emit(kind[0], {**details, "count": count})
 
 
 class Views:
@@ -319,8 +319,8 @@ class RetainedPresence:
 
         The broker has it all when this returns.
         """
-        gone = [info for info in self._mesh.get(Registry).agents() if info.agent_id in self._own]
-        documents = [self._document(info.model_copy(update={"status": "offline"})) for info in gone]
+        agents = [info for info in self._mesh.get(Registry).agents() if info.agent_id in self._own]
+        documents = [self._document(info.model_copy(update={"status": "offline"})) for info in agents]
         documents.append(self._status("offline", reason="stopped"))
         await asyncio.gather(*[await self._notices.publish(connection, document) for document in documents])
 
@@ -328,8 +328,9 @@ class RetainedPresence:
         topic = self._topics.agent(info.agent_id)
         return Publication(topic, encode(info), 1, True, JSON, expiry_seconds=expiry_seconds)
 
-    def _status(self, status: str, **known: str) -> Publication:
-        document = {"status": status, **known, "time": self._mesh.runtime.clock.now(), "version": __version__}
+    def _status(self, status: str, **more: str) -> Publication:
+        now = self._mesh.runtime.clock.now()
+        document = {"status": status, **more, "time": now, "version": __version__}
         return Publication(self._topics.status, encode(document), 1, True, JSON)
 
 

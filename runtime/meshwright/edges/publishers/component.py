@@ -74,19 +74,19 @@ class PublishersComponent(Component):
         try:
             event = TaskEvent.read(body, self.mesh.settings)
             operations = Operations(self.mesh, caller)
-            answer = await accept(operations, event, _BusSender.scheme, outcome_to, self._asked)
+            answer = await accept(operations, event, _BusSender.scheme, outcome_to, self._attempt)
         except Draining:
             raise
         except Exception as error:  # the sender gets every error, and the event does not come for ever
             if not isinstance(error, MeshError):
                 _logger.exception("an event on %s failed", publisher.topic)
             answer = refusal(body, InternalError.of(error), tenant_id)
-            known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
-            self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
+            payload = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
+            self.mesh.tell("bus.refused", payload, tenant_id=tenant_id)
         await self.mesh.runtime.publish_raw(publisher.receipts, answer)
         return True
 
-    def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+    def _attempt(self, ask: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         return until_answered(ask, self._sleep)
 
     async def _sleep(self, seconds: float) -> None:

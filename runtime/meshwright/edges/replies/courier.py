@@ -178,8 +178,8 @@ class _SenderLane:
             await self._retry_unsent()  # another process may have left one to this
 
     async def progress(self) -> Progress:
-        found = await self._read(table.progress, self._key)
-        return found or await self._write(table.begin, await self._mesh.log.last_seq())
+        stored = await self._read(table.progress, self._key)
+        return stored or await self._write(table.begin, await self._mesh.log.last_seq())
 
     async def _open(self) -> None:
         self._position = self._followed = (await self.progress()).seq
@@ -220,9 +220,9 @@ class _SenderLane:
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
         """Send the outcome of a task that ended before the address was known."""
-        ended = await self._end_of(task)
-        if ended is not None and ((ended.seq or 0) <= self._followed or not self._sending):
-            late = self._unsent(ended, task, address)
+        end = await self._end_of(task)
+        if end is not None and ((end.seq or 0) <= self._followed or not self._sending):
+            late = self._unsent(end, task, address)
             await self._postpone(late)
             if self._sending:
                 self._retry_later(late)
@@ -231,9 +231,9 @@ class _SenderLane:
         """The event that ended a task, None for one that goes on; the log may have it a moment later."""
         newest = EventFilter(topic=TASK_PROGRESS, **task._asdict(), order="desc", limit=_MAX_AFTER_END)
         for _ in range(_LOG_LOOKS):
-            found = await self._mesh.log.query(newest)
-            if ended := next((event for event in found if event.event_type in FINAL), None):
-                return ended
+            events = await self._mesh.log.query(newest)
+            if end := next((event for event in events if event.event_type in FINAL), None):
+                return end
             if (await self._mesh.get(Tasks).task(task.task_id, task.tenant_id)).status not in ENDED:
                 return None
             await asyncio.sleep(_LOG_SECONDS)
@@ -263,8 +263,8 @@ class _SenderLane:
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
         since = self._mesh.runtime.clock.now() - _MAX_AGE
-        wanted = EventFilter(topic=TASK_PROGRESS, after_seq=self._position, since=since)
-        async with aclosing(self._mesh.log.tail(wanted)) as events:
+        newer = EventFilter(topic=TASK_PROGRESS, after_seq=self._position, since=since)
+        async with aclosing(self._mesh.log.tail(newer)) as events:
             async for event in events:
                 if event.task_id is not None and self._is_wanted(event):
                     seq = self._followed = event.seq or 0
@@ -286,10 +286,10 @@ class _SenderLane:
         addresses: list[Address] = []
         with suppress(NotFound):  # one that is too old
             while not addresses:
-                _, known = await read_task(self._mesh.runtime, task.task_id, task.tenant_id)
-                if known.parent is None:
+                _, record = await read_task(self._mesh.runtime, task.task_id, task.tenant_id)
+                if record.parent is None:
                     break
-                task = TaskKey(task.tenant_id, known.parent.task_id)
+                task = TaskKey(task.tenant_id, record.parent.task_id)
                 addresses = await self.asked(task)
         return addresses
 
@@ -355,14 +355,14 @@ class _SenderLane:
         else:
             failed = await attempt
         task = TaskKey(reply.tenant_id, reply.task_id)
-        wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
+        at_seq = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
         while failed is not None:
             pause = failed.retry_at - self._mesh.runtime.clock.now()
             await asyncio.sleep(max(0.0, pause.total_seconds()))
             if reply.seq > await self._mesh.log.last_seq():  # another process has read more of the log
                 await asyncio.sleep(_LOG_SECONDS)
                 continue
-            events = await until_answered(partial(self._mesh.log.query, wanted))
+            events = await until_answered(partial(self._mesh.log.query, at_seq))
             if not events or events[0].time < self._mesh.runtime.clock.now() - _MAX_AGE:
                 self._drop(task, "it could not be sent in time")
                 break
@@ -396,8 +396,8 @@ class _SenderLane:
         self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
     ) -> UnsentReply:
         retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
-        known = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
-        return UnsentReply(seq=event.seq or 0, **task._asdict(), **known)
+        fields = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
+        return UnsentReply(seq=event.seq or 0, **task._asdict(), **fields)
 
     async def _postpone(self, failed: UnsentReply) -> None:
         """Store a reply for another try, in place of the oldest if there are too many."""
@@ -410,8 +410,8 @@ class _SenderLane:
     def _drop(self, task: TaskKey, reason: str) -> None:
         self._tell("reply.dropped", task, {"scheme": self._sender.scheme, "reason": reason})
 
-    def _tell(self, event_type: str, task: TaskKey, known: Mapping[str, Any]) -> None:
-        self._mesh.tell(event_type, known, **task._asdict())
+    def _tell(self, event_type: str, task: TaskKey, payload: Mapping[str, Any]) -> None:
+        self._mesh.tell(event_type, payload, **task._asdict())
 
 
 def _plain(address: Address) -> Address:

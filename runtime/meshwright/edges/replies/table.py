@@ -63,18 +63,18 @@ class UnsentReply(Plain):
 def add_address(session: Session, scheme: str, task: TaskKey, address: Address) -> None:
     """Send the outcome of a task there too: no client displaces another. Raises TooLarge for too many."""
     rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()
-    known = [(place, Address.model_validate_json(text)) for place, text in rows]
-    if len({other.client for _, other in known if other.client != address.client}) >= MAX_CLIENTS:
+    rows = [(place, Address.model_validate_json(text)) for place, text in rows]
+    if len({other.client for _, other in rows if other.client != address.client}) >= MAX_CLIENTS:
         raise TooLarge(
             f"{MAX_CLIENTS} clients wait for the outcome of task {task.task_id} already",
             remedy="Follow the task's events instead",
             field="reply",
         )
-    same = [place for place, other in known if other == address]
-    own = [place for place, other in known if other.client == address.client and place not in same]
+    same = [place for place, other in rows if other == address]
+    own = [place for place, other in rows if other.client == address.client and place not in same]
     for place in (*same, *own[: 1 - _MAX_REPLIES]):
         session.execute(f"DELETE FROM reply_addresses {_OF_TASK} AND place = ?", (scheme, *task, place))  # noqa: S608 code
-    place = known[-1][0] + 1 if known else 1
+    place = rows[-1][0] + 1 if rows else 1
     row = (scheme, *task, place, address.model_dump_json())
     session.insert("reply_addresses (scheme, tenant_id, task_id, place, address)", [row])
 
@@ -96,9 +96,9 @@ def begin(session: Session, sender: SenderKey, seq: int) -> Progress:
     session.insert(
         "reply_senders (scheme, scope, seq, owner)", [(*sender, seq, "")], then="ON CONFLICT DO NOTHING"
     )
-    found = progress(session, sender)
-    assert found is not None
-    return found
+    progress_now = progress(session, sender)
+    assert progress_now is not None
+    return progress_now
 
 
 def reach(session: Session, sender: SenderKey, seq: int) -> None:

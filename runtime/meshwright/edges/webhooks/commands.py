@@ -19,7 +19,7 @@ from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
 from meshwright.edges.sources.display import WEBHOOKS
 from meshwright.edges.webhooks.component import Source, sources_of
-from meshwright.edges.webhooks.kinds import Item, board_event
+from meshwright.edges.webhooks.kinds import DeliveryItem, board_event
 from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhooksSettings
@@ -56,13 +56,13 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
     items = chosen.read(headers, body, settings.max_payload_depth)
     require_trust(settings)
     agents = project_agents(settings, Path.cwd())
-    found = [_tried(chosen, item, settings.max_payload_bytes, agents) for item in items]
+    deliveries = [_tried(chosen, item, settings.max_payload_bytes, agents) for item in items]
     if as_json:
-        echo_json({"events": found})
+        echo_json({"events": deliveries})
     else:
-        for one in found:
+        for one in deliveries:
             _show_delivery(chosen, one)
-    tasks = [task for one in found for task in one["tasks"]]
+    tasks = [task for one in deliveries for task in one["tasks"]]
     return 0 if tasks and not any(task["refused"] for task in tasks) else 1
 
 
@@ -78,7 +78,9 @@ def _named(name: str, sources: dict[str, Source]) -> Source:
     return sources[name]
 
 
-def _tried(source: Source, item: Item, max_payload_bytes: int, agents: Sequence[type[Agent]]) -> Document:
+def _tried(
+    source: Source, item: DeliveryItem, max_payload_bytes: int, agents: Sequence[type[Agent]]
+) -> Document:
     board = board_event(source.settings.kind, item)
     tasks: list[Any] = []
     for rule in source.fitting(item):
@@ -91,21 +93,21 @@ def _tried(source: Source, item: Item, max_payload_bytes: int, agents: Sequence[
     return {"event": item.event, "delivery": item.delivery_id, "board": board and board[0], "tasks": tasks}
 
 
-def _show_delivery(source: Source, found: Document) -> None:
-    board = f", {found['board']} on the board" if found["board"] else ""
-    named, fit = found["event"] or "(no name)", len(found["tasks"])
-    click.echo(f"event {printable(named)}{board}: {fit} of {len(source.rules)} rules match")
-    for made in found["tasks"]:
-        task = made["task"]
+def _show_delivery(source: Source, delivery: Document) -> None:
+    board = f", {delivery['board']} on the board" if delivery["board"] else ""
+    name_of_event, fit = delivery["event"] or "(no name)", len(delivery["tasks"])
+    click.echo(f"event {printable(name_of_event)}{board}: {fit} of {len(source.rules)} rules match")
+    for row in delivery["tasks"]:
+        task = row["task"]
         for name, value in (
-            ("rule", made["rule"]),
+            ("rule", row["rule"]),
             ("task", task["task_id"]),
             ("for", task.get("agent_id") or f"best for {task['capability']}"),
             ("thread", task.get("thread_id", "its own")),
             ("budget", task.get("budget_usd", "none")),
-            ("reply", made["reply_to"] or "none"),
+            ("reply", row["reply_to"] or "none"),
             *((name, json.dumps(value)) for name, value in task["payload"].items() if name != "text"),
-            *([("REFUSED", made["refused"])] if made["refused"] else []),
+            *([("REFUSED", row["refused"])] if row["refused"] else []),
         ):
             click.echo(f"  {name:<7} {printable(value)}")
         for line in str(task["payload"].get("text", "")).splitlines():

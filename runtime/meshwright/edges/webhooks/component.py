@@ -99,10 +99,10 @@ class WebhooksComponent(Component, Notifier):
         """Have the outcome of a task sent to a URL, also of one that has ended."""
         courier, task = self.mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
         cipher, secret = self.mesh.cipher, notify.secret.get_secret_value()
-        for known in await courier.asked(PUSH, task):
-            assert isinstance(known, PushAddress)
-            if known.url == notify.url and cipher.decrypt(known.secret) == secret:
-                address = known
+        for stored in await courier.asked(PUSH, task):
+            assert isinstance(stored, PushAddress)
+            if stored.url == notify.url and cipher.decrypt(stored.secret) == secret:
+                address = stored
                 break
         else:
             of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
@@ -131,8 +131,8 @@ class WebhooksComponent(Component, Notifier):
         missing = [
             f"rule {number} names {what} {name!r}"
             for number, rule in enumerate(self.config.rules, start=1)
-            for what, name, known in (("agent", rule.agent, agents), ("capability", rule.capability, able))
-            if name is not None and name not in known
+            for what, name, names in (("agent", rule.agent, agents), ("capability", rule.capability, able))
+            if name is not None and name not in names
         ]
         if missing:
             remedy = "Correct [[webhooks.rules]] of mesh.toml; mesh agents lists what there is"

@@ -14,18 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from meshwright.core.encoding import encode
-from meshwright.edges.deliveries import STANDARD_PREFIX, Signed
+from meshwright.edges.deliveries import STANDARD_PREFIX, SignatureKind
 from meshwright.edges.webhooks.settings import WebhookSource
 
 MARKER = "<!-- meshwright:"
 """How the hidden line of our own comments begins."""
 _MAX_ID_CHARS = 150
 _USABLE_ID = re.compile(rf"[!-~]{{1,{_MAX_ID_CHARS}}}")
+_Fields = Mapping[str, Any]
 _ALERT_FIELDS = ("fingerprint", "startsAt", "status")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Signed):
+class DeliveryKind(SignatureKind):
     """The places of a source's deliveries: signature, id, event. `id_headers` are tried in order."""
 
     id_headers: tuple[str, ...] = ()
@@ -39,8 +40,8 @@ class Kind(Signed):
     """The places of a comment's text: our own are no events."""
 
 
-_KINDS: Mapping[str, Kind] = {
-    "github": Kind(
+_KINDS: Mapping[str, DeliveryKind] = {
+    "github": DeliveryKind(
         headers=("x-hub-signature-256",),
         prefix="sha256=",
         id_headers=("x-github-delivery",),
@@ -48,33 +49,33 @@ _KINDS: Mapping[str, Kind] = {
         comments=("comment.body", "review.body"),
     ),
     # X-Gitlab-Webhook-UUID is another at each try, X-Gitlab-Event-UUID the same for what a webhook causes.
-    "gitlab": Kind(
+    "gitlab": DeliveryKind(
         scheme="token",
         headers=("x-gitlab-token",),
         id_headers=("idempotency-key", "webhook-id"),
         event_header="x-gitlab-event",
         comments=("object_attributes.note",),
     ),
-    "alertmanager": Kind(
+    "alertmanager": DeliveryKind(
         scheme="bearer", id_fields=_ALERT_FIELDS, event_field="status", items="alerts", item="alert"
     ),
-    "grafana": Kind(
+    "grafana": DeliveryKind(
         headers=("x-grafana-alerting-signature", "x-grafana-alert-signature"),
         id_fields=_ALERT_FIELDS,
         event_field="status",
         items="alerts",
         item="alert",
     ),
-    "generic": Kind(id_headers=("webhook-id", "idempotency-key")),
+    "generic": DeliveryKind(id_headers=("webhook-id", "idempotency-key")),
 }
 
 
-def kind_of(source: WebhookSource, secret: str = "") -> Kind:
+def kind_of(source: WebhookSource, secret: str = "") -> DeliveryKind:
     """Returns a source's kind, with what its settings have instead, for what is signed with a secret."""
     kind = _KINDS[source.kind]
     if source.kind != "generic" and secret.startswith(STANDARD_PREFIX):
         kind = replace(kind, scheme="standard")  # as GitLab signs where a signing token is set
-    given: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "scheme": source.scheme,
         "headers": (source.header,) if source.header else None,
         "prefix": source.prefix,
@@ -85,53 +86,53 @@ def kind_of(source: WebhookSource, secret: str = "") -> Kind:
         "event_field": source.event_field,
     }
     if source.id_fields and not source.id_header:
-        given["id_headers"] = ()
-    return replace(kind, **{name: value for name, value in given.items() if value is not None})
+        overrides["id_headers"] = ()
+    return replace(kind, **{name: value for name, value in overrides.items() if value is not None})
 
 
-class Item(NamedTuple):
+class DeliveryItem(NamedTuple):
     """One event of a delivery, with its fields; `delivery_id` stays the same when it is sent again."""
 
     delivery_id: str
     event: str
-    fields: Mapping[str, Any]
+    fields: _Fields
 
 
 def items_of(
-    kind: Kind, headers: Mapping[str, str], body: bytes, document: Mapping[str, Any]
-) -> Iterator[Item]:
+    kind: DeliveryKind, headers: Mapping[str, str], body: bytes, document: _Fields
+) -> Iterator[DeliveryItem]:
     """Yields the events of a delivery."""
-    found = document.get(kind.items) if kind.items else None
-    if not isinstance(found, list):
+    items = document.get(kind.items) if kind.items else None
+    if not isinstance(items, list):
         yield _item(kind, headers, body, document, document)
         return
     rest = {name: value for name, value in document.items() if name != kind.items}
-    for one in found:
+    for one in items:
         if isinstance(one, dict):
             yield _item(kind, headers, body, one, {**rest, kind.item: one})
 
 
 def _item(
-    kind: Kind, headers: Mapping[str, str], body: bytes, own: Mapping[str, Any], fields: Mapping[str, Any]
-) -> Item:
+    kind: DeliveryKind, headers: Mapping[str, str], body: bytes, own: _Fields, fields: _Fields
+) -> DeliveryItem:
     """`own` are the fields that name the event, within all of its `fields`."""
-    given = next((headers[name] for name in kind.id_headers if headers.get(name)), "")
-    if kind.id_fields and not given:
-        named = [field_of(own, path) for path in kind.id_fields]
-        given = "" if None in named else "|".join(map(str, named))
-    if not given:
-        given = _digest(body if own is fields else encode(own))
-    if not _USABLE_ID.fullmatch(given):
-        given = _digest(given.encode(errors="replace"))
+    delivery_id = next((headers[name] for name in kind.id_headers if headers.get(name)), "")
+    if kind.id_fields and not delivery_id:
+        values = [field_of(own, path) for path in kind.id_fields]
+        delivery_id = "" if None in values else "|".join(map(str, values))
+    if not delivery_id:
+        delivery_id = _digest(body if own is fields else encode(own))
+    if not _USABLE_ID.fullmatch(delivery_id):
+        delivery_id = _digest(delivery_id.encode(errors="replace"))
     event = headers.get(kind.event_header, "") if kind.event_header else field_of(own, kind.event_field)
-    return Item(given, event if isinstance(event, str) else "", fields)
+    return DeliveryItem(delivery_id, event if isinstance(event, str) else "", fields)
 
 
 def _digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def is_own(kind: Kind, item: Item) -> bool:
+def is_own(kind: DeliveryKind, item: DeliveryItem) -> bool:
     """Whether this is a comment that a mesh has written itself: an answer to it would be answered again."""
     return any(MARKER in str(field_of(item.fields, path)) for path in kind.comments)
 
@@ -185,9 +186,9 @@ _GITHUB: Mapping[tuple[str, str], tuple[str, str]] = {
 }
 _ATTRIBUTES = "object_attributes"
 _GITLAB: Mapping[tuple[str, str], tuple[str, str]] = {
-    (event, action): (f"board.{what}_{done}", _ATTRIBUTES)
+    (event, action): (f"board.{what}_{change}", _ATTRIBUTES)
     for event, what in (("Issue Hook", "issue"), ("Merge Request Hook", "pull_request"))
-    for action, done in (
+    for action, change in (
         ("open", "opened"),
         ("update", "edited"),
         ("close", "closed"),
@@ -198,19 +199,19 @@ _GITLAB: Mapping[tuple[str, str], tuple[str, str]] = {
 }
 
 
-def board_event(kind: str, item: Item) -> tuple[str, dict[str, Any]] | None:
+def board_event(kind: str, item: DeliveryItem) -> tuple[str, dict[str, Any]] | None:
     """Returns the type and the payload of the event that a delivery is for a board; None where it is none."""
     if kind == "github":
-        found = _GITHUB.get((item.event, _text(item, "action")))
+        match = _GITHUB.get((item.event, _text(item, "action")))
         places = ("repository.full_name", "number", "sender.login", "html_url")
     elif kind == "gitlab":
-        found = _GITLAB.get((item.event, _text(item, "object_attributes.action")))
+        match = _GITLAB.get((item.event, _text(item, "object_attributes.action")))
         places = ("project.path_with_namespace", "iid", "user.username", "url")
     else:
         return None
-    if found is None:
+    if match is None:
         return None
-    event_type, subject = found
+    event_type, subject = match
     if event_type == "board.pull_request_closed" and field_of(item.fields, "pull_request.merged") is True:
         event_type = "board.pull_request_merged"
     repository, number, actor, url = places
@@ -223,6 +224,6 @@ def board_event(kind: str, item: Item) -> tuple[str, dict[str, Any]] | None:
     }
 
 
-def _text(item: Item, path: str) -> str:
+def _text(item: DeliveryItem, path: str) -> str:
     value = field_of(item.fields, path)
     return value[:_MAX_CHARS] if isinstance(value, str) else ""

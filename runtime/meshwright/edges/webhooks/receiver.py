@@ -22,7 +22,7 @@ from meshwright.core.schema import fault_text, faults
 from meshwright.core.topics import BOARD, MESH
 from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
 from meshwright.edges.replies.courier import Courier
-from meshwright.edges.webhooks.kinds import Item, board_event, field_of, is_own, items_of, kind_of
+from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, field_of, is_own, items_of, kind_of
 from meshwright.edges.webhooks.senders import FORGE, forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.identity.operations import Operations
@@ -48,11 +48,11 @@ class TaskRule:
         parts = (settings.source, encode(match).decode(), settings.agent or "", settings.capability or "")
         self.rule_id = settings.name or derived_id(*parts)[:_HASH_CHARS].lower()
 
-    def fits(self, item: Item) -> bool:
+    def fits(self, item: DeliveryItem) -> bool:
         """Whether an event becomes a task by this rule."""
         return all(_fits(_text_at(item, path), patterns) for path, patterns in self.settings.match.items())
 
-    def request(self, item: Item, tenant_id: str, max_payload_bytes: int) -> TaskRequest:
+    def request(self, item: DeliveryItem, tenant_id: str, max_payload_bytes: int) -> TaskRequest:
         """Returns the task of an event: the same event of a tenant's source is always the same task."""
         settings = self.settings
         payload = _filled(settings.payload, item)
@@ -71,25 +71,25 @@ class TaskRule:
             outside=self._outside,
         )
 
-    def _thread(self, item: Item) -> str | None:
+    def _thread(self, item: DeliveryItem) -> str | None:
         """Returns an id for a thread. One with fields in it is apart from those that people name."""
         if self.settings.thread is None:
             return None
-        named = render(self.settings.thread, item)
-        if not named.strip():
+        thread = render(self.settings.thread, item)
+        if not thread.strip():
             return None
-        if named == self.settings.thread and re.fullmatch(ID_PATTERN, named):
-            return named
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", named)[:_MAX_SLUG_CHARS].strip("-")
-        return f"{slug}-{derived_id(self.settings.source, named)[:_HASH_CHARS].lower()}".lstrip("-")
+        if thread == self.settings.thread and re.fullmatch(ID_PATTERN, thread):
+            return thread
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", thread)[:_MAX_SLUG_CHARS].strip("-")
+        return f"{slug}-{derived_id(self.settings.source, thread)[:_HASH_CHARS].lower()}".lstrip("-")
 
 
 def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
     """Returns the rules of each source. Raises ConfigError for two that nothing distinguishes."""
-    found: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
+    rules_by_source: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
     for number, rule_settings in enumerate(settings.rules, start=1):
         rule = TaskRule(rule_settings, outside=settings.sources[rule_settings.source].is_outside)
-        of_source = found[rule_settings.source]
+        of_source = rules_by_source[rule_settings.source]
         if rule.rule_id in of_source:
             raise ConfigError(
                 f"[[webhooks.rules]] number {number} is the same as an earlier one, or has its name",
@@ -97,15 +97,15 @@ def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
                 field="webhooks",
             )
         of_source[rule.rule_id] = rule
-    return {name: tuple(rules.values()) for name, rules in found.items()}
+    return {name: tuple(rules.values()) for name, rules in rules_by_source.items()}
 
 
-def render(template: str, item: Item) -> str:
+def render(template: str, item: DeliveryItem) -> str:
     """Returns a template with the fields of an event in their places, each at most 20,000 characters long."""
     return _PLACE.sub(lambda place: _cut(_text_at(item, place[1]) or "", _MAX_VALUE_CHARS), template)
 
 
-def _filled(value: Any, item: Item) -> Any:
+def _filled(value: Any, item: DeliveryItem) -> Any:
     """Returns plain data with the fields of an event in their places."""
     if isinstance(value, str):
         place = _PLACE.fullmatch(value)
@@ -156,12 +156,12 @@ def _fits(text: str | None, patterns: Iterable[str]) -> bool:
     return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _text_at(item: Item, path: str) -> str | None:
+def _text_at(item: DeliveryItem, path: str) -> str | None:
     value = _value_at(item, path)
     return value if value is None or isinstance(value, str) else encode(value).decode()
 
 
-def _value_at(item: Item, path: str) -> Any:
+def _value_at(item: DeliveryItem, path: str) -> Any:
     value: Any = item.event if path == "event" else field_of(item.fields, path)
     return _cut(value, _MAX_VALUE_CHARS) if isinstance(value, str) else value
 
@@ -186,11 +186,11 @@ class Source:
             tenant_id=settings.tenant, requested_by=by, source=by, roles=frozenset({"submitter"})
         )
 
-    def read(self, headers: Mapping[str, str], body: bytes, max_depth: int) -> list[Item]:
+    def read(self, headers: Mapping[str, str], body: bytes, max_depth: int) -> list[DeliveryItem]:
         """Returns the events of a delivery. Raises UnsupportedType, MalformedJson, TooLarge."""
         return list(items_of(self.kind, headers, body, json_object(headers, body, max_depth)))
 
-    def fitting(self, item: Item) -> list[TaskRule]:
+    def fitting(self, item: DeliveryItem) -> list[TaskRule]:
         """Returns the rules that make a task of an event."""
         return [] if is_own(self.kind, item) else [rule for rule in self.rules if rule.fits(item)]
 
@@ -222,14 +222,14 @@ class WebhookReceiver:
         if proofs := self._proofs[source.name]:
             self._gate.check(source.name, proofs, headers, body, address)
 
-    async def accept(self, source: Source, items: Iterable[Item]) -> list[str]:
+    async def accept(self, source: Source, items: Iterable[DeliveryItem]) -> list[str]:
         """Make the tasks of a delivery's events, and return their ids; all is durable then.
 
         A delivery that was sent before is the same tasks. Raises what `Operations.submit` raises.
         """
         return [task_id for item in items for task_id in await self._accept(source, item)]
 
-    async def _accept(self, source: Source, item: Item) -> list[str]:
+    async def _accept(self, source: Source, item: DeliveryItem) -> list[str]:
         tasks = []
         for rule in source.fitting(item):
             try:
@@ -240,7 +240,7 @@ class WebhookReceiver:
         await self._record(source, item, tasks)
         return tasks
 
-    async def _submit(self, source: Source, rule: TaskRule, item: Item) -> str:
+    async def _submit(self, source: Source, rule: TaskRule, item: DeliveryItem) -> str:
         tenant_id = source.settings.tenant
         request = rule.request(item, tenant_id, self._max_payload_bytes)
         assert request.task_id is not None
@@ -256,25 +256,25 @@ class WebhookReceiver:
             _logger.info("task %s of source %s was accepted before", request.task_id, source.name)
         return request.task_id
 
-    def _tell_failed(self, source: Source, rule: TaskRule, item: Item, error: MeshError) -> None:
-        known = {
+    def _tell_failed(self, source: Source, rule: TaskRule, item: DeliveryItem, error: MeshError) -> None:
+        payload = {
             "source": source.name,
             "rule": rule.rule_id,
             "delivery": item.delivery_id,
             "reason": str(error),
         }
-        self._mesh.tell("webhook.failed", known, tenant_id=source.settings.tenant)
+        self._mesh.tell("webhook.failed", payload, tenant_id=source.settings.tenant)
 
-    async def _record(self, source: Source, item: Item, tasks: list[str]) -> None:
+    async def _record(self, source: Source, item: DeliveryItem, tasks: list[str]) -> None:
         """Have the event in the log, once, with what it says of a board."""
-        found = [(MESH, "webhook.received", {"event": item.event, "tasks": tasks})]
+        payloads = [(MESH, "webhook.received", {"event": item.event, "tasks": tasks})]
         if (board := board_event(source.settings.kind, item)) is not None:
-            found.append((BOARD, *board))
-        events = [self._event(source, item, *event) for event in found]
+            payloads.append((BOARD, *board))
+        events = [self._event(source, item, *event) for event in payloads]
         await self._mesh.runtime.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
     def _event(
-        self, source: Source, item: Item, topic: str, event_type: str, payload: dict[str, Any]
+        self, source: Source, item: DeliveryItem, topic: str, event_type: str, payload: dict[str, Any]
     ) -> Event:
         return Event(
             id=f"{event_type.partition('.')[0]}/{source.settings.tenant}/{source.name}/{item.delivery_id}",

@@ -49,11 +49,11 @@ def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
         sent again is the same tasks. They are durable when this answers.
         """
         address = address_of(request)
-        known = receiver.source(source, address)
+        sender = receiver.source(source, address)
         body = await read_body(request, mesh.settings)
-        receiver.authenticate(known, request.headers, body, address)
+        receiver.authenticate(sender, request.headers, body, address)
         tasks = await receiver.accept(
-            known, known.read(request.headers, body, mesh.settings.max_payload_depth)
+            sender, sender.read(request.headers, body, mesh.settings.max_payload_depth)
         )
         response.status_code = 202 if tasks else 200
         return Delivered(tasks=tasks)

@@ -39,7 +39,7 @@ from meshwright.edges.outgoing import (
     usable_url,
 )
 from meshwright.edges.replies.courier import Address, Sender, Undeliverable
-from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
+from meshwright.edges.webhooks.kinds import MARKER, DeliveryItem, field_of
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
@@ -72,7 +72,7 @@ class _ForgeAddress(Address):
     what: str
 
 
-def forge_address(kind: str, rule: WebhookRule, item: Item) -> _ForgeAddress | None:
+def forge_address(kind: str, rule: WebhookRule, item: DeliveryItem) -> _ForgeAddress | None:
     """Returns where the outcome of an event's task goes by a rule; None where it goes nowhere."""
     of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
     path = of_kind(rule.reply, item) if of_kind is not None and rule.reply != "none" else None
@@ -81,7 +81,7 @@ def forge_address(kind: str, rule: WebhookRule, item: Item) -> _ForgeAddress | N
     return _ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
 
 
-def _github_path(what: str, item: Item) -> str | None:
+def _github_path(what: str, item: DeliveryItem) -> str | None:
     repository = _repository(item, "repository.full_name")
     number = _number(item, "issue.number", "pull_request.number")
     if what == "comment":
@@ -90,7 +90,7 @@ def _github_path(what: str, item: Item) -> str | None:
     return f"/repos/{repository}/statuses/{sha}" if repository and sha else None
 
 
-def _gitlab_path(what: str, item: Item) -> str | None:
+def _gitlab_path(what: str, item: DeliveryItem) -> str | None:
     repository = _repository(item, "project.path_with_namespace")
     project = quote(repository, safe="") if repository else None
     if what == "status":
@@ -107,19 +107,19 @@ def _gitlab_path(what: str, item: Item) -> str | None:
     return None
 
 
-def _repository(item: Item, path: str) -> str | None:
+def _repository(item: DeliveryItem, path: str) -> str | None:
     name = field_of(item.fields, path)
     return name if isinstance(name, str) and _REPOSITORY.fullmatch(name) else None
 
 
-def _number(item: Item, *paths: str) -> int | None:
-    found = (field_of(item.fields, path) for path in paths)
-    return next((number for number in found if type(number) is int and 0 < number < 2**53), None)
+def _number(item: DeliveryItem, *paths: str) -> int | None:
+    values = (field_of(item.fields, path) for path in paths)
+    return next((number for number in values if type(number) is int and 0 < number < 2**53), None)
 
 
-def _sha(item: Item, kind: str) -> str | None:
-    found = (field_of(item.fields, path) for path in _SHAS[kind])
-    return next((sha for sha in found if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
+def _sha(item: DeliveryItem, kind: str) -> str | None:
+    values = (field_of(item.fields, path) for path in _SHAS[kind])
+    return next((sha for sha in values if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
 
 
 class ForgeSender(Sender[_ForgeAddress]):
@@ -206,11 +206,11 @@ class _Forge:
             # GitLab refuses a state that the commit has already.
             if answer.status < 300 or (answer.status == 400 and b"Cannot transition" in answer.body):
                 return answer
-            said = f"{self._kind} answered {answer.status} to {method} {path.partition('?')[0]}"
+            problem = f"{self._kind} answered {answer.status} to {method} {path.partition('?')[0]}"
             if answer.status in _PERMANENT:
-                raise Undeliverable(said)
+                raise Undeliverable(problem)
             pause = asked_pause(answer)
-            raise TryLater(said, pause or 0.0, this_alone=pause is None and answer.status < 500)
+            raise TryLater(problem, pause or 0.0, this_alone=pause is None and answer.status < 500)
 
     async def _answer(self, method: str, url: str, body: Any) -> HttpReply:
         """Send a request, and follow a few redirects within the API: repositories are renamed."""

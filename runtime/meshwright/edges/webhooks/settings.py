@@ -163,9 +163,9 @@ class WebhooksSettings(Table):
         for number, rule in enumerate(self.rules, start=1):
             source = self.sources.get(rule.source)
             if source is None:
-                known = ", ".join(self.sources) or "none"
+                names = ", ".join(self.sources) or "none"
                 raise ValueError(
-                    f"rule {number} is for source {rule.source!r}, and there is none; known: {known}"
+                    f"rule {number} is for source {rule.source!r}, and there is none; known: {names}"
                 )
             if rule.reply != "none" and source.kind not in _FORGES:
                 raise ValueError(f"rule {number}: only sources of the kinds github and gitlab take replies")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import ConfigError
 from meshwright.core.ids import Identifier
-from meshwright.edges.bodies import Change
+from meshwright.edges.bodies import ChangeBody
 from meshwright.models.providers import PROVIDERS, provider_of
 from meshwright.services.agent_config.table import AgentRow
 
@@ -75,7 +75,7 @@ Name = Annotated[str, Field(max_length=200)]
 Description = Annotated[str, Field(max_length=2_000)]
 
 
-class AgentConfigUpdate(Change):
+class AgentConfigUpdate(ChangeBody):
     """The fields to change: one that is left out stays. `null` clears endpoint, key and limit.
 
     If provider or address change, a stored key must be sent again, or cleared. A whole answer may be sent

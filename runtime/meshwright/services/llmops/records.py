@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
-from meshwright.edges.bodies import Change, Strict
+from meshwright.edges.bodies import ChangeBody, Strict
 from meshwright.prompts.prompt import (
     MAX_PROMPT_BYTES,
     fields_and_body,
@@ -51,7 +51,7 @@ Message = Annotated[str, Field(max_length=1_000), AfterValidator(_storable)]
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 
-class PromptChange(Change):
+class PromptChange(ChangeBody):
     """A new version: the body of a `.prompt` file, and the fields of its front matter.
 
     Unless the parameters name `variables` or `inputs`, names in the template that the mesh or the prompt's

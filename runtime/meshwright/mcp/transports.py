@@ -1,7 +1,7 @@
-"""Messages of a program over its stdin and stdout, a line each, and none over a limit.
+"""Transports of MCP whose messages are bounded: over stdin and stdout a line each, and answers over HTTP.
 
-The library's own transport keeps a line until it ends, however long it gets: one server could fill the memory
-of the mesh.
+The library's own keep a line, or an answer, until it ends, however long it gets: one server could fill the
+memory of the mesh.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from meshwright.core.errors import MeshError
 from meshwright.mcp.settings import McpServer
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+    from httpx2 import AsyncHTTPTransport
 
 MAX_MESSAGE_BYTES = 32_000_000
 _CHUNK_BYTES = 65_536
@@ -90,8 +92,8 @@ async def _write(
 ) -> None:
     assert process.stdin is not None  # a pipe, as asked for
     async with outgoing:
-        async for each in outgoing:
-            text = each.message.model_dump_json(by_alias=True, exclude_unset=True)
+        async for message in outgoing:
+            text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
             try:
                 process.stdin.write(f"{text}\n".encode())
                 await process.stdin.drain()
@@ -122,3 +124,38 @@ async def _drain(process: Process) -> None:
     assert process.stdout is not None  # a pipe, as asked for
     while await process.stdout.read(_CHUNK_BYTES):
         pass
+
+
+def bounded_transport() -> AsyncHTTPTransport:
+    """A transport whose answers fail where they get over the limit, but for streams of events.
+
+    The library bounds each event itself. A packed answer fails: a small one may unpack to anything.
+    """
+    from httpx2 import AsyncByteStream, AsyncHTTPTransport, Request, Response
+
+    class BoundedStream(AsyncByteStream):
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            count = 0
+            async for chunk in self._inner:
+                count += len(chunk)
+                if count > MAX_MESSAGE_BYTES:
+                    raise MeshError(f"it sent an answer of over {MAX_MESSAGE_BYTES // 1_000_000} MB")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+    class Transport(AsyncHTTPTransport):
+        async def handle_async_request(self, request: Request) -> Response:
+            response = await super().handle_async_request(request)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                await response.aclose()
+                raise MeshError("it sent a compressed answer, which was not asked for")
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                response.stream = BoundedStream(response.stream)
+            return response
+
+    return Transport()
