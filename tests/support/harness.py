@@ -232,7 +232,7 @@ LOSSY: dict[str, tuple[type[RuntimeHarness], int]] = {f"lossy-{n}": (LossyHarnes
 SEVERAL = ("test_claims", "test_messages", "test_turns", "test_recovery", "test_alarms", "test_broken_off")
 PARTLY = {
     "dapr-http": ("test_messages", "test_missing_apps", *(["test_claims"] if SOAKING else ())),
-    **({} if SOAKING else {"postgres-3": (*SEVERAL, "test_approvals", "test_schedules")}),
+    **({} if SOAKING else {"postgres-3": (*SEVERAL, "test_schedules")}),
 }
 """Those that are tried on some modules alone: the rest is the same as on another, and left to `make soak`."""
 
@@ -260,8 +260,19 @@ OF_ONE_WORKER = {
 }
 """Tests that say what one worker does, or has left, while no other could do it."""
 
+ON_TURNS = (
+    "test_approvals",
+    "test_budgets",
+    "test_cut_calls",
+    "test_hold",
+    "test_read_outside",
+    "test_sent_values",
+    "test_shared_trees",
+)
+"""Modules that rest on turns, claims and topics alone, which Dapr has tests of: left to `make soak` there."""
+
 WITHOUT = {
-    "dapr": ("test_actors_deleted",),  # the documents of its actors stay
+    "dapr": ("test_actors_deleted", *(() if SOAKING else ON_TURNS)),  # the documents of its actors stay
     "embedded": (
         "test_each_process_follows_and_one_that_drains_goes_on_draining",
     ),  # one process has its data
