@@ -22,7 +22,7 @@ test: .venv/.dev  ## lint, types, near tests (ARGS=all for everything, PART=ledg
 	@$(BIN)/python tests/run.py $(if $(PART),--of $(PART)) $(if $(SINCE),--since $(SINCE)) $(ARGS)
 
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, agents, rows of benchmarks; hostile input
-	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents benchmarks
+	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents alone benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
 		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
 
@@ -34,7 +34,7 @@ kills: .venv/.dev  ## 20,000 tasks and 500 kills on SQLite, 5,000 and 200 on Pos
 oldest: .venv/.dev  ## install the oldest versions that pyproject.toml allows, and try the mesh and each extra with them
 newest: .venv/.dev  ## the same with the newest
 oldest newest:
-	@MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
+	@SOAK=1 MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
 		tests/integration/test_versions.py tests/integration/test_extras.py $(ARGS)
 
 lint: .venv/.dev  ## style, formatting, import rules and the budget of each package

@@ -92,6 +92,10 @@ SOAKED = {
         ("integration",),
         ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
     ),
+    "alone": Tier(
+        ("integration",),
+        ("test_deletable_parts.py", "test_extras.py"),
+    ),
     "benchmarks": Tier(
         ("integration",),
         ("test_benchmark_rows.py",),

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,9 @@ COMMANDS = {
     "figures": "workers",
     "maintenance": "backup",
 }
+IMPORTED = {"llmops", "evaluations", "figures"}
+"""The parts that others import when they are there."""
+ALONE = pytest.mark.soak("nothing imports it, and the mesh without all of them works")
 RUN_ALL = """\
 import os
 import sys
@@ -69,30 +74,68 @@ class Echo(Agent):
 """
 
 
-def without(part: str, folder: Path) -> Path:
-    """A copy of our source without the package of a part and its lines; returns the folder to import from."""
+def without(parts: Iterable[str], folder: Path) -> Path:
+    """A copy of our source without packages of parts and their lines; returns the folder to import from."""
     copy = folder / "runtime" / "meshwright"
     shutil.copytree(SOURCE, copy)
-    shutil.rmtree(copy / PARTS[part])
     names = copy / "parts.py"
-    source = names.read_text()
-    package = PARTS[part].replace("/", ".")
-    found = [
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and node.args[1:] and f"'{package}." in ast.unparse(node.args[1])
-    ]
-    lines = source.splitlines()
-    for line in reversed(found):
-        assert line.end_lineno is not None
-        del lines[line.lineno - 1 : line.end_lineno]
-    names.write_text("\n".join(lines))
+    for part in parts:
+        shutil.rmtree(copy / PARTS[part])
+        source = names.read_text()
+        package = PARTS[part].replace("/", ".")
+        calls = [
+            node
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call) and node.args[1:] and f"'{package}." in ast.unparse(node.args[1])
+        ]
+        lines = source.splitlines()
+        for call in reversed(calls):
+            assert call.end_lineno is not None
+            del lines[call.lineno - 1 : call.end_lineno]
+        names.write_text("\n".join(lines))
     return copy.parent
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_mesh_works_without_a_part_that_was_deleted(part: str, tmp_path: Path) -> None:
-    source = without(part, tmp_path)
+def importers(part: str) -> list[Path]:
+    """The modules outside a part that import it, but for those that need its types alone."""
+    name = f"meshwright.{PARTS[part].replace('/', '.')}"
+    return [
+        file
+        for file in SOURCE.rglob("*.py")
+        if SOURCE / PARTS[part] not in file.parents
+        and any(module == name or module.startswith(f"{name}.") for module in imports(file))
+    ]
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
+    tree = ast.parse(file.read_bytes())
+    for_types = {
+        statement
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in ast.walk(node)
+    }
+    modules = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node not in for_types:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(modules)
+
+
+def test_no_module_imports_a_part_that_can_be_deleted() -> None:
+    assert {part for part in PARTS if importers(part)} == IMPORTED
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [pytest.param(PARTS, id="all")]
+    + [pytest.param([part], id=part, marks=() if part in IMPORTED else ALONE) for part in PARTS],
+)
+def test_a_mesh_works_without_a_part_that_was_deleted(parts: Iterable[str], tmp_path: Path) -> None:
+    source = without(parts, tmp_path)
     project = tmp_path / "project"
     (project / "actors").mkdir(parents=True)
     (project / "actors" / "echo.py").write_text(AGENT)
@@ -107,5 +150,5 @@ def test_a_mesh_works_without_a_part_that_was_deleted(part: str, tmp_path: Path)
     assert done.returncode == 0, (done.stdout, done.stderr)
     usage, _, rest = done.stdout.partition("You said: Hello\n")
     commands = {line.split()[0] for line in usage.partition("Start:")[2].splitlines() if line.strip()}
-    assert "tasks" in commands and COMMANDS.get(part) not in commands
+    assert "tasks" in commands and commands.isdisjoint(COMMANDS.get(part) for part in parts)
     assert "succeeded" in rest and "no open tasks" in rest

@@ -73,6 +73,9 @@ asyncio.run(keep())
 """
 
 
+BY_ITSELF = pytest.mark.soak("all extras together are tried; alone it is installed by make oldest and newest")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("wheel")
@@ -192,6 +195,7 @@ async def test_litellm_answers_plainly_streamed_and_with_tools(
     assert fake.calls[-1].body["messages"][-1]["content"] == "jam on shelf 2"
 
 
+@BY_ITSELF
 async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str], Installed]) -> None:
     there, bodies = installed("otlp"), list[bytes]()
 
@@ -221,6 +225,7 @@ async def test_spans_without_their_extra_name_it(installed: Callable[[str], Inst
     assert "needs the OpenTelemetry SDK" in asked.err and "[otlp]" in asked.err
 
 
+@BY_ITSELF
 async def test_the_cache_keeps_answers_in_redis(
     installed: Callable[[str], Installed], services: Services
 ) -> None:
@@ -231,6 +236,7 @@ async def test_the_cache_keeps_answers_in_redis(
     assert (done.status, done.out) == (0, "kept\n"), done.err
 
 
+@BY_ITSELF
 async def test_a_mesh_lists_the_tools_of_an_mcp_server(installed: Callable[[str], Installed]) -> None:
     there = installed("mcp")
     look = {"name": "look", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
@@ -243,6 +249,7 @@ async def test_a_mesh_lists_the_tools_of_an_mcp_server(installed: Callable[[str]
     assert (checked.status, "of its 2 tools are offered: look" in checked.out) == (0, True), checked
 
 
+@BY_ITSELF
 async def test_answers_are_measured_by_their_sentiment(installed: Callable[[str], Installed]) -> None:
     there = installed("sentiment")
     (there.folder / "answers.jsonl").write_text(
@@ -256,6 +263,7 @@ async def test_answers_are_measured_by_their_sentiment(installed: Callable[[str]
 
 
 @pytest.mark.needs("mosquitto", "redis-server", "daprd")
+@BY_ITSELF
 async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], Installed]) -> None:
     there = installed("oidc")
     async with fake_issuer() as issuer:
