@@ -280,7 +280,7 @@ def test_the_page_of_components_shows_lines_of_the_package() -> None:
         (ROOT / "docs/components.md").read_text().partition("## Prompts, memories")[2].partition("\n## ")[0]
     )
     blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert {line for block in blocks for line in block.splitlines()} <= lines
 
 

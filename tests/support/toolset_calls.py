@@ -36,7 +36,7 @@ class LimitedTool(ToolWrapper):
         try:
             return await within_limits(self, work, context, plain_effect, self._seconds)
         except MeshError as error:
-            self._masks.clean_error(self, error)
+            self._masks.clean_error(error, self)
             raise
 
 

@@ -96,7 +96,7 @@ def test_a_failure_is_kept_with_its_class_and_all_that_it_says(error: ModelError
 
 def test_a_failure_of_a_class_that_is_gone_is_still_a_failure() -> None:
     error = RecordedError(
-        failed="Forgotten", message="it failed", known={"remedy": "try again", "field": ""}
+        failed="Forgotten", message="it failed", fields={"remedy": "try again", "field": ""}
     ).error
     assert type(error) is ModelError
     assert (str(error), error.retryable) == ("it failed. try again", False)

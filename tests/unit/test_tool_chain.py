@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 
-from meshwright import Agent, Capability, Part, TaskRequest, ToolContext, ToolFailed, tool
+from meshwright import Agent, Capability, Part, Run, TaskRequest, ToolContext, ToolFailed, tool
 from meshwright.component import Component
 from meshwright.core.errors import ConfigError
 from meshwright.core.tracing import Tracing
@@ -144,6 +144,21 @@ async def test_spans_of_calls_have_no_secret_of_the_mesh() -> None:
         await tracing.flush()
     [span] = [span for span in spans if span["name"] == "execute_tool call_service"]
     assert span["status_message"] == "it refuses [redacted]" and "plain word" not in str(spans)
+
+
+class ByCode(Clerk):
+    """Calls the tool by itself, in its code."""
+
+    agent_id = "by-code"
+
+    async def run(self, run: Run) -> str:
+        return str(await run.tools["call_service"].call('{"text": "hello"}', run))
+
+
+async def test_a_tool_that_code_calls_by_itself_keeps_its_limits_and_secrets() -> None:
+    async with mesh_for(ByCode) as mesh:
+        assert (await mesh.ask("by-code", "Call it.")).text == "it greets [redacted]"
+    assert [position for position, *_ in Recorder.calls] == ["mask", "files", "limit"]
 
 
 def test_a_position_that_the_chain_does_not_have_is_named() -> None:

@@ -246,7 +246,7 @@ class AgentsComponent(Component):
         return own or self.mesh.settings[AgentsSettings].max_concurrency
 
     def _overran(self, overrun: Overrun) -> None:
-        payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.ended}
+        payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.has_ended}
         tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
 
 

@@ -211,7 +211,7 @@ class CallApproval:
         try:
             return await within_limits(tool, work, self._context, plain_effect, seconds)
         except MeshError as error:
-            self._masks.clean_error(tool, error)
+            self._masks.clean_error(error, tool)
             raise
 
     async def check(self, tool: Tool, arguments: str) -> None:

@@ -19,7 +19,7 @@ from meshwright.tools.limited import author_place, is_of_an_author
 _MAX_FAULTS_NAMED = 3  # of a group
 
 
-class Unawaited:
+class UnawaitedCalls:
     """The calls that an agent's code made of its run, to find those that it forgot to await."""
 
     def __init__(self) -> None:
@@ -54,10 +54,10 @@ def noted(method: _MethodT) -> _MethodT:
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        made = method(self, *args, **kwargs)
+        call = method(self, *args, **kwargs)
         caller = sys._getframe(1)  # kept in no variable of a coroutine: that would be a circle
-        self._unawaited.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
-        return made
+        self._unawaited.note(call, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        return call
 
     return cast("_MethodT", call)
 
@@ -92,13 +92,13 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
             f"step {name!r} is given {_a(run)}, not a function",
             remedy=f"Write run.step({name!r}, lambda: ...) with the call inside",
         )
-    made = run()
-    if not inspect.isawaitable(made):
+    work = run()
+    if not inspect.isawaitable(work):
         raise AgentError(
-            f"the function of step {name!r} is not async: it returns {_a(made)}",
+            f"the function of step {name!r} is not async: it returns {_a(work)}",
             remedy="Give run.step an async function",
         )
-    return _plain_data(await made, f"step {name!r} returns")
+    return _plain_data(await work, f"step {name!r} returns")
 
 
 def fault_of(agent: Agent, error: BaseException) -> Fault:
@@ -109,13 +109,13 @@ def fault_of(agent: Agent, error: BaseException) -> Fault:
     kind, message = type(error).__name__, str(error)
     if isinstance(error, BaseExceptionGroup):
         errors = list(_leaves(error))
-        known = next((leaf for leaf in errors if isinstance(leaf, MeshError)), None)
-        if known is not None:
-            kind, message = known.code, str(known)
+        mesh_error = next((leaf for leaf in errors if isinstance(leaf, MeshError)), None)
+        if mesh_error is not None:
+            kind, message = mesh_error.code, str(mesh_error)
         else:
-            named = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in errors[:_MAX_FAULTS_NAMED])
+            names = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in errors[:_MAX_FAULTS_NAMED])
             more = f"; and {len(errors) - _MAX_FAULTS_NAMED} more" if len(errors) > _MAX_FAULTS_NAMED else ""
-            kind, message = "AgentError", f"tasks of a group failed: {named}{more}"
+            kind, message = "AgentError", f"tasks of a group failed: {names}{more}"
         message = f"{_place(agent, error)}: {message}"
     elif isinstance(error, MeshError):
         kind = error.code

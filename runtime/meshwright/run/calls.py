@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from pydantic import BaseModel
 
@@ -34,7 +35,7 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.files import Attached, check_size
+from meshwright.run.files import AttachedFiles, check_size
 from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
@@ -77,10 +78,10 @@ class RunUsage:
 
     def add_record(self, value: Any) -> list[Call | Outcome]:
         """Count the calls, or the delegated task, that a record of the journal is of, and return them."""
-        ended = _ended_in(value)
-        for call in ended:
+        calls = _ended_in(value)
+        for call in calls:
             self.add(call)
-        return ended
+        return calls
 
 
 class RecordedError(Struct):
@@ -88,21 +89,21 @@ class RecordedError(Struct):
 
     failed: str
     message: str
-    known: dict[str, Any]
+    fields: dict[str, Any] = msgspec.field(name="known")
 
     @classmethod
     def of(cls, error: ModelError) -> RecordedError:
         """Record an error."""
-        known = {name: value for name, value in vars(error).items() if name != "message"}
-        plain = {name: value for name, value in known.items() if isinstance(value, str | int | float | None)}
-        return cls(failed=error.code, message=error.message, known=plain)
+        fields = {name: value for name, value in vars(error).items() if name != "message"}
+        plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}
+        return cls(failed=error.code, message=error.message, fields=plain)
 
     @property
     def error(self) -> ModelError:
         """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
         kind = error_of_code(self.failed, ModelError) or ModelError
         error = kind.__new__(kind, self.message)
-        vars(error).update(self.known, message=self.message)
+        vars(error).update(self.fields, message=self.message)
         return error
 
 
@@ -122,7 +123,7 @@ class ModelCalls:
         self.limits = limits_of(state.services.limits, state.agent, state.task.limits)
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
-        self.attached = Attached(state.journal.earlier)
+        self.attached = AttachedFiles(state.journal.earlier)
         self.dialogue_calls = 0
         """The calls of its conversations, each of which reads the context."""
         self.changed = False
@@ -136,8 +137,8 @@ class ModelCalls:
         self._state = state
         self._settled: set[str] = set()
         for value in state.journal.earlier:
-            ended = self.usage.add_record(value)
-            self.totals.add_record(value, [call for call in ended if isinstance(call, Call)])
+            calls = self.usage.add_record(value)
+            self.totals.add_record(value, [call for call in calls if isinstance(call, Call)])
 
     async def recover(self) -> None:
         """Have budgets book calls of earlier claims, where a worker ended before it had."""
@@ -176,7 +177,7 @@ class ModelCalls:
         Raises ToolFailed where a budget or `max_usd` has no room for it, AgentError for a wrong charge.
         """
         state = self._state
-        if not _is_charge(usd, what):
+        if not (isinstance(usd, Decimal) and is_amount(usd) and re.fullmatch(ID_PATTERN, what)):
             raise AgentError(
                 f"{state.agent.agent_id} charges {usd!r} for {what!r}",
                 remedy='Write await context.charge(Decimal("0.005"), "web-search")',
@@ -267,16 +268,16 @@ class ModelCalls:
         specs: tuple[ToolSpec, ...],
         shape: type[BaseModel] | None,
         *,
-        asked: dict[str, Any],
+        question: dict[str, Any],
         max_tokens: int | None = None,
         events: Sequence[ProgressEvent] = (),
         begins: bool = False,
     ) -> tuple[ModelReply, dict[str, Any]]:
         """Call the model, in a step of the journal; return its reply, and what the run had come to by then.
 
-        For a `shape` the reply's content is JSON, unchecked. The step is known by what the agent's code
-        `asked`: a reply in the journal stands, whatever prompt, tools and model are now. `max_tokens` is
-        instead of the prompt's; `events` are published with the step.
+        For a `shape` the reply's content is JSON, unchecked. The step is known by the `question`
+        of the agent's code: a reply in the journal stands, whatever prompt, tools and model are now.
+        `max_tokens` is instead of the prompt's; `events` are published with the step.
 
         Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. If the
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
@@ -285,23 +286,24 @@ class ModelCalls:
         state, self.prompt, earlier = self._state, prepared.prompt, tuple(self._settled)
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and state.services.stream  # JSON is not shown while it is written
-        async with state.journal.open_step("model", asked, paid=True) as step:
+        async with state.journal.open_step("model", question, paid=True) as step:
             if step.is_replayed:
-                result = _replayed(step.result)
+                kind = RecordedError if "failed" in step.result else ModelReply
+                result: _StepResult = kind.model_validate(step.result)
             else:
                 if (budgets := state.services.budgets) is not None:
                     budgets.book(earlier)  # they were durable before this step began
                 if begins:
                     self._check_totals(step)
                 request = replace(request, context=self.context(step))
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
                     with state.time.apart(), deltas as on_delta:
                         result = await state.services.model.complete(request, on_delta)
                     check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
                 except ModelError as error:
-                    await self._park(error, begun)
+                    await self._park(error, started)
                     result = RecordedError.of(error)
                 self._finish(step, request, result, [*events, *_events_of(result, shape)])
         return self._note(step, request, result), step.totals
@@ -355,7 +357,7 @@ class ModelCalls:
             raise result.error
         return result
 
-    async def _park(self, error: ModelError, begun: float) -> None:
+    async def _park(self, error: ModelError, started: float) -> None:
         """Let the run wait for money, or for a provider that is away; since `begun` it did nothing else.
 
         Returns where it cannot, or waiting does not help.
@@ -372,7 +374,7 @@ class ModelCalls:
         elif parking is not None:
             due_at = parking.due_at(error, now, pauses, state.task.deadline_at)
         if due_at is not None:
-            state.time.stand_still(begun)
+            state.time.stand_still(started)
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
                 await state.journal.park(kind, str(error), due_at, subject)
 
@@ -393,14 +395,6 @@ class ModelCalls:
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )
-
-
-def _is_charge(usd: object, what: str) -> bool:
-    return isinstance(usd, Decimal) and is_amount(usd) and re.fullmatch(ID_PATTERN, what) is not None
-
-
-def _replayed(value: dict[str, Any]) -> _StepResult:
-    return (RecordedError if "failed" in value else ModelReply).model_validate(value)
 
 
 def _ended_in(record: Any) -> list[Call | Outcome]:

@@ -22,7 +22,7 @@ Look at the state as it is before you change anything, and repeat none of them t
 """
 
 
-class Change(Struct):
+class EarlierChange(Struct):
     """A call that changed something: its tool and arguments, and what came of it.
 
     `is_certain` says that the call ended; one that was interrupted may have taken effect. Of a task that was
@@ -41,7 +41,7 @@ class Change(Struct):
 class EarlierChanges(Struct):
     """The changes of earlier attempts, in order; `outside`: one of these had read text from outside."""
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[EarlierChange, ...] = ()
     outside: bool = False
 
     @property
@@ -58,62 +58,65 @@ class EarlierChanges(Struct):
 
 async def earlier_changes(state: RunState) -> EarlierChanges:
     """Read the changes in the journals of the attempts that this one takes over from."""
-    found: list[Change] = []
+    changes: list[EarlierChange] = []
     outside = is_edited = has_delegated = False
-    for ended in state.work.taken_over:
-        ref = state.ref._replace(type=ended.agent_id)
-        records, answers = await read_steps(state.services.runtime, ref, ended.steps, 1)
+    for attempt in state.work.taken_over:
+        ref = state.ref._replace(type=attempt.agent_id)
+        records, answers = await read_steps(state.services.runtime, ref, attempt.steps, 1)
         values = [record.value for record in (*records, *answers)]
-        found += _changes_of(ended, values)
+        changes += _changes_of(attempt, values)
         outside = outside or any(_is_outside(value) for value in values)
         is_edited = is_edited or any(_is_edit(value) for value in values)
         has_delegated = has_delegated or any(value.get("kind") == DELEGATE for value in values)
     if is_edited or has_delegated:
-        found += await _edits(state, has_tree=is_edited)
-    return EarlierChanges(changes=tuple(found[-_MAX_CHANGES:]), outside=outside and bool(found))
+        changes += await _edits(state, has_tree=is_edited)
+    return EarlierChanges(changes=tuple(changes[-_MAX_CHANGES:]), outside=outside and bool(changes))
 
 
-def _changes_of(ended: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterator[Change]:
+def _changes_of(attempt: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterator[EarlierChange]:
     results = {value["path"]: value["result"] for value in values if "kind" in value and "result" in value}
     for value in values:
         kind = value.get("kind", "")
         tool, result = kind.removeprefix(_TOOL), value.get("result")
-        known = {"attempt": ended.attempt, "agent_id": ended.agent_id, "tool": tool}
+        origin = {"attempt": attempt.attempt, "agent_id": attempt.agent_id, "tool": tool}
         if "intent" in value and kind.startswith(_TOOL):
-            said = results.get(value["path"], "it was interrupted and may have taken effect")
-            if not is_journaled(said):  # a person may have said what came of it
-                yield Change(**known, arguments="?", result=str(said), is_certain=False)
+            step_result = results.get(value["path"], "it was interrupted and may have taken effect")
+            if not is_journaled(step_result):  # a person may have said what came of it
+                yield EarlierChange(**origin, arguments="?", result=str(step_result), is_certain=False)
         elif not isinstance(result, dict):
             continue
         elif kind.startswith(_TOOL) and "changed" in result:
             came_of_it = result.get("error") or result_summary(result.get("value")) or "done"
             certain = "uncertain" not in result
-            yield Change(**known, arguments=result["changed"], result=str(came_of_it), is_certain=certain)
+            yield EarlierChange(
+                **origin, arguments=result["changed"], result=str(came_of_it), is_certain=certain
+            )
         elif kind == DELEGATE and result.get("changed"):
             to = f"{result.get('agent_id')}, task {result.get('task_id')}"
-            yield Change(**known, arguments=to, result=str(result.get("status")))
+            yield EarlierChange(**origin, arguments=to, result=str(result.get("status")))
 
 
-async def _edits(state: RunState, *, has_tree: bool) -> list[Change]:
+async def _edits(state: RunState, *, has_tree: bool) -> list[EarlierChange]:
     """The files of the tree that differ, as one change: those that delegates and commands wrote too."""
     trees, task, last = state.services.trees, state.task, state.work.taken_over[-1]
-    known = {"attempt": last.attempt, "agent_id": last.agent_id, "tool": "tree"}
+    origin = {"attempt": last.attempt, "agent_id": last.agent_id, "tool": "tree"}
     if trees is None:
         return []
     try:
         tree = await trees.lease(task.tenant_id, task.family_id, task.repository, may_make=False)
         files = await tree.changed()
     except (ToolFailed, InvalidInput) as error:
-        return [Change(**known, arguments="?", result=str(error), is_certain=False)] if has_tree else []
-    shown = [" ".join(f"{file.status} {file.path}".split())[:_MAX_PATH_CHARS] for file in files[:_MAX_FILES]]
-    named = ", ".join(shown)
+        return (
+            [EarlierChange(**origin, arguments="?", result=str(error), is_certain=False)] if has_tree else []
+        )
+    texts = [" ".join(f"{file.status} {file.path}".split())[:_MAX_PATH_CHARS] for file in files[:_MAX_FILES]]
+    names = ", ".join(texts)
     more = f", and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
     result = "these files of the task's tree differ from the commit that it began with"
-    return [Change(**known, arguments=named + more, result=result)] if files else []
+    return [EarlierChange(**origin, arguments=names + more, result=result)] if files else []
 
 
 def _is_edit(value: Mapping[str, Any]) -> bool:
-    """Whether a step is a call that edits the tree."""
     result = value.get("result")
     return isinstance(result, dict) and "edited" in result
 

@@ -181,13 +181,10 @@ class Knowledge:
                 tool.validated(arguments)
             except InvalidInput:
                 return
-            self._fail(invocation, str(result["error"]))
+            self.learn_failed(invocation, str(result["error"]))
 
-    def learn_failed(self, to: str, error: str) -> None:
-        """Learn that an agent, or an agent with a capability, did not do what it was asked."""
-        self._fail(to, error)
-
-    def _fail(self, what: str, error: str) -> None:
+    def learn_failed(self, what: str, error: str) -> None:
+        """Learn that a call, an agent, or an agent with a capability, did not do what it was asked."""
         self._failures.pop(what, None)
         self._failures[what] = f"{what} failed: {cut(redact(error), _MAX_ERROR_CHARS)}"
 
@@ -206,7 +203,6 @@ class Knowledge:
 
 
 def _agent_in(arguments: str) -> str:
-    """The agent that a call of `delegate` names."""
     try:
         return str(json.loads(arguments)["agent_id"])
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -214,7 +210,6 @@ def _agent_in(arguments: str) -> str:
 
 
 def _constraints_of(task: Task) -> tuple[str, ...]:
-    """The constraints that a task's payload names: a text, or a list of texts."""
     entry = task.payload.get("constraints")
     entries = entry if isinstance(entry, list) else [entry]
     texts = [text for text in entries if isinstance(text, str) and text.strip()]

@@ -239,7 +239,7 @@ class Dialogue(Generic[ShapeT]):
         arguments = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)
-        return {**arguments, "asked": self._request}
+        return {**arguments, "question": self._request}
 
     def _stop_at(self, limit: Limit | None) -> None:
         if limit is not None:

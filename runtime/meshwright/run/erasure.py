@@ -95,8 +95,8 @@ class Contents:
                 await asyncio.sleep(0)
             if deleted:
                 ended_before = datetime.fromtimestamp(last.completed_at, UTC).isoformat()
-                known = {"tenant_id": last.tenant_id, "task_id": last.task_id}
-                self._tell(_PRUNED, {"tasks": deleted, "ended_before": ended_before, "last": known})
+                key_fields = {"tenant_id": last.tenant_id, "task_id": last.task_id}
+                self._tell(_PRUNED, {"tasks": deleted, "ended_before": ended_before, "last": key_fields})
 
     async def _last_pruned(self) -> EndedTask:
         newest = EventFilter(event_type=_PRUNED, order="desc", limit=1)
@@ -109,19 +109,18 @@ class Contents:
 
 async def step_streams(runtime: Runtime, record: object) -> dict[ActorRef, list[str]]:
     """The streams of the steps of a task that has ended, in every attempt and generation, by thread."""
-    found: dict[ActorRef, list[str]] = {}
+    streams: dict[ActorRef, list[str]] = {}
     if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
-        return found
+        return streams
     task = record.task
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         steps = steps_stream(task.task_id, attempt.generation, attempt.attempt)
-        found.setdefault(ref, []).extend(await streams_of(runtime, ref, steps))
-    return found
+        streams.setdefault(ref, []).extend(await streams_of(runtime, ref, steps))
+    return streams
 
 
 async def _delete_steps(runtime: Runtime, record: object) -> None:
-    """Delete what was said at the steps of a task that has ended."""
     await runtime.delete_records(await step_streams(runtime, record))
 
 
@@ -131,7 +130,7 @@ _NAMED = 3
 _ERASED = decode(ERASED)
 
 
-class Erased(NamedTuple):
+class ErasureReport(NamedTuple):
     """Of how many tasks the contents were erased, and of how many of their events."""
 
     tasks: int
@@ -157,7 +156,7 @@ class Eraser:
         self._audit = audit
         self._tracing = tracing
 
-    async def erase(self, caller: Caller, subject: TaskSubject) -> Erased:
+    async def erase(self, caller: Caller, subject: TaskSubject) -> ErasureReport:
         """Erase the contents of tasks of the caller's tenant, with all that they delegated, for good.
 
         Of other tasks of the same threads only what was said at their steps is erased, since the model was
@@ -166,14 +165,14 @@ class Eraser:
         Raises NotFound where there is none, Conflict where one is still open.
         """
         tenant_id = caller.tenant_id
-        found = await _find_tasks(self._log, tenant_id, subject)
-        task_ids = [task.task_id for task in found if not task.is_witness]
+        tasks = await _find_tasks(self._log, tenant_id, subject)
+        task_ids = [task.task_id for task in tasks if not task.is_witness]
         details = {"tasks": len(task_ids)}
         async with self._audit.change(caller, "contents.erased", f"tasks of {subject}", details):
             await self._tracing.flush()  # a span that comes later would hold contents again
             await self._runtime.emit([])
             events = 0
-            for task in found:
+            for task in tasks:
                 erase_one = _erase_copies if task.is_witness else _erase_task
                 key = TaskKey(tenant_id, task.task_id)
                 events += await erase_one(self._runtime, self._log, self._database, key)
@@ -181,7 +180,7 @@ class Eraser:
                 await erase(tenant_id, task_ids)
             (self._database.folder / LAST_ERROR).unlink(missing_ok=True)
             await self._database.compact()
-        return Erased(len(task_ids), events)
+        return ErasureReport(len(task_ids), events)
 
 
 async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
@@ -189,16 +188,16 @@ async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> li
 
     Raises NotFound where there is none, Conflict where one is still open.
     """
-    found = await log.view(tasks_of, tenant_id, subject)
-    if not found:
+    tasks = await log.view(tasks_of, tenant_id, subject)
+    if not tasks:
         raise NotFound(f"There is no task of {subject}", remedy="mesh tasks lists those there are")
-    if still_open := [task.task_id for task in found if not task.has_ended]:
-        named = ", ".join(still_open[:_NAMED])
+    if still_open := [task.task_id for task in tasks if not task.has_ended]:
+        names = ", ".join(still_open[:_NAMED])
         raise Conflict(
-            f"{len(still_open)} tasks of {subject}, or of the same threads, are still open: {named}",
+            f"{len(still_open)} tasks of {subject}, or of the same threads, are still open: {names}",
             remedy="Wait for their end, or cancel them: mesh cancel ID",
         )
-    return found
+    return tasks
 
 
 async def _erase_records(runtime: Runtime, key: TaskKey) -> tuple[Task, set[ActorRef]]:
@@ -228,7 +227,7 @@ async def _forget(runtime: Runtime, thread: ActorRef, task_id: str) -> None:
 async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
     task, threads = await _erase_records(runtime, key)
-    wanted = [
+    filters = [
         EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
         *_spans(task),
         *(
@@ -237,7 +236,7 @@ async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: 
         ),
     ]
     await database.write(erase_task_rows, *key)
-    return await _erase_rows(runtime, log, database, key, wanted)
+    return await _erase_rows(runtime, log, database, key, filters)
 
 
 async def _erase_copies(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
@@ -253,13 +252,13 @@ def _spans(task: Task) -> list[EventFilter]:
 
 
 async def _erase_rows(
-    runtime: Runtime, log: EventLog, database: Database, key: TaskKey, wanted: Sequence[EventFilter]
+    runtime: Runtime, log: EventLog, database: Database, key: TaskKey, filters: Sequence[EventFilter]
 ) -> int:
     """Erase the payloads of events, and record that in the same transaction."""
-    found = [event for one in wanted async for event in log.replay(one)]
-    kept = (*_FACTS, ERASED_EVENT)
+    events = [event for one in filters async for event in log.replay(one)]
+    facts = (*_FACTS, ERASED_EVENT)
     seqs = sorted(
-        {event.seq or 0 for event in found if event.event_type not in kept and event.payload != _ERASED}
+        {event.seq or 0 for event in events if event.event_type not in facts and event.payload != _ERASED}
     )
     erased = Event(
         id=new_id(),
@@ -270,13 +269,12 @@ async def _erase_rows(
         task_id=key.task_id,
         payload={"ranges": _ranges(seqs)},
     )
-    written = await database.write(_erase, seqs, *log.rows([erased]))
-    log.tell([erased], written)
+    insertion = await database.write(_erase, seqs, *log.rows([erased]))
+    log.tell([erased], insertion)
     return len(seqs)
 
 
 def _ranges(seqs: Sequence[int]) -> list[tuple[int, int]]:
-    """Numbers in order as ranges, both ends included."""
     if not seqs:
         return []
     cuts = [(one, other) for one, other in pairwise(seqs) if other > one + 1]
@@ -285,7 +283,7 @@ def _ranges(seqs: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _erase(session: Session, seqs: Sequence[int], rows: Sequence[Row], now: float) -> table.Written:
-    written = table.insert(session, rows, now)  # first: it locks the log, as every writer does first
+    insertion = table.insert(session, rows, now)  # first: it locks the log, as every writer does first
     for seq in seqs:
         table.erase_payload(session, seq)
-    return written
+    return insertion

@@ -91,8 +91,8 @@ def _is_text(media_type: str) -> bool:
 def _resolved(file: Any, referred: Mapping[str, File]) -> Any:
     if not isinstance(file, Mapping):
         return file
-    if (known := referred.get(str(file.get("url")))) is not None:
-        return {"url": known.data_url, "name": known.name, "media_type": known.media_type}
+    if (source := referred.get(str(file.get("url")))) is not None:
+        return {"url": source.data_url, "name": source.name, "media_type": source.media_type}
     if isinstance(data := file.get("data"), str) and "url" not in file:
         kind = file.get("media_type") or guess_type(str(file.get("name")))[0] or ""
         return {**file, "url": f"data:{kind};base64,{data}"}
@@ -137,7 +137,7 @@ _KINDS = (ATTACH, "model", f"tool {DELEGATE_TOOL}")
 _DATA_SHARE = 0.6  # of a record are bytes of files: in base64 they are a third more, and others stand beside
 
 
-class Attached:
+class AttachedFiles:
     """The files that the outcome of a run has so far; `records` are those of earlier claims."""
 
     def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -174,9 +174,9 @@ class Attached:
 
 def files_in(result: Any) -> tuple[File, ...]:
     """The files that the result of a step holds."""
-    found = result.get("files") if isinstance(result, dict) else None
+    entries = result.get("files") if isinstance(result, dict) else None
     try:
-        return tuple(map(File.model_validate, found)) if isinstance(found, list) else ()
+        return tuple(map(File.model_validate, entries)) if isinstance(entries, list) else ()
     except (ValueError, InvalidInput):  # an author's own step, which means something else by that name
         return ()
 
@@ -190,10 +190,10 @@ def without_data(result: Any) -> Any:
 
 def fitting(files: Iterable[tuple[File, File]], max_record_bytes: int) -> list[File]:
     """Of each pair the file with its bytes, or if there is no room for them, the other: where it is."""
-    left, chosen = int(max_record_bytes * _DATA_SHARE), list[File]()
+    room, chosen = int(max_record_bytes * _DATA_SHARE), list[File]()
     for whole, place in files:
-        fits = (whole.size or 0) <= left
-        left -= (whole.size or 0) if fits else 0
+        fits = (whole.size or 0) <= room
+        room -= (whole.size or 0) if fits else 0
         chosen.append(whole if fits else place)
     return chosen
 
@@ -229,7 +229,7 @@ async def _read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str
             remedy=f"mesh task {task_id} lists its files",
             field="number",
         )
-    known = outcome.files[number - 1]
+    place = outcome.files[number - 1]
     ref = ActorRef(outcome.agent_id, f"{task.tenant_id}:{task.thread_id}")
     records: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
@@ -237,8 +237,8 @@ async def _read_file(runtime: Runtime, task_id: str, number: int, tenant_id: str
     for steps in journals_of(task_id, record.attempts, outcome.attempt):
         records += (await read_steps(runtime, ref, steps, 1))[0]  # the first claim may have left nothing
     for value in (record.value for record in records):
-        if value.get("path") == known.step and known.place < len(files := files_in(value.get("result"))):
-            return files[known.place]
+        if value.get("path") == place.step and place.place < len(files := files_in(value.get("result"))):
+            return files[place.place]
     raise NotFound(
         f"File {number} of task {task_id} was deleted with what was said at its steps",
         remedy="keep_contents_days in mesh.toml says how long that is kept",

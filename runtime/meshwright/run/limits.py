@@ -168,9 +168,9 @@ class Repeats:
 
     def add(self, calls: Sequence[ToolCall], contents: Sequence[str]) -> int:
         """Count a reply's calls with their results; returns how often in a row they were the same."""
-        made = [(*_called(call), content) for call, content in zip(calls, contents, strict=True)]
-        self._times = self._times + 1 if made == self._last else 1
-        self._last = made
+        results = [(*_call_key(call), content) for call, content in zip(calls, contents, strict=True)]
+        self._times = self._times + 1 if results == self._last else 1
+        self._last = results
         return self._times
 
 
@@ -179,8 +179,7 @@ def reached(limits: Iterable[Limit], counted: Mapping[str, Any]) -> Limit | None
     return next((limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most), None)
 
 
-def _called(call: ToolCall) -> tuple[str, str]:
-    """The key of a call: the same for the same arguments, however they are written."""
+def _call_key(call: ToolCall) -> tuple[str, str]:
     arguments = call.arguments
     with suppress(ValueError):
         arguments = json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)

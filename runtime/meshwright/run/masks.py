@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import MeshError, ToolFailed
@@ -77,14 +78,10 @@ class Masks:
             data = redact_data(data)
         return self.hide(data) if self._mesh_secrets else data
 
-    def clean_error(self, tool: Tool, error: MeshError) -> None:
-        """Take the secrets out of an error of a tool."""
-        error.message, error.remedy = self.clean(tool, error.message), self.clean(tool, error.remedy)
-        error.args = (error.message,)
-
-    def hide_error(self, error: MeshError) -> None:
-        """Take the secrets that the run was given out of an error in our own words."""
-        error.message, error.remedy = self.hide(error.message), self.hide(error.remedy)
+    def clean_error(self, error: MeshError, tool: Tool | None = None) -> None:
+        """Take the secrets out of an error: of a tool, or in our own words those that the run was given."""
+        clean = self.hide if tool is None else partial(self.clean, tool)
+        error.message, error.remedy = clean(error.message), clean(error.remedy)
         error.args = (error.message,)
 
     def _without_masks(self, data: Any) -> Any:

@@ -42,7 +42,7 @@ class NewMemory(NamedTuple):
 async def recalled(state: RunState, query: str, kind: MemoryKind | None = None) -> list[MemoryItem]:
     """The few memories that suit a question, none where none does; counted as used."""
     task, services = state.task, state.services
-    found = await services.memory.recall(
+    items = await services.memory.recall(
         query,
         tenant_id=task.tenant_id,
         scopes=[*state.scopes.items()],
@@ -51,10 +51,10 @@ async def recalled(state: RunState, query: str, kind: MemoryKind | None = None) 
         kind=kind,
         floor=FLOOR,
     )
-    found = [item for item in found if item.status == "active"]  # whatever a store of a package gives
-    if found and isinstance(services.memory, MemoryCatalog):
-        await services.memory.count([item.memory_id for item in found], task.tenant_id, "used")
-    return found
+    items = [item for item in items if item.status == "active"]  # whatever a store of a package gives
+    if items and isinstance(services.memory, MemoryCatalog):
+        await services.memory.count([item.memory_id for item in items], task.tenant_id, "used")
+    return items
 
 
 async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str:
@@ -67,12 +67,12 @@ async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str
     services, task, inside = state.services, state.task, state.journal.inside
     path, now = "" if inside is None else inside.key.path, services.clock.now()
     identity = "" if inside is None else inside.identity
-    made = derived_id(state.work.first_steps, identity, new.scope, new.text)
-    memory_id = f"m-{made[-_ID_CHARS:].lower()}"
+    memory_key = derived_id(state.work.first_steps, identity, new.scope, new.text)
+    memory_id = f"m-{memory_key[-_ID_CHARS:].lower()}"
     if repeated := await _repeated(state, new.text, memory_id):
         return repeated
     was_forgotten = await _was_forgotten(state, new.text)
-    trust = BY_STRANGERS if state.has_read_outside else BY_MODEL if has_asked else BY_CODE
+    trust = BY_STRANGERS if state.journal.outside else BY_MODEL if has_asked else BY_CODE
     expires = new.expires
     item = MemoryItem(
         memory_id=memory_id,

@@ -38,9 +38,9 @@ async def ask_person(
     """Ask until an answer fits; see `Run.ask_person`."""
     _check(question, shape)
     marks, plain = Marks(), _plain(about)
-    text, shown = redact(question, marks), redact_data(plain, marks)
+    text, visible_data = redact(question, marks), redact_data(plain, marks)
     hidden = {HIDDEN: marks.counts} if marks.lines or HIDDEN in plain else {}
-    subject = {**shown, **hidden, "kind": "question", "agent_id": state.agent.agent_id}
+    subject = {**visible_data, **hidden, "kind": "question", "agent_id": state.agent.agent_id}
     sealed = (sealed_text(state.services.seal, plain, question),) if marks.lines else ()
     schema = _TEXT if shape is None else shape.model_json_schema()
     reason = " ".join(filter(None, [text, hidden_words(hidden)]))
@@ -78,16 +78,16 @@ async def wait_event(
         topics.matcher(topic)
     except (ValueError, AttributeError) as error:
         raise AgentError(f"{topic!r} is no topic: {error}", remedy="Write one like app.orders") from error
-    wanted = _plain(match)
-    if isinstance(event_type := wanted.get("event_type"), str):
-        wanted["event_type"] = topics.type_on(topic, event_type)
-    shown = "".join(f", {name} = {json.dumps(value)}" for name, value in redact_data(wanted).items())
+    fields = _plain(match)
+    if isinstance(event_type := fields.get("event_type"), str):
+        fields["event_type"] = topics.type_on(topic, event_type)
+    conditions = "".join(f", {name} = {json.dumps(value)}" for name, value in redact_data(fields).items())
     return await state.journal.wait(
         "wait_event",
-        {"topic": topic, "match": wanted},
+        {"topic": topic, "match": fields},
         kind="event",
-        reason=f"waits for an event on {topic}{shown}",
-        subject={"topic": topic, "match": wanted},
+        reason=f"waits for an event on {topic}{conditions}",
+        subject={"topic": topic, "match": fields},
         expires_at=None if expires is None else _end_of(state, expires),
     )
 

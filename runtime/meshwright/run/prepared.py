@@ -76,15 +76,15 @@ class PreparedPrompt(Struct):
     def messages(self, question: ChatMessage) -> list[ChatMessage]:
         """The messages that a conversation begins with, the question last."""
         texts = filter(None, (self.recalled, self.changes))
-        known = [ChatMessage(role="user", content=text) for text in texts]
-        return [ChatMessage(role="system", content=self.system), *self.history, *known, question]
+        messages = [ChatMessage(role="user", content=text) for text in texts]
+        return [ChatMessage(role="system", content=self.system), *self.history, *messages, question]
 
     def events(self) -> list[ProgressEvent]:
         """The events that memories were recalled, the sender's context came, and it was compressed."""
         events: list[ProgressEvent] = []
         if self.memories:
-            found = {"count": self.memories, "tokens": self.memory_tokens}
-            events.append(ProgressEvent("memory.recalled", found))
+            counts = {"count": self.memories, "tokens": self.memory_tokens}
+            events.append(ProgressEvent("memory.recalled", counts))
         if self.received:
             events.append(ProgressEvent("context.received", self.received))
         if self.memory_error is not None:
@@ -116,23 +116,23 @@ material to judge: how far it is, what failed and need not be tried again, and w
 async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
     """Recall memories, fill in the prompt, and read the conversation."""
     agent, task, services = state.agent, state.task, state.services
-    tried = task.variant_for(agent.agent_id) or _NOTHING_TRIED
-    run = PromptContext(task.tenant_id, agent.agent_id, task.task_id, task.thread_id, tried.version)
+    variant = task.variant_for(agent.agent_id) or _NOTHING_TRIED
+    run = PromptContext(task.tenant_id, agent.agent_id, task.task_id, task.thread_id, variant.version)
     prompt = services.prompts.resolve(agent.prompt, run)
-    model = tried.model or agent.model or prompt.model
-    tags = _tags_of(agent, task, prompt.tags) if tried.tags is None else tried.tags
+    model = variant.model or agent.model or prompt.model
+    tags = _tags_of(agent, task, prompt.tags) if variant.tags is None else variant.tags
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
     history, outside = await _conversation(state, window.input)
     earlier = await earlier_changes(state)
     prepared = PreparedPrompt(
         system="",
         model=model,
-        temperature=prompt.temperature if tried.temperature is None else tried.temperature,
-        max_tokens=tried.max_tokens or prompt.max_tokens,
+        temperature=prompt.temperature if variant.temperature is None else variant.temperature,
+        max_tokens=variant.max_tokens or prompt.max_tokens,
         tags=tags,
         cache=prompt.cache,
         structure=prompt.structure,
-        params={**prompt.params, **agent.params, **tried.params},
+        params={**prompt.params, **agent.params, **variant.params},
         history=history,
         changes=earlier.text,
         outside=outside or earlier.outside,
@@ -142,7 +142,8 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
     )
     memories: list[MemoryItem] = []
     try:
-        memories = await _recall(state)
+        if text := state.task.text:
+            memories = await recalled(state, text)
     except MemoryUnavailable as error:  # an agent without its memories still has its task
         prepared = prepared.model_copy(update={"memory_error": str(error)})
     if memories or task.sender_context is not None:
@@ -162,12 +163,12 @@ async def _context(
     context_of_calls: Callable[[], CallContext],
 ) -> dict[str, Any]:
     """The fields of the prompt for memories and the sender's context, which is compressed if worth it."""
-    task, services, known = state.task, state.services, state.task.sender_context
+    task, services, sender_context = state.task, state.services, state.task.sender_context
     sender = task.chain[-1] if task.chain else "orchestrator"
     context = await services.context.compress(
         context_request(
             sender=sender,
-            passed=known,
+            passed=sender_context,
             receiver=state.agent.agent_id,
             project_id=services.project_id,
             max_tokens=services.max_context_tokens,
@@ -178,12 +179,12 @@ async def _context(
         context=context_of_calls,
         is_worth=weighing.is_worth,
     )
-    said = [_PASSED_ON.format(sender=sender)] if known is not None else []
-    said += [_RECALLED.format(notes="RELEVANT_MEMORIES" if said else "this")] if memories else []
+    notes = [_PASSED_ON.format(sender=sender)] if sender_context is not None else []
+    notes += [_RECALLED.format(notes="RELEVANT_MEMORIES" if notes else "this")] if memories else []
     return {
-        "recalled": "\n".join([*said, context.compressed_context]),
+        "recalled": "\n".join([*notes, context.compressed_context]),
         "weighed": weighing.figures,
-        "received": _counts(sender, known),
+        "received": _counts(sender, sender_context),
         "memories": len(memories),
         "memory_tokens": sum(item.tokens for item in memories),
         "method": context.method,
@@ -205,19 +206,15 @@ def check_window(agent_id: str, prepared: PreparedPrompt, tools: Mapping[str, To
         )
 
 
-def _counts(sender: str, known: SenderContext | None) -> dict[str, Any]:
-    if known is None:
+def _counts(sender: str, sender_context: SenderContext | None) -> dict[str, Any]:
+    if sender_context is None:
         return {}
     lists = {
-        "constraints": known.constraints,
-        "known_failures": known.known_failures,
-        "questions": known.questions,
+        "constraints": sender_context.constraints,
+        "known_failures": sender_context.known_failures,
+        "questions": sender_context.questions,
     }
     return {"sender": sender, **{name: len(texts) for name, texts in lists.items() if texts}}
-
-
-async def _recall(state: RunState) -> list[MemoryItem]:
-    return await recalled(state, state.task.text) if state.task.text else []
 
 
 async def _conversation(state: RunState, window: int | None) -> tuple[tuple[ChatMessage, ...], bool]:
@@ -229,10 +226,10 @@ async def _conversation(state: RunState, window: int | None) -> tuple[tuple[Chat
     if task.thread_id == task.task_id:
         return (), False
     answer = await runtime.call(conversation_of(state.ref), "recent", None)
-    said = Recent.model_validate(answer).messages
+    messages = Recent.model_validate(answer).messages
     most = state.services.max_context_tokens // 2
-    shown = chat_messages(said, most if window is None else min(most, window // 4))
-    return shown, any(message.outside for message in said)
+    history = chat_messages(messages, most if window is None else min(most, window // 4))
+    return history, any(message.outside for message in messages)
 
 
 def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, ...]:
@@ -242,15 +239,15 @@ def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, .
     A caller is not trusted with the choice of a model: an agent that allows no tags never looks at
     `payload.tags`. Raises InvalidInput for a tag that an agent does not allow.
     """
-    wanted = task.payload.get("tags") if agent.task_tags else None
-    if wanted:
-        if not isinstance(wanted, list) or not agent.task_tags.issuperset(map(str, wanted)):
+    tags = task.payload.get("tags") if agent.task_tags else None
+    if tags:
+        if not isinstance(tags, list) or not agent.task_tags.issuperset(map(str, tags)):
             raise InvalidInput(
                 f"payload.tags of task {task.task_id} is not a list of tags that {agent.agent_id} allows",
                 remedy=f"it allows {', '.join(sorted(agent.task_tags))}",
                 field="payload.tags",
             )
-        return tuple(map(str, wanted))
+        return tuple(map(str, tags))
     own = agent.tags(task)
     return tuple(of_prompt if own is None else own)
 
@@ -268,14 +265,14 @@ def request_of(payload: Mapping[str, Any], *, without: str | None = None) -> str
     """The words of a payload, then each other field under its name, as `question_of` writes them."""
     words = payload.get("text")
     parts = [words] if isinstance(words, str) and words.strip() else []
-    left = _MAX_QUESTION_CHARS
+    room = _MAX_QUESTION_CHARS
     for name, value in _without_files(payload).items():
         if name == without or (name == "text" and isinstance(value, str)):
             continue
         text = _as_text(value)
-        shown = cut(text, min(_MAX_FIELD_CHARS, left)) if left else "[left out: the payload is too long]"
-        left = max(0, left - len(text))
-        parts.append(f"{name}:\n{shown}")
+        excerpt = cut(text, min(_MAX_FIELD_CHARS, room)) if room else "[left out: the payload is too long]"
+        room = max(0, room - len(text))
+        parts.append(f"{name}:\n{excerpt}")
     return "\n\n".join(parts) or _summary(payload)
 
 
@@ -322,23 +319,23 @@ class Weighing:
         usual = state.services.usual_calls.median(state.agent.agent_id)
         self._calls = usual or (_CALLS_WITH_TOOLS if state.tools else 1)
 
-    def is_worth(self, wanted: Compression) -> bool:
+    def is_worth(self, compression: Compression) -> bool:
         """Whether a call of the compression model saves more than it costs."""
-        spared = max(wanted.tokens - wanted.ceiling, 0)
-        cost_tokens = wanted.prompt_tokens + _OUTPUT_WEIGHT * wanted.ceiling
+        spared = max(compression.tokens - compression.ceiling, 0)
+        cost_tokens = compression.prompt_tokens + _OUTPUT_WEIGHT * compression.ceiling
         saved_tokens = spared * self._calls
         self.figures = {
-            "tokens": wanted.tokens,
-            "ceiling": wanted.ceiling,
+            "tokens": compression.tokens,
+            "ceiling": compression.ceiling,
             "calls": self._calls,
             "cost_tokens": cost_tokens,
             "saved_tokens": saved_tokens,
         }
-        of_run = self._price(self._model, self._tags, wanted.tokens)
-        of_compression = self._price(wanted.model, wanted.tags, wanted.prompt_tokens)
+        of_run = self._price(self._model, self._tags, compression.tokens)
+        of_compression = self._price(compression.model, compression.tags, compression.prompt_tokens)
         if of_run is None or of_compression is None:
             return saved_tokens > cost_tokens
-        cost = of_compression.of(wanted.prompt_tokens, wanted.ceiling)
+        cost = of_compression.of(compression.prompt_tokens, compression.ceiling)
         later = of_run.input if of_run.cached_input is None else of_run.cached_input
         saved = spared * (of_run.input + (self._calls - 1) * later) / MILLION
         self.figures |= {"cost_usd": f"{cost:f}", "saved_usd": f"{saved:f}"}

@@ -73,8 +73,8 @@ def joined_steps(records: Iterable[Record], events: Iterable[Event]) -> dict[str
         if number and (before is None or not before.has_ended):  # one that failed may have run again
             first = number if before is None else min(number, before.number)
             steps[path] = RecordedStep(path, first, value, by_path.get(path, ()))
-    for path, known in by_path.items():
-        steps.setdefault(path, RecordedStep(path, known[0].fields["step"], None, known))
+    for path, attempt_steps in by_path.items():
+        steps.setdefault(path, RecordedStep(path, attempt_steps[0].fields["step"], None, attempt_steps))
     return steps
 
 
@@ -83,17 +83,14 @@ def kind_of(step: RecordedStep) -> tuple[str, str]:
     kind, result = step.kind, step.result
     if kind.startswith(TOOL):
         return "tool", kind.removeprefix(TOOL)
-    if kind == "model" and (step.record is None or _is_reply(result)):
+    is_reply = isinstance(result, dict) and ("failed" in result or "usage" in result)
+    if kind == "model" and (step.record is None or is_reply):
         return "model", ""
     if kind == "context" and isinstance(result, dict) and "system" in result:
         return "context", ""
     if kind == _DELEGATE or (isinstance(result, dict) and "completed_at" in result and "agent_id" in result):
         return "delegate", str(result.get("agent_id", "")) if isinstance(result, dict) else ""
     return "step", kind
-
-
-def _is_reply(result: Any) -> bool:
-    return isinstance(result, dict) and ("failed" in result or "usage" in result)
 
 
 def value_of(result: Any) -> Any:
@@ -141,11 +138,11 @@ def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[
     """
     events = [event for event in step.events if event.event_type == MODEL_CALLED]
     calls = [event.fields for event in events] or (step.record or {}).get("calls") or []
-    usage, cost, known = Usage(), Decimal(0), bool(calls)
+    usage, cost, is_known = Usage(), Decimal(0), bool(calls)
     for call in calls:
         with suppress(ValueError):
             usage = usage + Usage.model_validate(call.get("usage") or {})
-        known = known and call.get("cost_usd") is not None
+        is_known = is_known and call.get("cost_usd") is not None
         cost += Decimal(str(call.get("cost_usd") or 0))
     durations = [event.fields.get("duration_ms") for event in step.events]
     measured = [duration for duration in durations if isinstance(duration, (int, float))]
@@ -158,7 +155,7 @@ def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[
         "model": last.get("model"),
         "finish_reason": last.get("finish_reason"),
         "usage": usage,
-        "cost_usd": cost if known else None,
+        "cost_usd": cost if is_known else None,
     }
 
 
@@ -169,18 +166,17 @@ def start_of(step: RecordedStep) -> datetime | None:
 
 def _times_of(step: RecordedStep, measured: float | None, first_start: datetime | None) -> dict[str, Any]:
     record, started = step.record or {}, first_start or start_of(step)
-    ended = _time(record.get("ended_at") or record.get("answered_at"))
-    ended = ended or (step.events[-1].time if step.events else None)
-    if started is None and ended is not None and measured is not None:
-        started = ended - timedelta(milliseconds=measured)
-    elif started is not None and ended is not None and (measured is None or started != start_of(step)):
-        measured = max(0.0, (ended - started).total_seconds() * 1000)
+    ended_at = _time(record.get("ended_at") or record.get("answered_at"))
+    ended_at = ended_at or (step.events[-1].time if step.events else None)
+    if started is None and ended_at is not None and measured is not None:
+        started = ended_at - timedelta(milliseconds=measured)
+    elif started is not None and ended_at is not None and (measured is None or started != start_of(step)):
+        measured = max(0.0, (ended_at - started).total_seconds() * 1000)
     duration = None if measured is None else round(measured, 3)
-    return {"started_at": started, "ended_at": ended, "duration_ms": duration}
+    return {"started_at": started, "ended_at": ended_at, "duration_ms": duration}
 
 
 def _time(text: Any) -> datetime | None:
-    """A time in a record; None where an older record has none."""
     return datetime.fromisoformat(text) if isinstance(text, str) else text
 
 
@@ -193,7 +189,7 @@ _settings = attrgetter(*_SETTINGS)
 """All of a request but its messages and what changes no answer."""
 
 
-class _Conversation(NamedTuple):
+class _SentConversation(NamedTuple):
     path: str
     messages: tuple[ChatMessage, ...]
     settings: tuple[Any, ...]
@@ -205,7 +201,7 @@ class SentMessages:
 
     def __init__(self, max_chars: int) -> None:
         self._max_chars = max_chars
-        self._conversations: list[_Conversation] = []
+        self._conversations: list[_SentConversation] = []
         self._results: set[str] = set()
 
     def add_results(self, contents: Iterable[str]) -> None:
@@ -236,12 +232,12 @@ class SentMessages:
         new = request.messages[same:]
         reply = continued.reply.message() if continued is not None and continued.reply is not None else None
         replied = bool(new) and new[0] == reply
-        kept: list[ChatMessage | dict[str, Any]] = [{"reply": True}] if replied else []
-        left = self._max_chars
+        contents: list[ChatMessage | dict[str, Any]] = [{"reply": True}] if replied else []
+        room = self._max_chars
         for message in new[replied:]:
-            kept.append(self._kept(message, left))
-            left = max(0, left - len(message.content))
-        record["messages"] = kept
+            contents.append(self._kept(message, room))
+            room = max(0, room - len(message.content))
+        record["messages"] = contents
         settings = _settings(request)
         if continued is None or continued.settings != settings:
             record["request"] = dict(zip(_SETTINGS, settings, strict=True))
@@ -253,7 +249,7 @@ class SentMessages:
             if len(conversation.messages) <= _shared(conversation.messages, request.messages):
                 del self._conversations[index]
                 break
-        self._conversations.append(_Conversation(path, request.messages, _settings(request), reply))
+        self._conversations.append(_SentConversation(path, request.messages, _settings(request), reply))
         del self._conversations[:-_MAX_CONVERSATIONS]
 
     def _kept(self, message: ChatMessage, max_chars: int) -> ChatMessage | dict[str, Any]:

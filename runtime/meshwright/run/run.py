@@ -15,9 +15,9 @@ from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage, ToolCall
 from meshwright.models.structure import ShapeT
-from meshwright.run.author import Unawaited, noted
+from meshwright.run.author import UnawaitedCalls, noted
 from meshwright.run.calls import ModelCalls, RunUsage
-from meshwright.run.changes import Change, EarlierChanges, earlier_changes
+from meshwright.run.changes import EarlierChange, EarlierChanges, earlier_changes
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogue
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
@@ -26,7 +26,7 @@ from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, q
 from meshwright.run.state import RunState
 from meshwright.run.steps import RunSteps
 from meshwright.run.tool_calls import value_of
-from meshwright.run.tool_chain import call_tool
+from meshwright.run.tool_chain import RunTools, call_tool
 from meshwright.tools.tool import DelegationOptions
 from meshwright.trees.tree import Tree
 from meshwright.work.paths import ProgressEvent
@@ -36,12 +36,12 @@ from meshwright.work.record import read_task
 class Run(RunSteps):
     """The work of one agent on one task. Tools get it as their context."""
 
-    def __init__(self, state: RunState, calls: ModelCalls, unawaited: Unawaited) -> None:
+    def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
         super().__init__(state, unawaited)
         self.agent = state.agent
         self.task = state.task
         """The task being worked on."""
-        self.tools = state.tools
+        self.tools = RunTools(state, calls)
         self._calls = calls
         self._prepared: PreparedPrompt | None = None
 
@@ -99,15 +99,16 @@ class Run(RunSteps):
         parts = parts_of(self.task, await self._referred())
         question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
         prepared = await self._prepare()
-        check_window(self.agent_id, prepared, self.tools)
-        return await Dialogue(self, self._state, self._calls, prepared, question, shape, self.tools).answer()
+        check_window(self.agent_id, prepared, self._state.tools)
+        state = self._state
+        return await Dialogue(self, state, self._calls, prepared, question, shape, state.tools).answer()
 
     async def _referred(self) -> dict[str, File]:
         urls = referred_in(self.task.payload)
         if not urls:
             return {}
-        found = await self._journal.step("files", {"urls": urls}, lambda: self._read_all(urls), costly=False)
-        return dict(zip(urls, files_in(found), strict=True))
+        result = await self._journal.step("files", {"urls": urls}, lambda: self._read_all(urls), costly=False)
+        return dict(zip(urls, files_in(result), strict=True))
 
     async def _read_all(self, urls: Sequence[str]) -> dict[str, Any]:
         files = [await self._read(url) for url in urls]
@@ -145,10 +146,10 @@ class Run(RunSteps):
             )
         async with self._journal.open_step(ATTACH, {"name": file.name}, costly=False) as step:
             if not step.is_replayed:
-                made = await self.read_file(file)
-                check_size("run.attach", [made], self._calls.max_record_bytes)
-                result = {"files": [made.model_dump(mode="json")]}
-                step.finish(result, [ProgressEvent("file.attached", made.facts)])
+                whole = await self.read_file(file)
+                check_size("run.attach", [whole], self._calls.max_record_bytes)
+                result = {"files": [whole.model_dump(mode="json")]}
+                step.finish(result, [ProgressEvent("file.attached", whole.facts)])
         attached = files_in(step.result)
         self._calls.attached.add(step.key.path, attached)
         return attached[0]
@@ -196,19 +197,19 @@ class Run(RunSteps):
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
 
     @noted
-    async def changes(self) -> tuple[Change, ...]:
+    async def changes(self) -> tuple[EarlierChange, ...]:
         """The changes that earlier attempts at the task have made, and that may be in effect.
 
         `converse` and `ask` tell the model of them; ask here before code changes something.
         """
         if not self._state.work.taken_over:
             return ()
-        found = await self._journal.step(
+        earlier = await self._journal.step(
             "changes", {}, lambda: earlier_changes(self._state), shape=EarlierChanges, costly=False
         )
-        if found.outside:
+        if earlier.outside:
             self._journal.read_outside()
-        return found.changes
+        return earlier.changes
 
     @overload
     async def delegate(
@@ -276,24 +277,24 @@ class Run(RunSteps):
 
         Raises AgentError for what is no Delegation, before any of them starts.
         """
-        for number, wanted in enumerate(delegations):
-            if not isinstance(wanted, Delegation):
+        for number, delegation in enumerate(delegations):
+            if not isinstance(delegation, Delegation):
                 raise AgentError(
-                    f"run.delegate_all got a {type(wanted).__name__} as its item {number}",
+                    f"run.delegate_all got a {type(delegation).__name__} as its item {number}",
                     remedy='Write Delegation("researcher-agent", "What is a turn?") for each',
                 )
-        work = [self._delegate(wanted) for wanted in delegations]
+        work = [self._delegate(delegation) for delegation in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
-    async def _delegate(self, wanted: Delegation[Any]) -> Any:
+    async def _delegate(self, delegation: Delegation[Any]) -> Any:
         answer = await self._journal.wait(
             "delegate",
-            wanted.request,
+            delegation.request,
             kind="task",
-            subject={"to": wanted.whom},
-            check=lambda: self._state.check_delegation(wanted.whom),
+            subject={"to": delegation.whom},
+            check=lambda: self._state.check_delegation(delegation.whom),
             child=lambda wait_id, identity: self._state.child(
-                wait_id, identity, wanted, self._state.knowledge.for_delegate(wanted)
+                wait_id, identity, delegation, self._state.knowledge.for_delegate(delegation)
             ),
         )
         outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
@@ -301,9 +302,9 @@ class Run(RunSteps):
             self._journal.read_outside()
         self._calls.changed |= outcome.changed
         try:
-            return wanted.answer_of(outcome)
+            return delegation.answer_of(outcome)
         except DelegationFailed as error:
-            self._state.knowledge.learn_failed(wanted.whom, str(error))
+            self._state.knowledge.learn_failed(delegation.whom, str(error))
             raise
 
     @noted
@@ -316,12 +317,12 @@ class Run(RunSteps):
         agent has no such tool.
         """
         agent_id, state = self.agent_id, self._state
-        if tool not in self.tools:
-            names = ", ".join(self.tools) or "none"
+        if tool not in state.tools:
+            names = ", ".join(state.tools) or "none"
             raise AgentError(f"{agent_id} has no tool {tool!r}", remedy=f"Call one of {names}")
         call = ToolCall(id="", name=tool, arguments=json.dumps(arguments, ensure_ascii=False))
         result = await call_tool(self, state, self._calls, call, outside=state.journal.outside)
-        return value_of(result, self.tools[tool])
+        return value_of(result, state.tools[tool])
 
     @noted
     async def remember(
@@ -364,7 +365,10 @@ class Run(RunSteps):
         """
         if self._state.services.trees is None:
             raise ToolFailed("This worker has no trees", remedy="Have its mesh run the part trees")
-        task, changing = self.task, {f"tool {tool.name}" for tool in self.tools.values() if tool.contained}
+        task, changing = (
+            self.task,
+            {f"tool {tool.name}" for tool in self._state.tools.values() if tool.contained},
+        )
         has_changed = any(record.get("kind") in changing for record in self._journal.earlier)
         tree = await self._state.services.trees.lease(
             task.tenant_id, task.family_id, task.repository, may_make=not has_changed
@@ -382,13 +386,13 @@ class Run(RunSteps):
         Call it in a `run.step`: read again, it differs. Reasons and questions of other runs count as text
         from outside. Raises ToolFailed where this worker has no log.
         """
-        read = self._state.services.activity
-        if read is None:
+        read_activity = self._state.services.activity
+        if read_activity is None:
             raise ToolFailed(
                 "This worker has no event log to read",
                 remedy="Set reads_log = True in the class of the agent, whose tasks run at the front then",
             )
-        found = await read(self.task.tenant_id, since)
-        if found.failed or found.waiting.items:  # words of other runs, which may have them from strangers
+        report = await read_activity(self.task.tenant_id, since)
+        if report.failed or report.waiting.items:  # words of other runs, which may have them from strangers
             self._journal.read_outside()
-        return found
+        return report

@@ -15,7 +15,7 @@ from meshwright.core.messages import Fault, Outcome, OutcomeStatus
 from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.kernel.envelope import ActorRef
 from meshwright.models.structure import check_answer
-from meshwright.run.author import Unawaited, fault_of, result_of
+from meshwright.run.author import UnawaitedCalls, fault_of, result_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.delegation import Knowledge
 from meshwright.run.limits import StepTime, step_timeout
@@ -103,7 +103,7 @@ class _Attempt:
         self._bound = bound
         self._journal = state.journal
         self._calls = ModelCalls(state)
-        self._unawaited = Unawaited()
+        self._unawaited = UnawaitedCalls()
         self._run = Run(state, self._calls, self._unawaited)
 
     async def complete(self) -> Complete:
@@ -162,17 +162,16 @@ class _Attempt:
         )
 
     def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
-        """Set the attributes of the span that are known at its end."""
         state = self._state
-        known: dict[str, str] = {"meshwright.task.status": status}
+        attributes: dict[str, str] = {"meshwright.task.status": status}
         if self._calls.prompt is not None:
-            known[PROMPT] = self._calls.prompt
-        state.span.set(known)
+            attributes[PROMPT] = self._calls.prompt
+        state.span.set(attributes)
         if state.services.tracing.content:
-            asked, answer = question_of(state.agent, state.task), result or {}
+            question, answer = question_of(state.agent, state.task), result or {}
             text = answer.get("text") or json.dumps(answer, ensure_ascii=False)
-            messages = {GenAI.INPUT_MESSAGES: ("user", asked), GenAI.OUTPUT_MESSAGES: ("assistant", text)}
-            state.span.set({name: text_messages(*said) for name, said in messages.items()})
+            messages = {GenAI.INPUT_MESSAGES: ("user", question), GenAI.OUTPUT_MESSAGES: ("assistant", text)}
+            state.span.set({name: text_messages(*message) for name, message in messages.items()})
 
     def _outcome(self, status: OutcomeStatus, result: dict[str, Any] | None, fault: Fault | None) -> Outcome:
         state, task, usage = self._state, self._state.task, self._calls.usage
@@ -220,9 +219,9 @@ class _Attempt:
             return result
         journal.let_go()
         usage = self._calls.usage
-        known = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
-        known["changed"] = self._calls.changed
-        raise RunSuspended(suspended.suspend.model_copy(update=known), suspended.waits)
+        totals = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
+        totals["changed"] = self._calls.changed
+        raise RunSuspended(suspended.suspend.model_copy(update=totals), suspended.waits)
 
     async def _result(self) -> dict[str, Any] | None:
         try:
@@ -250,7 +249,6 @@ class _Attempt:
         return await same_tools(self._journal, tools) if self._bound.is_changing else tools
 
     def _check_followed(self) -> None:
-        """Raise why the journal can't be followed, where the agent's code has caught that."""
         if self._journal.ended is not None:
             raise self._journal.ended
 
@@ -259,8 +257,8 @@ class _Attempt:
 
         An answer without words is the last that a model gave in a shape.
         """
-        said = [text or self._calls.last_answer, *map(str, self._calls.attached.files)]
-        await self._tell("\n".join(filter(None, said)), is_open=False)
+        texts = [text or self._calls.last_answer, *map(str, self._calls.attached.files)]
+        await self._tell("\n".join(filter(None, texts)), is_open=False)
 
     async def _tell_open(self, waits: Sequence[Wait]) -> None:
         """Add the question, and what the run waits for, for the runs that come before its answer."""
@@ -271,15 +269,15 @@ class _Attempt:
         state, task = self._state, self._state.task
         if task.thread_id == task.task_id:
             return
-        asked = cut(question_of(state.agent, task), _MAX_SAID_CHARS)
-        known = {"task_id": task.task_id, "agent_id": state.agent.agent_id, "is_open": is_open}
-        known["outside"] = self._journal.outside
+        question = cut(question_of(state.agent, task), _MAX_SAID_CHARS)
+        fields = {"task_id": task.task_id, "agent_id": state.agent.agent_id, "is_open": is_open}
+        fields["outside"] = self._journal.outside
         messages = (
-            ThreadMessage(role="user", content=asked, **known),
-            ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
+            ThreadMessage(role="user", content=question, **fields),
+            ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **fields),
         )
-        said = TaskMessages(task_id=task.task_id, messages=messages)
-        await state.services.runtime.call(conversation_of(state.ref), "add", said)
+        addition = TaskMessages(task_id=task.task_id, messages=messages)
+        await state.services.runtime.call(conversation_of(state.ref), "add", addition)
 
 
 class _OutOfTime(Exception):

@@ -50,7 +50,6 @@ def settlements_in(values: Iterable[Mapping[str, Any]]) -> list[Settlement]:
 
 
 def _tags_in(values: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    """The tags of the prompts that a run has prepared: its calls have them."""
     for value in values:
         if value.get("kind") == "context" and isinstance(value.get("result"), dict):
             yield from value["result"].get("tags", ())

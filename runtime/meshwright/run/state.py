@@ -129,11 +129,6 @@ class RunState:
     """The decisions are in the journal: a run that is resumed has them again."""
 
     @property
-    def has_read_outside(self) -> bool:
-        """Whether the run has read text that strangers may have written."""
-        return self.journal.outside
-
-    @property
     def scopes(self) -> dict[MemoryScope, str]:
         """The scopes whose memories the run may use, each with its id."""
         agent_id, project_id = self.agent.agent_id, self.services.project_id

@@ -12,7 +12,7 @@ from meshwright.core.errors import AgentError
 from meshwright.core.ids import derived_id
 from meshwright.core.redaction import redact
 from meshwright.models.structure import ShapeT
-from meshwright.run.author import Unawaited, awaited, noted
+from meshwright.run.author import UnawaitedCalls, awaited, noted
 from meshwright.run.people import ask_person, wait_event
 from meshwright.run.state import RunState
 from meshwright.tools.limited import cut
@@ -28,7 +28,7 @@ _ResultT = TypeVar("_ResultT")
 class RunSteps:
     """The part of a `Run` that needs neither a model nor another agent."""
 
-    def __init__(self, state: RunState, unawaited: Unawaited) -> None:
+    def __init__(self, state: RunState, unawaited: UnawaitedCalls) -> None:
         self._state = state
         self._journal = state.journal
         self._unawaited = unawaited
@@ -125,8 +125,8 @@ class RunSteps:
             )
         async with self._journal.open_step("state", {"state": name}, costly=False) as step:
             if not step.is_replayed:
-                said = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
-                step.finish(said, [ProgressEvent(RUN_STATE, said)])
+                payload = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
+                step.finish(payload, [ProgressEvent(RUN_STATE, payload)])
 
     @noted
     async def wait_event(

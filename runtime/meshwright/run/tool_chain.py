@@ -6,10 +6,11 @@ Each says what it adds; `meshwright.tools.chain` has their order, and lets compo
 from __future__ import annotations
 
 import time
+from collections import UserDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -33,7 +34,7 @@ from meshwright.tools.chain import (
     chained,
 )
 from meshwright.tools.limited import plain_result, within_limits
-from meshwright.tools.tool import ToolContext
+from meshwright.tools.tool import Tool, ToolContext, ToolWrapper
 from meshwright.work.paths import OpenStep
 
 _MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something
@@ -206,7 +207,7 @@ class _CheckLink(ToolLink[RunInvocation]):
         try:
             await call.approval.check(call.tool, call.arguments)
         except MeshError as error:
-            call.state.masks.hide_error(error)
+            call.state.masks.clean_error(error)
             raise
         call.has_begun = True
         if call.tool.origin == "outside":  # an error of it has words from there too
@@ -224,7 +225,7 @@ class MaskLink(ToolLink[RunInvocation]):
         try:
             result = await self.inner.call(call)
         except MeshError as error:
-            masks.clean_error(call.tool, error)
+            masks.clean_error(error, call.tool)
             raise
         result["value"] = masks.clean(call.tool, result["value"])
         return result
@@ -239,8 +240,8 @@ class _FilesLink(ToolLink[RunInvocation]):
             max_bytes = call.calls.max_record_bytes
             files = fitting([(await _whole(call, file), file) for file in result["files"]], max_bytes)
             check_size(call.tool.name, files, max_bytes)
-            if call.tool.name == DELEGATE_TOOL:
-                call.calls.attached.add(call.step.key.path, files)
+            if call.tool.name == DELEGATE_TOOL and (step := call.state.journal.inside) is not None:
+                call.calls.attached.add(step.key.path, files)
             result["files"] = files
         return result
 
@@ -261,12 +262,44 @@ class LimitLink(ToolLink[RunInvocation]):
     async def call(self, call: RunInvocation) -> dict[str, Any]:
         """The value of the tool, as plain data."""
         tool, context = call.tool, call.context
-        seconds, read = (
+        seconds, read_result = (
             call.state.services.tool_timeout_seconds,
             partial(plain_result, max_chars=tool.max_chars),
         )
         work = tool.call(call.whole_arguments, context)
-        return await within_limits(tool, work, context, read, seconds)
+        return await within_limits(tool, work, context, read_result, seconds)
+
+
+class ToolResult(NamedTuple):
+    """A result with files, each described in its value."""
+
+    value: Any
+    files: tuple[File, ...]
+
+
+class _UnrecordedTool(ToolWrapper):
+    """A tool that code calls by itself: within its limits, without secrets, and with no step of its own."""
+
+    def __init__(self, inner: Tool, state: RunState, calls: ModelCalls) -> None:
+        super().__init__(inner)
+        self._state, self._calls = state, calls
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        state = self._state
+        call = RunInvocation(self.inner, arguments, context, state, self._calls, state.journal.outside)
+        result = await state.services.tool_chain.cleaning.call(call)
+        return ToolResult(result["value"], tuple(result["files"])) if "files" in result else result["value"]
+
+
+class RunTools(UserDict[str, Tool]):
+    """The tools of a run by name, as its code sees them; see `Run.call` for calls that are journaled."""
+
+    def __init__(self, state: RunState, calls: ModelCalls) -> None:
+        self.data = state.tools
+        self._state, self._calls = state, calls
+
+    def __getitem__(self, key: str) -> Tool:
+        return _UnrecordedTool(self.data[key], self._state, self._calls)
 
 
 async def call_tool(

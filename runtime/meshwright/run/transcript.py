@@ -104,15 +104,15 @@ class Transcript:
         """
         step = self._step(path)
         fields = self._fields(step) | self._contents(step, whole=whole)
-        shown = {name: _shown(fields[name], max_chars) for name in _CONTENTS if name in fields}
-        return StepView(task_id=self.task_id, **{**fields, **shown})
+        contents = {name: _shown(fields[name], max_chars) for name in _CONTENTS if name in fields}
+        return StepView(task_id=self.task_id, **{**fields, **contents})
 
     def _step(self, path: str) -> RecordedStep:
         if path not in self._steps:
             paths = self.paths
-            known = f"it has {paths[0]} to {paths[-1]}" if paths else "it has none yet"
+            range_text = f"it has {paths[0]} to {paths[-1]}" if paths else "it has none yet"
             raise NotFound(
-                f"Attempt {self.attempt} of task {self.task_id} has no step {path!r}; {known}",
+                f"Attempt {self.attempt} of task {self.task_id} has no step {path!r}; {range_text}",
                 remedy=f"mesh task {self.task_id} --steps lists them",
                 field="step",
             )
@@ -186,24 +186,24 @@ class Transcript:
         result = step.result
         if kind == "model" and isinstance(result, dict):
             calls = [f"{call['name']}({_read(call['arguments'])})" for call in result.get("tool_calls", ())]
-            said = [result.get("content", "")[:_READ_CHARS], *map(str, files_in(result)), *calls]
-            return " ".join(said).strip()
+            texts = [result.get("content", "")[:_READ_CHARS], *map(str, files_in(result)), *calls]
+            return " ".join(texts).strip()
         if kind == "tool":
             called = next((event.fields for event in step.events if event.event_type == "tool.called"), {})
             arguments = self._arguments.get(_call_key(step), called.get("arguments", ""))
-            given = called.get("result") if result is None else result_summary(value_of(result))
-            return f"{_read(arguments)} -> {'' if given is None else given}"
+            value = called.get("result") if result is None else result_summary(value_of(result))
+            return f"{_read(arguments)} -> {'' if value is None else value}"
         if kind == "context" and isinstance(result, dict):
             parts = [f"a prompt of {len(result['system']):,} characters"]
             parts += [f"{count} memories"] if (count := result.get("memories")) else []
-            parts += [f"{len(said)} messages of the thread"] if (said := result.get("history")) else []
+            parts += [f"{len(texts)} messages of the thread"] if (texts := result.get("history")) else []
             return ", ".join(parts)
         if kind == "delegate" and isinstance(result, dict):
             inner = result.get("result") or {}
             return inner.get("text") or _json(inner)
         if result is None:
-            said = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
-            return str(said[0]) if said else ""
+            texts = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
+            return str(texts[0]) if texts else ""
         if step.kind == ATTACH and (files := files_in(result)):
             return str(files[0])
         if step.kind.startswith(APPROVE) and isinstance(result, dict):
@@ -289,16 +289,16 @@ class Transcript:
 
         They are those that models wrote, and those that people gave in their place.
         """
-        known = [step for step in self._steps.values() if isinstance(step.result, dict)]
-        replies = (step.result for step in known)
+        steps = [step for step in self._steps.values() if isinstance(step.result, dict)]
+        replies = (step.result for step in steps)
         calls = [call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call)]
-        written = [(call["name"], call["arguments"]) for call in calls]
-        written += [
+        calls_made = [(call["name"], call["arguments"]) for call in calls]
+        calls_made += [
             (step.kind.removeprefix(APPROVE), arguments_text(step.result["arguments"]))
-            for step in known
+            for step in steps
             if step.kind.startswith(APPROVE) and step.result.get("arguments") is not None
         ]
-        return {(name, hash_of({"arguments": text})): text for name, text in written}
+        return {(name, hash_of({"arguments": text})): text for name, text in calls_made}
 
 
 _CONTENTS = ("request", "messages", "reply", "arguments", "result")
@@ -309,7 +309,7 @@ async def transcripts(
 ) -> list[Transcript]:
     """The attempts of a task, with their steps."""
     by_attempt = await _events(log, record, task)
-    found: list[Transcript] = []
+    transcripts: list[Transcript] = []
     copied: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
         copied = await read_forked(runtime, task)
@@ -319,7 +319,7 @@ async def transcripts(
         records, answers = await read_steps(runtime, ref, stream, 1)  # the first claim may have left nothing
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
-        found.append(
+        transcripts.append(
             Transcript(
                 task.task_id,
                 attempt.attempt,
@@ -330,14 +330,14 @@ async def transcripts(
                 copied,
             )
         )
-    return found
+    return transcripts
 
 
 async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, list[Event]]:
     by_attempt: defaultdict[int, list[Event]] = defaultdict(list)
     since = record.attempts[0].started_at if record.attempts else None
-    wanted = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
-    async for event in log.replay(wanted):
+    event_filter = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
+    async for event in log.replay(event_filter):
         attempt = event.fields.get("attempt")
         if isinstance(event.fields.get("path"), str) and isinstance(attempt, int):
             by_attempt[attempt].append(event)
@@ -391,14 +391,14 @@ def _json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def attempt_of(found: Sequence[Transcript], attempt: int | None) -> Transcript:
+def attempt_of(transcripts: Sequence[Transcript], attempt: int | None) -> Transcript:
     """The transcript of an attempt, without a number of the last. Raises NotFound and InvalidInput."""
-    if not found:
+    if not transcripts:
         raise NotFound("The task has no attempt yet, hence no steps", field="attempt")
     if attempt is None:
-        return found[-1]
-    if not 1 <= attempt <= len(found):
+        return transcripts[-1]
+    if not 1 <= attempt <= len(transcripts):
         raise InvalidInput(
-            f"The task has no attempt {attempt}", remedy=f"It has 1 to {len(found)}", field="attempt"
+            f"The task has no attempt {attempt}", remedy=f"It has 1 to {len(transcripts)}", field="attempt"
         )
-    return found[attempt - 1]
+    return transcripts[attempt - 1]

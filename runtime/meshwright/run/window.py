@@ -35,7 +35,7 @@ _MAX_SUMMARY_TOKENS = 2_000
 _MAX_CALLS_LISTED = 40
 
 
-class Shortened(Struct):
+class Shortening(Struct):
     """How a conversation was shortened, as its journal has it.
 
     The messages from the head to `through` are replaced by the `summary`; those before `old` have short
@@ -114,34 +114,34 @@ class ContextWindow:
             "shorten",
             request,
             lambda: self._shorten(messages, limit),
-            shape=Shortened,
-            tell=lambda made: made.events(len(messages)),
+            shape=Shortening,
+            tell=lambda short: short.events(len(messages)),
         )
-        done = result if isinstance(result, Shortened) else Shortened.model_validate(result)
-        shorter = self._apply(messages, done)
+        short = result if isinstance(result, Shortening) else Shortening.model_validate(result)
+        shorter = self._apply(messages, short)
         changed = shorter != messages
         messages[:] = shorter
         self._tokens.forget()
         return changed
 
-    async def _shorten(self, messages: Sequence[ChatMessage], limit: int) -> Shortened:
-        made = Shortened(old=self._old(messages), how=("results",), tokens_before=self._size(messages))
+    async def _shorten(self, messages: Sequence[ChatMessage], limit: int) -> Shortening:
+        short = Shortening(old=self._old(messages), how=("results",), tokens_before=self._size(messages))
         error = None
-        if self._size(self._apply(messages, made)) > _ENOUGH * limit:
-            through = self._through(messages, made, limit)
+        if self._size(self._apply(messages, short)) > _ENOUGH * limit:
+            through = self._through(messages, short, limit)
             if through > self._head:
                 most = max(200, min(_MAX_SUMMARY_TOKENS, int(limit * _SUMMARY)))
                 summary, error = await self._summary(messages[self._head : through], most, limit)
-                how = (*made.how, "summary" if error is None else "list of calls")
-                made = made.model_copy(
+                how = (*short.how, "summary" if error is None else "list of calls")
+                short = short.model_copy(
                     update={"through": through, "summary": summary, "how": how, "error": error}
                 )
-        shorter = self._apply(messages, made)
+        shorter = self._apply(messages, short)
         if self._size(shorter) > _FULL * limit:
             longest = self._longest(shorter, limit)
-            made = made.model_copy(update={"longest": longest, "how": (*made.how, "new results")})
-            shorter = self._apply(messages, made)
-        return made.model_copy(update={"tokens_after": self._size(shorter)})
+            short = short.model_copy(update={"longest": longest, "how": (*short.how, "new results")})
+            shorter = self._apply(messages, short)
+        return short.model_copy(update={"tokens_after": self._size(shorter)})
 
     def _old(self, messages: Sequence[ChatMessage]) -> int:
         """The index at which the last results begin, or the last turn: they stay whole."""
@@ -153,9 +153,9 @@ class ContextWindow:
     def _turns(self, messages: Sequence[ChatMessage]) -> list[int]:
         return [n for n, message in enumerate(messages) if n >= self._head and message.role == "assistant"]
 
-    def _through(self, messages: Sequence[ChatMessage], made: Shortened, limit: int) -> int:
+    def _through(self, messages: Sequence[ChatMessage], short: Shortening, limit: int) -> int:
         """The index of the first turn that stays: those that fit into their share, and the last."""
-        shorter = self._apply(messages, made)
+        shorter = self._apply(messages, short)
         turns = self._turns(messages)
         fitting = [n for n in turns if self._size(shorter[n:]) <= _TAIL * limit]
         return min(fitting, default=turns[-1] if turns else self._head)
@@ -163,19 +163,19 @@ class ContextWindow:
     def _longest(self, messages: Sequence[ChatMessage], limit: int) -> int:
         results = [message for message in messages if message.role == "tool"]
         others = self._size([message for message in messages if message.role != "tool"])
-        left = max(0.0, limit * _ENOUGH - others) / self._scale
-        return max(50, int(left / max(1, len(results))))
+        room = max(0.0, limit * _ENOUGH - others) / self._scale
+        return max(50, int(room / max(1, len(results))))
 
-    def _apply(self, messages: Sequence[ChatMessage], made: Shortened) -> list[ChatMessage]:
+    def _apply(self, messages: Sequence[ChatMessage], short: Shortening) -> list[ChatMessage]:
         shorter = [
-            _short(message) if self._head <= n < made.old else message for n, message in enumerate(messages)
+            _short(message) if self._head <= n < short.old else message for n, message in enumerate(messages)
         ]
-        if made.longest:
+        if short.longest:
             shorter = [
-                _cut(message, made.longest) if message.role == "tool" else message for message in shorter
+                _cut(message, short.longest) if message.role == "tool" else message for message in shorter
             ]
-        if made.through:
-            shorter[self._head : made.through] = [ChatMessage(role="user", content=made.summary)]
+        if short.through:
+            shorter[self._head : short.through] = [ChatMessage(role="user", content=short.summary)]
         return shorter
 
     async def _summary(
@@ -272,12 +272,12 @@ def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
 
 def material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
     """Messages as a text that a model summarises: a line for each, with an equal share of the tokens."""
-    each = max(40, max_tokens // max(1, len(messages)))
+    share = max(40, max_tokens // max(1, len(messages)))
     lines: list[str] = []
     for message in messages:
         called = "; ".join(f"calls {call.name}({call.arguments})" for call in message.tool_calls)
         text = " ".join(filter(None, (message.content, called)))
-        lines.append(f"{message.role}: {clip(text, each)}")
+        lines.append(f"{message.role}: {clip(text, share)}")
     return clip("\n".join(lines), max_tokens)
 
 
@@ -289,13 +289,13 @@ def _listed(messages: Sequence[ChatMessage], max_tokens: int) -> str:
         for message in messages
         if message.tool_call_id is not None and (call := calls.get(message.tool_call_id)) is not None
     ]
-    said = [
+    texts = [
         _line(message.content, 4 * _SHORT_CHARS)
         for message in messages
         if message.role == "user" and message.content
     ]
     numbers = ", ".join(f"{name} {times} times" for name, times in counted.items())
-    lines = [*said[:1], f"Tools were called: {numbers}." if numbers else "", "The latest calls:"]
+    lines = [*texts[:1], f"Tools were called: {numbers}." if numbers else "", "The latest calls:"]
     latest = results[-_MAX_CALLS_LISTED:]
     while latest and count_tokens("\n".join((*lines, *latest))) > max_tokens:
         latest = latest[len(latest) // 4 + 1 :]
@@ -326,11 +326,11 @@ class _Prefix(Generic[_ValueT]):
 
     def of(self, messages: Sequence[ChatMessage]) -> _ValueT:
         """The sum of all messages."""
-        known = min(len(self._messages), len(messages))
-        while known and self._messages[known - 1] is not messages[known - 1]:
-            known -= 1
-        del self._messages[known:], self._values[known + 1 :]
-        for message in messages[known:]:
+        shared = min(len(self._messages), len(messages))
+        while shared and self._messages[shared - 1] is not messages[shared - 1]:
+            shared -= 1
+        del self._messages[shared:], self._values[shared + 1 :]
+        for message in messages[shared:]:
             self._messages.append(message)
             self._values.append(self._add(self._values[-1], message))
         return self._values[-1]

@@ -174,8 +174,8 @@ class ApprovalCall:
         Raises InvalidInput for wrong ones.
         """
         arguments = tool.validated(text)
-        given = from_json(repaired(text or "{}"))  # a type of the author's may write less than it was given
-        bound = {"task": task_id, "tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(given)}
+        sent = from_json(repaired(text or "{}"))  # a type of the author's may write less than it was given
+        bound = {"task": task_id, "tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(sent)}
         bound |= {"target": tool.target} if tool.target else {}
         return cls(tool, arguments, hashlib.sha256(to_json(bound)).hexdigest())
 
@@ -251,11 +251,13 @@ class ApprovalCall:
     ) -> str:
         """The question as sentences: who wants to do what, and why. `notes` say what is hidden."""
         marks = Marks()
-        shown = redact_data(self.arguments, marks)
-        listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
+        visible = redact_data(self.arguments, marks)
+        listed = ", ".join(
+            f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in visible.items()
+        )
         listed = redact(listed, marks)
         if len(listed) > _MAX_ARGUMENTS_CHARS:
-            listed = f"{len(listed):,} characters of {', '.join(shown)}: the inbox shows them whole"
+            listed = f"{len(listed):,} characters of {', '.join(visible)}: the inbox shows them whole"
         request = " ".join(redact(request, marks).split()).removesuffix(".")
         if len(request) > _MAX_REQUEST_CHARS:
             request = f"{request[: _MAX_REQUEST_CHARS - 3]}..."
@@ -263,8 +265,8 @@ class ApprovalCall:
         warning = f" {_READ_OUTSIDE}" if outside else ""
         noted = "".join(f" {note}" for note in notes if note)
         call = f"{self.tool.name}({listed})"
-        asked = f"{agent_id} wants to run {call}{purpose}.{warning}{change.text}{noted} May it?"
-        return asked if self.preview.effect is None else f"{asked}\nIts effect:\n{self._short_effect}"
+        question = f"{agent_id} wants to run {call}{purpose}.{warning}{change.text}{noted} May it?"
+        return question if self.preview.effect is None else f"{question}\nIts effect:\n{self._short_effect}"
 
     @property
     def _short_effect(self) -> str:
@@ -309,9 +311,9 @@ def _asks_after_outside(settings: ApprovalsSettings, tool: Tool) -> bool:
 
 
 def _is_for(rule: ApprovalRule, tool: Tool, agent_id: str, tenant_id: str, outside: bool) -> bool:
-    named = (tool.name, rule.tool), (agent_id, rule.agent), (tenant_id, rule.tenant)
+    patterns = (tool.name, rule.tool), (agent_id, rule.agent), (tenant_id, rule.tenant)
     is_meant = rule.effect in (None, tool.effect) and rule.after_outside in (None, outside)
-    return is_meant and all(fnmatchcase(name, pattern) for name, pattern in named)
+    return is_meant and all(fnmatchcase(name, pattern) for name, pattern in patterns)
 
 
 def _fit(patterns: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:

@@ -1,14 +1,4 @@
-"""The chain that every call of a tool passes: its positions, and the wrappers of components at them.
-
-class RateLimit(ToolLink):
-    async def call(self, call: ToolInvocation) -> dict[str, Any]:
-        await self.turns.acquire(call.tool.name)
-        return await self.inner.call(call)
-
-class Pager(Component):
-    def tool_wrappers(self) -> Iterable[ToolCallWrapper]:
-        return [ToolCallWrapper("limit", RateLimit)]
-"""
+"""The chain that every call of a tool passes: its positions, and the wrappers of components at them."""
 
 from __future__ import annotations
 

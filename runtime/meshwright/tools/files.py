@@ -51,8 +51,8 @@ class FileTools(Toolset):
         """
         listing = self._workspace.walk(folder)
         chosen = [file.path for file in listing.files if path_matches(file.path, pattern)]
-        shown = chosen[: self.settings.max_results]
-        return {"files": shown} | _left_out(len(chosen) - len(shown), listing.complete)
+        visible = chosen[: self.settings.max_results]
+        return {"files": visible} | _left_out(len(chosen) - len(visible), listing.complete)
 
     @tool(idempotent=True, effect="read", origin="workspace")
     def read_file(self, path: str, start_line: _Positive = 1, max_lines: _Positive = 400) -> dict[str, Any]:
@@ -64,8 +64,8 @@ class FileTools(Toolset):
             max_lines: how many lines are wanted
         """
         lines = _lines_of(self._workspace.read(path, self.settings.max_file_bytes))
-        wanted = lines[start_line - 1 : start_line - 1 + max_lines]
-        text = cut("\n".join(wanted), self.settings.max_text_chars)
+        page = lines[start_line - 1 : start_line - 1 + max_lines]
+        text = cut("\n".join(page), self.settings.max_text_chars)
         return {"file": path, "start_line": start_line, "total_lines": len(lines), "text": text}
 
     @tool(idempotent=True, effect="read", origin="workspace")
@@ -95,15 +95,15 @@ class FileTools(Toolset):
         affordable = self._affordable(files)
         matches = (match for path in affordable for match in self._search(path, phrase, terms))
         best = heapq.nsmallest(min(max_results, self.settings.max_results), matches)
-        found = [{"file": match.file, "line": match.line, "text": match.text} for match in best]
-        return {"matches": found} | _left_out(len(files) - len(affordable), listing.complete)
+        entries = [{"file": match.file, "line": match.line, "text": match.text} for match in best]
+        return {"matches": entries} | _left_out(len(files) - len(affordable), listing.complete)
 
     def _affordable(self, files: Sequence[WorkspaceFile]) -> list[str]:
-        left = self.settings.max_search_bytes
+        room = self.settings.max_search_bytes
         paths = []
         for file in files:
-            if file.size <= min(left, self.settings.max_file_bytes):
-                left -= file.size
+            if file.size <= min(room, self.settings.max_file_bytes):
+                room -= file.size
                 paths.append(file.path)
         return paths
 
@@ -120,16 +120,16 @@ def path_matches(path: str, pattern: str) -> bool:
 
     Takes time in proportion to both, whatever the pattern.
     """
-    wanted = pattern.strip("/").split("/")
-    if len(wanted) == 1:
-        wanted = ["**", *wanted]
-    reached = _past_folders({0}, wanted)
+    parts = pattern.strip("/").split("/")
+    if len(parts) == 1:
+        parts = ["**", *parts]
+    reached = _past_folders({0}, parts)
     for part in path.split("/"):
-        staying = {place for place in reached if wanted[place : place + 1] == ["**"]}
-        fitting = (place for place in reached - staying if place < len(wanted))
-        going = {place + 1 for place in fitting if fnmatchcase(part, wanted[place])}
-        reached = _past_folders(staying | going, wanted)
-    return len(wanted) in reached
+        staying = {place for place in reached if parts[place : place + 1] == ["**"]}
+        fitting = (place for place in reached - staying if place < len(parts))
+        going = {place + 1 for place in fitting if fnmatchcase(part, parts[place])}
+        reached = _past_folders(staying | going, parts)
+    return len(parts) in reached
 
 
 def _lines_of(text: str) -> list[str]:
@@ -143,10 +143,10 @@ def _search_terms(query: str) -> list[str]:
     return [word for word in words if len(word) >= _MIN_TERM_CHARS] or list(words)
 
 
-def _past_folders(places: set[int], wanted: Sequence[str]) -> set[int]:
+def _past_folders(places: set[int], parts: Sequence[str]) -> set[int]:
     """Add the places behind each `**`, since it fits no folder at all too."""
     reached = set(places)
-    for place, part in enumerate(wanted):
+    for place, part in enumerate(parts):
         if part == "**" and place in reached:
             reached.add(place + 1)
     return reached

@@ -241,7 +241,7 @@ def recall_tool() -> Tool:
             query: a question, or its most telling words
             kind: one kind alone
         """
-        found = await context.recall(query, kind)
-        return f"{found}\n\n{_NO_ORDERS}" if found else "Nothing is remembered of that."
+        memories = await context.recall(query, kind)
+        return f"{memories}\n\n{_NO_ORDERS}" if memories else "Nothing is remembered of that."
 
     return FunctionTool(recall)

@@ -64,7 +64,7 @@ async def within_limits(
     tool: Tool,
     work: Awaitable[Any],
     context: ToolContext,
-    read: Callable[[Any], Any],
+    read_result: Callable[[Any], Any],
     timeout_seconds: float,
 ) -> Any:
     """Read the result of a tool within the limits of its time: its own timeout, else `timeout_seconds`.
@@ -79,7 +79,7 @@ async def within_limits(
     try:
         async with limit:
             result = await work
-        return read(result)
+        return read_result(result)
     except MeshError:
         raise
     # A tool's body is not ours and may raise anything: its model must see it, and its run go on.
@@ -160,13 +160,13 @@ _DEFAULT_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """A call whose thread goes on after its caller has left, or one that did and has `ended`."""
+    """A call whose thread goes on after its caller has left, or one that did, and has ended."""
 
     agent_id: str
     tool: str
     task: Task
     seconds: float
-    ended: bool
+    has_ended: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -226,7 +226,7 @@ class ToolThreads:
         except asyncio.CancelledError:
             if call in self._running:
                 call.is_overrunning = True
-                self._report(call, ended=False)
+                self._report(call, has_ended=False)
                 self._wake()
             raise
 
@@ -251,7 +251,7 @@ class ToolThreads:
         self._running.discard(call)
         self._wake()
         if call.is_overrunning:
-            self._report(call, ended=True)
+            self._report(call, has_ended=True)
         elif not call.result.done():  # cancelled, but its caller does not know yet
             if error is None:
                 call.result.set_result(result)
@@ -264,9 +264,9 @@ class ToolThreads:
                 change.set_result(None)
         self._waiting.clear()
 
-    def _report(self, call: _ThreadCall, *, ended: bool) -> None:
+    def _report(self, call: _ThreadCall, *, has_ended: bool) -> None:
         seconds = round(time.perf_counter() - call.started, 3)
-        what = "has ended, after" if ended else "was given up and still runs, after"
+        what = "has ended, after" if has_ended else "was given up and still runs, after"
         where, task = f"tool {call.tool} of {self._agent_id}", call.context.task
         logger.warning("%s %s %.1f s (task %s)", where, what, seconds, task.task_id)
-        self._on_overrun(Overrun(self._agent_id, call.tool, task, seconds, ended))
+        self._on_overrun(Overrun(self._agent_id, call.tool, task, seconds, has_ended))

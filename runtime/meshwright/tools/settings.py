@@ -91,6 +91,6 @@ class ToolsSettings(Table):
     def _others_are_tables(self) -> Self:
         for name, value in self.toolsets.items():
             if not isinstance(value, Mapping):
-                known = ", ".join(type(self).model_fields)
-                raise ValueError(f"there is no setting {name!r} in [tools]; known are {known}")
+                fields = ", ".join(type(self).model_fields)
+                raise ValueError(f"there is no setting {name!r} in [tools]; known are {fields}")
         return self

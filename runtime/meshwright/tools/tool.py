@@ -303,7 +303,7 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        made = Declaration(
+        declaration = Declaration(
             name=name or function.__name__,
             idempotent=idempotent,
             timeout=timeout,
@@ -316,7 +316,7 @@ def tool(
             preview=preview,
             max_chars=max_chars,
         )
-        setattr(function, MARK, made)
+        setattr(function, MARK, declaration)
         _check(function)
         return function
 
@@ -393,9 +393,9 @@ class Tool(ABC):
             values = with_defaults(self.parameters, from_json(repaired(arguments or "{}")))
         except ValueError as error:
             raise InvalidInput(f"{self.name} was not run: {error}", field="arguments") from error
-        if found := faults({"type": "object", **self.parameters}, values):
-            errors = "; ".join(f"{path or 'arguments'}: {message}" for path, message in found[:MAX_ERRORS])
-            raise InvalidInput(f"{self.name} was not run: {errors}", field=found[0].path or "arguments")
+        if problems := faults({"type": "object", **self.parameters}, values):
+            errors = "; ".join(f"{path or 'arguments'}: {message}" for path, message in problems[:MAX_ERRORS])
+            raise InvalidInput(f"{self.name} was not run: {errors}", field=problems[0].path or "arguments")
         return values
 
 
@@ -453,15 +453,17 @@ def _check(function: Callable[..., Any]) -> None:
         raise refusal(function, f"describes {name!r}, which it does not take", "correct its docstring")
 
 
-def _check_options(function: Callable[..., Any], made: Declaration) -> None:
-    if made.timeout is not None and not made.timeout > 0:
-        problem = f"has a timeout of {made.timeout!r}"
+def _check_options(function: Callable[..., Any], declaration: Declaration) -> None:
+    if declaration.timeout is not None and not declaration.timeout > 0:
+        problem = f"has a timeout of {declaration.timeout!r}"
         raise refusal(function, problem, "give it seconds, or math.inf for no limit")
-    if not 0 < made.max_chars <= MAX_RESULT_CHARS:
-        raise refusal(function, f"has max_chars of {made.max_chars!r}", f"give it 1 to {MAX_RESULT_CHARS:,}")
-    for given, known in ((made.effect, get_args(Effect)), (made.origin, get_args(Origin))):
-        if given not in known:
-            raise refusal(function, f"says {given!r}", f"write one of {', '.join(known)}")
+    if not 0 < declaration.max_chars <= MAX_RESULT_CHARS:
+        raise refusal(
+            function, f"has max_chars of {declaration.max_chars!r}", f"give it 1 to {MAX_RESULT_CHARS:,}"
+        )
+    for value, choices in ((declaration.effect, get_args(Effect)), (declaration.origin, get_args(Origin))):
+        if value not in choices:
+            raise refusal(function, f"says {value!r}", f"write one of {', '.join(choices)}")
 
 
 def refusal(function: Callable[..., Any], complaint: str, remedy: str) -> ConfigError:

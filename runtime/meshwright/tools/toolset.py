@@ -111,8 +111,8 @@ class Workspace:
                 walked += len(folders) + len(names)
                 if walked > MAX_WALKED:
                     return _Listing(files, complete=False)
-                shown = sorted(name for name in names if self._is_shown(inside, name))
-                sizes = {name: _size(name, folder_fd) for name in shown}
+                visible = sorted(name for name in names if self._is_shown(inside, name))
+                sizes = {name: _size(name, folder_fd) for name in visible}
                 files += [
                     WorkspaceFile(_joined(inside, name), size)
                     for name, size in sizes.items()
@@ -170,8 +170,8 @@ class Workspace:
 
 def _size(name: str, folder_fd: int) -> int | None:
     with suppress(OSError):  # it was removed since the folder was listed
-        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        status = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
     return None
 
 
@@ -245,10 +245,12 @@ class Toolset:
         self.settings = settings
         self.table = settings.table
         """The name of its table, where its kind has several."""
-        known: Any = settings.kinds.get(self.kind, {}).get(self.table) if self.kind else None
-        self.config: Any = self._configured(settings.tables.get(self.name, {})) if known is None else known
+        kind_table: Any = settings.kinds.get(self.kind, {}).get(self.table) if self.kind else None
+        self.config: Any = (
+            self._configured(settings.tables.get(self.name, {})) if kind_table is None else kind_table
+        )
         self.threads = ToolThreads()
-        self.on_news: Callable[[str], None] = lambda lost: None
+        self.on_news: Callable[[str], None] = lambda error: None
         """Called by `lost` with its reason, and by `changed` without one."""
 
     def _configured(self, table: Mapping[str, Any]) -> BaseModel | None:

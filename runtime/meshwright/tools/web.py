@@ -133,8 +133,8 @@ def read_html(html: str) -> _WebPage:
 
 def decode(data: bytes, charset: str | None) -> str:
     """Decode a page by the charset of its header, else that of its `meta` element, else UTF-8."""
-    named = META_CHARSET.search(data, 0, _META_PROBE_BYTES)
-    return data.decode(_codec(charset or (named[1].decode() if named else "utf-8")), errors="replace")
+    match = META_CHARSET.search(data, 0, _META_PROBE_BYTES)
+    return data.decode(_codec(charset or (match[1].decode() if match else "utf-8")), errors="replace")
 
 
 class _Reader:
@@ -189,8 +189,8 @@ class _Reader:
 
 
 def _past(html: str, mark: str, start: int) -> int:
-    found = html.find(mark, start)
-    return found + len(mark) if found >= 0 else -1
+    end = html.find(mark, start)
+    return end + len(mark) if end >= 0 else -1
 
 
 def _tag_end(html: str, start: int) -> int:
@@ -206,10 +206,10 @@ def _tag_end(html: str, start: int) -> int:
 
 def _codec(name: str) -> str:
     try:
-        found = codecs.lookup(name).name
+        codec = codecs.lookup(name).name
     except LookupError:
         return "utf-8"
-    return found if _TEXT_CODECS.match(found) else "utf-8"
+    return codec if _TEXT_CODECS.match(codec) else "utf-8"
 
 
 def _tidy(text: str) -> str:

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meshwright import ToolFailed
 from meshwright.component import Component, Pages
 from meshwright.context.memory import MemoryItem
 from meshwright.core.access import KEY_ROLES
@@ -25,6 +26,7 @@ from meshwright.models.port import (
     Wrapper,
 )
 from meshwright.prompts import Prompt, PromptContext, parse_prompt
+from meshwright.tools import ToolCallWrapper, ToolInvocation, ToolLink
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -97,6 +99,16 @@ class Counted(Wrapper):
         return await self.model.complete(request, on_delta)
 
 
+class Refusal(ToolLink):
+    """Refuses calls of tools that are forbidden."""
+
+    async def call(self, call: ToolInvocation) -> dict[str, Any]:
+        """Refuse a call, or pass it on."""
+        if "forbidden" in call.arguments:
+            raise ToolFailed(f"{call.context.agent_id} may not do that")
+        return await self.inner.call(call)
+
+
 class Cookies:
     """Knows callers by the cookie that POST /night/session has set."""
 
@@ -138,6 +150,10 @@ class Night(Component):
         """Counts requests of agents, and attempts at the provider."""
         for position in ("request", "attempt"):
             yield ModelWrapper(position, partial(Counted, position=position, passed=self.passed))
+
+    def tool_wrappers(self) -> Iterable[ToolCallWrapper]:
+        """Refuses what is forbidden, each time that it would be executed."""
+        return [ToolCallWrapper("check", Refusal)]
 
     def authenticator(self) -> Cookies:
         """Asked before keys."""
