@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.coding.job import CodingJob, tree_settings
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.port import Limits, SandboxResult
 from meshwright.trees.tree import Tree
 from tests.support.repositories import tree_of
 
 _LIMITS = Limits(seconds=300.0)
 
 
-async def proved(job: CodingJob, diff: str, folder: Path) -> Finished:
+async def proved(job: CodingJob, diff: str, folder: Path) -> SandboxResult:
     """Run the tests on a repository with the changes of a diff; its tests are as they were.
 
     `folder` is a new one. Raises CalledProcessError for a diff that does not fit.
@@ -23,7 +23,7 @@ async def proved(job: CodingJob, diff: str, folder: Path) -> Finished:
     source = await asyncio.to_thread(job.make, folder / "source")
     tree = await tree_of(source, folder / "trees", **tree_settings(job.language))
 
-    async def work() -> Finished:
+    async def work() -> SandboxResult:
         await asyncio.to_thread(_apply, tree, diff)
         for path, text in job.fixed_files.items():
             await asyncio.to_thread(tree.files.write, path, text)

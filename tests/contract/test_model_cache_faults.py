@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import CacheUnavailable
-from meshwright.models.cache import Cached, RedisCache
+from meshwright.models.cache import CachedModel, RedisCache
 from meshwright.models.port import ModelReply
 from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
@@ -122,7 +122,7 @@ async def test_without_its_redis_calls_go_on_and_with_it_they_are_kept_again(
     store = redis(own_services)
     replies = Once(ModelReply(model="m"))
     replies.replies = [ModelReply(content=f"answer {n}", model="m") for n in range(20)]
-    model = Cached(replies, store, ttl_seconds=60, clock=clock, identity="it")
+    model = CachedModel(replies, store, ttl_seconds=60, clock=clock, identity="it")
     await model.complete(ask("a"))
     assert (await model.complete(ask("a"))).cache_hit
     own_services.kill("redis")

@@ -18,12 +18,12 @@ from aiohttp import web
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.sandbox.bubblewrap import Bubblewrap
 from meshwright.sandbox.choice import ChosenSandbox
-from meshwright.sandbox.execution import Job
+from meshwright.sandbox.execution import BoxJob
 from meshwright.sandbox.landlock import Landlock
-from meshwright.sandbox.port import Finished, Limits, Sandbox
+from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
-from meshwright.sandbox.unboxed import Unboxed
+from meshwright.sandbox.unboxed import NoBox
 from tests.integration.test_doctor import answer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import payloads_of
@@ -38,7 +38,7 @@ class Tried(Bubblewrap):
 
     count = 0
 
-    async def run(self, job: Job) -> Finished:
+    async def run(self, job: BoxJob) -> SandboxResult:
         type(self).count += 1
         return await super().run(job)
 
@@ -289,7 +289,7 @@ def test_a_place_covers_itself_and_what_is_below_it() -> None:
 
 
 async def test_a_box_that_break_outs_leave_is_not_used(tmp_path: Path, tree: Path) -> None:
-    chosen = ChosenSandbox(SandboxSettings(), tmp_path, boxes={"leaky": Unboxed, "landlock": Landlock})
+    chosen = ChosenSandbox(SandboxSettings(), tmp_path, boxes={"leaky": NoBox, "landlock": Landlock})
     assert chosen.name == "auto"
     assert (await chosen.run(["true"], tree)).status == 0
     assert chosen.name == "landlock"

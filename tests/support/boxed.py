@@ -23,18 +23,18 @@ import uvloop
 
 from meshwright.sandbox.bubblewrap import Bubblewrap
 from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.execution import Job
+from meshwright.sandbox.execution import BoxJob
 from meshwright.sandbox.groups import ControlGroup
 from meshwright.sandbox.landlock import Landlock
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.port import Limits, SandboxResult
 from meshwright.sandbox.probe import Box, broken_out_of
-from meshwright.sandbox.unboxed import Unboxed
+from meshwright.sandbox.unboxed import NoBox
 from tests.support.bait import SOURCE, WholeBait
 
-BOXES: Mapping[str, type[Bubblewrap | Landlock | Unboxed]] = {
+BOXES: Mapping[str, type[Bubblewrap | Landlock | NoBox]] = {
     "bubblewrap": Bubblewrap,
     "landlock": Landlock,
-    "none": Unboxed,
+    "none": NoBox,
 }
 SYSTEM_PYTHON = "/usr/bin/python3"
 """For a user who may not run the interpreter of the tests, as in the home of another user."""
@@ -131,16 +131,16 @@ class Trials:
         self.box = box
         self.python = python
 
-    async def run(self, source: str, folder: Path, **limits: Any) -> Finished:
+    async def run(self, source: str, folder: Path, **limits: Any) -> SandboxResult:
         usual = {"seconds": 20.0, "memory_mb": 256, "processes": 40, "output_bytes": 2_000}
-        job = Job(self.python.command(source), folder, Limits(**(usual | limits)), {}, [])
+        job = BoxJob(self.python.command(source), folder, Limits(**(usual | limits)), {}, [])
         return await self.box.run(job)
 
     async def all(self) -> dict[str, Any]:
         """How each trial ended, by its name."""
         out = await broken_out_of(self.box, self.python, source=SOURCE, make_bait=WholeBait)
         found: dict[str, Any] = {"attempts": out, "decisive": await broken_out_of(self.box, self.python)}
-        if isinstance(self.box, Unboxed):  # its limits are those of the boxes; what gets out is the question
+        if isinstance(self.box, NoBox):  # its limits are those of the boxes; what gets out is the question
             return found
         before = os.nice(0)
         for name, source, limits in (

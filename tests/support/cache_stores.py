@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from meshwright.models.cache import Cached, CacheStore, RedisCache
+from meshwright.models.cache import CachedModel, CacheStore, RedisCache
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 from tests.support.services import Services
@@ -31,8 +31,8 @@ class Once:
         """Nothing to give back."""
 
 
-def caching(model: Once, store: CacheStore) -> Cached:
-    return Cached(model, store, ttl_seconds=60, clock=ManualClock(), identity="it")
+def caching(model: Once, store: CacheStore) -> CachedModel:
+    return CachedModel(model, store, ttl_seconds=60, clock=ManualClock(), identity="it")
 
 
 def ask(text: str) -> ModelRequest:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.core.messages import Usage
-from meshwright.models.cache import Cached, CacheStore, MemoryCache
+from meshwright.models.cache import CachedModel, CacheStore, MemoryCache
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ManualClock
 
@@ -54,9 +54,9 @@ class Provider:
 
 def caching(
     provider: Any, clock: ManualClock, store: CacheStore | None = None, identity: str = "it"
-) -> Cached:
+) -> CachedModel:
     store = store or MemoryCache(clock, 10_000_000)
-    return Cached(provider, store, ttl_seconds=TTL_SECONDS, clock=clock, identity=identity)
+    return CachedModel(provider, store, ttl_seconds=TTL_SECONDS, clock=clock, identity=identity)
 
 
 def request(text: str = "Hello", tenant: Any = "default", **fields: Any) -> ModelRequest:

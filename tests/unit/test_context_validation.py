@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.context.check import problem
-from meshwright.context.plan import CompressRequest, Plan, plan
+from meshwright.context.plan import CompressRequest, ContextPlan, plan
 from meshwright.context.rules import Rule, Rules
 
 ULID = "01J9ZK00000000000000000001"
@@ -44,11 +44,11 @@ OPEN_QUESTIONS:
 
 
 @pytest.fixture(scope="module")
-def original() -> Plan:
+def original() -> ContextPlan:
     return plan(ORIGINAL, Rules([Rule(token_ceiling=50)]))
 
 
-def test_a_shorter_text_of_the_same_words_is_valid(original: Plan) -> None:
+def test_a_shorter_text_of_the_same_words_is_valid(original: ContextPlan) -> None:
     assert problem(GOOD, original) is None
 
 
@@ -73,7 +73,7 @@ def test_the_original_itself_is_free_of_inventions() -> None:
         ("Which store", "plain words " * 300, "longer than what it was made from"),
     ],
 )
-def test_a_text_that_lost_something_is_refused(original: Plan, old: str, new: str, said: str) -> None:
+def test_a_text_that_lost_something_is_refused(original: ContextPlan, old: str, new: str, said: str) -> None:
     assert said in (problem(GOOD.replace(old, new), original) or "")
 
 
@@ -99,7 +99,7 @@ def test_a_text_that_lost_something_is_refused(original: Plan, old: str, new: st
     ],
 )
 def test_a_name_a_version_or_a_number_that_was_not_there_is_refused(
-    original: Plan, new: str, term: str
+    original: ContextPlan, new: str, term: str
 ) -> None:
     said = problem(GOOD.replace("SQLite", new), original)
     assert said == f"{term!r} does not stand in what it was made from"
@@ -117,11 +117,11 @@ def test_a_name_a_version_or_a_number_that_was_not_there_is_refused(
         ("created_at 1763632800", "a timestamp"),
     ],
 )
-def test_an_id_a_score_or_a_time_of_a_memory_is_a_leak(original: Plan, added: str, said: str) -> None:
+def test_an_id_a_score_or_a_time_of_a_memory_is_a_leak(original: ContextPlan, added: str, said: str) -> None:
     assert problem(f"{GOOD}\nRELEVANT_MEMORIES:\n- WAL mode {added}", original) == f"it holds {said}"
 
 
-def test_an_id_that_the_sender_itself_put_in_words_is_none(original: Plan) -> None:
+def test_an_id_that_the_sender_itself_put_in_words_is_none(original: ContextPlan) -> None:
     assert "8db79dc0123456" in GOOD
     assert problem(GOOD, original) is None
 
@@ -131,7 +131,7 @@ def test_any_text_of_a_model_is_judged_and_none_passes_by_chance(text: str) -> N
     assert problem(text, plan(ORIGINAL, Rules())) is not None
 
 
-def test_a_version_may_lose_its_v(original: Plan) -> None:
+def test_a_version_may_lose_its_v(original: ContextPlan) -> None:
     assert problem(GOOD.replace("v0.1.0", "0.1.0"), original) is None
 
 

@@ -14,7 +14,7 @@ from meshwright.app import build_mesh
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
-from meshwright.models.circuits import Circuits, Guarded, Policy
+from meshwright.models.circuits import Circuits, GuardedServer, Policy
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelRefused,
@@ -240,7 +240,7 @@ def test_a_caller_with_too_little_time_opens_no_circuit() -> None:
 
 
 async def test_a_server_of_unknown_deployments_is_left_alone_by_group(fake: FakeProvider) -> None:
-    model = Guarded(HttpModel(fake.url, "k"), Circuits())
+    model = GuardedServer(HttpModel(fake.url, "k"), Circuits())
     fake.faults.append(Fault(status=429, headers={"retry-after": "60"}))
     with pytest.raises(RateLimited):
         await model.complete(request())

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.cache import Cached
+from meshwright.models.cache import CachedModel
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import ModelReply
 from meshwright.testing import ManualClock
@@ -17,7 +17,7 @@ async def provider() -> Provider:
     return Provider()
 
 
-async def begin(model: Cached, number: int) -> list[asyncio.Task[ModelReply]]:
+async def begin(model: CachedModel, number: int) -> list[asyncio.Task[ModelReply]]:
     """Identical calls, each waiting for the provider or for one another."""
     calls = [asyncio.create_task(model.complete(request())) for _ in range(number)]
     for _ in range(20):

@@ -9,7 +9,7 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.sandbox.port import Finished, Sandbox
+from meshwright.sandbox.port import Sandbox, SandboxResult
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.toolsets.quality import QualityTools
 from meshwright.toolsets.reports import SuiteCommand, command_of, grouped, result_of
@@ -45,7 +45,7 @@ def number_runs(box: Any) -> None:
     """Say to each program of the box which one it is: by chance for a test, since it cannot keep a count."""
     run, numbers = box.run, itertools.count(1)
 
-    async def run_numbered(*args: Any, env: Mapping[str, str], **options: Any) -> Finished:
+    async def run_numbered(*args: Any, env: Mapping[str, str], **options: Any) -> SandboxResult:
         return await run(*args, env={**env, "RUN": str(next(numbers))}, **options)
 
     box.run = run_numbered

@@ -15,7 +15,7 @@ from meshwright.core.display import Column, local_time
 from meshwright.core.errors import NotFound, nearest
 
 if TYPE_CHECKING:
-    from meshwright.prompts.history import History, Version
+    from meshwright.prompts.history import PromptHistory, Version
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _COLUMNS = (
@@ -27,18 +27,18 @@ _COLUMNS = (
 )
 
 
-def _history(name: str) -> History:
+def _history(name: str) -> PromptHistory:
     """The versions of a prompt of this project. Raises NotFound, PromptError."""
     from meshwright.agents.loader import prompts_folder
     from meshwright.prompts import Prompts
-    from meshwright.prompts.history import History
+    from meshwright.prompts.history import PromptHistory
     from meshwright.settings import load_settings
 
     folder = prompts_folder(Path.cwd(), load_settings(Path()))
     names = Prompts(folder).names()
     path = folder / f"{Path(name).name}.prompt"
     if name in names or (path.stem == name and not path.exists() and not nearest(name, names)):
-        return History(path)  # also a file that was deleted, and that git still has
+        return PromptHistory(path)  # also a file that was deleted, and that git still has
     likely = nearest(name, names)
     remedy = f"did you mean {likely}? " if likely else ""
     raise NotFound(

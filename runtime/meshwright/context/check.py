@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from meshwright.context.plan import DOMAIN_CONTEXT, METADATA, SECTIONS, Plan
+from meshwright.context.plan import DOMAIN_CONTEXT, METADATA, SECTIONS, ContextPlan
 from meshwright.context.text import common_forms, count_tokens, forms, is_form_of, other_languages
 
 # What a summary may leave out: it was chosen by relevance, and another choice is as good.
@@ -34,7 +34,7 @@ _COMMON_HAN = frozenset(
     "的了在是和与及或不未无有为以于从到对将被把由用可能应须需并且但而则若如因所其此该每这那们中上下内外"
     "前后时地得着过也都就才只再又还很最更较之同等個与無為對將應須並則時這們過後"
 )
-_LANGUAGE_WORDS = 3  # of those that hold its sentences together, no common English ones, tell a language
+_LANGUAGE_WORDS = 3  # so many function words, no common English ones, tell a language
 _MAX_ENDING = 3  # letters in which two forms of a word differ at the end
 _LEAST_STEM = 4  # letters that they have in common; in other scripts than Latin two
 _LEAKS = {
@@ -56,7 +56,7 @@ _LEAKS = {
 }
 
 
-def problem(text: str, plan: Plan) -> str | None:
+def problem(text: str, plan: ContextPlan) -> str | None:
     """Say why a model's text may not be used in place of the plan's, or None if it may.
 
     It may only if nothing needed was lost and nothing was invented: every name, number and unusual word of it
@@ -81,7 +81,7 @@ def _split_sections(text: str) -> dict[str, str]:
     return sections
 
 
-def _shape(text: str, plan: Plan) -> Iterator[str]:
+def _shape(text: str, plan: ContextPlan) -> Iterator[str]:
     first = plan.text.partition("\n")[0]
     if not text.startswith(first):
         yield f"it does not begin with {first}"
@@ -90,7 +90,7 @@ def _shape(text: str, plan: Plan) -> Iterator[str]:
         yield f"it is longer than what it was made from: {tokens} tokens instead of {plan.output_tokens}"
 
 
-def _lost(sections: dict[str, str], original: dict[str, str], plan: Plan) -> Iterator[str]:
+def _lost(sections: dict[str, str], original: dict[str, str], plan: ContextPlan) -> Iterator[str]:
     for name in original.keys() - _OPTIONAL_SECTIONS:
         if not sections.get(name):
             yield f"section {name} is missing"
@@ -110,7 +110,7 @@ def _squeezed(text: str) -> str:
 
 
 def _leaked(text: str, original: dict[str, str]) -> Iterator[str]:
-    """Ids, scores and times, except those that stand in the sender's own text."""
+    """Ids, scores and times, except what stands in the sender's own text."""
     stated = " ".join(body for name, body in original.items() if name not in _OPTIONAL_SECTIONS)
     for what, pattern in _LEAKS.items():
         for match in pattern.finditer(text):

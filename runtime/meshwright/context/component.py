@@ -29,10 +29,10 @@ class ContextComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        wanted, self._vectors = mesh.settings[ContextSettings], None
-        if wanted.embedding_model:
-            embedder = Embedder(wanted.embedding_model, lambda: mesh.get(Model))
-            self._vectors = Vectors(mesh.database, embedder, wanted.embedding_floor)
+        settings, self._vectors = mesh.settings[ContextSettings], None
+        if settings.embedding_model:
+            embedder = Embedder(settings.embedding_model, lambda: mesh.get(Model))
+            self._vectors = Vectors(mesh.database, embedder, settings.embedding_floor)
         self._memory = Memory(mesh.database, mesh.runtime.clock, self._vectors)
         self._stores: list[MemoryStore] = []
         self._rules = with_defaults(mesh.settings[ContextSettings].rules)

@@ -11,14 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from meshwright.context import memory_table
-from meshwright.context.memory import (
-    STATUSES,
-    MemoryItem,
-    MemoryPage,
-    MemoryStatus,
-    check_text,
-    subject_of,
-)
+from meshwright.context.memory import STATUSES, MemoryItem, MemoryPage, MemoryStatus, check_text, subject_of
 from meshwright.context.relevance import coverage, distinct, is_spaceless, query_words, within_budget
 from meshwright.context.vectors import Vectors
 from meshwright.core.clock import Clock
@@ -75,10 +68,10 @@ class Memory:
 
         They share words with it or, where a floor is given and texts are embedded, mean much the same.
 
-        Of equally relevant ones the newest comes first, and what says nearly the same as one before it is
-        left out. Behind one stand those that contradict it. Together they have at most `max_tokens`: the
-        least relevant are dropped. A query's marks and operators mean nothing; one without a word of meaning
-        finds nothing, and neither does one if no memory has the share `floor` of its words, by weight.
+        Of equally relevant memories the newest comes first, and near repeats are left out. Contradictions
+        stand behind the memory that they contradict. Together they have at most `max_tokens`: the least
+        relevant are dropped. A query's marks and operators mean nothing. A query finds nothing without a word
+        of meaning, or if no memory has the share `floor` of its words, by weight.
         """
         if self._owners is not None and not self._owners and self._database.exclusive:
             return []  # there is no memory, and no other process can write one
@@ -103,7 +96,7 @@ class Memory:
         return list(within_budget(memories, max_tokens))
 
     async def _with_contradictions(self, memories: Sequence[MemoryItem]) -> list[MemoryItem]:
-        """The memories, each before those that say something else of its subject."""
+        """The memories, each before others that contradict it on the same subject."""
         ids = [item.memory_id for item in memories if item.subject]
         if not ids:
             return list(memories)

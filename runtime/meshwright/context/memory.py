@@ -116,7 +116,7 @@ class MemoryStore(Protocol):
 
 
 class MemoryPage(NamedTuple):
-    """Some memories, the newest first; `cursor` asks for those that follow, and is None at the end."""
+    """Some memories, the newest first; `cursor` asks for the next page, and is None at the end."""
 
     items: list[MemoryItem]
     cursor: int | None
@@ -168,7 +168,7 @@ class MemoryCatalog(Protocol):
 
 
 def check_text(text: str) -> None:
-    """Raise InvalidInput for a text that is empty, and TooLarge for one that is too long to be a memory."""
+    """Raise InvalidInput for a text that is empty, and TooLarge for a text too long for a memory."""
     if not text.strip():
         raise InvalidInput("a memory needs a text", remedy="say what is to be remembered", field="text")
     if len(text) > _MAX_MEMORY_CHARS:

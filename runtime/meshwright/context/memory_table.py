@@ -92,7 +92,7 @@ def owners_among(session: Session, groups: Iterable[Sequence[str]]) -> set[str]:
 def insert(session: Session, owner: str, fields: Fields) -> bool:
     """Write a memory; False if there is one of its id, or an equal one. Of a subject the newer may count.
 
-    It supersedes those of less trust, and those of its own trust that are a week older. Below an older one of
+    It supersedes memories of less trust, and a week older ones of its own trust. Below an older one of
     more trust it is quarantined.
     """
     row = {**fields, "owner": owner}
@@ -173,7 +173,7 @@ def beside(
 
 
 def wording(row: Fields) -> str:
-    """The words that a memory is found by: those of its subject and of its text."""
+    """The words that a search finds a memory by: its subject and its text."""
     return f"{row['subject'] or ''} {row['text']}"
 
 
@@ -192,7 +192,7 @@ def page(session: Session, filters: Fields, statuses: Sequence[str], after: int,
     """Memories whose fields have the wanted values, the newest first, with their number `n`.
 
     Those behind number `after`, or the first ones for 0; `contains` is a text that theirs has, in any case,
-    `named` an end or a beginning of their ids, or of those of their tasks.
+    `named` an end or a beginning of their ids, or of their tasks' ids.
     """
     filters = dict(filters)
     conditions, values = [f"status IN ({_marks(statuses)})"], list[Any](statuses)
@@ -340,7 +340,7 @@ def _outranks(row: Fields, other: Fields) -> bool:
 
 
 def _said_at(row: Fields) -> float:
-    """The time of what a memory says: that of the person who vouches for it, or of its writing."""
+    """The time that counts for a memory: when a person vouched for it, else when it was written."""
     return float(row.get("changed_at") or row["created_at"]) if row["trust"] > 2 else float(row["created_at"])
 
 

@@ -7,14 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import field
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from meshwright.context.memory import MemoryItem
 from meshwright.context.relevance import within_budget
@@ -95,7 +88,7 @@ class ContextRequest(CompressRequest):
     task_summary: Annotated[str, StringConstraints(max_length=_MAX_SUMMARY_CHARS)] = ""
 
 
-class Plan(Struct, kw_only=True):
+class ContextPlan(Struct, kw_only=True):
     """The context that the rules make of a request.
 
     `text` is the deterministic text, whole. `input_tokens` is what the request would have been without
@@ -149,16 +142,16 @@ def context_request(
     sender: str,
     receiver: str,
     memories: Sequence[MemoryItem],
-    passed: SenderContext | None = None,
+    handed_on: SenderContext | None = None,
     project_id: str = "default",
     max_tokens: int = _MAX_CONTEXT_TOKENS,
 ) -> ContextRequest:
     """Ask for the context of an agent's run: what its sender passes on, then memories, as many as fit.
 
     The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
-    who asks the agent: the one that delegated to it, or the orchestrator.
+    who asks the agent: the delegating agent, or the orchestrator.
     """
-    passed_on = passed or SenderContext()
+    passed_on = handed_on or SenderContext()
     return ContextRequest.model_construct(  # of parts that are checked
         sender=sender,
         constraints=[*passed_on.constraints],
@@ -310,13 +303,13 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
         yield str(value)
 
 
-def plan(request: CompressRequest, rules: Rules) -> Plan:
+def plan(request: CompressRequest, rules: Rules) -> ContextPlan:
     """Apply the rule of a request's sender and receiver to it, and count the result."""
     rule = rules.find(request.sender, request.receiver)
     draft = _Draft(request, rule)
     text = draft.render()
     tokens = count_tokens(text)
-    return Plan(
+    return ContextPlan(
         text=text,
         input_tokens=tokens + count_tokens("\n".join(draft.dropped)),
         output_tokens=tokens,

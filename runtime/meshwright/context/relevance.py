@@ -11,7 +11,7 @@ from meshwright.context.text import common_forms, function_words, is_form_of, ot
 
 MAX_QUERY_CHARS = 16_000
 _MAX_QUERY_WORDS = 24  # the first distinct ones: more would search for ever longer and find no better
-_LANGUAGE_WORDS = 2  # of those that hold its sentences together: one alone may be any word of another
+_LANGUAGE_WORDS = 2  # so many function words tell a language: one alone may be any word of another
 _NEAR_DUPLICATE = 0.8  # of two memories' words in common, from which on the less relevant one is dropped
 _REPEATED = 0.8  # of a text's shingles that stand in another, from which on it says nothing new
 _SHINGLE = 3  # words
@@ -41,7 +41,7 @@ def query_words(text: str) -> list[str]:
 
 
 def _held_together_by(words: Set[str]) -> frozenset[str]:
-    """The words that hold sentences together in the language of which a text has the most of them."""
+    """The function words of the language that a text is most likely in."""
     most = max((function_words(), *other_languages()), key=lambda language: len(language & words))
     return most if len(most & words) >= _LANGUAGE_WORDS else frozenset()
 
@@ -107,7 +107,7 @@ def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def distinct(items: Iterable[TextT]) -> Iterator[TextT]:
-    """The items without those that say nearly the same, with the same numbers, as one before them."""
+    """The items, without repeats: nearly the same words with the same numbers as an earlier item."""
     earlier: list[set[str]] = []
     for item in items:
         words = set(_WORD.findall(item.text.lower()))
@@ -123,7 +123,7 @@ def _are_near(words: set[str], other: set[str]) -> bool:
 
 
 def within_budget(items: Iterable[TextT], max_tokens: int) -> Iterator[TextT]:
-    """The first items that have so many tokens together; one that has more all by itself is passed over."""
+    """The first items that fit in so many tokens together; an item above that limit is passed over."""
     remaining = max_tokens
     for item in items:
         tokens = item.tokens

@@ -94,7 +94,7 @@ class Rule(Table):
 
 
 class Rules:
-    """The rules of a mesh; of those that match a sender and a receiver the most specific holds.
+    """The rules of a mesh. The most specific match of a sender and a receiver holds.
 
     Both named comes before the receiver alone named, that before the sender alone, and last comes `*` to
     `*`, which is added with its defaults where it is missing.

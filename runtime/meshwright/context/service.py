@@ -15,8 +15,8 @@ from meshwright.context.plan import (
     CompressRequest,
     CompressResponse,
     CompressStats,
+    ContextPlan,
     ContextRequest,
-    Plan,
     plan,
 )
 from meshwright.context.rules import DEFAULT_RULES, Rules
@@ -47,7 +47,7 @@ _NO_LESSON = "none"
 
 
 class Compression(NamedTuple):
-    """A call of the compression model: its model and tags, the tokens of its prompt, and those of the text
+    """A call of the compression model: its model and tags, the tokens of its prompt and of the text
     before and, at most, after it."""
 
     model: str
@@ -69,7 +69,7 @@ class ContextService(Actor[_NoState]):
         self._rules = rules
 
     @turn
-    def plan(self, turn: Turn, request: ContextRequest) -> Plan:
+    def plan(self, turn: Turn, request: ContextRequest) -> ContextPlan:
         """Apply the rules to a request. Changes nothing, so there is nothing to commit."""
         return plan(request, self._rules)
 
@@ -172,7 +172,7 @@ class ContextClient:
             return None, "the text is empty" if not summary else "the text was cut off"
         return summary, None
 
-    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
+    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> ContextPlan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
         while True:
             try:
@@ -180,7 +180,7 @@ class ContextClient:
             except MailboxFull:  # a thousand runs that begin at once all ask the same actor
                 await asyncio.sleep(_BUSY_SECONDS)
             else:
-                return Plan.model_validate(reply)
+                return ContextPlan.model_validate(reply)
 
     def _prompt(self, known_by: CallContext) -> Prompt:
         run = PromptContext(known_by.tenant_id, known_by.agent_id, known_by.task_id, known_by.thread_id)
@@ -216,7 +216,7 @@ class ContextClient:
 
 
 def _response(
-    draft: Plan,
+    draft: ContextPlan,
     started: float,
     method: CompressionMethod,
     *,

@@ -33,9 +33,9 @@ class ContextSettings(Table):
         for number, rule in enumerate(self.rules):
             before = pairs.setdefault((rule.sender, rule.receiver), number)
             if before != number:
-                said = "rules[{before}] is from {sender} to {receiver} too: make them one"
-                known = {"before": before, "sender": rule.sender, "receiver": rule.receiver}
-                error = PydanticCustomError("rule", said, known)
+                template = "rules[{before}] is from {sender} to {receiver} too: make them one"
+                values = {"before": before, "sender": rule.sender, "receiver": rule.receiver}
+                error = PydanticCustomError("rule", template, values)
                 details = InitErrorDetails(type=error, loc=("rules", number), input={})
                 raise ValidationError.from_exception_data("rules", [details])
         return self

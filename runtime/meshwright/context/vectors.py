@@ -147,7 +147,7 @@ def nearest(
 ) -> list[tuple[Fields, float]]:
     """The active memories of `owners` whose vectors are nearest to one, with their likeness, best first.
 
-    Those with the numbers in `also` are among them, if they have a vector. The values are those of
+    Memories with the numbers in `also` are among them, if they have a vector. The values are as in
     `memory_table.search`.
     """
     shared_values = {name: values[name] for name in ("tenant_id", "now", "kind")}
@@ -251,7 +251,7 @@ class Vectors:
         """The memories that suit a query by their words or by their meaning, best first, with `score`.
 
         `rows` are those found by words, best first; they count from the share `floor` of the query's words.
-        While no model embeds the query, they are all. The values are those of `memory_table.search`.
+        While no model embeds the query, they are all. The values are as in `memory_table.search`.
         """
         by_words = [row for row in rows if coverage(query, wording(row)) >= floor]
         who = CallContext(

@@ -51,7 +51,7 @@ class _Form(NamedTuple):
     prompted_tools: bool = False
 
 
-class Adapted(Wrapper):
+class AdaptedModel(Wrapper):
     """A model that takes every request, as far as it can be put in another form.
 
     Of an answer in a schema the reply's content is the JSON, unchecked. A stream is passed on but for
@@ -108,9 +108,9 @@ class Adapted(Wrapper):
 
 def _modes(request: ModelRequest, first: OutputMode) -> list[OutputMode]:
     """The modes from the first on; not by a tool where the request has one of that name itself."""
-    taken = any(tool.name == ANSWER_TOOL for tool in request.tools)
+    is_taken = any(tool.name == ANSWER_TOOL for tool in request.tools)
     modes = OUTPUT_MODES[OUTPUT_MODES.index(first) :]
-    return [mode for mode in modes if not (taken and mode == "tool")]
+    return [mode for mode in modes if not (is_taken and mode == "tool")]
 
 
 def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
@@ -206,13 +206,13 @@ def _arguments_of(call: ToolCall) -> Any:
 def _with_calls(reply: ModelReply, step: int | None) -> ModelReply:
     """A reply with the calls that its text is; as it was where it is anything else."""
     try:
-        written = _WrittenCalls.model_validate_json(repaired(reply.content))
+        reply_calls = _WrittenCalls.model_validate_json(repaired(reply.content))
     except ValidationError:
         return reply
     where = new_id() if step is None else step
     calls = tuple(
         ToolCall(id=f"call_{where}_{number}", name=call.name, arguments=_json(call.arguments))
-        for number, call in enumerate(written.tool_calls)
+        for number, call in enumerate(reply_calls.tool_calls)
     )
     return reply.model_copy(update={"content": "", "tool_calls": calls, "finish_reason": "tool_calls"})
 

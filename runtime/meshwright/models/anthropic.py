@@ -40,7 +40,7 @@ _CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias", "modalities", 
 _EPHEMERAL = {"type": "ephemeral"}
 _FROM_CACHE, _TO_CACHE = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
 _USAGE: UsageFields = {
-    "prompt_tokens": (("input_tokens",), _FROM_CACHE, _TO_CACHE),  # it counts those of its cache apart
+    "prompt_tokens": (("input_tokens",), _FROM_CACHE, _TO_CACHE),  # it counts tokens of its cache apart
     "completion_tokens": (("output_tokens",),),
     "cached_tokens": (_FROM_CACHE,),
     "cache_write_tokens": (_TO_CACHE,),
@@ -155,23 +155,23 @@ class AnthropicMessages(Wire):
             body.pop(name, None)
         return body
 
-    def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
+    def read(self, body: Any, request: ModelRequest, source: str, extra: Mapping[str, Any]) -> ModelReply:
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
         with reading(source):
             reason = body["stop_reason"]
             blocks = body.get("content") or () if reason == "refusal" else body["content"]
             texts = [block["text"] for block in blocks if block["type"] == "text"]
             calls = [_call(block) for block in blocks if block["type"] == "tool_use"]
-            written = sum(map(len, texts)) + sum(len(call.arguments) for call in calls)
-            counted = read_usage(body.get("usage"), _USAGE, request, written)
+            characters = sum(map(len, texts)) + sum(len(call.arguments) for call in calls)
+            counted = read_usage(body.get("usage"), _USAGE, request, characters)
             if reason == "refusal":
-                raise held_back(source, request.model, body.get("model"), counted, known)
+                raise held_back(source, request.model, body.get("model"), counted, extra)
             answers = [call for call in calls if call.name == _ANSWER]
             others = tuple(call for call in calls if call.name != _ANSWER)
             content = answers[0].arguments if answers and not others else "".join(texts)
             finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
-            known = with_problem(known, counted, wrote=bool(content or calls))
-            said = {
+            extra = with_problem(extra, counted, wrote=bool(content or calls))
+            fields = {
                 "content": content,
                 "tool_calls": others,
                 "thinking": tuple(block for block in blocks if block["type"] in _THINKING),
@@ -179,15 +179,15 @@ class AnthropicMessages(Wire):
                 "usage": counted.usage,
                 "finish_reason": finish,
             }
-            return ModelReply.model_validate(said).model_copy(update=known)
+            return ModelReply.model_validate(fields).model_copy(update=extra)
 
     def adapts_to(self, words: str) -> bool:
         """Leave out the temperature where the model does not take one; let it think as it likes."""
         if "budget_tokens" in words or "thinking.type" in words:
             self._adaptive, before = True, self._adaptive
             return not before
-        taken = "temperature" not in words or "temperature" in self._without
-        if taken or not any(sign in words for sign in ("deprecated", "not support", "may only be set")):
+        is_needless = "temperature" not in words or "temperature" in self._without
+        if is_needless or not any(sign in words for sign in ("deprecated", "not support", "may only be set")):
             return False
         self._without.add("temperature")
         return True
@@ -208,18 +208,18 @@ class AnthropicMessages(Wire):
                 block["cache_control"] = point.get("control") or _EPHEMERAL
 
     def _params_of(self, request: ModelRequest) -> dict[str, Any]:
-        given = request.params
-        if refused := next((name for name in _CANNOT if given.get(name)), None):
+        asked_params = request.params
+        if refused := next((name for name in _CANNOT if asked_params.get(name)), None):
             raise Unsupported(f"Anthropic has no parameter {refused}", remedy="Leave it out", field=refused)
-        params = {name: value for name, value in given.items() if name not in (*_LEFT_OUT, *_CANNOT)}
+        params = {name: value for name, value in asked_params.items() if name not in (*_LEFT_OUT, *_CANNOT)}
         if params.get("service_tier") not in (None, "auto", "standard_only"):
             del params["service_tier"]
-        if stop := given.get("stop"):
+        if stop := asked_params.get("stop"):
             params["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         forced = request.response_schema is not None or request.tool_choice == "required"
-        if "reasoning_effort" not in given or forced or "thinking" in params:
+        if "reasoning_effort" not in asked_params or forced or "thinking" in params:
             return params  # a model that must call a tool cannot think first
-        effort = str(given["reasoning_effort"])
+        effort = str(asked_params["reasoning_effort"])
         limit = (request.max_tokens or _MAX_TOKENS) * 3 // 4
         budget = min(_EFFORTS.get(effort, 0), limit)
         if self._adaptive and effort in _EFFORTS:
@@ -244,26 +244,26 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any]:
 
 def _mark_conversation(system: list[Any], messages: list[Any], tools: list[Any]) -> None:
     """Have a conversation cached: what stands before its messages, and those up to its two last questions."""
-    asked = [message for message in messages if message["role"] == "user"]
-    ends = [(system or tools)[-1:], *([message["content"][-1]] for message in asked[-2:])]
+    questions = [message for message in messages if message["role"] == "user"]
+    ends = [(system or tools)[-1:], *([message["content"][-1]] for message in questions[-2:])]
     for block in (block for blocks in ends for block in blocks):
         block["cache_control"] = _EPHEMERAL
 
 
 def _messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The conversation without its system messages; neighbours of one role are one message."""
-    written: list[dict[str, Any]] = []
+    conversation: list[dict[str, Any]] = []
     for message in messages:
         if message.role == "system":
             continue
         role = "assistant" if message.role == "assistant" else "user"
-        if not written and role == "assistant":
-            written.append({"role": "user", "content": [_text("")]})
-        if written and written[-1]["role"] == role:
-            written[-1]["content"] += _blocks(message)
+        if not conversation and role == "assistant":
+            conversation.append({"role": "user", "content": [_text("")]})
+        if conversation and conversation[-1]["role"] == role:
+            conversation[-1]["content"] += _blocks(message)
         else:
-            written.append({"role": role, "content": _blocks(message)})
-    return written or [{"role": "user", "content": [_text("")]}]
+            conversation.append({"role": role, "content": _blocks(message)})
+    return conversation or [{"role": "user", "content": [_text("")]}]
 
 
 def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
@@ -308,8 +308,8 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
             title = {"title": about["filename"]} if about.get("filename") else {}
             return {"type": "document", "source": source, **title}
         case {"type": "file", "file": {"file_id": str(file_id)}}:
-            known = file_id.startswith(("http://", "https://"))
-            source = {"type": "url", "url": file_id} if known else {"type": "file", "file_id": file_id}
+            is_url = file_id.startswith(("http://", "https://"))
+            source = {"type": "url", "url": file_id} if is_url else {"type": "file", "file_id": file_id}
             return {"type": "document", "source": source}
         case {"type": "image" | "document"}:
             return dict(part)

@@ -92,7 +92,7 @@ class _Flight:
     reply: ModelReply | None = None
 
 
-class Cached(Wrapper):
+class CachedModel(Wrapper):
     """A model that answers repeated requests from a store, for `ttl_seconds`.
 
     It looks up only calls at temperature 0 whose `cache` is true, and keeps a reply that is whole: not one
@@ -133,11 +133,11 @@ class Cached(Wrapper):
             if flight.reply is None:
                 flight.reply = await self._read(key)
             if flight.reply is None:
-                left = ends - self._clock.monotonic()
-                if left <= 0:
+                remaining = ends - self._clock.monotonic()
+                if remaining <= 0:
                     raise _too_late()
-                asked = request.model_copy(update={"timeout_seconds": left})
-                flight.reply = await self.model.complete(asked, on_delta)
+                attempt = request.model_copy(update={"timeout_seconds": remaining})
+                flight.reply = await self.model.complete(attempt, on_delta)
                 await self._write(key, flight.reply)
                 return flight.reply
         finally:
@@ -198,10 +198,10 @@ def key_of(request: ModelRequest, identity: str) -> str | None:
     """
     try:
         whose = json.dumps([_FORMAT, identity, request.context.tenant_id])
-        asked = request.model_dump()
+        document = request.model_dump()
         for name in _WITHOUT_EFFECT:
-            del asked[name]
-        text = to_json(asked, inf_nan_mode="null").decode()
+            del document[name]
+        text = to_json(document, inf_nan_mode="null").decode()
     except (TypeError, ValueError, RecursionError):  # what is foreign, half a character, a circle
         return None
     return hashlib.sha256(f"{whose}\n{text}".encode()).hexdigest()
@@ -235,20 +235,20 @@ def cached(
 ) -> Model:
     """The model with the cache that the settings ask for; the model itself where they ask for none.
 
-    `kind` is that of the adapter below it, `folder` the mesh's data folder; the litellm_config.yaml at
+    `kind` names the adapter below it, `folder` is the mesh's data folder; the litellm_config.yaml at
     `config_path` need not exist. Raises ConfigError as `cache_of` does.
     """
-    store, wanted = cache_of(settings, folder, clock), settings[ModelsSettings]
+    store, options = cache_of(settings, folder, clock), settings[ModelsSettings]
     if store is None:
         return model
     # What answers: adapter, server and key (another may open other models), the file and what it reads.
-    known = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     config = read_text(config_path) if config_path.exists() else ""
-    key = wanted.api_key.get_secret_value() if wanted.api_key else ""
-    parts = [kind, wanted.base_url or "", key, config, *([wanted.name] if wanted.name else ())]
-    parts += [f"{name}={known.get(name, '')}" for name in names_in(config)]
+    key = options.api_key.get_secret_value() if options.api_key else ""
+    parts = [kind, options.base_url or "", key, config, *([options.name] if options.name else ())]
+    parts += [f"{name}={variables.get(name, '')}" for name in names_in(config)]
     identity = hashlib.sha256("\x00".join(parts).encode()).hexdigest()
-    return Cached(model, store, ttl_seconds=wanted.cache_ttl_seconds, clock=clock, identity=identity)
+    return CachedModel(model, store, ttl_seconds=options.cache_ttl_seconds, clock=clock, identity=identity)
 
 
 def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | None:
@@ -256,13 +256,13 @@ def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | Non
 
     Raises ConfigError for a Redis that is not named, or without its client.
     """
-    wanted = settings[ModelsSettings]
-    if wanted.cache == "memory":
-        return MemoryCache(clock, wanted.cache_max_bytes)
-    if wanted.cache == "disk":
-        return SqliteCache(folder, clock, wanted.cache_max_bytes)
-    if wanted.cache == "redis":
-        return RedisCache(wanted.cache_redis_url.get_secret_value() if wanted.cache_redis_url else "")
+    options = settings[ModelsSettings]
+    if options.cache == "memory":
+        return MemoryCache(clock, options.cache_max_bytes)
+    if options.cache == "disk":
+        return SqliteCache(folder, clock, options.cache_max_bytes)
+    if options.cache == "redis":
+        return RedisCache(options.cache_redis_url.get_secret_value() if options.cache_redis_url else "")
     return None
 
 
@@ -301,7 +301,7 @@ class MemoryCache:
         return value
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
-        """Keep a value for so long; one that is larger than the whole store is not kept."""
+        """Keep a value for so long; a value larger than the whole store is dropped."""
         self._drop(key)
         if len(value) + _ENTRY_BYTES > self._max_bytes:
             return
@@ -359,7 +359,7 @@ class RedisCache:
         await self._ask(lambda client: client.set(_PREFIX + key, value, px=ttl_ms))
 
     async def clear(self) -> None:
-        """Forget every answer, also those that other meshes keep there."""
+        """Forget every answer, also answers of other meshes."""
 
         async def delete(client: Redis) -> None:
             async for key in client.scan_iter(f"{_PREFIX}*"):

@@ -6,9 +6,9 @@
                 never longer than a minute
     half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
 
-Each process has its own, and tells the others: what one learns of a deployment holds for all. They probe a
-little later than the one that opened the circuit, whose success closes theirs. A test that succeeds closes a
-circuit at once, and so does a key that changes.
+Each process has its own, and reports changes to the others: what one learns of a deployment holds for all.
+They probe a little later than the process that opened the circuit, whose success closes theirs. A successful
+test closes a circuit at once, and so does a changed key.
 """
 
 from __future__ import annotations
@@ -171,18 +171,18 @@ class Circuits:
     def _failed(
         self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
     ) -> None:
-        """Count a failure; that of a call which began before the circuit opened changes nothing."""
+        """Count a failure. A call that began before the circuit opened changes nothing."""
         if policy.is_off or (circuit.until is not None and not is_probe):
             return
-        asked = error.retry_after_seconds or 0.0
-        if isinstance(error, RateLimited) and asked:
-            seconds = asked
+        pause = error.retry_after_seconds or 0.0
+        if isinstance(error, RateLimited) and pause:
+            seconds = pause
         else:
             now = time.monotonic()
             circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
             if error.retryable and not is_probe and len(circuit.failures) <= policy.allowed_fails:
                 return
-            seconds = max(asked, policy.cooldown_seconds * 2**circuit.times)
+            seconds = max(pause, policy.cooldown_seconds * 2**circuit.times)
         seconds = min(seconds, _MAX_COOLDOWN_SECONDS)
         if circuit.until is None:
             circuit.since, circuit.times = datetime.now(UTC), 0
@@ -191,8 +191,8 @@ class Circuits:
         circuit.until, circuit.error = time.monotonic() + seconds, copy.copy(error)
         if is_refusal(error):
             error.retry_after_seconds = seconds
-        shown = {"type": error.code, "message": str(error)}
-        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": shown}
+        document = {"type": error.code, "message": str(error)}
+        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": document}
         payload |= {"status": error.answered, "reason": error.reason}
         self._tell(COOLED_DOWN if error.retryable else REFUSED, payload)
 
@@ -208,7 +208,7 @@ class Circuits:
             self.on_change(event_type, payload)
 
 
-class Guarded(Wrapper):
+class GuardedServer(Wrapper):
     """A server whose deployments are not known here: each group, with its tags, has a circuit."""
 
     def __init__(self, model: Model, circuits: Circuits) -> None:
@@ -218,12 +218,12 @@ class Guarded(Wrapper):
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt. Raises ModelError, also without asking the server while it is left alone."""
         name = " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
-        if left := self._circuits.left_seconds(name):
+        if remaining := self._circuits.left_seconds(name):
             if (refusal := self._circuits.refusal(name)) is not None:
                 raise refusal
             met = self._circuits.error(name)
-            what = f"Model {request.model!r} is left alone for {left:.0f} seconds"
-            raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=left)
+            what = f"Model {request.model!r} is left alone for {remaining:.0f} seconds"
+            raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
             return await self.model.complete(request, on_delta)
 
@@ -283,40 +283,42 @@ class Retrying(Wrapper):
         with fallbacks may be several.
         """
         ends = self.clock.monotonic() + request.timeout_seconds
-        attempt, made = request, 0
-        lost: tuple[ModelReply, ...] = ()
+        attempt, attempts = request, 0
+        lost_replies: tuple[ModelReply, ...] = ()
         failed_at: tuple[str, ...] = ()
         for tries in itertools.count(1):
             try:
                 reply = await self.model.complete(attempt, on_delta)
             except ModelError as error:
-                made += error.attempts
-                error.lost = lost = (*lost, *error.lost)
+                attempts += error.attempts
+                error.lost = lost_replies = (*lost_replies, *error.lost)
                 error.failed_at = failed_at = (*failed_at, *error.failed_at)
                 left_tries = self.tries_of.get(request.user, self.max_tries) - tries
-                pause = self._pause_after(error, tries, made, ends, is_last=left_tries <= 0)
+                pause = self._pause_after(error, tries, attempts, ends, is_last=left_tries <= 0)
                 if self.on_retry is not None:
                     self.on_retry(request, error, pause)
             else:
-                if not made:
+                if not attempts:
                     return reply
-                all_tries = {"attempts": made + reply.attempts, "lost": (*lost, *reply.lost)}
+                all_tries = {"attempts": attempts + reply.attempts, "lost": (*lost_replies, *reply.lost)}
                 all_tries["failed_at"] = (*failed_at, *reply.failed_at)
                 return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(self.clock.now() + timedelta(seconds=pause))
             if on_delta is not None:
                 on_delta(STREAM_RESTART)
-            left = ends - self.clock.monotonic()
-            attempt = request.model_copy(update={"timeout_seconds": left})
+            remaining = ends - self.clock.monotonic()
+            attempt = request.model_copy(update={"timeout_seconds": remaining})
         raise AssertionError("the count has no end")
 
-    def _pause_after(self, error: ModelError, tries: int, made: int, ends: float, *, is_last: bool) -> float:
+    def _pause_after(
+        self, error: ModelError, tries: int, attempts: int, ends: float, *, is_last: bool
+    ) -> float:
         """The seconds before another try; raises the error where that makes no sense."""
         ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
         delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
         is_over = self.clock.monotonic() + delay_seconds >= ends
         is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
         if is_last or not error.retryable or is_over or is_long:
-            error.attempts = made
+            error.attempts = attempts
             raise error
         return delay_seconds

@@ -61,13 +61,13 @@ def models() -> None:
 def _list_models(target: Target, as_json: bool) -> None:
     """Show groups, deployments, tags and prices."""
     settings = _settings(target)
-    found = asyncio.run(_overview(target, settings))
+    overview = asyncio.run(_overview(target, settings))
     health = _health(target, settings)
-    for group in found["groups"]:
-        of_server = health.get("" if found["file"] else group["group"])
+    for group in overview["groups"]:
+        of_server = health.get("" if overview["file"] else group["group"])
         for row in group["deployments"]:
             row["health"] = health.get(row["deployment"]) or of_server or _UNKNOWN
-    echo_json(found) if as_json else click.echo(overview_text(found))
+    echo_json(overview) if as_json else click.echo(overview_text(overview))
 
 
 @models.command()
@@ -77,18 +77,18 @@ def _list_models(target: Target, as_json: bool) -> None:
 @mesh_options
 def route(target: Target, group: str, tags: str, as_json: bool) -> None:
     """Say which deployments a call would reach, what follows, and why."""
-    wanted = [tag.strip() for tag in tags.split(",") if tag.strip()]
+    tag_list = [tag.strip() for tag in tags.split(",") if tag.strip()]
 
     async def ask() -> Document:
         settings = _settings(target)
         async with _running(target, settings) as client:
             if client is not None:
-                return await client.deployment_route(group, wanted)
+                return await client.deployment_route(group, tag_list)
         server = settings[ModelsSettings].base_url
-        return {**_of_file(settings).route(group, wanted), "answers": f"http {server}" if server else None}
+        return {**_of_file(settings).route(group, tag_list), "answers": f"http {server}" if server else None}
 
-    found = asyncio.run(ask())
-    echo_json(found) if as_json else _explain(found)
+    route_document = asyncio.run(ask())
+    echo_json(route_document) if as_json else _explain(route_document)
 
 
 @models.command()
@@ -111,10 +111,10 @@ def test(target: Target, group: str | None, as_json: bool) -> int:
 
     with drawing() as canvas:
         canvas.doing("calling the deployments")
-        found = asyncio.run(ask())
-    _keep_health(settings, found)
-    echo_json(found) if as_json else click.echo(table(_TESTED, found))
-    return 0 if all(result["ok"] for result in found) else 1
+        results = asyncio.run(ask())
+    _keep_health(settings, results)
+    echo_json(results) if as_json else click.echo(table(_TESTED, results))
+    return 0 if all(result["ok"] for result in results) else 1
 
 
 def _settings(target: Target) -> Settings:
@@ -227,12 +227,12 @@ _GROUPS = (
 )
 
 
-def overview_text(found: Document) -> str:
+def overview_text(overview: Document) -> str:
     """The text of `mesh models`: who answers, the deployments, fallbacks and warnings."""
-    rows = [{**row, "group": group["group"]} for group in found["groups"] for row in group["deployments"]]
+    rows = [{**row, "group": group["group"]} for group in overview["groups"] for row in group["deployments"]]
     chains = [
         f"{group['group']} {_FALLBACKS[kind]} {', then '.join(groups)}"
-        for group in found["groups"]
+        for group in overview["groups"]
         for kind, groups in group["fallbacks"].items()
         if groups
     ]
@@ -241,28 +241,29 @@ def overview_text(found: Document) -> str:
         for row in rows
         if row["health"].get("reason")
     ]
-    shown = table(_GROUPS, rows) if rows else ""
-    parts = [f"answers: {found['answers']}", shown, "\n".join(reasons), "\n".join(chains)]
-    return "\n\n".join([*filter(None, parts), *(f"warning: {warning}" for warning in found["warnings"])])
+    groups_table = table(_GROUPS, rows) if rows else ""
+    parts = [f"answers: {overview['answers']}", groups_table, "\n".join(reasons), "\n".join(chains)]
+    return "\n\n".join([*filter(None, parts), *(f"warning: {warning}" for warning in overview["warnings"])])
 
 
-def _explain(found: Document) -> None:
-    if found["answers"]:
-        say(f"answers: {found['answers']}, which does not read {Path(found['file']).name}; that file says:")
-    for line in _explained(found):
+def _explain(document: Document) -> None:
+    if document["answers"]:
+        file = Path(document["file"]).name
+        say(f"answers: {document['answers']}, which does not read {file}; that file says:")
+    for line in _explained(document):
         say(line, indent=len(line) - len(line.lstrip()) + 2)
 
 
-def _explained(found: Document, indent: str = "") -> Iterator[str]:
-    head = f"{found['when']}: " if found["when"] else ""
-    yield f"{indent}{head}group {found['group']}: {found['why']}"
-    for deployment in (*found["asked"], *found["instead"]):
+def _explained(document: Document, indent: str = "") -> Iterator[str]:
+    head = f"{document['when']}: " if document["when"] else ""
+    yield f"{indent}{head}group {document['group']}: {document['why']}"
+    for deployment in (*document["asked"], *document["instead"]):
         yield f"{indent}  {deployment['model']}  {deployment['why']}"
-    for deployment in found["left_out"]:
+    for deployment in document["left_out"]:
         yield f"{indent}  not {deployment['model']}: set {', '.join(deployment['missing'])}"
-    if found["problem"]:
-        yield f"{indent}  No deployment is available: {found['problem']}"
-    for fallback in found["fallbacks"]:
+    if document["problem"]:
+        yield f"{indent}  No deployment is available: {document['problem']}"
+    for fallback in document["fallbacks"]:
         yield from _explained(fallback, f"{indent}  ")
 
 
@@ -304,10 +305,10 @@ def _health(target: Target, settings: Settings) -> dict[str, Document]:
 
 def _called_health(target: Target, settings: Settings) -> dict[str, Document]:
     async def last_calls(mesh: Connection) -> list[Event]:
-        found = await mesh.client.events(limit=_CALLS, event_type="model.called")
+        events = await mesh.client.events(limit=_CALLS, event_type="model.called")
         for event_type in _CIRCUIT_EVENTS:
-            found += await mesh.client.events(limit=_CIRCUITS, event_type=event_type)
-        return sorted(found, key=lambda event: event.seq or 0)
+            events += await mesh.client.events(limit=_CIRCUITS, event_type=event_type)
+        return sorted(events, key=lambda event: event.seq or 0)
 
     if target.url is None and not settings.data_dir.is_dir():
         return {}
@@ -336,17 +337,17 @@ def _health_from(event: Event) -> Document:
 
 def _tested_health(settings: Settings) -> dict[str, Document]:
     try:
-        known = json.loads(read_private(settings.data_dir / _HEALTH_FILE))
+        states = json.loads(read_private(settings.data_dir / _HEALTH_FILE))
     except (OSError, ValueError):  # no test was made here, or the file is not ours
         return {}
-    return known if isinstance(known, dict) else {}
+    return states if isinstance(states, dict) else {}
 
 
-def _keep_health(settings: Settings, found: list[Document]) -> None:
+def _keep_health(settings: Settings, results: list[Document]) -> None:
     now = datetime.now(UTC).isoformat()
     states = {
         result["deployment"]: {"status": "ok" if result["ok"] else result["error"]["type"], "at": now}
-        for result in found
+        for result in results
     }
     path = make_private(settings.data_dir) / _HEALTH_FILE
     write_private(path, json.dumps({**_tested_health(settings), **states}, ensure_ascii=False, indent=2))

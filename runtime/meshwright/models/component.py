@@ -23,18 +23,19 @@ from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.ledger.settings import LedgerSettings
 from meshwright.mesh import Mesh
-from meshwright.models.adapt import Adapted
-from meshwright.models.cache import Cached, cached, check_redis
+from meshwright.models.adapt import AdaptedModel
+from meshwright.models.cache import CachedModel, cached, check_redis
 from meshwright.models.circuits import (
     COOLED_DOWN,
     MAX_WAIT_SECONDS,
     RECOVERED,
     REFUSED,
     Circuits,
-    Guarded,
+    GuardedServer,
     Retrying,
     recovered,
 )
+from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     Adapter,
@@ -51,15 +52,7 @@ from meshwright.models.port import (
 from meshwright.models.prices import prices_of
 from meshwright.models.providers import convention_name
 from meshwright.models.routing import deployment_id
-from meshwright.models.select import (
-    PREFIX,
-    AgentModels,
-    Configured,
-    ConfiguredModels,
-    adapter_for,
-    choose_model,
-    with_named_models,
-)
+from meshwright.models.select import PREFIX, AgentModels, ConfigurableModel, ConfiguredModels, choose_model
 from meshwright.models.settings import ModelsSettings
 from meshwright.models.spans import CallSpans
 from meshwright.prompts import PromptSources
@@ -77,9 +70,9 @@ class ModelsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         path = self._path = project_file(mesh.project, settings[ModelsSettings].config)
-        self.circuits, given = Circuits(), mesh.get(GivenModel).model
-        self.chosen = self._choose() if given is None else adapter_for(given)
-        is_fixed = given is not None or settings[ModelsSettings].adapter == "offline"
+        self.circuits, replacement = Circuits(), mesh.get(GivenModel).model
+        self.chosen = self._choose() if replacement is None else adapter_for(replacement)
+        is_fixed = replacement is not None or settings[ModelsSettings].adapter == "offline"
         self._configs: AgentModels | None = None
         with suppress(LookupError):  # no component configures the models of agents
             self._configs = None if is_fixed else mesh.get(AgentModels)
@@ -101,9 +94,11 @@ class ModelsComponent(Component):
         Retries and fallbacks are part of one call of the ledger.
         """
         spans = CallSpans(self.mesh.tracing, self._provider_of)
-        yield ModelWrapper("request", partial(Adapted, spans=spans))
+        yield ModelWrapper("request", partial(AdaptedModel, spans=spans))
         if self._configs is not None:
-            yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
+            yield ModelWrapper(
+                "request", partial(ConfigurableModel, configs=self._configs, models=self._models)
+            )
         yield ModelWrapper("cache", self._cached)
         yield ModelWrapper("retry", self._retrying)
 
@@ -121,7 +116,7 @@ class ModelsComponent(Component):
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Empty the cache, which does not know whose answers it has."""
-        if isinstance(self._cache, Cached):
+        if isinstance(self._cache, CachedModel):
             await self._cache.clear()
 
     async def stop(self) -> None:
@@ -134,8 +129,8 @@ class ModelsComponent(Component):
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings, tags without a deployment, and caches that are not there."""
         agents = self.mesh.get(AgentTypes)
-        found = warnings_of(self.chosen.config, self.mesh.get(PromptSources), agents)
-        return [*map(str, found), *cache_warnings(self.config, agents)]
+        problems = warnings_of(self.chosen.config, self.mesh.get(PromptSources), agents)
+        return [*map(str, problems), *cache_warnings(self.config, agents)]
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
@@ -157,7 +152,7 @@ class ModelsComponent(Component):
 
     def _base(self) -> ConfiguredModels:
         price = self.mesh.settings[LedgerSettings].default_price
-        guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
+        guarded = GuardedServer(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
         if self._configs is not None:
             self._configs.on_read = partial(self._retain, models)
@@ -198,9 +193,9 @@ class ModelsComponent(Component):
     def _choose(self) -> Adapter:
         mesh = self.mesh
         adapter = mesh.settings[ModelsSettings].adapter
-        brought = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
-        if brought is not None:
-            return adapter_for(brought.load()(mesh.settings))
+        plugin = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
+        if plugin is not None:
+            return adapter_for(plugin.load()(mesh.settings))
         path = project_file(mesh.project, mesh.settings[ModelsSettings].config)
         shared = self.circuits
         chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=shared)

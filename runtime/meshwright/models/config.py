@@ -56,7 +56,7 @@ class LiteLLMConfig:
     router_settings: dict[str, Any]
     litellm_settings: dict[str, Any]
     lines: dict[str, int]
-    """The line of each of `router_settings`, and under no name that of the section itself."""
+    """The line of each of `router_settings`; the section itself stands under no name."""
     warnings: tuple[ConfigError, ...] = ()
     """Settings of the file that are allowed and improbable."""
 
@@ -112,14 +112,14 @@ def _with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ..
 
     Without one LiteLLM makes up a hash, which changes with the key.
     """
-    taken: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for deployment in deployments:
         info = deployment.get("model_info") or {}
         own = str(info.get("id") or f"{deployment['model_name']}/{deployment['litellm_params']['model']}")
         names = itertools.chain([own], (f"{own}#{number}" for number in itertools.count(2)))
-        unique = next(name for name in names if name not in taken)
-        taken[unique] = {**deployment, "model_info": {**info, "id": unique}}
-    return tuple(taken.values())
+        unique = next(name for name in names if name not in by_id)
+        by_id[unique] = {**deployment, "model_info": {**info, "id": unique}}
+    return tuple(by_id.values())
 
 
 def names_in(text: str) -> list[str]:
@@ -171,8 +171,8 @@ def _loader_of(text: str) -> Any:
         """Knows the kinds of _CORE, and tells of each value that PyYAML cannot make with its line."""
 
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-            first: [(tag, pattern) for tag, pattern in known if tag in _CORE]
-            for first, known in resolvers.items()
+            first: [(tag, pattern) for tag, pattern in tagged if tag in _CORE]
+            for first, tagged in resolvers.items()
         }
 
         def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -222,21 +222,21 @@ class _FileCheck:
         """The line of a place, or of the nearest one above it that the file has."""
         node, line = self.root, 1
         for step in where:
-            found = _child(node, step)
-            if found is None:
+            child = _child(node, step)
+            if child is None:
                 break
-            line, node = found
+            line, node = child
         return line
 
     def _names(self, values: Mapping[Any, Any], section: str, where: _Place) -> None:
         """Warn of a name that LiteLLM does not read in a section, and of a setting that the mesh does not."""
-        known = known_names()
+        names = known_names()
         for name in map(str, values):
-            if name in known[section] or name.startswith("mock_"):
+            if name in names[section] or name.startswith("mock_"):
                 continue
             others = _SETTINGS if section in _SETTINGS else ()
-            other = next((other for other in others if name in known[other]), None)
-            near = nearest(name, known[section], cutoff=0.8)
+            other = next((other for other in others if name in names[other]), None)
+            near = nearest(name, names[section], cutoff=0.8)
             if section == "model_info" and not near:
                 continue  # where owners note what they like
             remedy = f"Did you mean {near!r}?" if near else "Check how it is written"
@@ -271,9 +271,9 @@ class _FileCheck:
                 remedy = "YAML takes 3e-6 for text: write 3.0e-6" if isinstance(value, str) else ""
                 self._fail(f": expected dollars, found {value!r}", place, remedy)
             if not 0 <= value <= _MAX_PRICE:
-                shown = value if isinstance(value, float) or value < 0 else "so high"
+                amount = value if isinstance(value, float) or value < 0 else "so high"
                 remedy = f"Write 0 to {_MAX_PRICE:,} dollars"
-                self._fail(f": a price cannot be {shown}", place, remedy)
+                self._fail(f": a price cannot be {amount}", place, remedy)
 
     def _fallbacks(self, settings: Mapping[str, Any], groups: frozenset[str], where: _Place) -> None:
         """Check that every fallback leads from one group to others that there are, and none in a circle."""
@@ -349,8 +349,8 @@ class _FileCheck:
 
     def _expect(self, value: Any, kind: type, what: str, where: _Place) -> Any:
         if not isinstance(value, kind) or value == "":
-            found = "nothing" if value is None or value == "" else type(value).__name__
-            self._fail(f": expected {what}, found {found}", where)
+            actual = "nothing" if value is None or value == "" else type(value).__name__
+            self._fail(f": expected {what}, found {actual}", where)
         return value
 
     def _fail(self, message: str, where: _Place, remedy: str = "") -> NoReturn:
@@ -375,14 +375,14 @@ def _label(where: _Place) -> str:
 def _circle_from(group: str, onward: Mapping[str, list[str]]) -> list[str] | None:
     """A way along the fallbacks from a group back to it, both ends included; None where there is none."""
     ways = [[group]]
-    seen: set[str] = set()
+    visited: set[str] = set()
     while ways:
         way = ways.pop()
         for name in onward.get(way[-1], []):
             if name == group:
                 return [*way, name]
-            if name not in seen:
-                seen.add(name)
+            if name not in visited:
+                visited.add(name)
                 ways.append([*way, name])
     return None
 

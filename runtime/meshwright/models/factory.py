@@ -130,11 +130,11 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
     }
     if not wished.cache.enabled:
         settings["cache"] = False
-    named = (Capability(one) if isinstance(one, str) else one for one in wished.capabilities)
+    capabilities = (Capability(one) if isinstance(one, str) else one for one in wished.capabilities)
     body = {
         "__doc__": f"Made of model {name}.",
         "agent_id": agent_id,
-        "capabilities": tuple(named),
+        "capabilities": tuple(capabilities),
         "model": name,
         "fallbacks": tuple(other.name for other in others),
         "model_specs": (primary, *others),
@@ -153,12 +153,12 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
 
 def _is_of_requests(name: str) -> bool:
     """Whether LiteLLM has a parameter of requests of that name which authors may set."""
-    known = name not in AgentOptions.model_fields and name in known_names()["litellm_params"]
-    return known and reserved_param([name]) is None
+    is_litellms = name not in AgentOptions.model_fields and name in known_names()["litellm_params"]
+    return is_litellms and reserved_param([name]) is None
 
 
 def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
-    """A tool that is a function, as an agent's method. Raises ConfigError for one that is no tool."""
+    """A tool that is a function, as an agent's method. Raises ConfigError where it is no tool."""
     if not hasattr(function, _MARK):
         problem = f"{getattr(function, '__name__', repr(function))} is no tool"
         raise ConfigError(problem, remedy="put @tool above its definition", field="tools")
@@ -183,11 +183,11 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
 
 def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
     """Instructions as the text of a prompt file. Raises ConfigError where they hold what a prompt cannot."""
-    found = _OPENING.search(
+    opening = _OPENING.search(
         _VARIABLE.sub(lambda mark: "" if mark[1] in RUN_VARIABLES else mark[0], instructions)
     )
-    if found:
-        problem = f"the instructions hold {found[0]!r}, which begins a variable or a block"
+    if opening:
+        problem = f"the instructions hold {opening[0]!r}, which begins a variable or a block"
         remedy = f"use only {', '.join('{{' + name + '}}' for name in RUN_VARIABLES)}"
         raise ConfigError(problem, remedy=remedy, field="instructions")
     used = set(_VARIABLE.findall(instructions))

@@ -75,12 +75,12 @@ _STATUS_OF = {
 
 class ProviderFault(NamedTuple):
     """An error reply: its status, the provider's own words to be searched, how long to wait where it said so,
-    and its words as they may be shown."""
+    and its words as they may be shown, the `quotation`."""
 
     status: int
     words: str = ""
     retry_after_seconds: float | None = None
-    shown: str = ""
+    quotation: str = ""
 
     def says(self, signs: tuple[str, ...]) -> bool:
         """Whether the provider used one of these words."""
@@ -151,7 +151,7 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
     ),
     (lambda fault: fault.status < 400, ModelRefused, ": a redirect", "Set the base URL to where it leads"),
     (
-        lambda fault: bool(fault.shown),
+        lambda fault: bool(fault.quotation),
         ModelRefused,
         ": it rejected the request",
         _REJECTED,
@@ -168,14 +168,14 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
 
 def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
     """Make the error for a fault; `source` says who answered, `model` is the group that was asked for."""
-    _, kind, said, remedy = next(rule for rule in _KINDS if rule[0](fault))
+    _, kind, ending, remedy = next(rule for rule in _KINDS if rule[0](fault))
     part = _part_not_taken(fault) if kind is Unsupported else None
-    what = f"{source} answered {fault.status} to a call of model {model!r}{said}"
+    what = f"{source} answered {fault.status} to a call of model {model!r}{ending}"
     what += (part or "a parameter") if kind is Unsupported else ""
-    error = kind(f"{what}; it said: {fault.shown}" if fault.shown else what, remedy=remedy)
+    error = kind(f"{what}; it said: {fault.quotation}" if fault.quotation else what, remedy=remedy)
     if isinstance(error, Unsupported):
         error.what = part or ""
-    error.reason = fault.shown
+    error.reason = fault.quotation
     error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
     if kind.retryable:  # the header, or where there is none a proxy's words
         waits = _AGAIN.search(fault.words) if fault.retry_after_seconds is None else None
@@ -200,23 +200,25 @@ def _part_not_taken(fault: ProviderFault) -> Part | None:
 def words_of(body: Any) -> str:
     """The start of each of the provider's own words in an error body, in lower case, for searching."""
     error = body.get("error", body) if isinstance(body, Mapping) else body
-    said = (
+    fields = (
         [error.get(name) for name in ("type", "code", "param", "message")]
         if isinstance(error, Mapping)
         else [error]
     )
-    texts = [str(words or "").lower() for words in said]
+    texts = [str(words or "").lower() for words in fields]
     failed = [_CHAIN_SIGN for text in texts if _CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
     return " ".join([*(text[:_MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
-def fault_in(body: Mapping[str, Any], shown: str = "") -> ProviderFault:
+def fault_in(body: Mapping[str, Any], quotation: str = "") -> ProviderFault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
-    said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
-    known = (int(word) if re.fullmatch("[0-9]{3}", word) else _STATUS_OF.get(word, 0) for word in said)
+    codes = (
+        [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
+    )
+    statuses = (int(word) if re.fullmatch("[0-9]{3}", word) else _STATUS_OF.get(word, 0) for word in codes)
     return ProviderFault(
-        next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown
+        next((status for status in statuses if 400 <= status < 600), 502), words_of(body), quotation=quotation
     )
 
 
@@ -226,8 +228,8 @@ def reason_of(error: BaseException) -> str:
         return "no trusted TLS connection"
     if not isinstance(error, OSError):
         return type(error).__name__
-    known = error.errno is not None and error.errno > 0  # below are those of the look-up of names
-    reason = os.strerror(error.errno or 0) if known else error.strerror or type(error).__name__
+    has_number = error.errno is not None and error.errno > 0  # negative ones come from the look-up of names
+    reason = os.strerror(error.errno or 0) if has_number else error.strerror or type(error).__name__
     return reason[:1].lower() + reason[1:]
 
 
@@ -266,9 +268,9 @@ class Discretion:
             {secret for secret in secrets if len(secret) >= _MIN_SECRET}, key=len, reverse=True
         )
 
-    def shown(self, said: Any, request: ModelRequest | None = None) -> str:
+    def shown(self, body: Any, request: ModelRequest | None = None) -> str:
         """The words of a provider as one line of at most 300 characters; "" where there are none."""
-        text = unquote(_ESCAPE.sub(_unescaped, _words(said)[:_MAX_READ]))
+        text = unquote(_ESCAPE.sub(_unescaped, _words(body)[:_MAX_READ]))
         text = _UNPRINTED.sub(" ", _TAGS.sub(" ", text)).encode(errors="replace").decode()
         for secret in self._secrets:  # whole ones first: they may have an end in common
             text = text.replace(secret, REDACTED)
@@ -294,13 +296,13 @@ def secrets_in(values: Any, name: str = "") -> Iterator[str]:
             yield from secrets_in(value, name)
 
 
-def _words(said: Any) -> str:
+def _words(body: Any) -> str:
     """An error body's type, code and message; any other as it stands. A number repeats the status."""
-    error = said.get("error", said) if isinstance(said, Mapping) else said
+    error = body.get("error", body) if isinstance(body, Mapping) else body
     if not isinstance(error, Mapping):
         return str(error or "")
-    known = [str(error[name]) for name in ("type", "code", "message", "detail") if error.get(name)]
-    return ": ".join(dict.fromkeys(words for words in known if not words.isdigit()))
+    texts = [str(error[name]) for name in ("type", "code", "message", "detail") if error.get(name)]
+    return ": ".join(dict.fromkeys(words for words in texts if not words.isdigit()))
 
 
 def _unescaped(match: re.Match[str]) -> str:

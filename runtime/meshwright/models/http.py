@@ -99,8 +99,8 @@ class Wire(ABC):
         """Write a request."""
 
     @abstractmethod
-    def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
-        """Read a whole reply; `known` is what the headers say of it. Raises ModelError."""
+    def read(self, body: Any, request: ModelRequest, source: str, extra: Mapping[str, Any]) -> ModelReply:
+        """Read a whole reply; `extra` are the fields that the headers give it. Raises ModelError."""
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
         """Read the headers of a reply, as fields of ModelReply."""
@@ -113,7 +113,7 @@ class Wire(ABC):
 
 @dataclass(slots=True)
 class _Call:
-    """A call made at `since`, and how much of its answer has come; `pieces` are those of a stream."""
+    """A call made at `since`, and how much of its answer has come; `pieces` are set for a stream."""
 
     request: ModelRequest
     on_delta: OnDelta | None
@@ -196,9 +196,9 @@ class ApiModel:
         try:
             yield
         except (ModelError, aiohttp.ClientError, TimeoutError, TooMuch) as error:
-            made = self._model_error(error, call)
-            made.lost = made.lost or call.lost()
-            raise made from None  # the text of another error may quote the reply
+            cause = self._model_error(error, call)
+            cause.lost = cause.lost or call.lost()
+            raise cause from None  # the text of another error may quote the reply
 
     def _model_error(self, error: Exception, call: _Call) -> ModelError:
         import aiohttp
@@ -222,9 +222,9 @@ class ApiModel:
         if isinstance(body, dict) and body.get("error"):
             raise self._error_in(body, call.request)
         streamed = call.on_delta is not None and _is_a_stream(response)
-        known = self.wire.headers_say(response.headers, streamed=streamed)
-        known["latency_ms"] = (time.perf_counter() - call.since) * 1000
-        return self.wire.read(body, call.request, self.server, known)
+        extra = self.wire.headers_say(response.headers, streamed=streamed)
+        extra["latency_ms"] = (time.perf_counter() - call.since) * 1000
+        return self.wire.read(body, call.request, self.server, extra)
 
     def _adapt(
         self, body: Any, response: aiohttp.ClientResponse, request: ModelRequest, *, is_last: bool
@@ -233,15 +233,15 @@ class ApiModel:
         words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
         if response.status in (400, 422) and not is_last and self.wire.adapts_to(words):
             return
-        wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
-        fault = ProviderFault(response.status, words, wait, shown)
+        wait, masked = read_retry_after(response.headers), self._discretion.shown(body, request)
+        fault = ProviderFault(response.status, words, wait, masked)
         error = error_for(fault, source=self.server, model=self.wire.model_of(request))
         deployment = self.wire.headers_say(response.headers, streamed=False).get("deployment")
         error.failed_at = () if deployment is None else (deployment,)
         raise error
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
-        """The headers of one request, in place of those of every one."""
+        """The headers of one request, in place of the session's."""
         return None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -281,7 +281,7 @@ class ApiModel:
         return self._parsed(data)
 
     async def _stream(self, response: aiohttp.ClientResponse, call: _Call, pieces: Pieces) -> Any:
-        """Read a stream until it says that it is done; one that merely stops was cut off."""
+        """Read a stream until it says that it is done; a stream that merely stops was cut off."""
         async for data in _events(response.content.iter_any(), self.max_reply_bytes):
             if data == b"[DONE]":
                 pieces.done = True
@@ -391,18 +391,18 @@ async def _events(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator
     A line of data is an event: no server splits one over lines, and some leave out the empty line after
     it. Raises TooMuch for a line of more than `max_bytes`.
     """
-    held = bytearray()
+    buffer = bytearray()
     async for piece in pieces:
-        held += piece
+        buffer += piece
         if b"\n" in piece:
             # A CR at the end stays with its line: its LF may be on its way.
-            lines = bytes(held).splitlines(keepends=True)
-            held = bytearray(lines.pop() if not lines[-1].endswith(b"\n") else b"")
+            lines = bytes(buffer).splitlines(keepends=True)
+            buffer = bytearray(lines.pop() if not lines[-1].endswith(b"\n") else b"")
             for data in filter(None, map(_data_of, lines)):
                 yield data
-        if len(held) > max_bytes:
+        if len(buffer) > max_bytes:
             raise TooMuch
-    for data in filter(None, map(_data_of, held.splitlines())):
+    for data in filter(None, map(_data_of, buffer.splitlines())):
         yield data
 
 

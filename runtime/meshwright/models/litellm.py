@@ -67,10 +67,10 @@ def installed_release() -> str | None:
 
 
 def require_tested_release() -> None:
-    """Raises ConfigError where another release of LiteLLM is installed than the one that was tested."""
-    found = installed_release()
-    if found not in (None, RELEASE):
-        problem = f"LiteLLM {found} is installed, and Meshwright works with {RELEASE} only"
+    """Raises ConfigError where the installed release of LiteLLM is not the tested one."""
+    release = installed_release()
+    if release not in (None, RELEASE):
+        problem = f"LiteLLM {release} is installed, and Meshwright works with {RELEASE} only"
         raise ConfigError(problem, remedy=f"Run: pip install litellm=={RELEASE}", field="model")
 
 
@@ -93,7 +93,7 @@ class LiteLLMModel:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt. Raises ModelError."""
         litellm = await asyncio.to_thread(_load) if self._missing is None else _load()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
                 reply = await self._called(litellm, request, on_delta)
@@ -104,16 +104,16 @@ class LiteLLMModel:
             raise
         except Exception as error:  # noqa: BLE001 - LiteLLM raises whatever its providers' clients raise
             raise _translated(error, request, self._discretion) from None
-        return reply.model_copy(update={"latency_ms": (time.perf_counter() - begun) * 1000})
+        return reply.model_copy(update={"latency_ms": (time.perf_counter() - started) * 1000})
 
     async def close(self) -> None:
         """Nothing: LiteLLM shares its connections."""
 
     async def _called(self, litellm: Any, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
         if self._missing is None:
-            given = {name: self._params.get(name) for name in ("api_key", "api_base")}
-            found = litellm.validate_environment(self._params["model"], **given)
-            self._missing = [] if given["api_key"] else list(found["missing_keys"])
+            own_params = {name: self._params.get(name) for name in ("api_key", "api_base")}
+            validation = litellm.validate_environment(self._params["model"], **own_params)
+            self._missing = [] if own_params["api_key"] else list(validation["missing_keys"])
         if self._missing:  # LiteLLM would tell of a server's fault
             raise Unauthorized(
                 f"The key of model {request.model!r} is missing", remedy=f"Set {' and '.join(self._missing)}"
@@ -144,11 +144,11 @@ class LiteLLMModel:
 
     def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         body = copy.deepcopy(self._wire.body(request, stream=stream))  # LiteLLM writes into schemas
-        replies = [written for written in body.get("messages", ()) if written["role"] == "assistant"]
-        said = [message for message in request.messages if message.role == "assistant"]
-        for written, message in zip(replies, said, strict=True):
+        replies = [entry for entry in body.get("messages", ()) if entry["role"] == "assistant"]
+        answers = [message for message in request.messages if message.role == "assistant"]
+        for entry, message in zip(replies, answers, strict=True):
             if message.thinking:
-                written["thinking_blocks"] = [dict(block) for block in message.thinking]
+                entry["thinking_blocks"] = [dict(block) for block in message.thinking]
         if "claude" in request.model and "cache_control_injection_points" not in self._params:
             _mark_conversation(body.get("messages", ()))
         others = {name: body.pop(name) for name in request.params if name not in _ARGUMENTS}
@@ -165,10 +165,10 @@ class LiteLLMModel:
 
 def _mark_conversation(messages: Sequence[dict[str, Any]]) -> None:
     """Have Claude, at any provider, cache a conversation that goes on, as through its own API."""
-    asked = [message for message in messages if message["role"] in ("user", "tool")]
+    questions = [message for message in messages if message["role"] in ("user", "tool")]
     goes_on = any(message["role"] == "assistant" for message in messages)
     system = [message for message in messages if message["role"] == "system"]
-    for message in (*system[-1:], *asked[-2:]) if goes_on else ():
+    for message in (*system[-1:], *questions[-2:]) if goes_on else ():
         control = {"type": "ephemeral"}
         if message["role"] == "tool" or isinstance(message["content"], list):
             message["cache_control"] = control
@@ -224,13 +224,13 @@ def _body_of(response: Any) -> dict[str, Any]:
             for call in message.tool_calls or ()
         ]
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
-        said = {"content": message.content, "tool_calls": calls, "refusal": refusal}
-        said["images"] = [dict(image) for image in getattr(message, "images", None) or ()]
+        body = {"content": message.content, "tool_calls": calls, "refusal": refusal}
+        body["images"] = [dict(image) for image in getattr(message, "images", None) or ()]
         audio = getattr(message, "audio", None)
-        said["audio"] = audio if audio is None or isinstance(audio, dict) else audio.model_dump()
+        body["audio"] = audio if audio is None or isinstance(audio, dict) else audio.model_dump()
         return {
             "model": response.model,
-            "choices": [{"message": said, "finish_reason": choice.finish_reason}],
+            "choices": [{"message": body, "finish_reason": choice.finish_reason}],
             "usage": usage.model_dump() if hasattr(usage, "model_dump") else usage,
         }
 
@@ -246,53 +246,55 @@ def _translated(error: Exception, request: ModelRequest, discretion: Discretion)
         if foreign
         else next((cause for cause in reversed(causes) if isinstance(cause, _OWN_FAILURES)), None)
     )
-    shown = discretion.shown(_litellm_words(causes) if body is None and own is None else body, request)
-    made = _kind_of_error(error, causes, request.model, shown)
+    masked = discretion.shown(_litellm_words(causes) if body is None and own is None else body, request)
+    model_error = _kind_of_error(error, causes, request.model, masked)
     level = logging.DEBUG
-    if own is not None and isinstance(made, ModelUnavailable | ModelRefused):
-        level, said = logging.WARNING, discretion.shown(str(own), request)
+    if own is not None and isinstance(model_error, ModelUnavailable | ModelRefused):
+        level, own_words = logging.WARNING, discretion.shown(str(own), request)
         lacks = isinstance(own, ImportError)
         # Only where LiteLLM failed after an answer may another try end well.
-        kind = ModelUnavailable if made.retryable and not lacks else ModelError
+        kind = ModelUnavailable if model_error.retryable and not lacks else ModelError
         what = f"LiteLLM failed by itself, in a call of model {request.model!r}, with {type(own).__name__}"
         remedy = "Install what this provider needs in addition to LiteLLM" if lacks else ""
-        made = kind(f"{what}: {said}" if said else what, remedy=remedy)
+        model_error = kind(f"{what}: {own_words}" if own_words else what, remedy=remedy)
     described = ", caused by ".join(
         f"{type(cause).__module__}.{type(cause).__qualname__} "
         f"({discretion.shown(_ADDED.split(str(cause))[0], request)})"
         for cause in causes
     )
     _logger.log(level, "LiteLLM failed for model %r: %s", request.model, described)
-    return made
+    return model_error
 
 
-def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str, shown: str) -> ModelError:
+def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str, masked: str) -> ModelError:
     kinds = {kind.__name__ for cause in causes[:2] for kind in type(cause).__mro__}
-    said = f"; it said: {shown}" if shown else ""
+    quote = f"; it said: {masked}" if masked else ""
     if "ContextWindowExceededError" in kinds:
-        return ContextTooLong(f"The messages do not fit model {model!r}{said}", remedy="Shorten the context")
+        return ContextTooLong(f"The messages do not fit model {model!r}{quote}", remedy="Shorten the context")
     if "ContentPolicyViolationError" in kinds:
-        return ContentRefused(f"The provider's policy forbids the request to model {model!r}{said}")
+        return ContentRefused(f"The provider's policy forbids the request to model {model!r}{quote}")
     if "UnsupportedParamsError" in kinds:  # LiteLLM's own, from its data on the model: no request was made
         words = words_of(str(getattr(error, "message", error)))
-        return error_for(ProviderFault(400, words, shown=shown), source=_SOURCE, model=model)
+        return error_for(ProviderFault(400, words, quotation=masked), source=_SOURCE, model=model)
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {model!r} in time")
     if unreachable := next((cause for cause in causes if _is_of_a_connection(cause)), None):
         problem = f"No connection to the provider of model {model!r}: {reason_of(unreachable)}"
         return ModelUnavailable(problem, remedy="Check the address (api_base) of its deployments")
     statuses = [getattr(cause, "status_code", None) for cause in causes]
-    known = [status for status in statuses if isinstance(status, int) and status >= 400]
-    if not known:
+    failures = [status for status in statuses if isinstance(status, int) and status >= 400]
+    if not failures:
         return ModelRefused(f"{_SOURCE} raised {type(error).__name__} for a call of model {model!r}")
     headers = getattr(error, "litellm_response_headers", None) or {}
     # The last is the provider's own: LiteLLM makes a 500 of what it does not know.
-    fault = ProviderFault(known[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), shown)
+    fault = ProviderFault(
+        failures[-1], words_of(_provider_body(causes) or ""), read_retry_after(headers), masked
+    )
     return error_for(fault, source=_SOURCE, model=model)
 
 
 def _causes_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, down to the socket's; of one in a stream, the one that ended it."""
+    """An error and what led to it, down to the socket's; in a stream, the error that ended it."""
     for _ in range(_MAX_CAUSES):
         if error is None:
             return

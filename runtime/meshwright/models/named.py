@@ -1,4 +1,6 @@
-"""Models that code names: by name alone, with LiteLLM's own parameters beside it, or with fallbacks.
+"""From a name to a model: name, deployment, Picker.
+
+A name stands alone, with LiteLLM's own parameters beside it, or with fallbacks.
 
     model = open_model(with_fallbacks("openai/gpt-5.4", ["anthropic/claude-sonnet-4-6"]))
 
@@ -9,8 +11,10 @@ of its own, and a Picker calls it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -19,12 +23,12 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError, nearest, sentence
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, Retrying
-from meshwright.models.config import FALLBACKS, LiteLLMConfig
+from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config
+from meshwright.models.offline import OfflineModel
 from meshwright.models.picker import Picker
-from meshwright.models.port import Model
-from meshwright.models.prices import Prices
-from meshwright.models.providers import PROVIDERS, current, missing, provider_of, provider_params
-from meshwright.models.routing import missing_of
+from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, ModelWindow, OnDelta, PriceList
+from meshwright.models.prices import prices_of
+from meshwright.models.providers import OFFLINE, PROVIDERS, current, missing, provider_of
 
 CONNECTION = frozenset(
     {"api_key", "api_base", "api_version", "organization"}
@@ -33,8 +37,6 @@ CONNECTION = frozenset(
 """LiteLLM's parameters of a model's connection: its address and credentials."""
 _OptionsT = TypeVar("_OptionsT", bound=BaseModel)
 _EXAMPLE = '"openai/gpt-5.4", or {"model": "openai/gpt-5.4", "api_key": ...}'
-_NOT_SECRET = ("api_version",)
-"""The parameters of providers that go to any address."""
 _NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
 
 
@@ -59,24 +61,24 @@ class ModelSpec:
     params: Mapping[str, str | SecretStr] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: object, **shared: Any) -> Self:
+    def of(cls, model: object, **shared: Any) -> Self:
         """Read a name, a dictionary with `model`, or an entry of LiteLLM's `model_list`.
 
         `shared` are defaults for its options. Options that are None are as if left out.
 
         Raises ConfigError, with the field: also for a connection of a model whose provider is unknown.
         """
-        if isinstance(given, cls):
-            return given
-        if isinstance(given, str):
-            given = {"model": given}
-        if isinstance(given, Mapping) and isinstance(given.get("litellm_params"), Mapping):
-            _check_entry(given)
-            given = given["litellm_params"]
-        if not isinstance(given, Mapping) or not isinstance(given.get("model"), str):
-            kind = "a dictionary without a model" if isinstance(given, Mapping) else f"{type(given).__name__}"
+        if isinstance(model, cls):
+            return model
+        if isinstance(model, str):
+            model = {"model": model}
+        if isinstance(model, Mapping) and isinstance(model.get("litellm_params"), Mapping):
+            _check_entry(model)
+            model = model["litellm_params"]
+        if not isinstance(model, Mapping) or not isinstance(model.get("model"), str):
+            kind = "a dictionary without a model" if isinstance(model, Mapping) else type(model).__name__
             raise ConfigError(f"a model is named by {kind}", remedy=f"Write {_EXAMPLE}", field="model")
-        options = {**shared, **{key: value for key, value in given.items() if value is not None}}
+        options = {**shared, **{key: value for key, value in model.items() if value is not None}}
         name = options.pop("model")
         if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
             provider_of(name)
@@ -98,11 +100,11 @@ def _check_entry(entry: Mapping[str, Any]) -> None:
 
 def _check_connection(name: str, params: Mapping[str, Any]) -> None:
     provider, _ = provider_of(name)
-    known = {param.name for param in provider.params} | {"api_key", "api_base"}
-    known |= {"organization"} if provider.name == "openai" else set()
+    names = {param.name for param in provider.params} | {"api_key", "api_base"}
+    names |= {"organization"} if provider.name == "openai" else set()
     for key, value in params.items():
-        if key not in known:
-            raise _unknown(key, f"{provider.title}'s model {name!r}", known)
+        if key not in names:
+            raise _unknown(key, f"{provider.title}'s model {name!r}", names)
         if not isinstance(value, str) or not value:
             problem = f"model {name!r}: {key} must be text that is not empty"
             raise ConfigError(problem, remedy="Leave it out to have it read from the environment", field=key)
@@ -126,9 +128,9 @@ def checked(
         raise ConfigError(f"{owner}: {name} {sentence(problem)}", remedy=remedy, field=name) from None
 
 
-def _unknown(name: str, owner: str, known: Collection[str]) -> ConfigError:
-    near = nearest(name, known)
-    remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(sorted(known))}"
+def _unknown(name: str, owner: str, names: Collection[str]) -> ConfigError:
+    near = nearest(name, names)
+    remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(sorted(names))}"
     return ConfigError(f"{owner} has no option {name!r}", remedy=remedy, field=name)
 
 
@@ -163,25 +165,24 @@ class ModelSettings(BaseModel):
         A spec's own parameters come first. Raises ConfigError for a provider that is unknown, a credential
         that is missing, or a number that is none.
         """
-        known = os.environ if environment is None else environment
+        variables = os.environ if environment is None else environment
         spec = ModelSpec.of(model)
         provider, whole = provider_of(spec.name)
-        if problem := missing(provider, spec.name, known, spec.params):
+        if problem := missing(provider, spec.name, variables, spec.params):
             raise problem
-        found = {param.name: value for param in provider.params if (value := param.value(known))}
-        variables = {name: provider.variable(name.upper()) for name in _NUMBERS}
-        given = {"timeout_seconds": spec.timeout, "max_retries": spec.num_retries}
+        usual = {param.name: value for param in provider.params if (value := param.value(variables))}
+        places = {name: provider.variable(name.upper()) for name in _NUMBERS}
         numbers: dict[str, Any] = {
-            name: value
-            for name, variable in variables.items()
-            if (value := known.get(variable) or None if given.get(name) is None else given[name]) is not None
+            name: variables[place] for name, place in places.items() if variables.get(place)
         }
-        params = {**found, **spec.params}
+        numbers |= {} if spec.timeout is None else {"timeout_seconds": spec.timeout}
+        numbers |= {} if spec.num_retries is None else {"max_retries": spec.num_retries}
+        params = {**usual, **spec.params}
         try:
             return cls(name=spec.name, model=whole, provider=provider.name, params=params, **numbers)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            raise ConfigError(f"{variables[str(first['loc'][0])]}: {first['msg']}", field="model") from None
+            raise ConfigError(f"{places[str(first['loc'][0])]}: {first['msg']}", field="model") from None
 
     def deployment(self, group: str) -> dict[str, Any]:
         """Its deployment in a group, as litellm_config.yaml would have it."""
@@ -194,7 +195,7 @@ class ModelSettings(BaseModel):
 
 
 class Chain(NamedTuple):
-    """A model, and those that answer in its place where it cannot, in this order."""
+    """A model and its fallbacks, in the order in which they answer."""
 
     primary: ModelSettings
     fallbacks: tuple[ModelSettings, ...] = ()
@@ -252,58 +253,6 @@ def named_models(
     return Picker(litellm_config(chains), environment=environment, circuits=circuits, name=name)
 
 
-@dataclass(frozen=True, slots=True)
-class AgentModel:
-    """The model that a configuration gives an agent's calls.
-
-    `name` is its own and changes with it: a cache has no answer of an earlier one. `model` is LiteLLM's whole
-    name. Without an `endpoint` the provider's usual address counts; with one, no secret of the environment
-    does, so that no key of the mesh goes to an address that a tenant has chosen. `timeout_seconds` bounds one
-    attempt.
-    """
-
-    name: str
-    model: str
-    endpoint: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    timeout_seconds: float = 30.0
-    temperature: float = 0.7
-    max_tokens: int | None = None
-
-    def picker(self, circuits: Circuits | None = None) -> Picker:
-        """Make its picker. Raises ConfigError where a key, an address or a package is missing."""
-        config, environment = self._config(), self._environment()
-        if names := missing_of(config.deployments[0], environment):
-            what = f"Model {self.model!r} needs {', '.join(names)}"
-            if "LiteLLM" in what:
-                raise ConfigError(what, field="llm_provider")
-            elsewhere = "" if self.endpoint else ", or set it in the environment"
-            raise ConfigError(what, remedy=f"Give the configuration a key{elsewhere}", field="llm_api_key")
-        return Picker(config, environment=environment, circuits=circuits, name=self.name)
-
-    def prices(self, default: Price | None) -> Prices:
-        """The prices of its calls, and its window; `default` if unknown."""
-        return Prices(self._config(), default, self._environment())
-
-    def _config(self) -> LiteLLMConfig:
-        given = {"api_base": self.endpoint, "api_key": self.api_key}
-        params = {name: value for name, value in given.items() if value is not None}
-        deployment = {
-            "model_name": self.name,
-            "litellm_params": {"model": self.model, "timeout": self.timeout_seconds, **params},
-            "model_info": {"id": self.name},
-        }
-        return LiteLLMConfig.of([deployment])
-
-    def _environment(self) -> Mapping[str, str]:
-        """The environment; for an address of its own without secrets."""
-        if self.endpoint is None:
-            return os.environ
-        params = [param for param in provider_params(self.model) if param.name in _NOT_SECRET]
-        names = {name for param in params for name in param.variables}
-        return {name: os.environ[name] for name in names if name in os.environ}
-
-
 def open_model(
     *models: str | Mapping[str, Any] | Chain | ModelSettings, clock: Clock | None = None, **options: Any
 ) -> Model:
@@ -343,3 +292,156 @@ def specs_of(agent: ModelChoice) -> list[ModelSpec]:
     """Returns an agent's model and its fallbacks."""
     specs = [ModelSpec.of(spec) for spec in agent.model_specs]
     return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
+
+
+# Models of agents
+
+
+class NamedModels(Adapter):
+    """Gives each request to the adapter of its name, and every other name to `others`."""
+
+    def __init__(self, adapters: Mapping[str, Adapter], others: Adapter) -> None:
+        self._adapters = dict(adapters)
+        self._others = others
+        self.name = f"{others.name}; by name {', '.join(adapters)}"
+        self.kind = others.kind
+        self.config = others.config
+        self.groups = others.groups  # an agent's model is its own
+        self.listed = others.listed
+
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Make one attempt. Raises ModelError."""
+        return self._adapters.get(request.model, self._others).complete(request, on_delta)
+
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """The deployments of the adapter that has the group, or of all adapters."""
+        if group is not None:
+            return self._adapters.get(group, self._others).alone(group, names)
+        models = dict(self._others.alone(None, names))
+        for adapter in dict.fromkeys(self._adapters.values()):
+            models |= adapter.alone(None, ())
+        return models
+
+    async def close(self) -> None:
+        """Close each adapter once."""
+        for adapter in dict.fromkeys((*self._adapters.values(), self._others)):
+            await adapter.close()
+
+    def prices(self, default: Price | None) -> PriceList:
+        """Each adapter's own."""
+        by_name = {name: prices_of(adapter, default) for name, adapter in self._adapters.items()}
+        return NamedPrices(by_name, prices_of(self._others, default))
+
+
+class NamedPrices(NamedTuple):
+    """The price list of each name, and the one of all others."""
+
+    by_name: dict[str, PriceList]
+    others: PriceList
+
+    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        """The window by the list of the model."""
+        return self.by_name.get(model, self.others).window(model, tags)
+
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The highest price by the list of the model."""
+        return self.by_name.get(request.model, self.others).upper_bound(request, prompt_tokens)
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """The cost by the list of the model that was called."""
+        return self.by_name.get(request.model, self.others).of_reply(reply, request)
+
+
+def adapter_for(model: Model) -> Adapter:
+    """A model as an adapter: itself where it is one."""
+    return model if isinstance(model, Adapter) else Adapter(model)
+
+
+def with_named_models(
+    others: Adapter,
+    agents: Iterable[ModelChoice],
+    config_path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    circuits: Circuits | None = None,
+) -> Adapter:
+    """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
+
+    A server gets every name as it stands, but for models that agents bring a connection for. The file need
+    not exist. Raises ConfigError, naming the agent, where a model cannot be called.
+    """
+    own = others.groups()
+    choices = _by_model(agents)
+    if own is None:
+        choices, own = (
+            {name: agent for name, agent in choices.items() if _is_beside_server(agent)},
+            frozenset(),
+        )
+    elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
+        has_file = config_path is not None and config_path.is_file()
+        own = read_config(config_path).groups if has_file and config_path else frozenset({"default"})
+    adapters: dict[str, Adapter] = {}
+    chains: list[Chain] = []
+    for name, agent in choices.items():
+        if name not in own and name != OFFLINE:
+            chains.append(_chain_of(agent, environment))
+            continue
+        if name not in own:
+            adapters[OFFLINE] = OfflineModel()
+        _require_plain(agent)
+    if chains:
+        picker = named_models(chains, environment=environment, circuits=circuits)
+        adapters |= {chain.primary.name: picker for chain in chains}
+    return NamedModels(adapters, others) if adapters else others
+
+
+def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
+    """The first agent of each model; all others must give it the same connection and fallbacks."""
+    choices: dict[str, ModelChoice] = {}
+    for agent in (agent for agent in agents if agent.model):
+        other = choices.setdefault(agent.model, agent)
+        if specs_of(other) != specs_of(agent):
+            raise ConfigError(
+                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
+                "different fallbacks, keys or timeouts",
+                remedy="Give both the same, or make a group of each in litellm_config.yaml",
+                field="fallbacks",
+            )
+    return choices
+
+
+def _is_beside_server(agent: ModelChoice) -> bool:
+    """Whether an agent brings a connection of its own for a model."""
+    specs = specs_of(agent)
+    if any(spec.params for spec in specs):
+        return True
+    if specs[0].timeout is not None:
+        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
+        remedy = "Set the timeout at that server, and leave it out here"
+        raise ConfigError(problem, remedy=remedy, field="timeout")
+    return False
+
+
+def _require_plain(agent: ModelChoice) -> None:
+    spec = specs_of(agent)[0]
+    if agent.fallbacks:
+        field, addition, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
+    elif spec.params or spec.timeout is not None:
+        field, addition = "model", "a key, an address or a timeout"
+        place = "the litellm_params of its deployments"
+    else:
+        return
+    problem = f"agent {agent.agent_id} gives {addition} to {agent.model!r}, which is a group"
+    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
+
+
+def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
+    try:
+        primary, *others = specs_of(agent)
+        return with_fallbacks(primary, others, environment=environment)
+    except ConfigError as error:
+        raise ConfigError(
+            f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field
+        ) from None

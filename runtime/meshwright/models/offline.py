@@ -128,11 +128,11 @@ class OfflineModel(Adapter):
         if "compression" in request.tags and not request.tools and request.response_schema is None:
             raise ModelRefused("The offline model quotes, and shortens nothing: the context stays whole")
         talk = _Talk(request.messages)
-        if (found := _next_call(talk, request.tools)) is not None:
-            text = json.dumps(found[1], ensure_ascii=False)
-            call = ToolCall(id=f"call_{len(talk.results)}", name=found[0].name, arguments=text)
-            made = self._made(request, text, "tool_calls")
-            return made.model_copy(update={"content": "", "tool_calls": (call,)})
+        if (next_call := _next_call(talk, request.tools)) is not None:
+            text = json.dumps(next_call[1], ensure_ascii=False)
+            call = ToolCall(id=f"call_{len(talk.results)}", name=next_call[0].name, arguments=text)
+            reply = self._made(request, text, "tool_calls")
+            return reply.model_copy(update={"content": "", "tool_calls": (call,)})
         if request.response_schema is not None:
             check_schema(request.response_schema, "response_format")
             texts = [passage.text for passage in talk.material]
@@ -180,24 +180,24 @@ class _Talk:
     """A request, read: the question, the results of its tools, and the material that an answer may quote."""
 
     def __init__(self, messages: Sequence[ChatMessage]) -> None:
-        asked = [
+        question_places = [
             place
             for place, message in enumerate(messages)
             if message.role == "user" and not (place and messages[place - 1].role == "tool")
         ]
-        place = asked[-1] if asked else len(messages)
-        self.question, given = _split(messages[place].text.strip() if asked else "")
+        place = question_places[-1] if question_places else len(messages)
+        self.question, own_material = _split(messages[place].text.strip() if question_places else "")
         self.asked = self.question[:_MAX_ASKED_CHARACTERS]
         self.results = list(_results(messages[place + 1 :]))
         prompt = "\n".join(message.text for message in messages if message.role == "system")
         self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
-        said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
-        texts = [part for text in said for part in _KNOWN.findall(_NOTED.sub(r"- \1", text)) or [text]]
-        known = (passage for text in [*_KNOWN.findall(prompt), *texts] for passage in passages_of(text))
-        known = (one for one in known if not one.text.endswith("?") and one.text != self.question)
-        background = list(islice(known, _MAX_PASSAGES))
-        found = (passage for one in self.results if not one.error for passage in passages_in(one.value))
-        self.found = [*given, *islice(found, _MAX_PASSAGES)]
+        earlier = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
+        texts = [part for text in earlier for part in _KNOWN.findall(_NOTED.sub(r"- \1", text)) or [text]]
+        candidates = (passage for text in [*_KNOWN.findall(prompt), *texts] for passage in passages_of(text))
+        candidates = (one for one in candidates if not one.text.endswith("?") and one.text != self.question)
+        background = list(islice(candidates, _MAX_PASSAGES))
+        results = (passage for one in self.results if not one.error for passage in passages_in(one.value))
+        self.found = [*own_material, *islice(results, _MAX_PASSAGES)]
         self.material = [*background, *self.found]
         self.pages = list(dict.fromkeys(_URL.findall(self.asked)))
         words = (word.rstrip(".-/") for word in _PATH.findall(_URL.sub(" ", self.asked)))
@@ -208,19 +208,19 @@ class _Talk:
         self.words = words_of(subject)
         self.wanted = terms(subject)
         has_numbers = len(re.findall(r"\d+", self.asked)) > 1
-        self.is_sum = has_numbers and not given and all(map(str.isdigit, self.wanted - _RECKONS))
+        self.is_sum = has_numbers and not own_material and all(map(str.isdigit, self.wanted - _RECKONS))
         """Whether the question has numbers alone, and words of arithmetic."""
-        self.is_known = bool(given) or any(self.wanted <= terms(one.text) for one in background)
+        self.is_known = bool(own_material) or any(self.wanted <= terms(one.text) for one in background)
 
 
 def _split(text: str) -> tuple[str, list[Passage]]:
     """Part a question from the text that it is about, where a request brings one."""
     for separator in ("\n\n", "\n", ": "):
-        asked, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
+        head, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
         is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
-        given = [passage for passage in passages_of(rest) if not passage.text.endswith("?")]
-        if given and (is_long or (separator == "\n\n" and terms(asked))):
-            return asked.strip(), given[:_MAX_PASSAGES]
+        material = [passage for passage in passages_of(rest) if not passage.text.endswith("?")]
+        if material and (is_long or (separator == "\n\n" and terms(head))):
+            return head.strip(), material[:_MAX_PASSAGES]
     return text, []
 
 
@@ -231,8 +231,8 @@ def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
         if call is not None:
             arguments, value = _parsed(call.arguments), _parsed(message.text)
             fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
-            known = arguments if isinstance(arguments, dict) else {}
-            yield _Result(call.name, _purpose(call.name), known, value, str(fault or ""))
+            fields = arguments if isinstance(arguments, dict) else {}
+            yield _Result(call.name, _purpose(call.name), fields, value, str(fault or ""))
 
 
 def _parsed(text: str) -> Any:
@@ -246,16 +246,16 @@ def _parsed(text: str) -> Any:
 
 
 def _next_call(talk: _Talk, tools: Sequence[ToolSpec]) -> tuple[ToolSpec, dict[str, Any]] | None:
-    """The call to make now: of no tool twice, and none after one that settles the question."""
+    """The call to make now: no tool twice, and nothing after a call that settles the question."""
     settled = any(not result.error and result.purpose not in _QUOTED for result in talk.results)
     if not talk.question or talk.is_sum or settled:
         return None
     used = {result.name for result in talk.results}
-    for purpose, known in _wishes(talk):
+    for purpose, wishes in _wishes(talk):
         for tool in tools:
-            named = purpose or not talk.wanted.isdisjoint(terms(tool.name))
-            if named and _purpose(tool.name) == purpose and tool.name not in used:
-                arguments = _arguments(tool, known, talk)
+            is_meant = purpose or not talk.wanted.isdisjoint(terms(tool.name))
+            if is_meant and _purpose(tool.name) == purpose and tool.name not in used:
+                arguments = _arguments(tool, wishes, talk)
                 if arguments is not None:
                     return tool, arguments
     return None
@@ -284,15 +284,15 @@ def _wishes(talk: _Talk) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "delegate", {"text": talk.question, "agent": agent}
 
 
-def _arguments(tool: ToolSpec, known: dict[str, Any], talk: _Talk) -> dict[str, Any] | None:
+def _arguments(tool: ToolSpec, wishes: dict[str, Any], talk: _Talk) -> dict[str, Any] | None:
     """The arguments of a call; None where a parameter that is required cannot be filled."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.parameters.get("properties", {}).items():
         want = next((want for want, names in _WANTS.items() if name.lower() in names), "")
-        value = schema.get("const", known.get(want))
+        value = schema.get("const", wishes.get(want))
         if "enum" in schema and value not in schema["enum"]:
-            named = [choice for choice in schema["enum"] if str(choice) in talk.asked]
-            value = max(named, key=lambda choice: talk.asked.rfind(str(choice)), default=None)
+            choices = [choice for choice in schema["enum"] if str(choice) in talk.asked]
+            value = max(choices, key=lambda choice: talk.asked.rfind(str(choice)), default=None)
         if value is None and name in tool.parameters.get("required", ()):
             usual = {"integer": 1, "number": 1, "boolean": False, "string": talk.question}
             if "enum" in schema:
@@ -341,16 +341,16 @@ def _quoted_whole(result: _Result) -> str:
     return "\n- ".join([f"{result.name} gives:", *(lines[:10] or ["nothing"])])
 
 
-def _fitting(passages: Sequence[Passage], wanted: set[str]) -> list[Passage]:
+def _fitting(passages: Sequence[Passage], query_terms: set[str]) -> list[Passage]:
     """The passages that fit what is wanted about as well as the best one, each once, the best first."""
-    scores = relevance([terms(passage.text) for passage in passages], wanted)
+    scores = relevance([terms(passage.text) for passage in passages], query_terms)
     weighted = [
         score * (0.2 if _LESS_TELLING.search(passage.source) else 1.0)
         for passage, score in zip(passages, scores, strict=True)
     ]
     least = _LEAST_SHARE * max(weighted, default=0.0)
-    found: dict[str, Passage] = {}
+    best: dict[str, Passage] = {}
     for place in sorted(range(len(passages)), key=lambda place: -weighted[place]):
         if weighted[place] > least:
-            found.setdefault(passages[place].text[:_SAME_CHARACTERS], passages[place])
-    return list(found.values())
+            best.setdefault(passages[place].text[:_SAME_CHARACTERS], passages[place])
+    return list(best.values())

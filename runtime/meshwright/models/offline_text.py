@@ -51,17 +51,17 @@ def word_vector(text: str, size: object = None) -> tuple[float, ...]:
     return tuple(value / length for value in vector)
 
 
-def relevance(texts: Iterable[Collection[str]], wanted: Collection[str]) -> list[float]:
-    """How well texts, as their terms, fit those that are wanted, or one another where none are."""
-    found = [set(text) for text in texts]
-    times = Counter(term for text in found for term in text)
-    if not wanted:
-        return [sum(times[term] for term in text) / (len(text) + 4) for text in found]
+def relevance(texts: Iterable[Collection[str]], query_terms: Collection[str]) -> list[float]:
+    """How well texts, as their terms, fit the terms of a query, or one another without a query."""
+    term_sets = [set(text) for text in texts]
+    times = Counter(term for text in term_sets for term in text)
+    if not query_terms:
+        return [sum(times[term] for term in text) / (len(text) + 4) for text in term_sets]
     return [
-        sum(math.log(1 + len(found) / times[term]) for term in text.intersection(wanted))
-        * len(text.intersection(wanted))
+        sum(math.log(1 + len(term_sets) / times[term]) for term in text.intersection(query_terms))
+        * len(text.intersection(query_terms))
         / (6 + len(text)) ** 0.5
-        for text in found
+        for text in term_sets
     ]
 
 
@@ -105,17 +105,17 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
     """Cut a text into the sentences of its paragraphs, without headings and examples; code stays lines."""
     name = source.rpartition("/")[2]
     is_prose = (name.rpartition(".")[2] if "." in name else "") in _PROSE_FILES
-    held, begins, is_fenced = list[str](), 0, False
+    paragraph, begins, is_fenced = list[str](), 0, False
     for number, line in enumerate([*text.splitlines(), ""], first_line or 0):
         bare = _MARKS.sub("", line.strip()).strip()
-        if held and (not bare or not is_prose or _BEGINS.match(line)):
-            for sentence in _SENTENCE_END.split(" ".join(held)):
+        if paragraph and (not bare or not is_prose or _BEGINS.match(line)):
+            for sentence in _SENTENCE_END.split(" ".join(paragraph)):
                 yield Passage(sentence, source, begins if first_line is not None else None)
-            held.clear()
+            paragraph.clear()
         is_fenced ^= line.startswith("```")
         if bare and not (is_prose and (is_fenced or line.startswith(("#", "```")))):
-            begins = begins if held else number
-            held.append(bare)
+            begins = begins if paragraph else number
+            paragraph.append(bare)
 
 
 def passages_in(value: Any, source: str = "", line: int | None = None, depth: int = 0) -> Iterator[Passage]:
@@ -219,13 +219,13 @@ class SchemaFiller:
         properties = schema.get("properties", {})
         required = dict.fromkeys(schema.get("required", ()))
         self._spend(len(properties) // _PIECE_CHARACTERS)
-        made = {}
+        fields = {}
         for name in {**required, **properties}:
             if name in required or (depth < _OPTIONAL_DEPTH and self.steps < MAX_STEPS // 2):
                 self._spend(len(name) // _PIECE_CHARACTERS)
                 part = properties.get(name, {"type": "string"})
-                made[name] = self._fill(part, depth + 1)
-        return made
+                fields[name] = self._fill(part, depth + 1)
+        return fields
 
     def _array(self, schema: _Schema, depth: int) -> list[Any]:
         """A list with as few items as there may be, or one."""
@@ -287,8 +287,8 @@ def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
     margin = step or Fraction(1, 10**6)
     least = max(limit("minimum", -_MAX_NUMBER), limit("exclusiveMinimum", -2 * _MAX_NUMBER) + margin)
     most = min(limit("maximum", _MAX_NUMBER), limit("exclusiveMaximum", 2 * _MAX_NUMBER) - margin)
-    found = _NUMBER.search(text)
-    value = min(max(Fraction(found[0]) if found else Fraction(0), least), most)
+    number = _NUMBER.search(text)
+    value = min(max(Fraction(number[0]) if number else Fraction(0), least), most)
     if step:
         value = math.ceil(value / step) * step
         value = value if value <= most else math.floor(most / step) * step

@@ -126,7 +126,7 @@ class ChatCompletions(Wire):
     """The wire. `extra` are fields of every request that ours are stronger than.
 
     `reasons` says that the model is one of OpenAI's that reason: those take `max_completion_tokens`, and no
-    temperature. Of other models a refusal teaches it. `model` is the one that answers every call.
+    temperature. Of other models a refusal teaches it. `model` answers every call, whatever its group.
     """
 
     pieces = ChunkPieces
@@ -145,7 +145,7 @@ class ChatCompletions(Wire):
         return {"authorization": f"Bearer {key}"} if key else {}
 
     def model_of(self, request: ModelRequest) -> str:
-        """The one that answers every call, where one does."""
+        """The model that answers every call, or the group of the request."""
         return self._model or request.model
 
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
@@ -178,34 +178,34 @@ class ChatCompletions(Wire):
             body.pop(name, None)
         return body
 
-    def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
+    def read(self, body: Any, request: ModelRequest, source: str, extra: Mapping[str, Any]) -> ModelReply:
         """Read a completion, or embeddings; arguments of tool calls are passed on as they came.
 
         Raises ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for
         anything that is neither.
         """
         if request.inputs:
-            return read_embeddings(body, request, source=source, **known)
+            return read_embeddings(body, request, source=source, **extra)
         audio, model = request.params.get("audio"), request.model
         sound = audio.get("format") if isinstance(audio, Mapping) else None  # servers seldom repeat it
         with reading(source):
             choice = body["choices"][0]
             message = choice["message"]
             reason = choice.get("finish_reason") or "stop"
-            usage, known = body.get("usage"), dict(known)
-            if isinstance(usage, Mapping) and "cost_usd" not in known:  # a LiteLLM proxy does, for a stream
-                known |= _cost_of("usage.cost", usage.get("cost"))
+            usage, extra = body.get("usage"), dict(extra)
+            if isinstance(usage, Mapping) and "cost_usd" not in extra:  # a LiteLLM proxy does, for a stream
+                extra |= _cost_of("usage.cost", usage.get("cost"))
             content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
             calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
-            written = len(content or "") + sum(len(call.arguments) for call in calls)
-            counted = read_usage(usage, _USAGE, request, written)
+            characters = len(content or "") + sum(len(call.arguments) for call in calls)
+            counted = read_usage(usage, _USAGE, request, characters)
             if reason == _REFUSED or message.get("refusal"):
-                raise held_back(source, model, body.get("model"), counted, known)
+                raise held_back(source, model, body.get("model"), counted, extra)
             files = tuple(_read_files(message, str(sound or "wav")))
-            known = with_problem(known, counted, wrote=bool(content or calls or files))
-            said = {"content": content or "", "tool_calls": calls, "model": body.get("model") or model}
-            reply = ModelReply.model_validate({**said, "usage": counted.usage, "finish_reason": reason})
-            return reply.model_copy(update={**known, "files": files} if files else known)
+            extra = with_problem(extra, counted, wrote=bool(content or calls or files))
+            answer = {"content": content or "", "tool_calls": calls, "model": body.get("model") or model}
+            reply = ModelReply.model_validate({**answer, "usage": counted.usage, "finish_reason": reason})
+            return reply.model_copy(update={**extra, "files": files} if files else extra)
 
     def adapts_to(self, words: str) -> bool:
         """Leave out a field that the model does not take, or rename the limit of tokens."""
@@ -214,9 +214,9 @@ class ChatCompletions(Wire):
         if self._limit == "max_tokens" and "max_tokens" in words:
             self._limit = "max_completion_tokens"
             return True
-        found = [name for name in _OPTIONAL if name in words and name not in self._without]
-        self._without.update(found[:1])
-        return bool(found)
+        refused_names = [name for name in _OPTIONAL if name in words and name not in self._without]
+        self._without.update(refused_names[:1])
+        return bool(refused_names)
 
 
 class ProxyCompletions(ChatCompletions):
@@ -241,54 +241,54 @@ class ProxyCompletions(ChatCompletions):
         header = None if streamed else headers.get(_COST_HEADER)
         cost = _cost_of(_COST_HEADER, header)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
-        known: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
             "attempts": 1 + sum(int(count) for count in tries if _COUNT.fullmatch(count)),
             "cache_hit": cached,
         }
         if cached:
-            return {**known, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost.get("cost_usd")}
-        return {**known, **cost}
+            return {**fields, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost.get("cost_usd")}
+        return {**fields, **cost}
 
 
-def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: Any) -> ModelReply:
+def read_embeddings(body: Any, request: ModelRequest, *, source: str, **extra: Any) -> ModelReply:
     """Read the vectors of a request's inputs. Raises ModelUnavailable for anything else."""
     with reading(source):
         vectors = [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
         if len(vectors) != len(request.inputs):
             raise not_a_completion(source)
         counted = read_usage(body.get("usage"), _USAGE, request)
-        known = with_problem(known, counted, wrote=False)
-        said = {"model": body.get("model") or request.model, "usage": counted.usage, "embeddings": vectors}
-        return ModelReply.model_validate(said).model_copy(update=known)
+        extra = with_problem(extra, counted, wrote=False)
+        answer = {"model": body.get("model") or request.model, "usage": counted.usage, "embeddings": vectors}
+        return ModelReply.model_validate(answer).model_copy(update=extra)
 
 
 def held_back(
-    source: str, model: str, answered: str | None, counted: UsageReading, known: Mapping[str, Any]
+    source: str, model: str, answered: str | None, counted: UsageReading, extra: Mapping[str, Any]
 ) -> ContentRefused:
-    """The error for an answer that the provider's policy cut off; `known` are fields of its reply."""
+    """The error for an answer that the provider's policy cut off; `extra` are fields of its reply."""
     error = ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
-    fields = with_problem(known, counted, wrote=False)
+    fields = with_problem(extra, counted, wrote=False)
     reply = ModelReply(model=answered or model, usage=counted.usage, finish_reason=_REFUSED)
     error.lost = (reply.model_copy(update=fields),)
     return error
 
 
-def with_problem(known: Mapping[str, Any], counted: UsageReading, *, wrote: bool) -> dict[str, Any]:
+def with_problem(reply_fields: Mapping[str, Any], counted: UsageReading, *, wrote: bool) -> dict[str, Any]:
     """The fields of a reply with how its tokens are known: estimated if a server has not counted them all.
 
     No prompt has no tokens, and no answer that says something.
     """
-    usage, problem = counted.usage, known.get("usage_problem") or counted.problem
+    usage, problem = counted.usage, reply_fields.get("usage_problem") or counted.problem
     is_counted = usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
-    fields = dict(known)
+    fields = dict(reply_fields)
     if problem or not is_counted:
         fields.setdefault("cost_source", "estimated")
     return {**fields, "usage_problem": problem} if problem else fields
 
 
 def _is_strict(schema: Any) -> bool:
-    """Whether OpenAI takes a schema in strict mode: those of shapes, but for free dictionaries and sets."""
+    """Whether OpenAI takes a schema in strict mode: schemas of shapes, but for free dictionaries and sets."""
     if not isinstance(schema, Mapping) or schema.keys() & _NOT_STRICT:
         return False
     fields = schema.get("properties") or {}
@@ -301,10 +301,10 @@ def _is_strict(schema: Any) -> bool:
 
 
 def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
-    named: dict[str, Any] = {"name": "answer", "schema": schema}
+    schema_format: dict[str, Any] = {"name": "answer", "schema": schema}
     if schema.get("type") == "object" and _is_strict(schema):
-        named["strict"] = True
-    return {"type": "json_schema", "json_schema": named}
+        schema_format["strict"] = True
+    return {"type": "json_schema", "json_schema": schema_format}
 
 
 def _messages_body(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
@@ -379,8 +379,8 @@ def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
     function = call["function"]
     arguments = function.get("arguments") or "{}"
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    known = {"id": call.get("id") or f"call_{number}", "name": function["name"], "arguments": text}
-    return ToolCall.model_validate(known)
+    fields = {"id": call.get("id") or f"call_{number}", "name": function["name"], "arguments": text}
+    return ToolCall.model_validate(fields)
 
 
 def _cost_of(name: str, value: object) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "ob
 _PROBE = ModelRequest(
     messages=(ChatMessage(role="user", content="Say ok"),),
     user="mesh-models-test",
-    max_tokens=16,  # enough for a whole call of the tool: some providers refuse one that is cut off
+    max_tokens=16,  # enough for a whole call of the tool: some providers refuse a call that is cut off
     timeout_seconds=30.0,
     cache=False,
 )
@@ -87,20 +87,20 @@ class Deployments:
         if config is None:
             raise ConfigError("there is no such file", path=str(self._path))
         check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
-        found = route(config, os.environ, group, tags).document()
+        document = route(config, os.environ, group, tags).document()
         answers = None if self._model.config else self._model.name
-        return {"answers": answers, "file": str(config.path), "tags": list(tags), **found}
+        return {"answers": answers, "file": str(config.path), "tags": list(tags), **document}
 
     async def test(self, group: str | None) -> list[_Document]:
-        """Call each deployment as agents do, of a group or all; one that answers gets calls again.
+        """Call each deployment as agents do, of a group or all; a deployment that answers gets calls again.
 
         So do names that a server answers and does not list, once any of its own answers. Raises ConfigError
         where there is nothing to call.
         """
         server = await self._server()
         models = self._model.alone(group, server.groups if server else ())
-        found = await _probe_all(models, prices_of(self._model, self._default_price))
-        answering = tuple(result["deployment"] for result in found if result["ok"])
+        results = await _probe_all(models, prices_of(self._model, self._default_price))
+        answering = tuple(result["deployment"] for result in results if result["ok"])
         listed = server.groups if server is not None and answering else None
 
         def is_well(circuit: str) -> bool:
@@ -108,16 +108,16 @@ class Deployments:
             return of_server or any(_is_of(circuit, deployment) for deployment in answering)
 
         self._circuits.close(is_well)
-        return found
+        return results
 
     def _file(self) -> LiteLLMConfig | None:
         return read_config(self._path) if self._path.is_file() else None
 
     async def _server(self) -> LiteLLMConfig | None:
-        found = await self._model.listed()
-        if found is None:
+        listing = await self._model.listed()
+        if listing is None:
             return None
-        return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
+        return LiteLLMConfig(Path("server"), tuple(listing), {"enable_tag_filtering": True}, {}, {})
 
 
 def _is_of(circuit: str, deployment: str) -> bool:
@@ -166,12 +166,12 @@ async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
     it, with the kind of call that met it, and not raised. `tools` says whether the model takes any.
     """
     plain = _PROBE.model_copy(update={"model": group})
-    begun = time.perf_counter()
+    started = time.perf_counter()
     kind, took, tools = "", None, True
     replies: list[ModelReply] = []
     try:
         replies.append(await model.complete(plain))
-        took = _milliseconds_since(begun)
+        took = _milliseconds_since(started)
         kind = "streamed: "
         replies.append(await model.complete(plain, lambda text: None))
         kind = "with a tool: "
@@ -183,7 +183,7 @@ async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
         return {
             "deployment": group,
             "ok": False,
-            "latency_ms": _milliseconds_since(begun) if took is None else took,
+            "latency_ms": _milliseconds_since(started) if took is None else took,
             "error": {"type": error.code, "message": f"{kind}{error}"},
         }
     return {
@@ -197,8 +197,8 @@ async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
     }
 
 
-def _milliseconds_since(begun: float) -> float:
-    return round((time.perf_counter() - begun) * 1000, 1)
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)
 
 
 def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
@@ -209,8 +209,8 @@ def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceLis
         else reply.cost_usd
         for reply in replies
     ]
-    known = [cost for cost in costs if cost is not None]
-    return f"{sum(known, ZERO):f}" if len(known) == len(costs) else None
+    known_costs = [cost for cost in costs if cost is not None]
+    return f"{sum(known_costs, ZERO):f}" if len(known_costs) == len(costs) else None
 
 
 def _price(rates: Rates | None) -> _Document | None:

@@ -97,9 +97,9 @@ class Picker(Adapter):
         """Make one attempt, fallbacks included. Raises ModelError."""
         check(self._config, request)
         ends = time.monotonic() + request.timeout_seconds
-        groups, seen = [request.model], {request.model}
+        groups, visited = [request.model], {request.model}
         errors: list[ModelError] = []
-        lost: tuple[ModelReply, ...] = ()
+        lost_replies: tuple[ModelReply, ...] = ()
         failed_at: tuple[str, ...] = ()
         while groups:
             group = groups.pop(0)
@@ -109,18 +109,20 @@ class Picker(Adapter):
                     on_delta(STREAM_RESTART)
                 try:
                     async with self._placed(target, group, request, ends):
-                        begun = time.monotonic()
-                        left = min(ends - begun, target.timeout_seconds)
-                        asked = {"model": target.model_of(group), "timeout_seconds": left}
-                        reply = await target.model.complete(request.model_copy(update=asked), on_delta)
-                    target.answered(reply, time.monotonic() - begun)
+                        started = time.monotonic()
+                        remaining = min(ends - started, target.timeout_seconds)
+                        changes = {"model": target.model_of(group), "timeout_seconds": remaining}
+                        reply = await target.model.complete(request.model_copy(update=changes), on_delta)
+                    target.answered(reply, time.monotonic() - started)
                     reply = self._priced(reply, request, target, attempts=len(errors) + 1)
-                    before = {"lost": lost, "failed_at": failed_at}
+                    before = {"lost": lost_replies, "failed_at": failed_at}
                     return reply.model_copy(update=before) if errors else reply
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
-                    lost += tuple(self._priced(cut, request, target, attempts=tries) for cut in failed.lost)
+                    lost_replies += tuple(
+                        self._priced(cut, request, target, attempts=tries) for cut in failed.lost
+                    )
                     errors.append(failed)
                     failed_at += (target.name,)
                 if not is_mendable(error) or time.monotonic() >= ends:
@@ -128,14 +130,14 @@ class Picker(Adapter):
             if error is None:
                 error = self._nobody(group, request.tags)
                 errors.append(error)
-            following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
+            following = self._after(group, error, visited) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
-                error.lost, error.failed_at = lost, failed_at
+                error.lost, error.failed_at = lost_replies, failed_at
                 raise error
             groups[:0] = following
-        ended = _ended(errors, request)
-        ended.lost, ended.failed_at = lost, failed_at
-        raise ended
+        final_error = _ended(errors, request)
+        final_error.lost, final_error.failed_at = lost_replies, failed_at
+        raise final_error
 
     async def close(self) -> None:
         """Give back connections."""
@@ -178,36 +180,36 @@ class Picker(Adapter):
         }
 
     def _what_to_set(self, deployments: Iterable[Mapping[str, Any]] = ()) -> str:
-        known = deployments or self._config.deployments
-        names = {name for deployment in known for name in missing_of(deployment, self.environment)}
+        candidates = deployments or self._config.deployments
+        names = {name for deployment in candidates for name in missing_of(deployment, self.environment)}
         return f"Set one of {', '.join(sorted(names))}"
 
     def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
-        found = route(self._config, self.environment, group, tags)
+        model_route = route(self._config, self.environment, group, tags)
         tiers: dict[int | None, list[_Target]] = {}
-        for candidate in found.asked:
+        for candidate in model_route.asked:
             tiers.setdefault(order_of(candidate.settings), []).append(self._targets[candidate.deployment])
         return _Plan(
-            list(tiers.values()), [self._targets[candidate.deployment] for candidate in found.instead]
+            list(tiers.values()), [self._targets[candidate.deployment] for candidate in model_route.instead]
         )
 
     def _in_turn(self, group: str, tags: tuple[str, ...]) -> Iterator[_Target]:
-        """Those to ask, each once: by order, then those that stand in where all others cool down."""
+        """The targets to ask, each once: by order, then the stand-ins where all others cool down."""
         tiers, instead = self._plan(group, tags)
-        tried: set[str] = set()
+        tried_names: set[str] = set()
         for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
-            while not (stands_in and tried):
+            while not (stands_in and tried_names):
                 ready = [
                     target
                     for target in tier
-                    if target.name not in tried
+                    if target.name not in tried_names
                     and target.has_room()
                     and not self._circuits.left_seconds(target.circuit(group))
                 ]
                 if not ready:
                     break
                 target = ready[0] if len(ready) == 1 else self._strategy(ready, self._prices)
-                tried.add(target.name)
+                tried_names.add(target.name)
                 yield target
 
     @asynccontextmanager
@@ -225,14 +227,14 @@ class Picker(Adapter):
     def _priced(
         self, reply: ModelReply, request: ModelRequest, target: _Target, *, attempts: int
     ) -> ModelReply:
-        known: dict[str, Any] = {"deployment": target.name, "attempts": attempts}
+        changes: dict[str, Any] = {"deployment": target.name, "attempts": attempts}
         if reply.cost_usd is None and reply.cost_source != "estimated":
-            named = reply.model_copy(update={"deployment": target.name})
-            cost = self._prices.of_reply(named, request)
-            known |= {} if cost is None else {"cost_usd": cost, "cost_source": "priced"}
-        return reply.model_copy(update=known)
+            of_target = reply.model_copy(update={"deployment": target.name})
+            cost = self._prices.of_reply(of_target, request)
+            changes |= {} if cost is None else {"cost_usd": cost, "cost_source": "priced"}
+        return reply.model_copy(update=changes)
 
-    def _after(self, group: str, error: ModelError, seen: set[str]) -> list[str]:
+    def _after(self, group: str, error: ModelError, visited: set[str]) -> list[str]:
         kind = "fallbacks"
         if isinstance(error, ContextTooLong):
             kind = "context_window_fallbacks"
@@ -240,8 +242,8 @@ class Picker(Adapter):
             kind = "content_policy_fallbacks"
         elif not is_mendable(error):
             return []
-        following = [name for name in next_groups(self._config, group, kind) if name not in seen]
-        seen.update(following)
+        following = [name for name in next_groups(self._config, group, kind) if name not in visited]
+        visited.update(following)
         return following
 
     def _nobody(self, group: str, tags: tuple[str, ...]) -> ModelError:
@@ -253,7 +255,7 @@ class Picker(Adapter):
             remedy = "Tag one deployment of the group with default"
             return ModelRefused(f"no deployment of model {group!r} is for tags {list(tags)}", remedy=remedy)
         names = [target.circuit(group) for target in targets]
-        waits = {name: left for name in names if (left := self._circuits.left_seconds(name))}
+        waits = {name: seconds for name in names if (seconds := self._circuits.left_seconds(name))}
         if waits:
             met = [error for name in waits if (error := self._circuits.error(name)) is not None]
             refusals = [error for name in waits if (error := self._circuits.refusal(name)) is not None]
@@ -288,8 +290,8 @@ class _Target:
         self.in_flight = 0
         self.latency_seconds = 0.0
         params = deployment["litellm_params"]
-        asked = (params.get("timeout"), config.router_settings.get("timeout"))
-        limits = (*asked, config.litellm_settings.get("request_timeout"), _REQUEST_TIMEOUT_SECONDS)
+        own_limits = (params.get("timeout"), config.router_settings.get("timeout"))
+        limits = (*own_limits, config.litellm_settings.get("request_timeout"), _REQUEST_TIMEOUT_SECONDS)
         self.timeout_seconds = next(float(seconds) for seconds in limits if seconds is not None)
         router = config.router_settings
         allowed = setting(config, "allowed_fails")
@@ -367,8 +369,8 @@ class _Alone:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         target = self._target
         seconds = min(request.timeout_seconds, target.timeout_seconds)
-        asked = {"model": target.model_of(target.deployment["model_name"]), "timeout_seconds": seconds}
-        reply = await target.model.complete(request.model_copy(update=asked), on_delta)
+        changes = {"model": target.model_of(target.deployment["model_name"]), "timeout_seconds": seconds}
+        reply = await target.model.complete(request.model_copy(update=changes), on_delta)
         return self._priced(reply, request, target, attempts=1)
 
     async def close(self) -> None:
@@ -410,18 +412,18 @@ def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) ->
         for param in provider_params(params["model"])
         if param.name not in params and (value := param.value(environment))
     }
-    known: dict[str, Any] = resolved({**deployment, "litellm_params": {**usual, **params}}, environment)
-    return known
+    completed: dict[str, Any] = resolved({**deployment, "litellm_params": {**usual, **params}}, environment)
+    return completed
 
 
 def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
-    """The error of a call without an answer: the only one, or those of every deployment that was called."""
+    """The error of a call without an answer: the only one, or a summary of all."""
     if len(errors) == 1 or not any(error.retryable for error in errors):
         return errors[0]
     pauses = [error.retry_after_seconds for error in errors if error.retry_after_seconds is not None]
-    said = "; ".join(dict.fromkeys(map(str, errors)))
+    reasons = "; ".join(dict.fromkeys(map(str, errors)))
     down = AllProvidersDown(
-        f"Neither model {request.model!r} nor its fallbacks answered: {said}",
+        f"Neither model {request.model!r} nor its fallbacks answered: {reasons}",
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
     down.attempts = sum(error.attempts for error in errors)

@@ -97,7 +97,7 @@ class ToolSpec(Struct, omit_defaults=True):
 class Settlement(Struct, omit_defaults=True):
     """The booking of a call in its budgets: `amount`, and whether it is estimated.
 
-    `op` and `call` name the reservation, and `tags` are those of the call, since accounts go by them.
+    `op` and `call` name the reservation, `tags` are copied from the call, since accounts go by them.
     """
 
     op: str
@@ -113,13 +113,12 @@ class Settlement(Struct, omit_defaults=True):
 class Call(Struct):
     """One call of a model, as the ledger has it. `user` is the agent that called.
 
-    `error` is the code of the error that ended it, `reason` its message; of a call that was answered, the
-    usage that was not believed. `cost_usd` is None if the cost
-    is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
-    `prompt` is the version of the prompt that it was made with, None for a call of a client.
-    `failed_at` are the deployments whose attempts failed in it, one for each.
-    `settlement` is what budgets book of it, where any reserved money for it; no event has it.
+    `error` is the code of the error that ended it, `reason` its message; for an answered call, the usage that
+    was not believed. `cost_usd` is None if the cost is unknown, and 0 for an answer from a cache, which
+    `saved_usd` would have cost. `attempts` counts tries within the call, `attempt` numbers the attempt of the
+    task. A call is `cut` if its process ended first. `prompt` is the version of its prompt, None for a call
+    of a client. `failed_at` are the deployments whose attempts failed in it, one for each. `settlement` is
+    its booking in budgets, where any reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -185,14 +184,13 @@ _OF_THE_RUN: dict[str, Any] = {
 class CallContext(Struct, omit_defaults=True):
     """The caller and the purpose of a call, for budgets, ledger and cache. Unset fields are left out of JSON.
 
-    `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
-    of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
-    call that is made, however it ends, once; without it the ledger publishes the call by itself. If calls
-    wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
-    that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
-    did not live to record. `prompt` is the version of the prompt that the request was made of,
-    `traceparent` that of the span that the call belongs to. `is_own_endpoint`: the tenant itself has chosen
-    the address that answers.
+    `budget_usd` limits the task itself, `on_empty` says what happens then. `budgets_above` limit the tasks
+    that it works for, `budgets` the caller's key, `key_id`. `record` takes each call once, however it ends;
+    without it the ledger publishes the call by itself. If calls wait for money, a higher `priority` goes
+    first, then the earlier `since`. `path` names the step in its journal; `take_cut` says once how many of
+    its calls earlier processes made and did not live to record. `prompt` is the version of the request's
+    prompt, `traceparent` the span above the call. `is_own_endpoint`: the tenant itself has chosen the address
+    that answers.
     """
 
     budget_usd: Amount | None = None
@@ -223,7 +221,7 @@ class CallContext(Struct, omit_defaults=True):
 
     @property
     def has_budgets(self) -> bool:
-        """Whether it brings budgets, which its calls are charged to beside those of the mesh."""
+        """Whether its calls are charged to budgets of their own, beside the budgets of the mesh."""
         return bool(self.budget_usd is not None or self.budgets_above or self.budgets)
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
@@ -243,7 +241,7 @@ class ModelRequest(Struct, kw_only=True):
     mesh has one. A `temperature` or `max_tokens` of None is left to the provider.
 
     `params` are further parameters, in OpenAI's words (`top_p`, `stop`, `reasoning_effort`), which go to the
-    provider as they are. `response_format` is how a caller wrote it, in place of the one that is made of the
+    provider as they are. `response_format` is how a caller wrote it, in place of the format made of the
     schema. `inputs` are texts, or their tokens, to embed: such a
     request has no messages.
     """
@@ -279,7 +277,7 @@ class ModelRequest(Struct, kw_only=True):
         return _UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
-        """Its fields as plain data, without those that change no answer."""
+        """Its fields as plain data, without fields that change no answer."""
         return Struct.model_dump(self.asked(), mode=mode)
 
     def asked(self, **changes: Any) -> ModelRequest:
@@ -371,7 +369,7 @@ class ModelWindow(NamedTuple):
 
 
 class GivenModel(NamedTuple):
-    """The model that takes the place of the one that the settings choose, where there is one."""
+    """The model in place of the choice by settings; None without one."""
 
     model: Model | None
 
@@ -479,6 +477,6 @@ class Adapter(Wrapper):
     def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
         """Its deployments by name, of a group or all, for calls without fallbacks; they need no closing.
 
-        `names` are those of its server's groups. Raises ConfigError where there is nothing to call.
+        `names` are its server's groups. Raises ConfigError where there is nothing to call.
         """
         return {group or "default": self}

@@ -32,7 +32,7 @@ _Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Rates:
-    """The price of a model, and that of prompts of more tokens than a limit, the lowest limit first."""
+    """The price of a model, and its prices for prompts above a limit of tokens, the lowest limit first."""
 
     base: Price
     source: _Source
@@ -105,8 +105,8 @@ class Prices:
     def _window_of_call(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
         if self._config is None:
             return _window_from(self._entry(self._model or model) or {})
-        found = route(self._config, self._environment, model, tags)
-        windows = [self._window_of(candidate.settings, model) for candidate in (found.asked or found.instead)]
+        path = route(self._config, self._environment, model, tags)
+        windows = [self._window_of(candidate.settings, model) for candidate in (path.asked or path.instead)]
         reads, writes = [window.input for window in windows], [window.output for window in windows]
         return ModelWindow(_least(reads), _least(writes))
 
@@ -116,7 +116,7 @@ class Prices:
         return _window_from({**(listed or {}), **own})
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
-        """The rates of a deployment; of one for many models those of the model that is called."""
+        """The rates of a deployment; for many models, the rates of the model that is called."""
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or concrete_model(deployment, name))
         listed = self._entry(model)
@@ -132,8 +132,8 @@ class Prices:
             return self._named(self._model or group)
         candidates = route(self._config, self._environment, group, tags).candidates()
         rates = [self._bound(candidate.settings, group) for candidate in candidates] or [self._default]
-        known = tuple(rate for rate in rates if rate is not None)
-        return _together(known) if len(known) == len(rates) else None
+        known_rates = tuple(rate for rate in rates if rate is not None)
+        return _together(known_rates) if len(known_rates) == len(rates) else None
 
     def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
         """The highest rates of a deployment: if it writes to a provider's cache, all input at that price."""
@@ -191,7 +191,7 @@ _PRICED = {
 
 
 def prices_of(model: Adapter, default: Price | None) -> PriceList:
-    """An adapter's own price list, else that of models by their names; `default` if unknown."""
+    """An adapter's own price list, else the list by names of models; `default` if unknown."""
     own = model.prices(default)
     return Prices(default=default) if own is None else own
 
@@ -238,7 +238,7 @@ def _list_in(path: Path) -> Mapping[str, _Entry]:
 
 
 def _rates_from(entry: _Entry, source: _Source) -> Rates | None:
-    """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
+    """The price that an entry gives in dollars per token; None where input or output has no price."""
     base = _price_at(entry)
     limits = sorted(int(match[1]) for name in entry if (match := _ABOVE.fullmatch(name)))
     tiers = [(limit * 1000, _price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
@@ -248,12 +248,12 @@ def _rates_from(entry: _Entry, source: _Source) -> Rates | None:
 
 def _price_at(entry: _Entry, suffix: str = "") -> Price | None:
     """The price of one size of prompts; what it does not say is as for all sizes."""
-    given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in _PRICED.items()}
-    if given["input"] is None or given["output"] is None:
+    per_token = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in _PRICED.items()}
+    if per_token["input"] is None or per_token["output"] is None:
         return None
     amounts = {
         field: fit(Decimal(str(value)) * MILLION).normalize()
-        for field, value in given.items()
+        for field, value in per_token.items()
         if value is not None
     }
     return Price.model_validate(amounts)

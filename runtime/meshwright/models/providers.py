@@ -52,8 +52,8 @@ class _Param:
 
     def value(self, environment: Mapping[str, str]) -> str | None:
         """The reference to its value (`os.environ/NAME`), so that nothing here ever holds a key."""
-        found = next((name for name in self.variables if environment.get(name)), None)
-        return f"os.environ/{found}" if found else self.default
+        variable = next((name for name in self.variables if environment.get(name)), None)
+        return f"os.environ/{variable}" if variable else self.default
 
     def misses(self, environment: Mapping[str, str]) -> bool:
         return not self.optional and self.value(environment) is None
@@ -80,10 +80,10 @@ class Provider:
 
 
 def _provider(data: dict[str, Any]) -> Provider:
-    said: list[dict[str, Any]] = data["params"]
-    params = [_Param(**(param | {"variables": tuple(param["variables"])})) for param in said]
-    known: dict[str, Any] = {"params": tuple(params), "families": tuple(data.get("families", ()))}
-    return Provider(**(data | known))
+    entries: list[dict[str, Any]] = data["params"]
+    params = [_Param(**(param | {"variables": tuple(param["variables"])})) for param in entries]
+    fields: dict[str, Any] = {"params": tuple(params), "families": tuple(data.get("families", ()))}
+    return Provider(**(data | fields))
 
 
 PROVIDERS: tuple[Provider, ...] = tuple(map(_provider, _DATA["providers"]))
@@ -170,19 +170,19 @@ def bare_name(model: str) -> str:
 
 
 def missing(
-    provider: Provider, model: str, environment: Mapping[str, str], given: Collection[str] = ()
+    provider: Provider, model: str, environment: Mapping[str, str], own_params: Collection[str] = ()
 ) -> ConfigError | None:
     """The error of a missing credential or package of a provider's model; None if all is there.
 
     `given` are the parameters that need no variable.
     """
-    wanted = [p for p in provider.params if p.name not in given and p.misses(environment)]
-    if wanted:
-        names = ", ".join(" or ".join(param.variables) for param in wanted)
+    lacking = [p for p in provider.params if p.name not in own_params and p.misses(environment)]
+    if lacking:
+        names = ", ".join(" or ".join(param.variables) for param in lacking)
         console = f"; credentials are had at {provider.console}" if provider.console else ""
-        verb = "is" if len(wanted) == 1 else "are"
+        verb = "is" if len(lacking) == 1 else "are"
         problem = f"model {model!r} is offered by {provider.title}, and {names} {verb} not set"
-        remedy = f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}"
+        remedy = f"Set {'it' if len(lacking) == 1 else 'them'} in the environment{console}"
         return ConfigError(problem, remedy=remedy, field="model")
     if provider.package and not _is_importable(provider.package):
         problem = f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}"
@@ -211,8 +211,8 @@ def _litellms_providers() -> frozenset[str]:
     )
 
 
-def _unknown(message: str, name: str, known: list[str]) -> ConfigError:
-    near = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
+def _unknown(message: str, name: str, names: list[str]) -> ConfigError:
+    near = get_close_matches(name, list(dict.fromkeys(names)), n=3, cutoff=0.5)
     titles = ", ".join(provider.name for provider in PROVIDERS)
     hint = (
         f"Did you mean {' or '.join(near)}?" if near else f"Providers are {titles}, and others of LiteLLM's."
@@ -267,8 +267,8 @@ def adapter_of(params: _Params, discretion: Discretion, *, drop_params: bool = F
     maker = _maker_of(params)
     if maker is not None:
         return maker(params, discretion)
-    kept = {name: value for name, value in params.items() if name not in _ROUTING | _OURS}
-    return LiteLLMModel(kept, discretion=discretion, drop_params=drop_params)
+    own_params = {name: value for name, value in params.items() if name not in _ROUTING | _OURS}
+    return LiteLLMModel(own_params, discretion=discretion, drop_params=drop_params)
 
 
 def needs_litellm(params: _Params) -> bool:
@@ -303,8 +303,8 @@ def _is_price(name: str) -> bool:
 
 def _passed_on(params: _Params) -> dict[str, Any]:
     apart = _ROUTING | _CALLING | _OURS | {"extra_body", "cache_control_injection_points"}
-    known = {name: value for name, value in params.items() if name not in apart and not _is_price(name)}
-    return {**known, **(params.get("extra_body") or {})}
+    others = {name: value for name, value in params.items() if name not in apart and not _is_price(name)}
+    return {**others, **(params.get("extra_body") or {})}
 
 
 def _address_of(params: _Params) -> str:

@@ -83,7 +83,7 @@ class _ModelRoute:
     problem: str | None = None
 
     def candidates(self) -> Iterator[_Candidate]:
-        """Every deployment that could answer, those of the fallbacks too."""
+        """Every deployment that could answer, fallbacks included."""
         yield from (*self.asked, *self.instead)
         for fallback in self.fallbacks:
             yield from fallback.candidates()
@@ -110,7 +110,7 @@ def route(config: LiteLLMConfig, environment: _Environment, group: str, tags: Se
 def check(config: LiteLLMConfig, request: ModelRequest) -> None:
     """Refuse a call of a group, or with a tag, that the file does not have: LiteLLM would answer it anyhow.
 
-    Raises ModelRefused, which names those that there are.
+    Raises ModelRefused, which names the groups or tags of the file.
     """
     deployments = deployments_of(config, request.model)
     if deployments is None:
@@ -165,8 +165,8 @@ def _route(
     missing = {deployment_id(deployment): missing_of(deployment, environment) for deployment in deployments}
     ready = [deployment for deployment in deployments if not missing[deployment_id(deployment)]]
     chosen, why = _fitting(config, ready, tags)
-    meant, why_meant = _fitting(config, deployments, tags)
-    absent = [deployment for deployment in meant if deployment not in ready]
+    fitting, why_meant = _fitting(config, deployments, tags)
+    absent = [deployment for deployment in fitting if deployment not in ready]
     if why != why_meant:
         why = f"{why_meant} cannot be called: those tagged default instead"
     problem = None
@@ -207,8 +207,8 @@ def _fitting(
     joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
         return fit, f"those tagged {joined}"
-    named = any(tags_of(deployment) for deployment in default)
-    return default, f"those {'tagged default' if named else 'without tags'}, since none is tagged {joined}"
+    has_tags = any(tags_of(deployment) for deployment in default)
+    return default, f"those {'tagged default' if has_tags else 'without tags'}, since none is tagged {joined}"
 
 
 def _for_all(deployments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candi
     first = [deployment for deployment in chosen if not orders or order_of(deployment) == orders[0]]
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
     shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
-    asked = []
+    candidates = []
     for deployment, share in zip(first, shares, strict=True):
         if len(first) == 1:
             why = "the only one" if len(chosen) == 1 else "first"
@@ -231,14 +231,14 @@ def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candi
             why = f"by {strategy}"
         else:
             why = f"{share:.0%} of the calls" if share else "where the others cool down"
-        asked.append(_Candidate(deployment, why, share))
+        candidates.append(_Candidate(deployment, why, share))
     follow = [
         _Candidate(deployment, f"after order {before} failed")
         for before, order in pairwise(orders)
         for deployment in chosen
         if order_of(deployment) == order
     ]
-    return (*sorted(asked, key=lambda candidate: -(candidate.share or 0)), *follow)
+    return (*sorted(candidates, key=lambda candidate: -(candidate.share or 0)), *follow)
 
 
 def shares_of(deployments: Sequence[_Deployment]) -> list[float]:
@@ -255,8 +255,8 @@ def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
     """Those of the tags that no deployment has; none where the file does not filter by tags."""
     if not config.router_settings.get("enable_tag_filtering"):
         return []
-    known = _known_tags(config)
-    return [tag for tag in tags if tag not in known]
+    known_tags = _known_tags(config)
+    return [tag for tag in tags if tag not in known_tags]
 
 
 def _is_foreign(tag: str, config: LiteLLMConfig) -> bool:
@@ -273,10 +273,10 @@ def tags_of(deployment: _Deployment) -> tuple[str, ...]:
     return tuple(deployment["litellm_params"].get("tags") or ())
 
 
-def _did_you_mean(name: str, known: Iterable[str], what: str) -> str:
-    if near := get_close_matches(name, list(known), n=3):
+def _did_you_mean(name: str, names: Iterable[str], what: str) -> str:
+    if near := get_close_matches(name, list(names), n=3):
         return f"Did you mean {' or '.join(map(repr, near))}?"
-    return f"{what} are {', '.join(sorted(known))}"
+    return f"{what} are {', '.join(sorted(names))}"
 
 
 def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | None:
@@ -288,10 +288,10 @@ def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | 
     name = alias["model"] if isinstance(alias, dict) else alias
     own = [deployment for deployment in config.deployments if deployment["model_name"] == name]
     patterns = (deployment for deployment in config.deployments if "*" in deployment["model_name"])
-    found = own or [deployment for deployment in patterns if fnmatchcase(name, deployment["model_name"])]
-    if not found and (other := _stand_in(config, name)) is not None:
-        found = [deployment for deployment in config.deployments if deployment["model_name"] == other]
-    return found or None
+    matches = own or [deployment for deployment in patterns if fnmatchcase(name, deployment["model_name"])]
+    if not matches and (other := _stand_in(config, name)) is not None:
+        matches = [deployment for deployment in config.deployments if deployment["model_name"] == other]
+    return matches or None
 
 
 def _stand_in(config: LiteLLMConfig, group: str) -> str | None:
@@ -307,16 +307,16 @@ def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...
 
     `kind` is a key of WHEN. A fallback's own fallbacks come before its next sibling.
     """
-    seen = [group]
+    visited = [group]
 
     def follow(name: str) -> None:
         for other in next_groups(config, name, kind):
-            if other not in seen:
-                seen.append(other)
+            if other not in visited:
+                visited.append(other)
                 follow(other)
 
     follow(group)
-    return tuple(seen[1:])
+    return tuple(visited[1:])
 
 
 def next_groups(config: LiteLLMConfig, group: str, kind: str) -> list[str]:
@@ -327,7 +327,7 @@ def next_groups(config: LiteLLMConfig, group: str, kind: str) -> list[str]:
 
 
 def setting(config: LiteLLMConfig, name: str) -> Any:
-    """A setting that a file may give in either of two sections; that of the Router is the stronger."""
+    """A setting that a file may give in either of two sections; the Router's is the stronger."""
     return config.router_settings.get(name, config.litellm_settings.get(name))
 
 
@@ -361,7 +361,7 @@ def deployment_id(deployment: _Deployment) -> str:
 def missing_of(deployment: _Deployment, environment: _Environment) -> tuple[str, ...]:
     """The environment's variables that a deployment needs and that are not set.
 
-    They are those that it names, and its provider's usual key where the file gives none.
+    The file refers to them; without a key there, it also needs its provider's usual one.
     """
     if environment is None:
         return ()

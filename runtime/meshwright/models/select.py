@@ -1,11 +1,12 @@
-"""The model behind each call: chosen by the settings, named by an agent, or configured while the mesh runs.
+"""The model of a mesh that its settings choose, and those that tenants configure while it runs.
 
     models = ConfiguredModels(others, prices, default_price, circuits)   # below cache, ledger and retries
-    model = Configured(chain_over(models), configs, models)              # above them
+    model = ConfigurableModel(chain_over(models), configs, models)       # above them
 
-`Configured` finds the configuration of an agent and puts its name into the request; `ConfiguredModels` calls
-the model of that name. Between the two a call is retried, cached, paid for and recorded as any other, and a
-journal above knows the request as the agent made it: a configuration that changes meanwhile is no other step.
+`ConfigurableModel` takes the configuration of an agent and puts its name into the request; `ConfiguredModels`
+calls the model of that name. Between the two a call is retried, cached, paid for and recorded as any other,
+and a journal above has the request as the agent made it: a configuration that changes meanwhile is no other
+step.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from decimal import Decimal
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -28,36 +29,17 @@ from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits
 from meshwright.models.config import LiteLLMConfig, names_in, read_config, read_text
 from meshwright.models.errors import ModelRefused, Unauthorized
-from meshwright.models.named import (
-    AgentModel,
-    Chain,
-    ModelChoice,
-    ModelSettings,
-    named_models,
-    specs_of,
-    with_fallbacks,
-)
+from meshwright.models.named import ModelSettings, NamedModels, NamedPrices, adapter_for
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
-from meshwright.models.port import (
-    Adapter,
-    Model,
-    ModelReply,
-    ModelRequest,
-    ModelWindow,
-    OnDelta,
-    PriceList,
-    Wrapper,
-)
-from meshwright.models.prices import prices_of
-from meshwright.models.providers import OFFLINE
+from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList, Wrapper
+from meshwright.models.prices import Prices
+from meshwright.models.providers import provider_params
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.settings import ModelsSettings
 from meshwright.settings import Settings
 
-PREFIX = "agents/"
-"""The prefix of the names of configured models; no caller may ask for one."""
 _WELL_KNOWN_KEYS = tuple(
     f"{provider}_API_KEY"
     for provider in ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
@@ -89,18 +71,18 @@ def choose_model(
     which, and why; never a key. `count_tokens` is what the offline model reports as usage. Raises
     ConfigError.
     """
-    known = os.environ if environment is None else environment
+    environment = os.environ if environment is None else environment
     kind, why, name = settings[ModelsSettings].adapter, "", settings[ModelsSettings].name
     if kind not in _KINDS:
         if not settings[ModelsSettings].base_url or "/" in kind:
-            return _one_model(kind, known, circuits)
+            return _one_model(kind, environment, circuits)
         kind, name = "http", kind
     if kind == "auto":
-        kind, why = _offered(settings, config_path, known)
+        kind, why = _offered(settings, config_path, environment)
     if kind == "offline":
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
-        return Picker(config_path, environment=known, circuits=circuits, why=why)
+        return Picker(config_path, environment=environment, circuits=circuits, why=why)
     base_url = settings[ModelsSettings].base_url
     if not base_url:
         problem = 'model = "http" needs the address of a server'
@@ -158,154 +140,64 @@ def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | N
     return Picker(config, environment=environment, circuits=circuits, name=f"model {name}")
 
 
-# By name
+# Models of tenants
+
+PREFIX = "agents/"
+"""The prefix of the names of configured models; no caller may ask for one."""
+_NOT_SECRET = ("api_version",)
+"""The parameters of providers that go to any address."""
 
 
-class NamedModels(Adapter):
-    """Gives each request to the adapter of its name, and every other name to `others`."""
+@dataclass(frozen=True, slots=True)
+class AgentModel:
+    """The model that a configuration gives an agent's calls.
 
-    def __init__(self, named: Mapping[str, Adapter], others: Adapter) -> None:
-        self._named = dict(named)
-        self._others = others
-        self.name = f"{others.name}; by name {', '.join(named)}"
-        self.kind = others.kind
-        self.config = others.config
-        self.groups = others.groups  # an agent's model is its own
-        self.listed = others.listed
-
-    def complete(
-        self, request: ModelRequest, on_delta: OnDelta | None = None
-    ) -> Coroutine[Any, Any, ModelReply]:
-        """Make one attempt. Raises ModelError."""
-        return self._named.get(request.model, self._others).complete(request, on_delta)
-
-    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
-        """Those of all adapters, and of the one that has the group."""
-        if group is not None:
-            return self._named.get(group, self._others).alone(group, names)
-        models = dict(self._others.alone(None, names))
-        for adapter in dict.fromkeys(self._named.values()):
-            models |= adapter.alone(None, ())
-        return models
-
-    async def close(self) -> None:
-        """Close each adapter once."""
-        for adapter in dict.fromkeys((*self._named.values(), self._others)):
-            await adapter.close()
-
-    def prices(self, default: Price | None) -> PriceList:
-        """Each adapter's own."""
-        named = {name: prices_of(adapter, default) for name, adapter in self._named.items()}
-        return _NamedPrices(named, prices_of(self._others, default))
-
-
-class _NamedPrices(NamedTuple):
-    """The price list of each name, and that of all others."""
-
-    named: dict[str, PriceList]
-    others: PriceList
-
-    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
-        return self.named.get(model, self.others).window(model, tags)
-
-    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)
-
-    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        return self.named.get(request.model, self.others).of_reply(reply, request)
-
-
-def adapter_for(model: Model) -> Adapter:
-    """A model as an adapter: itself where it is one."""
-    return model if isinstance(model, Adapter) else Adapter(model)
-
-
-def with_named_models(
-    others: Adapter,
-    agents: Iterable[ModelChoice],
-    config_path: Path | None = None,
-    *,
-    environment: Mapping[str, str] | None = None,
-    circuits: Circuits | None = None,
-) -> Adapter:
-    """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
-
-    A server gets every name as it stands, but for models that agents bring a connection for. The file need
-    not exist. Raises ConfigError, naming the agent, where a model cannot be called.
+    `name` is its own and changes with it: a cache has no answer of an earlier one. `model` is LiteLLM's whole
+    name. Without an `endpoint` the provider's usual address counts; with one, no secret of the environment
+    does, so that no key of the mesh goes to an address that a tenant has chosen. `timeout_seconds` bounds one
+    attempt.
     """
-    own = others.groups()
-    wanted = _wanted(agents)
-    if own is None:
-        wanted, own = {name: agent for name, agent in wanted.items() if _is_beside_server(agent)}, frozenset()
-    elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
-        read = config_path is not None and config_path.is_file()
-        own = read_config(config_path).groups if read and config_path else frozenset({"default"})
-    named: dict[str, Adapter] = {}
-    chains: list[Chain] = []
-    for name, agent in wanted.items():
-        if name not in own and name != OFFLINE:
-            chains.append(_chain_of(agent, environment))
-            continue
-        if name not in own:
-            named[OFFLINE] = OfflineModel()
-        _require_plain(agent)
-    if chains:
-        picker = named_models(chains, environment=environment, circuits=circuits)
-        named |= {chain.primary.name: picker for chain in chains}
-    return NamedModels(named, others) if named else others
 
+    name: str
+    model: str
+    endpoint: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 30.0
+    temperature: float = 0.7
+    max_tokens: int | None = None
 
-def _wanted(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
-    """The first agent of each model; all others must give it the same connection and fallbacks."""
-    wanted: dict[str, ModelChoice] = {}
-    for agent in (agent for agent in agents if agent.model):
-        other = wanted.setdefault(agent.model, agent)
-        if specs_of(other) != specs_of(agent):
-            raise ConfigError(
-                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
-                "different fallbacks, keys or timeouts",
-                remedy="Give both the same, or make a group of each in litellm_config.yaml",
-                field="fallbacks",
-            )
-    return wanted
+    def picker(self, circuits: Circuits | None = None) -> Picker:
+        """Make its picker. Raises ConfigError where a key, an address or a package is missing."""
+        config, environment = self._config(), self._environment()
+        if names := missing_of(config.deployments[0], environment):
+            what = f"Model {self.model!r} needs {', '.join(names)}"
+            if "LiteLLM" in what:
+                raise ConfigError(what, field="llm_provider")
+            elsewhere = "" if self.endpoint else ", or set it in the environment"
+            raise ConfigError(what, remedy=f"Give the configuration a key{elsewhere}", field="llm_api_key")
+        return Picker(config, environment=environment, circuits=circuits, name=self.name)
 
+    def prices(self, default: Price | None) -> Prices:
+        """The prices of its calls, and its window; `default` if unknown."""
+        return Prices(self._config(), default, self._environment())
 
-def _is_beside_server(agent: ModelChoice) -> bool:
-    """Whether an agent brings a connection of its own for a model."""
-    specs = specs_of(agent)
-    if any(spec.params for spec in specs):
-        return True
-    if specs[0].timeout is not None:
-        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
-        remedy = "Set the timeout at that server, and leave it out here"
-        raise ConfigError(problem, remedy=remedy, field="timeout")
-    return False
+    def _config(self) -> LiteLLMConfig:
+        connection = {"api_base": self.endpoint, "api_key": self.api_key}
+        params = {name: value for name, value in connection.items() if value is not None}
+        deployment = {
+            "model_name": self.name,
+            "litellm_params": {"model": self.model, "timeout": self.timeout_seconds, **params},
+            "model_info": {"id": self.name},
+        }
+        return LiteLLMConfig.of([deployment])
 
-
-def _require_plain(agent: ModelChoice) -> None:
-    spec = specs_of(agent)[0]
-    if agent.fallbacks:
-        field, given, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
-    elif spec.params or spec.timeout is not None:
-        field, given = "model", "a key, an address or a timeout"
-        place = "the litellm_params of its deployments"
-    else:
-        return
-    problem = f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group"
-    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
-
-
-def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
-    try:
-        primary, *others = specs_of(agent)
-        return with_fallbacks(primary, others, environment=environment)
-    except ConfigError as error:
-        raise ConfigError(
-            f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field
-        ) from None
-
-
-# By configuration
+    def _environment(self) -> Mapping[str, str]:
+        """The environment; for an address of its own without secrets."""
+        if self.endpoint is None:
+            return os.environ
+        params = [param for param in provider_params(self.model) if param.name in _NOT_SECRET]
+        names = {name for param in params for name in param.variables}
+        return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class AgentModels(ABC):
@@ -337,7 +229,7 @@ class AgentModels(ABC):
 class ConfiguredModels(NamedModels):
     """Calls configured models by their names while there are such, and gives all other calls to `others`.
 
-    `price_list` is that of both.
+    `price_list` serves both.
     """
 
     def __init__(
@@ -345,7 +237,7 @@ class ConfiguredModels(NamedModels):
     ) -> None:
         super().__init__({}, adapter_for(others))
         self.name = others.name
-        self.price_list = _NamedPrices({}, prices)
+        self.price_list = NamedPrices({}, prices)
         self._default_price = default_price
         self._circuits = circuits
         self._current: set[str] = set()
@@ -356,12 +248,12 @@ class ConfiguredModels(NamedModels):
     async def using(self, agent: AgentModel) -> AsyncIterator[None]:
         """Have a configured model for a call. Raises Unauthorized where it cannot be called at all."""
         name = agent.name
-        if name not in self._named:
+        if name not in self._adapters:
             try:
                 picker = agent.picker(self._circuits)
             except ConfigError as error:
                 raise Unauthorized(error.message, remedy=error.remedy) from None
-            self._named[name] = picker
+            self._adapters[name] = picker
             self._current.add(name)
             self.prices_for(agent)
         self._calls[name] += 1
@@ -373,15 +265,15 @@ class ConfiguredModels(NamedModels):
 
     def prices_for(self, agent: AgentModel) -> PriceList:
         """The price list of a configured model, made once: each call asks for it."""
-        if agent.name not in self.price_list.named:
-            self.price_list.named[agent.name] = agent.prices(self._default_price)
-        return self.price_list.named[agent.name]
+        if agent.name not in self.price_list.by_name:
+            self.price_list.by_name[agent.name] = agent.prices(self._default_price)
+        return self.price_list.by_name[agent.name]
 
     def retain(self, names: Collection[str]) -> None:
         """Close all others once their calls have ended: they have changed, or are deleted."""
-        self._current = {name for name in self._named if name in names}
-        for name in self.price_list.named.keys() - self._named.keys() - {*names}:
-            del self.price_list.named[name]
+        self._current = {name for name in self._adapters if name in names}
+        for name in self.price_list.by_name.keys() - self._adapters.keys() - {*names}:
+            del self.price_list.by_name[name]
         self._tidy()
 
     async def close(self) -> None:
@@ -391,14 +283,14 @@ class ConfiguredModels(NamedModels):
         await super().close()
 
     def _tidy(self) -> None:
-        for name in [name for name in self._named if not (self._calls[name] or name in self._current)]:
-            del self.price_list.named[name], self._calls[name]
-            task = asyncio.get_running_loop().create_task(self._named.pop(name).close())
+        for name in [name for name in self._adapters if not (self._calls[name] or name in self._current)]:
+            del self.price_list.by_name[name], self._calls[name]
+            task = asyncio.get_running_loop().create_task(self._adapters.pop(name).close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
 
-class Configured(Wrapper):
+class ConfigurableModel(Wrapper):
     """A model for the mesh's callers: a configuration decides the calls of its agent."""
 
     def __init__(self, model: Model, configs: AgentModels, models: ConfiguredModels) -> None:

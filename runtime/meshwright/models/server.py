@@ -100,7 +100,7 @@ class HttpModel(ApiModel, Adapter):
         """Only the server knows them."""
 
     def prices(self, default: Price | None) -> Prices:
-        """By its one model, or by the project's file, which may be that of the proxy. Raises ConfigError."""
+        """By its one model, or by the project's file, which a proxy may share. Raises ConfigError."""
         if self.model_name is not None:
             return Prices(default=default, model=self.model_name)
         file = self._prices_file
@@ -153,12 +153,12 @@ class HttpModel(ApiModel, Adapter):
 def _deployment_of(entry: dict[str, Any]) -> dict[str, Any]:
     """A deployment as the proxy tells it; nothing of it that could be a credential."""
     params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
-    known = {**info, **params}
+    fields = {**info, **params}
     names = ("tags", "weight", "order", "input_cost_per_token", "output_cost_per_token")
-    shown = {name: known[name] for name in names if known.get(name) is not None}
+    visible_fields = {name: fields[name] for name in names if fields.get(name) is not None}
     model = str(params.get("model") or entry["model_name"])
     return {
         "model_name": entry["model_name"],
-        "litellm_params": {"model": model, **shown},
+        "litellm_params": {"model": model, **visible_fields},
         "model_info": {"id": info.get("id")},
     }

@@ -14,7 +14,7 @@ from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 
 
 class CallSpans:
-    """Makes the span of each call, below the one that its context names, or as a trace of its own.
+    """Makes the span of each call, below the span that its context names, or as a trace of its own.
 
     `provider_of` says who answered, by the request and its reply.
     """
@@ -51,23 +51,23 @@ class CallSpans:
 
 def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
     context = request.context
-    asked: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         GenAI.OPERATION_NAME: operation,
         GenAI.REQUEST_MODEL: request.model,
         GenAI.AGENT_NAME: request.user,
         TENANT: context.tenant_id,
     }
     if request.max_tokens is not None:
-        asked[GenAI.REQUEST_MAX_TOKENS] = request.max_tokens
+        attributes[GenAI.REQUEST_MAX_TOKENS] = request.max_tokens
     if request.temperature is not None:
-        asked[GenAI.REQUEST_TEMPERATURE] = request.temperature
+        attributes[GenAI.REQUEST_TEMPERATURE] = request.temperature
     if context.thread_id is not None:
-        asked[GenAI.CONVERSATION_ID] = context.thread_id
+        attributes[GenAI.CONVERSATION_ID] = context.thread_id
     if context.prompt is not None:
-        asked[PROMPT] = context.prompt
+        attributes[PROMPT] = context.prompt
     if context.purpose is not None:
-        asked["meshwright.call.purpose"] = context.purpose
-    return asked
+        attributes["meshwright.call.purpose"] = context.purpose
+    return attributes
 
 
 def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:
@@ -98,12 +98,12 @@ def _contents_of(request: ModelRequest) -> dict[str, Any]:
     system = [_text(message.content) for message in request.messages if message.role == "system"]
     messages = [_message(message) for message in request.messages if message.role != "system"]
     tools = [{"type": "function", **spec.model_dump()} for spec in request.tools]
-    found = {
+    contents = {
         GenAI.SYSTEM_INSTRUCTIONS: system,
         GenAI.INPUT_MESSAGES: messages,
         GenAI.TOOL_DEFINITIONS: tools,
     }
-    return {name: _json(value) for name, value in found.items() if value}
+    return {name: _json(value) for name, value in contents.items() if value}
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:

@@ -43,13 +43,13 @@ class WithoutTitles(GenerateJsonSchema):
 def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a shape, as strict as OpenAI wants it.
 
-    No object takes other fields, every field is required and has no default (one that may be left out may be
+    No object takes other fields, every field is required and has no default (an optional one may be
     null instead, where its type says so), unions are `anyOf`, and nothing stands beside a `$ref`. Whatever
     fits it fits the shape, but for what only the shape's own validators know. Raises InvalidSchema where no
     value fits, or what the shape adds to its schema is none.
     """
-    if issubclass(shape, _Wanted):
-        schema = dict(shape.wanted)
+    if issubclass(shape, _RequestedShape):
+        schema = dict(shape.request_schema)
         if not _has_plain_references(schema, {f"#/$defs/{name}" for name in schema.get("$defs", ())}):
             return schema
     else:
@@ -91,15 +91,15 @@ def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tu
     return {**_strict(definitions[name], definitions, (*within, name)), **beside}
 
 
-def _has_plain_references(value: Any, known: Set[str]) -> bool:
+def _has_plain_references(value: Any, references: Set[str]) -> bool:
     """Whether each reference is to one of the `$defs`, and stands alone: then nothing has to be copied."""
     if isinstance(value, list):
-        return all(_has_plain_references(item, known) for item in value)
+        return all(_has_plain_references(item, references) for item in value)
     if not isinstance(value, dict):
         return True
     if "$ref" in value:
-        return str(value["$ref"]) in known and value.keys() <= {"$ref", *_LEFT_OUT}
-    return all(_has_plain_references(part, known) for part in value.values())
+        return str(value["$ref"]) in references and value.keys() <= {"$ref", *_LEFT_OUT}
+    return all(_has_plain_references(part, references) for part in value.values())
 
 
 def _name(reference: Mapping[str, Any]) -> str:
@@ -109,28 +109,28 @@ def _name(reference: Mapping[str, Any]) -> str:
 # The shape that a caller wants
 
 
-class _Wanted(RootModel[dict[str, Any]]):
+class _RequestedShape(RootModel[dict[str, Any]]):
     """Base of the shapes that callers send as JSON schemas."""
 
-    wanted: ClassVar[dict[str, Any]] = {}
+    request_schema: ClassVar[dict[str, Any]] = {}
 
     @model_validator(mode="after")
-    def _check(self) -> _Wanted:
-        if found := faults(self.wanted, self.root):
-            raise PydanticCustomError("shape", "{faults}", {"faults": fault_text(found)})
+    def _check(self) -> _RequestedShape:
+        if problems := faults(self.request_schema, self.root):
+            raise PydanticCustomError("shape", "{faults}", {"faults": fault_text(problems)})
         return self
 
 
 def shape_of(schema: dict[str, Any]) -> type[BaseModel]:
     """The shape of answers that fit a JSON schema of an object."""
-    return type("wanted", (_Wanted,), {"wanted": schema, "__module__": __name__})
+    return type("wanted", (_RequestedShape,), {"request_schema": schema, "__module__": __name__})
 
 
 def check_answer(schema: dict[str, Any], result: dict[str, Any] | None) -> None:
     """Raise ShapeMismatch for a result that does not fit the schema that the task's caller wants."""
-    if found := faults(schema, result, "result"):
+    if problems := faults(schema, result, "result"):
         raise ShapeMismatch(
-            f"The answer has another shape than the task wants: {fault_text(found)}",
+            f"The answer has another shape than the task wants: {fault_text(problems)}",
             remedy="Ask for the shape in which the agent answers, or none",
         )
 
@@ -182,7 +182,7 @@ async def parse_or_repair(
     except StructureInvalid as error:
         problem = f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}"
         remedy = "what it answered is in the task's structure.invalid events"
-        kind = ShapeMismatch if issubclass(shape, _Wanted) else StructureInvalid
+        kind = ShapeMismatch if issubclass(shape, _RequestedShape) else StructureInvalid
         raise kind(problem, remedy=remedy, raw=error.raw) from None
 
 
@@ -192,8 +192,8 @@ def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatM
         f"That answer does not fit: {error.message}.\nGive the whole answer again, corrected: one JSON "
         f"object, and nothing else, that fits this JSON schema:\n{to_json(schema).decode()}"
     )
-    said = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
-    return [*said, ChatMessage(role="user", content=complaint)]
+    answer = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
+    return [*answer, ChatMessage(role="user", content=complaint)]
 
 
 # JSON that is nearly right

@@ -154,7 +154,7 @@ class Version(NamedTuple):
         return self.digest[:SHORT_DIGEST]
 
 
-class History:
+class PromptHistory:
     """The versions of one prompt file, newest first; a file that differs from the last commit is the first.
 
     A file that was renamed is followed, and so are up to 1,000 versions. Raises PromptError where the file is
@@ -234,7 +234,7 @@ _FILE = "100644"
 class Promotion(NamedTuple):
     """A commit with one changed file, and the branch that points at it alone.
 
-    `path` is that of the file in the repository, `remote` one that the branch may be pushed to, or "".
+    `path` is the file's in the repository; `remote` can take a push of the branch, or is "".
     """
 
     branch: str

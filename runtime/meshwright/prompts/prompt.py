@@ -48,7 +48,7 @@ _Source = Literal["file", "built-in", "agent", "registry"]
 
 
 def offered_to(name: str, own: Iterable[str] = ()) -> tuple[str, ...]:
-    """The variables that the prompt of that name may use; `own` are those of its agents' classes."""
+    """The variables that the prompt of that name may use; `own` are the variables of its agents' classes."""
     return (*_OTHER_VARIABLES.get(name, RUN_VARIABLES), *own)
 
 
@@ -57,8 +57,8 @@ class _FrontMatter(BaseModel):
 
     `model` is a group of deployments and `tags` pick one of it; `params` go to the provider as they are;
     `cache` is whether an answer may come from a cache; `structure` is the first output mode for an answer in
-    a shape. Names stand in the text as `{{name}}`: `variables` are those that the mesh or the agent fills in,
-    `inputs` those that come with each task, as fields of its payload.
+    a shape. Names stand in the text as `{{name}}`: `variables` are filled in by the mesh or the agent,
+    `inputs` come with each task, as fields of its payload.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -273,8 +273,8 @@ class _StrictLoader(yaml.SafeLoader):
     """Plain YAML: no aliases, which can make a small file huge, no tags, no key twice. Notes keys' lines."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-        first: [(tag, pattern) for tag, pattern in known if tag in _CORE]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        first: [(tag, pattern) for tag, pattern in tagged if tag in _CORE]
+        for first, tagged in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, stream: str) -> None:

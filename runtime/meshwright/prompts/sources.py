@@ -1,4 +1,4 @@
-"""Prompt sources: the folder of prompt files, watched for changes, and all those of a mesh together."""
+"""Prompt sources: the folder of prompt files, watched for changes, and all sources of a mesh together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _logger = logging.getLogger("meshwright.prompts")
 class PromptContext(NamedTuple):
     """The run that needs a prompt, so that a source can choose a version for it.
 
-    `version` is that of a registered prompt, where an experiment or a test says which.
+    `version` names a registered prompt's version, where an experiment or a test says which.
     """
 
     tenant_id: str = "default"
@@ -84,7 +84,7 @@ class PromptSources:
         return sorted({name for source in self._sources for name in source.names()})
 
     def reload(self) -> list[str]:
-        """Has each source read again what has changed; one that fails does not keep the others from it."""
+        """Has each source read again what has changed; a failing source does not keep the others from it."""
         changed: list[str] = []
         for source in self._sources:
             try:

@@ -168,7 +168,7 @@ async def _context(
     context = await services.context.compress(
         context_request(
             sender=sender,
-            passed=sender_context,
+            handed_on=sender_context,
             receiver=state.agent.agent_id,
             project_id=services.project_id,
             max_tokens=services.max_context_tokens,

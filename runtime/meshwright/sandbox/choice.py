@@ -14,15 +14,15 @@ from pathlib import Path
 
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.sandbox.bubblewrap import Bubblewrap
-from meshwright.sandbox.execution import PROXY_VARIABLES, START, Job
+from meshwright.sandbox.execution import PROXY_VARIABLES, START, BoxJob
 from meshwright.sandbox.groups import remove_left_over as remove_left_over_groups
 from meshwright.sandbox.landlock import Landlock
 from meshwright.sandbox.landlock import remove_left_over as remove_left_over_folders
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.port import Limits, SandboxResult
 from meshwright.sandbox.probe import ATTEMPTS, Box, broken_out_of
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
-from meshwright.sandbox.unboxed import Unboxed
+from meshwright.sandbox.unboxed import NoBox
 from meshwright.sql.folder import read_private, write_private
 
 _logger = logging.getLogger("meshwright.sandbox")
@@ -51,7 +51,7 @@ class ChosenSandbox:
         self._data_dir = data_dir.resolve()
         self._tell = tell
         self._boxes = boxes
-        self._box: Box | None = Unboxed() if settings.kind == "none" else None
+        self._box: Box | None = NoBox() if settings.kind == "none" else None
         self._choosing = asyncio.Lock()
         self.reasons: dict[str, str] = {}
         """Why boxes are not used, by their names."""
@@ -70,7 +70,7 @@ class ChosenSandbox:
         network: Sequence[str] = (),
         env: Mapping[str, str] = {},
         read: Sequence[Path] = (),
-    ) -> Finished:
+    ) -> SandboxResult:
         """Run a program in the box, as `Sandbox` says it. Raises ToolFailed, InvalidInput."""
         if not argv or any("\0" in word for word in (*argv, *env, *env.values())):
             raise InvalidInput("expected a program and its arguments, without null characters", field="argv")
@@ -84,7 +84,7 @@ class ChosenSandbox:
         is_private = self._settings.allow_private_addresses
         proxy = HostProxy(places, allow_private=is_private, tell=self._tell) if places else None
         bounded = limits.within(self._settings.limits)
-        return await box.run(Job(argv, tree, bounded, env, folders, proxy))
+        return await box.run(BoxJob(argv, tree, bounded, env, folders, proxy))
 
     async def choose(self) -> Box:
         """The box, chosen and tried once. Raises ToolFailed, with the remedy, where none works here."""
@@ -120,11 +120,11 @@ class ChosenSandbox:
         out = await broken_out_of(box)
         if out:
             raise ToolFailed(f"Break-outs get out of it: {', '.join(out)}")
-        known: dict[str, str] = {}
+        fingerprints: dict[str, str] = {}
         with suppress(OSError, ValueError):
-            known = dict(json.loads(read_private(file)))
+            fingerprints = dict(json.loads(read_private(file)))
         with suppress(OSError):  # without a data folder it is tried again
-            write_private(file, json.dumps(known | {box.name: key}))
+            write_private(file, json.dumps(fingerprints | {box.name: key}))
 
     def _checked(self, tree: Path, folders: Sequence[Path]) -> Path:
         """The tree without links. Raises ToolFailed where the mesh's own data would be in the box."""
@@ -140,11 +140,11 @@ class ChosenSandbox:
         return tree
 
     def _places(self, network: Sequence[str]) -> list[Place]:
-        """The places that a run may call. Raises ToolFailed for those that the settings do not allow."""
+        """The places that a run may call. Raises ToolFailed for places that the settings do not allow."""
         allowed = [parse_place(text) for text in self._settings.allow_hosts]
         places = [parse_place(text) for text in network]
         for place in places:
-            if not any(known.covers(place) for known in allowed):
+            if not any(other.covers(place) for other in allowed):
                 remedy = f'Add "{place}" to allow_hosts in [sandbox] of mesh.toml'
                 raise ToolFailed(f"No run may call {place}", remedy=remedy)
         return places

@@ -59,26 +59,26 @@ class Interpreter:
 
 def with_bases(folders: Iterable[Path]) -> list[Path]:
     """The folders, and for each virtual environment among them the Python that it was made of."""
-    found = list[Path]()
+    readable = list[Path]()
     for folder in folders:
-        found.append(folder)
+        readable.append(folder)
         try:
             lines = (folder / "pyvenv.cfg").read_text().splitlines()
         except (OSError, UnicodeDecodeError):
             continue
         homes = [Path(line.removeprefix(_HOME)) for line in lines if line.startswith(_HOME)]
-        found += [home.parent for home in homes if not home.is_relative_to("/usr")]
-    return found
+        readable += [home.parent for home in homes if not home.is_relative_to("/usr")]
+    return readable
 
 
 def environment_of(
-    read: Sequence[Path], interpreter: Interpreter, scratch: str, own: Mapping[str, str]
+    readable: Sequence[Path], interpreter: Interpreter, scratch: str, own: Mapping[str, str]
 ) -> dict[str, str]:
-    """The variables of a program in a box; those that the call names count.
+    """The variables of a program in a box; the call's own win.
 
-    On PATH are first the folders `bin` of what it may read, last that of the mesh's own Python.
+    On PATH are first the folders `bin` that it may read, last the `bin` of the mesh's own Python.
     """
-    found = [folder / "bin" for folder in read]
-    path = [*(str(folder) for folder in found if folder.is_dir()), *_PATH, str(interpreter.program.parent)]
+    programs = [folder / "bin" for folder in readable]
+    path = [*(str(folder) for folder in programs if folder.is_dir()), *_PATH, str(interpreter.program.parent)]
     usual = {"PATH": ":".join(path), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
     return usual | {"GIT_CONFIG_NOSYSTEM": "1"} | dict(own)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.groups import ControlGroup, Overrun, watch
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.port import Limits, SandboxResult
 from meshwright.sandbox.proxy import HostProxy
 
 START = files("meshwright.sandbox").joinpath("start.py").read_text()
@@ -39,18 +39,18 @@ _MAX_FILES_UNCOUNTED, _MAX_PROCESSES_UNCOUNTED = 256, 64
 _Ending = Literal["", "time", "memory", "processes", "output"]
 
 
-class Job(NamedTuple):
+class BoxJob(NamedTuple):
     """One run: the program, the folders, the limits, and the proxy to the hosts that it may call."""
 
     argv: Sequence[str]
     tree: Path
     limits: Limits
     environment: Mapping[str, str]
-    read: Sequence[Path]
+    readable: Sequence[Path]
     proxy: HostProxy | None = None
 
 
-class Plan(NamedTuple):
+class BoxPlan(NamedTuple):
     """How a box starts a job: the command, the order for the first program in it, and how it is ended.
 
     `end` says by which means: killing the `group` of the process, or the `init` of the box, which is the
@@ -76,7 +76,7 @@ def _resource_limits(limits: Limits, others: int, files: int) -> dict[str, int]:
     }
 
 
-async def execute(job: Job, plan: Plan) -> Finished:
+async def execute(job: BoxJob, plan: BoxPlan) -> SandboxResult:
     """Run a job by a plan. Raises ToolFailed where the box or the program cannot be started."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -84,11 +84,11 @@ async def execute(job: Job, plan: Plan) -> Finished:
     with ours:
         with theirs:
             process = _start(plan, theirs.fileno())
-        return await _Execution(job, plan, process, ours).finish()
+        return await _BoxRun(job, plan, process, ours).finish()
 
 
-def _start(plan: Plan, control: int) -> subprocess.Popen[bytes]:
-    # Not by the event loop: uvloop's processes inherit more files than those that are passed.
+def _start(plan: BoxPlan, control: int) -> subprocess.Popen[bytes]:
+    # Not by the event loop: uvloop's processes inherit more files than are passed.
     try:
         return subprocess.Popen(
             [*plan.command, str(control)],
@@ -104,9 +104,9 @@ def _start(plan: Plan, control: int) -> subprocess.Popen[bytes]:
         raise ToolFailed(f"{plan.command[0]} cannot be started: {error.strerror}") from error
 
 
-class _Execution:
+class _BoxRun:
     def __init__(
-        self, job: Job, plan: Plan, process: subprocess.Popen[bytes], control: socket.socket
+        self, job: BoxJob, plan: BoxPlan, process: subprocess.Popen[bytes], control: socket.socket
     ) -> None:
         self._job = job
         self._limits = job.limits
@@ -115,13 +115,13 @@ class _Execution:
         self._exit = os.pidfd_open(process.pid)
         self._is_over = False
         self._control = control
-        self._output = _Output(job.limits.output_bytes)
+        self._output = _BoundedOutput(job.limits.output_bytes)
         self._ended_by: _Ending = ""
         self._init: int | None = None
         self._group: ControlGroup | None = None
         self._watch: asyncio.Task[None] | None = None
 
-    async def finish(self) -> Finished:
+    async def finish(self) -> SandboxResult:
         began = time.monotonic()
         reading = asyncio.create_task(self._read())
         try:
@@ -140,7 +140,7 @@ class _Execution:
         status = self._process.returncode or 0
         status = 128 - status if status < 0 else status
         refused = tuple(self._job.proxy.refused) if self._job.proxy else ()
-        return Finished(
+        return SandboxResult(
             None if self._ended_by else status, text, is_cut, self._ended_by, round(seconds, 3), refused
         )
 
@@ -152,9 +152,9 @@ class _Execution:
                 order = json.dumps(self._plan.order | {"limits": self._bound()})
                 with suppress(BrokenPipeError, ConnectionResetError):
                     await loop.sock_sendall(self._control, order.encode() + b"\n")
-                said, descriptors, starter = await self._receive()
-                if said != b"ready":
-                    await self._fail(said, reading)
+                answer, descriptors, starter = await self._receive()
+                if answer != b"ready":
+                    await self._fail(answer, reading)
                 if self._plan.end == "init":
                     self._init = os.pidfd_open(_parent_of(starter))
                 if self._group is not None:
@@ -183,7 +183,7 @@ class _Execution:
         await _until_readable(self._control)
         room = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(_CREDENTIALS.size)
         try:
-            said, ancillary, _, _ = self._control.recvmsg(_CHUNK_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+            answer, ancillary, _, _ = self._control.recvmsg(_CHUNK_BYTES, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return b"", [], 0
         descriptors, process = list[int](), 0
@@ -192,11 +192,11 @@ class _Execution:
                 process = _CREDENTIALS.unpack(data)[0]
             elif kind == socket.SCM_RIGHTS:
                 descriptors += struct.unpack(f"{len(data) // 4}i", data)
-        return said, descriptors, process
+        return answer, descriptors, process
 
-    async def _fail(self, said: bytes, reading: asyncio.Task[None]) -> None:
-        if said.startswith(b"failed: "):
-            raise ToolFailed(f"The box cannot be closed: {said.decode(errors='replace')[8:]}")
+    async def _fail(self, answer: bytes, reading: asyncio.Task[None]) -> None:
+        if answer.startswith(b"failed: "):
+            raise ToolFailed(f"The box cannot be closed: {answer.decode(errors='replace')[8:]}")
         await reading  # it has ended, and its last words are its reason
         reason = self._output.text()[0].strip()[-_MAX_REASON:]
         raise ToolFailed(f"The box does not start: {reason or 'it ended without a word'}")
@@ -204,9 +204,9 @@ class _Execution:
     def _check_started(self) -> None:
         """Raises ToolFailed where the program that was asked for could not be started."""
         with suppress(BlockingIOError, ConnectionResetError, OSError):
-            said = self._control.recv(_CHUNK_BYTES)
-            if said.startswith(b"failed: "):
-                reason = said.decode(errors="replace")[8:]
+            answer = self._control.recv(_CHUNK_BYTES)
+            if answer.startswith(b"failed: "):
+                reason = answer.decode(errors="replace")[8:]
                 raise ToolFailed(f"{self._job.argv[0]} cannot be started in the box: {reason}")
 
     async def _read(self) -> None:
@@ -260,14 +260,14 @@ class _Execution:
             os.close(descriptor)
         if self._group is not None:
             if self._process.returncode and not self._ended_by and self._group.has_overrun():
-                self._ended_by = "memory"  # of which the kernel killed a process
+                self._ended_by = "memory"  # since the kernel killed a process
             await self._group.remove()
         with suppress(TimeoutError, asyncio.CancelledError):  # without a box a program may hold the pipe open
             async with asyncio.timeout(_END_SECONDS):
                 await reading
 
 
-class _Output:
+class _BoundedOutput:
     """Keeps the head and the tail of what a program writes."""
 
     def __init__(self, limit: int) -> None:
@@ -285,10 +285,10 @@ class _Output:
             del self._tail[: -self._limit]
 
     def text(self) -> tuple[str, bool]:
-        kept = self._limit - len(self._head)
-        if len(self._head) + len(self._tail) == self.count and len(self._tail) <= kept:
+        room = self._limit - len(self._head)
+        if len(self._head) + len(self._tail) == self.count and len(self._tail) <= room:
             return (self._head + self._tail).decode(errors="replace"), False
-        tail = self._tail[-kept:] if kept else b""
+        tail = self._tail[-room:] if room else b""
         left_out = self.count - len(self._head) - len(tail)
         parts = (self._head.decode(errors="replace"), tail.decode(errors="replace"))
         return f"\n[{left_out:,} bytes are left out here]\n".join(parts), True

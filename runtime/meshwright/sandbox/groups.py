@@ -46,7 +46,7 @@ class ControlGroup:
         return None
 
     def add(self, process: int) -> None:
-        """Move a process into the group; those that it starts will be in it too."""
+        """Move a process into the group; its children will be in it too."""
         for folder in set(self._folders.values()):
             (folder / "cgroup.procs").write_text(str(process))
 
@@ -145,9 +145,9 @@ def _use_of(process: int) -> _Use:
 
 
 def _ancestors(status: _Status, statuses: dict[int, _Status]) -> Iterator[int]:
-    seen = set[int]()
-    while status.process not in seen:
-        seen.add(status.process)
+    visited = set[int]()
+    while status.process not in visited:
+        visited.add(status.process)
         yield status.process
         status = statuses.get(status.parent, status)
 
@@ -183,8 +183,8 @@ def _own_groups() -> dict[str, str]:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return {}
-    found = [line.split(":", 2) for line in lines]
-    return {kind: place for _, kinds, place in found for kind in kinds.split(",")}
+    entries = [line.split(":", 2) for line in lines]
+    return {kind: place for _, kinds, place in entries for kind in kinds.split(",")}
 
 
 def _put(file: Path, value: int) -> None:

@@ -21,9 +21,9 @@ from meshwright.sandbox.environment import (
     environment_of,
     with_bases,
 )
-from meshwright.sandbox.execution import START, Job, Plan, execute
+from meshwright.sandbox.execution import START, BoxJob, BoxPlan, execute
 from meshwright.sandbox.groups import threads_of_user
-from meshwright.sandbox.port import Finished
+from meshwright.sandbox.port import SandboxResult
 from meshwright.sandbox.seccomp import filter_program, is_known_machine
 
 _CREATE_RULESET, _VERSION = 444, 1
@@ -54,7 +54,7 @@ class Landlock:
         self.about = f"Landlock {version}"
         self.filter = filter_program(namespaces=False, modes=False)
 
-    async def run(self, job: Job) -> Finished:
+    async def run(self, job: BoxJob) -> SandboxResult:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
         scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
         try:
@@ -63,22 +63,24 @@ class Landlock:
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
-    def _plan(self, job: Job, scratch: str, threads: int) -> Plan:
-        read = with_bases(job.read)
+    def _plan(self, job: BoxJob, scratch: str, threads: int) -> BoxPlan:
+        readable = with_bases(job.readable)
         system = [Path("/", name) for name in SYSTEM_FOLDERS]
         order = {
             "argv": list(job.argv),
             "tree": str(job.tree),
-            "environment": environment_of(read, self._interpreter, scratch, job.environment),
+            "environment": environment_of(readable, self._interpreter, scratch, job.environment),
             "listens": (),
             "seccomp": self.filter.hex(),
             "landlock": {
-                "read": [str(path) for path in (*system, *SYSTEM_FILES, *read, *self._interpreter.folders)],
+                "read": [
+                    str(path) for path in (*system, *SYSTEM_FILES, *readable, *self._interpreter.folders)
+                ],
                 "write": [str(job.tree), scratch],
                 "devices": _DEVICES,
             },
         }
-        return Plan(self._interpreter.command(START), order, "control", threads)
+        return BoxPlan(self._interpreter.command(START), order, "control", threads)
 
 
 def remove_left_over() -> None:

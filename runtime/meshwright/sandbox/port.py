@@ -12,7 +12,7 @@ from msgspec import Struct
 class Limits(Struct, frozen=True):
     """The most that a run in the box may take: of everything that it starts, together.
 
-    `processes` counts threads too. `file_mb` is the size of one file, and in bubblewrap that of /tmp. Of its
+    `processes` counts threads too. `file_mb` is the size of one file, and in bubblewrap of /tmp. Of its
     output `output_bytes` are kept; a program that writes twenty times as much is ended.
     """
 
@@ -23,12 +23,12 @@ class Limits(Struct, frozen=True):
     output_bytes: int = 1_000_000
 
     def within(self, most: Limits) -> Limits:
-        """The same limits, none of them above those of `most`."""
+        """The same limits, none of them above `most`."""
         pairs = {name: (getattr(self, name), getattr(most, name)) for name in self.__struct_fields__}
         return Limits(**{name: min(pair) for name, pair in pairs.items()})
 
 
-class Finished(Struct, frozen=True):
+class SandboxResult(Struct, frozen=True):
     """How a run in the box ended.
 
     `status` is the exit status of its program, 128 + N after signal N, None where a limit ended it; then
@@ -66,7 +66,7 @@ class Sandbox(Protocol):
         network: Sequence[str] = (),
         env: Mapping[str, str] = {},
         read: Sequence[Path] = (),
-    ) -> Finished:
+    ) -> SandboxResult:
         """Run a program in `tree`, its working directory and the only folder that it may write to.
 
         `network` lists the hosts that it may call, as `host:port` or `host` (port 443), each of which

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.execution import Job
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.execution import BoxJob
+from meshwright.sandbox.port import Limits, SandboxResult
 
 ATTEMPTS = files("meshwright.sandbox").joinpath("attempts.py").read_text()
 _LIMITS = Limits(seconds=30.0, memory_mb=512, processes=64, file_mb=8)
@@ -38,7 +38,7 @@ class Box(Protocol):
     """Its filter of system calls."""
     has_network: bool
 
-    async def run(self, job: Job) -> Finished:
+    async def run(self, job: BoxJob) -> SandboxResult:
         """Run a job in it."""
         ...
 
@@ -145,7 +145,7 @@ async def broken_out_of(
         try:
             description = json.dumps(await bait.start(interpreter))
             argv = [*interpreter.command(source), description]
-            finished = await box.run(Job(argv, folder / "tree", _LIMITS, {}, [folder / "readable"]))
+            finished = await box.run(BoxJob(argv, folder / "tree", _LIMITS, {}, [folder / "readable"]))
             lines = finished.output.splitlines() or [""]
             try:
                 inside = json.loads(lines[-1])

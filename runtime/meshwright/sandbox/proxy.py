@@ -135,8 +135,8 @@ class HostProxy:
         loop = asyncio.get_running_loop()
         error: OSError = OSError(f"{place.host} has no address")
         async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await loop.getaddrinfo(place.host.strip("[]"), place.port, type=socket.SOCK_STREAM)
-            for family, kind, protocol, _, address in found:
+            addresses = await loop.getaddrinfo(place.host.strip("[]"), place.port, type=socket.SOCK_STREAM)
+            for family, kind, protocol, _, address in addresses:
                 if not self._may_reach(str(address[0])):
                     raise self._refuse(place, f"it leads to {address[0]}, which is no public address")
                 connection = socket.socket(family, kind, protocol)
@@ -183,8 +183,8 @@ def _read_request(first: str, lines: Sequence[str]) -> tuple[Place, bytes]:
         raise InvalidInput("expected CONNECT, or an address that begins with http://")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-    kept = [line for line in lines if not line.lower().startswith(_OF_THE_PROXY)]
-    head = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", "Connection: close", *kept, "", ""]
+    headers = [line for line in lines if not line.lower().startswith(_OF_THE_PROXY)]
+    head = [f"{method} {path} HTTP/1.1", f"Host: {host}:{port}", "Connection: close", *headers, "", ""]
     return parse_place(f"{host}:{port}"), "\r\n".join(head).encode("latin-1")
 
 

@@ -22,7 +22,7 @@ _INJECT_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _OF_FILE_SYSTEMS = (ord("f") << 8, ord("X") << 8)  # kinds of ioctl(): flags, attributes and seals of files
 _X32 = 0x4000_0000  # calls of another ABI of x86-64, which have the same effects
 _LOCAL, _IPV4, _IPV6, _NETLINK = 1, 2, 10, 16
-_DATAGRAMS = (2, 3)  # kinds of sockets that send to any address, also those of a pair
+_DATAGRAMS = (2, 3)  # kinds of sockets that send to any address, also as a pair
 FAMILIES = (_LOCAL, _IPV4, _IPV6, _NETLINK)
 """The families of sockets in a box that has a network of its own; AF_VSOCK, say, would lead out of it."""
 

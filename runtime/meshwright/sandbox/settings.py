@@ -44,11 +44,11 @@ class SandboxSettings(Table):
     @field_validator("read")
     @classmethod
     def _are_folders(cls, values: tuple[Path, ...]) -> tuple[Path, ...]:
-        found = tuple(value.expanduser() for value in values)
-        for folder in found:
+        folders = tuple(value.expanduser() for value in values)
+        for folder in folders:
             if not folder.is_absolute() or folder == Path("/"):
                 raise ValueError("expected folders with their whole paths, like /srv/app/.venv")
-        return found
+        return folders
 
     @field_validator("allow_hosts")
     @classmethod

@@ -124,10 +124,10 @@ def _end_all(child: int) -> int:
         os.kill(-1, signal.SIGKILL)  # reaches those alone that the ruleset lets it signal: the box
     while True:
         try:
-            ended, code = os.waitpid(-1, 0)
+            process, code = os.waitpid(-1, 0)
         except ChildProcessError:
             return status
-        if ended == child:
+        if process == child:
             status = os.waitstatus_to_exitcode(code)
             status = 128 - status if status < 0 else status
 

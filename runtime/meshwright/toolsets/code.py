@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.port import Limits, SandboxResult
 from meshwright.tools.files import path_matches
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
@@ -324,7 +324,7 @@ async def run_command(tree: Tree, command: SuiteCommand) -> dict[str, Any]:
     return await asyncio.to_thread(_judged, tree, command, finished)
 
 
-def _judged(tree: Tree, command: SuiteCommand, finished: Finished) -> dict[str, Any]:
+def _judged(tree: Tree, command: SuiteCommand, finished: SandboxResult) -> dict[str, Any]:
     report = ""
     with suppress(InvalidInput):  # none was written, or one that is too large
         report = tree.files.read(REPORT, 5 * MAX_FILE_BYTES)
@@ -334,11 +334,11 @@ def _judged(tree: Tree, command: SuiteCommand, finished: Finished) -> dict[str, 
     return {**result, **_ended(finished), **output_fields}
 
 
-def _ended(finished: Finished) -> dict[str, str]:
+def _ended(finished: SandboxResult) -> dict[str, str]:
     return {"ended_by": f"the limit of {finished.ended_by}"} if finished.ended_by else {}
 
 
-def _shortened(tree: Tree, finished: Finished) -> str:
+def _shortened(tree: Tree, finished: SandboxResult) -> str:
     text = finished.output
     if len(text) <= _OUTPUT_CHARS:
         return text

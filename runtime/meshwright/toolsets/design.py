@@ -20,7 +20,7 @@ from pydantic import Field
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
 from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.port import Finished, Limits, Sandbox
+from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import ToolContext, tool
 from meshwright.tools.toolset import Toolset
@@ -170,7 +170,7 @@ class DesignTools(Toolset):
         return Limits(seconds=seconds, memory_mb=_MEMORY_MB, processes=_PROCESSES)
 
 
-def _result(finished: Finished, text: str) -> dict[str, Any]:
+def _result(finished: SandboxResult, text: str) -> dict[str, Any]:
     """The result that the browser's program has written. Raises ToolFailed without one."""
     try:
         result = json.loads(text)

@@ -21,23 +21,23 @@ trees = group_of(TREES)
 @mesh_options
 def _show(target: Target, task_id: str, as_json: bool) -> None:
     """Show the tree of a task, the files that were changed, and how to fetch its commits."""
-    found: Document = talk(target, lambda mesh: mesh.client.call("GET", TREES.path_of(task_id)), need="state")
+    tree: Document = talk(target, lambda mesh: mesh.client.call("GET", TREES.path_of(task_id)), need="state")
     if as_json:
-        echo_json(found)
+        echo_json(tree)
         return
     rows = [
-        ("task", found["task_id"]),
-        ("repository", found["repository"]),
-        ("since", local_time(found["created_at"])),
-        ("base", found["base"]),
-        ("branch", found["branch"] if found["head"] != found["base"] else "no commit yet"),
-        ("commit", found["head"] if found["head"] != found["base"] else ""),
-        ("fetch it", f"git fetch {found['repository_path']} {found['branch']}" if _has_commit(found) else ""),
+        ("task", tree["task_id"]),
+        ("repository", tree["repository"]),
+        ("since", local_time(tree["created_at"])),
+        ("base", tree["base"]),
+        ("branch", tree["branch"] if tree["head"] != tree["base"] else "no commit yet"),
+        ("commit", tree["head"] if tree["head"] != tree["base"] else ""),
+        ("fetch it", f"git fetch {tree['repository_path']} {tree['branch']}" if _has_commit(tree) else ""),
     ]
     click.echo(labelled(row for row in rows if row[1]))
-    for status, path in found["changed"]:
+    for status, path in tree["changed"]:
         click.echo(f"{status} {path}")
-    for path in found["left_out"]:
+    for path in tree["left_out"]:
         click.echo(f"ignored: {path}")
 
 
@@ -50,7 +50,7 @@ def _has_commit(tree: Document) -> bool:
 @mesh_options
 def _diff(target: Target, task_id: str) -> None:
     """Print the changes of a task's tree, for git apply."""
-    found: Document = talk(
+    document: Document = talk(
         target, lambda mesh: mesh.client.call("GET", f"{TREES.path_of(task_id)}/diff"), need="state"
     )
-    click.echo(found["diff"], nl=False)
+    click.echo(document["diff"], nl=False)

@@ -106,7 +106,7 @@ class TreeFiles:
     def locate(self, path: str) -> PurePath:
         """The target of a path from the root on, links included; it need not exist.
 
-        Raises InvalidInput for one that leads out of the tree, or to git's own files.
+        Raises InvalidInput for a path that leads out of the tree, or to git's own files.
         """
         root = os.path.realpath(self.root)
         try:

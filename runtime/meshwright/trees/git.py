@@ -124,7 +124,7 @@ class Git:
             path.unlink(missing_ok=True)
 
 
-# The files of a tree that git records: all but those that the rules of its first commit leave out. Rules
+# The files of a tree that git records: all but what the rules of its first commit leave out. Rules
 # that a task writes into the tree hide nothing, so that no file acts on tests unseen.
 
 # Caches of programs, left out where the repository's own rules say nothing else.

@@ -15,7 +15,7 @@ from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import remove_folder
 from meshwright.trees.git import Git
 from meshwright.trees.settings import WORKSPACE, TreeSettings
-from meshwright.trees.tree import VERSION, Lease, Tree, TreeServices
+from meshwright.trees.tree import VERSION, Tree, TreeLease, TreeServices
 
 _LEASE, _DRAFT = "lease.json", ".new-"
 LEASES = f"*/[!.]*/{_LEASE}"
@@ -97,7 +97,7 @@ class Trees:
             return tree
         folder = self._place(tenant_id, tree_id)
         try:
-            lease = Lease.model_validate_json(read_private(folder / _LEASE))
+            lease = TreeLease.model_validate_json(read_private(folder / _LEASE))
         except OSError:
             raise NotFound(f"There is no tree of task {tree_id}", remedy="mesh trees lists them") from None
         source = self._sources.get(lease.repository) or TreeSettings(repository=lease.repository)
@@ -108,12 +108,12 @@ class Trees:
         tree = self._known.get((tenant_id, tree_id))
         return tree is not None and tree.may_have_outside
 
-    def leases(self, tenant_id: str | None = None) -> list[Lease]:
+    def leases(self, tenant_id: str | None = None) -> list[TreeLease]:
         """The leases of a tenant, or of all of them, the oldest first."""
-        leases: list[Lease] = []
+        leases: list[TreeLease] = []
         for path in self.folder.glob(f"{tenant_id or '*'}/[!.]*/{_LEASE}"):
             with suppress(OSError, ValueError):  # erased meanwhile
-                leases.append(Lease.model_validate_json(read_private(path)))
+                leases.append(TreeLease.model_validate_json(read_private(path)))
         return sorted(leases, key=lambda lease: (lease.created_at, lease.tree_id))
 
     async def erase(self, tenant_id: str, tree_ids: Collection[str]) -> None:
@@ -123,7 +123,7 @@ class Trees:
                 await self._services.shared.erase(tenant_id, tree_id)
             await self.erase_here(tenant_id, tree_id)
 
-    async def is_erased(self, lease: Lease) -> bool:
+    async def is_erased(self, lease: TreeLease) -> bool:
         """Whether a worker of another machine has erased the tree."""
         shared = self._services.shared
         return shared is not None and await shared.is_erased(lease.tenant_id, lease.tree_id)
@@ -136,7 +136,7 @@ class Trees:
             await asyncio.to_thread(remove_folder, folder)
 
     async def erase_before(self, moment: datetime, kept_tasks: Collection[tuple[str, str]]) -> int:
-        """Remove the trees that were leased before a time, but for those of kept tasks; returns how many."""
+        """Remove the trees that were leased before a time, but for trees of kept tasks; returns how many."""
         old = [lease for lease in self.leases() if lease.created_at < moment]
         expired = [lease for lease in old if (lease.tenant_id, lease.tree_id) not in kept_tasks]
         for draft in self.folder.glob(f"*/{_DRAFT}*"):
@@ -161,14 +161,14 @@ class Trees:
         return repository
 
     async def _made(self, tenant_id: str, tree_id: str, repository: str) -> Tree:
-        """Make a tree; of one that another machine has, the same, which then takes its files."""
+        """Make a tree, with the files of the machine that has it already, if any."""
         name, base, version = repository, "", 0
         shared = self._services.shared
         if shared is not None and (state := await shared.read(tenant_id, tree_id)) is not None:
-            lease = Lease.model_validate(state.lease)
+            lease = TreeLease.model_validate(state.lease)
             name, base = lease.repository, lease.base
         elif shared is not None:
-            version = await shared.version(tenant_id, tree_id)  # of one that was erased
+            version = await shared.version(tenant_id, tree_id)  # of an erased tree
         await self._make(tenant_id, tree_id, self._named(name), base, version)
         tree = self.find(tenant_id, tree_id)
         if shared is None or base or await tree.share():
@@ -183,7 +183,7 @@ class Trees:
             for path in (self.folder, place.parent, folder, folder / "tree"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             source = self._sources[name]
-            lease = Lease(
+            lease = TreeLease(
                 tenant_id=tenant_id, tree_id=tree_id, repository=name, base="", created_at=self._clock.now()
             )
             base = await Tree(folder, lease, source, self._services).begin(base)

@@ -30,7 +30,7 @@ from meshwright.tools.settings import ToolsSettings
 from meshwright.trees.leases import Trees
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SHARED_TREE, SharedTree, SharedTrees
-from meshwright.trees.tree import Change, Lease, Tree, TreeServices
+from meshwright.trees.tree import Tree, TreeChange, TreeLease, TreeServices
 
 if TYPE_CHECKING:
     pass
@@ -148,7 +148,7 @@ class TreeOperations:
     async def show(self, caller: Caller, task_id: str) -> TreeView:
         """The tree that a task works on, with the files that differ."""
         tree = await self._of(caller, task_id)
-        changed: list[Change] = await tree.changed()
+        changed: list[TreeChange] = await tree.changed()
         return TreeView(
             **dict(_summary(tree.lease)),
             head=await tree.head(),
@@ -176,7 +176,7 @@ class TreeOperations:
 _MAX_DIFF_BYTES = 20_000_000
 
 
-def _summary(lease: Lease) -> TreeSummary:
+def _summary(lease: TreeLease) -> TreeSummary:
     return TreeSummary(
         task_id=lease.tree_id,
         repository=lease.repository,
@@ -204,9 +204,9 @@ def _topmost(session: Session, tenant_id: str, task_id: str) -> str:
 def _absolute(source: TreeSettings, project: Path) -> TreeSettings:
     """The settings with a folder of the project, or below the user's home, as a whole path."""
     folder = project / Path(source.repository).expanduser()
-    read = tuple(project / path.expanduser() for path in source.read)
+    readable = tuple(project / path.expanduser() for path in source.read)
     place = str(folder.resolve()) if folder.is_dir() else source.repository
-    return source.model_copy(update={"repository": place, "read": read})
+    return source.model_copy(update={"repository": place, "read": readable})
 
 
 def _folder(mesh: Mesh) -> Path:

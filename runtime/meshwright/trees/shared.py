@@ -30,7 +30,7 @@ _MAX_RESULT_BYTES = 400_000
 class SharedState(Struct, frozen=False):
     """A tree as its last step left it. `bundle` is base64, None where it is too large.
 
-    `worker` is the one that made the step, `lease` plain data, `outside` whether a run that had read text
+    `worker` made the step, `lease` plain data, `outside` whether a run that had read text
     from outside has worked on the tree.
     """
 
@@ -125,7 +125,7 @@ async def bundle(git: Git, folder: Path, base: str, head: str, snapshot: str) ->
 
 
 async def unbundle(git: Git, folder: Path, state: SharedState) -> None:
-    """Take the objects of a state into the clone. Raises ToolFailed for one that was too large."""
+    """Take the objects of a state into the clone. Raises ToolFailed where it was too large."""
     if state.bundle is None:
         raise ToolFailed(
             f"the tree is on the machine of worker {state.worker}, and too large to move "

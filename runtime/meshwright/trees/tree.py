@@ -1,4 +1,4 @@
-"""One tree: the files that a task and those that it delegates change, and their history beside them."""
+"""One tree: the files that a task and its delegated tasks change, and their history beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, ToolFailed
-from meshwright.sandbox.port import Finished, Limits, Sandbox
+from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
 from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import TreeFiles
 from meshwright.trees.git import Git, left_out, locked, record
@@ -41,8 +41,8 @@ _ResultT = TypeVar("_ResultT")
 _DIFF = ("diff", "--cached", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
 
 
-class Lease(Struct):
-    """The lease of a tree: the topmost task of those that share it, and the commit that it began with."""
+class TreeLease(Struct):
+    """The lease of a tree: the topmost task that shares it, and the commit that it began with."""
 
     tenant_id: str
     tree_id: str
@@ -51,7 +51,7 @@ class Lease(Struct):
     created_at: datetime
 
 
-class Change(NamedTuple):
+class TreeChange(NamedTuple):
     """A changed file: `A` added, `M` changed, `D` deleted, `T` another kind of file."""
 
     status: str
@@ -82,7 +82,9 @@ class Tree:
     is undone before the next one, or when the tree is leased again.
     """
 
-    def __init__(self, folder: Path, lease: Lease, settings: TreeSettings, services: TreeServices) -> None:
+    def __init__(
+        self, folder: Path, lease: TreeLease, settings: TreeSettings, services: TreeServices
+    ) -> None:
         self.folder, self.lease, self.settings = folder, lease, settings
         self._services = services
         self.root = folder / "tree"
@@ -94,7 +96,7 @@ class Tree:
 
     @property
     def tree_id(self) -> str:
-        """The id of the topmost task of those that share it."""
+        """The id of the topmost task that shares it."""
         return self.lease.tree_id
 
     @property
@@ -199,7 +201,7 @@ class Tree:
 
     async def run(
         self, argv: Sequence[str], limits: Limits = _LIMITS, network: Sequence[str] = ()
-    ) -> Finished:
+    ) -> SandboxResult:
         """Run a program in the sandbox, at the root of the tree. Call it within `once`."""
         env = {**_ENVIRONMENT, "GOCACHE": str(self.root / ".go_cache"), **self.settings.env}
         finished = await self._services.sandbox.run(
@@ -250,26 +252,26 @@ class Tree:
             f"There is no output {output_id!r} in this tree", remedy="Name one that a result has"
         )
 
-    async def changed(self) -> list[Change]:
+    async def changed(self) -> list[TreeChange]:
         """The files that differ from the commit that the tree began with, by path."""
         async with self._held():
             await self.snapshot()
             text = await self._git(*_DIFF, "--name-status", "--no-renames", "-z", self.lease.base)
         fields = text.split("\0")
-        return [Change(*pair) for pair in zip(fields[::2], fields[1::2], strict=False)]
+        return [TreeChange(*pair) for pair in zip(fields[::2], fields[1::2], strict=False)]
 
     async def left_out(self) -> list[str]:
         """The ignored files and folders, which no snapshot, diff or commit has; a folder ends with /."""
         async with self._held():
             return await left_out(self._git, self.lease.base)
 
-    async def proposal(self) -> tuple[str, list[Change], str, list[str]]:
+    async def proposal(self) -> tuple[str, list[TreeChange], str, list[str]]:
         """The snapshot, the changed files, the diff and what it leaves out, all of the same moment."""
         async with self._held():
             return await self.snapshot(), await self.changed(), await self.diff(), await self.left_out()
 
     async def commit(self, message: str, *, expected: str = "") -> str:
-        """Commit the tree on its branch, and return the revision; one that is there already stays.
+        """Commit the tree on its branch, and return the revision; an existing one stays.
 
         Raises Conflict where its snapshot is not `expected`, InvalidInput where nothing has changed.
         """
@@ -288,7 +290,7 @@ class Tree:
             return revision
 
     async def head(self) -> str:
-        """The last commit on its branch, or the one that it began with."""
+        """The last commit on its branch, or the commit that it began with."""
         arguments = ("for-each-ref", "--format=%(objectname)", f"refs/heads/{self.branch}")
         return (await self._git(*arguments)).strip() or self.lease.base
 
@@ -321,7 +323,7 @@ class Tree:
             await self._git("read-tree", "--reset", "-u", snapshot)
 
     async def _pruned(self, snapshot: str) -> str:
-        """Remove objects of earlier snapshots where there are many; returns the one that stays."""
+        """Remove objects of earlier snapshots where there are many; returns the snapshot."""
         if await self._stored_mb() > (limit := _STORED_TIMES * self.settings.max_mb):
             await self._git("prune", "--expire=now", "--", snapshot)
             if (stored := await self._stored_mb()) > limit:

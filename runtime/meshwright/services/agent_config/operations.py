@@ -25,9 +25,8 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelUnavailable, Unauthorized
-from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
-from meshwright.models.select import PREFIX, AgentModels
+from meshwright.models.select import PREFIX, AgentModel, AgentModels
 from meshwright.roles import FRONT
 from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (

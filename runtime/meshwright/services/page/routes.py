@@ -25,7 +25,7 @@ from meshwright.edges.http.settings import HttpSettings
 from meshwright.events.audit import Audit
 from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
-from meshwright.prompts.history import History, Version
+from meshwright.prompts.history import PromptHistory, Version
 from meshwright.services.page.sessions import Logins
 from meshwright.work.protocol import DEFAULT_TENANT
 
@@ -204,7 +204,7 @@ async def _show_version(
 
 
 def _find(path: FilePath, version: str) -> PromptFileVersions:
-    history = History(path)
+    history = PromptHistory(path)
     found = history.find(version)
     earlier = history.versions[history.versions.index(found) + 1 :]
     return PromptFileVersions(now=_shown(found), before=_shown(earlier[0]) if earlier else None)
