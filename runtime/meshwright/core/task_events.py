@@ -69,10 +69,10 @@ class TaskDispatched(Payload, type="task.dispatched", word="dispatched"):
 
 
 class WorkPayload(Payload, topic=topics.TASK_PROGRESS):
-    """Base of the payloads of events of an attempt: a fence is that of its claim."""
+    """Base of the payloads of events of an attempt; its thread adds the attempt and the fence."""
 
-    attempt: int
-    fence: int
+    attempt: int | None = None
+    fence: int | None = None
 
 
 class TaskStarted(WorkPayload, type="task.started task.resumed"):
@@ -281,7 +281,7 @@ class TaskScored(Payload, type="task.scored", topic=topics.TASK_PROGRESS, word="
 class WorkBrokeOff(WorkPayload, type="work.broke_off", word="broke off"):
     """The process ended."""
 
-    error: Fault | None
+    error: str
     breaks: int
     most: Fact[int]
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any
 
 from meshwright.core import topics
-from meshwright.core.encoding import own_json
 from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable, NotFound
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Parent, Receipt, ScoreCard, Task
+from meshwright.core.payloads import Payload
+from meshwright.core.task_events import (
+    AttemptFailed,
+    TaskAccepted,
+    TaskCancelling,
+    TaskDeadLettered,
+    TaskDispatched,
+    TaskRetried,
+)
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.again import ERASED_HASH, begin_of, check_again
@@ -117,8 +124,8 @@ class Orchestrator(Actor[TaskRecord]):
         if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
             self._end(turn, outcome)
             return
-        failed = {"attempt": attempt.attempt, "error": outcome.error, "fault": class_of(outcome)}
-        self._publish(turn, "attempt.failed", failed)
+        fault = class_of(outcome)
+        self._publish(turn, AttemptFailed(attempt=attempt.attempt, error=outcome.error, fault=fault))
         card = self._next_choice(turn) if may_retry(outcome) else None
         if card is not None:
             self._dispatch(turn, card)
@@ -138,7 +145,7 @@ class Orchestrator(Actor[TaskRecord]):
                 self._end(turn, self._cancelled(turn, cancel.reason))
             return
         self.state.cancelling = True
-        self._publish(turn, "task.cancelling", {"reason": cancel.reason})
+        self._publish(turn, TaskCancelling(reason=cancel.reason))
         self._cancel(turn, attempt, cancel.reason)
 
     @turn
@@ -277,13 +284,13 @@ class Orchestrator(Actor[TaskRecord]):
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
         state.outcome, state.cancelling = None, False
         state.pauses.clear()
-        payload = {
-            "generation": self.task.generation,
-            "begin": begin,
-            "thread_id": self.task.thread_id,
-            "error": outcome.error,
-        }
-        self._publish(turn, "task.retried", payload, agent_id=card.agent_id)
+        payload = TaskRetried(
+            generation=self.task.generation,
+            begin=begin,
+            thread_id=self.task.thread_id,
+            error=outcome.error,
+        )
+        self._publish(turn, payload, agent_id=card.agent_id)
         self._dispatch(turn, card, continues, must_ask=must_ask)
         turn.wake_at(self.task.deadline_at)
 
@@ -322,7 +329,7 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.status = "dispatched"
         turn.publish(
             topics.tasks(card.agent_id),
-            "task.dispatched",
+            TaskDispatched.event_type,
             self._dispatch_of(attempt),
             task_id=self._task_id,
             agent_id=card.agent_id,
@@ -411,7 +418,7 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.status = outcome.status
         self.state.outcome = outcome
         turn.wake_at(None)
-        self._publish(turn, f"task.{outcome.status}", outcome, agent_id=outcome.agent_id)
+        self._publish(turn, outcome, f"task.{outcome.status}", agent_id=outcome.agent_id)
         if self.state.pauses:
             self.state.pauses = []
             self._pause_parent(turn, on=False)
@@ -445,43 +452,36 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _dead_letter(self, turn: Turn, outcome: Outcome) -> None:
         agent_ids = [attempt.agent_id for attempt in self.state.tried]
-        turn.publish(
-            topics.MESH,
-            "task.dead_lettered",
-            {"tried": agent_ids, "error": outcome.error, "capability": self.task.capability},
-            task_id=self._task_id,
-            tenant_id=self.task.tenant_id,
-        )
+        error, capability = outcome.error, self.task.capability
+        payload = TaskDeadLettered(tried=agent_ids, error=error, capability=capability)
+        turn.publish(payload, task_id=self._task_id, tenant_id=self.task.tenant_id)
 
     def _publish_accepted(self, turn: Turn, card: ScoreCard) -> None:
         task = self.task
-        payload: dict[str, Any] = {
-            "capability": task.capability,
-            "priority": task.priority,
-            "thread_id": task.thread_id,
-            "requested_by": task.requested_by,
-            "created_at": task.created_at,
-            "dispatched_to": card.agent_id if task.after is None else None,
-            "score_card": card,
-            "parent_task_id": task.parent.task_id if task.parent else None,
-        }
-        if task.after is not None:
-            payload["after"] = task.after
-        if task.forked_from is not None:
-            payload["forked_from"] = task.forked_from
-        if task.variants:
-            names = ("experiment", "name", "agent_id")
-            payload["variants"] = [
-                {name: getattr(variant, name) for name in names} for variant in task.variants
-            ]
-        self._publish(turn, "task.accepted", payload, agent_id=payload["dispatched_to"])
+        names = ("experiment", "name", "agent_id")
+        payload = TaskAccepted(
+            capability=task.capability,
+            priority=task.priority,
+            thread_id=task.thread_id,
+            requested_by=task.requested_by,
+            created_at=task.created_at,
+            dispatched_to=card.agent_id if task.after is None else None,
+            score_card=card,
+            parent_task_id=task.parent.task_id if task.parent else None,
+            after=task.after,
+            forked_from=task.forked_from,
+            variants=tuple({name: getattr(variant, name) for name in names} for variant in task.variants),
+        )
+        self._publish(turn, payload, agent_id=payload.dispatched_to)
 
-    def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:
+    def _publish(
+        self, turn: Turn, payload: Payload | Outcome, event_type: str = "", *, agent_id: str | None = None
+    ) -> None:
         attempt = self.state.attempts[-1] if self.state.attempts else None
         turn.publish(
             topics.TASK_PROGRESS,
-            event_type,
-            own_json(self.ref, payload),
+            event_type if isinstance(payload, Outcome) else payload.event_type,
+            payload,
             task_id=self._task_id,
             agent_id=agent_id or (attempt.agent_id if attempt else None),
             tenant_id=self.task.tenant_id,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.redaction import Marks, redact_data
+from meshwright.core.task_events import ApprovalEnded, ApprovalRequested
 from meshwright.work.protocol import StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
@@ -101,13 +102,14 @@ def is_decision(wait: Wait) -> bool:
     return wait.subject.get("kind") == APPROVAL or wait.step.kind in (RESTART, REPEAT)
 
 
-def approval_requested(wait: Wait) -> tuple[str, dict[str, Any]] | None:
+def approval_requested(wait: Wait) -> ApprovalRequested | None:
     """The event of a wait for an approval; None for any other wait."""
     if wait.subject.get("kind") != APPROVAL:
         return None
     fields = {name: wait.subject.get(name) for name in ("tool", "arguments", "agent_id")}
-    more = {"may_answer": wait.may_answer, "expires_at": wait.expires_at}
-    return "approval.requested", {"key": wait.wait_id, **fields, **more}
+    return ApprovalRequested(
+        key=wait.wait_id, may_answer=wait.may_answer, expires_at=wait.expires_at, **fields
+    )
 
 
 def counted(wait: Wait, value: Any, answered_by: str | None) -> bool:
@@ -123,17 +125,18 @@ def counted(wait: Wait, value: Any, answered_by: str | None) -> bool:
     return True
 
 
-def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[str, dict[str, Any]] | None:
-    """The event of its end; `value` is the decision, or None where it has expired."""
+def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[ApprovalEnded, str] | None:
+    """The event of its end, and its type; `value` is the decision, or None where it has expired."""
     if wait.subject.get("kind") != APPROVAL:
         return None
     decision = value if isinstance(value, dict) else {}
     how = "expired" if value is None else "given" if decision.get("approve") else "denied"
-    decided = {
-        "tool": wait.subject.get("tool"),
-        "decided_by": answered_by,
-        "reason": decision.get("reason", ""),
-    }
-    if (changed := decision.get("arguments")) is not None:
-        decided["arguments"] = redact_data(changed)
-    return f"approval.{how}", {"key": wait.wait_id, **decided}
+    arguments = decision.get("arguments")
+    payload = ApprovalEnded(
+        key=wait.wait_id,
+        tool=wait.subject.get("tool"),
+        decided_by=answered_by,
+        reason=decision.get("reason", ""),
+        arguments=None if arguments is None else redact_data(arguments),
+    )
+    return payload, f"approval.{how}"

@@ -12,6 +12,8 @@ from meshwright.core.encoding import Struct
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
+from meshwright.core.task_events import TaskWaiting
+from meshwright.core.task_events import WaitKind as WaitKind
 from meshwright.kernel.envelope import ActorRef
 
 
@@ -28,7 +30,6 @@ class StepKey(Struct, omit_defaults=True):
     nth: int = 1
 
 
-WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
 DELEGATE = "delegate"
 """The kind of the step that waits for a delegated task."""
 
@@ -67,17 +68,22 @@ class Wait(Struct):
         times = [at for at in (self.due_at, self.expires_at) if at is not None]
         return min(times, default=None)
 
-    @property
-    def event_fields(self) -> dict[str, Any]:
-        """The payload of a `task.waiting` event."""
-        fields: dict[str, Any] = {"key": self.wait_id, "kind": self.kind, "asked": self.reason}
-        fields |= {"child_task_id": self.child_task_id, "due_at": self.due_at, "expires_at": self.expires_at}
-        fields |= {
-            "subject": self.subject,
-            "answer_schema": self.answer_schema,
-            "may_answer": self.may_answer,
-        }
-        return {name: value for name, value in fields.items() if value}
+    def event(self, *, once: int = 0, running: bool = False, repeated: bool = False) -> TaskWaiting:
+        """The event that a run waits for it."""
+        return TaskWaiting(
+            key=self.wait_id,
+            kind=self.kind,
+            asked=self.reason,
+            child_task_id=self.child_task_id,
+            due_at=self.due_at,
+            expires_at=self.expires_at,
+            subject=self.subject,
+            answer_schema=self.answer_schema or None,
+            may_answer=self.may_answer,
+            once=once,
+            running=running,
+            repeated=repeated,
+        )
 
 
 ORCHESTRATOR = "Orchestrator"

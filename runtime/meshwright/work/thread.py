@@ -12,10 +12,19 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.core import topics
-from meshwright.core.encoding import Struct, encode, own_json
+from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import Overloaded
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Event, Fault, Outcome
+from meshwright.core.task_events import (
+    AttemptEnded,
+    TaskRedriven,
+    TaskStarted,
+    WaitEnded,
+    WorkBrokeOff,
+    WorkDiscarded,
+    WorkPayload,
+)
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
@@ -117,8 +126,8 @@ class AgentThread(Actor[ThreadState]):
         entry.claims += 1
         entry.code = claim.code if entry.code is None else entry.code  # as the attempt began
         entry.stalled_claims += 1  # counted ahead: a process that ends cannot do it
-        payload: dict[str, object] = {"owner": claim.owner, "code": claim.code}
-        self._record(turn, entry, "task.resumed" if again else "task.started", payload)
+        payload = TaskStarted(owner=claim.owner, code=claim.code)
+        self._record(turn, entry, payload, "task.resumed" if again else "task.started")
         journaled = again or entry.redriven
         return _grant_of(entry, claim, entry.claims - 1, was_cut=was_cut, journaled=journaled)
 
@@ -170,7 +179,7 @@ class AgentThread(Actor[ThreadState]):
         entry.status, entry.owner, entry.pauses = "waiting", None, suspend.pauses
         entry.stalled_claims = 0  # the claim ends by itself
         if not self._take_waits(turn, entry, suspend) and entry.waits:
-            self._record(turn, entry, "task.waiting", {**entry.waits[0].event_fields, "repeated": True})
+            self._record(turn, entry, entry.waits[0].event(repeated=True))
         # An answer came while it ran: there is no other that would wake it.
         if entry.has_news or not entry.waits:
             entry.status = "queued"
@@ -194,7 +203,7 @@ class AgentThread(Actor[ThreadState]):
             return True
         event = approval_ended(wait, answer.value, answer.answered_by)
         if event is not None and counted(wait, answer.value, answer.answered_by):
-            self._record(turn, entry, *event, answer.idempotency_key)
+            self._record(turn, entry, *event, idempotency_key=answer.idempotency_key)
             return True
         self._answer(turn, entry, wait, {"result": answer.value}, answer)
         self._offer_next(turn)
@@ -256,12 +265,12 @@ class AgentThread(Actor[ThreadState]):
         open_entry = next((entry for entry in self.state.inbox if entry.identity == new.identity), None)
         if former_end is not None:
             turn.send(self._task(former_end.task_id), "settle", former_end)
-            self._record(turn, new, "task.redriven", {"lost": "outcome"})
+            self._record(turn, new, TaskRedriven(lost="outcome"))
         elif open_entry is None and len(self.state.inbox) >= self._max_tasks:
             self._refuse(turn, new)
         elif open_entry is None:
             if new.redriven:
-                self._record(turn, new, "task.redriven", {"lost": "dispatch"})
+                self._record(turn, new, TaskRedriven(lost="dispatch"))
             self.state.inbox.append(new)
             self._offer_next(turn)
         else:
@@ -351,9 +360,7 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(task_id)
         if entry is not None and entry.status == "running" and entry.fence == fence:
             return entry
-        turn.publish(
-            topics.MESH, "work.discarded", {"fence": fence, "current": self.state.fence}, task_id=task_id
-        )
+        turn.publish(WorkDiscarded(fence=fence, current=self.state.fence), task_id=task_id)
         return None
 
     def _take_waits(self, turn: Turn, entry: Entry, waiting: Waiting) -> list[Wait]:
@@ -368,11 +375,9 @@ class AgentThread(Actor[ThreadState]):
             if wait.child_task_id is not None:
                 accept = Accept.of(children[wait.child_task_id], request_hash=wait.step.hash)
                 turn.send(self._task(wait.child_task_id), "accept", accept)
-            more = {"once": waiting.once} if waiting.once else {}
-            more |= {"running": True} if entry.status == "running" else {}
-            self._record(turn, entry, "task.waiting", {**wait.event_fields, **more})
-            if (event := approval_requested(wait)) is not None:
-                self._record(turn, entry, *event)
+            self._record(turn, entry, wait.event(once=waiting.once, running=entry.status == "running"))
+            if (approval := approval_requested(wait)) is not None:
+                self._record(turn, entry, approval)
         if any(wait.ends_at is not None for wait in new):
             self._set_alarm(turn)
         self._pause(turn, entry)
@@ -394,13 +399,9 @@ class AgentThread(Actor[ThreadState]):
         else:
             entry.has_news = True
         how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
-        payload: dict[str, object] = {
-            "key": wait.wait_id,
-            "kind": wait.kind,
-            "how": how,
-            "answered_by": answered_by,
-        }
-        self._record(turn, entry, "wait.ended", payload, None if reply is None else reply.idempotency_key)
+        wait_ended = WaitEnded(key=wait.wait_id, kind=wait.kind, how=how, answered_by=answered_by)
+        idempotency_key = None if reply is None else reply.idempotency_key
+        self._record(turn, entry, wait_ended, idempotency_key=idempotency_key)
         if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:
             self._record(turn, entry, *event)
         self._pause(turn, entry)
@@ -465,8 +466,9 @@ class AgentThread(Actor[ThreadState]):
         if not claim.has_stalled:
             entry.stalled_claims = 0
         elif entry.stalled_claims:
-            breaks = {"breaks": entry.stalled_claims, "most": MAX_STALLED_CLAIMS}
-            self._record(turn, entry, "work.broke_off", {"error": claim.reason or PROCESS_ENDED, **breaks})
+            error = claim.reason or PROCESS_ENDED
+            payload = WorkBrokeOff(error=error, breaks=entry.stalled_claims, most=MAX_STALLED_CLAIMS)
+            self._record(turn, entry, payload)
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
         fault = Fault(type="Cancelled", message=entry.cancelled or "cancelled")
@@ -474,8 +476,8 @@ class AgentThread(Actor[ThreadState]):
 
     def _publish_end(self, turn: Turn, outcome: Outcome) -> None:
         turn.publish(
-            topics.TASK_RESULTS,
-            "attempt.ended",
+            AttemptEnded.event_topic,
+            AttemptEnded.event_type,
             outcome,
             task_id=outcome.task_id,
             agent_id=outcome.agent_id,
@@ -486,14 +488,14 @@ class AgentThread(Actor[ThreadState]):
         self,
         turn: Turn,
         entry: Entry,
-        event_type: str,
-        payload: dict[str, object],
+        payload: WorkPayload,
+        event_type: str = "",
         idempotency_key: str | None = None,
     ) -> None:
         turn.publish(
             topics.TASK_PROGRESS,
-            event_type,
-            own_json(self.ref, {"attempt": entry.attempt, "fence": entry.fence, **payload}),
+            event_type or payload.event_type,
+            payload.model_copy(update={"attempt": entry.attempt, "fence": entry.fence}),
             task_id=entry.task_id,
             agent_id=self.ref.type,
             tenant_id=self._tenant,

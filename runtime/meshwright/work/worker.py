@@ -18,6 +18,7 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.core.logs import log_about
 from meshwright.core.messages import ENDED, Event, Fault, Outcome
+from meshwright.core.task_events import WorkStopping
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
@@ -46,7 +47,7 @@ _OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have h
 _LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
 ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which may have ended it
 _LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
-_STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
+_STOPPING = WorkStopping.event_type  # shown to all processes: the turn that stops work runs in any of them
 
 Runner = Callable[[ActorRef, Work, Journal], Awaitable[Complete]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
