@@ -102,13 +102,15 @@ async def _go_on(mesh: Connection, task_id: str) -> Document:
 async def _say_yes(mesh: Connection) -> None:
     """Answer in the place of the person, where the demo has no terminal to ask at."""
     from meshwright.core.schema import takes_approval
+    from meshwright.core.task_events import TaskWaiting
 
     async with aclosing(mesh.client.stream(after_seq=0, event_type="task.waiting")) as events:
         async for event in events:
-            if event.task_id and event.fields.get("kind") == "person":
-                is_decision = takes_approval(event.fields.get("answer_schema"))
+            waiting = TaskWaiting.from_payload(event.payload)
+            if event.task_id and waiting.kind == "person":
+                is_decision = takes_approval(waiting.answer_schema)
                 answer = {"approve": True} if is_decision else "Decide as you think best."
-                await mesh.client.answer(event.task_id, answer, key=event.fields["key"])
+                await mesh.client.answer(event.task_id, answer, key=waiting.key)
 
 
 async def _show_change(mesh: Connection, task_id: str) -> None:

@@ -20,6 +20,8 @@ from meshwright.agents.shipped import shipped_agents
 from meshwright.cli.connect import Connection, in_process
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
 from meshwright.core.messages import Event, Usage
+from meshwright.core.step_events import ToolCalled
+from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.sandbox.choice import ChosenSandbox
 from meshwright.sandbox.settings import SandboxSettings
@@ -209,9 +211,9 @@ async def _begin(data: Path, model: str, box: str) -> None:
         has_changed = False
         async with aclosing(mesh.client.stream(after_seq=0)) as events:
             async for event in events:
-                if event.event_type == TOOL_CALLED and event.fields.get("tool") in _CHANGING:
-                    has_changed = True
-                if event.event_type == MODEL_CALLED and has_changed and event.fields.get("tool_calls"):
+                tool, call = ToolCalled.read(event), ModelCalled.read(event)
+                has_changed = has_changed or (tool is not None and tool.tool in _CHANGING)
+                if call is not None and has_changed and call.tool_calls:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if event.task_id == receipt.task_id and event.event_type in _ENDED:
                     return

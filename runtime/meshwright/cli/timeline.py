@@ -44,6 +44,8 @@ from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
+from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.models.event_types import ModelCalled, ModelDelta
 
 if TYPE_CHECKING:
     from meshwright.client import EventFields
@@ -289,19 +291,20 @@ class Answering:
 
     def asks(self, event: Document) -> bool:
         """Whether an event is a question that is put to the person here, whole."""
-        payload = event["payload"]
-        is_of_person = isinstance(payload, dict) and payload.get("kind") == "person"
-        return self._is_interactive and is_of_person and event["event_type"] == "task.waiting"
+        is_waiting = event["event_type"] == TaskWaiting.event_type
+        waiting = TaskWaiting.from_payload(event["payload"]) if is_waiting else None
+        return self._is_interactive and waiting is not None and waiting.kind == "person"
 
     def take(self, event: Document) -> None:
         """Take an event of the timeline: a question, or the end of one."""
-        payload = event["payload"]
-        if not isinstance(payload, dict) or payload.get("kind") != "person":
+        is_waiting = event["event_type"] == TaskWaiting.event_type
+        wait = (TaskWaiting if is_waiting else WaitEnded).from_payload(event["payload"])
+        if wait.kind != "person":
             return
-        key = str(payload.get("key"))
-        if event["event_type"] == "task.waiting" and key not in self._open:
+        key = wait.key
+        if is_waiting and key not in self._open:
             self._open[key] = event
-        elif event["event_type"] == "wait.ended":
+        elif event["event_type"] == WaitEnded.event_type:
             self._open.pop(key, None)
             if self._asking is not None and self._asked == key:
                 self._asking.cancel()
@@ -336,9 +339,9 @@ class Answering:
             raise EOFError
 
     async def _ask(self, key: str, event: Document) -> None:
-        payload = event["payload"]
-        question = {**payload, "question": payload.get("asked") or "", "status": "asked"}
-        schema = payload.get("answer_schema")
+        waiting = TaskWaiting.from_payload(event["payload"])
+        question = {**event["payload"], "question": waiting.asked, "status": "asked"}
+        schema = waiting.answer_schema
         with self._canvas.paused():
             for label, text in question_lines(question, ""):
                 click.echo(f"{label:<11} {printable(text)}", err=True)
@@ -414,8 +417,9 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
     async with aclosing(timeline(client, task_id)) as steps:
         async for depth, event in steps:
             payload = event["payload"]
-            if event["event_type"] == _DELTA and isinstance(payload, dict):
-                canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1, depth=depth)
+            if event["event_type"] == _DELTA:
+                piece = ModelDelta.from_payload(payload)
+                canvas.words(piece.text, restart=piece.n in (0, 1), depth=depth)
             else:
                 is_asked = answering is not None and answering.asks(event)
                 if not is_asked and (line := line_of(event)):
@@ -428,11 +432,10 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
 
 def _doing(event: Document) -> str:
     payload = event["payload"]
-    if not isinstance(payload, dict):
-        return _WORKING
-    if event["event_type"] == "model.called" and (tools := payload.get("tool_calls")):
-        return f"running {', '.join(map(short, tools))}"
-    if event["event_type"] == "task.waiting" and (kind := payload.get("kind")):
+    if event["event_type"] == ModelCalled.event_type:
+        if tools := ModelCalled.from_payload(payload).tool_calls:
+            return f"running {', '.join(map(short, tools))}"
+    elif event["event_type"] == TaskWaiting.event_type and (kind := TaskWaiting.from_payload(payload).kind):
         return f"waiting for {'a person' if kind == 'person' else kind}"
     return _DOING.get(event["event_type"], _WORKING)
 

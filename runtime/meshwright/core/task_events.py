@@ -32,7 +32,7 @@ WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
 
 class TaskAccepted(Payload, type="task.accepted", topic=topics.TASK_PROGRESS, word="accepted"):
     capability: Fact[str]
-    priority: Fact[int]
+    priority: Fact[int | None]
     thread_id: str
     requested_by: Fact[str]
     created_at: Fact[datetime | None]
@@ -48,7 +48,7 @@ class TaskAccepted(Payload, type="task.accepted", topic=topics.TASK_PROGRESS, wo
         return (
             short_id(event["task_id"]),
             self.capability,
-            self.priority not in (0, 5) and f"priority {self.priority}",
+            self.priority not in (None, 5) and f"priority {self.priority}",
             self.thread_id not in ("", event["task_id"]) and f"thread {self.thread_id}",
             self.after and f"after task {short_id(self.after)}",
             fork and f"from step {fork.get('step', '?')} of {short_id(fork.get('task_id', '?'))}",
@@ -103,7 +103,8 @@ class TaskWaiting(
     running: bool = False
     repeated: bool = False
     on_empty: Fact[str] = ""
-    """in older events"""
+    since: datetime | None = None
+    """Like on_empty in older events alone."""
 
     def event_line(self, event: Document) -> Sequence[object]:
         if self.child_task_id:

@@ -7,7 +7,7 @@ a model whose key is refused is one item, however many tasks wait for it, until 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,11 +17,13 @@ from pydantic_core import from_json
 from meshwright.core.encoding import encode
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event, Plain
+from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
 from meshwright.events.status import account_of
 from meshwright.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
+from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.sql.database import Row, Session
 
 _WAITING, _ENDED = "task.waiting", "wait.ended"
@@ -205,29 +207,38 @@ class InboxProjection:
         session.execute(_CLEAR, (oldest, f'%"wait_id":"{_DEPLOYMENT}%'))
 
 
+_OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at")
+
+
 def _named(event: Event) -> Iterator[str]:
     """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
-    if event.event_type in (_REFUSED, _RECOVERED):
-        yield f"{_DEPLOYMENT}{event.fields.get('deployment')}"
-        return
-    key = event.fields.get("key")
-    if event.task_id and isinstance(key, str) and event.fields.get("kind") in ("person", "money"):
-        yield key
+    if (deployment := _deployment_of(event)) is not None:
+        yield f"{_DEPLOYMENT}{deployment.deployment}"
+    elif (wait := _wait_of(event)) is not None and event.task_id and wait.kind in ("person", "money"):
+        yield wait.key
+
+
+def _deployment_of(event: Event) -> DeploymentLeftAlone | DeploymentRecovered | None:
+    return DeploymentLeftAlone.read(event) or DeploymentRecovered.read(event)
+
+
+def _wait_of(event: Event) -> TaskWaiting | WaitEnded | None:
+    return TaskWaiting.read(event) or WaitEnded.read(event)
 
 
 def _row_id(event: Event, key: str) -> str:
     """The id of the question that an event is of; what asks for money is known by its budget."""
-    account = account_of(event.fields) if event.fields.get("kind") == "money" else None
+    waiting = TaskWaiting.read(event)
+    account = account_of(waiting.subject) if waiting is not None and waiting.kind == "money" else None
     return question_id(event.tenant_id, key if account is None else f"money/{account}")
 
 
 def _asks(event: Event) -> bool:
     """Whether an event is of a question that a person is asked; for money not every task asks one."""
-    return (
-        event.event_type == _REFUSED
-        or event.fields.get("kind") == "person"
-        or _is_for_money(event.fields.get("subject"))
-    )
+    wait = _wait_of(event)
+    if wait is None:
+        return event.event_type == _REFUSED
+    return wait.kind == "person" or (isinstance(wait, TaskWaiting) and _is_for_money(wait.subject))
 
 
 def _is_for_money(subject: Any) -> bool:
@@ -246,30 +257,24 @@ def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
 
 
 def _change(event: Event) -> dict[str, Any]:
-    fields = event.fields
-    if event.event_type == _REFUSED:
-        return _refusal(fields)
-    if event.event_type == _RECOVERED:
+    if (deployment := DeploymentLeftAlone.read(event)) is not None:
+        return _refusal(deployment)
+    if (end := WaitEnded.read(event)) is not None:
+        status = "expired" if end.how == "expired" else "answered"
+        return {"status": status, "answered_by": end.answered_by, "ended_at": event.time}
+    if (waiting := TaskWaiting.read(event)) is None:
         return {"status": "closed", "ended_at": event.time}
-    if event.event_type != _WAITING:
-        status = "expired" if fields.get("how") == "expired" else "answered"
-        return {"status": status, "answered_by": fields.get("answered_by"), "ended_at": event.time}
-    question = {
-        "question": fields.get("asked") or "",
-        "agent_id": event.agent_id,
-        **{name: fields.get(name) for name in ("subject", "answer_schema", "may_answer", "expires_at")},
-    }
-    fields_now = {name: value for name, value in question.items() if value is not None}
+    question = {"question": waiting.asked, "agent_id": event.agent_id}
+    question |= {name: getattr(waiting, name) for name in _OF_QUESTION if getattr(waiting, name)}
     # A run that finds no money asks again, in the same step.
-    return {**fields_now, "status": "open", "ended_at": None} if fields.get("kind") == "money" else fields_now
+    return {**question, "status": "open", "ended_at": None} if waiting.kind == "money" else question
 
 
-def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
-    error = fields.get("error")
-    message = error.get("message") if isinstance(error, dict) else ""
-    refused = _REFUSED_PARTS.get(str(fields.get("status")), "Key")
+def _refusal(deployment: DeploymentLeftAlone) -> dict[str, Any]:
+    message = deployment.error.message if deployment.error is not None else ""
+    refused = _REFUSED_PARTS.get(str(deployment.status), "Key")
     question = f"{refused} refused: {message}. Tasks wait; fix that, then run: mesh models test"
-    subject = {name: fields.get(name) for name in ("deployment", "status")}
+    subject = {"deployment": deployment.deployment, "status": deployment.status}
     return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 
 
@@ -280,7 +285,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
         question = Question.model_validate({name: document[name] for name in names})
     generation, attempt = _attempt_of(question.wait_id)
-    account = account_of(document) if _is_for_money(question.subject) else None
+    account = account_of(question.subject) if _is_for_money(question.subject) else None
     ended_at = None if question.ended_at is None else seconds(question.ended_at)
     text = encode(question.model_dump(exclude_none=True)).decode()
     return (

@@ -5,7 +5,7 @@ The waits of tasks are a projection of the log, the table `waits`. No actor is a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from meshwright.core.messages import Event, Plain
+from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.events.filter import seconds
 from meshwright.events.projections import StalledProjection
 from meshwright.events.tasks import MAX_REASON_CHARS
@@ -156,13 +157,11 @@ class WaitProjection:
                 waits = {key: row for key, row in waits.items() if row[2] != event.task_id}
                 if event.task_id in stored:
                     session.execute(_END_ALL, (event.tenant_id, event.task_id))
-            elif not isinstance(key := event.fields.get("key"), str):
-                continue
-            elif event.event_type == WAITING:
-                waits[event.tenant_id, key] = _row_of(event, key)
-            else:
-                waits.pop((event.tenant_id, key), None)
-                session.execute(_END, (event.tenant_id, key))
+            elif (waiting := TaskWaiting.read(event)) is not None and waiting.key:
+                waits[event.tenant_id, waiting.key] = _row_of(event, waiting)
+            elif (end := WaitEnded.read(event)) is not None and end.key:
+                waits.pop((event.tenant_id, end.key), None)
+                session.execute(_END, (event.tenant_id, end.key))
         session.insert(_INTO, list(waits.values()), then=_REPLACE)
 
     def clear(self, session: Session, oldest: int) -> None:
@@ -211,27 +210,24 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
     return MeshStatus(tasks=tasks, waits=waits)
 
 
-def _row_of(event: Event, key: str) -> Row:
-    fields = event.fields
-    kind, reason = fields.get("kind", "person"), fields.get("asked")
-    ends = [at for name in ("due_at", "expires_at") if (at := _time(fields.get(name))) is not None]
+def _row_of(event: Event, waiting: TaskWaiting) -> Row:
+    ends = [seconds(at) for at in (waiting.due_at, waiting.expires_at) if at is not None]
     return (
         event.tenant_id,
-        key,
+        waiting.key,
         event.task_id,
         event.seq,
-        str(kind),
-        reason[:MAX_REASON_CHARS] if isinstance(reason, str) else None,
-        account_of(fields) if kind == "money" else None,
-        _time(fields.get("since")) or seconds(event.time),
+        waiting.kind or "person",
+        waiting.asked[:MAX_REASON_CHARS] or None,
+        account_of(waiting.subject) if waiting.kind == "money" else None,
+        seconds(waiting.since or event.time),
         min(ends, default=None),
     )
 
 
-def account_of(fields: dict[str, Any]) -> str | None:
+def account_of(subject: Mapping[str, Any]) -> str | None:
     """The account that a wait for money is for."""
-    subject = fields.get("subject")
-    account = subject.get("account") if isinstance(subject, dict) else None
+    account = subject.get("account")
     return account if isinstance(account, str) else None
 
 

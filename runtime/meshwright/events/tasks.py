@@ -19,6 +19,7 @@ from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
+from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
 from meshwright.events.filter import seconds
 from meshwright.sql.database import Row, Session, marks
 
@@ -135,7 +136,7 @@ def by_pruning(events: Iterable[Event]) -> Iterator[tuple[bool, Iterator[Event]]
 
 def pruned_tasks(event: Event) -> list[str]:
     """The ids of the tasks that were pruned with an event; none where its payload is of another shape."""
-    ids = event.fields.get("tasks")
+    ids = event.fields.get("tasks")  # the event is of a part above
     return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
@@ -382,16 +383,16 @@ class _Dispatched(Struct):
 
 
 def _accept(row: _TaskRow, event: Event) -> None:
-    fields = event.fields
-    row.capability = row.capability or _text(fields, "capability") or ""
-    row.agent_id = row.agent_id or _text(fields, "dispatched_to")
-    row.thread_id = row.thread_id or _text(fields, "thread_id")
-    row.requested_by = row.requested_by or _text(fields, "requested_by")
-    row.parent_task_id = row.parent_task_id or _text(fields, "parent_task_id")
-    if isinstance(origin := fields.get("forked_from"), dict):
-        row.forked_from = _text(origin, "task_id")
+    accepted = TaskAccepted.from_payload(event.payload)
+    row.capability = row.capability or accepted.capability
+    row.agent_id = row.agent_id or accepted.dispatched_to
+    row.thread_id = row.thread_id or accepted.thread_id or None
+    row.requested_by = row.requested_by or accepted.requested_by or None
+    row.parent_task_id = row.parent_task_id or accepted.parent_task_id
+    if isinstance(accepted.forked_from, dict):
+        row.forked_from = _text(accepted.forked_from, "task_id")
     if row.priority is None:
-        row.priority = _whole(fields, "priority")
+        row.priority = _figure(accepted.priority)
 
 
 def _dispatch(row: _TaskRow, event: Event) -> None:
@@ -414,15 +415,17 @@ def _dispatch(row: _TaskRow, event: Event) -> None:
 
 def _work(status: str) -> Callable[[_TaskRow, Event], None]:
     def change(row: _TaskRow, event: Event) -> None:
-        fields = event.fields
-        attempt = _whole(fields, "attempt") or row.attempts
+        start, waiting = TaskStarted.read(event), TaskWaiting.read(event)
+        work = start or waiting
+        attempt = (_figure(work.attempt) if work is not None else None) or row.attempts
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
             row.agent_id = event.agent_id or row.agent_id
-            if event.event_type == "task.started":
-                row.code, row.once = _text(fields, "code"), 0
-            row.once = max(row.once, _whole(fields, "once") or 0)
-            row.reason = _text(fields, "asked") or _text(fields, "key") if status == "waiting" else None
+            if start is not None and event.event_type == "task.started":
+                row.code, row.once = start.code, 0
+            if waiting is not None:
+                row.once = max(row.once, _figure(waiting.once) or 0)
+            row.reason = waiting.asked or waiting.key or None if waiting is not None else None
 
     return change
 
@@ -432,9 +435,9 @@ def _go_on(row: _TaskRow, event: Event) -> None:
 
 
 def _fail(row: _TaskRow, event: Event) -> None:
-    fields = event.fields
-    if not row.ended and (_whole(fields, "attempt") or row.attempts) >= row.attempts:
-        row.reason = _reason(fields.get("error"))
+    failed = AttemptFailed.from_payload(event.payload)
+    if not row.ended and (_figure(failed.attempt) or row.attempts) >= row.attempts:
+        row.reason = _reason(failed.error)
 
 
 def _end(status: str) -> Callable[[_TaskRow, Event], None]:
@@ -514,9 +517,8 @@ def _text(fields: dict[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _whole(fields: dict[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    return value if type(value) is int and 0 <= value < _MAX_FIGURE else None
+def _figure(value: int | None) -> int | None:
+    return value if value is not None and 0 <= value < _MAX_FIGURE else None
 
 
 def _reason(error: Any) -> str | None:

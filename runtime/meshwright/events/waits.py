@@ -17,9 +17,10 @@ from meshwright.core import topics
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import HostError, NotFound
 from meshwright.core.messages import Event
+from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.status import NO_MORE, WAIT_ENDED, WAITING, waits_for, waits_for_events
+from meshwright.events.status import NO_MORE, WAITING, waits_for, waits_for_events
 from meshwright.kernel.runtime import Runtime
 from meshwright.work import Answer
 from meshwright.work.protocol import WaitKind
@@ -42,18 +43,17 @@ class _EventWait:
 
     @classmethod
     def of(cls, event: Event) -> _EventWait | None:
-        fields = event.fields
-        subject, key = fields.get("subject"), fields.get("key")
-        if fields.get("kind") != "event" or not isinstance(subject, dict) or not isinstance(key, str):
+        wait = TaskWaiting.read(event)
+        if wait is None or wait.kind != "event" or not wait.subject:
             return None
-        match = subject.get("match") or {}
+        match = wait.subject.get("match") or {}
         try:
-            has_topic = topics.matcher(str(subject.get("topic")))
+            has_topic = topics.matcher(str(wait.subject.get("topic")))
         except ValueError:
             return None
         if not isinstance(match, dict):
             return None
-        return cls(event.tenant_id, event.task_id or "", key, event.seq or 0, has_topic, match)
+        return cls(event.tenant_id, event.task_id or "", wait.key, event.seq or 0, has_topic, match)
 
     def fits(self, event: Event) -> bool:
         if event.tenant_id != self.tenant_id or (event.seq or 0) <= self.seq:
@@ -98,7 +98,7 @@ class EventWaits:
                 await serving
 
     def _note(self, event: Event) -> None:
-        if event.payload.get("kind") == "event":
+        if (wait := TaskWaiting.read(event)) is not None and wait.kind == "event":
             self._news.set()
 
     async def _serve(self) -> None:
@@ -129,10 +129,10 @@ class EventWaits:
                     return
 
     async def _take(self, event: Event) -> None:
-        if event.event_type == WAITING and (wait := _EventWait.of(event)) is not None:
+        if (wait := _EventWait.of(event)) is not None:
             self._open.setdefault((wait.tenant_id, wait.key), wait)
-        elif event.event_type == WAIT_ENDED:
-            self._open.pop((event.tenant_id, str(event.fields.get("key"))), None)
+        elif (end := WaitEnded.read(event)) is not None:
+            self._open.pop((event.tenant_id, end.key), None)
         elif event.event_type in NO_MORE:
             task = event.tenant_id, event.task_id
             over = [key for key, wait in self._open.items() if (wait.tenant_id, wait.task_id) == task]

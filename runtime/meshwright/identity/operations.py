@@ -35,7 +35,7 @@ from meshwright.core.messages import (
     trace_id_of,
 )
 from meshwright.core.operations import Rule, Strict, has_role, is_own, operation, visible_tenant
-from meshwright.core.task_events import TaskScored
+from meshwright.core.task_events import TaskEnded, TaskScored
 from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
@@ -216,7 +216,7 @@ class Feed(NamedTuple):
         """Whether an event ends the task that is followed."""
         if self.generation is None or event.event_type not in FINAL:
             return False
-        return event.fields.get("generation", 1) >= self.generation
+        return TaskEnded.from_payload(event.payload).generation >= self.generation
 
 
 class Acting:

@@ -28,6 +28,7 @@ from meshwright.events.inbox_sources import SourcePage
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.mcp.event_types import ToolDecided
 from meshwright.work.people import Approval
 
 CONSENT = "mcp-consent"
@@ -204,7 +205,9 @@ class Consents:
     def listen(self, server: str, call: Callable[[], None]) -> Callable[[], None]:
         """Call back once a tool of a server is accepted, in any process; the result ends that."""
         return self._runtime.listen(
-            topics.MESH, lambda event: call() if event.payload.get("server") == server else None, (ACCEPTED,)
+            topics.MESH,
+            lambda event: call() if ToolDecided.from_payload(event.payload).server == server else None,
+            (ACCEPTED,),
         )
 
     async def _call(self, server: str, method: str, body: Struct | None = None) -> ConsentView:

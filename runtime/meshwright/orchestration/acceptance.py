@@ -18,6 +18,7 @@ from meshwright.core.errors import HostError, InvalidInput, Overloaded, TooLarge
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.limits import DEADLINE_SECONDS
 from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, TaskVariant
+from meshwright.core.task_events import TaskAccepted
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.tenants import Tenants
@@ -263,7 +264,7 @@ class Admission:
             if self._ended_meanwhile is not None:
                 self._ended_meanwhile.add(key)
         elif key not in self._open:  # most were counted ahead
-            self._add(key, event.fields.get("thread_id"))
+            self._add(key, TaskAccepted.from_payload(event.payload).thread_id or None)
 
     def _add(self, key: TaskKey, thread_id: str | None) -> None:
         if key in self._open:

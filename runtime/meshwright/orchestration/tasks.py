@@ -19,6 +19,7 @@ from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
+from meshwright.core.step_events import RunState
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import (
     RevealedQuestion,
@@ -166,7 +167,9 @@ class Tasks:
 
     async def _state(self, task_id: str, tenant_id: str) -> str | None:
         query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1)
-        return next((str(event.fields.get("state")) for event in await self._log.query(query)), None)
+        return next(
+            (RunState.from_payload(event.payload).state for event in await self._log.query(query)), None
+        )
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""

@@ -16,7 +16,9 @@ from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 from meshwright.core.messages import Event, Usage
+from meshwright.core.step_events import ToolCalled
 from meshwright.kernel.envelope import Record
+from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import MODEL_CALLED, ChatMessage, ModelReply, ModelRequest
 from meshwright.run.tool_calls import error_text, is_journaled, seconds_of
 
@@ -117,18 +119,17 @@ def error_of(step: RecordedStep) -> str | None:
     if step.has_ended:
         return None
     for event in reversed(step.events):
-        fields = event.fields
-        if event.event_type == "tool.called" and fields.get("error"):
-            return str(fields["error"])
-        if event.event_type == MODEL_CALLED and fields.get("outcome", "ok") != "ok":
-            return f"{fields.get('error') or fields['outcome']}: {fields.get('reason') or ''}".rstrip(": ")
+        if (tool := ToolCalled.read(event)) is not None and tool.error:
+            return str(tool.error)
+        if (call := ModelCalled.read(event)) is not None and call.outcome not in ("ok", ""):
+            return f"{call.error or call.outcome}: {call.reason or ''}".rstrip(": ")
     return None
 
 
 def was_answered(step: RecordedStep) -> bool:
     """Whether the last call of the model for it had an answer."""
-    called = [event for event in step.events if event.event_type == MODEL_CALLED]
-    return bool(called) and called[-1].fields.get("outcome") == "ok"
+    calls = [call for event in step.events if (call := ModelCalled.read(event)) is not None]
+    return bool(calls) and calls[-1].outcome == "ok"
 
 
 def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.messages import Event, Task
 from meshwright.core.redaction import redact, redact_data
+from meshwright.core.step_events import RunProgress, ToolCalled
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.models.port import MODEL_CALLED
+from meshwright.models.event_types import ModelCalled
 from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     APPROVE,
@@ -163,9 +164,9 @@ class Transcript:
 
     def _prompt_of(self, step: RecordedStep, kind: str) -> str | None:
         """The prompt of its last call, else that of the context before it."""
-        called = [event.fields for event in step.events if event.event_type == MODEL_CALLED]
-        if kind == "model" and called:
-            return called[-1].get("prompt")
+        calls = [call for event in step.events if (call := ModelCalled.read(event)) is not None]
+        if kind == "model" and calls:
+            return calls[-1].prompt
         before = [other for other in self._contexts if other.number <= step.number]
         return before[-1].result.get("prompt") if before else None
 
@@ -189,9 +190,10 @@ class Transcript:
             texts = [result.get("content", "")[:_READ_CHARS], *map(str, files_in(result)), *calls]
             return " ".join(texts).strip()
         if kind == "tool":
-            called = next((event.fields for event in step.events if event.event_type == "tool.called"), {})
-            arguments = self._arguments.get(_call_key(step), called.get("arguments", ""))
-            value = called.get("result") if result is None else result_summary(value_of(result))
+            calls = [call for event in step.events if (call := ToolCalled.read(event)) is not None]
+            call = calls[0] if calls else ToolCalled.from_payload({"arguments": ""})
+            arguments = self._arguments.get(_call_key(step), call.arguments)
+            value = call.result if result is None else result_summary(value_of(result))
             return f"{_read(arguments)} -> {'' if value is None else value}"
         if kind == "context" and isinstance(result, dict):
             parts = [f"a prompt of {len(result['system']):,} characters"]
@@ -202,8 +204,8 @@ class Transcript:
             inner = result.get("result") or {}
             return inner.get("text") or _json(inner)
         if result is None:
-            texts = [event.fields.get("text") for event in step.events if event.event_type == "run.progress"]
-            return str(texts[0]) if texts else ""
+            lines = [line for event in step.events if (line := RunProgress.read(event)) is not None]
+            return lines[0].text if lines else ""
         if step.kind == ATTACH and (files := files_in(result)):
             return str(files[0])
         if step.kind.startswith(APPROVE) and isinstance(result, dict):

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.schema import takes_approval
+from meshwright.core.task_events import WaitEnded
 from meshwright.edges.channels.chats import (
     SCHEME,
     ChannelAddress,
@@ -162,7 +163,7 @@ class ChannelReceiver:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOG_SECONDS), aclosing(self._mesh.log.tail(ends)) as events:
                 async for event in events:
-                    if event.fields.get("key") == question.wait_id:
+                    if WaitEnded.from_payload(event.payload).key == question.wait_id:
                         return True
         return False
 

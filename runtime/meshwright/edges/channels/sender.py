@@ -15,6 +15,8 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import ENDED, Event, Outcome
 from meshwright.core.redaction import Marks, redact
 from meshwright.core.schema import takes_approval
+from meshwright.core.step_events import RunProgress
+from meshwright.core.task_events import TaskWaiting
 from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     SCHEME,
@@ -64,7 +66,8 @@ class ChannelSender(LineSender[ChannelAddress]):
 
     def wants(self, event: Event) -> bool:
         """Whether a task asks a person, or waits for a model."""
-        return event.event_type == _WAITING and event.fields.get("kind") in (_PERSON, _PROVIDER)
+        waiting = TaskWaiting.read(event)
+        return waiting is not None and waiting.kind in (_PERSON, _PROVIDER)
 
     def line(self, address: ChannelAddress) -> str:
         """A conversation."""
@@ -83,9 +86,10 @@ class ChannelSender(LineSender[ChannelAddress]):
     async def tell(self, address: ChannelAddress, event: Event) -> None:
         """Post the question of a task, or that no model answers. Raises Undeliverable, TryLater."""
         channel = self._channel(address)
-        if event.fields["kind"] == _PERSON:
-            was_asked = event.fields.get("repeated", False)
-            kind, text = "question", "" if was_asked else await self._question(channel, address, event)
+        waiting = TaskWaiting.from_payload(event.payload)
+        if waiting.kind == _PERSON:
+            text = "" if waiting.repeated else await self._question(channel, address, event, waiting)
+            kind = "question"
         else:
             is_time = await self._is_time(event, channel.settings.fallback_after)
             kind, text = "fallback", channel.settings.fallback if is_time else ""
@@ -107,20 +111,22 @@ class ChannelSender(LineSender[ChannelAddress]):
         of_tree: dict[str, Any] = {"tenant_id": event.tenant_id, "event_type": _WAITING}
         of_tree |= {"trace_id": event.trace_id} if event.trace_id else {"task_id": event.task_id}
         earlier = await self._mesh.log.query(EventFilter(before_seq=event.seq, limit=1000, **of_tree))
-        waits = [waited for waited in earlier if waited.fields.get("kind") == _PROVIDER]
+        waits = [past for past in earlier if TaskWaiting.from_payload(past.payload).kind == _PROVIDER]
         since = (waits or [event])[0].time
         return _end_of(event) - since >= timedelta(seconds=after) and not any(
             _end_of(waited) - since >= timedelta(seconds=after) for waited in waits
         )
 
-    async def _question(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> str:
+    async def _question(
+        self, channel: ChatChannel, where: ChannelAddress, event: Event, waiting: TaskWaiting
+    ) -> str:
         callers = {requester_of(channel.name, sender) for sender in channel.settings.answer_by}
-        may_answer = event.fields.get("may_answer") or callers
+        may_answer = waiting.may_answer or callers
         if callers.isdisjoint(may_answer):
             return channel.settings.asked
-        how = _TO_APPROVE if takes_approval(event.fields.get("answer_schema")) else _TO_ANSWER
+        how = _TO_APPROVE if takes_approval(waiting.answer_schema) else _TO_ANSWER
         how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
-        question = visible(redact(str(event.fields.get("asked", "")), Marks()))
+        question = visible(redact(waiting.asked, Marks()))
         return f"{question}\n\n{how}"
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
@@ -228,11 +234,11 @@ class Typing:
         of_tree: dict[str, Any] = {"tenant_id": task.tenant_id, "event_type": "run.progress"}
         of_tree |= {"trace_id": task.trace_id} if task.trace_id else {"task_id": task.task_id}
         events = await self._mesh.log.query(EventFilter(order="desc", limit=1, **of_tree))
-        text = " ".join(redact(str(events[0].fields.get("text", ""))).split()) if events else ""
+        lines = [line for event in events if (line := RunProgress.read(event)) is not None]
+        text = " ".join(redact(lines[0].text).split()) if lines else ""
         return text[:_MAX_STATUS_CHARS] or _STATUS
 
 
 def _end_of(waited: Event) -> datetime:
     """Returns when a task that waits for a model tries again."""
-    due_at = waited.fields.get("due_at")
-    return waited.time if due_at is None else datetime.fromisoformat(due_at)
+    return TaskWaiting.from_payload(waited.payload).due_at or waited.time

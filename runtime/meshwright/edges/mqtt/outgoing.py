@@ -22,8 +22,10 @@ from meshwright.core.errors import NotFound
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller, Event
 from meshwright.core.payloads import Payload
+from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
 from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
+from meshwright.edges.event_types import EdgeRefused
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -275,7 +277,7 @@ class Views:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
             yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
-        if event.event_type == REFUSED and not event.fields.get("answered"):
+        if (refusal := EdgeRefused.read(event)) is not None and not refusal.answered:
             yield Publication(self._topics.errors, encode(event.payload), qos=0)
 
 
@@ -349,7 +351,8 @@ class RetainedInbox:
 
     def note(self, event: Event) -> None:
         """Take an event of the bus; those of questions change what is shown, and so does a task's end."""
-        is_ours = event.event_type in _OF_QUESTIONS and event.fields.get("kind") == "person"
+        wait = TaskWaiting.read(event) or WaitEnded.read(event)
+        is_ours = wait is not None and wait.kind == "person"
         is_ours = is_ours or event.event_type in self._of_others
         has_ended = event.event_type in FINAL and event.task_id in self._shown.get(event.tenant_id, ())
         if is_ours or has_ended:

@@ -29,6 +29,7 @@ from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
 from meshwright.edges.http.sessions import Sessions
 from meshwright.mesh import Mesh
+from meshwright.services.agent_config.event_types import AgentConfigChanged
 from meshwright.services.agent_config.operations import (
     CHANGE,
     CHANGED,
@@ -180,13 +181,14 @@ class _Subscribers:
         return None
 
     def _tell(self, event: Event) -> None:
+        change = AgentConfigChanged.from_payload(event.payload)
         message = {
             "type": _TYPES[event.event_type],
             "channel": CHANNEL,
             "agent_id": event.agent_id,
-            "is_default": event.payload.get("is_default", False),
-            "changed": event.payload.get("changed", []),
-            "config": event.payload.get("config"),
+            "is_default": change.is_default,
+            "changed": change.changed,
+            "config": change.config or None,
             "timestamp": event.time.isoformat(),
         }
         for subscriber in self._open:

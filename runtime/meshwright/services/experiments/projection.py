@@ -10,6 +10,7 @@ from typing import Any
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.messages import Event, Usage
 from meshwright.core.money import ZERO, Amount, exact, pico
+from meshwright.core.task_events import TaskScored
 from meshwright.models.port import MODEL_CALLED
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.services.experiments.table import ExperimentRow, by_ids
@@ -190,11 +191,9 @@ def _end(row: dict[str, Any], event: Event) -> bool:
 
 def _score(session: Session, event: Event) -> None:
     """Note a score; one that is no number, or has no name, is none."""
-    fields = event.fields
-    name, value, by = fields.get("name"), fields.get("value"), str(fields.get("by") or "")
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    scored = TaskScored.from_payload(event.payload)
+    name, value, by = scored.name, scored.value, scored.by
+    if not 0 < len(name) <= _MAX_NAME or value is None or not math.isfinite(value):
         return
     row = event.tenant_id, event.task_id, name, by, event.seq, float(value)
     session.insert(_INTO_SCORES, [row], then=_REPLACE)

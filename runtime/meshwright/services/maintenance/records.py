@@ -16,6 +16,7 @@ from typing import NamedTuple
 from meshwright.core.errors import HostError, NotFound
 from meshwright.core.logs import MESH_LOGGER
 from meshwright.core.messages import ENDED
+from meshwright.core.task_events import TaskStarted
 from meshwright.events.filter import EventFilter
 from meshwright.ledger.account import Account
 from meshwright.ledger.balance import OPENED
@@ -160,8 +161,8 @@ async def _deviation_of_thread(mesh: Mesh, row: _ListedTask, record: TaskRecord)
     claims = EventFilter(task_id=row.task_id, tenant_id=row.tenant_id, order="desc", limit=1)
     for claim in CLAIMS:
         for event in await mesh.log.query(claims.model_copy(update={"event_type": claim})):
-            fence = event.fields.get("fence")
-            if isinstance(fence, int) and event.aggregate_id == str(thread) and fence > state.fence:
+            fence = TaskStarted.from_payload(event.payload).fence
+            if fence is not None and event.aggregate_id == str(thread) and fence > state.fence:
                 return f"it was claimed under fence {fence}, and its thread {thread} knows {state.fence}"
     return ""
 

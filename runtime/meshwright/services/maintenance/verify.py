@@ -16,6 +16,7 @@ from meshwright.core.encoding import Json
 from meshwright.core.errors import StoreTooOld
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.money import from_pico
+from meshwright.core.task_events import TaskStarted
 from meshwright.events.chain import ERASED_EVENT
 from meshwright.events.projections import Projection
 from meshwright.events.rows import COLUMN_LIST, event_of
@@ -162,8 +163,8 @@ class _StoreCheck:
                 self.rebuilt.session.execute("INSERT INTO ends VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _claim(self, event: Event) -> Iterator[str]:
-        fence, before = event.fields.get("fence"), self._fences.get(event.aggregate_id)
-        if not isinstance(fence, int):
+        fence, before = TaskStarted.from_payload(event.payload).fence, self._fences.get(event.aggregate_id)
+        if fence is None:
             return  # erased
         if before is not None and fence != before[0] + 1 and not (fence == 1 and before[1] in self._pruned):
             yield (

@@ -14,6 +14,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event
 from meshwright.edges.outgoing import TryLater, json_of
 from meshwright.prompts.prompt import fields_and_body
+from meshwright.services.llmops.event_types import PromptLabelled, PromptRegistered
 from meshwright.services.sinks.port import Refused, SinkServer
 
 Read = Callable[[str, str, int], Awaitable[str]]
@@ -38,9 +39,10 @@ class AgentaSink:
 
     async def take(self, event: Event) -> None:
         """Commit a version, and deploy it where it is in use. Raises Refused, TryLater."""
-        fields, tenant_id = event.fields, event.tenant_id
-        name, version = str(fields.get("name")), fields.get("version")
-        if not isinstance(version, int):
+        label, tenant_id = PromptLabelled.read(event), event.tenant_id
+        prompt = label or PromptRegistered.from_payload(event.payload)
+        name, version = prompt.name, prompt.version
+        if not version:
             return
         refs = {
             "application_ref": {"slug": self._application},
@@ -48,8 +50,8 @@ class AgentaSink:
             "application_revision_ref": {"slug": derived_id(tenant_id, name, str(version))[:12].lower()},
         }
         if not await self._has(refs):
-            await self._commit(tenant_id, name, version, refs, str(fields.get("message") or ""))
-        if event.event_type == _LABELLED and fields.get("label") == _PRODUCTION:
+            await self._commit(tenant_id, name, version, refs, getattr(prompt, "message", None) or "")
+        if label is not None and label.label == _PRODUCTION:
             await self._post("revisions/deploy", {**refs, "environment_ref": {"slug": _PRODUCTION}})
 
     async def check(self) -> str:

@@ -10,6 +10,8 @@ from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Event
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
+from meshwright.services.evaluations.event_types import EvaluationEnded
+from meshwright.services.experiments.event_types import ExperimentStopped
 from meshwright.services.sinks.agenta import AgentaSink
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
@@ -52,11 +54,11 @@ class Sinks(Component):
         if event.event_type == EXPERIMENT_STOPPED:
             from meshwright.services.experiments.operations import Experiments
 
-            experiment_id = str(event.fields.get("experiment_id"))
+            experiment_id = ExperimentStopped.from_payload(event.payload).experiment_id
             return run_of_experiment(await self.mesh.get(Experiments).results(caller, experiment_id))
         from meshwright.services.evaluations.operations import Evaluations
 
-        evaluation_id = str(event.fields.get("evaluation_id"))
+        evaluation_id = EvaluationEnded.from_payload(event.payload).evaluation_id
         return run_of_evaluation(await self.mesh.get(Evaluations).show(caller, evaluation_id))
 
     async def _text_of(self, tenant_id: str, name: str, version: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Event
 from meshwright.core.redaction import foreign_words
+from meshwright.core.task_events import TaskScored
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
 from meshwright.edges.replies.courier import Undeliverable
 from meshwright.services.sinks.settings import SinkSettings
@@ -34,11 +35,10 @@ class Score(NamedTuple):
 
 def score_of(event: Event) -> Score | None:
     """Returns the score of an event; None for one whose contents were erased."""
-    fields = event.fields
-    name, value = fields.get("name"), fields.get("value")
-    if not isinstance(name, str) or not isinstance(value, (int, float)):
+    scored = TaskScored.read(event)
+    if scored is None or not scored.name or scored.value is None:
         return None
-    return Score(name, float(value), str(fields.get("comment") or ""), str(fields.get("by") or ""))
+    return Score(scored.name, float(scored.value), scored.comment, scored.by)
 
 
 class Sink(Protocol):
