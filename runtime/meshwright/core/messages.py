@@ -26,6 +26,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
 from meshwright.core.errors import TaskFailed
+from meshwright.core.facts import Fact
 from meshwright.core.files import TaskFile
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
@@ -400,7 +401,7 @@ def _cut(text: str) -> str:
 class Fault(Struct):
     """Why an attempt or a task failed: the error's name, and what it said, cut off where it is long."""
 
-    type: str
+    type: Fact[str]
     message: str
 
     def __post_init__(self) -> None:
@@ -439,27 +440,27 @@ class Outcome(Struct, kw_only=True):
     a tool of it, or of a task that it delegated, may have changed something.
     """
 
-    version: int = 1
-    task_id: str
-    agent_id: str
-    capability: str = ""
-    status: OutcomeStatus
-    success: bool
+    version: Fact[int] = 1
+    task_id: Fact[str]
+    agent_id: Fact[str]
+    capability: Fact[str] = ""
+    status: Fact[OutcomeStatus]
+    success: Fact[bool]
     result: dict[str, Any] | None = None
     files: tuple[TaskFile, ...] = ()
-    error: Fault | None = None
-    duration_ms: float = 0.0
-    model: str | None = None
-    finish_reason: str | None = None
-    limit: str | None = None
-    prompt: str | None = None
-    usage: Usage = Usage()
-    cost_usd: Amount | None = ZERO
-    completed_at: datetime
-    generation: int = 1
-    attempt: int = 1
-    outside: bool = False
-    changed: bool = False
+    error: Fact[Fault | None] = None
+    duration_ms: Fact[float] = 0.0
+    model: Fact[str | None] = None
+    finish_reason: Fact[str | None] = None
+    limit: Fact[str | None] = None
+    prompt: Fact[str | None] = None
+    usage: Fact[Usage] = Usage()
+    cost_usd: Fact[Amount | None] = ZERO
+    completed_at: Fact[datetime]
+    generation: Fact[int] = 1
+    attempt: Fact[int] = 1
+    outside: Fact[bool] = False
+    changed: Fact[bool] = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

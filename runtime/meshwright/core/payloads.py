@@ -19,13 +19,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, StructMeta
+from pydantic import BaseModel
 
 from meshwright.core.display import Document
 from meshwright.core.encoding import Struct, decode, encode, from_plain
+from meshwright.core.facts import facts_of
 from meshwright.core.money import ZERO
 from meshwright.core.topics import MESH
 
@@ -151,6 +153,38 @@ def family_of(event_type: str) -> str:
 def payload_of(kinds: Mapping[str, type[Payload]], event_type: str) -> type[Payload] | None:
     """The payload of events of a type, as `by_type` has it."""
     return kinds.get(event_type) or kinds.get(family_of(event_type))
+
+
+ViewT = TypeVar("ViewT", bound=BaseModel | Struct)
+
+
+def redacted(view: ViewT) -> ViewT:
+    """A view as callers without contents see it: each field that is no fact has its default, or is empty.
+
+    A record in a field that is a fact is redacted too, if its class marks fields.
+    """
+    facts = facts_of(type(view))
+    if not facts:
+        return view
+    hidden: dict[str, Any]
+    if isinstance(view, BaseModel):
+        fields = view.__class__.model_fields.items()
+        hidden = {
+            name: _empty(field.annotation) if field.is_required() else field.get_default()
+            for name, field in fields
+            if name not in facts
+        }
+    else:
+        hidden = {
+            field.name: _value(field, {}) for field in msgspec.structs.fields(view) if field.name not in facts
+        }
+    return view.model_copy(update={**{name: _redacted(getattr(view, name)) for name in facts}, **hidden})
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_redacted, value))
+    return redacted(value) if isinstance(value, BaseModel | Struct) else value
 
 
 def _mended(kind: type[Any], payload: Mapping[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from meshwright.core.facts import Fact
 from meshwright.core.messages import Event, Plain
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.events.filter import seconds
@@ -60,10 +61,10 @@ class WaitSummary(Plain):
     `reason` is that of the newest.
     """
 
-    kind: str
-    count: int
-    oldest: datetime
-    next_due: datetime | None = None
+    kind: Fact[str]
+    count: Fact[int]
+    oldest: Fact[datetime]
+    next_due: Fact[datetime | None] = None
     reason: str = ""
 
 
@@ -128,16 +129,16 @@ class MeshStatus(Plain):
     stopped, and `losses`: the events that the database has lost within a week.
     """
 
-    state: Literal["working", "held", "draining"] = "working"
-    model: str | None = None
-    tasks: dict[str, int] = Field(default_factory=dict)
-    waits: tuple[WaitSummary, ...] = ()
-    missing: tuple[MissingAgent, ...] = ()
-    deployments: tuple[DeploymentStatus, ...] = ()
-    held: tuple[HeldWorker, ...] = ()
-    projections: tuple[StalledProjection, ...] = ()
-    losses: tuple[NoticedLoss, ...] = ()
-    tenants: tuple[TenantUse, ...] = ()
+    state: Fact[Literal["working", "held", "draining"]] = "working"
+    model: Fact[str | None] = None
+    tasks: Fact[dict[str, int]] = Field(default_factory=dict)
+    waits: Fact[tuple[WaitSummary, ...]] = ()
+    missing: Fact[tuple[MissingAgent, ...]] = ()
+    deployments: Fact[tuple[DeploymentStatus, ...]] = ()
+    held: Fact[tuple[HeldWorker, ...]] = ()
+    projections: Fact[tuple[StalledProjection, ...]] = ()
+    losses: Fact[tuple[NoticedLoss, ...]] = ()
+    tenants: Fact[tuple[TenantUse, ...]] = ()
 
 
 class WaitProjection:

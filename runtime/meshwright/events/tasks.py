@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import InvalidInput
+from meshwright.core.facts import Fact
 from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
@@ -48,38 +49,38 @@ class TaskSummary(Plain):
     `cost_usd` is None if the price is unknown.
     """
 
-    seq: int
-    last_seq: int
-    task_id: str
-    tenant_id: str
-    capability: str
-    status: TaskStatus
-    agent_id: str | None
-    priority: int | None
-    requested_by: str | None
-    thread_id: str | None
-    parent_task_id: str | None
-    trace_id: str | None
-    generation: int
-    attempts: int
+    seq: Fact[int]
+    last_seq: Fact[int]
+    task_id: Fact[str]
+    tenant_id: Fact[str]
+    capability: Fact[str]
+    status: Fact[TaskStatus]
+    agent_id: Fact[str | None]
+    priority: Fact[int | None]
+    requested_by: Fact[str | None]
+    thread_id: Fact[str | None]
+    parent_task_id: Fact[str | None]
+    trace_id: Fact[str | None]
+    generation: Fact[int]
+    attempts: Fact[int]
     reason: str | None
-    error: str | None
-    created_at: datetime
-    updated_at: datetime
-    completed_at: datetime | None
-    duration_ms: float | None
-    model: str | None
-    usage: Usage
-    cost_usd: Amount | None
-    code: str | None = None
-    once: int = 0
+    error: Fact[str | None]
+    created_at: Fact[datetime]
+    updated_at: Fact[datetime]
+    completed_at: Fact[datetime | None]
+    duration_ms: Fact[float | None]
+    model: Fact[str | None]
+    usage: Fact[Usage]
+    cost_usd: Fact[Amount | None]
+    code: Fact[str | None] = None
+    once: Fact[int] = 0
 
 
 class TaskPage(Plain):
     """Some tasks, newest first; `cursor` asks for those that follow, and is None at the end."""
 
-    items: tuple[TaskSummary, ...]
-    cursor: str | None = None
+    items: Fact[tuple[TaskSummary, ...]]
+    cursor: Fact[str | None] = None
 
 
 PRUNED = "tasks.pruned"

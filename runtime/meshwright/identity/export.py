@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any
 
 from meshwright.core.display import Document
+from meshwright.core.payloads import redacted
 from meshwright.core.redaction import redact_data
-from meshwright.identity.rules import task_facts
 from meshwright.ledger.task_costs import TaskTree
 from meshwright.run.transcript import Transcript
 from meshwright.work.record import TaskView
@@ -46,7 +46,7 @@ def export_of(view: TaskView, found: Sequence[Transcript], tree: TaskTree, *, co
     steps = ((transcript, path) for transcript in found for path in transcript.paths)
     return redact_data(
         {
-            "task": (view if contents else task_facts(view)).model_dump(mode="json"),
+            "task": (view if contents else redacted(view)).model_dump(mode="json"),
             "steps": [_step(transcript, path, contents) for transcript, path in islice(steps, _MAX_STEPS)],
             "tree": tree.model_dump(mode="json")["items"],
         }

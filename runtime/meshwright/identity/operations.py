@@ -35,6 +35,7 @@ from meshwright.core.messages import (
     trace_id_of,
 )
 from meshwright.core.operations import Rule, Strict, has_role, is_own, operation, visible_tenant
+from meshwright.core.payloads import redacted
 from meshwright.core.task_events import TaskEnded, TaskScored
 from meshwright.events.answers import RevealedQuestion
 from meshwright.events.audit import Audit
@@ -64,10 +65,8 @@ from meshwright.identity.rules import (
     check_answer,
     event_facts,
     named,
-    page_facts,
     sees_contents,
     shown,
-    status_facts,
 )
 from meshwright.ledger.costs import BY_PATTERN, Bucket, CostQuery, Costs
 from meshwright.ledger.spending import Spending
@@ -286,7 +285,7 @@ class Operations(Acting):
     async def tasks(self, **fields: Any) -> TaskPage:
         """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
         page = await self._tasks_of(**fields)
-        return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
+        return page if has_role(self.caller, Role.CONTENTS) else redacted(page)
 
     async def _tasks_of(self, **fields: Any) -> TaskPage:
         fields, tenant_id = read_filter(self.mesh, self.caller, fields), self.caller.tenant_id
@@ -645,7 +644,7 @@ class Operations(Acting):
         The holder of a key sees the tasks of the key's tenant, the administrator all of it.
         """
         status = await self.mesh.get(StatusReader).status(visible_tenant(self.caller))
-        return status if has_role(self.caller, Role.CONTENTS) else status_facts(status)
+        return status if has_role(self.caller, Role.CONTENTS) else redacted(status)
 
     @operation(Rule("compresses contexts", SUBMITTER), "POST /compress", "Compress a context", tag="context")
     async def compress(self, request: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:

@@ -23,9 +23,7 @@ from meshwright.core.operations import has_role as has_role
 from meshwright.core.operations import is_own as is_own
 from meshwright.core.operations import require as require
 from meshwright.core.operations import visible_tenant as visible_tenant
-from meshwright.core.payloads import Payload, payload_of
-from meshwright.events.status import MeshStatus
-from meshwright.events.tasks import TaskPage
+from meshwright.core.payloads import Payload, payload_of, redacted
 from meshwright.models.port import CallContext
 from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView
@@ -116,21 +114,6 @@ def event_facts(event: Event, kinds: Mapping[str, type[Payload]]) -> Event | Non
     return replace(event, payload=facts, idempotency_key=None)
 
 
-def task_facts(view: TaskView) -> TaskView:
-    """A task without its payload, its answer, and what was said of its failure or its waits."""
-    outcome = view.outcome
-    if outcome is not None:
-        outcome = replace(outcome, result=None, files=(), error=named(outcome.error))
-    return replace(
-        view,
-        payload={},
-        shape=None,
-        outcome=outcome,
-        attempts=tuple(replace(attempt, error=named(attempt.error)) for attempt in view.attempts),
-        waits=tuple(replace(wait, reason="", subject={}, answer_schema=None) for wait in view.waits),
-    )
-
-
 def sees_contents(view: TaskView, caller: Caller) -> bool:
     """Whether a caller may see what a task says and was sent."""
     return has_role(caller, Role.CONTENTS) or is_own(caller, view.requested_by)
@@ -138,21 +121,7 @@ def sees_contents(view: TaskView, caller: Caller) -> bool:
 
 def shown(view: TaskView, caller: Caller) -> TaskView:
     """A task as a caller may see it."""
-    return view if sees_contents(view, caller) else task_facts(view)
-
-
-def page_facts(page: TaskPage) -> TaskPage:
-    """Tasks without the reasons of their failures and waits."""
-    return page.model_copy(
-        update={"items": tuple(item.model_copy(update={"reason": None}) for item in page.items)}
-    )
-
-
-def status_facts(status: MeshStatus) -> MeshStatus:
-    """A status without the reasons of waits."""
-    return status.model_copy(
-        update={"waits": tuple(wait.model_copy(update={"reason": ""}) for wait in status.waits)}
-    )
+    return view if sees_contents(view, caller) else redacted(view)
 
 
 def named(error: Fault | None) -> Fault | None:

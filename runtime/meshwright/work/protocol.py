@@ -9,6 +9,7 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
+from meshwright.core.facts import Fact
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
@@ -47,20 +48,20 @@ class Wait(Struct):
     `again` that step has none, and is run again.
     """
 
-    wait_id: str
-    kind: WaitKind = "person"
+    wait_id: Fact[str]
+    kind: Fact[WaitKind] = "person"
     reason: str = ""
     subject: dict[str, Any] = field(default_factory=dict)
     answer_schema: dict[str, Any] | None = None
-    binds: str = ""
-    may_answer: tuple[str, ...] = ()
-    sealed: tuple[str, ...] = ()
-    child_task_id: str | None = None
-    step: StepKey = StepKey(path="", number=0, kind="", hash="")
-    since: datetime | None = None
-    due_at: datetime | None = None
-    expires_at: datetime | None = None
-    again: bool = False
+    binds: Fact[str] = ""
+    may_answer: Fact[tuple[str, ...]] = ()
+    sealed: Fact[tuple[str, ...]] = ()
+    child_task_id: Fact[str | None] = None
+    step: Fact[StepKey] = StepKey(path="", number=0, kind="", hash="")
+    since: Fact[datetime | None] = None
+    due_at: Fact[datetime | None] = None
+    expires_at: Fact[datetime | None] = None
+    again: Fact[bool] = False
 
     @property
     def ends_at(self) -> datetime | None:

@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct, encode, kept, plain
 from meshwright.core.errors import NotFound
+from meshwright.core.facts import Fact
 from meshwright.core.messages import (
     ENDED,
     Dispatch,
@@ -45,19 +46,19 @@ class Attempt(Struct, frozen=False, omit_defaults=True):
     something; with `must_ask` a person decides before it repeats what those before it may have changed.
     """
 
-    attempt: int
-    agent_id: str
-    score_card: ScoreCard
-    started_at: datetime
-    generation: int = kept(default=1)
-    continues: int | None = kept(default=None)
-    ended_at: datetime | None = kept(default=None)
-    error: Fault | None = kept(default=None)
-    usage: Usage = kept(default=Usage())
-    cost_usd: Amount | None = kept(default=ZERO)
-    others: tuple[ScoreCard, ...] = ()
-    changed: bool = False
-    must_ask: bool = False
+    attempt: Fact[int]
+    agent_id: Fact[str]
+    score_card: Fact[ScoreCard]
+    started_at: Fact[datetime]
+    generation: Fact[int] = kept(default=1)
+    continues: Fact[int | None] = kept(default=None)
+    ended_at: Fact[datetime | None] = kept(default=None)
+    error: Fact[Fault | None] = kept(default=None)
+    usage: Fact[Usage] = kept(default=Usage())
+    cost_usd: Fact[Amount | None] = kept(default=ZERO)
+    others: Fact[tuple[ScoreCard, ...]] = ()
+    changed: Fact[bool] = False
+    must_ask: Fact[bool] = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -247,31 +248,31 @@ class TaskView(Struct, kw_only=True):
     open attempt began.
     """
 
-    task_id: str
-    capability: str
+    task_id: Fact[str]
+    capability: Fact[str]
     payload: dict[str, Any]
-    status: TaskStatus
-    state: str | None = None
-    attempts: tuple[Attempt, ...]
-    waits: tuple[Wait, ...] = ()
-    missing_agent: str | None = None
-    limits: tuple[dict[str, Any], ...] = ()
-    code: str | None = None
-    outcome: Outcome | None
-    priority: int
-    timeout: float
-    deadline_at: datetime
-    created_at: datetime
-    requested_by: str
-    tenant_id: str
-    thread_id: str
-    parent_task_id: str | None
-    after: str | None = None
-    forked_from: ForkedFrom | None = None
+    status: Fact[TaskStatus]
+    state: Fact[str | None] = None
+    attempts: Fact[tuple[Attempt, ...]]
+    waits: Fact[tuple[Wait, ...]] = ()
+    missing_agent: Fact[str | None] = None
+    limits: Fact[tuple[dict[str, Any], ...]] = ()
+    code: Fact[str | None] = None
+    outcome: Fact[Outcome | None]
+    priority: Fact[int]
+    timeout: Fact[float]
+    deadline_at: Fact[datetime]
+    created_at: Fact[datetime]
+    requested_by: Fact[str]
+    tenant_id: Fact[str]
+    thread_id: Fact[str]
+    parent_task_id: Fact[str | None]
+    after: Fact[str | None] = None
+    forked_from: Fact[ForkedFrom | None] = None
     shape: dict[str, Any] | None = None
-    chain: tuple[str, ...]
-    generation: int
-    trace_id: str | None
+    chain: Fact[tuple[str, ...]]
+    generation: Fact[int]
+    trace_id: Fact[str | None]
 
 
 _HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
