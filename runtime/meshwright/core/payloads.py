@@ -26,7 +26,7 @@ from msgspec import NODEFAULT, StructMeta
 from pydantic import BaseModel
 
 from meshwright.core.display import Document
-from meshwright.core.encoding import Struct, decode, encode, from_plain
+from meshwright.core.encoding import Json, Struct, decode, encode, from_plain
 from meshwright.core.facts import facts_of
 from meshwright.core.money import ZERO
 from meshwright.core.topics import MESH
@@ -100,18 +100,19 @@ class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
     def has_type(cls, event_type: str) -> bool:
         """Whether it is the payload of events of a type."""
         types = cls.event_types
-        return event_type in types or family_of(event_type) in types
+        return event_type in types or (cls.event_type[-1:] == "*" and family_of(event_type) in types)
 
     @classmethod
     def from_payload(cls, payload: Any) -> Self:
         """Read the payload of an event, as `read` does."""
         if isinstance(payload, cls):
             return payload
-        if isinstance(payload, bytes | Struct):
-            payload = decode(encode(payload))
         try:
-            return from_plain(cls, payload)
+            if type(payload) is Json:  # as most events are read: it becomes no dictionary on the way
+                return cls.model_validate_json(payload)
+            return cls.model_validate(payload)
         except ValueError:
+            payload = decode(encode(payload)) if isinstance(payload, bytes | Struct) else payload
             return _mended(cls, payload if isinstance(payload, dict) else {})
 
     @classmethod

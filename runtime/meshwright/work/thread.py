@@ -11,6 +11,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import Overloaded
@@ -495,7 +497,7 @@ class AgentThread(Actor[ThreadState]):
         turn.publish(
             topics.TASK_PROGRESS,
             event_type or payload.event_type,
-            payload.model_copy(update={"attempt": entry.attempt, "fence": entry.fence}),
+            replace(payload, attempt=entry.attempt, fence=entry.fence),
             task_id=entry.task_id,
             agent_id=self.ref.type,
             tenant_id=self._tenant,
