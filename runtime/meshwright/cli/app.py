@@ -130,7 +130,7 @@ def _command_of(part: Part, name: str) -> click.Command:
         commands = import_module(f"{part.package}.commands")
         if hasattr(commands, function):
             return getattr(commands, function)
-    from meshwright.cli.resources import group_of
+    from meshwright.cli.nouns import group_of
 
     resources = part.load(part.resources)
     return group_of(next(resource for resource in resources if name in (resource.command, resource.name)))

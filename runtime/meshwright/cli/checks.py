@@ -15,11 +15,10 @@ from meshwright.agents.event_types import code_changed
 from meshwright.cli import prompt_history
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
-from meshwright.cli.nouns import Noun
+from meshwright.cli.nouns import Noun, group_of
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, labelled, styled, terminal_width, wrapped
 from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust, trust_option
-from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document, ahead
 from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -61,8 +60,6 @@ if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
     from meshwright.work.record import TaskView
 
-_WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
-_SHOWN_IDS = 5
 _NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
 _Line = tuple[str, str]
 TASKS = (

@@ -25,7 +25,6 @@ from meshwright.stack.stack import app_per_agent
 WRITTEN = "# Written by `mesh k8s render`: change the project, or patch this in an overlay of your own.\n"
 """The first line of each file, by which a later render knows its own."""
 _FRONT, _WORKER, _MODELS = "front", "worker", "llm-service"
-_LOG = "event-logger"
 """The app that is the front of a mesh on Dapr."""
 _DOMAINS = ("", ".svc", ".svc.cluster.local")
 _SIDECAR_PORT = 3000

@@ -15,7 +15,7 @@ import click
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.cli.nouns import Noun
+from meshwright.cli.nouns import Noun, group_of
 from meshwright.cli.options import (
     AMOUNT,
     ON_EMPTY,
@@ -24,7 +24,6 @@ from meshwright.cli.options import (
     mesh_options,
 )
 from meshwright.cli.output import document, echo_json, show, table
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.money import TASK_BUDGET

@@ -13,10 +13,10 @@ import click
 from pydantic import ValidationError
 
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
 from meshwright.cli.output import echo_json, say, table
 from meshwright.cli.project import require_trust, trust_option
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, short
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, MeshError, NotFound, nearest, sentence

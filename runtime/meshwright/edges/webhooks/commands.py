@@ -11,10 +11,10 @@ import click
 
 from meshwright.agent import Agent
 from meshwright.agents.shipped import project_agents
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import json_option
 from meshwright.cli.output import echo_json
 from meshwright.cli.project import require_trust, trust_option
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
 from meshwright.edges.sources.display import WEBHOOKS

@@ -10,10 +10,9 @@ import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import Noun
+from meshwright.cli.nouns import Noun, group_of
 from meshwright.cli.options import Number, Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Document
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.services.agent_config.display import CONFIGS, model_of, state_of

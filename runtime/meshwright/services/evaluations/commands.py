@@ -14,10 +14,10 @@ import click
 
 from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json, table, terminal_width
 from meshwright.cli.project import trust_option
-from meshwright.cli.resources import group_of
 from meshwright.core.clock import Backoff
 from meshwright.core.display import Column, Document, dollars, number
 from meshwright.core.errors import InvalidInput, NotFound

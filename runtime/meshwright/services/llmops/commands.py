@@ -11,9 +11,9 @@ import click
 from meshwright.agents.settings import PromptsSettings
 from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json, for_terminal, show
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.services.llmops.display import PROMPTS, labels_of, number_of

@@ -193,15 +193,9 @@ def hold(target: Target, as_json: bool) -> None:
     Running work goes on, and tasks are accepted. A restart changes nothing about it, and a copy of the store
     made meanwhile is held too. The processes beside the one that answers follow within seconds.
     """
-    found = talk(target, _hold, need="change")
-    if as_json:
-        echo_json(found)
-        return
-    say(f"the mesh is held: {found['running']:,} running, {found['waiting']:,} wait for mesh release")
-
-
-async def _hold(mesh: Connection) -> Document:
-    return await mesh.client.hold()
+    state = talk(target, lambda mesh: mesh.client.hold(), need="change")
+    sentence = f"the mesh is held: {state['running']:,} running, {state['waiting']:,} wait for mesh release"
+    echo_json(state) if as_json else say(sentence)
 
 
 @click.command()
@@ -209,15 +203,9 @@ async def _hold(mesh: Connection) -> Document:
 @mesh_options
 def release(target: Target, as_json: bool) -> None:
     """Begin the work of a mesh that is held, restored or drained."""
-    found = talk(target, _release, need="change")
-    if as_json:
-        echo_json(found)
-        return
-    say(f"the mesh is working: {found['running']:,} running, {found['waiting']:,} waiting for a slot")
-
-
-async def _release(mesh: Connection) -> Document:
-    return await mesh.client.release()
+    state = talk(target, lambda mesh: mesh.client.release(), need="change")
+    sentence = f"the mesh is working: {state['running']:,} running, {state['waiting']:,} waiting for a slot"
+    echo_json(state) if as_json else say(sentence)
 
 
 @click.command()
@@ -241,12 +229,9 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
             found = await mesh.client.drain(wait_seconds=_WAIT_SECONDS)
         return found
 
-    found = talk(target, ask)
-    if as_json:
-        echo_json(found)
-        return
-    running, waiting = found["running"], found["waiting"]
-    say(f"the mesh is draining: {running:,} running, {waiting:,} left for the next start")
+    state = talk(target, ask)
+    left = f"{state['running']:,} running, {state['waiting']:,} left for the next start"
+    echo_json(state) if as_json else say(f"the mesh is draining: {left}")
 
 
 def _embedded(data: Path | None) -> Settings:

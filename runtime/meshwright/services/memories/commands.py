@@ -9,9 +9,9 @@ import click
 
 from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import Target, confirm, from_stdin, json_option, mesh_options
 from meshwright.cli.output import echo_json, labelled, show
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Document, local_time
 from meshwright.services.memories.display import MEMORIES, owner, trusted
 

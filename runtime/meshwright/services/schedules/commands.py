@@ -9,6 +9,7 @@ import click
 
 from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import group_of
 from meshwright.cli.options import (
     AMOUNT,
     DURATION,
@@ -20,7 +21,6 @@ from meshwright.cli.options import (
     mesh_options,
 )
 from meshwright.cli.output import echo_json, labelled, table
-from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars, local_time
 from meshwright.services.schedules.display import SCHEDULES, addressee, result_of, when
 
