@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from meshwright.core.display import Resource
 from meshwright.core.errors import ConfigError, NotFound
 from meshwright.core.part import Part
-from meshwright.core.payloads import Payload, by_type
 from meshwright.core.plugins import COMPONENTS, installed
+
+if TYPE_CHECKING:
+    from meshwright.core.payloads import Payload
 
 NAMES = (
     "edges.http.part:HTTP",
@@ -96,6 +99,8 @@ def of_packages() -> list[Part]:
 
 def event_types() -> Mapping[str, type[Payload]]:
     """The payloads of the events of all parts, by type; `family.*` stands for the other types of a family."""
+    from meshwright.core.payloads import by_type  # the help does without
+
     parts = [part for part in (*of_packages(), *ours()) if part.events]
     return by_type(kind for part in parts for kind in part.load(part.events))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -274,6 +273,8 @@ class TypedLines:
             raise InvalidInput("Type y for yes, or n for no") from None
 
     async def _read(self) -> bytes:
+        import asyncio  # tables do without
+
         loop, is_ready = asyncio.get_running_loop(), asyncio.Event()
         descriptor = sys.stdin.fileno()
         try:
