@@ -18,12 +18,14 @@ from xdist.scheduler import LoadFileScheduling
 
 from meshwright.stack.machine import Ports
 from meshwright.testing import ManualClock
-from tests.run import SOAKING, compile_once, is_there
+from tests.run import CPU, SOAKING, compile_once, is_there
 
 pytest_plugins = ["tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
+BEGAN = pytest.StashKey[float]()
+"""The processor seconds at which a test began."""
 SERVICES = {"services", "own_services", "postgres", "own_postgres", "postgres_url", "dapr_bin"}
 """The fixtures that start services."""
 KILLS = {"killed_mesh", "nodes"}
@@ -177,6 +179,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"needs {', '.join(missing)} on PATH, and every tier is required", pytrace=False)
         if missing:
             pytest.skip(f"needs {', '.join(missing)} on PATH")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[BEGAN] = processor_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    yield
+    item.user_properties.append((CPU, f"{processor_seconds() - item.stash[BEGAN]:.3f}"))
+
+
+def processor_seconds() -> float:
+    """The seconds of this process, and of the programs that it has started and seen end."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.harness import ON_TURNS
+
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
@@ -46,6 +48,7 @@ def test_every_promise_names_a_test_that_is_there() -> None:
             getattr(node, "name", "") for node in ast.walk(ast.parse((ROOT / "docs" / path).read_text()))
         }
         assert name in defined, f"{path}::{name}"
+        assert Path(path).stem not in ON_TURNS, f"{path} is tried on every store"
 
 
 def test_the_index_has_every_page() -> None:
