@@ -22,7 +22,7 @@ test: .venv/.dev  ## lint, types, near tests (ARGS=all for everything, PART=ledg
 	@$(BIN)/python tests/run.py $(if $(PART),--of $(PART)) $(if $(SINCE),--since $(SINCE)) $(ARGS)
 
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, agents, rows of benchmarks; hostile input
-	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents alone benchmarks
+	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents marked benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
 		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
 

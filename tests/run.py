@@ -95,9 +95,9 @@ SOAKED = {
         ("integration",),
         ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
     ),
-    "alone": Tier(
+    "marked": Tier(
         ("integration",),
-        ("test_deletable_parts.py", "test_extras.py"),
+        options=("-m", "soak", "--ignore-glob=*/test_soak.py"),  # which is `make kills`
     ),
     "benchmarks": Tier(
         ("integration",),

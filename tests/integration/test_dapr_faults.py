@@ -28,6 +28,8 @@ DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is teste
 LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
 NEVER = 3600.0
 SAME = pytest.mark.soak("the two workers of an app differ in that one has the log")
+KEPT = pytest.mark.soak("it is tried where the service has lost its data")
+BY_CHANCE = pytest.mark.soak("each part is killed by itself, and a worker sleeps beyond its lease")
 SHOWN = pytest.mark.soak("test_fault_oracle.py shows what the oracle sees")
 FREEZES = int(os.environ.get("DAPR_FREEZES", "1"))
 
@@ -163,6 +165,7 @@ async def test_a_worker_and_its_sidecar_are_killed_together_and_restarted(mesh: 
 # What they stand on
 
 
+@KEPT
 async def test_the_broker_is_killed_and_restarted(mesh: DaprMesh) -> None:
     async with mesh:
         await mesh.outcomes(SOME)
@@ -207,7 +210,7 @@ async def test_placement_is_killed_and_restarted(mesh: DaprMesh) -> None:
         await mesh.judge()
 
 
-@pytest.mark.parametrize("data", ["kept", "lost"])
+@pytest.mark.parametrize("data", [pytest.param("kept", marks=KEPT), "lost"])
 async def test_the_scheduler_is_killed_and_restarted(mesh: DaprMesh, data: str) -> None:
     async with mesh:
         await mesh.outcomes(SOME)
@@ -236,6 +239,7 @@ async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: M
     assert "could not renew its lease in time" in mesh.replica.log
 
 
+@BY_CHANCE
 @pytest.mark.parametrize("number", range(FREEZES))
 async def test_parts_that_freeze_for_some_seconds_lose_nothing(
     make_mesh: MakeMesh, rng: random.Random, number: int

@@ -10,7 +10,10 @@ from tests.run import DAPR
 from tests.support.running_mesh import mesh_up
 from tests.support.running_stack import gone, kill
 
-pytestmark = pytest.mark.needs(*DAPR)
+pytestmark = [
+    pytest.mark.needs(*DAPR),
+    pytest.mark.soak("the same on SQLite; contract/test_schedules.py crashes a mesh on Dapr"),
+]
 RUNS = 30
 VICTIMS = ("--replica", "", "--replica")
 """By the argument that tells workers apart: the replica, then the front."""
