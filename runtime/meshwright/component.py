@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -91,13 +92,14 @@ class Pages(NamedTuple):
 
     They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
     that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
-    shows what `view.js` of the folder exports by default.
+    shows what `view.js` of the folder exports by default, in the order of `place`.
     """
 
     path: str
     folder: Traversable
     is_open: bool = False
     view: str = ""
+    place: int = 100
 
 
 class Figure(NamedTuple):
@@ -128,6 +130,10 @@ class Component:
         self.mesh = mesh
         self.parts: list[Lifecycle] = []
         self.config = getattr(mesh.settings, self.name, None)
+
+    def folder(self, name: str) -> Traversable:
+        """A folder beside the module of the component, such as `tables` or `web`."""
+        return files(type(self).__module__.rpartition(".")[0]) / name
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:

@@ -157,8 +157,10 @@ def test_the_scripts_hold_by_their_types(tmp_path: Path) -> None:
         "moduleResolution": "bundler",
         "lib": ["es2023", "dom", "dom.iterable"],
         "types": [],
+        "paths": {"/ui/*": [f"{SCRIPTS}/*"]},
     }
-    project = {"compilerOptions": options, "include": [f"{SCRIPTS}/*.js"]}
+    views = Path(meshwright.__file__).parent.glob("**/web/*.js")
+    project = {"compilerOptions": options, "include": [f"{SCRIPTS}/*.js", *map(str, views)]}
     (tmp_path / "tsconfig.json").write_text(json.dumps(project))
     compiler = Path(where.stdout.strip(), "node_modules/.bin/tsc")
     done = subprocess.run([str(compiler), "-p", str(tmp_path)], capture_output=True, text=True, check=False)

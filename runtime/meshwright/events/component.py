@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import asdict
 from pydantic import BaseModel
 
-from meshwright.component import Check, Component
+from meshwright.component import Check, Component, Pages
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
 from meshwright.core.errors import ConfigError, HostError
@@ -77,6 +77,10 @@ class AuditComponent(Component):
 
         assert isinstance(self.mesh.database, PostgresDatabase)
         return await self.mesh.database.check()
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/events", self.folder("web"), view="Events", place=20)]
 
     async def start(self) -> None:
         """Begin to sign, and say which settings are others than at the last start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Actors, Check, Component, offered
+from meshwright.component import Actors, Check, Component, Pages, offered
 from meshwright.events.projections import Projection
 from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
 from meshwright.identity.settings import OidcSettings
@@ -62,6 +62,10 @@ class KeysComponent(Component):
         mesh = self.mesh
         known = offered(mesh, lambda component: component.authenticator())
         mesh.provide(Authenticators(known, mesh.get(Keys), mesh.settings))
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/keys", self.folder("web"), view="Keys", place=90)]
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from meshwright.agent import AgentTypes
-from meshwright.component import Actors, Component
+from meshwright.component import Actors, Component, Pages
 from meshwright.core import topics
 from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
 from meshwright.core.ids import new_id
@@ -383,6 +383,10 @@ class LedgerComponent(Component):
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""
         return [CallProjection()]
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/money", self.folder("web"), view="Money", place=10)]
 
     def actors(self) -> Iterable[Actors]:
         """The accounts, and the allowances."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from meshwright.component import Component
@@ -21,7 +20,7 @@ class RepliesComponent(Component):
 
     def migrations(self) -> Traversable:
         """The tables of replies, beside the event log."""
-        return files("meshwright.edges.replies") / "tables"
+        return self.folder("tables")
 
     async def start(self) -> None:
         """Note the position of each sender."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Component
+from meshwright.component import Component, Pages
 from meshwright.edges.sources.operations import Sources
 from meshwright.mesh import Mesh
 
@@ -20,6 +21,10 @@ class SourcesComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._sources = mesh.provide(Sources(mesh))
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/deliveries", self.folder("web"), view="Deliveries", place=70)]
 
     def routes(self) -> APIRouter:
         """`/webhooks` and `/channels`."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Actors, Component
+from meshwright.component import Actors, Component, Pages
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.operations import AgentConfigs
 from meshwright.sql.encrypted import EncryptedColumn
@@ -28,7 +27,7 @@ class AgentConfigComponent(Component):
 
     def migrations(self) -> Traversable:
         """The table `agents`, with a default that is not active."""
-        return files("meshwright.services.agent_config") / "migrations"
+        return self.folder("migrations")
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The keys of providers."""
@@ -37,6 +36,17 @@ class AgentConfigComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
         return self._configs.actors()
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [
+            Pages(
+                "/ui/agents",
+                self.folder("web"),
+                view="Configuration",
+                place=80,
+            )
+        ]
 
     def routes(self) -> Sequence[APIRouter]:
         """/api/agents and /ws."""

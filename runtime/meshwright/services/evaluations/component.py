@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ class EvaluationsComponent(Component):
 
     def migrations(self) -> Traversable:
         """The tables `evaluations`, `evaluation_items` and `evaluation_tasks`."""
-        return files("meshwright.services.evaluations") / "tables"
+        return self.folder("tables")
 
     def routes(self) -> APIRouter:
         """/v1/evaluations."""

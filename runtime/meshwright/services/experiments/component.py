@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Component
+from meshwright.component import Component, Pages
 from meshwright.events.projections import Projection
 from meshwright.mesh import Mesh
 from meshwright.services.experiments.operations import Experiments
@@ -27,6 +27,17 @@ class ExperimentsComponent(Component):
     def projections(self) -> Iterable[Projection]:
         """The metrics of tasks."""
         return [ExperimentProjection()]
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [
+            Pages(
+                "/ui/experiments",
+                self.folder("web"),
+                view="Experiments",
+                place=50,
+            )
+        ]
 
     def routes(self) -> APIRouter:
         """/v1/experiments."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,7 @@ class FiguresComponent(Component):
 
     def migrations(self) -> Traversable:
         """The table `agent_figures`, and on PostgreSQL the view `meshwright_scale`."""
-        return files("meshwright.services.figures") / "tables"
+        return self.folder("tables")
 
     def projections(self) -> Iterable[Projection]:
         """Counts and last attempts of agents."""

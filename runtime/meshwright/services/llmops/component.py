@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Actors, Component
+from meshwright.component import Actors, Component, Pages
 from meshwright.mesh import Mesh
 from meshwright.services.llmops.operations import PromptRegistry
 
@@ -26,7 +25,7 @@ class RegistryComponent(Component):
 
     def migrations(self) -> Traversable:
         """The tables `prompts`, `prompt_versions` and `prompt_labels`."""
-        return files("meshwright.services.llmops") / "tables"
+        return self.folder("tables")
 
     def actors(self) -> Iterable[Actors]:
         """Those by which other processes read the tables, at the front."""
@@ -35,6 +34,10 @@ class RegistryComponent(Component):
     def prompt_source(self) -> PromptRegistry:
         """The live versions. They are asked for before the prompts folder."""
         return self._registry.prompt_source()
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/prompts", self.folder("web"), view="Prompts", place=40)]
 
     def routes(self) -> APIRouter:
         """/v1/prompts."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Component
+from meshwright.component import Component, Pages
 from meshwright.mesh import Mesh
 from meshwright.services.memories.operations import Memories
 
@@ -20,6 +21,10 @@ class MemoriesComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._memories = mesh.provide(Memories(mesh))
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/memory", self.folder("web"), view="Memory", place=30)]
 
     def routes(self) -> APIRouter:
         """`/memories`."""

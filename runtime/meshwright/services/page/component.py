@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from meshwright.services.page.code_flow import CodeFlow
-
-_FOLDER = "meshwright.services.page"
 
 
 class PageComponent(Component):
@@ -45,7 +42,7 @@ class PageComponent(Component):
 
     def migrations(self) -> Traversable:
         """The table `sessions`."""
-        return files(_FOLDER) / "tables"
+        return self.folder("tables")
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The keys and tokens of logins."""
@@ -73,4 +70,4 @@ class PageComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """The page, which is open: it shows nothing of the mesh before its reader has logged in."""
-        return [Pages("/", files(_FOLDER) / "web", is_open=True)] if self._is_there else []
+        return [Pages("/", self.folder("web"), is_open=True)] if self._is_there else []

@@ -146,7 +146,9 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
 async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     """Show the name, the tenant and the roles of the caller, and the views that components add."""
     shown = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
-    views = tuple(PageView(path=pages.path, title=pages.view) for pages in reversed(shown))
+    shown.reverse()  # `offered` has the last one first
+    shown.sort(key=lambda pages: pages.place)
+    views = tuple(PageView(path=pages.path, title=pages.view) for pages in shown)
     me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ class RetentionComponent(Component):
 
     def migrations(self) -> Traversable:
         """The table `pruned_tasks`."""
-        return files("meshwright.services.retention") / "tables"
+        return self.folder("tables")
 
     def routes(self) -> APIRouter:
         """`/prune`."""

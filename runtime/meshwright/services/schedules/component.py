@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from collections.abc import Iterable
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Component
+from meshwright.component import Component, Pages
 from meshwright.mesh import Mesh
 from meshwright.services.schedules.operations import Schedules
 
@@ -25,7 +25,11 @@ class SchedulesComponent(Component):
 
     def migrations(self) -> Traversable:
         """The table `schedules`."""
-        return files("meshwright.services.schedules") / "tables"
+        return self.folder("tables")
+
+    def pages(self) -> Iterable[Pages]:
+        """Its view of the page."""
+        return [Pages("/ui/schedules", self.folder("web"), view="Schedules", place=60)]
 
     def routes(self) -> APIRouter:
         """`/schedules`."""

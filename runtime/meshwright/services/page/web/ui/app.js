@@ -1,26 +1,17 @@
 // @ts-check
 /** The page: the header, and the view that the address names. */
 import { html, render, signal, useEffect } from "./vendor/preact.js";
-import { ConfigsPage } from "./configs.js";
-import { DeliveriesPage } from "./deliveries.js";
 import { Dialogs } from "./dialog.js";
-import { EventsPage } from "./events.js";
-import { ExperimentsPage } from "./experiments.js";
 import { Inbox } from "./inbox.js";
-import { KeysPage } from "./keys.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
-import { MemoryPage } from "./memory.js";
-import { Money } from "./money.js";
-import { PromptsPage } from "./prompts.js";
-import { SchedulesPage } from "./schedules.js";
 import { TaskPage } from "./task.js";
 import { Tasks } from "./tasks.js";
 import { TryIt } from "./try.js";
 
 /**
- * The views by name: what each shows, its title in the header (none: it is not there), and the roles that it takes.
+ * The views of tasks and of the whole mesh by name: what each shows, its title in the header (none: it is not there), and the roles that it takes.
  * @type {Record<string, {show: () => any, title: string, roles: string[]}>}
  */
 const VIEWS = {
@@ -28,37 +19,35 @@ const VIEWS = {
   tasks: { show: Tasks, title: "Tasks", roles: ["viewer"] },
   task: { show: TaskPage, title: "", roles: ["viewer", "submitter"] },
   mesh: { show: MeshPage, title: "Mesh", roles: ["viewer"] },
-  money: { show: Money, title: "Money", roles: ["viewer"] },
-  events: { show: EventsPage, title: "Events", roles: ["viewer"] },
-  memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
-  prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
-  experiments: { show: ExperimentsPage, title: "Experiments", roles: ["viewer"] },
-  schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
-  deliveries: { show: DeliveriesPage, title: "Deliveries", roles: ["viewer"] },
-  agents: { show: ConfigsPage, title: "Configuration", roles: ["viewer"] },
-  keys: { show: KeysPage, title: "Keys", roles: ["admin"] },
-  try: { show: TryIt, title: "Try it", roles: ["submitter"] },
 };
 
-/** The views that other packages add, by their paths. */
-const others = signal(/** @type {typeof VIEWS} */ ({}));
+/** @type {typeof VIEWS} */
+const LAST = { try: { show: TryIt, title: "Try it", roles: ["submitter"] } };
 
-/** Load what other packages add. A view that fails says so in its place. */
+/** The views of the parts of the mesh by their paths, null until they are loaded. */
+const others = signal(/** @type {typeof VIEWS | null} */ (null));
+
+/** Loads the views of parts side by side. One that fails says so in its place. */
 async function load() {
-  for (const { path, title } of me.value.views) {
-    try {
-      const { default: made, roles = ["viewer"] } = await import(`${path}/view.js`);
-      const show = () => {
-        try {
-          return made();
-        } catch (/** @type {any} */ error) {
-          return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
-        }
-      };
-      others.value = { ...others.value, [path.slice(1).replaceAll("/", "-")]: { show, title, roles } };
-    } catch (/** @type {any} */ error) {
-      notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
-    }
+  const views = await Promise.all(me.value.views.map(loaded));
+  others.value = Object.fromEntries(views.flat());
+}
+
+/** @param {{path: string, title: string}} view @returns {Promise<[string, (typeof VIEWS)[string]][]>} */
+async function loaded({ path, title }) {
+  try {
+    const { default: view, roles = ["viewer"] } = await import(`${path}/view.js`);
+    const show = () => {
+      try {
+        return view();
+      } catch (/** @type {any} */ error) {
+        return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
+      }
+    };
+    return [[path.replace("/ui/", "/").slice(1).replaceAll("/", "-"), { show, title, roles }]];
+  } catch (/** @type {any} */ error) {
+    notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
+    return [];
   }
 }
 
@@ -97,11 +86,13 @@ function Shell() {
   useEffect(() => {
     if (named && me.value.all_tenants) choose(named);
   }, [named]);
-  const views = { ...others.value, ...VIEWS };
+  const views = { ...VIEWS, ...others.value, ...LAST };
   const able = Object.entries(views).filter(([, one]) => may(...one.roles));
-  const asked = able.some(([key]) => key === route.value.view) ? route.value.view : "";
-  const name = asked || able.find(([, one]) => one.title)?.[0] || "none";
-  const view = views[name] ?? { show: NoRole, title: "No role" };
+  const isHere = able.some(([key]) => key === route.value.view);
+  const isComing = !isHere && Boolean(route.value.view) && others.value === null;
+  const first = able.find(([, one]) => one.title)?.[0] ?? "none";
+  const name = isHere ? route.value.view : isComing ? "coming" : first;
+  const view = isComing ? COMING : views[name] ?? { show: NoRole, title: "No role" };
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
     document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
@@ -121,6 +112,7 @@ function Shell() {
     <${Dialogs} />`;
 }
 
+const COMING = { show: () => html`<p class="dim">Loading…</p>`, title: "Loading" };
 const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
 
 /** Goes on with the content, for the keyboard; the address stays that of the view. @param {Event} event */

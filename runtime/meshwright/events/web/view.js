@@ -1,7 +1,9 @@
 // @ts-check
 /** The event log, the newest first, as it grows. */
-import { html } from "./vendor/preact.js";
-import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
 
 const SHOWN = 200;
 /** Types that only programs read; a filter by type shows them. */
@@ -9,7 +11,7 @@ const NOISE = ["trace.spans", "audit.head"];
 const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"]];
 
 /** The view. */
-export function EventsPage() {
+export default function EventsPage() {
   const wanted = Object.fromEntries(FIELDS.map(([name]) => [name, route.value.query.get(name) ?? ""]));
   const { data, error } = useData(`/events?${asked({ ...wanted, order: "desc", limit: SHOWN })}`);
   const items = (data?.items ?? []).filter((/** @type {any} */ event) => wanted.event_type || !NOISE.includes(event.event_type));

@@ -1,10 +1,12 @@
 // @ts-check
 /** Schedules: when they are due, how their last run ended, and whether they are paused. */
-import { html } from "./vendor/preact.js";
-import { act, Ago, Asking, call, Count, Failed, may, Status, TaskLink, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { act, Ago, Asking, call, Count, Failed, may, Status, TaskLink, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
 
 /** The view. */
-export function SchedulesPage() {
+export default function SchedulesPage() {
   const { data, error } = useData("/schedules?limit=500");
   const change = (/** @type {any} */ one, /** @type {string} */ verb, /** @type {string} */ done) => act(done, () => call("POST", `/schedules/${one.id}/${verb}`));
   const when = (/** @type {any} */ one) => one.cron ? html`<code>${one.cron}</code>` : one.every_seconds ? `every ${one.every_seconds} s` : html`<${Ago} time=${one.at} />`;

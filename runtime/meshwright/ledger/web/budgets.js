@@ -1,8 +1,8 @@
 // @ts-check
 /** Budgets with what is spent of them, and allowances: budgets that are set while the mesh runs. */
-import { html } from "./vendor/preact.js";
-import { ask } from "./dialog.js";
-import { Ago, asked, call, dollars, Failed, may, me, Table, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { ask } from "/ui/dialog.js";
+import { Ago, asked, call, dollars, Failed, may, me, Table, to, useData } from "/ui/lib.js";
 
 const WHEN_EMPTY = [["", "as before; a new one fails"], ["fail", "the call fails"], ["wait", "tasks wait until it renews"], ["ask", "tasks ask a person"], ["cheaper", "calls go to cheaper models"]];
 const AMOUNT = "[0-9]*[.]?[0-9]+";

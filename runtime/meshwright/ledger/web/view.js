@@ -1,10 +1,12 @@
 // @ts-check
 /** Costs: as a series, by key, beside estimates and with what was delegated; and budgets. */
-import { html, useState } from "./vendor/preact.js";
+import { html, useState } from "/ui/vendor/preact.js";
 import { Allowances, Budgets } from "./budgets.js";
-import { Chart, tasksAt } from "./chart.js";
-import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
-import { Tree } from "./tree.js";
+import { Chart, tasksAt } from "/ui/chart.js";
+import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "/ui/lib.js";
+import { Tree } from "/ui/tree.js";
+
+export const roles = ["viewer"];
 
 const KEYS = ["agent", "model", "deployment", "prompt", "tag", "task", "tenant"];
 /** @type {Record<string, "hour" | "day">} */
@@ -15,7 +17,7 @@ const FOUND = { agent: "agent_id", model: "model", prompt: "prompt", tag: "tag",
 const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: by === "prompt" ? key.split(" ")[0] : key } : {});
 
 /** The view. */
-export function Money() {
+export default function Money() {
   const by = route.value.query.get("by") ?? "agent";
   const since = route.value.query.get("since") ?? "24h";
   const bucket = TIMES[since] ?? "day";

@@ -1,12 +1,14 @@
 // @ts-check
 /** Registered prompts: versions, labels, what differs, and a place to try two of them side by side. */
-import { html, useEffect, useState } from "./vendor/preact.js";
-import { act, Ago, asked, Asking, call, dollars, Failed, may, notice, route, Shown, span, TaskLink, to, useData } from "./lib.js";
-import { ask } from "./dialog.js";
-import { Difference } from "./steps.js";
+import { html, useEffect, useState } from "/ui/vendor/preact.js";
+import { act, Ago, asked, Asking, call, dollars, Failed, may, notice, route, Shown, span, TaskLink, to, useData } from "/ui/lib.js";
+import { ask } from "/ui/dialog.js";
+import { Difference } from "/ui/steps.js";
+
+export const roles = ["viewer"];
 
 /** The view: all prompts, or one. */
-export function PromptsPage() {
+export default function PromptsPage() {
   return route.value.id ? html`<${Versions} name=${route.value.id} />` : html`<${All} />`;
 }
 

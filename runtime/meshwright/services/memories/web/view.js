@@ -1,13 +1,15 @@
 // @ts-check
 /** What agents remember: where it is from, how far it is trusted, and what people change about it. */
-import { html, useState } from "./vendor/preact.js";
-import { act, Ago, asked, Asking, call, Failed, may, route, TaskLink, to, useData } from "./lib.js";
+import { html, useState } from "/ui/vendor/preact.js";
+import { act, Ago, asked, Asking, call, Failed, may, route, TaskLink, to, useData } from "/ui/lib.js";
+
+export const roles = ["contents"];
 
 const STATES = ["shown", "quarantined", "active", "superseded", "forgotten", "all"];
 const FIELDS = [["words", "Words"], ["agent_id", "Agent"], ["subject", "Subject"]];
 
 /** The view. */
-export function MemoryPage() {
+export default function MemoryPage() {
   const query = route.value.query;
   const wanted = Object.fromEntries(["status", ...FIELDS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]));
   const { words, ...others } = wanted;

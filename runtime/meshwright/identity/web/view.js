@@ -1,8 +1,10 @@
 // @ts-check
 /** The keys of callers: made, rotated and revoked by an administrator; each is shown once. */
-import { html } from "./vendor/preact.js";
-import { ask } from "./dialog.js";
-import { admin, Ago, call, Failed, LogIn, me, Table, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { ask } from "/ui/dialog.js";
+import { admin, Ago, call, Failed, LogIn, me, Table, to, useData } from "/ui/lib.js";
+
+export const roles = ["admin"];
 
 const ROLES = [
   ["viewer", "viewer: states, costs, events without contents"],
@@ -15,7 +17,7 @@ const ROLES = [
 const USUAL = ["viewer", "contents", "submitter"];
 
 /** The view. */
-export function KeysPage() {
+export default function KeysPage() {
   const { data, error } = useData(admin() ? "/keys" : null);
   const { data: agents } = useData(admin() ? "/agents" : null);
   if (!admin()) return html`<h1>Keys</h1><p>Keys are managed with an administrator's credentials, on the mesh's own machine too.</p><${LogIn} />`;

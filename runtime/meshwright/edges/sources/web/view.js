@@ -1,7 +1,9 @@
 // @ts-check
 /** Channels and webhooks as configured: what came lately, what became of it, and replies that could not be sent. */
-import { html } from "./vendor/preact.js";
-import { Ago, asked, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { Ago, asked, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
 
 const SHOWN = 100;
 const SCANNED = 200;
@@ -38,7 +40,7 @@ function useSources() {
 }
 
 /** The view. */
-export function DeliveriesPage() {
+export default function DeliveriesPage() {
   const from = route.value.query.get("from") ?? "";
   const { error, items } = useDeliveries();
   const { error: unlisted, sources } = useSources();

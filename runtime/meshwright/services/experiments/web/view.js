@@ -1,15 +1,17 @@
 // @ts-check
 /** Experiments: variants on live tasks with what is known of each, and evaluations with their figures. */
-import { html } from "./vendor/preact.js";
-import { ask } from "./dialog.js";
-import { act, Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { ask } from "/ui/dialog.js";
+import { act, Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
 
 /** The metrics of which less is better. */
 const LESS = new Set(["retries", "model_calls", "tokens", "cost_usd", "duration_seconds", "approvals_denied"]);
 const SHARES = new Set(["success"]);
 
 /** The view: all of them, one experiment, or one evaluation. */
-export function ExperimentsPage() {
+export default function ExperimentsPage() {
   const { id, query } = route.value;
   if (!id) return html`<${Experiments} /><${Evaluations} />`;
   return query.has("evaluation") ? html`<${Evaluation} id=${id} />` : html`<${Experiment} id=${id} />`;

@@ -1,11 +1,13 @@
 // @ts-check
 /** The configurations of agents: which model each calls, with which address and key. */
-import { html } from "./vendor/preact.js";
-import { ask } from "./dialog.js";
-import { admin, Ago, Asking, call, Failed, LogIn, may, Table, to, useData } from "./lib.js";
+import { html } from "/ui/vendor/preact.js";
+import { ask } from "/ui/dialog.js";
+import { admin, Ago, Asking, call, Failed, LogIn, may, Table, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
 
 /** The view: all configurations, or one. */
-export function ConfigsPage() {
+export default function ConfigsPage() {
   const { data, error } = useData("/api/agents");
   const { data: agents } = useData("/agents");
   const known = new Set((data?.items ?? []).map((/** @type {any} */ one) => one.agent_id));
