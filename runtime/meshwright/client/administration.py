@@ -54,19 +54,19 @@ class ResourceCalls:
 
     async def do(self, verb: str, name: str) -> Document | None:
         """Do with one what a verb of its commands does, such as `pause`. Raises InvalidInput."""
-        known = {found.name: found for found in self._resource.verbs}
-        if verb not in known:
-            remedy = f"There are {', '.join(known) or 'none'}"
+        verbs = {item.name: item for item in self._resource.verbs}
+        if verb not in verbs:
+            remedy = f"There are {', '.join(verbs) or 'none'}"
             raise InvalidInput(f"{self._resource.name} have no verb {verb!r}", remedy=remedy, field="verb")
-        path = f"{self._resource.path_of(name)}{known[verb].path}"
-        return await self._connection.call(known[verb].method, path)
+        path = f"{self._resource.path_of(name)}{verbs[verb].path}"
+        return await self._connection.call(verbs[verb].method, path)
 
 
 _TEST_SECONDS = 600.0
 _ANSWER_SECONDS = 30.0  # for an answer, once the mesh has waited
 
 
-class Administration:
+class AdministrationCalls:
     """The part of `Client` that manages a mesh. Most calls need the admin token, or a role."""
 
     def __init__(self, connection: RequestSender) -> None:
@@ -90,10 +90,8 @@ class Administration:
 
         Needs the admin token.
         """
-        wanted = {"model": model}
-        return await self._connection.field(
-            "items", "POST", "/deployments/test", body=wanted, timeout=_TEST_SECONDS
-        )
+        options = {"body": {"model": model}, "timeout": _TEST_SECONDS}
+        return await self._connection.field("items", "POST", "/deployments/test", **options)
 
     async def budgets(self) -> list[BudgetView]:
         """The budgets, with the dollars that are spent and reserved of each."""
@@ -117,9 +115,7 @@ class Administration:
         """
         from meshwright.ledger.budgets import BudgetView
 
-        wanted = {"budget": budget, "key": key, "task_id": task_id, "cheaper": cheaper or None}
-        wanted["amount_usd"] = None if amount_usd is None else str(amount_usd)
-        body = {name: value for name, value in wanted.items() if value is not None}
+        body = _present(budget=budget, key=key, task_id=task_id, cheaper=cheaper, amount_usd=amount_usd)
         return await self._connection.get(BudgetView, "/budgets/raise", "POST", body=body)
 
     async def allowances(self) -> list[Budget]:
@@ -138,8 +134,7 @@ class Administration:
         """
         from meshwright.core.money import Budget
 
-        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id}
-        body |= {} if on_empty is None else {"on_empty": on_empty}
+        body = _present(whose=whose, allowance=allowance, tenant_id=tenant_id, on_empty=on_empty)
         return await self._connection.get(Budget, "/allowances", "PUT", body=body, repeats=True)
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
@@ -205,9 +200,8 @@ class Administration:
         """
         from meshwright.ledger.keys import NewKey
 
-        wanted = {"name": name, "agent_id": agent_id, "tenant_id": tenant_id, "roles": roles}
-        wanted |= {"expires": expires, "budget": budget}
-        body = {field: value for field, value in wanted.items() if value is not None}
+        rights = _present(tenant_id=tenant_id, roles=roles, expires=expires, budget=budget)
+        body = {**_present(name=name, agent_id=agent_id), **rights}
         return await self._connection.get(NewKey, "/keys", "POST", body=body)
 
     async def rotate_key(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
@@ -237,17 +231,16 @@ class Administration:
 
         Raises NotFound, and Conflict where a task is still open.
         """
-        wanted = {"requested_by": requested_by, "thread_id": thread_id, "task_id": task_id}
-        body = {name: value for name, value in wanted.items() if value is not None}
-        done = await self._connection.call("POST", "/erase", body=body, timeout=None)
-        return done["tasks"], done["events"]
+        body = _present(requested_by=requested_by, thread_id=thread_id, task_id=task_id)
+        erasure = await self._connection.call("POST", "/erase", body=body, timeout=None)
+        return erasure["tasks"], erasure["events"]
 
     async def verify_audit(self) -> ChainReport:
         """Walk the hash chain of the event log, and check its signed heads. Needs the admin token."""
         from meshwright.events.verify import ChainReport
 
-        found = await self._connection.call("GET", "/audit/verify", timeout=None)
-        return self._connection.read(lambda fields: ChainReport(**fields), "/audit/verify", found)
+        answer = await self._connection.call("GET", "/audit/verify", timeout=None)
+        return self._connection.read(lambda fields: ChainReport(**fields), "/audit/verify", answer)
 
     async def drain(self, *, wait_seconds: float = 0.0) -> Document:
         """Let the process that answers begin no more work; returns its `state`, and how many tasks it runs.
@@ -289,3 +282,7 @@ class Administration:
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""
         return await self._connection.field("renewed", "POST", "/secrets/rotate")
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

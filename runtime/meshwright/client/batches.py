@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote
 
-from meshwright.client.administration import Administration
+from meshwright.client.transports import RequestSender
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.core.messages import TaskStatus
@@ -41,15 +41,17 @@ class OfTask(TypedDict, total=False):
     text: str | None
 
 
-class Wanted(OfTask, total=False):
+class FilterFields(OfTask, total=False):
     """The same, and the time of the last change of a task: a time, or a text like `24h`."""
 
     since: datetime | str | None
     until: datetime | str | None
 
 
-class Batches(Administration):
+class BatchCalls:
     """The part of the client that does something with many tasks at once."""
+
+    _connection: RequestSender
 
     async def retry(
         self,
@@ -98,7 +100,7 @@ class Batches(Administration):
         everything: bool = False,
         dry_run: bool = False,
         limit: int = 500,
-        **fields: Unpack[Wanted],
+        **fields: Unpack[FilterFields],
     ) -> list[Again]:
         """Work again on the newest tasks that agree with every one of the `fields`, or on all.
 
@@ -111,7 +113,12 @@ class Batches(Administration):
         return await self._pages(AgainPage, "/retry", body, limit)
 
     async def cancel_all(
-        self, *, everything: bool = False, dry_run: bool = False, limit: int = 500, **fields: Unpack[Wanted]
+        self,
+        *,
+        everything: bool = False,
+        dry_run: bool = False,
+        limit: int = 500,
+        **fields: Unpack[FilterFields],
     ) -> list[Cancelled]:
         """Ask for the end of the newest open tasks that agree with every one of the `fields`, or of all.
 
@@ -132,7 +139,7 @@ class Batches(Administration):
         everything: bool = False,
         dry_run: bool = False,
         limit: int = 500,
-        **fields: Unpack[Wanted],
+        **fields: Unpack[FilterFields],
     ) -> list[Answered]:
         """Give one answer to the oldest open questions of one kind, of the tasks that fit the `fields`.
 
@@ -147,17 +154,17 @@ class Batches(Administration):
         return await self._pages(AnswerPage, "/inbox/answer", body, limit)
 
     async def _pages(self, kind: Any, path: str, body: dict[str, Any], limit: int) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         cursor: str | None = None
-        while len(found) < limit:
-            wanted = {**body, "cursor": cursor, "limit": min(limit - len(found), _AT_ONCE)}
-            page = await self._connection.get(kind, path, "POST", body=wanted)
-            found += page.items
+        while len(items) < limit:
+            request = {**body, "cursor": cursor, "limit": min(limit - len(items), _AT_ONCE)}
+            page = await self._connection.get(kind, path, "POST", body=request)
+            items += page.items
             if (cursor := page.cursor) is None:
                 break
-        return found
+        return items
 
-    async def dead_letters(self, *, limit: int = 50, **fields: Unpack[Wanted]) -> list[DeadLetters]:
+    async def dead_letters(self, *, limit: int = 50, **fields: Unpack[FilterFields]) -> list[DeadLetters]:
         """The tasks that failed or timed out, by agent and type of error, the largest group first."""
         from meshwright.events.tasks import DeadLetters
 

@@ -60,8 +60,8 @@ class TaskCalls(ABC):
         NotFound, NoAgentAvailable, Overloaded.
         """
         key = fields.pop("idempotency_key", None)
-        given = {"payload": payload, "shape": schema_of(shape), **fields}
-        return await self._submit(_request_of(agent_id, text, given), key)
+        others = {"payload": payload, "shape": schema_of(shape), **fields}
+        return await self._submit(_request_of(agent_id, text, others), key)
 
     @overload
     async def ask(
@@ -138,10 +138,10 @@ class TaskCalls(ABC):
 def _request_of(
     agent_id: str | TaskRequest, text: str, fields: Mapping[str, Any]
 ) -> TaskRequest | dict[str, Any]:
-    given = {name: value for name, value in fields.items() if value is not None}
+    others = {name: value for name, value in fields.items() if value is not None}
     if isinstance(agent_id, TaskRequest):
-        shape = given.pop("shape", None)
-        if text or given:
+        shape = others.pop("shape", None)
+        if text or others:
             raise InvalidInput(
                 "a TaskRequest is given, and more beside it",
                 remedy="Put all of the task into the TaskRequest",
@@ -155,16 +155,16 @@ def _request_of(
             remedy='The agent is named before the text: ask("my-agent", "What is a turn?")',
             field="agent_id",
         )
-    if "payload" in given:
-        given["payload"] = dict(given["payload"])
+    if "payload" in others:
+        others["payload"] = dict(others["payload"])
     if text:
-        payload = given.get("payload", {})
+        payload = others.get("payload", {})
         if payload.get("text", text) != text:
             raise InvalidInput(
                 "the text and payload['text'] differ", remedy="Give one of both", field="payload.text"
             )
-        given["payload"] = {**payload, "text": text}
-    return {"agent_id": agent_id, **given} if agent_id else given
+        others["payload"] = {**payload, "text": text}
+    return {"agent_id": agent_id, **others} if agent_id else others
 
 
 def wait_of(question: Question | str, key: str) -> tuple[str, str]:

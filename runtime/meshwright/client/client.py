@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
-from meshwright.client.batches import MAX_TASKS, Batches, OfTask, Wanted, task_path
+from meshwright.client.administration import AdministrationCalls
+from meshwright.client.batches import MAX_TASKS, BatchCalls, FilterFields, OfTask, task_path
 from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.client.transports import (
     CALL_SECONDS,
@@ -76,7 +77,7 @@ class Completion(Plain):
     usage: Usage
 
 
-class Client(TaskCalls, Batches):
+class Client(TaskCalls, BatchCalls, AdministrationCalls):
     """A mesh to talk to.
 
         async with Client("http://127.0.0.1:8000") as mesh:
@@ -141,8 +142,8 @@ class Client(TaskCalls, Batches):
         return [item async for item in self._connection.items(path, params)]
 
     async def _submit(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Receipt:
-        given = isinstance(request, TaskRequest)
-        body = request.model_dump(mode="json", exclude_defaults=True) if given else request
+        is_whole = isinstance(request, TaskRequest)
+        body = request.model_dump(mode="json", exclude_defaults=True) if is_whole else request
         if idempotency_key is None:
             body.setdefault("task_id", new_id())  # makes it safe to send again
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
@@ -200,7 +201,7 @@ class Client(TaskCalls, Batches):
         task_id: str | None = None,
         order: TaskOrder = "created",
         limit: int = 50,
-        **fields: Unpack[Wanted],
+        **fields: Unpack[FilterFields],
     ) -> list[TaskSummary]:
         """The newest tasks first, or by `order="changed"` those that changed last.
 
@@ -290,7 +291,7 @@ class Client(TaskCalls, Batches):
                 raise kind(one.refused.message, field="id")
 
     async def inbox(
-        self, *, id: str | None = None, ended: bool = False, limit: int = 50, **fields: Unpack[Wanted]
+        self, *, id: str | None = None, ended: bool = False, limit: int = 50, **fields: Unpack[FilterFields]
     ) -> list[Question]:
         """Questions that wait for people, the oldest first; with `ended` also the others.
 
@@ -331,15 +332,15 @@ class Client(TaskCalls, Batches):
         **fields: Unpack[EventFields],
     ) -> list[Event]:
         """The last events that match, oldest first. Raises NotFound for a task's value that never was."""
-        wanted = {**fields, "after_seq": after_seq, "since": since, "until": until, "order": "desc"}
-        found, before = list[Event](), None
-        while len(found) < limit:
-            page = {"limit": min(limit - len(found), MAX_EVENTS), "before_seq": before}
-            answer = await self._connection.page("/events", {**wanted, **page})
-            found += map(Event.model_validate, answer["items"])
+        query = {**fields, "after_seq": after_seq, "since": since, "until": until, "order": "desc"}
+        events, before = list[Event](), None
+        while len(events) < limit:
+            page = {"limit": min(limit - len(events), MAX_EVENTS), "before_seq": before}
+            answer = await self._connection.page("/events", {**query, **page})
+            events += map(Event.model_validate, answer["items"])
             if (before := answer.get("next_seq")) is None:
                 break
-        return found[::-1]
+        return events[::-1]
 
     async def publish(
         self,
@@ -393,6 +394,6 @@ class Client(TaskCalls, Batches):
         self, messages: str | Sequence[Mapping[str, Any]], *, model: str = "quality", **options: Any
     ) -> Completion:
         """Have a model answer without an agent: `quality` or `fast`. Never repeated, since it costs."""
-        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        body = {"model": model, "messages": said, **options}
+        items = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        body = {"model": model, "messages": items, **options}
         return await self._connection.get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)

@@ -67,12 +67,12 @@ class Credentials:
 
     def header(self, name: str) -> str:
         """Returns the text of a header, by its name in lower case; empty where the request has none."""
-        return next((text for known, text in self.headers if known == name), "")
+        return next((text for header, text in self.headers if header == name), "")
 
     def cookie(self, name: str) -> str:
         """Returns the value of a cookie; empty where the request has none."""
         pairs = (pair.strip().partition("=") for pair in self.header("cookie").split(";"))
-        return next((value for known, _, value in pairs if known == name), "")
+        return next((value for key, _, value in pairs if key == name), "")
 
 
 class Authenticator(Protocol):
@@ -140,7 +140,9 @@ class Authenticators:
     """
 
     def __init__(self, authenticators: Sequence[Authenticator], keys: Keys, settings: Settings) -> None:
-        self.headers = tuple(sorted({name for known in authenticators for name in known.headers}))
+        self.headers = tuple(
+            sorted({name for authenticator in authenticators for name in authenticator.headers})
+        )
         self._authenticators = tuple(authenticators)
         self._keys = keys
         self._settings = settings
@@ -175,9 +177,9 @@ class Authenticators:
         if credentials.peer_uid in (os.geteuid(), 0):
             return _ADMIN
         if await keys_required(self._keys, self._settings):
-            known = " that it knows" if credentials.token else ""
+            reason = " that it knows" if credentials.token else ""
             raise Unauthenticated(
-                f"This mesh requires {self._credentials}, and the request has none{known}",
+                f"This mesh requires {self._credentials}, and the request has none{reason}",
                 remedy=self._remedy,
             )
         if not (

@@ -67,5 +67,5 @@ def _of_client(prefix: str, client: Any) -> Iterator[str]:
     if Role.VIEWER in roles:
         yield f"topic read {tenant}/facts/#"
     if Role.CONTENTS in roles:
-        for shown in ("events/#", "tasks/+/progress", "tasks/+/outcome", "inbox"):
-            yield f"topic read {tenant}/{shown}"
+        for topic in ("events/#", "tasks/+/progress", "tasks/+/outcome", "inbox"):
+            yield f"topic read {tenant}/{topic}"

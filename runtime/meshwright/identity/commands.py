@@ -108,10 +108,10 @@ def _create(
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
             confirm(_CLOSES)
-        made = await mesh.client.create_key(
+        key = await mesh.client.create_key(
             agent_id, name=name, tenant_id=tenant_id, roles=roles, expires=expires, budget=budget
         )
-        return document(made)
+        return document(key)
 
     async def make_there(there: LiteLLMProxy) -> Document:
         from meshwright.ledger.keys import budget_of
@@ -119,16 +119,16 @@ def _create(
         if agent_id is None:
             raise click.UsageError("A key of the proxy is an agent's: use --agent in place of --name.")
         limit = budget_of(budget, "proxy", agent_id) if budget else None
-        made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
-        agent_keys().put(tenant_id, agent_id, key=made.key, token=made.token)
-        return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
+        key = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
+        agent_keys().put(tenant_id, agent_id, key=key.key, token=key.token)
+        return {"key_id": key.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": key.key}
 
-    made = on_proxy(make_there) if proxy else talk(target, make, need="change", begins=True)
+    key = on_proxy(make_there) if proxy else talk(target, make, need="change", begins=True)
     if as_json:
-        echo_json(made)
+        echo_json(key)
         return
-    click.echo(made["key"])
-    say(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
+    click.echo(key["key"])
+    say(f"key {key['key_id']} of {key['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
 
 
 @keys.command("rotate")
@@ -148,12 +148,12 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
         key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
         return document(await mesh.client.rotate_key(key, grace=grace, expires=expires))
 
-    made = talk(target, make, need="change")
+    key = talk(target, make, need="change")
     if as_json:
-        echo_json(made)
+        echo_json(key)
         return
-    click.echo(made["key"])
-    say(f"key {made['key_id']} of {made['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True)
+    click.echo(key["key"])
+    say(f"key {key['key_id']} of {key['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True)
 
 
 @keys.command("revoke")
@@ -176,8 +176,8 @@ def _revoke(target: Target, key_id: str, proxy: bool) -> None:
         agent_keys().forget(key_id)
         return key_id
 
-    ended = on_proxy(end_there) if proxy else talk(target, end, need="change")
-    click.echo(f"key {ended} is revoked")
+    revoked_id = on_proxy(end_there) if proxy else talk(target, end, need="change")
+    click.echo(f"key {revoked_id} is revoked")
 
 
 @keys.command("open")
@@ -221,16 +221,16 @@ def erase(target: Target, requester: str | None, thread: str | None, task: str |
     when, for whom and at what cost stays; the event log still verifies.
     """
     chosen = {"requested_by": requester, "thread_id": thread, "task_id": task}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    if len(given) != 1:
+    subject = {name: value for name, value in chosen.items() if value is not None}
+    if len(subject) != 1:
         usage = "Name one of --requester NAME, --thread ID and --task ID"
         raise click.UsageError(usage, click.get_current_context())
     if not yes:
-        [(name, value)] = given.items()
+        [(name, value)] = subject.items()
         confirm(f"This erases the contents of all tasks with {name} {value!r}, for good.")
 
     async def erase_there(mesh: Connection) -> tuple[int, int]:
-        return await mesh.client.erase(**given)
+        return await mesh.client.erase(**subject)
 
     tasks, events = talk(target, erase_there, need="change")
     click.echo(f"erased the contents of {tasks:,} {'task' if tasks == 1 else 'tasks'}, of {events:,} events")

@@ -60,8 +60,8 @@ class KeysComponent(Component):
     def assemble(self) -> None:
         """Take the authenticators of all components."""
         mesh = self.mesh
-        known = offered(mesh, lambda component: component.authenticator())
-        mesh.provide(Authenticators(known, mesh.get(Keys), mesh.settings))
+        authenticators = offered(mesh, lambda component: component.authenticator())
+        mesh.provide(Authenticators(authenticators, mesh.get(Keys), mesh.settings))
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""

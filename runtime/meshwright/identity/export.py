@@ -38,12 +38,14 @@ summary {{ cursor: pointer; padding: 3px 0 }}
 """
 
 
-def export_of(view: TaskView, found: Sequence[Transcript], tree: TaskTree, *, contents: bool) -> Document:
+def export_of(
+    view: TaskView, transcripts: Sequence[Transcript], tree: TaskTree, *, contents: bool
+) -> Document:
     """A task with its steps, up to 5,000, and all that it delegated, as plain data with secrets redacted.
 
     Without `contents` it has the facts alone: who, when, how long, and at what cost.
     """
-    steps = ((transcript, path) for transcript in found for path in transcript.paths)
+    steps = ((transcript, path) for transcript in transcripts for path in transcript.paths)
     return redact_data(
         {
             "task": (view if contents else redacted(view)).model_dump(mode="json"),
@@ -92,10 +94,10 @@ def _rows(tree: Sequence[Document]) -> Iterator[tuple[Any, ...]]:
 
 def _shown_step(step: Document) -> str:
     cost = step["cost_usd"] and f"${step['cost_usd']}"
-    named = " ".join(filter(None, (step["kind"], step["name"], step["status"], cost, step["summary"])))
+    title = " ".join(filter(None, (step["kind"], step["name"], step["status"], cost, step["summary"])))
     about = [step["prompt"] and f"prompt {step['prompt']}", step["error"]]
     parts = [
-        f"<summary>{step['attempt']}/{escape(step['path'])} {escape(named)}</summary>",
+        f"<summary>{step['attempt']}/{escape(step['path'])} {escape(title)}</summary>",
         *(f"<p>{escape(text)}</p>" for text in about if text),
         *(f"<h4>{escape(name)}</h4>{_pre(value)}" for name, value in _said(step) if value),
     ]

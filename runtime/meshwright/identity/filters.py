@@ -90,24 +90,24 @@ _NAMES = {
 _MAX_NAMED = 5
 
 
-def read_filter(mesh: Mesh, caller: Caller, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def read_filter(mesh: Mesh, caller: Caller, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a filter with its times read: `24h` ago, or RFC 3339.
 
     Raises InvalidInput for another time, Forbidden for a `text` of a caller who may not read contents.
     """
-    if wanted.get("text") is not None:
+    if fields.get("text") is not None:
         require(caller, Role.CONTENTS, "searches in the texts of tasks")
     now = mesh.runtime.clock.now()
     times = {
-        name: since_of(wanted[name], now, field=name)
+        name: since_of(fields[name], now, field=name)
         for name in ("since", "until")
-        if isinstance(wanted.get(name), str)
+        if isinstance(fields.get(name), str)
     }
-    return {**wanted, **times}
+    return {**fields, **times}
 
 
 async def require_known(
-    mesh: Mesh, wanted: Mapping[str, Any], tenant_id: str | None, *, of_calls: bool = False
+    mesh: Mesh, fields: Mapping[str, Any], tenant_id: str | None, *, of_calls: bool = False
 ) -> None:
     """Raises NotFound for a value that nothing ever had: no task, nor with `of_calls` a call of a model.
 
@@ -117,10 +117,10 @@ async def require_known(
     registered = {
         "agent_id": [agent.agent_id for agent in registry.agents()],
         "capability": registry.capabilities(),
-        "prompt": () if "@" in (wanted.get("prompt") or "") else mesh.get(PromptSources).names(),
+        "prompt": () if "@" in (fields.get("prompt") or "") else mesh.get(PromptSources).names(),
     }
     for field, name in _NAMES.items():
-        value = wanted.get(field)
+        value = fields.get(field)
         if value is None or value in registered.get(field, ()):
             continue
         if field == "error" and error_of_code(value, MeshError):  # no task has failed by it yet
@@ -128,9 +128,9 @@ async def require_known(
         past = await mesh.log.view_apart(known_values, tenant_id, field, value, of_calls=of_calls)
         if past is None:
             continue
-        known = [*dict.fromkeys([*registered.get(field, ()), *past])]
-        listed = ", ".join(known[:_MAX_NAMED]) + (", ..." if len(known) > _MAX_NAMED else "")
-        close = nearest(value, known)
+        values = [*dict.fromkeys([*registered.get(field, ()), *past])]
+        listed = ", ".join(values[:_MAX_NAMED]) + (", ..." if len(values) > _MAX_NAMED else "")
+        close = nearest(value, values)
         raise NotFound(
             f"There is no {name} {value!r}, and no task ever named it",
             remedy=f"Did you mean {close}?" if close else f"Known are {listed or 'none'}",

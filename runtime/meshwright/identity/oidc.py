@@ -129,8 +129,10 @@ class OidcTokens:
             )
         groups = _claim(claims, settings.roles_claim)
         groups = groups.split() if isinstance(groups, str) else groups if isinstance(groups, list) else []
-        held = {role for group in groups if isinstance(group, str) for role in settings.roles.get(group, ())}
-        roles = frozenset(map(str, held or settings.default_roles))
+        granted_roles = {
+            role for group in groups if isinstance(group, str) for role in settings.roles.get(group, ())
+        }
+        roles = frozenset(map(str, granted_roles or settings.default_roles))
         try:
             expires_at = datetime.fromtimestamp(int(claims["exp"]), UTC)
         except (OverflowError, ValueError, OSError):
@@ -171,17 +173,17 @@ class OidcTokens:
 
         issuer = self._issuer
         try:
-            found = await _document(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-            if found.get("issuer") != issuer:
+            discovery = await _document(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+            if discovery.get("issuer") != issuer:
                 raise ValueError("its discovery names another issuer")
-            listed = (await _document(self.address(found, "jwks_uri"))).get("keys")
+            listed = (await _document(self.address(discovery, "jwks_uri"))).get("keys")
             if not isinstance(listed, list):
                 raise ValueError("its key set has no keys")
             keys = {str(jwk.get("kid", "")): key for jwk in listed[:_MAX_KEYS] if (key := self._usable(jwk))}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self._problem = f"{issuer} does not answer as an issuer does ({error or type(error).__name__})"
             return
-        self._discovery, self._keys, self._fetched = found, keys, time.monotonic()
+        self._discovery, self._keys, self._fetched = discovery, keys, time.monotonic()
         self._problem = f"{issuer} has no key that tokens may be signed by"
 
     def address(self, discovery: Mapping[str, Any], name: str) -> str:

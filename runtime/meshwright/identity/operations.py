@@ -295,10 +295,10 @@ class Operations(Acting):
         return page
 
     @operation(FOLLOW_TASK)
-    async def task_events(self, task_id: str, wanted: EventFilter) -> Page:
+    async def task_events(self, task_id: str, filter: EventFilter) -> Page:
         """A page of a task's events."""
         view = await self._shown(FOLLOW_TASK, task_id)
-        return await self._page(self._own(wanted, task_id), is_whole=sees_contents(view, self.caller))
+        return await self._page(self._own(filter, task_id), is_whole=sees_contents(view, self.caller))
 
     @operation(FOLLOW_TASK)
     async def follow(self, task_id: str, *, after_seq: int = 0) -> Feed | None:
@@ -309,18 +309,18 @@ class Operations(Acting):
         view = await self._shown(FOLLOW_TASK, task_id)
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
-        wanted = self._own(EventFilter(after_seq=after_seq), task_id)
-        feed = self._feed(wanted, is_whole=sees_contents(view, self.caller))
+        filter = self._own(EventFilter(after_seq=after_seq), task_id)
+        feed = self._feed(filter, is_whole=sees_contents(view, self.caller))
         return feed._replace(generation=view.generation)
 
     @operation(READ_STEPS)
     async def transcripts(self, task_id: str, *, contents: bool = True) -> list[Transcript]:
         """The steps of a task, attempt by attempt; without `contents` the door shows none."""
         await self._check_task(READ_STEPS, task_id)
-        found = await self.mesh.get(Tasks).transcripts(task_id, self.caller.tenant_id)
+        transcripts = await self.mesh.get(Tasks).transcripts(task_id, self.caller.tenant_id)
         if contents:
             await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
-        return found
+        return transcripts
 
     @operation(READ_FILE)
     async def file(self, task_id: str, number: int) -> File:
@@ -514,33 +514,33 @@ class Operations(Acting):
     # Events
 
     @operation(Rule("sees events", VIEWER))
-    async def events(self, wanted: EventFilter) -> Page:
+    async def events(self, filter: EventFilter) -> Page:
         """A page of the tenant's events.
 
         Raises NotFound where there are none, and agent or a field of their tasks has a value that never was.
         """
-        wanted = self._own(self._of_task(wanted))
-        page = await self._page(wanted, is_whole=await self._reads_events())
+        filter = self._own(self._of_task(filter))
+        page = await self._page(filter, is_whole=await self._reads_events())
         if not page.events:
-            of_task = {} if wanted.of_task is None else wanted.of_task.model_dump(exclude_none=True)
-            if wanted.agent_id is not None and not await self._has_events_of(wanted.agent_id):
-                of_task["agent_id"] = wanted.agent_id
+            of_task = {} if filter.of_task is None else filter.of_task.model_dump(exclude_none=True)
+            if filter.agent_id is not None and not await self._has_events_of(filter.agent_id):
+                of_task["agent_id"] = filter.agent_id
             await require_known(self.mesh, of_task, self.caller.tenant_id)
         return page
 
     @operation(Rule("follows events", VIEWER))
-    async def tail(self, wanted: EventFilter) -> Feed:
+    async def tail(self, filter: EventFilter) -> Feed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
-        wanted, newest = self._own(self._of_task(wanted)), await self.mesh.log.last_seq()
+        filter, newest = self._own(self._of_task(filter)), await self.mesh.log.last_seq()
         is_whole, position = (
             await self._reads_events(),
-            newest if wanted.after_seq is None else wanted.after_seq,
+            newest if filter.after_seq is None else filter.after_seq,
         )
 
         def after(seq: int) -> AsyncGenerator[list[Event]]:
-            return self._feed(wanted.model_copy(update={"after_seq": seq}), is_whole=is_whole).batches
+            return self._feed(filter.model_copy(update={"after_seq": seq}), is_whole=is_whole).batches
 
-        key = f"{is_whole} {wanted.model_copy(update={'after_seq': None}).model_dump_json()}"
+        key = f"{is_whole} {filter.model_copy(update={'after_seq': None}).model_dump_json()}"
         is_known = position <= newest  # else it is of a log that has started again
         common = Common(key, position, newest, after) if is_known else None
         return Feed(after(position), is_whole, common=common)
@@ -701,9 +701,9 @@ class Operations(Acting):
 
     async def _has_seen_the_end(self, view: TaskView, after_seq: int) -> bool:
         """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""
-        ended = EventFilter(event_type=f"task.{view.status}", limit=1, order="desc")
-        found = await self.mesh.log.query(self._own(ended, view.task_id))
-        return bool(found) and found[0].seq is not None and found[0].seq <= after_seq
+        last_event = EventFilter(event_type=f"task.{view.status}", limit=1, order="desc")
+        events = await self.mesh.log.query(self._own(last_event, view.task_id))
+        return bool(events) and events[0].seq is not None and events[0].seq <= after_seq
 
     async def _reads_events(self) -> bool:
         """Whether the caller sees the contents of events, which is recorded then."""
@@ -711,26 +711,26 @@ class Operations(Acting):
             await self.mesh.get(Audit).record_read(self.caller, "events")
         return is_whole
 
-    def _of_task(self, wanted: EventFilter) -> EventFilter:
+    def _of_task(self, filter: EventFilter) -> EventFilter:
         """The filter of events. Raises Forbidden for texts of tasks that the caller may not read."""
-        if wanted.of_task is not None:
-            read_filter(self.mesh, self.caller, wanted.of_task.model_dump(exclude_none=True))
-        return wanted
+        if filter.of_task is not None:
+            read_filter(self.mesh, self.caller, filter.of_task.model_dump(exclude_none=True))
+        return filter
 
-    def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
+    def _own(self, filter: EventFilter, task_id: str | None = None) -> EventFilter:
         """Limits a filter to the caller's tenant."""
         of_task = {} if task_id is None else {"task_id": task_id}
-        return wanted.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
+        return filter.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
 
     async def _has_events_of(self, agent_id: str) -> bool:
         return bool(await self.mesh.log.query(self._own(EventFilter(agent_id=agent_id, limit=1))))
 
-    async def _page(self, wanted: EventFilter, *, is_whole: bool) -> Page:
-        page = await self.mesh.log.page(wanted)
+    async def _page(self, filter: EventFilter, *, is_whole: bool) -> Page:
+        page = await self.mesh.log.page(filter)
         return page if is_whole else page._replace(events=self._facts_of(page.events))
 
-    def _feed(self, wanted: EventFilter, *, is_whole: bool) -> Feed:
-        batches = self.mesh.log.follow(wanted, live=True)
+    def _feed(self, filter: EventFilter, *, is_whole: bool) -> Feed:
+        batches = self.mesh.log.follow(filter, live=True)
         return Feed(batches if is_whole else self._without_contents(batches), is_whole)
 
     async def _without_contents(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
@@ -739,8 +739,8 @@ class Operations(Acting):
                 yield self._facts_of(batch)
 
     def _facts_of(self, events: list[Event]) -> list[Event]:
-        found = (event_facts(event, self.mesh.events) for event in events)
-        return [facts for facts in found if facts is not None]
+        visible = (event_facts(event, self.mesh.events) for event in events)
+        return [facts for facts in visible if facts is not None]
 
 
 def record_refusal(

@@ -152,8 +152,8 @@ create_llm_app = partial(create_app, only_models=True)
 
 
 def _routers_of(component: Component) -> Sequence[APIRouter]:
-    found = component.routes()
-    return [found] if isinstance(found, APIRouter) else found or ()
+    routes = component.routes()
+    return [routes] if isinstance(routes, APIRouter) else routes or ()
 
 
 def _entry() -> APIRouter:
@@ -223,11 +223,11 @@ class _Gate:
         kind, app = scope["type"], self._app
         if kind in ("http", "websocket"):
             headers = [header for header in scope["headers"] if header[0] in self._single]
-            named = dict(headers)
-            if objection := self._objection(scope, named, is_twice=len(named) != len(headers)):
+            single = dict(headers)
+            if objection := self._objection(scope, single, is_twice=len(single) != len(headers)):
                 app = error_response(objection)
             elif not scope.setdefault(KIND, self._kinds.of(scope)).is_open:
-                app = await self._authenticated(scope, receive, named)
+                app = await self._authenticated(scope, receive, single)
         await app(scope, receive, send)
 
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
@@ -293,7 +293,7 @@ class _Gate:
         return name in self._names
 
 
-def _credentials(scope: Scope, headers: dict[bytes, bytes], wanted: Collection[str]) -> Credentials:
+def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[str]) -> Credentials:
     """Returns the credentials of a request. Raises InvalidInput."""
     names = ("Mesh-Tenant", "X-Tenant-Id") if kind_of(scope).names_tenant else ("Mesh-Tenant",)
     tenants: dict[str, str] = {}
@@ -313,7 +313,7 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], wanted: Collection[s
         tenant=next(iter(tenants), None),
         tenant_header=next(iter(tenants.values()), names[0]),
         headers=tuple(
-            (name, headers[name.encode()].decode("latin-1")) for name in wanted if name.encode() in headers
+            (name, headers[name.encode()].decode("latin-1")) for name in others if name.encode() in headers
         ),
     )
 
@@ -370,7 +370,7 @@ def page_routes(components: Sequence[Component]) -> list[Route]:
     be one, or that two have.
     """
     owners = {_DOCUMENTATION.path: "http"}
-    found = []
+    shown_pages = []
     for component in components:
         for pages in component.pages():
             remedy = f"Give the pages of {component.name} a path like /{component.name}"
@@ -379,10 +379,10 @@ def page_routes(components: Sequence[Component]) -> list[Route]:
             if (owner := owners.setdefault(pages.path, component.name)) != component.name:
                 what = f"Components {owner} and {component.name} both have pages at {pages.path}"
                 raise ConfigError(what, remedy=remedy, field="path")
-            found.append(pages)
+            shown_pages.append(pages)
     return [
         _FileRoute(pages, name, content)
-        for pages in (*found, _DOCUMENTATION)
+        for pages in (*shown_pages, _DOCUMENTATION)
         for name, content in _files(pages.folder)
     ]
 

@@ -130,10 +130,10 @@ class Broadcast:
         if not self._pending:
             return
         count = self._count()
-        said = b": %d streams\n\n" % count if count > _UNPACED else b""
+        count_line = b": %d streams\n\n" % count if count > _UNPACED else b""
         for frames in _pieces(self._pending):
             self._position = max([self._position, *(seq for seq, _ in frames if seq is not None)])
-            self._add(_Chunk(frames, b"".join([said, *(frame for _, frame in frames)]), self._position))
+            self._add(_Chunk(frames, b"".join([count_line, *(frame for _, frame in frames)]), self._position))
         self._pending.clear()
         self._pending_bytes = 0
         self._due = self._loop.time() + max(0, count - _UNPACED) * _SECONDS_PER_STREAM
@@ -150,10 +150,10 @@ class Broadcast:
         self._chunks.append(chunk)
         self._kept_bytes += len(chunk.data)
         while self._kept_bytes > _MAX_KEPT_BYTES and len(self._chunks) > 1:
-            gone = self._chunks.popleft()
+            oldest = self._chunks.popleft()
             self._first += 1
-            self._kept_bytes -= len(gone.data)
-            self._start = gone.last_seq
+            self._kept_bytes -= len(oldest.data)
+            self._start = oldest.last_seq
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
         """Wake the first of some streams, the others soon: one event for all does not hold the loop."""

@@ -163,27 +163,28 @@ class ChatRequest(BaseModel):
     cache: dict[str, Any] | None = None
 
 
-def model_request(asked: ChatRequest, context: CallContext, header: str = "") -> ModelRequest:
+def model_request(request: ChatRequest, context: CallContext, header: str = "") -> ModelRequest:
     """Make the request that the mesh's model takes; `header` has more tags, with commas between.
 
     Raises InvalidInput for what it cannot do.
     """
-    schema = _schema_of(asked)
-    written = asked.response_format if schema is not None else None
-    cache = asked.cache or (asked.metadata or CallMetadata()).cache or {}
+    schema = _schema_of(request)
+    form = request.response_format if schema is not None else None
+    optional: Literal["none", "auto"] = "none" if request.tool_choice == "none" else "auto"
+    cache = request.cache or (request.metadata or CallMetadata()).cache or {}
     return ModelRequest(
-        model=asked.model,
-        messages=messages_of(asked.messages),
-        tags=_tags_of(asked, header),
+        model=request.model,
+        messages=messages_of(request.messages),
+        tags=_tags_of(request, header),
         user=context.agent_id or LLM_SERVICE,
         context=context,
-        tools=_tools_of(asked),
-        tool_choice="required" if _must_call(asked) else "none" if asked.tool_choice == "none" else "auto",
+        tools=_tools_of(request),
+        tool_choice="required" if _must_call(request) else optional,
         response_schema=schema,
-        response_format=None if written is None else written.model_dump(by_alias=True, exclude_none=True),
-        temperature=asked.temperature,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
-        params=params_of(asked.model_extra or {}),
+        response_format=form.model_dump(by_alias=True, exclude_none=True) if form else None,
+        temperature=request.temperature,
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        params=params_of(request.model_extra or {}),
         cache=not any(cache.get(word) for word in ("no-cache", "no-store")),
     )
 
@@ -208,25 +209,25 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _tags_of(asked: ChatRequest, header: str) -> tuple[str, ...]:
-    nested = asked.metadata.tags if asked.metadata else None
+def _tags_of(request: ChatRequest, header: str) -> tuple[str, ...]:
+    nested = request.metadata.tags if request.metadata else None
     more = list(filter(None, map(str.strip, header.split(","))))
     if len(more) > _MAX_TAGS or max(map(len, more), default=0) > _MAX_TAG_CHARS:
         problem = f"{TAGS_HEADER} may have {_MAX_TAGS} tags of {_MAX_TAG_CHARS} characters"
         raise InvalidInput(problem, remedy="Send fewer or shorter ones", field=TAGS_HEADER)
-    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ()), *more]))
+    return tuple(dict.fromkeys([*(request.tags or ()), *(nested or ()), *more]))
 
 
-def _must_call(asked: ChatRequest) -> bool:
-    return asked.tool_choice == "required" or isinstance(asked.tool_choice, ChatTool)
+def _must_call(request: ChatRequest) -> bool:
+    return request.tool_choice == "required" or isinstance(request.tool_choice, ChatTool)
 
 
-def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
+def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
     """The tools that may be called; a named one alone.
 
     Raises InvalidInput where it is not there, or takes parameters whose schema is none.
     """
-    for number, tool in enumerate(asked.tools or ()):
+    for number, tool in enumerate(request.tools or ()):
         check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
     specs = [
         ToolSpec(
@@ -235,26 +236,26 @@ def _tools_of(asked: ChatRequest) -> tuple[ToolSpec, ...]:
             parameters=tool.function.parameters,
             strict=tool.function.strict,
         )
-        for tool in asked.tools or ()
+        for tool in request.tools or ()
     ]
-    if isinstance(asked.tool_choice, ChatTool):
-        specs = [spec for spec in specs if spec.name == asked.tool_choice.function.name]
-    if _must_call(asked) and not specs:
+    if isinstance(request.tool_choice, ChatTool):
+        specs = [spec for spec in specs if spec.name == request.tool_choice.function.name]
+    if _must_call(request) and not specs:
         raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
     return tuple(specs)
 
 
-def _schema_of(asked: ChatRequest) -> dict[str, Any] | None:
+def _schema_of(request: ChatRequest) -> dict[str, Any] | None:
     """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
-    wanted = asked.response_format
-    if wanted is None or wanted.type == "text":
+    response_format = request.response_format
+    if response_format is None or response_format.type == "text":
         return None
-    if wanted.type == "json_object":
+    if response_format.type == "json_object":
         return {"type": "object"}
-    if wanted.json_schema is None:
+    if response_format.json_schema is None:
         raise InvalidInput("response_format of type json_schema has no json_schema", field="response_format")
-    check_schema(wanted.json_schema.schema_, "response_format")
-    return wanted.json_schema.schema_
+    check_schema(response_format.json_schema.schema_, "response_format")
+    return response_format.json_schema.schema_
 
 
 def messages_of(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:

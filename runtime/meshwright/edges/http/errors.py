@@ -225,8 +225,8 @@ def openai_error(error: MeshError) -> dict[str, Any]:
     message = ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
     if isinstance(error, ContextTooLong):  # words that clients look for
         message = f"This model's maximum context length is exceeded. {message}"
-    known = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
-    return {"error": {"message": message, **known}}
+    fields = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
+    return {"error": {"message": message, **fields}}
 
 
 def _refusal_of(error: MeshError) -> _Refusal:

@@ -106,9 +106,9 @@ def page_response(page: Page) -> Response:
 
 def make_filter(query: Start, **fields: object) -> EventFilter:
     """Makes the log's filter of a client's query."""
-    known = query.model_dump(exclude_none=True)
-    of_task = {name: known.pop(name) for name in OfTask.model_fields if name in known}
-    return EventFilter.model_validate({**known, "of_task": of_task or None, **fields})
+    values = query.model_dump(exclude_none=True)
+    of_task = {name: values.pop(name) for name in OfTask.model_fields if name in values}
+    return EventFilter.model_validate({**values, "of_task": of_task or None, **fields})
 
 
 def resume_after(request: Request, start: Start) -> int | None:
@@ -149,8 +149,8 @@ async def _stream_events(
     None comes twice, and none is left out, but for the pieces of answers (`model.delta`), which no log
     keeps: they have no id.
     """
-    wanted = make_filter(tail, after_seq=resume_after(request, tail))
-    return streams_of(request).respond(await operations.tail(wanted))
+    filter = make_filter(tail, after_seq=resume_after(request, tail))
+    return streams_of(request).respond(await operations.tail(filter))
 
 
 def streams_of(request: Request) -> Streams:

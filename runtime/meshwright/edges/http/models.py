@@ -152,18 +152,18 @@ async def _describe_model(
     responses={200: {"content": STREAM}},
 )
 async def _complete_chat(
-    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ChatRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ChatRequest
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, operations, asked.model)
-    context = await operations.call_model(**_caller_of(request, asked))
-    wanted = model_request(asked, context, request.headers.get(TAGS_HEADER, ""))
-    answer = ChatAnswer(wanted.model)
-    if asked.stream:
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        call = await _begun(request, mesh, wanted)
+    _check_group(request, operations, body.model)
+    context = await operations.call_model(**_caller_of(request, body))
+    call_request = model_request(body, context, request.headers.get(TAGS_HEADER, ""))
+    answer = ChatAnswer(call_request.model)
+    if body.stream:
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        call = await _begun(request, mesh, call_request)
         return ServerSentEvents(call.frames(answer, with_usage=with_usage), call.end)
-    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
+    reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
@@ -174,33 +174,33 @@ async def _complete_chat(
     responses={200: {"content": STREAM}},
 )
 async def _respond(
-    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ResponsesRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ResponsesRequest
 ) -> Response:
     """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
-    _check_group(request, operations, asked.model)
+    _check_group(request, operations, body.model)
     try:
-        chat = chat_request(asked)
+        chat = chat_request(body)
     except ValidationError as error:
         raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
-    context = await operations.call_model(**_caller_of(request, asked))
-    wanted = model_request(chat, context, request.headers.get(TAGS_HEADER, ""))
-    answer = ResponseAnswer(asked)
-    if asked.stream:
-        call = await _begun(request, mesh, wanted)
+    context = await operations.call_model(**_caller_of(request, body))
+    call_request = model_request(chat, context, request.headers.get(TAGS_HEADER, ""))
+    answer = ResponseAnswer(body)
+    if body.stream:
+        call = await _begun(request, mesh, call_request)
         return ServerSentEvents(answer.frames(call), call.end)
-    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
+    reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
 @openai_router.post("/v1/embeddings", summary="Embed texts", response_model=EmbeddingList)
 async def _embed(
-    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, body: EmbeddingRequest
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, operations, asked.model)
-    wanted = _embedding_request(asked, await operations.call_model(**_caller_of(request, asked)))
-    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
-    return JsonLine(_embedding_document(asked, reply), headers=_cost_of(reply))
+    _check_group(request, operations, body.model)
+    call_request = _embedding_request(body, await operations.call_model(**_caller_of(request, body)))
+    reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
+    return JsonLine(_embedding_document(body, reply), headers=_cost_of(reply))
 
 
 @router.post(
@@ -223,20 +223,20 @@ async def _embed(
     },
 )
 async def _complete(
-    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: CompleteRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, body: CompleteRequest
 ) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
-    context = await operations.call_model(tenant_id=asked.tenant_id, traceparent=_trace_of(request))
-    wanted = ModelRequest(
-        model=asked.model,
-        messages=messages_of(asked.messages),
+    context = await operations.call_model(tenant_id=body.tenant_id, traceparent=_trace_of(request))
+    call_request = ModelRequest(
+        model=body.model,
+        messages=messages_of(body.messages),
         user=context.agent_id or LLM_SERVICE,
         context=context,
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
     )
     try:
-        reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
+        reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
     except (ModelUnavailable, ModelTimeout) as error:
         return JsonLine(_UNAVAILABLE, 503, retry_after(error.retry_after_seconds))
     used = reply.usage
@@ -257,8 +257,8 @@ def _check_group(request: Request, operations: Operations, name: str) -> None:
         )
 
 
-def _caller_of(request: Request, asked: ChatRequest | ResponsesRequest | EmbeddingRequest) -> dict[str, Any]:
-    return {"tenant_id": asked.tenant_id, "user": asked.user, "traceparent": _trace_of(request)}
+def _caller_of(request: Request, body: ChatRequest | ResponsesRequest | EmbeddingRequest) -> dict[str, Any]:
+    return {"tenant_id": body.tenant_id, "user": body.user, "traceparent": _trace_of(request)}
 
 
 def _trace_of(request: Request) -> str | None:
@@ -269,9 +269,9 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
     return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
 
 
-async def _begun(request: Request, mesh: Mesh, wanted: ModelRequest) -> StreamedCall:
+async def _begun(request: Request, mesh: Mesh, call_request: ModelRequest) -> StreamedCall:
     """A call whose answer has begun to stream: what fails before has the status of its error."""
-    call = StreamedCall(mesh.get(Model), wanted)
+    call = StreamedCall(mesh.get(Model), call_request)
     try:
         await _unless_gone(request, call.begun())
     except BaseException:  # also where the server ends: nothing else would end the call
@@ -301,26 +301,26 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRequest:
-    wanted = asked.input
-    several: list[Any] = wanted if isinstance(wanted, list) and not isinstance(wanted[0], int) else [wanted]
+def _embedding_request(body: EmbeddingRequest, context: CallContext) -> ModelRequest:
+    texts = body.input
+    several: list[Any] = texts if isinstance(texts, list) and not isinstance(texts[0], int) else [texts]
     return ModelRequest(
-        model=asked.model,
+        model=body.model,
         messages=(),
         user=context.agent_id or LLM_SERVICE,
         context=context,
         inputs=tuple(tuple(text) if isinstance(text, list) else text for text in several),
-        params=params_of(asked.model_extra or {}),
+        params=params_of(body.model_extra or {}),
         cache=False,
     )
 
 
-def _embedding_document(asked: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
+def _embedding_document(body: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
     used = reply.usage.prompt_tokens
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": _written(vector, asked.encoding_format)}
+            {"object": "embedding", "index": index, "embedding": _written(vector, body.encoding_format)}
             for index, vector in enumerate(reply.embeddings)
         ],
         "model": reply.model,

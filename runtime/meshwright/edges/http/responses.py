@@ -58,38 +58,38 @@ class ResponseDocument(BaseModel):
     output: list[dict[str, Any]]
 
 
-def chat_request(asked: ResponsesRequest) -> ChatRequest:
+def chat_request(request: ResponsesRequest) -> ChatRequest:
     """The chat completion that a response is made of. Raises InvalidInput for what there is not here."""
-    others = dict(asked.model_extra or {})
+    others = dict(request.model_extra or {})
     for name in _STORED:
         if others.pop(name, None):
             raise UnsupportedParameter(f"{name} is not possible here", remedy=_REMEDY, field=name)
     tags = (others.get("metadata") or {}).get("tags")
-    written = asked.text or {}
+    text_options = request.text or {}
     fields: dict[str, Any] = {
         **{name: value for name, value in others.items() if name not in _PASSED_OVER},
-        "model": asked.model,
-        "messages": _messages_of(asked),
-        "stream": asked.stream,
-        "tools": [_tool_of(number, tool) for number, tool in enumerate(asked.tools or ())] or None,
-        "tool_choice": _choice_of(asked.tool_choice),
-        "response_format": _format_of(written.get("format")),
-        "verbosity": written.get("verbosity"),
-        "reasoning_effort": (asked.reasoning or {}).get("effort"),
-        "max_completion_tokens": asked.max_output_tokens,
-        "temperature": asked.temperature,
-        "user": asked.user,
-        "tenant_id": asked.tenant_id,
+        "model": request.model,
+        "messages": _messages_of(request),
+        "stream": request.stream,
+        "tools": [_tool_of(number, tool) for number, tool in enumerate(request.tools or ())] or None,
+        "tool_choice": _choice_of(request.tool_choice),
+        "response_format": _format_of(text_options.get("format")),
+        "verbosity": text_options.get("verbosity"),
+        "reasoning_effort": (request.reasoning or {}).get("effort"),
+        "max_completion_tokens": request.max_output_tokens,
+        "temperature": request.temperature,
+        "user": request.user,
+        "tenant_id": request.tenant_id,
         "metadata": {"tags": tags} if isinstance(tags, list) else None,
     }
     return ChatRequest.model_validate(fields)
 
 
-def _messages_of(asked: ResponsesRequest) -> list[dict[str, Any]]:
+def _messages_of(request: ResponsesRequest) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
-    if asked.instructions:
-        messages.append({"role": "system", "content": asked.instructions})
-    items = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
+    if request.instructions:
+        messages.append({"role": "system", "content": request.instructions})
+    items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
     for number, item in enumerate(items):
         match item.get("type") or "message":
             case "message":
@@ -154,12 +154,12 @@ def _choice_of(choice: str | dict[str, Any] | None) -> Any:
     return {"type": "function", "function": {"name": choice.get("name")}}
 
 
-def _format_of(written: Any) -> Any:
-    if not isinstance(written, Mapping) or written.get("type") != "json_schema":
-        return written
+def _format_of(text_format: Any) -> Any:
+    if not isinstance(text_format, Mapping) or text_format.get("type") != "json_schema":
+        return text_format
     return {
         "type": "json_schema",
-        "json_schema": {name: value for name, value in written.items() if name != "type"},
+        "json_schema": {name: value for name, value in text_format.items() if name != "type"},
     }
 
 
@@ -173,8 +173,8 @@ def _refused(where: str, kind: Any) -> InvalidInput:
 class ResponseAnswer:
     """One response: its id and time, and its parts as OpenAI writes them."""
 
-    def __init__(self, asked: ResponsesRequest) -> None:
-        self._asked = asked
+    def __init__(self, request: ResponsesRequest) -> None:
+        self._request = request
         self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg")}
         self._created_at = int(time.time())
 
@@ -203,7 +203,7 @@ class ResponseAnswer:
             return b"event: %s\ndata: %s\n\n" % (kind.encode(), document)
 
         for kind in ("response.created", "response.in_progress"):
-            yield frame(kind, response=self._document("in_progress", [], self._asked.model))
+            yield frame(kind, response=self._document("in_progress", [], self._request.model))
         place = {"item_id": self._ids["msg"], "output_index": 0, "content_index": 0}
         text = ""
         try:
@@ -230,8 +230,8 @@ class ResponseAnswer:
             at_item = {"item_id": item["id"], **at}
             arguments = tool_call.arguments
             yield frame("response.function_call_arguments.delta", **at_item, delta=arguments)
-            done = {"name": tool_call.name, "arguments": arguments}
-            yield frame("response.function_call_arguments.done", **at_item, **done)
+            function = {"name": tool_call.name, "arguments": arguments}
+            yield frame("response.function_call_arguments.done", **at_item, **function)
             yield frame("response.output_item.done", **at, item=item)
         for index, item in enumerate(_pictures(reply), start=int(bool(text)) + len(reply.tool_calls)):
             yield frame(
@@ -243,8 +243,9 @@ class ResponseAnswer:
 
     def _output(self, reply: ModelReply) -> list[dict[str, Any]]:
         pictures = _pictures(reply)
-        said = [self._message(reply.content)] if reply.content or not (reply.tool_calls or pictures) else []
-        return [*said, *map(_call_item, reply.tool_calls), *pictures]
+        has_message = bool(reply.content) or not (reply.tool_calls or pictures)
+        messages = [self._message(reply.content)] if has_message else []
+        return [*messages, *map(_call_item, reply.tool_calls), *pictures]
 
     def _message(self, text: str) -> dict[str, Any]:
         content = [_text_part(text)]
@@ -252,7 +253,7 @@ class ResponseAnswer:
         return {**head, "content": content}
 
     def _document(self, status: str, output: list[dict[str, Any]], model: str) -> dict[str, Any]:
-        asked, others = self._asked, self._asked.model_extra or {}
+        request, others = self._request, self._request.model_extra or {}
         return {
             "id": self._ids["resp"],
             "object": "response",
@@ -260,23 +261,23 @@ class ResponseAnswer:
             "status": status,
             "error": None,
             "incomplete_details": None,
-            "instructions": asked.instructions,
-            "max_output_tokens": asked.max_output_tokens,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
             "metadata": others.get("metadata") or {},
             "model": model,
             "output": output,
             "parallel_tool_calls": others.get("parallel_tool_calls") is not False,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None, **(asked.reasoning or {})},
+            "reasoning": {"effort": None, "summary": None, **(request.reasoning or {})},
             "store": False,
-            "temperature": asked.temperature,
-            "text": {"format": {"type": "text"}, **(asked.text or {})},
-            "tool_choice": asked.tool_choice or "auto",
-            "tools": asked.tools or [],
+            "temperature": request.temperature,
+            "text": {"format": {"type": "text"}, **(request.text or {})},
+            "tool_choice": request.tool_choice or "auto",
+            "tools": request.tools or [],
             "top_p": others.get("top_p"),
             "truncation": "disabled",
             "usage": None,
-            "user": asked.user,
+            "user": request.user,
         }
 
 

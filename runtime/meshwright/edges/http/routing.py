@@ -233,8 +233,11 @@ class RouterKinds:
     """Finds the kind of the router that a request goes to."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        known = [route for route in routes if isinstance(route, Route)]
-        self._routes = [(r.path_regex, r.methods or (), getattr(r, "kind", RouterKind())) for r in known]
+        self._routes = [
+            (route.path_regex, route.methods or (), getattr(route, "kind", RouterKind()))
+            for route in routes
+            if isinstance(route, Route)
+        ]
 
     def of(self, scope: Scope) -> RouterKind:
         """Returns the kind of the first route that takes a request, else of the first that has its path."""

@@ -71,8 +71,8 @@ class Sessions:
 
         Raises Overloaded where the caller or its tenant has too many.
         """
-        with self._counting(scope), self._watching(scope) as ended:
-            yield ended
+        with self._counting(scope), self._watching(scope) as end:
+            yield end
 
     @contextmanager
     def _counting(self, scope: Scope) -> Iterator[None]:
@@ -98,17 +98,17 @@ class Sessions:
 
     @contextmanager
     def _watching(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:
-        ended: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        end: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
         credentials: Credentials = scope[CREDENTIALS]
         caller: Caller = scope[CALLER]
         session = self._sessions.setdefault(credentials, _Session(caller, caller.expires_at))
-        session.open.add(ended)
+        session.open.add(end)
         if self._checking is None:
             self._checking = asyncio.create_task(self._check(), name="open sessions")
         try:
-            yield ended
+            yield end
         finally:
-            session.open.discard(ended)
+            session.open.discard(end)
             if not session.open and self._sessions.get(credentials) is session:
                 del self._sessions[credentials]
             if not self._sessions and self._checking is not None:
@@ -136,9 +136,9 @@ class Sessions:
                 problem = error
         if problem is not None and self._sessions.get(credentials) is session:
             del self._sessions[credentials]  # a connection with them is another session from now on
-            for ended in session.open:
-                if not ended.done():
-                    ended.set_result(problem)
+            for end in session.open:
+                if not end.done():
+                    end.set_result(problem)
 
     def _expired(self, session: _Session) -> MeshError | None:
         if session.expires_at is None or self._now() < session.expires_at:
@@ -177,16 +177,16 @@ class ServerSentEvents(StreamingResponse):
         """Send the stream."""
         try:
             sessions: Sessions = scope["app"].state.sessions
-            with sessions.watch(scope) as ended:
+            with sessions.watch(scope) as refusal:
                 sending = asyncio.ensure_future(super().__call__(scope, receive, send))
                 try:
-                    await asyncio.wait({sending, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({sending, refusal}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     sending.cancel()
                     if not sending.done():
                         await asyncio.wait({sending})
                 if sending.cancelled():
-                    await self._send_last(scope, send, ended.result())
+                    await self._send_last(scope, send, refusal.result())
                 else:
                     sending.result()
         finally:

@@ -181,10 +181,10 @@ async def _list_steps(
     With `contents` the messages of a step are those that no step before it had: `request.since` names the
     step that it continues, and `request.same` how many of the messages are the same.
     """
-    found = await operations.transcripts(task_id, contents=query.contents)
+    transcripts = await operations.transcripts(task_id, contents=query.contents)
     if query.attempt is not None:
-        found = [attempt_of(found, query.attempt)]
-    steps = [(transcript, path) for transcript in found for path in transcript.paths]
+        transcripts = [attempt_of(transcripts, query.attempt)]
+    steps = [(transcript, path) for transcript in transcripts for path in transcript.paths]
     first = int(query.cursor or 0)
     last = first + query.limit
     cursor = str(last) if last < len(steps) else None
