@@ -8,7 +8,8 @@ each person, which would have to be found for each read and kept as safe as the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -38,10 +39,10 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.timers import every
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.folder import LAST_ERROR
-from meshwright.work.conversation import MESSAGES, conversation_of
+from meshwright.work.conversation import MESSAGES, ConversationState, conversation_of
 from meshwright.work.earlier import streams_of
 from meshwright.work.protocol import TaskKey, steps_stream
-from meshwright.work.record import TaskRecord, read_task
+from meshwright.work.record import TaskRecord, ThreadState, read_task
 
 _PRUNED = "contents.pruned"
 """The event of contents that were deleted: of how many tasks, up to which end (`ended_before`, `last`)."""
@@ -87,16 +88,15 @@ class Contents:
             last, deleted = await self._last_pruned(), 0
             while tasks := await self._log.view_apart(ended_tasks, last, before.timestamp(), _TASKS_AT_ONCE):
                 for _, tenant_id, task_id in tasks:
-                    await _delete_steps(
-                        self._runtime, await self._runtime.read(TaskKey(tenant_id, task_id).ref)
-                    )
+                    record = await self._runtime.read(TaskKey(tenant_id, task_id).ref)
+                    await _delete_steps(self._runtime, record)
                 last = tasks[-1]
                 deleted += len(tasks)
                 await asyncio.sleep(0)
             if deleted:
                 ended_before = datetime.fromtimestamp(last.completed_at, UTC).isoformat()
-                key_fields = {"tenant_id": last.tenant_id, "task_id": last.task_id}
-                self._tell(_PRUNED, {"tasks": deleted, "ended_before": ended_before, "last": key_fields})
+                task = {"tenant_id": last.tenant_id, "task_id": last.task_id}
+                self._tell(_PRUNED, {"tasks": deleted, "ended_before": ended_before, "last": task})
 
     async def _last_pruned(self) -> EndedTask:
         newest = EventFilter(event_type=_PRUNED, order="desc", limit=1)
@@ -107,21 +107,65 @@ class Contents:
         return EndedTask(0.0, "", "")
 
 
-async def step_streams(runtime: Runtime, record: object) -> dict[ActorRef, list[str]]:
-    """The streams of the steps of a task that has ended, in every attempt and generation, by thread."""
+async def _step_streams(runtime: Runtime, record: object) -> dict[ActorRef, list[str]]:
     streams: dict[ActorRef, list[str]] = {}
     if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
         return streams
-    task = record.task
-    for attempt in record.attempts:
-        ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
-        steps = steps_stream(task.task_id, attempt.generation, attempt.attempt)
-        streams.setdefault(ref, []).extend(await streams_of(runtime, ref, steps))
+    for attempt, thread in zip(record.attempts, _threads_of(record), strict=True):
+        steps = steps_stream(record.task.task_id, attempt.generation, attempt.attempt)
+        streams.setdefault(thread, []).extend(await streams_of(runtime, thread, steps))
     return streams
 
 
+def _threads_of(record: TaskRecord) -> list[ActorRef]:
+    if (task := record.task) is None:
+        return []
+    return [ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}") for attempt in record.attempts]
+
+
 async def _delete_steps(runtime: Runtime, record: object) -> None:
-    await runtime.delete_records(await step_streams(runtime, record))
+    await runtime.delete_records(await _step_streams(runtime, record))
+
+
+Memory = ThreadState | ConversationState
+OnlyTheirs = Callable[[Mapping[ActorRef, Memory], Mapping[ActorRef, set[str]]], Awaitable[set[ActorRef]]]
+
+
+async def forget_tasks(
+    runtime: Runtime, records: Sequence[TaskRecord], only_theirs: OnlyTheirs | None = None
+) -> set[ActorRef]:
+    """Erase steps of tasks and what is remembered of them; returns the threads and conversations left."""
+    streams: dict[ActorRef, list[str]] = {}
+    for of_task in await asyncio.gather(*(_step_streams(runtime, record) for record in records)):
+        for thread, names in of_task.items():
+            streams.setdefault(thread, []).extend(names)
+    tasks: defaultdict[ActorRef, set[str]] = defaultdict(set)
+    for record, task in [(record, record.task) for record in records if record.task is not None]:
+        for thread in _threads_of(record):
+            for actor in (thread, conversation_of(thread)):
+                tasks[actor].add(task.task_id)
+    memories = await memories_of(runtime, tasks)
+    for actor, state in memories.items():
+        if isinstance(state, ConversationState):
+            streams[actor] = [MESSAGES]  # nothing reads them, but for the latest
+    remaining = set(memories)
+    if only_theirs is not None:
+        remaining -= await runtime.delete_actors(await only_theirs(memories, tasks))
+    forgetting = [runtime.call(actor, "forget", name) for actor in remaining for name in tasks[actor]]
+    await asyncio.gather(runtime.delete_records(streams), *forgetting)
+    return remaining
+
+
+async def memories_of(runtime: Runtime, actors: Collection[ActorRef]) -> dict[ActorRef, Memory]:
+    """The states of those of some threads and conversations that have one."""
+
+    async def read(actor: ActorRef) -> object:
+        with suppress(NotFound):  # the mesh has this agent no more
+            return await runtime.read(actor)
+        return None
+
+    states = zip(actors, await asyncio.gather(*map(read, actors)), strict=True)
+    return {actor: state for actor, state in states if isinstance(state, Memory)}
 
 
 _FACTS = frozenset({"task.accepted", "task.started", "task.resumed", "model.called"})
@@ -184,55 +228,30 @@ class Eraser:
 
 
 async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, with all that they delegated, and the others of their threads.
-
-    Raises NotFound where there is none, Conflict where one is still open.
-    """
+    """A tenant's tasks of a subject, with all that they delegated, and the others of their threads."""
     tasks = await log.view(tasks_of, tenant_id, subject)
     if not tasks:
         raise NotFound(f"There is no task of {subject}", remedy="mesh tasks lists those there are")
     if still_open := [task.task_id for task in tasks if not task.has_ended]:
-        names = ", ".join(still_open[:_NAMED])
+        first_ids = ", ".join(still_open[:_NAMED])
         raise Conflict(
-            f"{len(still_open)} tasks of {subject}, or of the same threads, are still open: {names}",
+            f"{len(still_open)} tasks of {subject}, or of the same threads, are still open: {first_ids}",
             remedy="Wait for their end, or cancel them: mesh cancel ID",
         )
     return tasks
 
 
-async def _erase_records(runtime: Runtime, key: TaskKey) -> tuple[Task, set[ActorRef]]:
-    """Erase the contents of a task that has ended, but for its events; returns the task and its threads.
-
-    Safe to repeat. Raises NotFound, and Conflict while the task is open.
-    """
-    record, task = await read_task(runtime, key.task_id, key.tenant_id)
-    thread_id = f"{task.tenant_id}:{task.thread_id}"
-    threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
-    await runtime.call(key.ref, "erase")
-    forgotten = [_forget(runtime, thread, key.task_id) for thread in threads]
-    await asyncio.gather(_delete_steps(runtime, record), *forgotten)
-    return task, threads
-
-
-async def _forget(runtime: Runtime, thread: ActorRef, task_id: str) -> None:
-    """Erase what a thread and its conversation remember of a task."""
-    with suppress(NotFound):  # the mesh has this agent no more
-        await runtime.call(thread, "forget", task_id)
-    conversation = conversation_of(thread)
-    if await runtime.read(conversation) is not None:  # else a turn would make its record
-        await runtime.delete_records({conversation: [MESSAGES]})  # nothing reads them, but for the latest
-        await runtime.call(conversation, "forget", task_id)
-
-
 async def _erase_task(runtime: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
-    task, threads = await _erase_records(runtime, key)
+    record, task = await read_task(runtime, key.task_id, key.tenant_id)
+    await runtime.call(key.ref, "erase")
+    await forget_tasks(runtime, [record])
     filters = [
         EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
         *_spans(task),
         *(
             EventFilter(aggregate_id=str(actor), event_type="message.dead_lettered")
-            for actor in (key.ref, *threads)
+            for actor in {key.ref, *_threads_of(record)}
         ),
     ]
     await database.write(erase_task_rows, *key)
@@ -269,8 +288,8 @@ async def _erase_rows(
         task_id=key.task_id,
         payload={"ranges": _ranges(seqs)},
     )
-    insertion = await database.write(_erase, seqs, *log.rows([erased]))
-    log.tell([erased], insertion)
+    numbers = await database.write(_erase, seqs, *log.rows([erased]))
+    log.tell([erased], numbers)
     return len(seqs)
 
 
@@ -283,7 +302,7 @@ def _ranges(seqs: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _erase(session: Session, seqs: Sequence[int], rows: Sequence[Row], now: float) -> table.Written:
-    insertion = table.insert(session, rows, now)  # first: it locks the log, as every writer does first
+    numbers = table.insert(session, rows, now)  # first: it locks the log, as every writer does first
     for seq in seqs:
         table.erase_payload(session, seq)
-    return insertion
+    return numbers

@@ -1,4 +1,4 @@
-"""The records of pruned tasks go after some more days; then nothing is left of them but sums of costs.
+"""Deletes what is left of pruned tasks: their contents at once, after some more days their records.
 
 Until then the record of a task says when it ran, for whom and at what cost, and its idempotency key is not
 used for another task. With it its rows of calls become sums. The table `pruned_tasks` has the tasks whose
@@ -8,16 +8,102 @@ records are still there; none of a store that does not delete actors.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
+from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event
 from meshwright.core.topics import MESH
+from meshwright.events.log import EventLog
 from meshwright.events.tasks import RECORDS_PRUNED
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.sql.database import Session
+from meshwright.run.erasure import Memory, forget_tasks, memories_of
+from meshwright.sql.database import Database, Session, marks
+from meshwright.work.conversation import ConversationState
 from meshwright.work.protocol import TaskKey
+from meshwright.work.record import TaskRecord
+
+
+async def erase_tasks(runtime: Runtime, database: Database, keys: Sequence[TaskKey]) -> set[ActorRef]:
+    """Erase the contents of tasks that have ended, but for their events. Safe to repeat.
+
+    Tasks that are gone, or have begun once more, stay as they are. Returns the threads and conversations that
+    are still there, since other tasks have them as well.
+    """
+    erased = await asyncio.gather(*(_erase(runtime, key) for key in keys))
+    records = [record for record in erased if record is not None]
+
+    async def only_theirs(
+        memories: Mapping[ActorRef, Memory], tasks: Mapping[ActorRef, set[str]]
+    ) -> set[ActorRef]:
+        # After their states: a task that is listed since then keeps its thread.
+        shared = await database.read(_shared_threads, _tasks_of_threads(records))
+        return {
+            actor
+            for actor, state in memories.items()
+            if actor.id not in shared and _remembered(state) <= tasks[actor]
+        }
+
+    return await forget_tasks(runtime, records, only_theirs)
+
+
+async def delete_empty(runtime: Runtime, log: EventLog, actors: Collection[ActorRef]) -> None:
+    """Delete those of some threads and conversations that have nothing in them, and no listed task."""
+    if not actors:
+        return
+    counts = {(tenant_id, name): 0 for tenant_id, _, name in (actor.id.partition(":") for actor in actors)}
+    shared = await log.view(_shared_threads, counts)
+    unshared = [actor for actor in actors if actor.id not in shared]
+    memories = await memories_of(runtime, unshared)
+    await runtime.delete_actors([actor for actor, state in memories.items() if not _remembered(state)])
+
+
+async def _erase(runtime: Runtime, key: TaskKey) -> TaskRecord | None:
+    """Erase request and result of a task; returns its record as it was, None where it stays as it is."""
+    record = await runtime.read(key.ref)
+    if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
+        return None
+    with suppress(Conflict):
+        await runtime.call(key.ref, "erase")
+        return record
+    return None
+
+
+def _remembered(state: Memory) -> set[str]:
+    """The tasks of which a thread or a conversation knows something."""
+    if isinstance(state, ConversationState):
+        return {message.task_id for message in state.recent}
+    return {entry.task_id for entry in state.inbox} | {outcome.task_id for outcome in state.ends}
+
+
+def _tasks_of_threads(records: Iterable[TaskRecord]) -> Counter[tuple[str, str]]:
+    """How many of some tasks each thread has, by tenant and thread."""
+    return Counter((record.task.tenant_id, record.task.thread_id) for record in records if record.task)
+
+
+def _shared_threads(session: Session, counts: Mapping[tuple[str, str], int]) -> set[str]:
+    """The threads that have more listed tasks than these, each with its tenant as in the ids of actors."""
+    listed: Counter[tuple[str, str]] = Counter()
+    if not counts:
+        return set()
+    names = [session.bindable(thread_id) for thread_id in {thread_id for _, thread_id in counts}]
+    of_threads = f"IN ({marks(len(names))}) GROUP BY"
+    for query in (
+        f"SELECT tenant_id, thread_id, count(*) FROM tasks WHERE thread_id <> task_id "  # noqa: S608 code
+        f"AND thread_id {of_threads} tenant_id, thread_id",
+        f"SELECT tenant_id, task_id, count(*) FROM tasks WHERE task_id {of_threads} tenant_id, task_id",  # noqa: S608
+    ):
+        for tenant_id, thread_id, count in session.execute(query, names).fetchall():
+            listed[tenant_id, thread_id] += count
+    return {
+        f"{tenant}:{thread}" for (tenant, thread), count in counts.items() if listed[tenant, thread] > count
+    }
+
 
 _PAGE_SIZE = 2_000  # tasks that are read in one go
 _AT_ONCE = 50  # whose commits are grouped: 10 ms of the event loop
@@ -79,11 +165,11 @@ class RecordPruner:
         above = await self._mesh.database.read(_above_listed, [task.task_id for task in due])
         going = [task for task in due if task.key not in above]
         deleted = await self._mesh.runtime.delete_actors([task.key.ref for task in going])
-        gone = [task for task in going if task.key.ref in deleted or await self._is_gone(task.key)]
-        if gone:
-            events = pruned_events(self._mesh, RECORDS_PRUNED, [task.key for task in gone])
-            await self._mesh.write(_forget, gone, events)
-        return len(gone)
+        deleted_tasks = [task for task in going if task.key.ref in deleted or await self._is_gone(task.key)]
+        if deleted_tasks:
+            events = pruned_events(self._mesh, RECORDS_PRUNED, [task.key for task in deleted_tasks])
+            await self._mesh.write(_forget, deleted_tasks, events)
+        return len(deleted_tasks)
 
     async def _is_gone(self, key: TaskKey) -> bool:
         return await self._mesh.runtime.read(key.ref) is None
@@ -121,9 +207,9 @@ def _note(
 
 
 def _forget(
-    session: Session, gone: Sequence[PrunedTask], events: Sequence[Event]
+    session: Session, deleted_tasks: Sequence[PrunedTask], events: Sequence[Event]
 ) -> tuple[None, Sequence[Event]]:
-    for task in gone:
+    for task in deleted_tasks:
         session.execute(_DELETE, task)
     return None, events
 

@@ -25,8 +25,13 @@ from meshwright.identity.rules import Rule
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
-from meshwright.services.retention.erasing import delete_empty, erase_tasks
-from meshwright.services.retention.records import RecordPruner, pruned_events, side_by_side
+from meshwright.services.retention.records import (
+    RecordPruner,
+    delete_empty,
+    erase_tasks,
+    pruned_events,
+    side_by_side,
+)
 from meshwright.services.retention.settings import RetentionSettings
 from meshwright.sql.database import Session
 from meshwright.work.protocol import TaskKey
@@ -90,7 +95,7 @@ class Retention:
     async def count(self, caller: Caller) -> Pruned:
         """How many tasks the next run prunes, and how many records. Raises what `prune` raises."""
         self._check(caller)
-        counts = Counter([ended.status async for _, page in self._pages(0) for ended in page])
+        counts = Counter([task.status async for _, page in self._pages(0) for task in page])
         return Pruned(dry_run=True, tasks=dict(counts), records=await self._records.count())
 
     async def prune(self, caller: Caller) -> Pruned:
@@ -117,9 +122,9 @@ class Retention:
         counts = Counter[str]()
         async with self._lock:
             async for reached, page in self._pages(after):
-                left = await side_by_side(page, self._prune_some)
-                await delete_empty(self._mesh.runtime, self._mesh.log, set[ActorRef]().union(*left))
-                counts.update(ended.status for ended in page)
+                remaining = await side_by_side(page, self._prune_some)
+                await delete_empty(self._mesh.runtime, self._mesh.log, set[ActorRef]().union(*remaining))
+                counts.update(task.status for task in page)
                 if counts.total() >= limit:
                     has_more = reached is not None
                     return Pruned(dry_run=False, tasks=dict(counts), has_more=has_more), reached
@@ -140,10 +145,10 @@ class Retention:
 
         Returns the threads that are left.
         """
-        keys = [ended.key for ended in some]
-        left = await erase_tasks(self._mesh.runtime, self._mesh.database, keys)
+        keys = [task.key for task in some]
+        remaining = await erase_tasks(self._mesh.runtime, self._mesh.database, keys)
         await self._records.note(keys, pruned_events(self._mesh, PRUNED, keys))
-        return left
+        return remaining
 
     async def _pages(self, reached: int) -> AsyncGenerator[tuple[int | None, list[_EndedTask]]]:
         """The tasks behind a place that are old enough, those that have delegated others before these.
@@ -159,9 +164,9 @@ class Retention:
         if not before:
             return
         needed = await self._mesh.log.view_apart(_needed)
-        gone: set[TaskKey] = set()
+        chosen: set[TaskKey] = set()
         while True:
-            last, page = await self._mesh.database.read_apart(_page, reached, before, needed, gone)
+            last, page = await self._mesh.database.read_apart(_page, reached, before, needed, chosen)
             if page:
                 yield last, page
             if last is None:
@@ -190,7 +195,7 @@ def _needed(session: Session) -> _KeptByOpenTasks:
 
 
 def _page(
-    session: Session, after: int, before: dict[str, float], needed: _KeptByOpenTasks, gone: set[TaskKey]
+    session: Session, after: int, before: dict[str, float], needed: _KeptByOpenTasks, chosen: set[TaskKey]
 ) -> tuple[int | None, list[_EndedTask]]:
     """The next tasks that may go, now `gone`, and the `seq` that was reached; None at the end of the list."""
     old = " OR ".join(["(status = ? AND completed_at <= ?)"] * len(before))
@@ -200,13 +205,13 @@ def _page(
     )
     values = [value for pair in before.items() for value in pair]
     rows = session.execute(query, (after, *values, _PAGE_SIZE)).fetchall()
-    found: list[_EndedTask] = []
+    tasks: list[_EndedTask] = []
     for seq, tenant_id, task_id, status, parent_id, thread_id in rows:
         key = TaskKey(tenant_id, task_id)
         if key in needed.tasks or (tenant_id, thread_id) in needed.threads:
             continue
         parent = None if parent_id is None else TaskKey(tenant_id, parent_id)
-        if parent is None or parent in gone or not session.execute(_PARENT, parent).fetchone():
-            gone.add(key)
-            found.append(_EndedTask(seq, key, status))
-    return (rows[-1][0] if len(rows) == _PAGE_SIZE else None), found
+        if parent is None or parent in chosen or not session.execute(_PARENT, parent).fetchone():
+            chosen.add(key)
+            tasks.append(_EndedTask(seq, key, status))
+    return (rows[-1][0] if len(rows) == _PAGE_SIZE else None), tasks
