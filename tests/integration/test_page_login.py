@@ -19,7 +19,7 @@ from playwright.async_api import async_playwright, expect
 
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import serving
-from meshwright.services.page import code_flow
+from meshwright.services.page import login
 from meshwright.stack.machine import Ports
 from tests.support.dex_issuer import PASSWORD, SECRET, DexIssuer, dex_issuer
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
@@ -329,7 +329,7 @@ async def test_a_login_that_took_too_long_or_whose_cookie_was_altered_is_refused
         assert begun.query["state"] not in way and begun.query["nonce"] not in way
         for altered in ("", "x", way[:-2], "x" * 9_000):
             assert (await other.visit(path, Cookie=f"mesh_login={altered}")).status == 422
-        monkeypatch.setattr(code_flow, "SECONDS", 0)
+        monkeypatch.setattr(login, "SECONDS", 0)
         begun = await browser.begin()
         path, way = f"{CALLBACK}?code=c&state={begun.query['state']}", begun.cookies["mesh_login"]
         late = await other.visit(path, Cookie=f"mesh_login={way}")

@@ -279,7 +279,7 @@ async def test_a_sink_that_was_away_gets_all_later_once_through_a_restart(
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
-from meshwright.services.sinks.mlflow_api import MlflowApi
+from meshwright.services.sinks.mlflow import MlflowApi
 from tests.integration.test_sinks import http_mesh, mlflow
 
 async def killed(*_, **__):

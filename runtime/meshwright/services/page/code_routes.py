@@ -11,7 +11,7 @@ from meshwright.core.errors import Forbidden, MeshError
 from meshwright.edges.http.errors import error_response
 from meshwright.edges.http.routing import MeshDep, make_router, record_misuse
 from meshwright.mesh import Mesh
-from meshwright.services.page.code_flow import CALLBACK, SECONDS, CodeFlow
+from meshwright.services.page.login import CALLBACK, SECONDS, CodeFlow
 from meshwright.services.page.routes import is_secure, open_login
 
 code_router = make_router("page", is_open=True)

@@ -10,14 +10,14 @@ from meshwright.component import Check, Component, Pages
 from meshwright.identity.auth import Authenticator
 from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
-from meshwright.services.page.sessions import Logins
+from meshwright.services.page.login import Logins
 from meshwright.services.page.settings import PageSettings
 from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from meshwright.services.page.code_flow import CodeFlow
+    from meshwright.services.page.login import CodeFlow
 
 
 class PageComponent(Component):
@@ -32,7 +32,7 @@ class PageComponent(Component):
         self._flow: CodeFlow | None = None
         if self._is_there and mesh.settings[OidcSettings].login:
             from meshwright.identity.oidc import OidcTokens
-            from meshwright.services.page.code_flow import CodeFlow
+            from meshwright.services.page.login import CodeFlow
 
             self._flow = mesh.provide(CodeFlow(mesh, mesh.get(OidcTokens)))
 

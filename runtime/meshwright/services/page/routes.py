@@ -26,7 +26,7 @@ from meshwright.events.audit import Audit
 from meshwright.identity.settings import OidcSettings
 from meshwright.mesh import Mesh
 from meshwright.prompts.history import PromptHistory, Version
-from meshwright.services.page.sessions import Logins
+from meshwright.services.page.login import Logins
 from meshwright.work.protocol import DEFAULT_TENANT
 
 login_router = make_router("page", is_open=True)

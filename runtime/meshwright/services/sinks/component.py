@@ -15,8 +15,13 @@ from meshwright.services.experiments.event_types import ExperimentStopped
 from meshwright.services.sinks.agenta import AgentaSink
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
-from meshwright.services.sinks.mlflow import EXPERIMENT_STOPPED, MlflowSink
-from meshwright.services.sinks.mlflow_results import ResultsRun, run_of_evaluation, run_of_experiment
+from meshwright.services.sinks.mlflow import (
+    EXPERIMENT_STOPPED,
+    MlflowSink,
+    ResultsRun,
+    run_of_evaluation,
+    run_of_experiment,
+)
 from meshwright.services.sinks.port import Sink, SinkServer
 from meshwright.services.sinks.settings import SinkSettings, SinksSettings
 

@@ -1,26 +1,247 @@
 """MLflow: a run for each task, experiment and evaluation that has ended.
 
 A run is found again by a tag, and its metrics have the times of their events, so that a repeat changes
-nothing.
+nothing. The API: https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Event, Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.edges.outgoing import TryLater
+from meshwright.edges.outgoing import TryLater, json_of
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.services.sinks.mlflow_api import MlflowApi, MlflowRun, metric
-from meshwright.services.sinks.mlflow_results import ResultsRun
 from meshwright.services.sinks.port import SCORED, Refused, SinkServer, score_of
+
+if TYPE_CHECKING:
+    from meshwright.services.evaluations.records import EvaluationView, Figure
+    from meshwright.services.experiments.records import (
+        ExperimentFigures,
+        ExperimentResults,
+        VariantResult,
+        VariantSpec,
+    )
+
+_API = "/api/2.0/mlflow"
+_TAG = "meshwright.run"
+_RUNNING = "RUNNING"
+_MAX_VALUE_CHARS = 500  # of a param or tag that MLflow has taken ever since
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.\- :/]")
+
+
+class MlflowRun(NamedTuple):
+    """A run, the place of its artifacts, and whether it goes on."""
+
+    run_id: str
+    artifacts: str
+    is_open: bool
+
+
+class MlflowApi:
+    """Runs of experiments, which are found by their names; a run has a key by which it is found again."""
+
+    def __init__(self, server: SinkServer) -> None:
+        self._server = server
+        self._experiment_ids: dict[str, str] = {}
+        self._making = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Ask for experiments again: they may be another server's by now."""
+        self._experiment_ids.clear()
+
+    async def experiment_id(self, name: str) -> str:
+        """The id of an experiment, which is made where it is missing. Raises TryLater."""
+        async with self._making:
+            if (experiment_id := self._experiment_ids.get(name)) is None:
+                experiment = await self.find_experiment(name)
+                experiment = experiment or await self._post("experiments/create", {"name": name})
+                experiment_id = self._experiment_ids[name] = str(experiment["experiment_id"])
+            return experiment_id
+
+    async def find_experiment(self, name: str) -> dict[str, Any] | None:
+        """An experiment; None where it is missing. Raises TryLater."""
+        path = f"{_API}/experiments/get-by-name?experiment_name={quote(name, safe='')}"
+        answer = await self._server.request("GET", path)
+        document = json_of(answer)
+        if answer.status == 404 and document.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        experiment = document.get("experiment")
+        if answer.status != 200 or not isinstance(experiment, dict):
+            raise TryLater(self._server.problem(answer))
+        if experiment.get("lifecycle_stage") == "deleted":
+            raise TryLater(f"the experiment {name!r} is deleted: restore it, or name another")
+        return experiment
+
+    async def find_run(self, experiment_id: str, key: str) -> MlflowRun | None:
+        """The run of a key. Raises TryLater."""
+        query = {"experiment_ids": [experiment_id], "filter": f"tags.`{_TAG}` = '{key}'"}
+        query |= {"run_view_type": "ACTIVE_ONLY", "max_results": 1}
+        runs = (await self._post("runs/search", query)).get("runs") or [None]
+        return None if runs[0] is None else _run_of(runs[0])
+
+    async def create_run(
+        self, experiment_id: str, key: str, name: str, started_at: datetime, tags: Mapping[str, str]
+    ) -> MlflowRun:
+        """Make the run of a key, which is open. Raises TryLater."""
+        body = {
+            "experiment_id": experiment_id,
+            "run_name": name,
+            "start_time": milliseconds(started_at),
+            "tags": _pairs({**tags, _TAG: key}),
+        }
+        return _run_of((await self._post("runs/create", body))["run"])
+
+    async def log(
+        self, run: MlflowRun, *, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str] | None = None
+    ) -> None:
+        """Add metrics and params. Raises Refused, TryLater."""
+        body = {"run_id": run.run_id, "metrics": metrics, "params": _pairs(params or {})}
+        await self._server.ask("POST", f"{_API}/runs/log-batch", json=body)
+
+    async def put_artifact(self, run: MlflowRun, name: str, data: bytes) -> None:
+        """Write an artifact where the server keeps artifacts itself, as it does by default."""
+        place = urlsplit(run.artifacts)
+        if place.scheme == "mlflow-artifacts":
+            path = f"/api/2.0/mlflow-artifacts/artifacts/{place.path.strip('/')}/{name}"
+            await self._server.ask("PUT", path, data=data)
+
+    async def end(self, run: MlflowRun, status: str, time: datetime) -> None:
+        """Say how a run has ended. Raises TryLater."""
+        body = {"run_id": run.run_id, "status": status, "end_time": milliseconds(time)}
+        await self._post("runs/update", body)
+
+    async def _post(self, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Call what says nothing of the event itself, and works once the experiment is in order again."""
+        try:
+            return await self._server.ask("POST", f"{_API}/{call}", json=body)
+        except Refused as error:
+            raise TryLater(str(error)) from None
+
+
+def metric(name: str, value: float, time: datetime) -> dict[str, Any]:
+    """A value of a metric; characters that no name there may have become `_`."""
+    key = _NOT_IN_NAMES.sub("_", name)
+    return {"key": key, "value": value, "timestamp": milliseconds(time), "step": 0}
+
+
+def milliseconds(time: datetime) -> int:
+    """A time as MLflow writes it."""
+    return int(time.timestamp() * 1000)
+
+
+def _run_of(document: Mapping[str, Any]) -> MlflowRun:
+    info = document["info"]
+    is_open = info.get("status", _RUNNING) == _RUNNING
+    return MlflowRun(str(info["run_id"]), str(info.get("artifact_uri") or ""), is_open)
+
+
+def _pairs(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value[:_MAX_VALUE_CHARS]} for key, value in values.items()]
+
+
+class ResultsRun(NamedTuple):
+    """A run to make, with the runs below it. `document` is JSON, and becomes an artifact."""
+
+    name: str
+    started_at: datetime
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float] = {}
+    parts: Sequence[ResultsRun] = ()
+    document: bytes = b""
+
+
+def run_of_experiment(results: ExperimentResults) -> ResultsRun:
+    """The run of an experiment, with one below it for each variant."""
+    experiment = results.experiment
+    started_at = experiment.started_at or experiment.created_at
+    parts = [
+        _run_of_variant(
+            spec, result, [figure for figure in results.figures if figure.variant == spec.name], started_at
+        )
+        for spec, result in zip(experiment.variants, results.variants, strict=True)
+    ]
+    plan = experiment.model_dump(include={"agent_id", "unit", "metric", "runs_over"})
+    fields = experiment.model_dump(include={"experiment_id", "stopped_by", "reason", "action"})
+    return ResultsRun(
+        experiment.name,
+        started_at,
+        tags=_tags(fields),
+        params=_texts({**plan, "minimum_difference": experiment.difference}),
+        parts=parts,
+        document=results.model_dump_json().encode(),
+    )
+
+
+def _run_of_variant(
+    spec: VariantSpec, result: VariantResult, figures: Sequence[ExperimentFigures], started_at: datetime
+) -> ResultsRun:
+    counts = {"ended": result.ended, "open": result.open, "unpriced": result.unpriced}
+    metrics: dict[str, float | None] = {
+        **{f"tasks/{name}": count for name, count in counts.items()},
+        "tasks/cost_usd": float(result.cost_usd),
+        "missing": result.missing,
+    }
+    for figure in figures:
+        values = figure.model_dump(exclude={"metric", "variant", "mean"})
+        metrics |= {figure.metric: figure.mean}
+        metrics |= {f"{figure.metric}/{name}": value for name, value in values.items()}
+    changes = spec.model_dump(exclude={"name"}, exclude_defaults=True)
+    tags = _tags({"variant": spec.name, "verdict": result.verdict or "open"})
+    return ResultsRun(spec.name, started_at, tags, _texts(changes), _known(metrics))
+
+
+def run_of_evaluation(evaluation: EvaluationView) -> ResultsRun:
+    """The run of an evaluation."""
+    judge = evaluation.judge.model_dump() if evaluation.criteria else {}
+    cost = None if evaluation.cost_usd is None else float(evaluation.cost_usd)
+    metrics: dict[str, float | None] = {
+        "items": evaluation.items,
+        "items/failed": evaluation.failed,
+        "cost_usd": cost,
+    }
+    for figure in evaluation.figures:
+        metrics |= _of_figure(figure)
+    params = {"agent_id": evaluation.agent_id, **{f"judge.{name}": value for name, value in judge.items()}}
+    return ResultsRun(
+        evaluation.name or evaluation.evaluation_id,
+        evaluation.created_at,
+        tags=_tags({"evaluation_id": evaluation.evaluation_id, "requested_by": evaluation.requested_by}),
+        params=_texts(params),
+        metrics=_known(metrics),
+        document=evaluation.model_dump_json().encode(),
+    )
+
+
+def _of_figure(figure: Figure) -> dict[str, float | None]:
+    values: dict[str, Any] = figure.model_dump(exclude={"name", "kind", "mean"})
+    return {figure.name: figure.mean, **{f"{figure.name}/{name}": value for name, value in values.items()}}
+
+
+def _tags(values: Mapping[str, Any]) -> dict[str, str]:
+    return {f"meshwright.{name}": text for name, text in _texts(values).items()}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    filled = {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value if isinstance(value, str) else encode(value).decode() for name, value in filled.items()
+    }
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
 
 Find = Callable[[EventFilter], Awaitable[Sequence[Event]]]
 """Finds events in the log."""
@@ -134,7 +355,7 @@ class MlflowSink:
     async def _create_run(self, experiment_id: str, key: str, event: Event, outcome: Outcome) -> MlflowRun:
         of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
         accepted = await self._find(EventFilter(event_type="task.accepted", limit=1, **of_task))
-        tags = _tags(event, outcome, accepted[0].fields if accepted else {})
+        tags = _task_tags(event, outcome, accepted[0].fields if accepted else {})
         started_at = event.time - timedelta(milliseconds=outcome.duration_ms)
         name = f"{outcome.agent_id} {outcome.task_id[-6:]}"
         return await self._api.create_run(experiment_id, key, name, started_at, tags)
@@ -164,7 +385,7 @@ def _params(outcome: Outcome) -> dict[str, str]:
     return {name: value for name, value in fields.items() if value}
 
 
-def _tags(event: Event, outcome: Outcome, accepted: Mapping[str, Any]) -> dict[str, str]:
+def _task_tags(event: Event, outcome: Outcome, accepted: Mapping[str, Any]) -> dict[str, str]:
     """The tags that runs are found by: task, end, trace, and the variants that were tried with it."""
     tags = {
         "meshwright.task": outcome.task_id,
