@@ -60,7 +60,7 @@ async def test_what_was_answered_or_has_expired_leaves_the_list_and_says_how(sto
     await store.write([*begun("t-1"), *(waiting("t-1", path) for path in paths)])
     await store.write([wait_ended("t-1", path, how=how) for path, how in paths.items() if how != "open"])
     assert [question.question for question in await questions(store)] == ["May b1.1?"]
-    everything = await questions(store, ended=True)
+    everything = await questions(store, with_ended=True)
     assert {question.wait_id: question.status for question in everything} == {
         key("t-1", path): how for path, how in paths.items()
     }
@@ -74,7 +74,7 @@ async def test_what_was_answered_or_has_expired_leaves_the_list_and_says_how(sto
 async def test_what_its_task_no_longer_needs_is_closed(store: LogOnFile, end: list[Event]) -> None:
     await store.write([*begun("t-1"), waiting("t-1"), *end])
     assert await questions(store) == []
-    assert [question.status for question in await questions(store, ended=True)] == ["closed"]
+    assert [question.status for question in await questions(store, with_ended=True)] == ["closed"]
 
 
 async def test_the_next_attempt_asks_for_itself(store: LogOnFile) -> None:
@@ -85,7 +85,7 @@ async def test_the_next_attempt_asks_for_itself(store: LogOnFile) -> None:
 async def test_an_end_that_arrives_before_its_question_counts(store: LogOnFile) -> None:
     await store.write([*begun("t-1"), wait_ended("t-1"), waiting("t-1")])
     assert await questions(store) == []
-    [question] = await questions(store, ended=True)
+    [question] = await questions(store, with_ended=True)
     assert (question.status, question.question) == ("answered", "May 1?")
 
 
@@ -128,9 +128,9 @@ async def test_next_question_of_a_thread_may_be_of_a_delegated_task(store: LogOn
 
 async def test_a_rebuild_makes_the_same_inbox(store: LogOnFile) -> None:
     await store.write([*begun("t-1"), waiting("t-1"), waiting("t-1", "2"), wait_ended("t-1")])
-    before = await questions(store, ended=True)
+    before = await questions(store, with_ended=True)
     await store.log.rebuild()
-    assert await questions(store, ended=True) == before and len(before) == 2
+    assert await questions(store, with_ended=True) == before and len(before) == 2
 
 
 async def test_questions_leave_with_pruned_tasks(store: LogOnFile) -> None:
@@ -143,7 +143,7 @@ async def test_questions_leave_with_pruned_tasks(store: LogOnFile) -> None:
     pruned = event(9, PRUNED, payload={"count": 1, "tasks": ["t-1"]})
     await store.write([ended("t-1"), pruned, *begun("t-3"), waiting("t-3"), *begun("t-1")])
     await store.write([waiting("t-1", "2")])  # the id is that of another task now
-    left = await questions(store, ended=True)
+    left = await questions(store, with_ended=True)
     assert [question.question for question in left if question.task_id == "t-1"] == ["More?", "May 2?"]
     assert {question.task_id for question in left} == {"t-1", "t-2", "t-3"}
     rows = await store.rows("SELECT count(*) FROM inbox WHERE account IS NOT NULL")
@@ -154,7 +154,7 @@ async def test_items_of_parts_from_an_earlier_version_are_forgotten(store: LogOn
     asked = event(1, "item.asked", payload={"key": "mcp/own/1", "asked": "May it?", "answer_schema": SCHEMA})
     refused = event(2, "deployment.refused", payload={"deployment": "quick", "status": 401})
     await store.write([asked, refused, *begun("t-1"), waiting("t-1")])
-    before = await questions(store, ended=True)
+    before = await questions(store, with_ended=True)
     assert [question.task_id for question in before] == ["", "t-1"]
 
     def as_before(session: Session) -> None:
@@ -167,5 +167,5 @@ async def test_items_of_parts_from_an_earlier_version_are_forgotten(store: LogOn
 
     await store.database.write(as_before)
     await store.write(begun("t-2"))
-    assert await questions(store, ended=True) == before
+    assert await questions(store, with_ended=True) == before
     assert await Inbox(store.log).refused() == [("quick", 401)]

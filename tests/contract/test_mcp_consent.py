@@ -10,6 +10,7 @@ from cryptography.fernet import Fernet
 
 from meshwright.core.cipher import Cipher
 from meshwright.core.errors import ConfigError, Conflict
+from meshwright.events.inbox_sources import SourceQuery
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument, WithheldTools
@@ -33,8 +34,9 @@ async def never(*decided: object) -> None:
 async def asked(consents: Consents, **wanted: Any) -> list[tuple[str, str, str | None]]:
     """The items of the inbox, as (tool, status, by)."""
     source = WithheldTools(consents, ["files", "other"], never)
-    wanted = {"id": None, "ended": True, "of_task": None, "limit": 10, "after": 0, **wanted}
-    page = await source.page("default", **wanted)
+    page = await source.page(
+        SourceQuery("default", **{"limit": 10, "after": 0, "with_ended": True, **wanted})
+    )
     assert all(item.since is not None for item in page.items)
     return [(item.subject["tool"], item.status, item.answered_by) for item in page.items]
 
@@ -51,7 +53,7 @@ async def test_decisions_on_a_changed_tool_are_kept(harness: RuntimeHarness) -> 
     host = await harness.reopen(host)
     consents = Consents(host)
     assert await asked(consents) == [("look", "answered", "ann")]
-    assert await asked(consents, ended=False) == []
+    assert await asked(consents, with_ended=False) == []
     assert (await consents.view("files")).withheld["look"].refused_by == "ann"
     assert (await consents.offer("files", ["*"], [EVIL, PEEK])).withheld["look"].refused_by == "ann"
     view = await consents.offer("files", ["*"], [WORSE, PEEK])

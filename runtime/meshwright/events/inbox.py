@@ -132,23 +132,23 @@ class Inbox:
         tenant_id: str,
         *,
         id: str | None = None,
-        ended: bool = False,
+        with_ended: bool = False,
         limit: int = 50,
         cursor: str | None = None,
         of_task: TaskFilter | None = None,
     ) -> InboxPage:
-        """A tenant's questions, the oldest first, at most 500; those that have `ended` only where asked for.
+        """A tenant's questions, the oldest first, at most 500; `with_ended` also those that have ended.
 
         `id` is an end or a beginning of their ids, or of the ids of their tasks, or a whole `wait_id`;
         `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
         """
         after = 0 if cursor is None else position_of(cursor)
         view = self._log.view if of_task is None else self._log.view_apart
-        return await view(_list, tenant_id, id, ended, limit, after, of_task)
+        return await view(_list, tenant_id, id, with_ended, limit, after, of_task)
 
     async def find(self, tenant_id: str, wait_id: str) -> Question | None:
         """The question of a wait, open or not; None where there is none."""
-        page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), ended=True, limit=1)
+        page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), with_ended=True, limit=1)
         return page.items[0] if page.items else None
 
     async def next_of(self, tenant_id: str, thread_id: str) -> Question | None:
@@ -317,14 +317,14 @@ def _list(
     session: Session,
     tenant_id: str,
     id: str | None,
-    ended: bool,
+    with_ended: bool,
     limit: int,
     after: int,
     of_task: TaskFilter | None,
 ) -> InboxPage:
     limit = max(1, min(limit, _MAX_PAGE))
     values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
-    conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if ended else [_IS_OPEN])]
+    conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if with_ended else [_IS_OPEN])]
     if id is not None:
         values |= {"id": session.bindable(id), "of_wait": question_id(tenant_id, id)}
         ends = [

@@ -21,6 +21,25 @@ class SourcePage(NamedTuple):
     after: int | None = None
 
 
+class SourceQuery(NamedTuple):
+    """Asks a source for a tenant's open items, `with_ended` also for those decided on that it still has.
+
+    `id` is an end or a beginning of their ids, or of those of their tasks. A source that cannot tell whether
+    an item agrees with the filter leaves it out.
+    """
+
+    tenant_id: str
+    limit: int
+    after: int
+    id: str | None = None
+    with_ended: bool = False
+    of_task: TaskFilter | None = None
+
+    def names(self, item: Question) -> bool:
+        """Whether an item has the `id`."""
+        return self.id is None or self.id in (item.id[: len(self.id)], item.id[-len(self.id) :])
+
+
 class InboxSource(Protocol):
     """Brings items that have its `name` as their `source`, and takes the decisions on them.
 
@@ -30,21 +49,8 @@ class InboxSource(Protocol):
     name: str
     event_types: Collection[str]
 
-    async def page(
-        self,
-        tenant_id: str,
-        *,
-        id: str | None,
-        ended: bool,
-        of_task: TaskFilter | None,
-        limit: int,
-        after: int,
-    ) -> SourcePage:
-        """A tenant's open items, with `ended` also those decided on that the source still has.
-
-        `id` is an end or a beginning of their ids, or of those of their tasks. A source that cannot tell
-        whether an item agrees with the filter leaves it out.
-        """
+    async def page(self, query: SourceQuery) -> SourcePage:
+        """Returns the items that are asked for, in an order of its own."""
         ...
 
     async def answer(self, item: Question, value: Any, caller: Caller) -> None:
@@ -73,7 +79,7 @@ class WholeInbox:
         tenant_id: str,
         *,
         id: str | None = None,
-        ended: bool = False,
+        with_ended: bool = False,
         limit: int = 50,
         cursor: str | None = None,
         of_task: TaskFilter | None = None,
@@ -83,7 +89,7 @@ class WholeInbox:
         begin, _, position = (cursor or "").partition(":")
         if begin not in self._sources:
             page = await self._inbox.page(
-                tenant_id, id=id, ended=ended, limit=limit, cursor=cursor, of_task=of_task
+                tenant_id, id=id, with_ended=with_ended, limit=limit, cursor=cursor, of_task=of_task
             )
             if page.cursor is not None:
                 return page
@@ -93,9 +99,8 @@ class WholeInbox:
             room, after = limit - len(items), int(position) if position.isdecimal() else 0
             if not room:
                 return InboxPage(items=tuple(items), cursor=f"{name}:{after}")
-            source_page = await self._sources[name].page(
-                tenant_id, id=id, ended=ended, of_task=of_task, limit=room, after=after
-            )
+            query = SourceQuery(tenant_id, room, after, id, with_ended, of_task)
+            source_page = await self._sources[name].page(query)
             items, position = [*items, *source_page.items], ""
             if source_page.after is not None:
                 return InboxPage(items=tuple(items), cursor=f"{name}:{source_page.after}")
@@ -107,9 +112,7 @@ class WholeInbox:
         for name, source in self._sources.items():
             after: int | None = 0
             while after is not None:
-                page = await source.page(
-                    tenant_id, id=None, ended=False, of_task=None, limit=_COUNTED, after=after
-                )
+                page = await source.page(SourceQuery(tenant_id, _COUNTED, after))
                 counts[name], after = counts.get(name, 0) + len(page.items), page.after
         return {name: count for name, count in counts.items() if count}
 

@@ -228,7 +228,7 @@ class Batches(Operations):
             _check_kinds(kinds, kind)
         page = await inbox.page(tenant_id, id=id, limit=limit, cursor=cursor, of_task=of_task)
         if id is not None and not (page.items or dry_run):  # it may be one that has ended: that is said
-            page = await inbox.page(tenant_id, id=id, ended=True, limit=1, of_task=of_task)
+            page = await inbox.page(tenant_id, id=id, with_ended=True, limit=1, of_task=of_task)
             page = InboxPage(items=tuple(item for item in page.items if item.id == id))
         own = [question for question in page.items if question.takes_answer]
         questions = [question for question in own if kind in (None, question.kind)]

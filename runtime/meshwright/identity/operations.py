@@ -502,7 +502,7 @@ class Operations(Acting):
         page = await self.mesh.get(WholeInbox).page(
             tenant_id,
             id=id,
-            ended=ended,
+            with_ended=ended,
             limit=limit,
             cursor=cursor,
             of_task=TaskFilter(**fields) if any(fields.values()) else None,

@@ -22,9 +22,8 @@ from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller
-from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import Question, question_id
-from meshwright.events.inbox_sources import SourcePage
+from meshwright.events.inbox_sources import SourcePage, SourceQuery
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -250,18 +249,9 @@ class WithheldTools:
         self._servers = servers
         self._decide = decide
 
-    async def page(
-        self,
-        tenant_id: str,
-        *,
-        id: str | None,
-        ended: bool,
-        of_task: TaskFilter | None,
-        limit: int,
-        after: int,
-    ) -> SourcePage:
+    async def page(self, query: SourceQuery) -> SourcePage:
         """By server, the oldest first. They are of no task: a filter of tasks leaves all out."""
-        if tenant_id != _TENANT or of_task is not None:
+        if query.tenant_id != _TENANT or query.of_task is not None:
             return SourcePage([])
         views = await asyncio.gather(*map(self._consents.view, self._servers))
         items = {
@@ -269,12 +259,12 @@ class WithheldTools:
             for place, (server, view) in enumerate(zip(self._servers, views, strict=True))
             for item in _items(server, view)
             if item.wait_id
-            and (ended or item.status == "open")  # earlier versions kept some without a key
-            and (id is None or id in (item.id[: len(id)], item.id[-len(id) :]))
+            and (query.with_ended or item.status == "open")  # earlier versions kept some without a key
+            and query.names(item)
         }
-        listed = sorted(place for place in items if place > after)
-        page = listed[:limit]
-        return SourcePage([items[place] for place in page], page[-1] if len(listed) > limit else None)
+        listed = sorted(place for place in items if place > query.after)
+        page = listed[: query.limit]
+        return SourcePage([items[place] for place in page], page[-1] if len(listed) > query.limit else None)
 
     async def answer(self, item: Question, value: Any, caller: Caller) -> None:
         """Accept or refuse a tool. Raises Conflict where it has changed, or is withheld no longer."""

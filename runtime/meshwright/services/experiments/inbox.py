@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from meshwright.core.messages import Caller
-from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import Question, question_id
-from meshwright.events.inbox_sources import SourcePage
+from meshwright.events.inbox_sources import SourcePage, SourceQuery
 from meshwright.services.experiments import table
 from meshwright.services.experiments.event_types import ExperimentSeen, ExperimentStopped
 from meshwright.services.experiments.table import ExperimentRow
@@ -29,25 +28,13 @@ class StoppedByGuards:
         self._database = database
         self._note = note
 
-    async def page(
-        self,
-        tenant_id: str,
-        *,
-        id: str | None,
-        ended: bool,
-        of_task: TaskFilter | None,
-        limit: int,
-        after: int,
-    ) -> SourcePage:
+    async def page(self, query: SourceQuery) -> SourcePage:
         """The oldest first, none that has ended. They are of no task: a filter of tasks leaves all out."""
-        if of_task is not None:
+        if query.of_task is not None:
             return SourcePage([])
-        rows = await self._database.read(table.unseen, tenant_id)
-        items = [
-            item for item in map(_item, rows) if id is None or id in (item.id[: len(id)], item.id[-len(id) :])
-        ]
-        more = after + limit if len(items) > after + limit else None
-        return SourcePage(items[after : after + limit], more)
+        rows = await self._database.read(table.unseen, query.tenant_id)
+        items, end = [*filter(query.names, map(_item, rows))], query.after + query.limit
+        return SourcePage(items[query.after : end], end if len(items) > end else None)
 
     async def answer(self, item: Question, value: Any, caller: Caller) -> None:
         """Take the item out of the inbox."""

@@ -9,9 +9,8 @@ from typing import Any
 from meshwright.context.memory import MemoryCatalog, MemoryItem
 from meshwright.core.messages import Caller
 from meshwright.events.audit import RECORDED
-from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import Question
-from meshwright.events.inbox_sources import SourcePage
+from meshwright.events.inbox_sources import SourcePage, SourceQuery
 from meshwright.services.memories.display import owner, trusted
 from meshwright.work.people import Approval
 
@@ -29,23 +28,16 @@ class Quarantine:
         self._catalog = catalog
         self._decide = decide
 
-    async def page(
-        self,
-        tenant_id: str,
-        *,
-        id: str | None,
-        ended: bool,
-        of_task: TaskFilter | None,
-        limit: int,
-        after: int,
-    ) -> SourcePage:
+    async def page(self, query: SourceQuery) -> SourcePage:
         """The newest first, none that has ended. A filter of their tasks but by `agent_id` leaves all out."""
-        query = {} if of_task is None else of_task.model_dump(exclude_defaults=True)
-        if query.keys() - {"agent_id"}:
+        fields = {} if query.of_task is None else query.of_task.model_dump(exclude_defaults=True)
+        if fields.keys() - {"agent_id"}:
             return SourcePage([])
-        if id is not None:
-            query["named"] = id
-        page = await self._catalog.page(tenant_id, ["quarantined"], query, after=after, limit=limit)
+        if query.id is not None:
+            fields["named"] = query.id
+        page = await self._catalog.page(
+            query.tenant_id, ["quarantined"], fields, after=query.after, limit=query.limit
+        )
         return SourcePage([_question(item) for item in page.items], page.cursor)
 
     async def answer(self, item: Question, value: Any, caller: Caller) -> None:
