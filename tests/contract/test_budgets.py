@@ -22,7 +22,7 @@ from meshwright.ledger.account import (
 )
 from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.component import Accounted
+from meshwright.ledger.component import Accounting
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import (
     Call,
@@ -67,8 +67,8 @@ class Provider:
     async def close(self) -> None: ...
 
 
-def accounted(runtime: Runtime, provider: Provider, *declared: Budget) -> Accounted:
-    return Accounted(provider, Budgets(declared or (POT, EACH), runtime), PRICES, lambda call: None)
+def accounted(runtime: Runtime, provider: Provider, *declared: Budget) -> Accounting:
+    return Accounting(provider, Budgets(declared or (POT, EACH), runtime), PRICES, lambda call: None)
 
 
 def asked(
@@ -261,7 +261,7 @@ async def test_calls_that_crashes_cut_off_are_rows_once_each_and_end_their_holds
         runtime = await harness.crash(runtime)
     assert await balance(runtime) == (0, 27)
     calls: list[Call] = []
-    model = Accounted(Modest(rng), Budgets([POT], runtime), PRICES, calls.append)
+    model = Accounting(Modest(rng), Budgets([POT], runtime), PRICES, calls.append)
     await model.complete(asked(9, **step))
     assert [(call.outcome, call.cost_usd) for call in calls] == [("cut", 1)] * 3 + [("ok", 1)]
     assert len({call.call_id for call in calls}) == 4

@@ -15,7 +15,7 @@ from meshwright.ledger.account import Account
 from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.charging import AccountClient
-from meshwright.ledger.component import Accounted
+from meshwright.ledger.component import Accounting
 from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.run.settling import settle_calls
@@ -78,7 +78,7 @@ PARKED = timedelta(hours=1)
 
 
 async def call(shift: Shift, parked: timedelta | None = None) -> None:
-    model = Accounted(Held(shift), Budgets([POT], shift.pool.runtime), PRICES, lambda call: None)
+    model = Accounting(Held(shift), Budgets([POT], shift.pool.runtime), PRICES, lambda call: None)
     task, made = shift.work.task, list[str]()
     async with shift.journal.open_step("model", {}, paid=True) as step:
         if parked is not None:

@@ -16,7 +16,7 @@ from meshwright.services import llmops
 from meshwright.services.experiments import table as table
 from meshwright.services.experiments.projection import ExperimentProjection
 from meshwright.services.experiments.records import ExperimentRequest
-from meshwright.services.experiments.results import Counts, Measured, measure, results
+from meshwright.services.experiments.results import Counts, Measurements, measure, results
 from meshwright.services.experiments.table import ExperimentRow
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
@@ -128,12 +128,12 @@ def ended(task_id: str, *, success: bool = True, cost: str | None = "0.01", **mo
     return event(f"task.{outcome.status}", task_id, outcome)
 
 
-async def fold(database: Database, *events: Event) -> Measured:
+async def fold(database: Database, *events: Event) -> Measurements:
     await database.write(PROJECTION.fold, events)
     return await database.read(measure, "e-1")
 
 
-def mean(found: Measured, metric: str, variant: str) -> tuple[int, float]:
+def mean(found: Measurements, metric: str, variant: str) -> tuple[int, float]:
     sample = found.samples[metric, variant]
     return sample.count, pytest.approx(sample.mean)
 
@@ -181,7 +181,7 @@ async def test_a_task_that_is_worked_on_again_is_open_and_counts_once(database: 
     assert found.counts["before"] == Counts(1, 0, 0, 3 * 10**10)
     assert (mean(found, "success", "before"), mean(found, "model_calls", "before")) == ((1, 1), (1, 2))
     await database.write(PROJECTION.clear, 1)
-    assert await database.read(measure, "e-1") == Measured({}, {})
+    assert await database.read(measure, "e-1") == Measurements({}, {})
 
 
 async def test_tasks_of_a_unit_are_one_observation(database: Database) -> None:

@@ -17,7 +17,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
 from meshwright.ledger.balance import OPENED, Balance
 from meshwright.ledger.budgets import Budgets, BudgetView
-from meshwright.ledger.component import Accounted
+from meshwright.ledger.component import Accounting
 from meshwright.models.port import (
     MODEL_CALLED,
     Call,
@@ -85,10 +85,10 @@ class Spending:
         runtime.listen("spend", self.events.append)
         self.model = self.another()
 
-    def another(self) -> Accounted:
+    def another(self) -> Accounting:
         """An accounted model that knows nothing of the first: as after a crash."""
         budgets = Budgets(self.declared, self.runtime)
-        return Accounted(self.provider, budgets, self.prices, self.calls.append)
+        return Accounting(self.provider, budgets, self.prices, self.calls.append)
 
     async def call(self, dollars: int = 1, *, on_delta: OnDelta | None = None, **fields: Any) -> ModelReply:
         return await self.model.complete(request(dollars, **fields), on_delta)

@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.core.ids import new_id
 from meshwright.services.experiments.records import ExperimentGuard, ExperimentRequest
-from meshwright.services.experiments.results import Measured, breach, results
+from meshwright.services.experiments.results import Measurements, breach, results
 from meshwright.services.experiments.statistics import (
     ALPHA,
     MIN_COUNT,
@@ -130,7 +130,7 @@ def run_as_said(row: ExperimentRow, chance: random.Random, rates: tuple[float, f
                 continue
             samples = [Sample.of_share(done, count / done) for count in successes]
             found = results(
-                row, Measured({("success", "before"): samples[0], ("success", "after"): samples[1]}, {})
+                row, Measurements({("success", "before"): samples[0], ("success", "after"): samples[1]}, {})
             )
             if found.variants[1].verdict in ("better", "worse"):
                 return found.variants[1].verdict
@@ -149,8 +149,8 @@ def test_a_worse_prompt_is_found_with_the_tasks_that_results_say_are_missing() -
     assert sum(verdict in ("better", "worse") for verdict in equal) <= TRIALS - ENOUGH, equal
 
 
-def measured(**samples: Sample) -> Measured:
-    return Measured({("success", name): sample for name, sample in samples.items()}, {})
+def measured(**samples: Sample) -> Measurements:
+    return Measurements({("success", name): sample for name, sample in samples.items()}, {})
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_more_of_a_cost_is_worse() -> None:
         metric="cost_usd", minimum_difference=0.01, guard=ExperimentGuard(metric="cost_usd", worse_by=0.02)
     )
     cheap, dear = Sample(200, 0.01, 1e-5), Sample(200, 0.05, 1e-5)
-    found = Measured({("cost_usd", "before"): cheap, ("cost_usd", "after"): dear}, {})
+    found = Measurements({("cost_usd", "before"): cheap, ("cost_usd", "after"): dear}, {})
     assert results(row, found).variants[1].verdict == "worse"
     assert breach(row.wanted, found) is not None
-    found = Measured({("cost_usd", "before"): dear, ("cost_usd", "after"): cheap}, {})
+    found = Measurements({("cost_usd", "before"): dear, ("cost_usd", "after"): cheap}, {})
     assert results(row, found).variants[1].verdict == "better" and breach(row.wanted, found) is None
-    found = Measured({("cost_usd", "before"): cheap, ("cost_usd", "after"): cheap}, {})
+    found = Measurements({("cost_usd", "before"): cheap, ("cost_usd", "after"): cheap}, {})
     assert results(row, found).variants[1].verdict == "same"

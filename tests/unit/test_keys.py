@@ -24,7 +24,7 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import KINDS, PREFIX, KeyProjection, Keys, budget_of
-from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.ledger.proxy import CostDifference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
@@ -355,9 +355,9 @@ async def test_the_spend_of_a_proxy_is_exact_and_laid_beside_the_ledgers(
     }
     ours = {"research": Decimal("0.0000084"), "local": None}
     assert reconcile(ours, theirs) == [
-        Difference("cheap", None, Decimal("0.1")),
-        Difference("local", None, None),
-        Difference("research", Decimal("0.0000084"), Decimal("0.0000084")),
+        CostDifference("cheap", None, Decimal("0.1")),
+        CostDifference("local", None, None),
+        CostDifference("research", Decimal("0.0000084"), Decimal("0.0000084")),
     ]
 
 

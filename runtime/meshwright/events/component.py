@@ -63,8 +63,8 @@ class AuditComponent(Component):
 
     async def _check_disk(self) -> str:
         folder = self.mesh.settings.data_dir.absolute()
-        made = next(place for place in (folder, *folder.parents) if place.is_dir())
-        free = shutil.disk_usage(made).free
+        existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+        free = shutil.disk_usage(existing).free
         if free < _LEAST_FREE_BYTES:
             raise ConfigError(
                 f"{free / 1e6:,.0f} MB are free for {folder}: a mesh that cannot write there stops",
@@ -110,8 +110,8 @@ class AuditComponent(Component):
     async def _record_settings(self) -> None:
         now = redact_data(_set(self.mesh.settings))
         newest = EventFilter(aggregate_id=aggregate_of(_SUBJECT), order="desc", limit=1)
-        found = await self.mesh.log.query(newest)
-        before = found[0].fields["details"]["settings"] if found else {}
+        records = await self.mesh.log.query(newest)
+        before = records[0].fields["details"]["settings"] if records else {}
         changed = sorted(name for name in {*now, *before} if now.get(name) != before.get(name))
         if changed:
             caller = Caller(requested_by="mesh", source="settings")

@@ -119,8 +119,8 @@ def allow(
         return await mesh.client.items(ALLOWANCES.path)
 
     target = target._replace(tenant=None)  # the mesh's administrator says what a tenant may spend
-    found = talk(target, change, need="state" if whose is None else "change", begins=allowance is not None)
-    show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
+    listed = talk(target, change, need="state" if whose is None else "change", begins=allowance is not None)
+    show(listed, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
     if allowance is not None and not as_json:
         tenant = f" --tenant {tenant_id}" if tenant_id else ""
         click.echo(f"mesh allow {whose}{tenant} --remove ends it", err=True)
@@ -176,24 +176,24 @@ def costs(
     async def sum_up(mesh: Connection) -> Document:
         return document(await mesh.client.costs(by, since=since, until=until, bucket=bucket, **of))
 
-    found = talk(target, sum_up)
+    answer = talk(target, sum_up)
     if proxy:
-        _show_beside(found, _of_proxy(by, since), as_json=as_json)
+        _show_beside(answer, _of_proxy(by, since), as_json=as_json)
     elif as_json:
-        echo_json(found)
-    elif found["items"]:
-        click.echo(costs_table(found))
+        echo_json(answer)
+    elif answer["items"]:
+        click.echo(costs_table(answer))
     else:
         when = " then" if since or until or of else ""
         click.echo(f'no model was called{when}; mesh ask AGENT "..." calls one', err=True)
 
 
-def costs_table(found: Document) -> str:
+def costs_table(costs: Document) -> str:
     """The cost of calls, a line for each key, and their total."""
-    by, *others = found["by"].split(",")
-    total = found["total"]
+    by, *others = costs["by"].split(",")
+    total = costs["total"]
     columns = (
-        *([Column(f"{found['bucket']} (UTC)", "time", _bucket)] if found.get("bucket") else ()),
+        *([Column(f"{costs['bucket']} (UTC)", "time", _bucket)] if costs.get("bucket") else ()),
         Column(_TITLES.get(by, by), "key", partial(_key, by), cut=4, least=16),
         *(
             Column(_TITLES.get(other, other), "key2", partial(_key2, other), cut=5, least=16)
@@ -210,14 +210,14 @@ def costs_table(found: Document) -> str:
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
     )
-    shown = [
+    visible = [
         column
         for column in columns
         if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
-        if column.field != "estimate_usd" or any(item.get("estimate_usd") for item in found["items"])
+        if column.field != "estimate_usd" or any(item.get("estimate_usd") for item in costs["items"])
     ]
-    omitted = [{"key": f"({found['omitted']:,} more)", "key2": ""}] if found["omitted"] else []
-    return table(shown, [*found["items"], *omitted, {**total, "key": "total", "key2": ""}])
+    omitted = [{"key": f"({costs['omitted']:,} more)", "key2": ""}] if costs["omitted"] else []
+    return table(visible, [*costs["items"], *omitted, {**total, "key": "total", "key2": ""}])
 
 
 def _bucket(time: str | None) -> str:
@@ -256,10 +256,10 @@ def _known(cost: Document) -> str:
     """
     if "cost_usd" not in cost:  # those left out
         return ""
-    known = f"{'~' if Decimal(cost['estimated_usd']) else ''}{dollars(cost['cost_usd'])}"
+    text = f"{'~' if Decimal(cost['estimated_usd']) else ''}{dollars(cost['cost_usd'])}"
     if cost["cost_usd"] is None or not cost["unpriced"]:
-        return known
-    return f"{known} + {cost['unpriced']:,} unknown"
+        return text
+    return f"{text} + {cost['unpriced']:,} unknown"
 
 
 def _day_of(by: str, since: str | None) -> str | None:
@@ -302,18 +302,18 @@ def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
     return on_proxy(ask)
 
 
-def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) -> None:
+def _show_beside(answer: Document, theirs: dict[str, Decimal], *, as_json: bool) -> None:
     """Show the ledger's costs beside the proxy's; where they differ most comes first."""
     from meshwright.ledger.proxy import reconcile
 
-    known = {cost["key"]: cost for cost in found["items"] if cost["key"] is not None}
-    ours = {key: cost["cost_usd"] and Decimal(cost["cost_usd"]) for key, cost in known.items()}
+    costs_by_key = {cost["key"]: cost for cost in answer["items"] if cost["key"] is not None}
+    ours = {key: cost["cost_usd"] and Decimal(cost["cost_usd"]) for key, cost in costs_by_key.items()}
     differences = reconcile(ours, theirs)
     items = [
         {
             "key": difference.name,
             "cost_usd": _plain(difference.ours),
-            "unpriced": known[difference.name]["unpriced"] if difference.name in known else 0,
+            "unpriced": costs_by_key[difference.name]["unpriced"] if difference.name in costs_by_key else 0,
             "proxy_usd": _plain(difference.theirs),
             "difference_usd": _plain(difference.amount),
             "differs": difference.differs,
@@ -321,14 +321,14 @@ def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) 
         for difference in differences
     ]
     if as_json:
-        echo_json({**{name: found[name] for name in ("by", "since", "omitted")}, "items": items})
+        echo_json({**{name: answer[name] for name in ("by", "since", "omitted")}, "items": items})
         return
 
     def ledger(key: str) -> str:
-        return _known(known[key]) if key in known else ""
+        return _known(costs_by_key[key]) if key in costs_by_key else ""
 
     columns = (
-        Column(found["by"], "key", partial(_key, found["by"])),
+        Column(answer["by"], "key", partial(_key, answer["by"])),
         Column("ledger", "key", ledger),
         Column("proxy", "proxy_usd", _dollars),
         Column("difference", write=_difference),
@@ -336,8 +336,8 @@ def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) 
     click.echo(table(columns, items))
     differing = sum(difference.differs for difference in differences)
     click.echo(f"{differing} of {len(differences)} differ", err=True)
-    if found["omitted"]:
-        click.echo(f"{found['omitted']:,} more of the ledger were not compared", err=True)
+    if answer["omitted"]:
+        click.echo(f"{answer['omitted']:,} more of the ledger were not compared", err=True)
 
 
 def _difference(item: Document) -> str:

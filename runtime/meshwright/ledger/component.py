@@ -65,7 +65,7 @@ _Lost = tuple[Decimal | None, Usage, CostSource]
 _NOTHING: _Lost = (ZERO, Usage(), "priced")
 
 
-class Accounted(Wrapper):
+class Accounting(Wrapper):
     """A model whose calls stay within the budgets, and are all in the ledger.
 
     It reserves the most that a call may cost and settles what it did cost. Only it says that a call was
@@ -170,19 +170,19 @@ class Accounted(Wrapper):
         usual = self._estimates.usual(request)
         return most if most is None or usual is None else min(most, usual)
 
-    def _priced(self, reply: ModelReply, request: ModelRequest, **known: Any) -> ModelReply:
+    def _priced(self, reply: ModelReply, request: ModelRequest, **overrides: Any) -> ModelReply:
         """The reply with what it cost, as its provider says or else by our prices; `known` is set too.
 
         Tokens that a provider did not count, or cannot have, are estimated.
         """
         reply = checked_reply(reply, request)
         reported = None if reply.cost_usd is None else reported_cost(reply.cost_usd)
-        update: dict[str, Any] = {"cost_usd": reported, **known}
+        update: dict[str, Any] = {"cost_usd": reported, **overrides}
         if reply.cache_hit:
             update["cost_usd"] = ZERO
             if reply.saved_usd is None:
-                made = reply.model_copy(update={"cache_hit": False})
-                update["saved_usd"] = self._prices.of_reply(made, request)
+                uncached = reply.model_copy(update={"cache_hit": False})
+                update["saved_usd"] = self._prices.of_reply(uncached, request)
         elif reported is not None:
             update |= {"usage": estimated_usage(reply, request)} if reply.usage_problem else {}
         else:
@@ -197,16 +197,16 @@ class Accounted(Wrapper):
         self, reply: ModelReply, request: ModelRequest, lost_before: Iterable[ModelReply]
     ) -> ModelReply:
         """The reply with the tokens and cost of answers before it that were lost, where we know a price."""
-        read = reply.usage.prompt_tokens
+        prompt = reply.usage.prompt_tokens
         for answer in lost_before:
-            usage = answer.usage.model_copy(update={"prompt_tokens": answer.usage.prompt_tokens or read})
-            lost = self._priced(answer.model_copy(update={"usage": usage}), request)
-            if reply.cost_usd is None or lost.cost_usd is None:
+            usage = answer.usage.model_copy(update={"prompt_tokens": answer.usage.prompt_tokens or prompt})
+            lost_reply = self._priced(answer.model_copy(update={"usage": usage}), request)
+            if reply.cost_usd is None or lost_reply.cost_usd is None:
                 continue
-            is_estimated = "estimated" in (reply.cost_source, lost.cost_source)
+            is_estimated = "estimated" in (reply.cost_source, lost_reply.cost_source)
             whole: dict[str, Any] = {
-                "usage": reply.usage + lost.usage,
-                "cost_usd": reply.cost_usd + lost.cost_usd,
+                "usage": reply.usage + lost_reply.usage,
+                "cost_usd": reply.cost_usd + lost_reply.cost_usd,
                 "cost_source": "estimated" if is_estimated else reply.cost_source,
             }
             reply = reply.model_copy(update=whole)
@@ -236,10 +236,10 @@ class Accounted(Wrapper):
         )
 
     def _answered(self, hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
-        known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
+        fields = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
         tools = tuple([call.name for call in reply.tool_calls])
-        known |= {"tool_calls": tools, "settlement": settled, "reason": reply.usage_problem or None}
-        return Call(**_known_of(hold.request, hold.call), **known)
+        fields |= {"tool_calls": tools, "settlement": settled, "reason": reply.usage_problem or None}
+        return Call(**_known_of(hold.request, hold.call), **fields)
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """The likely cost and usage of a call that ended without a reply.
@@ -247,12 +247,12 @@ class Accounted(Wrapper):
         Answers that were held back say it, where the provider counted. Streamed text is counted; without any,
         if the provider may have worked, it is the estimate of such calls, else the most.
         """
-        lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
+        lost_replies: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, _MAY_COST)
-        is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost)
-        is_counted = all(answer.cost_source != "estimated" for answer in lost)
-        if lost and is_known and (is_counted or (harmless and not meter.bytes)):
-            *before, last = lost
+        is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost_replies)
+        is_counted = all(answer.cost_source != "estimated" for answer in lost_replies)
+        if lost_replies and is_known and (is_counted or (harmless and not meter.bytes)):
+            *before, last = lost_replies
             reply = self._with_lost(self._priced(last, hold.request), hold.request, before)
             return reply.cost_usd, reply.usage, reply.cost_source
         if _attempts_of(error) == 0 or (harmless and not meter.bytes):
@@ -298,15 +298,15 @@ _of_reply = attrgetter(*_OF_REPLY)
 
 
 def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
-    known = {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
-    known["prompt"] = request.context.prompt
-    return known
+    fields = {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
+    fields["prompt"] = request.context.prompt
+    return fields
 
 
 def _attempts_of(error: BaseException) -> int:
     """How many attempts were made; none where a call was cancelled because of an error that says so."""
-    known = error.__cause__ if isinstance(error, asyncio.CancelledError) else error
-    return known.attempts if isinstance(known, ModelError) else 1
+    cause = error.__cause__ if isinstance(error, asyncio.CancelledError) else error
+    return cause.attempts if isinstance(cause, ModelError) else 1
 
 
 def _ms_since(started: float) -> float:
@@ -378,7 +378,7 @@ class LedgerComponent(Component):
     def _accounted(self, model: Model) -> Model:
         mesh = self.mesh
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        return Accounted(model, mesh.get(Budgets), mesh.get(PriceList), call_events(mesh.runtime), past)
+        return Accounting(model, mesh.get(Budgets), mesh.get(PriceList), call_events(mesh.runtime), past)
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""

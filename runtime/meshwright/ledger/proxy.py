@@ -42,7 +42,7 @@ class _ProxyKey(NamedTuple):
     token: str
 
 
-class Difference(NamedTuple):
+class CostDifference(NamedTuple):
     """The ledger's and the proxy's cost of one tag or agent; None where that side knows nothing of it."""
 
     name: str
@@ -166,8 +166,8 @@ def proxy_of(base_url: str | None, master_key: str | None) -> LiteLLMProxy:
     return LiteLLMProxy(base_url, master_key)
 
 
-def reconcile(ours: Mapping[str, Decimal | None], theirs: Mapping[str, Decimal]) -> list[Difference]:
+def reconcile(ours: Mapping[str, Decimal | None], theirs: Mapping[str, Decimal]) -> list[CostDifference]:
     """Compare the ledger's costs with the proxy's, by tag or by agent; the largest difference comes first."""
     names = dict.fromkeys([*ours, *theirs])
-    differences = [Difference(name, ours.get(name), theirs.get(name)) for name in names]
+    differences = [CostDifference(name, ours.get(name), theirs.get(name)) for name in names]
     return sorted(differences, key=lambda difference: (-abs(difference.amount), difference.name))

@@ -153,8 +153,8 @@ class AgentConfigs(AgentModels):
 
     def last_read(self, tenant_id: str, agent_id: str) -> AgentModel | None:
         """The configured model of an agent, by the last read. Raises Unauthorized."""
-        found = (self._index.get((tenant_id, name)) for name in (agent_id, DEFAULT))
-        row = next((row for row in found if row is not None and row.is_active), None)
+        rows = (self._index.get((tenant_id, name)) for name in (agent_id, DEFAULT))
+        row = next((row for row in rows if row is not None and row.is_active), None)
         return None if row is None else self._model_of(row)
 
     def _model_of(self, row: AgentRow) -> AgentModel:
@@ -277,9 +277,9 @@ class AgentConfigs(AgentModels):
         row = await self._find(caller.tenant_id, agent_id)
         if row.llm_api_key_encrypted is not None:
             await self.mesh.get(Audit).record(caller, "agent_config.key_read", _subject(row))
-        known = {name: getattr(row, name) for name in AgentLLM.model_fields if hasattr(row, name)}
+        fields = {name: getattr(row, name) for name in AgentLLM.model_fields if hasattr(row, name)}
         source = "default" if agent_id == DEFAULT else "agent"
-        return AgentLLM(**known, llm_api_key=self._key_of(row), source=source)
+        return AgentLLM(**fields, llm_api_key=self._key_of(row), source=source)
 
     async def create(self, caller: Caller, wanted: AgentConfigRequest) -> AgentConfig:
         """Add a configuration. When this returns it is durable, and decides the next call in this process.
@@ -350,22 +350,22 @@ class AgentConfigs(AgentModels):
         self, event_type: str, row: AgentRow, changed: Sequence[str], write: Callable[..., None], *args: Any
     ) -> AgentConfig:
         """Make a change with the event that tells of it, which has the configuration without its key."""
-        shown = AgentConfig.of(row)
+        config = AgentConfig.of(row)
         payload: dict[str, Any] = {
             "agent_id": row.agent_id,
             "is_default": row.is_default,
             "changed": [*changed],
         }
         if event_type != DELETED:
-            payload["config"] = shown.model_dump(mode="json", exclude={"problem"})
+            payload["config"] = config.model_dump(mode="json", exclude={"problem"})
         event = self.mesh.event(event_type, payload, tenant_id=row.tenant_id, agent_id=row.agent_id)
         await self.mesh.write(table.write_with, event, write, *args)
         self._version += 1
         with suppress(ModelUnavailable):  # the next call tries again
             await self.refresh()
         if event_type != DELETED:
-            shown.problem = self._problem(row)
-        return shown
+            config.problem = self._problem(row)
+        return config
 
     def _problem(self, row: AgentRow) -> str | None:
         """The reason why this process cannot call a row's model."""

@@ -59,25 +59,25 @@ _FIGURES = (
 @mesh_options
 def _show(target: Target, name: str, as_json: bool) -> None:
     """Show the progress, the cost and the figures of an evaluation."""
-    found = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.path_of(name)), need="state")
+    evaluation = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.path_of(name)), need="state")
     if as_json:
-        echo_json(found)
+        echo_json(evaluation)
     else:
-        _print(found)
+        _print(evaluation)
 
 
-def _pairs(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, float]:
+def _pairs(ctx: click.Context, parameter: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
     """The least mean of each figure. Raises BadParameter."""
-    found: dict[str, float] = {}
-    for pair in given:
+    numbers: dict[str, float] = {}
+    for pair in texts:
         name, _, value = pair.rpartition("=")
         try:
-            found[name] = float(value)
+            numbers[name] = float(value)
         except ValueError:
-            found[name] = float("nan")
-        if not name or not isfinite(found[name]):
+            numbers[name] = float("nan")
+        if not name or not isfinite(numbers[name]):
             raise click.BadParameter(f"{pair!r} is no NAME=VALUE, such as correctness=7", ctx, parameter)
-    return found
+    return numbers
 
 
 class _Items(NamedTuple):
@@ -88,8 +88,8 @@ class _Items(NamedTuple):
 
     def place_of(self, field: str) -> str:
         """The line of a field of the request: `data.items.3.input` is one of the fourth item."""
-        found = re.fullmatch(r"data\.items\.(\d+)\.(.+)", field)
-        return f"{self.places[int(found[1])]}: {found[2]}: " if found else ""
+        match = re.fullmatch(r"data\.items\.(\d+)\.(.+)", field)
+        return f"{self.places[int(match[1])]}: {match[2]}: " if match else ""
 
 
 def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> _Items:
@@ -186,8 +186,8 @@ def evaluate(
     answers each input by a task; then the answers are measured, and judged by the agent of --judge, one task
     for each criterion. The exit status is 1 where a --min is missed or an item has failed.
     """
-    wanted = [_criterion(text) for text in criteria]
-    names = [*metrics, *(criterion["name"] for criterion in wanted)]
+    requested = [_criterion(text) for text in criteria]
+    names = [*metrics, *(criterion["name"] for criterion in requested)]
     if not names:
         raise click.UsageError("name a --criterion or a --metric", click.get_current_context())
     if unknown := least.keys() - {*names}:
@@ -197,26 +197,28 @@ def evaluate(
         "name": options["name"],
         "data": {"items": items.items},
         "agent_id": agent,
-        "criteria": wanted,
+        "criteria": requested,
         "metrics": [*metrics],
         "judge": _judge(options),
         "budget_usd": options["budget"],
     }
-    found, rows = talk(target, lambda mesh: _evaluate(mesh, body, items), need="work", begins=True)
-    for figure in found["figures"]:
+    evaluation, rows = talk(target, lambda mesh: _evaluate(mesh, body, items), need="work", begins=True)
+    for figure in evaluation["figures"]:
         if figure["name"] in least:
             figure["least"] = least[figure["name"]]
             figure["is_met"] = figure["mean"] is not None and figure["mean"] >= figure["least"]
     if junit is not None:
         try:
-            junit.write_bytes(junit_of(found, rows))
+            junit.write_bytes(junit_of(evaluation, rows))
         except OSError as error:
             raise click.ClickException(f"{junit} cannot be written: {error.strerror}") from None
     if as_json:
-        echo_json(found)
+        echo_json(evaluation)
     else:
-        _print(found, rows)
-    return int(bool(found["failed"]) or not all(figure.get("is_met", True) for figure in found["figures"]))
+        _print(evaluation, rows)
+    return int(
+        bool(evaluation["failed"]) or not all(figure.get("is_met", True) for figure in evaluation["figures"])
+    )
 
 
 def _judge(options: dict[str, Any]) -> Document:
@@ -229,28 +231,30 @@ async def _evaluate(mesh: Connection, body: Document, items: _Items) -> tuple[Do
     """Make the evaluation, wait for its end, and return it with its items."""
     client = mesh.client
     try:
-        made = await client.resource(EVALUATIONS.name).create(**body)
+        created = await client.resource(EVALUATIONS.name).create(**body)
     except (InvalidInput, NotFound) as error:
         place = items.place_of(error.field or "")
-        said = error.message.removeprefix(f"{error.field}: ") if place else error.message
-        raise click.UsageError("; ".join(filter(None, (place + said, error.remedy)))) from None
-    path = EVALUATIONS.path_of(made["evaluation_id"])
-    click.echo(f"evaluation {made['evaluation_id']}: {made['items']} items", err=True)
+        problem = error.message.removeprefix(f"{error.field}: ") if place else error.message
+        raise click.UsageError("; ".join(filter(None, (place + problem, error.remedy)))) from None
+    path = EVALUATIONS.path_of(created["evaluation_id"])
+    click.echo(f"evaluation {created['evaluation_id']}: {created['items']} items", err=True)
     pauses = Backoff(0.1, 2.0, jitter=0.0)
     while True:
-        found = await client.call("GET", path)
-        if found["status"] == "done":
-            return found, await client.items(f"{path}/items")
+        evaluation = await client.call("GET", path)
+        if evaluation["status"] == "done":
+            return evaluation, await client.items(f"{path}/items")
         await asyncio.sleep(pauses.next())
 
 
-def _print(found: Document, rows: Sequence[Document] = ()) -> None:
-    if found["figures"]:
-        click.echo(table(_FIGURES, found["figures"], width=terminal_width() or _WIDTH))
-    failed = f", {found['failed']} failed" if found["failed"] else ""
-    click.echo(f"{found['done']} of {found['items']} items{failed}, {dollars(found['cost_usd'])}")
+def _print(evaluation: Document, rows: Sequence[Document] = ()) -> None:
+    if evaluation["figures"]:
+        click.echo(table(_FIGURES, evaluation["figures"], width=terminal_width() or _WIDTH))
+    failed = f", {evaluation['failed']} failed" if evaluation["failed"] else ""
+    click.echo(
+        f"{evaluation['done']} of {evaluation['items']} items{failed}, {dollars(evaluation['cost_usd'])}"
+    )
     for item in rows:
         if item["status"] == "failed":
             click.echo(f"item {item['number']} failed: {item['figures']['error']}", err=True)
-    for warning in found["warnings"]:
+    for warning in evaluation["warnings"]:
         click.echo(f"note: {warning}", err=True)

@@ -126,17 +126,17 @@ class Evaluations:
     async def page(self, caller: Caller, *, before: str | None = None, limit: int = 50) -> EvaluationPage:
         """The evaluations of the caller's tenant, the newest first; `before` is the id of one."""
         SEE.check(caller)
-        read, tenant_id = self.mesh.database.read, caller.tenant_id
+        read_rows, tenant_id = self.mesh.database.read, caller.tenant_id
         bound = _NEWEST
         if before is not None:
-            found = await read(table.find, EvaluationKey(tenant_id, before))
-            bound = (found.created_at, found.id)
-        rows = await read(table.page, tenant_id, bound, limit + 1)
-        shown = rows[:limit]
-        running = [EvaluationKey(tenant_id, row.id) for row in shown if row.ended_at is None]
-        facts = await read(table.facts, running)
-        items = [summary_of(row, facts.get(row.id, ())) for row in shown]
-        return EvaluationPage(items=items, cursor=shown[-1].id if len(rows) > limit else None)
+            earlier = await read_rows(table.find, EvaluationKey(tenant_id, before))
+            bound = (earlier.created_at, earlier.id)
+        rows = await read_rows(table.page, tenant_id, bound, limit + 1)
+        page_rows = rows[:limit]
+        running = [EvaluationKey(tenant_id, row.id) for row in page_rows if row.ended_at is None]
+        facts = await read_rows(table.facts, running)
+        items = [summary_of(row, facts.get(row.id, ())) for row in page_rows]
+        return EvaluationPage(items=items, cursor=page_rows[-1].id if len(rows) > limit else None)
 
     async def show(self, caller: Caller, evaluation_id: str) -> EvaluationView:
         """An evaluation with its figures so far. Raises NotFound."""
@@ -153,8 +153,8 @@ class Evaluations:
         if with_texts := has_role(caller, Role.CONTENTS):
             await self.mesh.get(Audit).record_read(caller, f"evaluations/{evaluation_id}")
         rows = await self.mesh.database.read(table.items, key, after, limit + 1)
-        shown = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
-        return EvaluationItemPage(items=shown, cursor=shown[-1].number if len(rows) > limit else None)
+        items = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
+        return EvaluationItemPage(items=items, cursor=items[-1].number if len(rows) > limit else None)
 
     async def remove(self, caller: Caller, evaluation_id: str) -> None:
         """Delete an evaluation with its texts, also one that runs; its tasks stay. Raises NotFound."""
@@ -171,47 +171,49 @@ class Evaluations:
         facts = await self.mesh.database.read(table.facts, [key])
         return await asyncio.to_thread(view_of, row, facts[key.evaluation_id])
 
-    def _check_agents(self, wanted: EvaluationRequest) -> None:
+    def _check_agents(self, request: EvaluationRequest) -> None:
         registry = self.mesh.get(Registry)
-        if wanted.agent_id is not None:
-            registry.find(wanted.agent_id)
-        if not wanted.criteria:
+        if request.agent_id is not None:
+            registry.find(request.agent_id)
+        if not request.criteria:
             return
         try:
-            registry.find(wanted.judge.agent_id)
+            registry.find(request.judge.agent_id)
         except NotFound as error:
             remedy = "Name an agent that judges, or say in [evaluations] which models the agent `judge` calls"
             raise NotFound(error.message, remedy=remedy, field="judge.agent_id") from None
 
-    def _check_items(self, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
+    def _check_items(self, request: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
         if not items:
             raise InvalidInput("There is no such task", remedy="Select others", field="data")
         if len(items) > self.config.max_items:
             problem = f"{len(items):,} items are more than {self.config.max_items:,}"
             raise TooLarge(problem, remedy="Send fewer, or raise max_items in [evaluations]", field="data")
         for number, item in enumerate(items):
-            is_list = wanted.data is not None and wanted.data.items is not None
-            field = f"data.items.{number}" if is_list else "response" if wanted.response else "data"
+            is_list = request.data is not None and request.data.items is not None
+            field = f"data.items.{number}" if is_list else "response" if request.response else "data"
             if len(item.texts.model_dump_json(exclude_defaults=True).encode()) > self.config.max_item_bytes:
                 problem = f"{field}: its texts have more than {self.config.max_item_bytes:,} bytes"
                 remedy = "Shorten them, or raise max_item_bytes in [evaluations]"
                 raise TooLarge(problem, remedy=remedy, field=field)
-            if item.texts.output is None and wanted.agent_id is None:
+            if item.texts.output is None and request.agent_id is None:
                 raise InvalidInput(
                     f"{field} has no output",
                     remedy="Send it, or name the agent_id that answers",
                     field="agent_id",
                 )
-            if item.texts.other is None and wanted.judge.pairwise and wanted.criteria:
+            if item.texts.other is None and request.judge.pairwise and request.criteria:
                 problem = f"{field} has no other answer to compare the output with"
                 raise InvalidInput(problem, remedy="Send `other`, or leave pairwise out", field=field)
 
-    def _check_models(self, caller: Caller, wanted: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
+    def _check_models(
+        self, caller: Caller, request: EvaluationRequest, items: Sequence[SelectedItem]
+    ) -> None:
         """Raises InvalidInput where the judge calls the group of models by which an answer was written."""
-        judge = wanted.judge.model or self._group_of(caller, wanted.judge.agent_id)
-        if judge is None or not wanted.criteria:
+        judge = request.judge.model or self._group_of(caller, request.judge.agent_id)
+        if judge is None or not request.criteria:
             return
-        authors = {item.author for item in items if item.author} | {wanted.agent_id}
+        authors = {item.author for item in items if item.author} | {request.agent_id}
         groups = {self._group_of(caller, author) for author in authors if author}
         if judge in groups | {item.state.model for item in items}:
             raise InvalidInput(
@@ -222,7 +224,9 @@ class Evaluations:
 
     def _group_of(self, caller: Caller, agent_id: str) -> str | None:
         """The group of models that an agent calls, where that is known."""
-        agent = next((known for known in self.mesh.get(AgentTypes) if known.agent_id == agent_id), None)
+        agent = next(
+            (agent_type for agent_type in self.mesh.get(AgentTypes) if agent_type.agent_id == agent_id), None
+        )
         if agent is None or not needs_prompt(agent):  # it asks no model
             return None
         if agent.model:

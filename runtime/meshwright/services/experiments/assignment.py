@@ -15,11 +15,11 @@ class Assignment:
     """Chooses among the variants of one running experiment."""
 
     def __init__(self, row: ExperimentRow) -> None:
-        wanted = row.wanted
-        self._by_thread = wanted.unit == "thread"
+        request = row.wanted
+        self._by_thread = request.unit == "thread"
         self._salt = f"{row.experiment_id}\x00{row.salt}\x00".encode()
-        self._variants = [spec.of(row.experiment_id, row.agent_id) for spec in wanted.variants]
-        self._bounds = [*accumulate(spec.weight for spec in wanted.variants)]
+        self._variants = [spec.of(row.experiment_id, row.agent_id) for spec in request.variants]
+        self._bounds = [*accumulate(spec.weight for spec in request.variants)]
 
     def of(self, task: Task) -> TaskVariant:
         """The variant of a task: the same for each task of its thread, or of its requester."""
@@ -36,11 +36,11 @@ class Assignments:
 
     def take(self, rows: Iterable[ExperimentRow]) -> None:
         """Choose by these experiments from now on."""
-        found: dict[str, list[Assignment]] = {}
+        by_tenant: dict[str, list[Assignment]] = {}
         for row in rows:
             if row.runs_over == "tasks":
-                found.setdefault(row.tenant_id, []).append(Assignment(row))
-        self._found = found
+                by_tenant.setdefault(row.tenant_id, []).append(Assignment(row))
+        self._found = by_tenant
 
     def choose(self, task: Task) -> Iterable[TaskVariant]:
         """The variants of a new task, one for each experiment: any agent may get a part of it."""

@@ -51,19 +51,19 @@ class ExperimentProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add tasks, count what they do, and note how they end."""
-        made = self._made(session, [event for event in events if event.event_type == _ACCEPTED])
+        new_rows = self._made(session, [event for event in events if event.event_type == _ACCEPTED])
         later = [event for event in events if event.event_type != _ACCEPTED and event.task_id]
-        if not made and (
+        if not new_rows and (
             not later or not session.execute("SELECT 1 FROM experiment_tasks LIMIT 1").fetchall()
         ):
             return
-        ids = {row["task_id"] for row in made} | {event.task_id for event in later}
-        known = [dict(zip(_COLUMNS, values, strict=True)) for values in session.select_in(_SELECT, ids)]
-        changed = {_key(row): row for row in made}
+        ids = {row["task_id"] for row in new_rows} | {event.task_id for event in later}
+        stored = [dict(zip(_COLUMNS, values, strict=True)) for values in session.select_in(_SELECT, ids)]
+        changed = {_key(row): row for row in new_rows}
         rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in known:
+        for row in stored:
             changed.pop(_key(row), None)  # it is there: the log is read again
-        for row in (*known, *changed.values()):
+        for row in (*stored, *changed.values()):
             rows.setdefault((row["tenant_id"], row["task_id"]), []).append(row)
         for event in later:
             for row in rows.get((event.tenant_id, event.task_id or ""), ()):
@@ -76,17 +76,19 @@ class ExperimentProjection:
 
     def _made(self, session: Session, events: Sequence[Event]) -> list[dict[str, Any]]:
         """The rows of tasks that were accepted with variants."""
-        accepted = [(event, found) for event in events if (found := _accepted_in(event)) is not None]
+        accepted = [
+            (event, acceptance) for event in events if (acceptance := _accepted_in(event)) is not None
+        ]
         if not accepted:
             return []
-        ids = {tried.experiment for _, found in accepted for tried in found.variants}
-        known = {row.experiment_id: row for row in by_ids(session, sorted(ids))}
+        ids = {variant.experiment for _, acceptance in accepted for variant in acceptance.variants}
+        experiments = {row.experiment_id: row for row in by_ids(session, sorted(ids))}
         return [
-            _new_row(row.experiment_id, event, tried.name, unit)
-            for event, found in accepted
-            for tried in found.variants
-            if (row := known.get(tried.experiment)) is not None and row.tenant_id == event.tenant_id
-            if (unit := _unit_of(row, event, found)) and row.variant(tried.name)
+            _new_row(row.experiment_id, event, variant.name, unit)
+            for event, acceptance in accepted
+            for variant in acceptance.variants
+            if (row := experiments.get(variant.experiment)) is not None and row.tenant_id == event.tenant_id
+            if (unit := _unit_of(row, event, acceptance)) and row.variant(variant.name)
         ]
 
     def clear(self, session: Session, oldest: int) -> None:
@@ -96,23 +98,23 @@ class ExperimentProjection:
 
 
 def _new_row(experiment_id: str, event: Event, variant: str, unit: str) -> dict[str, Any]:
-    named = (experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, variant, unit)
-    return dict(zip(_COLUMNS, (*named, *_NONE), strict=True))
+    values = (experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, variant, unit)
+    return dict(zip(_COLUMNS, (*values, *_NONE), strict=True))
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["experiment_id"], row["task_id"]
 
 
-class _Tried(Struct):
+class _TaskVariant(Struct):
     experiment: str
     name: str
 
 
-class _Accepted(Struct):
+class _Acceptance(Struct):
     """The fields of a `task.accepted` that are read: every task has one."""
 
-    variants: tuple[_Tried, ...] = ()
+    variants: tuple[_TaskVariant, ...] = ()
     dispatched_to: str | None = None
     thread_id: str | None = None
     requested_by: str | None = None
@@ -120,7 +122,7 @@ class _Accepted(Struct):
     forked_from: Any = None
 
 
-class _Ended(Struct):
+class _TaskEnd(Struct):
     """The fields of an outcome that are read."""
 
     success: bool
@@ -133,28 +135,28 @@ class _Ended(Struct):
         exact(self, "cost_usd", self.cost_usd)
 
 
-def _accepted_in(event: Event) -> _Accepted | None:
+def _accepted_in(event: Event) -> _Acceptance | None:
     """The acceptance of a task with variants; None for any other, and for a row that was altered."""
     if isinstance(event.payload, bytes) and _MARK not in event.payload:
         return None
     try:
-        found = _Accepted.model_validate_json(encode(event.payload))
+        acceptance = _Acceptance.model_validate_json(encode(event.payload))
     except ValueError:
         return None
-    return found if found.variants and found.forked_from is None else None
+    return acceptance if acceptance.variants and acceptance.forked_from is None else None
 
 
-def _unit_of(row: ExperimentRow, event: Event, found: _Accepted) -> str:
+def _unit_of(row: ExperimentRow, event: Event, acceptance: _Acceptance) -> str:
     """A hash of what the task is averaged with; "" for the task of another agent.
 
     Delegated tasks are averaged with those of the same task above, tasks for inputs with none.
     """
-    if found.dispatched_to not in row.wanted.agents:
+    if acceptance.dispatched_to not in row.wanted.agents:
         return ""
-    by = found.thread_id if row.wanted.unit == "thread" else found.requested_by
+    by = acceptance.thread_id if row.wanted.unit == "thread" else acceptance.requested_by
     if row.runs_over == "inputs":
         by = event.task_id
-    return sha256(str(found.parent_task_id or by).encode()).hexdigest()[:32]
+    return sha256(str(acceptance.parent_task_id or by).encode()).hexdigest()[:32]
 
 
 def _apply(row: dict[str, Any], event: Event) -> bool:
@@ -174,7 +176,7 @@ def _apply(row: dict[str, Any], event: Event) -> bool:
 
 def _end(row: dict[str, Any], event: Event) -> bool:
     try:
-        outcome = _Ended.model_validate_json(encode(event.payload))
+        outcome = _TaskEnd.model_validate_json(encode(event.payload))
     except ValueError:  # of a row that was altered
         return False
     usage = outcome.usage

@@ -65,7 +65,7 @@ class Counts(NamedTuple):
     cost_pico: int = 0
 
 
-class Measured(NamedTuple):
+class Measurements(NamedTuple):
     """The measurements of an experiment: samples by metric and variant, and counts by variant."""
 
     samples: Mapping[tuple[str, str], Sample]
@@ -80,7 +80,7 @@ class Breach(NamedTuple):
     reason: str
 
 
-def measure(session: Session, experiment_id: str) -> Measured:
+def measure(session: Session, experiment_id: str) -> Measurements:
     """Read what the tasks of an experiment have come to. Tasks of one unit are one observation."""
     samples: dict[tuple[str, str], Sample] = {}
     for variant, *values in session.execute(_TASKS, (experiment_id,)).fetchall():
@@ -92,12 +92,12 @@ def measure(session: Session, experiment_id: str) -> Measured:
         if name not in METRICS:
             samples[name, variant] = _sample(name, *values)
     counts = {
-        variant: Counts(int(ended), int(unended), int(unpriced), int(millions) * _MILLION + int(rest))
-        for variant, ended, unended, unpriced, millions, rest in session.execute(
+        variant: Counts(int(ended_count), int(unended), int(unpriced), int(millions) * _MILLION + int(rest))
+        for variant, ended_count, unended, unpriced, millions, rest in session.execute(
             _COUNTS, (experiment_id,)
         ).fetchall()
     }
-    return Measured(samples, counts)
+    return Measurements(samples, counts)
 
 
 def _sample(metric: str, count: int, mean: float, mean_square: float) -> Sample:
@@ -105,87 +105,93 @@ def _sample(metric: str, count: int, mean: float, mean_square: float) -> Sample:
     return of._replace(count=int(count))
 
 
-def results(row: ExperimentRow, found: Measured) -> ExperimentResults:
+def results(row: ExperimentRow, measured: Measurements) -> ExperimentResults:
     """The results of an experiment."""
-    wanted = row.wanted
-    named = [variant.name for variant in wanted.variants]
-    metrics = dict.fromkeys((wanted.metric, *METRICS, *_scores(found)))
+    request = row.wanted
+    names = [variant.name for variant in request.variants]
+    metrics = dict.fromkeys((request.metric, *METRICS, *_scores(measured)))
     figures = [
-        _figures(metric, name, found.samples[metric, name], found.samples.get((metric, named[0])), named)
+        _figures(
+            metric, name, measured.samples[metric, name], measured.samples.get((metric, names[0])), names
+        )
         for metric in metrics
-        for name in named
-        if (metric, name) in found.samples
+        for name in names
+        if (metric, name) in measured.samples
     ]
-    variants = [_result(wanted, name, found) for name in named]
+    variants = [_result(request, name, measured) for name in names]
     return ExperimentResults(experiment=row.shown, variants=variants, figures=figures)
 
 
-def _scores(found: Measured) -> Sequence[str]:
-    return sorted({metric for metric, _ in found.samples} - {*METRICS})
+def _scores(measured: Measurements) -> Sequence[str]:
+    return sorted({metric for metric, _ in measured.samples} - {*METRICS})
 
 
-def _alpha(named: Sequence[Any]) -> float:
+def _alpha(variants: Sequence[Any]) -> float:
     """The chance of a false alarm in one comparison, where there are several."""
-    return ALPHA / (len(named) - 1)
+    return ALPHA / (len(variants) - 1)
 
 
 def _figures(
-    metric: str, name: str, sample: Sample, first: Sample | None, named: Sequence[str]
+    metric: str, name: str, sample: Sample, first: Sample | None, variants: Sequence[str]
 ) -> ExperimentFigures:
     if metric == SUCCESS:
         own = statistics.wilson(sample.mean * sample.count, sample.count)
     else:
         own = statistics.mean_interval(sample)
-    made = ExperimentFigures(
+    figures = ExperimentFigures(
         metric=metric, variant=name, count=sample.count, mean=sample.mean, low=own.low, high=own.high
     )
-    apart = None if first is None or name == named[0] else statistics.compare(first, sample, _alpha(named))
+    apart = (
+        None if first is None or name == variants[0] else statistics.compare(first, sample, _alpha(variants))
+    )
     if apart is None:
-        return made
+        return figures
     names = ("difference", "difference_low", "difference_high", "p_value")
-    return made.model_copy(update=dict(zip(names, apart, strict=True)))
+    return figures.model_copy(update=dict(zip(names, apart, strict=True)))
 
 
-def _result(wanted: ExperimentRequest, name: str, found: Measured) -> VariantResult:
-    counts = found.counts.get(name, Counts())
-    made = VariantResult(
+def _result(request: ExperimentRequest, name: str, measured: Measurements) -> VariantResult:
+    counts = measured.counts.get(name, Counts())
+    result = VariantResult(
         variant=name,
         ended=counts.ended,
         open=counts.open,
         unpriced=counts.unpriced,
         cost_usd=from_pico(counts.cost_pico),
     )
-    others = [variant.name for variant in wanted.variants]
-    first, own = (found.samples.get((wanted.metric, of)) for of in (others[0], name))
+    others = [variant.name for variant in request.variants]
+    first, own = (measured.samples.get((request.metric, of)) for of in (others[0], name))
     alpha = _alpha(others)
     if name == others[0]:
-        return made
+        return result
     apart = None if first is None or own is None else statistics.compare(first, own, alpha)
-    verdict = None if apart is None else _verdict(wanted, apart, alpha)
-    missing = 0 if verdict else _missing(wanted, first, own, alpha)
-    return made.model_copy(update={"verdict": verdict, "missing": missing})
+    verdict = None if apart is None else _verdict(request, apart, alpha)
+    missing = 0 if verdict else _missing(request, first, own, alpha)
+    return result.model_copy(update={"verdict": verdict, "missing": missing})
 
 
-def _verdict(wanted: ExperimentRequest, apart: Difference, alpha: float) -> Verdict | None:
+def _verdict(request: ExperimentRequest, apart: Difference, alpha: float) -> Verdict | None:
     if apart.p_value <= alpha:
         is_less = apart.value < 0
-        return "better" if is_less == (wanted.metric in LOWER_IS_BETTER) else "worse"
-    is_near = max(-apart.low, apart.high) < wanted.difference
+        return "better" if is_less == (request.metric in LOWER_IS_BETTER) else "worse"
+    is_near = max(-apart.low, apart.high) < request.difference
     return "same" if is_near else None
 
 
-def _missing(wanted: ExperimentRequest, first: Sample | None, own: Sample | None, alpha: float) -> int | None:
+def _missing(
+    request: ExperimentRequest, first: Sample | None, own: Sample | None, alpha: float
+) -> int | None:
     """How many more observations of each of the two it takes; None while the variance is not known."""
-    if wanted.metric == SUCCESS:
+    if request.metric == SUCCESS:
         share = 0.5 if first is None or first.count < MIN_COUNT else first.mean
-        variance = max(_spread(share - wanted.difference), _spread(share + wanted.difference))
+        variance = max(_spread(share - request.difference), _spread(share + request.difference))
         variance += _spread(share)
     elif first is None or own is None or min(first.count, own.count) < MIN_COUNT:
         return None
     else:
         variance = first.variance + own.variance
-    seen = min(0 if sample is None else sample.count for sample in (first, own))
-    return max(1, statistics.needed(variance, wanted.difference, alpha) - seen)
+    observed = min(0 if sample is None else sample.count for sample in (first, own))
+    return max(1, statistics.needed(variance, request.difference, alpha) - observed)
 
 
 def _spread(share: float) -> float:
@@ -193,15 +199,15 @@ def _spread(share: float) -> float:
     return share * (1 - share)
 
 
-def breach(wanted: ExperimentRequest, found: Measured) -> Breach | None:
+def breach(request: ExperimentRequest, measured: Measurements) -> Breach | None:
     """The first variant that the guard of an experiment has surely found too bad, but for the first one."""
-    guard, named = wanted.guard, [variant.name for variant in wanted.variants]
+    guard, names = request.guard, [variant.name for variant in request.variants]
     if guard is None:
         return None
-    first = found.samples.get((guard.metric, named[0]))
-    for name in named[1:]:
-        sample = found.samples.get((guard.metric, name))
-        if sample is not None and (reason := _reason(guard, first, sample, _alpha(named))):
+    first = measured.samples.get((guard.metric, names[0]))
+    for name in names[1:]:
+        sample = measured.samples.get((guard.metric, name))
+        if sample is not None and (reason := _reason(guard, first, sample, _alpha(names))):
             return Breach(name, guard.metric, f"{guard.metric} of {name} is {reason}")
     return None
 

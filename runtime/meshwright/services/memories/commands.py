@@ -34,9 +34,9 @@ _ID = click.argument("memory_id", metavar="ID", shell_complete=ids_of(MEMORIES))
 @mesh_options
 def _list(target: Target, as_json: bool, **given: str | None) -> None:
     """List memories, the newest first."""
-    wanted = {name: value for name, value in given.items() if value is not None}
-    found = talk(target, lambda mesh: mesh.client.items(MEMORIES.path, **wanted), need=MEMORIES.need)
-    show(found, MEMORIES.columns, as_json=as_json, empty=MEMORIES.empty)
+    filters = {name: value for name, value in given.items() if value is not None}
+    memories = talk(target, lambda mesh: mesh.client.items(MEMORIES.path, **filters), need=MEMORIES.need)
+    show(memories, MEMORIES.columns, as_json=as_json, empty=MEMORIES.empty)
 
 
 @memory.command("show")
@@ -46,11 +46,11 @@ def _list(target: Target, as_json: bool, **given: str | None) -> None:
 def _show(target: Target, memory_id: str, as_json: bool) -> None:
     """Show a memory whole, with its source."""
     path = MEMORIES.path_of(memory_id)
-    found = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
+    memory = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
     if as_json:
-        echo_json(found)
+        echo_json(memory)
     else:
-        click.echo(_page(found))
+        click.echo(_page(memory))
 
 
 @memory.command("edit")
@@ -67,8 +67,8 @@ def _edit(target: Target, memory_id: str, **given: str | None) -> None:
         raise click.UsageError("give --text, --kind, --subject or --expires", click.get_current_context())
     fields |= {name: None for name in ("subject", "expires_at") if fields.get(name) == ""}
     path = MEMORIES.path_of(memory_id)
-    found = talk(target, lambda mesh: mesh.client.call("PATCH", path, body=fields), need="change")
-    click.echo(f"edited: {found['memory_id']} is {found['status']}")
+    memory = talk(target, lambda mesh: mesh.client.call("PATCH", path, body=fields), need="change")
+    click.echo(f"edited: {memory['memory_id']} is {memory['status']}")
 
 
 @memory.command("forget")
@@ -117,24 +117,24 @@ def _export(target: Target) -> None:
         click.echo(json.dumps(item, ensure_ascii=False))
 
 
-def _page(found: Document) -> str:
-    step = f", step {found['step']}" if found["step"] else ""
+def _page(memory: Document) -> str:
+    step = f", step {memory['step']}" if memory["step"] else ""
     rows = [
-        ("memory", found["memory_id"]),
-        ("text", found["text"]),
-        ("kind", found["kind"]),
-        ("subject", found["subject"]),
-        ("status", found["status"] + (f" by {found['superseded_by']}" if found["superseded_by"] else "")),
-        ("recalled by", owner(found)),
-        ("trust", trusted(found)),
-        ("written", f"{local_time(found['created_at'])} by {found['agent_id'] or 'an unknown author'}"),
-        ("source", f"task {found['task_id']}{step}" if found["task_id"] else ""),
+        ("memory", memory["memory_id"]),
+        ("text", memory["text"]),
+        ("kind", memory["kind"]),
+        ("subject", memory["subject"]),
+        ("status", memory["status"] + (f" by {memory['superseded_by']}" if memory["superseded_by"] else "")),
+        ("recalled by", owner(memory)),
+        ("trust", trusted(memory)),
+        ("written", f"{local_time(memory['created_at'])} by {memory['agent_id'] or 'an unknown author'}"),
+        ("source", f"task {memory['task_id']}{step}" if memory["task_id"] else ""),
         (
             "changed",
-            f"{local_time(found['changed_at'])} by {found['changed_by']}" if found["changed_at"] else "",
+            f"{local_time(memory['changed_at'])} by {memory['changed_by']}" if memory["changed_at"] else "",
         ),
-        ("promoted by", found["approved_by"]),
-        ("expires", local_time(found["expires_at"])),
-        ("used", f"{found['used']:,} times, cited by {found['helped']:,} answers"),
+        ("promoted by", memory["approved_by"]),
+        ("expires", local_time(memory["expires_at"])),
+        ("used", f"{memory['used']:,} times, cited by {memory['helped']:,} answers"),
     ]
     return labelled(row for row in rows if row[1])

@@ -84,8 +84,8 @@ async def _list_memories(
     By default those that are recalled and those in quarantine; `status=all` lists the superseded and the
     forgotten too. `contains` is a part of their text.
     """
-    wanted = query.model_dump(exclude={"status", "limit", "cursor"}, exclude_none=True)
-    page = await memories.page(caller, query.status, wanted, after=query.cursor, limit=query.limit)
+    filters = query.model_dump(exclude={"status", "limit", "cursor"}, exclude_none=True)
+    page = await memories.page(caller, query.status, filters, after=query.cursor, limit=query.limit)
     return MemoryList(items=page.items, cursor=page.cursor)
 
 

@@ -50,16 +50,16 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
     """Show a schedule, when it is due next, and its last 20 runs."""
 
     async def find(mesh: Connection) -> tuple[Document, list[Document]]:
-        found = await mesh.client.call("GET", SCHEDULES.path_of(schedule_id))
-        return found, await _due(mesh, schedule_id, count)
+        schedule = await mesh.client.call("GET", SCHEDULES.path_of(schedule_id))
+        return schedule, await _due(mesh, schedule_id, count)
 
-    found, due = talk(target, find, need="state")
+    schedule, due = talk(target, find, need="state")
     if as_json:
-        echo_json({**found, "next": due})
+        echo_json({**schedule, "next": due})
         return
-    click.echo(_page(found, due))
-    if found["history"]:
-        click.echo(f"\n{table(_RUNS, found['history'])}")
+    click.echo(_page(schedule, due))
+    if schedule["history"]:
+        click.echo(f"\n{table(_RUNS, schedule['history'])}")
 
 
 @schedules.command("create")
@@ -118,16 +118,16 @@ def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **gi
 
     async def make(mesh: Connection) -> tuple[Document, list[Document]]:
         if replace:
-            made = await mesh.client.call("PUT", SCHEDULES.path_of(schedule_id), body=body)
+            schedule = await mesh.client.call("PUT", SCHEDULES.path_of(schedule_id), body=body)
         else:
-            made = await mesh.client.call("POST", "/schedules", body={"id": schedule_id, **body})
-        return made, await _due(mesh, schedule_id, _PREVIEWED)
+            schedule = await mesh.client.call("POST", "/schedules", body={"id": schedule_id, **body})
+        return schedule, await _due(mesh, schedule_id, _PREVIEWED)
 
-    made, due = talk(target, make, need="change", begins=True)
+    schedule, due = talk(target, make, need="change", begins=True)
     if as_json:
-        echo_json({**made, "next": due})
+        echo_json({**schedule, "next": due})
     else:
-        click.echo(_page(made, due))
+        click.echo(_page(schedule, due))
 
 
 async def _due(mesh: Connection, schedule_id: str, count: int) -> list[Document]:

@@ -167,23 +167,23 @@ class Schedules:
         await self._runner.submit(key, await self._state(key), run)
         history = (await self._state(key)).history
         runs = await self.mesh.log.view(table.with_outcomes, key.tenant_id, history)
-        found = next((other for other in runs if other.task_id == run.task_id), None)
-        if found is None:
+        result = next((other for other in runs if other.task_id == run.task_id), None)
+        if result is None:
             raise NotFound(
                 f"The run {run.task_id} is not in the history", remedy="Look for its task", field="id"
             )
-        return found
+        return result
 
     async def preview(self, key: ScheduleKey, caller: Caller, count: int) -> list[DueTime]:
         """The next due times, also those of a paused schedule."""
         SEE.check(caller)
         state = await self._state(key)
         spec, anchor = state.spec, state.anchor
-        left = count if spec.max_runs is None else min(count, max(0, spec.max_runs - state.runs))
+        count_left = count if spec.max_runs is None else min(count, max(0, spec.max_runs - state.runs))
         after = max(state.position, self._clock.now())
         return [
             DueTime(due_at=due, local=local(spec, due), fires_at=fires_at(spec, key.name, anchor, due))
-            for due in islice(due_times(spec, anchor, after), left)
+            for due in islice(due_times(spec, anchor, after), count_left)
         ]
 
     async def _state(self, key: ScheduleKey) -> ScheduleState:
@@ -193,18 +193,18 @@ class Schedules:
         """Raises the errors of submitting the task, naming its field."""
         try:
             limits, registry = self.mesh.get(Tasks).payload_limits, self.mesh.get(Registry)
-            made = make_task(task, caller, now=self._clock.now(), limits=limits)
-            known = registry.capabilities()
+            new_task = make_task(task, caller, now=self._clock.now(), limits=limits)
+            capabilities = registry.capabilities()
             if task.agent_id is not None:
                 registry.find(task.agent_id)
-            elif task.capability not in known:
+            elif task.capability not in capabilities:
                 raise InvalidInput(
                     f"No agent has the capability {task.capability!r}",
-                    remedy=f"Known are {', '.join(known)}",
+                    remedy=f"Known are {', '.join(capabilities)}",
                     field="capability",
                 )
             with suppress(NoAgentAvailable):  # there may be one when it is due
-                registry.choose(made)
+                registry.choose(new_task)
         except MeshError as error:
             error.field = f"task.{error.field}"
             raise
