@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.orchestration.batches import Answered
+from meshwright.orchestration.batches import AnswerResult
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 
 AGENTS = '''
@@ -110,7 +110,7 @@ async def test_questions_of_one_kind_are_answered_once_by_two_at_a_time(running:
     assert [(question.question, question.is_dry) for question in planned] == [("May I help?", True)]
     wrong = await client.answer_all(17, text="ask one")
     assert ["does not fit" in str(question.refused) for question in wrong] == [True]
-    both: list[list[Answered]] = await asyncio.gather(
+    both: list[list[AnswerResult]] = await asyncio.gather(
         client.answer_all("yes", agent_id="worker"), client.answer_all("no", agent_id="worker")
     )
     given = Counter(question.task_id for half in both for question in half if question.refused is None)

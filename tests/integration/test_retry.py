@@ -14,7 +14,7 @@ import pytest
 
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Outcome
-from meshwright.orchestration.again import Forked
+from meshwright.orchestration.again import ForkResult
 from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
 from tests.run import DAPR
 from tests.support.fake_provider import FakeProvider, Fault
@@ -210,7 +210,7 @@ async def check_forks(mesh: Failing, task_id: str) -> None:
     await check_origin(mesh, forks[0], asked)
 
 
-async def check_origin(mesh: Failing, fork: Forked, step: str) -> None:
+async def check_origin(mesh: Failing, fork: ForkResult, step: str) -> None:
     """A fork says where it comes from, in its record, its first event and its steps."""
     client, task_id = mesh.running.client, str(fork.task_id)
     origin = (await client.task(task_id)).forked_from

@@ -3,12 +3,12 @@
 import pytest
 
 from meshwright.core.capability import Capability
-from meshwright.orchestration.scoring import AgentHistory, score_card
+from meshwright.orchestration.scoring import OutcomeHistory, score_card
 
 
 def score(*outcomes: bool, weight: float = 1.0, preferred: bool = False, healthy: bool = True) -> float:
     capability = Capability("research", weight=weight, preferred=preferred)
-    return score_card("agent", capability, healthy=healthy, history=AgentHistory(outcomes)).score
+    return score_card("agent", capability, healthy=healthy, history=OutcomeHistory(outcomes)).score
 
 
 def test_no_history_counts_as_success():
@@ -30,7 +30,9 @@ def test_three_successes_in_a_row_count_ten_percent_more():
 
 
 def test_a_streak_needs_the_last_three():
-    card = score_card("agent", Capability("x"), healthy=True, history=AgentHistory([True, True, True, False]))
+    card = score_card(
+        "agent", Capability("x"), healthy=True, history=OutcomeHistory([True, True, True, False])
+    )
     assert card.streak == 1.0
 
 
@@ -49,7 +51,7 @@ def test_only_the_last_twenty_outcomes_count():
 
 def test_an_outcome_kept_up_to_date_equals_the_formula(rng):
     outcomes = [rng.random() < 0.6 for _ in range(300)]
-    history = AgentHistory()
+    history = OutcomeHistory()
     for count, outcome in enumerate(outcomes, start=1):
         history.add(outcome)
         last = outcomes[max(0, count - 20) : count][::-1]
@@ -61,7 +63,7 @@ def test_an_outcome_kept_up_to_date_equals_the_formula(rng):
 
 def test_the_card_shows_every_factor():
     card = score_card(
-        "agent", Capability("x", weight=0.9, preferred=True), healthy=True, history=AgentHistory([True] * 3)
+        "agent", Capability("x", weight=0.9, preferred=True), healthy=True, history=OutcomeHistory([True] * 3)
     )
     assert card.model_dump() == {
         "agent_id": "agent",

@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.messages import TaskStatus
     from meshwright.events.tasks import DeadLetters
     from meshwright.ledger.task_costs import TaskTree
-    from meshwright.orchestration.again import Again, Forked
-    from meshwright.orchestration.batches import Answered, Cancelled
+    from meshwright.orchestration.again import ForkResult, RetryResult
+    from meshwright.orchestration.batches import AnswerResult, CancelResult
     from meshwright.work.protocol import Begin
 
 MAX_TASKS = 500  # of one page
@@ -60,17 +60,17 @@ class BatchCalls:
         begin: Begin | None = None,
         deadline: float | None = None,
         dry_run: bool = False,
-    ) -> Again:
+    ) -> RetryResult:
         """Work again on a task that failed, timed out or was cancelled, under the same id.
 
         From the `journal` finished steps stay, and cost nothing again; from the `start` none do. Without
         `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
         `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
         """
-        from meshwright.orchestration.again import Again
+        from meshwright.orchestration.again import RetryResult
 
         body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
-        return await self._connection.get(Again, f"{task_path(task_id)}/retry", "POST", body=body)
+        return await self._connection.get(RetryResult, f"{task_path(task_id)}/retry", "POST", body=body)
 
     async def fork(
         self,
@@ -80,17 +80,17 @@ class BatchCalls:
         attempt: int | None = None,
         deadline: float | None = None,
         dry_run: bool = False,
-    ) -> Forked:
+    ) -> ForkResult:
         """Make a task that goes on from a finished step of another's attempt, by default of the last.
 
         The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from
         now, by default as long as that of the other. Raises NotFound for a step that is not there, Conflict
         for one that failed or a task that is open, NoAgentAvailable, Overloaded.
         """
-        from meshwright.orchestration.again import Forked
+        from meshwright.orchestration.again import ForkResult
 
         body = {"step": step, "attempt": attempt, "deadline": deadline, "dry_run": dry_run}
-        return await self._connection.get(Forked, f"{task_path(task_id)}/fork", "POST", body=body)
+        return await self._connection.get(ForkResult, f"{task_path(task_id)}/fork", "POST", body=body)
 
     async def retry_all(
         self,
@@ -101,16 +101,16 @@ class BatchCalls:
         dry_run: bool = False,
         limit: int = 500,
         **fields: Unpack[FilterFields],
-    ) -> list[Again]:
+    ) -> list[RetryResult]:
         """Work again on the newest tasks that agree with every one of the `fields`, or on all.
 
         Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
         in the list, and says why (`refused`). Raises InvalidInput and NotFound as `cancel_all`.
         """
-        from meshwright.orchestration.again import AgainPage
+        from meshwright.orchestration.again import RetryPage
 
         body = {**fields, "begin": begin, "deadline": deadline, "all": everything, "dry_run": dry_run}
-        return await self._pages(AgainPage, "/retry", body, limit)
+        return await self._pages(RetryPage, "/retry", body, limit)
 
     async def cancel_all(
         self,
@@ -119,7 +119,7 @@ class BatchCalls:
         dry_run: bool = False,
         limit: int = 500,
         **fields: Unpack[FilterFields],
-    ) -> list[Cancelled]:
+    ) -> list[CancelResult]:
         """Ask for the end of the newest open tasks that agree with every one of the `fields`, or of all.
 
         One that can't be cancelled, since it has ended, is in the list, and says so (`refused`). Raises
@@ -140,7 +140,7 @@ class BatchCalls:
         dry_run: bool = False,
         limit: int = 500,
         **fields: Unpack[FilterFields],
-    ) -> list[Answered]:
+    ) -> list[AnswerResult]:
         """Give one answer to the oldest open questions of one kind, of the tasks that fit the `fields`.
 
         `id` is an end or a beginning of their ids, or of those of their tasks.

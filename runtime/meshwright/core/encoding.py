@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, Literal, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import msgspec
 from pydantic import BaseModel, Field, create_model
@@ -23,8 +23,6 @@ from meshwright.core.money import ZERO
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 """How large a record may be as JSON where no setting says otherwise."""
 MAX_DEPTH = 100  # of a payload that has to be mended
-
-
 _AS_THEY_ARE = (datetime, Decimal)
 """Types that `model_dump` leaves as they are where they do not have to be JSON."""
 _ANY_DIGIT = bytes.maketrans(b"23456789", b"1" * 8)
@@ -92,6 +90,8 @@ class Struct(msgspec.Struct, **_OPTIONS):
     Fields are given by name, and do not change. A field without a default needs `kw_only` behind fields with
     one.
     """
+
+    schema_name: ClassVar[str] = ""  # in OpenAPI, where that is not the name of the class
 
     def __init_subclass__(cls) -> None:
         if all("model_dump" not in vars(base) for base in cls.__mro__ if base is not Struct):
@@ -162,7 +162,8 @@ def _model_of(kind: type[Struct]) -> type[BaseModel]:
         elif field.default_factory is not msgspec.NODEFAULT:
             default = Field(default_factory=field.default_factory)
         fields[field.encode_name] = (field.type, default)
-    return create_model(kind.__name__, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
+    name = vars(kind).get("schema_name", kind.__name__)
+    return create_model(name, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
 
 
 def as_json(source: object, value: Any) -> Json:

@@ -34,8 +34,8 @@ from meshwright.identity.filters import (
 from meshwright.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
 from meshwright.identity.rules import EXPORT_TASK, OPERATOR, SEE_TASK, VIEWER
 from meshwright.ledger.task_costs import TaskTree, task_tree
-from meshwright.orchestration.again import Again, AgainPage
-from meshwright.orchestration.batches import Answered, AnswerPage, Cancelled, CancelPage
+from meshwright.orchestration.again import RetryPage, RetryResult
+from meshwright.orchestration.batches import AnswerPage, AnswerResult, CancelPage, CancelResult
 from meshwright.work.people import APPROVAL
 from meshwright.work.protocol import Begin
 from meshwright.work.record import unknown_task
@@ -112,7 +112,7 @@ class Batches(Operations):
         deadline: float | None = None,
         dry_run: bool = False,
         **fields: Any,
-    ) -> AgainPage:
+    ) -> RetryPage:
         """Work again on each task of a page that agrees with every field given.
 
         Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
@@ -120,13 +120,13 @@ class Batches(Operations):
         page = await self._tasks_of(dead=fields.get("status") is None, **fields)
         how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         items = [await self._retry_one(task, how) for task in page.items]
-        return AgainPage(items=tuple(items), cursor=page.cursor)
+        return RetryPage(items=tuple(items), cursor=page.cursor)
 
-    async def _retry_one(self, task: TaskSummary, how: dict[str, Any]) -> Again:
+    async def _retry_one(self, task: TaskSummary, how: dict[str, Any]) -> RetryResult:
         try:
             return await self.retry(task.task_id, **how)
         except MeshError as error:
-            return Again(
+            return RetryResult(
                 task_id=task.task_id,
                 begin="journal",
                 generation=task.generation,
@@ -152,8 +152,8 @@ class Batches(Operations):
         items = [await self._cancel_one(task, dry_run=dry_run) for task in page.items]
         return CancelPage(items=tuple(items), cursor=page.cursor)
 
-    async def _cancel_one(self, task: TaskSummary, *, dry_run: bool) -> Cancelled:
-        cancelled = Cancelled(
+    async def _cancel_one(self, task: TaskSummary, *, dry_run: bool) -> CancelResult:
+        cancelled = CancelResult(
             task_id=task.task_id, status=task.status, agent_id=task.agent_id, is_dry=dry_run
         )
         if dry_run:
@@ -248,8 +248,8 @@ class Batches(Operations):
             if (cursor := page.cursor) is None:
                 return kinds
 
-    async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> Answered:
-        answered = Answered(
+    async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> AnswerResult:
+        answered = AnswerResult(
             id=question.id,
             task_id=question.task_id,
             wait_id=question.wait_id,

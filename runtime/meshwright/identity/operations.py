@@ -74,7 +74,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.orchestration.again import Again, Forked
+from meshwright.orchestration.again import ForkResult, RetryResult
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
@@ -359,7 +359,7 @@ class Operations(Acting):
         },
         request=RetryRequest,
     )
-    async def retry(self, task_id: Identifier, **fields: Any) -> Again:
+    async def retry(self, task_id: Identifier, **fields: Any) -> RetryResult:
         """Work again on a task that failed, timed out or was cancelled, under the same id.
 
         It gets another outcome, of its next generation. Of what it delegated that failed as well, each is worked
@@ -387,7 +387,7 @@ class Operations(Acting):
         },
         request=ForkRequest,
     )
-    async def fork(self, task_id: Identifier, step: str, **fields: Any) -> Forked:
+    async def fork(self, task_id: Identifier, step: str, **fields: Any) -> ForkResult:
         """Make a task that goes on from a finished step of another, which stays as it is.
 
         Its agent, request and limits are those of the other, its id and thread are its own. The steps up to there

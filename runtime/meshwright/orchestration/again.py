@@ -22,7 +22,7 @@ ERASED_HASH = "erased"
 _MAX_ATTEMPTS = 100  # of all generations: the record has them all
 
 
-class Again(Struct):
+class RetryResult(Struct):
     """A task that is worked on again, or would be: where it `begin`s, and how many finished steps it keeps.
 
     `error` is why it had failed, `agent_id` the agent that goes on with it (None: the best), `generation` the
@@ -30,6 +30,7 @@ class Again(Struct):
     worked on again.
     """
 
+    schema_name = "Again"
     task_id: str
     begin: Begin
     generation: int
@@ -41,19 +42,21 @@ class Again(Struct):
     refused: Fault | None = None
 
 
-class AgainPage(Struct):
+class RetryPage(Struct):
     """The tasks of a page that are worked on again, or not; `cursor` asks for those that follow."""
 
-    items: tuple[Again, ...]
+    schema_name = "AgainPage"
+    items: tuple[RetryResult, ...]
     cursor: str | None = None
 
 
-class Forked(Struct):
+class ForkResult(Struct):
     """A task that goes on from a step of another, or would (`is_dry`: it has no id then).
 
     `steps_kept` is how many finished steps it begins behind, `agent_id` the agent that goes on.
     """
 
+    schema_name = "Forked"
     task_id: str | None
     forked_from: ForkedFrom
     agent_id: str
@@ -88,7 +91,7 @@ def begin_of(outcome: Outcome, begin: Begin | None, attempts: list[Attempt]) -> 
 
 async def plan_again(
     runtime: Runtime, task_id: str, record: TaskRecord, begin: Begin | None, keep: timedelta | None
-) -> Again:
+) -> RetryResult:
     """Returns how a task would be worked on again; its steps were deleted once they are older than `keep`.
 
     Raises Conflict where it can't be.
@@ -97,7 +100,7 @@ async def plan_again(
     assert task is not None
     begin, generation = begin_of(outcome, begin, record.attempts), task.generation + 1
     if begin == "start":
-        return Again(
+        return RetryResult(
             task_id=task_id,
             begin=begin,
             generation=generation,
@@ -112,7 +115,7 @@ async def plan_again(
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
     count = await _finished(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
-    return Again(
+    return RetryResult(
         task_id=task_id,
         begin=begin,
         generation=generation,
@@ -131,7 +134,7 @@ async def _finished(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) 
 
 async def plan_fork(
     runtime: Runtime, task_id: str, record: TaskRecord, step: str, attempt: int | None
-) -> Forked:
+) -> ForkResult:
     """Returns how a task would go on from a step of an attempt, by default of the last.
 
     Raises Conflict for a task that is open or was erased, and what `read_origin` raises.
@@ -148,7 +151,7 @@ async def plan_fork(
     number = len(record.attempts) if attempt is None else attempt
     origin = ForkedFrom(task_id=task_id, step=step, attempt=number, first_task_id=task.first_task_id)
     records = await read_origin(runtime, task.tenant_id, origin)
-    return Forked(
+    return ForkResult(
         task_id=None,
         forked_from=origin,
         agent_id=record.attempts[number - 1].agent_id,
@@ -157,7 +160,7 @@ async def plan_fork(
     )
 
 
-def fork_of(task: Task, plan: Forked, caller: Caller, now: datetime, deadline: float | None) -> Task:
+def fork_of(task: Task, plan: ForkResult, caller: Caller, now: datetime, deadline: float | None) -> Task:
     """A new task of a caller that does what another did, from a step on, in a thread of its own."""
     task_id = new_id()
     span = task.deadline_at - task.created_at if deadline is None else timedelta(seconds=deadline)

@@ -6,9 +6,10 @@ from meshwright.core.encoding import Struct
 from meshwright.core.messages import Fault, TaskStatus
 
 
-class Cancelled(Struct):
+class CancelResult(Struct):
     """A task that ends, or would: its `status` now. `refused` is why it isn't cancelled."""
 
+    schema_name = "Cancelled"
     task_id: str
     status: TaskStatus
     agent_id: str | None = None
@@ -19,13 +20,14 @@ class Cancelled(Struct):
 class CancelPage(Struct):
     """The tasks of a page that end, or not; `cursor` asks for those that follow."""
 
-    items: tuple[Cancelled, ...]
+    items: tuple[CancelResult, ...]
     cursor: str | None = None
 
 
-class Answered(Struct):
+class AnswerResult(Struct):
     """A question that was answered, or would be. `refused` is why it isn't, such as another's answer."""
 
+    schema_name = "Answered"
     id: str
     task_id: str
     wait_id: str
@@ -38,5 +40,5 @@ class Answered(Struct):
 class AnswerPage(Struct):
     """The questions of a page that were answered, or not; `cursor` asks for those that follow."""
 
-    items: tuple[Answered, ...]
+    items: tuple[AnswerResult, ...]
     cursor: str | None = None

@@ -18,7 +18,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
 from meshwright.core.messages import ScoreCard, Task
 from meshwright.core.schema import described, fault_text, faults
-from meshwright.orchestration.scoring import AgentHistory, score_card
+from meshwright.orchestration.scoring import OutcomeHistory, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
 _OFFLINE_AFTER_SECONDS = 120.0
@@ -59,7 +59,7 @@ class Registry:
         self._degraded_after_seconds = degraded_after_seconds
         self._offline_after_seconds = offline_after_seconds
         self._members: dict[str, _Member] = {}
-        self._histories: defaultdict[tuple[str, str], AgentHistory] = defaultdict(AgentHistory)
+        self._histories: defaultdict[tuple[str, str], OutcomeHistory] = defaultdict(OutcomeHistory)
         self._ranked: dict[str, tuple[ScoreCard, ...]] = {}
 
     def register(self, registration: Registration) -> None:

@@ -103,7 +103,7 @@ _TOTALS = (0.0, *accumulate(_DECAYS))
 _SCORE_DIGITS = 6  # so that 1.1 x 1.05 is written 1.155
 
 
-class AgentHistory:
+class OutcomeHistory:
     """The last outcomes of one agent and capability; `success` and `streak` are kept up to date."""
 
     __slots__ = ("_newest_first", "streak", "success")
@@ -130,7 +130,7 @@ class AgentHistory:
         return (self.success, self.streak) != before
 
 
-def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: AgentHistory) -> ScoreCard:
+def score_card(agent_id: str, capability: Capability, *, healthy: bool, history: OutcomeHistory) -> ScoreCard:
     """Score one agent for one of its capabilities."""
     health = 1.0 if healthy else 0.0
     preferred = _PREFERRED_FACTOR if capability.preferred else 1.0

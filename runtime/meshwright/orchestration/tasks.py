@@ -45,7 +45,7 @@ from meshwright.orchestration.acceptance import (
     hash_of,
     make_task,
 )
-from meshwright.orchestration.again import Again, Forked, fork_of, plan_again, plan_fork
+from meshwright.orchestration.again import ForkResult, RetryResult, fork_of, plan_again, plan_fork
 from meshwright.orchestration.missing import MissingAgents
 from meshwright.run.files import read_file
 from meshwright.run.limits import limits_of, step_timeout
@@ -198,7 +198,7 @@ class Tasks:
         begin: Begin | None = None,
         deadline: float | None = None,
         dry_run: bool = False,
-    ) -> Again:
+    ) -> RetryResult:
         """Work again on a task that failed, timed out or was cancelled: durable when this returns.
 
         From its journal finished steps stay, and cost nothing again; without `begin` its fault says whether
@@ -229,7 +229,7 @@ class Tasks:
         attempt: int | None = None,
         deadline: float | None = None,
         dry_run: bool = False,
-    ) -> Forked:
+    ) -> ForkResult:
         """Make a task that goes on from a finished step of another's attempt, by default of the last.
 
         The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from

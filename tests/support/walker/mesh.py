@@ -23,7 +23,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Batch
 from meshwright.ledger.costs import Costs
 from meshwright.mesh import Mesh
-from meshwright.orchestration.again import Again, Forked
+from meshwright.orchestration.again import ForkResult, RetryResult
 from meshwright.parts import ours
 from meshwright.settings import Settings, load_settings
 from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
@@ -106,8 +106,8 @@ class WalkedMesh(Protocol):
         self, task_id: str, key: str, value: Any, by: str = APPROVER, tenant: str = "default"
     ) -> None: ...
     async def cancel(self, task_id: str) -> None: ...
-    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> Again: ...
-    async def fork(self, task_id: str, step: str) -> Forked: ...
+    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> RetryResult: ...
+    async def fork(self, task_id: str, step: str) -> ForkResult: ...
     async def steps(self, task_id: str) -> dict[str, str]: ...
     async def publish(self, topic: str) -> None: ...
     async def events(self) -> list[Event]: ...
@@ -269,10 +269,10 @@ class MemoryMesh:
     async def cancel(self, task_id: str) -> None:
         await self._by(REQUESTER).cancel(task_id)
 
-    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> Again:
+    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> RetryResult:
         return await self._by(REQUESTER).retry(task_id, begin=begin, dry_run=dry_run)
 
-    async def fork(self, task_id: str, step: str) -> Forked:
+    async def fork(self, task_id: str, step: str) -> ForkResult:
         return await self._by(REQUESTER).fork(task_id, step)
 
     async def steps(self, task_id: str) -> dict[str, str]:

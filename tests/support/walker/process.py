@@ -19,7 +19,7 @@ from meshwright.events.inbox import Question
 from meshwright.events.tasks import TaskSummary
 from meshwright.ledger.costs import Costs
 from meshwright.models.port import ChatMessage
-from meshwright.orchestration.again import Again, Forked
+from meshwright.orchestration.again import ForkResult, RetryResult
 from meshwright.work.record import TaskView
 from tests.support.fake_provider import FakeProvider
 from tests.support.killed_mesh import KilledMesh
@@ -240,10 +240,10 @@ class ProcessMesh:
     async def cancel(self, task_id: str) -> None:
         await self._client.cancel(task_id)
 
-    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> Again:
+    async def retry(self, task_id: str, begin: str | None, *, dry_run: bool = False) -> RetryResult:
         return await self._client.retry(task_id, begin=begin, dry_run=dry_run)
 
-    async def fork(self, task_id: str, step: str) -> Forked:
+    async def fork(self, task_id: str, step: str) -> ForkResult:
         return await self._client.fork(task_id, step)
 
     async def steps(self, task_id: str) -> dict[str, str]:
