@@ -45,7 +45,7 @@ ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_ou
 
 
 class Plain(BaseModel):
-    """Base of what is stored or sent and checked when it is made: immutable, and unknown fields survive."""
+    """Base of stored and sent models, checked when they are made: immutable, and unknown fields survive."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -230,13 +230,13 @@ class TaskVariant(Struct, kw_only=True, omit_defaults=True):
 class Task(Struct, kw_only=True):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
-    `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
-    calls are charged to each of them as well. `after` is the task whose end it waits for, `forked_from` the
-    step of another that it goes on from. `outside` says that strangers may have written it, or that the run
-    which delegated it had read text from outside. `family` is the topmost task of those that delegated it,
-    `repository` names the one that they work on. `sender_context` comes from the run that delegated it.
-    `variants` are what experiments try with it, and with all that it delegates. `shape` is the JSON schema of
-    the answer that its caller wants.
+    `budgets_above` belong to the tasks above it, `budgets` to the credentials that it came with: its calls
+    are charged to each of them as well. `after` is the task whose end it waits for, `forked_from` the step of
+    another that it goes on from. `outside` says that strangers may have written it, or that the run which
+    delegated it had read text from outside. `family` is the topmost task above it, `repository` names the one
+    that they all work on. `sender_context` comes from the run that delegated it. `variants` are what
+    experiments try with it, and with all that it delegates. `shape` is the JSON schema of the answer that its
+    caller wants.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """

@@ -95,7 +95,7 @@ class AheadExecutor:
         self.failure: StoreFailed | None = None
 
     def number_from(self, last_number: int) -> None:
-        """Number messages after those that the store has."""
+        """Number messages after the last one of the store."""
         self._numbers = itertools.count(last_number + 1)
 
     # From outside
@@ -256,7 +256,8 @@ class AheadExecutor:
         self._in_place = 0
         for _ in range(min(_MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
             self._callbacks.popleft()(self.failure)
-        turns, ends_at = 0, time.perf_counter() + _ROUND_SECONDS
+        turns = 0
+        ends_at = time.perf_counter() + _ROUND_SECONDS
         while self._ready and turns < MAX_TURNS_A_ROUND and time.perf_counter() < ends_at:
             count = min(len(self._ready), MAX_TURNS_A_ROUND - turns, _LOADED_AT_ONCE)
             cells = [self._ready.popleft() for _ in range(count)]
@@ -371,7 +372,7 @@ class AheadExecutor:
         return _Durable(self._filling, self._schedule)
 
     def _flush(self) -> None:
-        """Hand over what was filled; while the store is busy it waits, and more comes with it."""
+        """Hand the filled batch over; while the store is busy it waits, and grows."""
         # One write at a time: a batch rests on the one before it, and fails with it (`_settled`).
         if not self._filling or self._writing:
             return

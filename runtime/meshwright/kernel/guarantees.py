@@ -176,7 +176,8 @@ class Bus:
 
         An event that a route cannot read adds its dead letter, which is spread like any other.
         """
-        spread, by_topic = list(events), self._by_topic
+        spread = list(events)
+        by_topic = self._by_topic
         messages: list[Message] = []
         for event in spread:  # grows meanwhile
             subscriptions = by_topic.get(event.topic)

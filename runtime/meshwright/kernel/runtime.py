@@ -70,7 +70,8 @@ class Runtime:
         self._topic_takers: dict[str, TopicTaker] = {}
         self.topic_takers: Mapping[str, TopicTaker] = self._topic_takers
         self.forwards = isinstance(store, SharedStore) and store.forwards
-        self.has_broker, self.deletes_actors = store.has_broker, store.deletes_actors
+        self.has_broker = store.has_broker
+        self.deletes_actors = store.deletes_actors
         self._store = store
         self._max_mailbox = max_mailbox
         self._strict = strict
@@ -181,7 +182,8 @@ class Runtime:
         """Open the store, for `read` alone: no work is resumed. `stop` closes it."""
         await self._store.open(self)
         self._executor = self._new_executor()
-        self._is_open, self._is_draining = True, False
+        self._is_open = True
+        self._is_draining = False
 
     async def stop(self) -> None:
         """Accept nothing new, let turns under way commit, and close. Idempotent."""

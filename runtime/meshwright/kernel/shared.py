@@ -150,7 +150,8 @@ class SharedExecutor:
 
     async def abandon(self, error: Exception) -> None:
         """Stop at once, and tell all who wait."""
-        self._ending, self._emitted = error, None
+        self._ending = error
+        self._emitted = None
         for task in self._tasks:
             task.cancel()
         while self._tasks:
@@ -256,7 +257,8 @@ class SharedExecutor:
 
         Messages to one receiver go one way, so that they stay in order.
         """
-        batch, receivers = first.batch, dict[ActorRef, _Visit]()
+        batch = first.batch
+        receivers: dict[ActorRef, _Visit] = {}
         apart = {first.cell.ref}
         waiting = deque(batch.messages)
         batch.messages.clear()

@@ -65,7 +65,7 @@ class Batch:
     """The writes of one commit, all or nothing; bodies, payloads and values in it are `Json`.
 
     `actors`: the new record of each actor that changed. `expected`: the revision at which each actor must
-    still be, also of those that were only read, since replies rest on it; 0 for one that has no record.
+    still be, also of actors that were only read, since replies rest on it; 0 for an actor without a record.
     `messages`: sent by turns, or made of events for their subscribers, in order of sending. `taken_numbers`:
     of the messages whose turns these are. `records`: where a number is written already, the first value
     stands. `events`: for the log, and where the store `routes_events` for their subscribers. `ahead`: actors

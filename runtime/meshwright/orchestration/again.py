@@ -98,7 +98,8 @@ async def plan_again(
     """
     outcome, task = check_again(task_id, record), record.task
     assert task is not None
-    begin, generation = begin_of(outcome, begin, record.attempts), task.generation + 1
+    begin = begin_of(outcome, begin, record.attempts)
+    generation = task.generation + 1
     if begin == "start":
         return RetryResult(
             task_id=task_id,

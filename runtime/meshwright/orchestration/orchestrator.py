@@ -139,7 +139,8 @@ class Orchestrator(Actor[TaskRecord]):
         if cancel.parent_key and not self._is_waited_for(cancel.parent_key):
             self.state.withdrawn = (*self.state.withdrawn, cancel.parent_key)[-_MAX_WITHDRAWN:]
             return
-        attempt, self.state.again = self.state.open_attempt, False
+        attempt = self.state.open_attempt
+        self.state.again = False
         if attempt is None:
             if self.state.is_open:  # it has not begun
                 self._end(turn, self._cancelled(turn, cancel.reason))
@@ -274,7 +275,8 @@ class Orchestrator(Actor[TaskRecord]):
 
     def _work_again(self, turn: Turn, retry: Retry) -> None:
         """Begin the next generation, behind the finished steps or at the start."""
-        state, outcome = self.state, check_again(self._task_id, self.state)
+        state = self.state
+        outcome = check_again(self._task_id, state)
         begin = begin_of(outcome, retry.begin, state.attempts)
         continues = state.attempts[-1] if begin == "journal" else None
         agent_id = self.task.agent_id if continues is None else continues.agent_id
@@ -282,7 +284,8 @@ class Orchestrator(Actor[TaskRecord]):
         must_ask = retry.begin is None if continues is None else continues.must_ask
         deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
-        state.outcome, state.cancelling = None, False
+        state.outcome = None
+        state.cancelling = False
         state.pauses.clear()
         payload = TaskRetried(
             generation=self.task.generation,

@@ -90,7 +90,8 @@ class Registry:
     def set_problem(self, agent_id: str, problem: str | None) -> StatusChange | None:
         """Note why an agent's dependencies fail, or None that they answer; returns the change, if any."""
         member = self._member(agent_id)
-        was_healthy, member.problem = member.problem is None, problem
+        was_healthy = member.problem is None
+        member.problem = problem
         if was_healthy == (problem is None):
             return None
         self._ranked.clear()

@@ -270,7 +270,8 @@ class Tasks:
             if record.cancelling:  # its thread lacks the cancel while its agent is not loaded
                 raise Conflict(f"Task {task_id} is being cancelled", field="key")
             self._missing.reach(thread)
-            agents, now = (*task.chain, thread.type), self._runtime.clock.now()
+            agents = (*task.chain, thread.type)
+            now = self._runtime.clock.now()
             if (reason := denied_money(wait, value, caller, agents)) is not None:
                 account_id, details = wait.subject["account"], {"wait_id": key, "reason": reason}
                 async with self._audit.change(caller, "budget.denied", f"budgets/{account_id}", details):

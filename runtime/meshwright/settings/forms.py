@@ -1,4 +1,4 @@
-"""Forms of settings: host names, addresses, topics and URLs, each refused with what was expected; secrets.
+"""Forms of settings: host names, addresses, topics and URLs, each refused with its form; secrets.
 
 A setting that holds a secret may say where the secret is: `env:NAME`, `file:/path`, `systemd:NAME` (a file of
 $CREDENTIALS_DIRECTORY), `kubernetes:/path` (a mounted secret), `dapr:STORE/NAME` (by the sidecar, with /KEY

@@ -191,7 +191,7 @@ class Database(ABC):
     """The database of a mesh. `exclusive`: no other process writes to it.
 
     Jobs commit in the order of submission. One group of them is written at a time, in one transaction, by a
-    thread or by a process of its own; what is submitted meanwhile is the next group.
+    thread or by a process of its own; jobs submitted meanwhile are the next group.
     """
 
     dialect: ClassVar[_Dialect]

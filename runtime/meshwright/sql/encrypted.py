@@ -21,7 +21,7 @@ class EncryptedColumn(NamedTuple):
 class Secrets:
     """The stored secrets of a mesh, encrypted with the keys of the settings, or else of a file.
 
-    `columns` are those of all components; `renewals` renew what others hold in their actors, each of which
+    `columns` belong to all components; `renewals` renew what others hold in their actors, each of which
     returns how many secrets that were. Raises ConfigError for a key that cannot be used.
     """
 

@@ -30,7 +30,7 @@ class Faults:
 
     `duplicate`: a message is delivered a second time, later.
     `delay`: a message is held back, for up to `max_delay_passes` passes of the event loop.
-    `reorder`: a message overtakes those of other pairs. Messages from one sender to one receiver keep
+    `reorder`: a message overtakes messages of other pairs. Messages from one sender to one receiver keep
     their order; a message that names no sender is a pair of its own.
     `conflict`: a commit fails as if another worker's had come first.
     `lose`: what an event is to a subscriber is lost on its way, as by a broker that dies. Once all that it

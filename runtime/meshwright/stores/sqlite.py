@@ -154,7 +154,7 @@ class SqliteStore(ExclusiveStore):
             self._receiver.bus.notify(event)
 
     def _last_id(self, kind: str) -> str:
-        """No actor of the type has a later id: a task's sorts after those of all earlier ones."""
+        """No actor of the type has a later id: the id of a task sorts after all earlier ones."""
         if kind not in self._last_ids:
             [(last,)] = self._read("SELECT max(id) FROM heads WHERE type = ?", (kind,))
             self._last_ids[kind] = last or ""

@@ -98,7 +98,7 @@ def _counted(count: int, name: str) -> str:
 
 
 def is_decision(wait: Wait) -> bool:
-    """Whether the answer lets something happen that nobody but an approver decides on."""
+    """Whether only an approver may give the answer, since it lets something happen."""
     return wait.subject.get("kind") == APPROVAL or wait.step.kind in (RESTART, REPEAT)
 
 

@@ -332,9 +332,9 @@ class AgentThread(Actor[ThreadState]):
         return next((entry for entry in self.state.inbox if entry.status == "running"), None)
 
     def _offer_next(self, turn: Turn) -> None:
-        """Offer the task that the thread may run next, or have this worker watch the one that runs.
+        """Offer the task that the thread may run next, or have this worker watch the running one.
 
-        The worker that commits a turn of a thread is the one that recovers it from then on.
+        The worker that commits a turn of a thread recovers it from then on.
         """
         if (running := self._running) is not None:
             turn.signal_early(Watch(self._offer(running)))

@@ -50,7 +50,7 @@ class OutboxEntry:
 
     `by` is the incarnation that committed it, and sends it as long as it lives. An event `is_logged` once the
     log has it, and `is_shown` once the listeners of this process have seen it; an entry `is_delivered` once
-    its actor has it, or the broker for those who take messages there. A message `waits` where it is
+    its actor has it, or the broker for subscribers there. A message `waits` where it is
     not known which process runs its type.
     """
 

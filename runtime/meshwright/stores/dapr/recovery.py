@@ -1,8 +1,8 @@
 """Recovery: who wakes what a worker left behind, and asks again for what the bus lost.
 
-Every worker sweeps the lists of its app, when it starts and every few seconds, and adopts those of workers
-whose lease has expired; actors of types that it does not have it leaves to a worker that has. And it reviews
-its own open actors, with growing pauses, since a broker may have lost what they sent.
+Every worker sweeps the lists of its app, when it starts and every few seconds, and adopts the lists of
+workers whose lease has expired; actors of types that it does not have it leaves to a worker that has. And it
+reviews its own open actors, with growing pauses, since a broker may have lost what they sent.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ _ACTORS_POLL_SECONDS = 0.02
 
 
 class DaprStore(SharedStore):
-    """Keeps actors behind one sidecar. One process `keeps_log`, the mesh's; that of another stays empty.
+    """Keeps actors behind one sidecar. One process `keeps_log`, the mesh's; other logs stay empty.
 
     `database` is opened by `open` and closed by `close`; where it is shared, every process writes the log in
     it. `taken_elsewhere` are patterns of topics from which
-    other apps take messages, in addition to those that this one subscribes to.
+    other apps take messages, in addition to the topics of this one.
     """
 
     name = "dapr"

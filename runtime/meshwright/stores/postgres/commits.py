@@ -150,7 +150,7 @@ def _size_of_group(waiting: Sequence[_Waiting]) -> int:
 
 
 def _written_later(result: None, error: StoreFailed | None) -> None:
-    """Summaries are written with those of the next block, or at the next start."""
+    """Summaries are written with the next block, or at the next start."""
 
 
 def _unless(batch: Batch) -> tuple[Unless, str]:

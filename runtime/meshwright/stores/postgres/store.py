@@ -96,7 +96,7 @@ _HAS_ORPHANS = """
     SELECT 1 FROM (SELECT owner FROM of_messages UNION ALL SELECT owner FROM of_heads) AS owners
     WHERE owner IS NOT NULL AND owner NOT IN (SELECT incarnation FROM workers) LIMIT 1
 """
-"""One step for each owner, by the indices: what is open may be much."""
+"""One step for each owner, by the indices: there may be many open actors."""
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
     FROM messages WHERE owner = ? AND fetched = 0 ORDER BY n
@@ -293,7 +293,7 @@ class PostgresStore(SharedStore):
             raise
 
     def _guess_less(self, refs: Sequence[ActorRef]) -> None:
-        """Read these actors, and those of their types, before their next turns: some are not new."""
+        """Read these actors, and others of their types, before their next turns: some are not new."""
         if len(self._contested) > _MAX_CONTESTED:  # others may have them by now
             self._contested.clear()
         self._contested.update(refs)
@@ -517,7 +517,7 @@ def _notify(session: Session, payloads: Sequence[str]) -> None:
 
 
 def _sent_at_most_once(result: None, error: StoreFailed | None) -> None:
-    """Nobody waits for a broadcast."""
+    """A broadcast has no caller that waits."""
 
 
 def _deliveries(rows: Sequence[Row]) -> list[Delivery]:
