@@ -215,16 +215,16 @@ class TaskVariant(Struct, kw_only=True, omit_defaults=True):
     `params` are more parameters of its model calls, `runs_as` is the agent that works in its place.
     """
 
-    experiment: str
-    name: str
-    agent_id: Identifier
-    version: int | None = None
-    model: str | None = None
-    tags: tuple[str, ...] | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
+    experiment: Fact[str]
+    name: Fact[str]
+    agent_id: Fact[Identifier]
+    version: Fact[int | None] = None
+    model: Fact[str | None] = None
+    tags: Fact[tuple[str, ...] | None] = None
+    temperature: Fact[float | None] = None
+    max_tokens: Fact[int | None] = None
     params: dict[str, Any] = field(default_factory=dict)
-    runs_as: Identifier | None = None
+    runs_as: Fact[Identifier | None] = None
 
 
 class Task(Struct, kw_only=True):
@@ -241,36 +241,36 @@ class Task(Struct, kw_only=True):
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
 
-    version: int = 1
-    task_id: Identifier
-    capability: str = ""
-    agent_id: Identifier | None = None
+    version: Fact[int] = 1
+    task_id: Fact[Identifier]
+    capability: Fact[str] = ""
+    agent_id: Fact[Identifier | None] = None
     payload: dict[str, Any] = field(default_factory=dict)
-    priority: int = 5
-    timeout: float | None = None
-    deadline_at: datetime
-    requested_by: str = "anonymous"
-    tenant_id: Identifier = "default"
-    thread_id: Identifier
+    priority: Fact[int] = 5
+    timeout: Fact[float | None] = None
+    deadline_at: Fact[datetime]
+    requested_by: Fact[str] = "anonymous"
+    tenant_id: Fact[Identifier] = "default"
+    thread_id: Fact[Identifier]
     idempotency_key: str | None = None
-    parent: Parent | None = None
-    chain: tuple[str, ...] = ()
-    generation: int = 1
-    created_at: datetime
-    traceparent: str | None = None
-    limits: Limits | None = None
-    budget_usd: Amount | None = None
-    budgets_above: tuple[TaskBudget, ...] = ()
-    budgets: tuple[Budget, ...] = ()
-    on_empty: OnEmpty = "fail"
-    after: Identifier | None = None
-    forked_from: ForkedFrom | None = None
-    outside: bool = False
-    family: str = ""
-    repository: str = ""
+    parent: Fact[Parent | None] = None
+    chain: Fact[tuple[str, ...]] = ()
+    generation: Fact[int] = 1
+    created_at: Fact[datetime]
+    traceparent: Fact[str | None] = None
+    limits: Fact[Limits | None] = None
+    budget_usd: Fact[Amount | None] = None
+    budgets_above: Fact[tuple[TaskBudget, ...]] = ()
+    budgets: Fact[tuple[Budget, ...]] = ()
+    on_empty: Fact[OnEmpty] = "fail"
+    after: Fact[Identifier | None] = None
+    forked_from: Fact[ForkedFrom | None] = None
+    outside: Fact[bool] = False
+    family: Fact[str] = ""
+    repository: Fact[str] = ""
     sender_context: SenderContext | None = None
     shape: dict[str, Any] | None = None
-    variants: tuple[TaskVariant, ...] = ()
+    variants: Fact[tuple[TaskVariant, ...]] = ()
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:

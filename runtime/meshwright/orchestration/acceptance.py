@@ -38,6 +38,13 @@ class PayloadLimits:
     max_payload_depth: int = 32
 
 
+_AS_REQUESTED = tuple(
+    TaskRequest.model_fields.keys()
+    & {*Task.__struct_fields__} - {"task_id", "capability", "payload", "repository", "thread_id"}
+)
+"""The fields of a request that its task has as they are."""
+
+
 def make_task(
     request: TaskRequest,
     caller: Caller,
@@ -68,18 +75,9 @@ def make_task(
     return Task(
         task_id=task_id,
         capability=request.capability or "",
-        agent_id=request.agent_id,
         payload=payload,
-        priority=request.priority,
-        limits=request.limits,
-        budget_usd=request.budget_usd,
         budgets=caller.budgets,
-        on_empty=request.on_empty,
-        after=request.after,
         repository=request.repository or "",
-        outside=request.outside,
-        shape=request.shape,
-        timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or deadline_seconds),
         requested_by=caller.requested_by,
         tenant_id=caller.tenant_id,
@@ -87,6 +85,7 @@ def make_task(
         idempotency_key=idempotency_key,
         created_at=now,
         variants=variants,
+        **{name: getattr(request, name) for name in _AS_REQUESTED},
     )
 
 

@@ -172,14 +172,8 @@ class Orchestrator(Actor[TaskRecord]):
         """
         if self.state.is_open:
             raise Conflict(f"Task {self._task_id} is still open", remedy="Cancel it, or wait for its end")
-        self.state.change(payload={}, idempotency_key=None, sender_context=None, shape=None)
+        self.state.erase()
         self.state.request_hash = ERASED_HASH
-        for attempt in self.state.attempts:
-            attempt.error = _erased(attempt.error)
-        outcome = self.state.outcome
-        if outcome is not None:
-            error = _erased(outcome.error)
-            self.state.outcome = outcome.model_copy(update={"result": None, "error": error})
 
     @turn
     def pause(self, turn: Turn, pause: Pause) -> None:
@@ -490,11 +484,6 @@ class Orchestrator(Actor[TaskRecord]):
             tenant_id=self.task.tenant_id,
             idempotency_key=self.task.idempotency_key,
         )
-
-
-def _erased(error: Fault | None) -> Fault | None:
-    """The error without its message, which may quote contents."""
-    return None if error is None else Fault(type=error.type, message="[erased]")
 
 
 def task_of(event: Event) -> ActorRef | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Raw, field
 from pydantic_core import from_json, to_json
@@ -30,11 +30,13 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
+from meshwright.core.payloads import redacted
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.protocol import EndedAttempt, Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream
 
 NO_TASK = Raw(b"null")
+_EndT = TypeVar("_EndT", "Attempt", Outcome)
 
 
 class Attempt(Struct, frozen=False, omit_defaults=True):
@@ -104,6 +106,15 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
             self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}, fallback=plain))
             self.__dict__["task"] = task.model_copy(update=fields)
 
+    def erase(self) -> None:
+        """Keep the facts of task, attempts and outcome alone."""
+        if self.task is not None:
+            task = redacted(self.task)
+            self.task_json = task.encode()
+            self.__dict__["task"] = task
+        self.attempts = [_erased(attempt) for attempt in self.attempts]
+        self.outcome = None if self.outcome is None else _erased(self.outcome)
+
     @property
     def is_open(self) -> bool:
         """Whether the task is accepted and has not ended."""
@@ -143,6 +154,11 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
             "usage": sum((attempt.usage for attempt in counted), start=Usage()),
             "cost_usd": sum(amounts, start=Decimal(0)) if len(amounts) == len(costs) else None,
         }
+
+
+def _erased(end: _EndT) -> _EndT:
+    error = None if end.error is None else Fault(type=end.error.type, message="[erased]")
+    return redacted(end).model_copy(update={"error": error})
 
 
 class _AttemptFields(Struct):
