@@ -12,6 +12,12 @@ from meshwright.core.errors import Conflict, NotFound, StorageExceeded
 from meshwright.core.messages import Event
 from meshwright.services import llmops
 from meshwright.services.llmops import table
+from meshwright.services.llmops.event_types import (
+    PromptDeleted,
+    PromptLabelled,
+    PromptRegistered,
+    PromptUnlabelled,
+)
 from meshwright.services.llmops.table import Live, PreconditionFailed, PromptRow
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
@@ -19,7 +25,15 @@ from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.postgres import Location
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)
-EVENT = Event(id="x/1", event_type="prompt.changed", topic="mesh", time=NOW, payload={"name": "greeter"})
+REGISTERED, LABELLED, UNLABELLED, DELETED = (
+    Event(id="x/1", event_type=payload.event_type, topic="mesh", time=NOW, payload=payload)
+    for payload in (
+        PromptRegistered(name="greeter", digest="d", author="ann", message=None),
+        PromptLabelled(name="greeter", label="production", version=0),
+        PromptUnlabelled(name="greeter", label="production"),
+        PromptDeleted(name="greeter"),
+    )
+)
 MOST = (10, 10)
 
 
@@ -39,8 +53,8 @@ def row(text: str, name: str = "greeter", tenant: str = "acme") -> PromptRow:
 async def add(database: Database, wanted: PromptRow, **options: Any) -> int:
     """Add a version; returns its number, which the event has too where one was made."""
     options = {"limits": MOST, "is_new": False, **options}
-    number, events = await database.write(table.add, EVENT, wanted, **options)
-    assert [event.payload for event in events] in ([], [{"name": "greeter", "version": number}])
+    number, events = await database.write(table.add, REGISTERED, wanted, **options)
+    assert [event.payload.version for event in events] in ([], [number])
     return number
 
 
@@ -81,43 +95,43 @@ async def test_labels_point_at_versions_and_move(database: Database) -> None:
     await add(database, row("one"), is_new=True)
     await add(database, row("two"))
     for version, before in ((1, None), (2, 1), (1, 2)):
-        _, [event] = await database.write(table.set_label, EVENT, "acme", "greeter", "production", version)
-        assert event.payload["before"] == before
+        _, [event] = await database.write(table.set_label, LABELLED, "acme", "greeter", "production", version)
+        assert event.payload.before == before
         assert await database.read(table.live) == table.LivePrompts(
             items=(Live(tenant_id="acme", name="greeter", version=version),)
         )
-    assert (await database.write(table.set_label, EVENT, "acme", "greeter", "production", 1))[1] == []
-    await database.write(table.set_label, EVENT, "acme", "greeter", "canary", 2)
+    assert (await database.write(table.set_label, LABELLED, "acme", "greeter", "production", 1))[1] == []
+    await database.write(table.set_label, LABELLED, "acme", "greeter", "canary", 2)
     found = await database.read(table.find, "acme", "greeter", None, "canary")
     assert (found.row.text, found.labels) == ("two", {"canary": 2, "production": 1})
     for wrong in (("greeter", "canary", 3), ("ghost", "canary", 1)):
         with pytest.raises(NotFound):
-            await database.write(table.set_label, EVENT, "acme", *wrong)
+            await database.write(table.set_label, LABELLED, "acme", *wrong)
     for number in range(48):
-        await database.write(table.set_label, EVENT, "acme", "greeter", f"l{number}", 1)
+        await database.write(table.set_label, LABELLED, "acme", "greeter", f"l{number}", 1)
     with pytest.raises(StorageExceeded, match="50 labels"):
-        await database.write(table.set_label, EVENT, "acme", "greeter", "l48", 1)
-    await database.write(table.set_label, EVENT, "acme", "greeter", "l0", 2)
-    await database.write(table.delete_label, EVENT, "acme", "greeter", "production")
+        await database.write(table.set_label, LABELLED, "acme", "greeter", "l48", 1)
+    await database.write(table.set_label, LABELLED, "acme", "greeter", "l0", 2)
+    await database.write(table.delete_label, UNLABELLED, "acme", "greeter", "production")
     with pytest.raises(NotFound, match="no label 'production'"):
-        await database.write(table.delete_label, EVENT, "acme", "greeter", "production")
+        await database.write(table.delete_label, UNLABELLED, "acme", "greeter", "production")
     assert (await database.read(table.live)).items == ()
 
 
 async def test_a_deleted_prompt_keeps_its_versions_and_goes_on_counting(database: Database) -> None:
     await add(database, row("one"), is_new=True)
-    await database.write(table.set_label, EVENT, "acme", "greeter", "production", 1)
+    await database.write(table.set_label, LABELLED, "acme", "greeter", "production", 1)
     with pytest.raises(Conflict, match="just got"):
-        await database.write(table.delete, EVENT, "acme", "greeter", also_live=False)
-    _, [event] = await database.write(table.delete, EVENT, "acme", "greeter", also_live=True)
-    assert event.payload == {"name": "greeter", "version": 1, "labels": {"production": 1}}
+        await database.write(table.delete, DELETED, "acme", "greeter", also_live=False)
+    _, [event] = await database.write(table.delete, DELETED, "acme", "greeter", also_live=True)
+    assert event.payload == PromptDeleted(name="greeter", version=1, labels={"production": 1})
     assert (await database.read(table.live)).items == ()
     assert await database.read(table.page, "acme", "", 10) == []
     found = await database.read(table.find, "acme", "greeter", 1)
     assert (found.row.text, found.is_deleted, found.labels) == ("one", True, {})
     for fails in (
         database.read(table.find, "acme", "greeter"),
-        database.write(table.set_label, EVENT, "acme", "greeter", "production", 1),
+        database.write(table.set_label, LABELLED, "acme", "greeter", "production", 1),
         add(database, row("two")),
     ):
         with pytest.raises(NotFound, match="No prompt 'greeter'"):
@@ -134,7 +148,7 @@ async def test_a_tenant_has_so_many_prompts_and_a_prompt_so_many_versions(databa
     await add(database, row("two"), limits=(1, 2))
     with pytest.raises(StorageExceeded, match="has 2 versions"):
         await add(database, row("three"), limits=(1, 2))
-    await database.write(table.delete, EVENT, "acme", "greeter", also_live=False)
+    await database.write(table.delete, DELETED, "acme", "greeter", also_live=False)
     with pytest.raises(StorageExceeded, match="registered 1 prompts"):
         await add(database, row("one", "other"), is_new=True, limits=(1, 2))
 
@@ -142,7 +156,7 @@ async def test_a_tenant_has_so_many_prompts_and_a_prompt_so_many_versions(databa
 async def test_pages_go_by_name_and_tenants_see_their_own(database: Database) -> None:
     for name in ("c", "a", "b"):
         await add(database, row(name, name), is_new=True)
-        await database.write(table.set_label, EVENT, "acme", name, "production", 1)
+        await database.write(table.set_label, LABELLED, "acme", name, "production", 1)
     await add(database, row("secret", "a", "globex"), is_new=True)
     first = await database.read(table.page, "acme", "", 2)
     assert [(found.row.name, found.row.digest, found.labels) for found in first] == [

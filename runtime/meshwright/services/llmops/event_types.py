@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import field
+
 from meshwright.core.display import Document, short
 from meshwright.core.facts import Fact
 from meshwright.core.payloads import Payload, declared
@@ -45,7 +47,7 @@ class PromptUnlabelled(Payload, type="prompt.unlabelled", word="prompt"):
 class PromptDeleted(Payload, type="prompt.deleted", word="prompt"):
     name: Fact[str]
     version: Fact[int] = 0
-    labels: Fact[tuple[str, ...]] = ()
+    labels: Fact[dict[str, int]] = field(default_factory=dict)
 
     def event_line(self, event: Document) -> Sequence[object]:
         return (f"{self.name} is deleted",)
