@@ -1,4 +1,4 @@
-"""The options that say which tasks are meant, the same on every command, and how each of many is done."""
+"""The options that say which tasks are meant, the columns of their lists, and how each of many is done."""
 
 from __future__ import annotations
 
@@ -21,11 +21,21 @@ from meshwright.cli.options import (
     until_option,
     yes_option,
 )
-from meshwright.core.display import Document
+from meshwright.core.display import Column, Document, age, dollars
 from meshwright.core.errors import MeshError
 
 OPEN = ("accepted", "dispatched", "running", "waiting")
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
+TASKS = (
+    Column("task", "task_id", cut=1, from_end=True),
+    Column("status", "status"),
+    Column("capability", "capability", cut=4),
+    Column("agent", "agent_id", cut=5),
+    Column("age", "created_at", age),
+    Column("model", "model", cut=2),
+    Column("cost", "cost_usd", dollars, cut=3, least=7),
+)
+REASON = Column("reason", "reason", cut=6, least=32)
 _FIELDS = (
     click.option(
         "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only of this agent."

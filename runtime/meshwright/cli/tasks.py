@@ -16,6 +16,8 @@ from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import (
     ENDED,
     OPEN,
+    REASON,
+    TASKS,
     filter_options,
     given_filter,
 )
@@ -40,9 +42,7 @@ from meshwright.cli.project import trust_option
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
 from meshwright.core.display import (
-    Column,
     Document,
-    age,
     dollars,
     fault,
     finish,
@@ -62,16 +62,6 @@ if TYPE_CHECKING:
 
 _NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
 _Line = tuple[str, str]
-TASKS = (
-    Column("task", "task_id", cut=1, from_end=True),
-    Column("status", "status"),
-    Column("capability", "capability", cut=4),
-    Column("agent", "agent_id", cut=5),
-    Column("age", "created_at", age),
-    Column("model", "model", cut=2),
-    Column("cost", "cost_usd", dollars, cut=3, least=7),
-)
-REASON = Column("reason", "reason", cut=6, least=32)
 
 
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,10 +15,10 @@ import click
 
 from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.filters import REASON, TASKS
 from meshwright.cli.options import Target, json_option, limit_option, mesh_options
 from meshwright.cli.output import document, event_line, is_screen, redraw, styled, table
 from meshwright.cli.status import status_text
-from meshwright.cli.tasks import REASON, TASKS
 from meshwright.cli.timeline import NOISE
 from meshwright.core.display import MORE, Column, Document, local_time, time_of_day
 from meshwright.core.errors import HostError
