@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.schema import faults, takes_approval
 from meshwright.tools import Tool, ToolContext, tool
-from meshwright.tools.approval import MARKED, ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.approval import MARKED, ApprovalCall, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
-from meshwright.work.people import marked
+from meshwright.work.people import Decision, marked
 from tests.support.toolset_calls import LimitedTool
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

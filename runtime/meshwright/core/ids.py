@@ -15,6 +15,8 @@ from pydantic import StringConstraints
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 VARIABLE_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
 """The names of variables and inputs of a prompt."""
+SHORT_DIGEST = 12
+"""The characters of a digest or a git revision that people and versions name it by."""
 RUN_VARIABLES = ("agent_name", "task")
 """The values for the prompt of a run: the agent's id, and the request's text."""
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
@@ -55,3 +57,13 @@ def derived_id(*parts: str) -> str:
     """Make the id that the same parts always give, for idempotency: 130 bits of their SHA-256."""
     digest = hashlib.sha256("\x00".join(parts).encode()).digest()
     return _encode_id(int.from_bytes(digest[:17]) >> 6)
+
+
+def version_prefix(version: str) -> str:
+    """Returns how the versions of a prompt begin that a text names.
+
+    It is `NAME` for all of a prompt, or `NAME@DIGEST` with a whole digest or its beginning; a place after
+    that is ignored.
+    """
+    name, _, digest = version.partition(" ")[0].partition("@")
+    return f"{name}@{digest[:SHORT_DIGEST].lower()}"

@@ -17,12 +17,13 @@ from meshwright.core.messages import Caller
 from meshwright.core.redaction import MARK, MASK, REDACTED
 from meshwright.core.schema import described, fault_text, faults
 from meshwright.events.inbox import Question
-from meshwright.tools.approval import MAX_SHOWN_CHARS, Decision
 from meshwright.work.people import (
     APPROVAL,
     APPROVED_BY,
+    MAX_SHOWN_CHARS,
     REQUESTER_MAY,
     WAITED_FOR,
+    Decision,
     hidden_words,
     is_decision,
     is_doubt,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.encoding import encode
+from meshwright.core.ids import version_prefix
 from meshwright.core.messages import Event, TaskStatus
-from meshwright.prompts.prompt import version_prefix
 
 if TYPE_CHECKING:
     from meshwright.sql.database import Session

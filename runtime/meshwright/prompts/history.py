@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from meshwright.core.errors import Conflict, NotFound, PromptError
+from meshwright.core.ids import SHORT_DIGEST
 from meshwright.core.programs import environment_with
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, SHORT_DIGEST, parse_prompt
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, parse_prompt
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

@@ -16,12 +16,10 @@ from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
-from meshwright.core.ids import RUN_VARIABLES, VARIABLE_PATTERN
+from meshwright.core.ids import RUN_VARIABLES, SHORT_DIGEST, VARIABLE_PATTERN
 from meshwright.core.limits import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
-SHORT_DIGEST = 12
-"""The characters of a digest or a git revision that people and versions name it by."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
 """The values for prompts that are of no agent."""
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
@@ -201,16 +199,6 @@ def names_in(body: str, offered: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _version(name: str, digest: str, place: str) -> str:
     return f"{name}@{digest[:SHORT_DIGEST]} {place}"
-
-
-def version_prefix(version: str) -> str:
-    """Returns how the versions begin that a text names.
-
-    It is `NAME` for all of a prompt, or `NAME@DIGEST` with a whole digest or its beginning; a place after
-    that is ignored.
-    """
-    name, _, digest = version.partition(" ")[0].partition("@")
-    return f"{name}@{digest[:SHORT_DIGEST].lower()}"
 
 
 def _decode(data: bytes, path: str) -> str:

@@ -12,11 +12,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import PromptError
-from meshwright.core.ids import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN, SHORT_DIGEST
 from meshwright.prompts.history import Checkout, checkout_of
 from meshwright.prompts.prompt import (
     MAX_PROMPT_BYTES,
-    SHORT_DIGEST,
     Prompt,
     names_in,
     offered_to,

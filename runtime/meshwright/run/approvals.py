@@ -14,7 +14,6 @@ from meshwright.tools.approval import (
     MARKED,
     ApprovalCall,
     ChangedCall,
-    Decision,
     Preview,
     RequestedArguments,
     arguments_text,
@@ -24,7 +23,7 @@ from meshwright.tools.approval import (
 from meshwright.tools.limited import plain_effect, within_limits
 from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool, ToolContext
-from meshwright.work.people import HIDDEN, Approval, hidden_words, marked, sealed_text
+from meshwright.work.people import HIDDEN, Approval, Decision, hidden_words, marked, sealed_text
 
 _APPROVED = "approved"  # the step that looks whether a tool was
 
@@ -119,7 +118,7 @@ class CallApproval:
                 return decision
 
     def _remember(self, decision: Decision, call: ApprovalCall | None, rule: ApprovalRule | None) -> None:
-        is_covered = call is not None and decision.covers(call, self._now)  # no other target is set now
+        is_covered = call is not None and decision.covers(call.binds, self._now)  # no other target is set now
         if call is not None and rule is not None and is_covered:
             self._state.approvals.append(StandingApproval(self._name, rule, decision, self._outside))
 
@@ -147,7 +146,7 @@ class CallApproval:
         if call is None or rule is None or new is None or call.tool.has_preview:
             return None
         may_decide = rule.count == 1 and (not rule.approvers or decision.decided_by in rule.approvers)
-        if rule != its_rule or not may_decide or not decision.covers(call, self._now):
+        if rule != its_rule or not may_decide or not decision.covers(call.binds, self._now):
             return None
         return decision.model_copy(update={"arguments": None, "binds": new.binds})
 
@@ -163,7 +162,7 @@ class CallApproval:
         """The step that a call needs next; None if it is decided, or cannot be."""
         if call is None or rule is None or call.is_too_long:
             return None
-        if decision is not None and (not decision.approve or decision.covers(call, self._now)):
+        if decision is not None and (not decision.approve or decision.covers(call.binds, self._now)):
             return None
         if rule.ask == "once" and not has_looked:
             return _APPROVED

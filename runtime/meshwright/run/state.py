@@ -36,13 +36,13 @@ from meshwright.run.delegation import Delegation, Knowledge
 from meshwright.run.limits import Parking, StepTime
 from meshwright.run.masks import Masks
 from meshwright.run.outputs import Outputs
-from meshwright.tools.approval import Decision
 from meshwright.tools.chain import ToolChain
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.tools.tool import Tool
 from meshwright.trees.leases import Trees
 from meshwright.work import Journal, Work
 from meshwright.work.paths import OpenStep
+from meshwright.work.people import Decision
 
 _LAST_TASKS = 21  # of an agent: enough that one odd task changes nothing
 

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -20,12 +19,11 @@ from msgspec import field
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.models.structure import repaired
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.tools.tool import Tool, Unchanged
-from meshwright.work.people import APPROVAL, HIDDEN, NEEDED, REQUESTER_MAY, Approval
+from meshwright.work.people import APPROVAL, HIDDEN, MAX_SHOWN_CHARS, NEEDED, REQUESTER_MAY, Approval
 
 _MAX_REQUEST_CHARS = 200
 _MAX_ARGUMENTS_CHARS = 2_000  # in the question itself, which chats show
@@ -33,44 +31,6 @@ _MAX_EFFECT_CHARS = 32_000  # with it too
 _MAX_CHAT_CHARS = 1_500  # of an effect, in the question itself
 _MAX_SCHEMA_CHARS = 8_192  # of the arguments, with it
 _OTHER_REFERENCE = re.compile(r'"\$ref": "(?!#/\$defs/)')  # it has no such target in the answer's schema
-MAX_SHOWN_CHARS = 64_000
-"""How long the arguments of a call may be, as JSON: an open question shows them whole, and is a part of its
-thread's state."""
-
-
-class Decision(Struct):
-    """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used.
-
-    `arguments` replace those of the call; None: as asked. `effect` is the hash of the effect that was shown,
-    `error` why no person was asked.
-    """
-
-    approve: bool
-    reason: str = ""
-    arguments: dict[str, Any] | None = None
-    decided_by: str = ""
-    decided_at: datetime | None = None
-    binds: str = ""
-    expires_at: datetime | None = None
-    effect: str = ""
-    error: str = ""
-
-    def covers(self, call: ApprovalCall, now: datetime) -> bool:
-        """Whether it is a yes to this very call."""
-        is_in_time = self.expires_at is None or now <= self.expires_at
-        return self.approve and self.binds == call.binds and is_in_time
-
-    def check(self, tool: str, binds: str, now: datetime) -> None:
-        """Raise ToolFailed if the call may not run, with the message for its model."""
-        if self.error:
-            raise ToolFailed(f"{tool} was not run: {self.error}")
-        if not self.approve:
-            who = f"{self.decided_by} denied it" if self.decided_by else "it was not approved in time"
-            raise ToolFailed(f"{tool} was not run: {who}{f': {self.reason}' if self.reason else ''}")
-        if self.binds != binds:
-            raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
-        if self.expires_at is not None and now > self.expires_at:
-            raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")
 
 
 class RequestedArguments(NamedTuple):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import Marks, redact_data
 from meshwright.core.task_events import ApprovalEnded, ApprovalRequested
 from meshwright.work.protocol import StepKey, Wait, WaitKind
@@ -20,6 +23,9 @@ HIDDEN = "hidden_parts"
 """The field of the subject that says how many characters and lines of it are hidden."""
 REQUESTER_MAY = "requester_may_approve"
 """The field of the subject that lets the requester of the task approve."""
+MAX_SHOWN_CHARS = 64_000
+"""How long the arguments of a call may be, as JSON: an open question shows them whole, and is a part of its
+thread's state."""
 WAITED_FOR: dict[WaitKind, str] = {
     "person": "a person",
     "task": "another task",
@@ -44,6 +50,41 @@ class Repetition(Approval):
     """Whether a step runs again that may have taken effect; if not, `result` is what it gave."""
 
     result: Any = None
+
+
+class Decision(Struct):
+    """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used.
+
+    `arguments` replace those of the call; None: as asked. `effect` is the hash of the effect that was shown,
+    `error` why no person was asked.
+    """
+
+    approve: bool
+    reason: str = ""
+    arguments: dict[str, Any] | None = None
+    decided_by: str = ""
+    decided_at: datetime | None = None
+    binds: str = ""
+    expires_at: datetime | None = None
+    effect: str = ""
+    error: str = ""
+
+    def covers(self, binds: str, now: datetime) -> bool:
+        """Whether it is a yes to the call with this hash, and may still be used."""
+        is_in_time = self.expires_at is None or now <= self.expires_at
+        return self.approve and self.binds == binds and is_in_time
+
+    def check(self, tool: str, binds: str, now: datetime) -> None:
+        """Raise ToolFailed if the call may not run, with the message for its model."""
+        if self.error:
+            raise ToolFailed(f"{tool} was not run: {self.error}")
+        if not self.approve:
+            who = f"{self.decided_by} denied it" if self.decided_by else "it was not approved in time"
+            raise ToolFailed(f"{tool} was not run: {who}{f': {self.reason}' if self.reason else ''}")
+        if self.binds != binds:
+            raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
+        if self.expires_at is not None and now > self.expires_at:
+            raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")
 
 
 QUESTIONS = "0"
