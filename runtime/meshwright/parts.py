@@ -109,7 +109,8 @@ def resource(name: str) -> Resource:
     """The things of a name that some part keeps. Raises NotFound."""
     resources: dict[str, Resource] = {}
     for part in (*of_packages(), *ours()):
-        resources |= {kept.name: kept for kept in (part.load(part.resources) if part.resources else ())}
+        if part.resources:
+            resources |= {resource.name: resource for resource in part.load(part.resources)}
     if name not in resources:
         remedy = f"There are {', '.join(sorted(resources))}"
         raise NotFound(f"No part of the mesh keeps {name!r}", remedy=remedy)

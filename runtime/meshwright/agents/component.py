@@ -71,8 +71,8 @@ class PromptsComponent(Component):
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
         agents = mesh.get(AgentTypes)
-        brought, own = prompts_brought(agents), variables_of(agents)
-        self._folder = Prompts(folder, in_code=brought, own=own, on_event=mesh.tell)
+        prompts_in_code, own = prompts_brought(agents), variables_of(agents)
+        self._folder = Prompts(folder, in_code=prompts_in_code, own=own, on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
 
     def prompt_source(self) -> PromptSource:
@@ -88,17 +88,17 @@ class PromptsComponent(Component):
         return [Check("prompts", self._check)]
 
     async def _check(self) -> str:
-        known = {*self.mesh.get(PromptSources).names()} - {*self._folder.names()}
+        elsewhere_names = {*self.mesh.get(PromptSources).names()} - {*self._folder.names()}
         agents = filter(needs_prompt, self.mesh.get(AgentTypes))
         needed = {agent.prompt: agent.agent_id for agent in agents}
-        problems = self._folder.check({name: needed[name] for name in needed.keys() - known})
+        problems = self._folder.check({name: needed[name] for name in needed.keys() - elsewhere_names})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
-        elsewhere = f", {len(known)} of components" if known else ""
+        elsewhere = f", {len(elsewhere_names)} of components" if elsewhere_names else ""
         names = self._folder.names()
-        read = {*BUILT_IN, *(agent.prompt for agent in self.mesh.get(AgentTypes))}
-        unread = [name for name in names if name not in read]
+        used_names = {*BUILT_IN, *(agent.prompt for agent in self.mesh.get(AgentTypes))}
+        unread = [name for name in names if name not in used_names]
         listed = ", ".join(unread[:_MAX_NAMED]) + (", ..." if len(unread) > _MAX_NAMED else "")
         of_none = f", {len(unread)} of them read by no agent here: {listed}" if unread else ""
         folder = self._folder.directory
@@ -233,13 +233,13 @@ class AgentsComponent(Component):
         return None
 
     async def _activity(self, tenant_id: str, since: datetime) -> Activity:
-        found = await activity_of(self.mesh.log, tenant_id, since, self.mesh.runtime.clock.now())
+        activity = await activity_of(self.mesh.log, tenant_id, since, self.mesh.runtime.clock.now())
         decisions = await self.mesh.get(WholeInbox).count(tenant_id)
-        return found.model_copy(update={"decisions": decisions})
+        return activity.model_copy(update={"decisions": decisions})
 
     def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
-        known = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
-        return ModelWindow(known.input or self.mesh.settings[ContextSettings].window_tokens, known.output)
+        window = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
+        return ModelWindow(window.input or self.mesh.settings[ContextSettings].window_tokens, window.output)
 
     def _slots(self, agent_id: str) -> int:
         own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
@@ -273,8 +273,8 @@ def tell_task(
     mesh: Mesh, event_type: str, payload: dict[str, Any], task: Task | CallContext, agent_id: str
 ) -> None:
     """Put an event of a task into the log."""
-    known = {"task_id": task.task_id, "tenant_id": task.tenant_id, "agent_id": agent_id}
-    mesh.tell(event_type, payload, topic=topics.TASK_PROGRESS, **known)
+    fields = {"task_id": task.task_id, "tenant_id": task.tenant_id, "agent_id": agent_id}
+    mesh.tell(event_type, payload, topic=topics.TASK_PROGRESS, **fields)
 
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:

@@ -46,10 +46,10 @@ CHECKOUT = Path(__file__).parents[3]
 
 def project_file(project: Path, name: Path) -> Path:
     """A file or folder of the project; where it has none, the copy that comes with Meshwright."""
-    wanted = project / name
-    if wanted.exists() or name.is_absolute():
-        return wanted
-    return next((base / name.name for base in (PACKAGED, CHECKOUT) if (base / name.name).exists()), wanted)
+    path = project / name
+    if path.exists() or name.is_absolute():
+        return path
+    return next((base / name.name for base in (PACKAGED, CHECKOUT) if (base / name.name).exists()), path)
 
 
 def prompts_folder(project: Path, settings: Settings) -> Path:
@@ -74,27 +74,27 @@ def load_agents(
     id, or an agent that delegates to one that is not there.
     """
     modules, own = _read(folder, project)
-    found = list(dict.fromkeys([*own, *beside, *installed_agents()]))
-    _check_unique(found)
-    _check_delegation(found)
-    _warn_of_passed_over(modules, found, folder)
-    return found
+    agents = list(dict.fromkeys([*own, *beside, *installed_agents()]))
+    _check_unique(agents)
+    _check_delegation(agents)
+    _warn_of_passed_over(modules, agents, folder)
+    return agents
 
 
 def check_agents(agents: Sequence[type[Agent]]) -> Sequence[type[Agent]]:
     """These agents, or without any those of the started file. Raises ConfigError as `load_agents` does."""
     started = sys.modules["__main__"]
-    found = agents or [value for value in vars(started).values() if _is_agent(value)]
+    candidates = agents or [value for value in vars(started).values() if _is_agent(value)]
     if not agents:
-        found = [agent for agent in found if agent.__module__ == started.__name__]
-    wrong = [f"{agent!r} is no class of an agent" for agent in found if not _is_agent(agent)]
-    if wrong or not found:
+        candidates = [agent for agent in candidates if agent.__module__ == started.__name__]
+    wrong = [f"{agent!r} is no class of an agent" for agent in candidates if not _is_agent(agent)]
+    if wrong or not candidates:
         remedy = "Define a class with Agent as its base, or name the agents: run_mesh(Greeter)"
         problem = next(iter(wrong), "this file defines no agent")
         raise ConfigError(problem, path=getattr(started, "__file__", ""), remedy=remedy)
-    _check_unique(found)
-    _check_delegation(found)
-    return found
+    _check_unique(candidates)
+    _check_delegation(candidates)
+    return candidates
 
 
 def agents_in(folder: Path) -> list[type[Agent]]:
@@ -116,17 +116,17 @@ def _read(folder: Path, project: Path | None) -> tuple[dict[Path, ModuleType], l
 
 def installed_agents() -> list[type[Agent]]:
     """The agents that installed packages register: classes, or modules with some. Raises ConfigError."""
-    found: list[type[Agent]] = []
+    installed_classes: list[type[Agent]] = []
     for plugin in installed(AGENTS):
-        brought = plugin.load()
-        values = vars(brought).values() if inspect.ismodule(brought) else brought
+        plugin_value = plugin.load()
+        values = vars(plugin_value).values() if inspect.ismodule(plugin_value) else plugin_value
         agents = [cls for cls in (values if isinstance(values, Iterable) else [values]) if _is_agent(cls)]
         if not agents:
             problem = f"{plugin.package} registers {plugin.value} as an agent, and it is none"
             remedy = "Register a class with Agent as its base, or a module or list of such"
             raise ConfigError(problem, remedy=remedy)
-        found += agents
-    return found
+        installed_classes += agents
+    return installed_classes
 
 
 def _is_agent(value: Any) -> bool:
@@ -211,12 +211,12 @@ def _agents_in(module: ModuleType, folder: Path) -> list[type[Agent]]:
 
 
 def _warn_of_passed_over(
-    modules: Mapping[Path, ModuleType], found: Sequence[type[Agent]], folder: Path
+    modules: Mapping[Path, ModuleType], agents: Sequence[type[Agent]], folder: Path
 ) -> None:
     """Warn of agents from elsewhere that a file imports beside its own: they are not loaded."""
     for path, module in modules.items():
         for agent in vars(module).values():
-            is_base = any(issubclass(other, agent) for other in found) if _is_agent(agent) else True
+            is_base = any(issubclass(other, agent) for other in agents) if _is_agent(agent) else True
             if not is_base and not _is_within(agent, folder):
                 logger.warning(
                     "%s: %s is imported and not loaded, since the file defines agents of its own; "
@@ -284,9 +284,9 @@ def _place(path: Path, error: BaseException) -> tuple[str, int | None]:
 
 
 def _check_unique(agents: Sequence[type[Agent]]) -> None:
-    seen: dict[str, type[Agent]] = {}
+    by_id: dict[str, type[Agent]] = {}
     for agent in agents:
-        other = seen.setdefault(agent.agent_id, agent)
+        other = by_id.setdefault(agent.agent_id, agent)
         if other is not agent:
             remedy = f"rename this one; the other is {':'.join(map(str, _place_of(other)))}"
             raise _wrong(agent, f"two agents are called {agent.agent_id!r}", remedy, "agent_id")
@@ -302,13 +302,13 @@ def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigE
 
 
 def _check_delegation(agents: Sequence[type[Agent]]) -> None:
-    known = {agent.agent_id for agent in agents}
-    known |= {capability.name for agent in agents for capability in agent.capabilities}
+    names = {agent.agent_id for agent in agents}
+    names |= {capability.name for agent in agents for capability in agent.capabilities}
     for agent in agents:
         for name in agent.delegates_to:
-            if name not in known:
-                close = nearest(name, known)
-                remedy = f"Did you mean {close!r}?" if close else f"There are {', '.join(sorted(known))}"
+            if name not in names:
+                close = nearest(name, names)
+                remedy = f"Did you mean {close!r}?" if close else f"There are {', '.join(sorted(names))}"
                 problem = f"agent {agent.agent_id} delegates to {name!r}, no agent or capability here"
                 raise _wrong(agent, problem, remedy, "delegates_to")
 
@@ -417,9 +417,9 @@ def bind_agents(
 
     Raises ConfigError.
     """
-    known = (*classes, *others)
-    able = {capability.name for cls in known for capability in cls.capabilities}
-    able -= {cls.agent_id for cls in known}  # a name of both means the agent
+    all_classes = (*classes, *others)
+    able = {capability.name for cls in all_classes for capability in cls.capabilities}
+    able -= {cls.agent_id for cls in all_classes}  # a name of both means the agent
     return BoundAgents({cls.agent_id: BoundAgent(cls(), toolsets, on_overrun, able) for cls in classes})
 
 

@@ -50,13 +50,13 @@ def shipped_agents() -> list[type[Agent]]:
 def _wanted(names: Sequence[str]) -> list[type[Agent]]:
     if not names:
         return []
-    known = {agent.agent_id: agent for agent in shipped_agents()}
+    by_id = {agent.agent_id: agent for agent in shipped_agents()}
     for name in names:
-        if name not in known:
-            likely = nearest(name, known)
-            remedy = f"Did you mean {likely!r}?" if likely else f"There are {', '.join(known)}"
+        if name not in by_id:
+            likely = nearest(name, by_id)
+            remedy = f"Did you mean {likely!r}?" if likely else f"There are {', '.join(by_id)}"
             raise ConfigError(f"agents.include: no agent {name!r} comes with Meshwright", remedy=remedy)
-    return [known[name] for name in names]
+    return [by_id[name] for name in names]
 
 
 def shipped_prompt(name: str) -> str:

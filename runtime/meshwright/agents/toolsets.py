@@ -89,7 +89,7 @@ def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
 
     Raises ConfigError for one that is not installed.
     """
-    named = [
+    of_agent = [
         _ref_of(cls, toolset, settings)
         for cls, toolset in zip(toolset_classes(agent), agent.toolsets, strict=True)
     ]
@@ -99,7 +99,7 @@ def toolsets_of(agent: type[Agent], settings: ToolSettings) -> list[ToolsetRef]:
         for name, table in tables.items()
         if any(fnmatchcase(agent.agent_id, pattern) for pattern in getattr(table, "agents", ()))
     ]
-    return list(dict.fromkeys([*named, *by_table]))
+    return list(dict.fromkeys([*of_agent, *by_table]))
 
 
 def _class_of(agent: type[Agent], name: str) -> type[Toolset]:
@@ -149,17 +149,17 @@ def unusable(settings: ToolSettings, agents: Sequence[type[Agent]]) -> Mapping[s
 
     Raises ConfigError.
     """
-    found = dict[str, ConfigError]()
-    known = {toolset.name for agent in agents for toolset in toolset_classes(agent)}
-    known |= {plugin.name for plugin in installed(TOOLSETS)} if settings.tables else set()
-    for name in (name for name in settings.tables if name not in known):
-        remedy = did_you_mean(name, known) or "Load an agent that has it, or take the table out"
+    problems = dict[str, ConfigError]()
+    names = {toolset.name for agent in agents for toolset in toolset_classes(agent)}
+    names |= {plugin.name for plugin in installed(TOOLSETS)} if settings.tables else set()
+    for name in (name for name in settings.tables if name not in names):
+        remedy = did_you_mean(name, names) or "Load an agent that has it, or take the table out"
         problem = f"[tools.{name}]: no toolset has that name"
-        found[f"tools.{name}"] = ConfigError(problem, remedy=remedy, field="tools")
+        problems[f"tools.{name}"] = ConfigError(problem, remedy=remedy, field="tools")
     for ref in (ref for agent in agents for ref in toolsets_of(agent, settings)):
         if ref.problem:
-            found[ref.title] = ConfigError(ref.problem, field="toolsets")
-    return found
+            problems[ref.title] = ConfigError(ref.problem, field="toolsets")
+    return problems
 
 
 def without_agents(settings: ToolSettings, agents: Sequence[type[Agent]]) -> Iterator[str]:
@@ -358,11 +358,11 @@ class SharedToolset:
             tools = [_SharedTool(tool, self) for tool in tools]
         self.tools = tuple(tools)
 
-    def _hear(self, lost: str) -> None:
+    def _hear(self, lost_why: str) -> None:
         """Called by the toolset: it is lost, for a reason, or has other tools."""
-        self._lost = self._lost or lost
-        if lost and self.state == "ready":  # calls fail from now on
-            self._set("degraded", lost)
+        self._lost = self._lost or lost_why
+        if lost_why and self.state == "ready":  # calls fail from now on
+            self._set("degraded", lost_why)
         self._news.set()
 
     def _set(self, state: State, reason: str = "") -> None:

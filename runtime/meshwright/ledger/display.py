@@ -7,14 +7,14 @@ from decimal import Decimal
 from meshwright.core.display import Column, Document, Resource, dollars, or_never
 
 
-def estimated(found: Document) -> str:
+def estimated(estimate: Document) -> str:
     """The likely cost of a task, in a sentence."""
-    whose = found["agent_id"] or found["capability"]
-    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
-    if not found["tasks"]:
+    whose = estimate["agent_id"] or estimate["capability"]
+    unknown = f"; the cost of {estimate['unknown']:,} more is unknown" if estimate["unknown"] else ""
+    if not estimate["tasks"]:
         return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
-    median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
-    count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
+    median, p90, most = (dollars(estimate[name]) for name in ("median_usd", "p90_usd", "max_usd"))
+    count = "1 task" if estimate["tasks"] == 1 else f"{estimate['tasks']:,} tasks"
     return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
 
 
