@@ -5,7 +5,7 @@ from typing import Any, cast
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance.hold import Hold, MeshHold
+from meshwright.services.maintenance.hold import MeshHold, ProcessHold
 from tests.support.harness import RuntimeHarness
 
 
@@ -16,7 +16,7 @@ class Process:
         self.runtime = runtime
         self.state = "working"
         self.holds = False
-        self.following = Hold(cast("Mesh", self))
+        self.following = ProcessHold(cast("Mesh", self))
 
     def get(self, kind: type[Any]) -> Any:
         return self

@@ -22,7 +22,7 @@ from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter
 from meshwright.identity.auth import Credentials
-from meshwright.identity.operations import Feed
+from meshwright.identity.operations import EventFeed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
@@ -138,7 +138,7 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
     app.state.sessions = Sessions(Anyone(), lambda: datetime.now(UTC), tenants=tenants, max_streams=1)
     shown = {CREDENTIALS: Credentials(), CALLER: Caller(), "app": app, "path": "/events/stream"}
     scope = {"type": "http", "asgi": {"spec_version": "2.4"}, **shown}
-    serving = asyncio.create_task(Streams().respond(Feed(events(), is_whole=True))(scope, receive, send))
+    serving = asyncio.create_task(Streams().respond(EventFeed(events(), is_whole=True))(scope, receive, send))
     async with asyncio.timeout(240):
         await stuck.wait()
     for _ in range(2000):

@@ -23,7 +23,7 @@ from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.identity.administration import Administration
 from meshwright.identity.batches import Batches
-from meshwright.identity.operations import Feed, Operations
+from meshwright.identity.operations import EventFeed, Operations
 from meshwright.identity.rules import check_answer
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
@@ -160,7 +160,7 @@ async def made(mesh: Mesh, owner: Caller) -> Target:
     return Target(waiting, question, ended, key.key_id)
 
 
-async def first_of(feed: Feed | None) -> list[Event]:
+async def first_of(feed: EventFeed | None) -> list[Event]:
     assert feed is not None
     try:
         return await anext(feed.batches)
@@ -230,7 +230,7 @@ async def use(mesh: Mesh, name: str, by: Caller, task: Target) -> tuple[bool, bo
         result = USES[name](Batches(mesh, by), Administration(mesh, by), task)
         if isinstance(result, Awaitable):
             result = await result
-        if isinstance(result, Feed) or name == "follow":
+        if isinstance(result, EventFeed) or name == "follow":
             result = await first_of(result)
     except (Forbidden, Unauthenticated):
         return False, False
@@ -316,7 +316,7 @@ async def test_words_of_requests_are_searched_by_those_who_may_read_them(meshed:
         with pytest.raises(Forbidden, match="contents"):
             await search(Batches(mesh, caller("v", "o")))
         found = await search(Batches(mesh, caller("c", "o")))
-        if isinstance(found, Feed):
+        if isinstance(found, EventFeed):
             await found.batches.aclose()
     assert len((await Batches(mesh, caller("c")).tasks(text="SECRET-of-the")).items) == 2
 

@@ -20,7 +20,7 @@ from meshwright.sandbox.bubblewrap import Bubblewrap
 from meshwright.sandbox.choice import ChosenSandbox
 from meshwright.sandbox.execution import BoxJob
 from meshwright.sandbox.landlock import Landlock
-from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
+from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
 from meshwright.sandbox.unboxed import NoBox
@@ -152,7 +152,7 @@ async def test_the_data_of_the_mesh_is_never_in_the_box(place: str, tree: Path) 
 
 async def test_a_call_has_no_more_than_the_settings_allow(data: Path, tree: Path) -> None:
     box = sandbox(data, "bubblewrap", max_seconds=0.5, max_output_bytes=1000)
-    slept = await box.run(["sleep", "100"], tree, limits=Limits(seconds=90.0))
+    slept = await box.run(["sleep", "100"], tree, limits=BoxLimits(seconds=90.0))
     assert (slept.status, slept.ended_by) == (None, "time") and slept.seconds < 30
     wrote = await box.run(["sh", "-c", "printf %03000d 0"], tree)
     assert wrote.cut and len(wrote.output) < 1_100

@@ -26,7 +26,7 @@ from meshwright.sandbox.environment import Interpreter
 from meshwright.sandbox.execution import BoxJob
 from meshwright.sandbox.groups import ControlGroup
 from meshwright.sandbox.landlock import Landlock
-from meshwright.sandbox.port import Limits, SandboxResult
+from meshwright.sandbox.port import BoxLimits, SandboxResult
 from meshwright.sandbox.probe import Box, broken_out_of
 from meshwright.sandbox.unboxed import NoBox
 from tests.support.bait import SOURCE, WholeBait
@@ -133,7 +133,7 @@ class Trials:
 
     async def run(self, source: str, folder: Path, **limits: Any) -> SandboxResult:
         usual = {"seconds": 20.0, "memory_mb": 256, "processes": 40, "output_bytes": 2_000}
-        job = BoxJob(self.python.command(source), folder, Limits(**(usual | limits)), {}, [])
+        job = BoxJob(self.python.command(source), folder, BoxLimits(**(usual | limits)), {}, [])
         return await self.box.run(job)
 
     async def all(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Trials:
         with tempfile.TemporaryDirectory() as folder:
             found["left after a cancel"] = await self.cancelled(Path(folder))
         found["slowed"] = os.nice(0) != before
-        group = ControlGroup.make(Limits())
+        group = ControlGroup.make(BoxLimits())
         found["has group"] = group is not None
         if group is not None:
             await group.remove()

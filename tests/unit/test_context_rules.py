@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from meshwright.context.plan import CompressRequest, plan
-from meshwright.context.rules import DEFAULT_RULES, FIELDS, Rule, Rules, with_defaults
+from meshwright.context.rules import DEFAULT_RULES, FIELDS, ContextRule, Rules, with_defaults
 from meshwright.context.text import count_tokens
 from meshwright.core.errors import ConfigError
 from meshwright.settings.loading import load_settings
@@ -26,7 +26,7 @@ def request(**fields: Any) -> CompressRequest:
     return CompressRequest(**{**named, **fields})
 
 
-def text_of(rule: Rule | None = None, **fields: Any) -> str:
+def text_of(rule: ContextRule | None = None, **fields: Any) -> str:
     return plan(request(**fields), Rules([rule] if rule else [])).text
 
 
@@ -90,10 +90,10 @@ def test_the_default_ceilings_are_those_of_the_pair(sender: str, receiver: str, 
 def test_the_most_specific_rule_holds() -> None:
     rules = Rules(
         [
-            Rule(token_ceiling=1),
-            Rule(sender="a", token_ceiling=2),
-            Rule(receiver="b", token_ceiling=3),
-            Rule(sender="a", receiver="b", token_ceiling=4),
+            ContextRule(token_ceiling=1),
+            ContextRule(sender="a", token_ceiling=2),
+            ContextRule(receiver="b", token_ceiling=3),
+            ContextRule(sender="a", receiver="b", token_ceiling=4),
         ]
     )
     pairs = [("a", "b"), ("x", "b"), ("a", "x"), ("x", "x")]
@@ -101,13 +101,13 @@ def test_the_most_specific_rule_holds() -> None:
 
 
 def test_a_rule_for_the_receiver_comes_before_one_for_the_sender() -> None:
-    rules = Rules([Rule(sender="a", token_ceiling=2), Rule(receiver="b", token_ceiling=3)])
+    rules = Rules([ContextRule(sender="a", token_ceiling=2), ContextRule(receiver="b", token_ceiling=3)])
     assert rules.find("a", "b").token_ceiling == 3
 
 
 def test_a_path_is_stripped_from_every_item_of_a_list() -> None:
     memories = [{"text": "one", "meta": {"source": "x", "page": 1}}, {"text": "two", "meta": {"source": "y"}}]
-    text = text_of(Rule(strip_fields=("sender_memories.meta.source",)), sender_memories=memories)
+    text = text_of(ContextRule(strip_fields=("sender_memories.meta.source",)), sender_memories=memories)
     assert '- one (meta: {"page": 1})\n- two' in text
 
 
@@ -116,11 +116,11 @@ def test_a_key_may_be_any_text() -> None:
 
 
 def test_a_whole_field_can_be_stripped() -> None:
-    assert "CONVERSATION_CONTEXT" not in text_of(Rule(strip_fields=("conversation_snippet",)), **FULL)
+    assert "CONVERSATION_CONTEXT" not in text_of(ContextRule(strip_fields=("conversation_snippet",)), **FULL)
 
 
 def test_a_longer_preserved_path_is_kept_out_of_a_stripped_one() -> None:
-    rule = Rule(strip_fields=("workflow_state",), preserve_fields=("workflow_state.phase",))
+    rule = ContextRule(strip_fields=("workflow_state",), preserve_fields=("workflow_state.phase",))
     state = {"phase": "QA", "owner": "someone"}
     text = text_of(rule, workflow_state=state)
     assert "workflow_state.phase: QA" in text
@@ -132,7 +132,7 @@ def test_the_internal_keys_of_a_preserved_field_are_still_stripped() -> None:
 
 
 def test_the_most_relevant_memories_are_chosen_and_the_latest_messages() -> None:
-    rule = Rule(max_memories=2, max_conversation_messages=2)
+    rule = ContextRule(max_memories=2, max_conversation_messages=2)
     memories = [{"text": text, "score": score} for text, score in [("low", 0.1), ("high", 0.9), ("mid", 0.5)]]
     text = text_of(rule, sender_memories=memories, conversation_snippet=["first", "second", "third"])
     assert "- high\n- mid\nCONVERSATION_CONTEXT:\n- second\n- third" in text
@@ -140,18 +140,19 @@ def test_the_most_relevant_memories_are_chosen_and_the_latest_messages() -> None
 
 
 def test_memories_without_scores_are_taken_in_their_order() -> None:
-    text = text_of(Rule(max_memories=2), sender_memories=["one", "two", "three"])
+    text = text_of(ContextRule(max_memories=2), sender_memories=["one", "two", "three"])
     assert "- one\n- two" in text
     assert "three" not in text
 
 
 def test_a_preserved_list_is_not_counted_against_its_maximum() -> None:
-    rule = Rule(max_memories=1, preserve_fields=("sender_memories",))
+    rule = ContextRule(max_memories=1, preserve_fields=("sender_memories",))
     assert "- one\n- two" in text_of(rule, sender_memories=["one", "two"])
 
 
 def test_what_was_left_out_counts_as_input() -> None:
-    made = plan(request(sender_memories=["keep this", "leave this out"]), Rules([Rule(max_memories=1)]))
+    rules = Rules([ContextRule(max_memories=1)])
+    made = plan(request(sender_memories=["keep this", "leave this out"]), rules)
     assert made.input_tokens == made.output_tokens + count_tokens("leave this out")
 
 
@@ -215,7 +216,7 @@ def test_a_field_of_a_request_that_is_optional_may_be_in_a_rule() -> None:
 
 def test_ids_scores_and_times_are_left_out_beside_the_paths_of_a_rule() -> None:
     memories = [{"text": "one", "kind": "fact", "memory_id": "m-1", "score": 0.5}]
-    rule = Rule(strip_fields=("*.kind",), preserve_fields=("sender_memories.score",))
+    rule = ContextRule(strip_fields=("*.kind",), preserve_fields=("sender_memories.score",))
     assert "- one (score: 0.5)" in text_of(rule, sender_memories=memories)
 
 

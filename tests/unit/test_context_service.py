@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import CompressRequest, CompressResponse, context_request
-from meshwright.context.rules import Rule, Rules
+from meshwright.context.rules import ContextRule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core.messages import Usage
@@ -73,7 +73,7 @@ def failing(error: Exception) -> Scripted:
 async def runtime() -> AsyncIterator[Runtime]:
     runtime = memory_runtime()
     runtime.register(
-        ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([Rule(token_ceiling=100)]))
+        ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=Rules([ContextRule(token_ceiling=100)]))
     )
     await runtime.start()
     yield runtime
@@ -215,7 +215,7 @@ async def test_rules_in_this_process_give_what_the_actor_gives(
     runtime: Runtime, request_: CompressRequest
 ) -> None:
     asked = await compress(runtime, None, request_)
-    rules = Rules([Rule(token_ceiling=100)])
+    rules = Rules([ContextRule(token_ceiling=100)])
     here = ContextClient(memory_runtime(), None, Prompts(PROMPTS), rules=rules)  # not started: nobody to ask
     response = await here.compress(request_)
     assert response.model_copy(update={"stats": asked.stats}) == asked

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from meshwright.context.check import problem
 from meshwright.context.plan import CompressRequest, ContextPlan, plan
-from meshwright.context.rules import Rule, Rules
+from meshwright.context.rules import ContextRule, Rules
 
 ULID = "01J9ZK00000000000000000001"
 ORIGINAL = CompressRequest(
@@ -45,7 +45,7 @@ OPEN_QUESTIONS:
 
 @pytest.fixture(scope="module")
 def original() -> ContextPlan:
-    return plan(ORIGINAL, Rules([Rule(token_ceiling=50)]))
+    return plan(ORIGINAL, Rules([ContextRule(token_ceiling=50)]))
 
 
 def test_a_shorter_text_of_the_same_words_is_valid(original: ContextPlan) -> None:
@@ -54,7 +54,7 @@ def test_a_shorter_text_of_the_same_words_is_valid(original: ContextPlan) -> Non
 
 def test_the_original_itself_is_free_of_inventions() -> None:
     plain = ORIGINAL.model_copy(update={"sender_memories": ["SQLite is preferred."]})
-    made = plan(plain, Rules([Rule(token_ceiling=50)]))
+    made = plan(plain, Rules([ContextRule(token_ceiling=50)]))
     assert problem(made.text, made) is None
 
 
@@ -180,7 +180,7 @@ def judged(source: str, text: str) -> str | None:
     request = CompressRequest(
         sender="a", receiver="b", project_id="p", task_summary=source, sender_memories=["more " * 60]
     )
-    made = plan(request, Rules([Rule(token_ceiling=50)]))
+    made = plan(request, Rules([ContextRule(token_ceiling=50)]))
     head = "METADATA:\nsender: a\nreceiver: b\nproject_id: p\npriority: 5\nDOMAIN_CONTEXT:"
     return problem(f"{head}\n- {text}", made)
 

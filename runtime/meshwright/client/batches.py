@@ -20,7 +20,7 @@ MAX_TASKS = 500  # of one page
 _AT_ONCE = 50  # in one request
 
 
-class OfTask(TypedDict, total=False):
+class CriteriaFields(TypedDict, total=False):
     """The fields by which tasks are found, and events and costs of tasks.
 
     `prompt` is that of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first
@@ -41,7 +41,7 @@ class OfTask(TypedDict, total=False):
     text: str | None
 
 
-class FilterFields(OfTask, total=False):
+class FilterFields(CriteriaFields, total=False):
     """The same, and the time of the last change of a task: a time, or a text like `24h`."""
 
     since: datetime | str | None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
 from meshwright.client.administration import AdministrationCalls
-from meshwright.client.batches import MAX_TASKS, BatchCalls, FilterFields, OfTask, task_path
+from meshwright.client.batches import MAX_TASKS, BatchCalls, CriteriaFields, FilterFields, task_path
 from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.client.transports import (
     CALL_SECONDS,
@@ -58,7 +58,7 @@ ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
 
 
-class EventFields(OfTask, total=False):
+class EventFields(CriteriaFields, total=False):
     """The fields by which events are filtered: their own, and those of their tasks."""
 
     task_id: str | None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from meshwright.context.memory import MemoryItem
 from meshwright.context.relevance import within_budget
-from meshwright.context.rules import ANY, Rule, Rules, strip
+from meshwright.context.rules import ANY, ContextRule, Rules, strip
 from meshwright.context.text import count_tokens
 from meshwright.core.encoding import Struct
 from meshwright.core.ids import Identifier
@@ -191,7 +191,7 @@ _TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "de
 class _Draft:
     """The entries of each section by a rule, and every text that it left out."""
 
-    def __init__(self, request: CompressRequest, rule: Rule) -> None:
+    def __init__(self, request: CompressRequest, rule: ContextRule) -> None:
         self.rule = rule
         self.kept: dict[str, Any] = {}
         self.dropped: list[str] = []

@@ -59,7 +59,7 @@ _Agent = Annotated[str, AfterValidator(_agent)]
 _Path = Annotated[str, AfterValidator(_path)]
 
 
-class Rule(Table):
+class ContextRule(Table):
     """One of [[context.rules]]: what of a context from `sender` to `receiver` is passed on, and how much."""
 
     sender: _Agent = ANY
@@ -100,10 +100,10 @@ class Rules:
     `*`, which is added with its defaults where it is missing.
     """
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self._rules = {(ANY, ANY): Rule(), **{(rule.sender, rule.receiver): rule for rule in rules}}
+    def __init__(self, rules: Iterable[ContextRule] = ()) -> None:
+        self._rules = {(ANY, ANY): ContextRule(), **{(rule.sender, rule.receiver): rule for rule in rules}}
 
-    def find(self, sender: str, receiver: str) -> Rule:
+    def find(self, sender: str, receiver: str) -> ContextRule:
         """The rule that holds from this sender to this receiver."""
         for pair in ((sender, receiver), (ANY, receiver), (sender, ANY)):
             if pair in self._rules:
@@ -112,12 +112,12 @@ class Rules:
 
 
 _DEFAULTS = (
-    Rule(sender="project-manager", receiver="architect-agent", token_ceiling=800),
-    Rule(sender="project-manager", receiver="researcher-agent", token_ceiling=600),
+    ContextRule(sender="project-manager", receiver="architect-agent", token_ceiling=800),
+    ContextRule(sender="project-manager", receiver="researcher-agent", token_ceiling=600),
 )
 
 
-def with_defaults(rules: Iterable[Rule]) -> Rules:
+def with_defaults(rules: Iterable[ContextRule]) -> Rules:
     """The rules of a mesh that sets these: each takes the place of a default one for the same pair."""
     return Rules((*_DEFAULTS, *rules))
 

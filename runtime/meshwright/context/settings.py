@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from meshwright.context.rules import Rule
+from meshwright.context.rules import ContextRule
 from meshwright.settings.forms import Table
 
 
@@ -24,7 +24,7 @@ class ContextSettings(Table):
     """Least likeness of a memory that shares no word."""
     window_tokens: int | None = Field(default=None, ge=1_000)
     """Tokens of a model's window, if nothing else says it."""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ContextRule, ...] = ()
     """Rules for the context that a sender passes on."""
 
     @model_validator(mode="after")

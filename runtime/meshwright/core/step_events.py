@@ -101,7 +101,7 @@ class RunProgress(StepPayload, type="run.progress", word="progress"):
         return (short(self.text),)
 
 
-class RunState(StepPayload, type="run.state", word="state"):
+class RunStateChanged(StepPayload, type="run.state", word="state"):
     state: str
     reason: str
 

@@ -377,7 +377,7 @@ def _request_text(payload: Raw) -> str | None:
     return None if data == _NO_PAYLOAD else data[:_MAX_TEXT_CHARS].decode(errors="ignore")
 
 
-class _Dispatched(Struct):
+class _Dispatch(Struct):
     attempt: int
     agent_id: str
     task: _DispatchedTask
@@ -398,7 +398,7 @@ def _accept(row: _TaskRow, event: Event) -> None:
 
 def _dispatch(row: _TaskRow, event: Event) -> None:
     """task.dispatched: a new attempt, or with a later generation a new beginning."""
-    dispatch = _shaped(_Dispatched, event)
+    dispatch = _shaped(_Dispatch, event)
     if dispatch is None:
         return
     task = dispatch.task

@@ -25,7 +25,7 @@ from meshwright.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.identity.export import export_of
 from meshwright.identity.filters import (
     InboxCursor,
-    OfTask,
+    TaskCriteria,
     TaskPageQuery,
     TaskQuery,
     read_filter,
@@ -58,7 +58,7 @@ class _ManyRequest(TaskPageQuery):
 
     @property
     def _has_filter(self) -> bool:
-        fields = {*OfTask.model_fields, "agent_id", "task_id", "since", "until"}
+        fields = {*TaskCriteria.model_fields, "agent_id", "task_id", "since", "until"}
         return any(getattr(self, name) is not None for name in fields)
 
 

@@ -35,7 +35,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_read_time)]
 """A time: `24h` ago (s, m, h, d or w), or RFC 3339."""
 
 
-class OfTask(BaseModel):
+class TaskCriteria(BaseModel):
     """Fields of a task: an event or a cost agrees with them where its task does."""
 
     status: TaskStatus | None = None
@@ -56,7 +56,7 @@ class OfTask(BaseModel):
     )
 
 
-class TaskQuery(Strict, OfTask):
+class TaskQuery(Strict, TaskCriteria):
     """Tasks that agree with every field given. A value that there never was is a 404, with those there are.
 
     `task_id` is the beginning or the end of their ids; `since` and `until` bound the time of their last

@@ -46,7 +46,7 @@ from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
 from meshwright.events.task_lists import TaskOrder
 from meshwright.events.tasks import TaskPage
-from meshwright.identity.filters import InboxCursor, OfTask, TaskPageQuery, read_filter, require_known
+from meshwright.identity.filters import InboxCursor, TaskCriteria, TaskPageQuery, read_filter, require_known
 from meshwright.identity.rules import (
     ANSWER_TASK,
     CANCEL_TASK,
@@ -173,7 +173,7 @@ class ScoreList(BaseModel):
     items: list[ScoreCard]
 
 
-class _CostQuery(Strict, OfTask):
+class _CostQuery(Strict, TaskCriteria):
     """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
 
     With a `bucket` the costs are a series. Agent, thread, model and prompt are those of the call, all other
@@ -199,7 +199,7 @@ class Common(NamedTuple):
     after: Callable[[int], AsyncGenerator[list[Event]]]
 
 
-class Feed(NamedTuple):
+class EventFeed(NamedTuple):
     """Events as they come, as their reader may see them; `is_whole` where that is with all contents.
 
     Those of a task end with the outcome of its `generation`: what was worked on again has earlier ones. Those
@@ -301,7 +301,7 @@ class Operations(Acting):
         return await self._page(self._own(filter, task_id), is_whole=sees_contents(view, self.caller))
 
     @operation(FOLLOW_TASK)
-    async def follow(self, task_id: str, *, after_seq: int = 0) -> Feed | None:
+    async def follow(self, task_id: str, *, after_seq: int = 0) -> EventFeed | None:
         """The events of a task behind `after_seq`, as they come; None where it has ended and all were seen.
 
         The last event ends the task. Close the batches to stop earlier.
@@ -529,7 +529,7 @@ class Operations(Acting):
         return page
 
     @operation(Rule("follows events", VIEWER))
-    async def tail(self, filter: EventFilter) -> Feed:
+    async def tail(self, filter: EventFilter) -> EventFeed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
         filter, newest = self._own(self._of_task(filter)), await self.mesh.log.last_seq()
         is_whole, position = (
@@ -543,7 +543,7 @@ class Operations(Acting):
         key = f"{is_whole} {filter.model_copy(update={'after_seq': None}).model_dump_json()}"
         is_known = position <= newest  # else it is of a log that has started again
         common = Common(key, position, newest, after) if is_known else None
-        return Feed(after(position), is_whole, common=common)
+        return EventFeed(after(position), is_whole, common=common)
 
     @operation(Rule("publishes events", SUBMITTER))
     async def publish(
@@ -729,9 +729,9 @@ class Operations(Acting):
         page = await self.mesh.log.page(filter)
         return page if is_whole else page._replace(events=self._facts_of(page.events))
 
-    def _feed(self, filter: EventFilter, *, is_whole: bool) -> Feed:
+    def _feed(self, filter: EventFilter, *, is_whole: bool) -> EventFeed:
         batches = self.mesh.log.follow(filter, live=True)
-        return Feed(batches if is_whole else self._without_contents(batches), is_whole)
+        return EventFeed(batches if is_whole else self._without_contents(batches), is_whole)
 
     async def _without_contents(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
         async with aclosing(batches):

@@ -19,7 +19,7 @@ from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
-from meshwright.core.step_events import RunState
+from meshwright.core.step_events import RunStateChanged
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import (
     RevealedQuestion,
@@ -167,9 +167,8 @@ class Tasks:
 
     async def _state(self, task_id: str, tenant_id: str) -> str | None:
         query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1)
-        return next(
-            (RunState.from_payload(event.payload).state for event in await self._log.query(query)), None
-        )
+        changes = [RunStateChanged.from_payload(event.payload) for event in await self._log.query(query)]
+        return changes[0].state if changes else None
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""

@@ -18,7 +18,7 @@ from meshwright.sandbox.execution import PROXY_VARIABLES, START, BoxJob
 from meshwright.sandbox.groups import remove_left_over as remove_left_over_groups
 from meshwright.sandbox.landlock import Landlock
 from meshwright.sandbox.landlock import remove_left_over as remove_left_over_folders
-from meshwright.sandbox.port import Limits, SandboxResult
+from meshwright.sandbox.port import BoxLimits, SandboxResult
 from meshwright.sandbox.probe import ATTEMPTS, Box, broken_out_of
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
@@ -28,7 +28,7 @@ from meshwright.sql.folder import read_private, write_private
 _logger = logging.getLogger("meshwright.sandbox")
 _BOXES: Mapping[str, Callable[[], Box]] = {"bubblewrap": Bubblewrap, "landlock": Landlock}
 _TRIED = "sandbox.json"
-_USUAL_LIMITS = Limits()
+_USUAL_LIMITS = BoxLimits()
 _NO_BOX = 'docs/sandbox.md says what each box needs; kind = "none" in [sandbox] runs programs without one'
 
 
@@ -66,7 +66,7 @@ class ChosenSandbox:
         argv: Sequence[str],
         tree: Path,
         *,
-        limits: Limits = _USUAL_LIMITS,
+        limits: BoxLimits = _USUAL_LIMITS,
         network: Sequence[str] = (),
         env: Mapping[str, str] = {},
         read: Sequence[Path] = (),

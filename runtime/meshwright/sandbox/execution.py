@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.groups import ControlGroup, Overrun, watch
-from meshwright.sandbox.port import Limits, SandboxResult
+from meshwright.sandbox.port import BoxLimits, SandboxResult
 from meshwright.sandbox.proxy import HostProxy
 
 START = files("meshwright.sandbox").joinpath("start.py").read_text()
@@ -44,7 +44,7 @@ class BoxJob(NamedTuple):
 
     argv: Sequence[str]
     tree: Path
-    limits: Limits
+    limits: BoxLimits
     environment: Mapping[str, str]
     readable: Sequence[Path]
     proxy: HostProxy | None = None
@@ -65,7 +65,7 @@ class BoxPlan(NamedTuple):
     descriptors: Sequence[int] = ()
 
 
-def _resource_limits(limits: Limits, others: int, files: int) -> dict[str, int]:
+def _resource_limits(limits: BoxLimits, others: int, files: int) -> dict[str, int]:
     """The limits of each process, by the names of `resource`."""
     return {
         "RLIMIT_DATA": limits.memory_mb * _MEGABYTE,

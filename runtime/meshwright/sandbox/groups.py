@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from meshwright.sandbox.port import Limits
+from meshwright.sandbox.port import BoxLimits
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "meshwright-box-"
@@ -31,7 +31,7 @@ class ControlGroup:
         self._version = version
 
     @classmethod
-    def make(cls, limits: Limits) -> Self | None:
+    def make(cls, limits: BoxLimits) -> Self | None:
         """A new group, or None where this process may not make one, or none with both limits."""
         name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         version = 2 if (_ROOT / "cgroup.controllers").exists() else 1
@@ -68,7 +68,7 @@ class ControlGroup:
                 return
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _set_up(self, limits: Limits) -> None:
+    def _set_up(self, limits: BoxLimits) -> None:
         for folder in self._folders.values():
             folder.mkdir(exist_ok=True)
         memory = "memory.max" if self._version == 2 else "memory.limit_in_bytes"
@@ -106,7 +106,7 @@ def remove_left_over() -> None:
                         folder.rmdir()
 
 
-async def watch(process: int, limits: Limits, end: Callable[[Overrun], None]) -> None:
+async def watch(process: int, limits: BoxLimits, end: Callable[[Overrun], None]) -> None:
     """Call `end` once what a process started, and it, use more than the limits. Looks four times a second."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 
-class Limits(Struct, frozen=True):
+class BoxLimits(Struct, frozen=True):
     """The most that a run in the box may take: of everything that it starts, together.
 
     `processes` counts threads too. `file_mb` is the size of one file, and in bubblewrap of /tmp. Of its
@@ -22,10 +22,14 @@ class Limits(Struct, frozen=True):
     file_mb: int = 256
     output_bytes: int = 1_000_000
 
-    def within(self, most: Limits) -> Limits:
+    def within(self, most: BoxLimits) -> BoxLimits:
         """The same limits, none of them above `most`."""
         pairs = {name: (getattr(self, name), getattr(most, name)) for name in self.__struct_fields__}
-        return Limits(**{name: min(pair) for name, pair in pairs.items()})
+        return BoxLimits(**{name: min(pair) for name, pair in pairs.items()})
+
+
+Limits = BoxLimits
+"""The name under which toolsets may have imported it."""
 
 
 class SandboxResult(Struct, frozen=True):
@@ -62,7 +66,7 @@ class Sandbox(Protocol):
         argv: Sequence[str],
         tree: Path,
         *,
-        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        limits: BoxLimits = BoxLimits(),  # noqa: B008 - it is frozen
         network: Sequence[str] = (),
         env: Mapping[str, str] = {},
         read: Sequence[Path] = (),

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 from meshwright.core.errors import ToolFailed
 from meshwright.sandbox.environment import Interpreter
 from meshwright.sandbox.execution import BoxJob
-from meshwright.sandbox.port import Limits, SandboxResult
+from meshwright.sandbox.port import BoxLimits, SandboxResult
 
 ATTEMPTS = files("meshwright.sandbox").joinpath("attempts.py").read_text()
-_LIMITS = Limits(seconds=30.0, memory_mb=512, processes=64, file_mb=8)
+_LIMITS = BoxLimits(seconds=30.0, memory_mb=512, processes=64, file_mb=8)
 MODE = 0o600
 _ANSWER_SECONDS = 0.2
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from meshwright.core.errors import InvalidInput
-from meshwright.sandbox.port import Limits
+from meshwright.sandbox.port import BoxLimits
 from meshwright.sandbox.proxy import parse_place
 from meshwright.settings.forms import Table
 
@@ -36,10 +36,10 @@ class SandboxSettings(Table):
     """Output that is kept."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> BoxLimits:
         """The most that a run may take."""
         names = ("seconds", "memory_mb", "processes", "file_mb", "output_bytes")
-        return Limits(**{name: getattr(self, f"max_{name}") for name in names})
+        return BoxLimits(**{name: getattr(self, f"max_{name}") for name in names})
 
     @field_validator("read")
     @classmethod

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.port import Limits, SandboxResult
+from meshwright.sandbox.port import BoxLimits, SandboxResult
 from meshwright.tools.files import path_matches
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
@@ -261,7 +261,7 @@ class CodeTools(EditingTools, ProposingTools):
         tree = await context.tree()
 
         async def work() -> dict[str, Any]:
-            finished = await tree.run(("bash", "-c", command), Limits(seconds=float(seconds)))
+            finished = await tree.run(("bash", "-c", command), BoxLimits(seconds=float(seconds)))
             return {"status": finished.status, **_ended(finished), "output": _shortened(tree, finished)}
 
         return await tree.once(context.step_id, work)
@@ -320,7 +320,7 @@ async def command_for(tree: Tree, path: str) -> SuiteCommand:
 
 async def run_command(tree: Tree, command: SuiteCommand) -> dict[str, Any]:
     """Run tests, and return their result with the end of the output and the id of all of it."""
-    finished = await tree.run(command.argv, Limits(seconds=float(_TESTS_SECONDS)))
+    finished = await tree.run(command.argv, BoxLimits(seconds=float(_TESTS_SECONDS)))
     return await asyncio.to_thread(_judged, tree, command, finished)
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
 from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
+from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import ToolContext, tool
 from meshwright.tools.toolset import Toolset
@@ -165,9 +165,9 @@ class DesignTools(Toolset):
         return [*Interpreter.own().command(_SOURCE), json.dumps(document)]
 
     @property
-    def _limits(self) -> Limits:
+    def _limits(self) -> BoxLimits:
         seconds = self.config.seconds + _SPARE_SECONDS
-        return Limits(seconds=seconds, memory_mb=_MEMORY_MB, processes=_PROCESSES)
+        return BoxLimits(seconds=seconds, memory_mb=_MEMORY_MB, processes=_PROCESSES)
 
 
 def _result(finished: SandboxResult, text: str) -> dict[str, Any]:

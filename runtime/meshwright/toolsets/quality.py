@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from meshwright.core.errors import ToolFailed
-from meshwright.sandbox.port import Limits
+from meshwright.sandbox.port import BoxLimits
 from meshwright.tools.tool import ToolContext, tool
 from meshwright.toolsets.code import (
     MAX_FILE_BYTES,
@@ -88,7 +88,7 @@ class QualityTools(ReadingTools):
 
         async def work() -> dict[str, Any]:
             argv = ("bash", "-c", _MEASURE, "coverage", *only)
-            finished = await tree.run(argv, Limits(seconds=_SECONDS))
+            finished = await tree.run(argv, BoxLimits(seconds=_SECONDS))
             if finished.status == _NOT_INSTALLED:
                 raise ToolFailed(
                     "the Python of the sandbox has no package coverage",

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, ToolFailed
-from meshwright.sandbox.port import Limits, Sandbox, SandboxResult
+from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import TreeFiles
 from meshwright.trees.git import Git, left_out, locked, record
@@ -36,7 +36,7 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 _PACKAGES = "node_modules"
-_LIMITS = Limits()
+_LIMITS = BoxLimits()
 _ResultT = TypeVar("_ResultT")
 _DIFF = ("diff", "--cached", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all")
 
@@ -200,7 +200,7 @@ class Tree:
         return "\n".join([*lines[:most], *more])
 
     async def run(
-        self, argv: Sequence[str], limits: Limits = _LIMITS, network: Sequence[str] = ()
+        self, argv: Sequence[str], limits: BoxLimits = _LIMITS, network: Sequence[str] = ()
     ) -> SandboxResult:
         """Run a program in the sandbox, at the root of the tree. Call it within `once`."""
         env = {**_ENVIRONMENT, "GOCACHE": str(self.root / ".go_cache"), **self.settings.env}

@@ -29,8 +29,8 @@ from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, p
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import Page
-from meshwright.identity.filters import OfTask
-from meshwright.identity.operations import Common, Feed, Operations
+from meshwright.identity.filters import TaskCriteria
+from meshwright.identity.operations import Common, EventFeed, Operations
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
@@ -68,7 +68,7 @@ class Range(Start):
     order: Literal["asc", "desc"] = "asc"
 
 
-class Fields(OfTask):
+class Fields(TaskCriteria):
     """The fields that the events have in common, and those of their tasks."""
 
     trace_id: _Text | None = None
@@ -107,7 +107,7 @@ def page_response(page: Page) -> Response:
 def make_filter(query: Start, **fields: object) -> EventFilter:
     """Makes the log's filter of a client's query."""
     values = query.model_dump(exclude_none=True)
-    of_task = {name: values.pop(name) for name in OfTask.model_fields if name in values}
+    of_task = {name: values.pop(name) for name in TaskCriteria.model_fields if name in values}
     return EventFilter.model_validate({**values, "of_task": of_task or None, **fields})
 
 
@@ -168,7 +168,7 @@ class Streams:
         self._shared: dict[str, Broadcast] = {}
         self._open = 0
 
-    def respond(self, feed: Feed) -> ServerSentEvents:
+    def respond(self, feed: EventFeed) -> ServerSentEvents:
         """Answer with events as they come, until one is the last."""
         frame = self._whole.of if feed.is_whole else self._facts.of
         frames = self._alone(feed, frame) if feed.common is None else self._together(feed, feed.common, frame)
@@ -186,7 +186,7 @@ class Streams:
             self._closed = asyncio.get_running_loop().create_future()
         return self._closed
 
-    async def _alone(self, feed: Feed, frame: Callable[[Event], bytes]) -> AsyncGenerator[bytes]:
+    async def _alone(self, feed: EventFeed, frame: Callable[[Event], bytes]) -> AsyncGenerator[bytes]:
         yield format_sse_event(retry=_RETRY_MS)
         async with aclosing(self._read(feed.batches, feed.is_last, frame)) as pieces:
             async for _, piece in pieces:
@@ -194,7 +194,7 @@ class Streams:
                     yield piece
 
     async def _together(
-        self, feed: Feed, common: Common, frame: Callable[[Event], bytes]
+        self, feed: EventFeed, common: Common, frame: Callable[[Event], bytes]
     ) -> AsyncGenerator[bytes]:
         """Read with others; but alone as long as one is behind them, which may happen to a slow one again."""
         yield format_sse_event(retry=_RETRY_MS)

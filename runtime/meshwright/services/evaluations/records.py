@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
+from meshwright.core.encoding import Struct
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import TaskStatus
 from meshwright.core.money import Amount, Budget, Dollars
@@ -232,13 +233,14 @@ class EvaluationItemPage(BaseModel):
     cursor: int | None = None
 
 
-class Figure(BaseModel):
+class EvaluationFigure(Struct):
     """A metric or a criterion over all items: the mean of `count` values; `missing` items have none.
 
     `kappa` is Cohen's, with quadratic weights, between the judge and the labels of `labelled` items; None
     where it is not defined.
     """
 
+    schema_name = "Figure"
     name: str
     kind: Kind
     mean: float | None = None
@@ -277,7 +279,7 @@ class EvaluationView(EvaluationSummary):
     criteria: list[Criterion]
     metrics: list[str]
     judge: JudgeRequest
-    figures: list[Figure]
+    figures: list[EvaluationFigure]
     warnings: list[str] = []
 
 

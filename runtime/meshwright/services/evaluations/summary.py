@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from statistics import fmean
+from typing import Any
 
 from meshwright.services.evaluations import metrics
 from meshwright.services.evaluations.records import (
+    EvaluationFigure,
     EvaluationItem,
     EvaluationSummary,
     EvaluationView,
-    Figure,
     ItemFigures,
     ItemState,
     ItemTexts,
@@ -80,28 +81,36 @@ def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
     )
 
 
-def _measured(name: str, items: Sequence[EvaluationItem]) -> Figure:
+def _measured(name: str, items: Sequence[EvaluationItem]) -> EvaluationFigure:
     return _figure(name, "metric", [item.figures.metrics.get(name) for item in items if item.figures])
 
 
-def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> Figure:
+def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> EvaluationFigure:
     judged = [(item, item.figures.criteria.get(name, Judgement())) for item in items if item.figures]
     all_pairs = [_pair(spec, name, item.label, judgement.value) for item, judgement in judged]
     pairs = [pair for pair in all_pairs if pair is not None]
     kind: Kind = "preference" if spec.judge.pairwise else "score"
-    figure = _figure(name, kind, [judgement.value for _, judgement in judged])
-    figure.labelled, figure.kappa = len(pairs), metrics.kappa(pairs)
-    figure.same_model = sum(judgement.same_model for _, judgement in judged)
-    figure.disagreed = sum(judgement.disagreed for _, judgement in judged)
-    return figure
+    counts = {
+        "labelled": len(pairs),
+        "kappa": metrics.kappa(pairs),
+        "same_model": sum(judgement.same_model for _, judgement in judged),
+        "disagreed": sum(judgement.disagreed for _, judgement in judged),
+    }
+    return _figure(name, kind, [judgement.value for _, judgement in judged], **counts)
 
 
-def _figure(name: str, kind: Kind, measured: Sequence[float | None]) -> Figure:
+def _figure(name: str, kind: Kind, measured: Sequence[float | None], **counts: Any) -> EvaluationFigure:
     values = [value for value in measured if value is not None]
-    figure = Figure(name=name, kind=kind, count=len(values), missing=len(measured) - len(values))
-    if values:
-        figure.mean, figure.lowest, figure.highest = fmean(values), min(values), max(values)
-    return figure
+    return EvaluationFigure(
+        name=name,
+        kind=kind,
+        mean=fmean(values) if values else None,
+        lowest=min(values, default=None),
+        highest=max(values, default=None),
+        count=len(values),
+        missing=len(measured) - len(values),
+        **counts,
+    )
 
 
 def _pair(spec: Spec, name: str, label: object, value: float | None) -> tuple[float, float] | None:
@@ -114,7 +123,7 @@ def _pair(spec: Spec, name: str, label: object, value: float | None) -> tuple[fl
     return value, float(expected)
 
 
-def _warnings(figures: Sequence[Figure]) -> list[str]:
+def _warnings(figures: Sequence[EvaluationFigure]) -> list[str]:
     warnings: list[str] = []
     for figure in figures:
         if figure.kind == "metric":

@@ -16,7 +16,7 @@ from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import FRONT
-from meshwright.services.maintenance.hold import Hold, MeshHold
+from meshwright.services.maintenance.hold import MeshHold, ProcessHold
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.services.maintenance.settings import MaintenanceSettings
 from meshwright.sql.meta import HELD, read_note
@@ -39,7 +39,7 @@ class MaintenanceComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._hold = Hold(mesh)
+        self._hold = ProcessHold(mesh)
         self._following: asyncio.Task[None] | None = None
         mesh.provide(Maintenance(mesh, self._hold))
 

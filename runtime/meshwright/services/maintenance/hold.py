@@ -32,7 +32,7 @@ class MeshHold(Actor[_State]):
 _HOLD = ActorRef(MeshHold.__name__, "mesh")
 
 
-class Hold:
+class ProcessHold:
     """The hold as one process of the mesh knows it."""
 
     def __init__(self, mesh: Mesh) -> None:

@@ -13,7 +13,7 @@ from meshwright.core.messages import Caller
 from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance.hold import Hold
+from meshwright.services.maintenance.hold import ProcessHold
 from meshwright.services.maintenance.records import verify_records
 from meshwright.services.maintenance.verify import StoreVerified, keeps_actors, verify_store
 from meshwright.sql.meta import HELD, delete_note, read_note
@@ -41,7 +41,7 @@ class MeshWork(BaseModel):
 class Maintenance:
     """The operations. Each raises the errors of its rule for a caller who may not use it."""
 
-    def __init__(self, mesh: Mesh, hold: Hold) -> None:
+    def __init__(self, mesh: Mesh, hold: ProcessHold) -> None:
         self._mesh, self._hold = mesh, hold
 
     async def drain(self, caller: Caller, *, wait_seconds: float = 0.0) -> MeshWork:

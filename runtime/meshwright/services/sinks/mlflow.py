@@ -24,7 +24,7 @@ from meshwright.orchestration.acceptance import FINAL
 from meshwright.services.sinks.port import SCORED, Refused, SinkServer, score_of
 
 if TYPE_CHECKING:
-    from meshwright.services.evaluations.records import EvaluationView, Figure
+    from meshwright.services.evaluations.records import EvaluationFigure, EvaluationView
     from meshwright.services.experiments.records import (
         ExperimentFigures,
         ExperimentResults,
@@ -223,9 +223,10 @@ def run_of_evaluation(evaluation: EvaluationView) -> ResultsRun:
     )
 
 
-def _of_figure(figure: Figure) -> dict[str, float | None]:
-    values: dict[str, Any] = figure.model_dump(exclude={"name", "kind", "mean"})
-    return {figure.name: figure.mean, **{f"{figure.name}/{name}": value for name, value in values.items()}}
+def _of_figure(figure: EvaluationFigure) -> dict[str, float | None]:
+    values = figure.model_dump()
+    names = (name for name in values if name not in ("name", "kind", "mean"))
+    return {figure.name: figure.mean, **{f"{figure.name}/{name}": values[name] for name in names}}
 
 
 def _tags(values: Mapping[str, Any]) -> dict[str, str]:
