@@ -20,7 +20,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.component import Accounted, call_events
+from meshwright.ledger.component import Accounting, call_events
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.sql.sqlite import SqliteDatabase
@@ -98,7 +98,7 @@ async def with_host(folder: str, seconds: float, budgets: list[Budget], **contex
     runtime = Runtime(SqliteStore(database, EventLog(database)))
     runtime.register(ActorKind.of(BudgetAccount, type=ACCOUNT))
     await runtime.start()
-    model = Accounted(Unpriced(), Budgets(budgets, runtime), Prices(default=PRICE), call_events(runtime))
+    model = Accounting(Unpriced(), Budgets(budgets, runtime), Prices(default=PRICE), call_events(runtime))
     try:
         return await call_it(model, seconds, **context)
     finally:

@@ -28,6 +28,8 @@ PARTS = {
     "sinks": "services/sinks",
     "money": "services/money",
 }
+RESTING = {"llmops": ("services/experiments",)}
+"""The parts that do nothing without another, and go with it."""
 COMMANDS = {
     "schedules": "schedules",
     "webhooks": "webhooks",
@@ -74,25 +76,16 @@ class Echo(Agent):
 """
 
 
-def without(parts: Iterable[str], folder: Path) -> Path:
+def without(parts: Iterable[str], target: Path) -> Path:
     """A copy of our source without packages of parts and their lines; returns the folder to import from."""
-    copy = folder / "runtime" / "meshwright"
+    copy = target / "runtime" / "meshwright"
     shutil.copytree(SOURCE, copy)
     names = copy / "parts.py"
-    for part in parts:
-        shutil.rmtree(copy / PARTS[part])
-        source = names.read_text()
-        package = PARTS[part].replace("/", ".")
-        calls = [
-            node
-            for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.Call) and node.args[1:] and f"'{package}." in ast.unparse(node.args[1])
-        ]
-        lines = source.splitlines()
-        for call in reversed(calls):
-            assert call.end_lineno is not None
-            del lines[call.lineno - 1 : call.end_lineno]
-        names.write_text("\n".join(lines))
+    for folder in (folder for part in parts for folder in (PARTS[part], *RESTING.get(part, ()))):
+        shutil.rmtree(copy / folder)
+        lines, declared = names.read_text().splitlines(), f'"{folder.replace("/", ".")}.part:'
+        assert any(declared in line for line in lines)
+        names.write_text("\n".join(line for line in lines if declared not in line))
     return copy.parent
 
 
@@ -102,7 +95,7 @@ def importers(part: str) -> list[Path]:
     return [
         file
         for file in SOURCE.rglob("*.py")
-        if SOURCE / PARTS[part] not in file.parents
+        if not {SOURCE / folder for folder in (PARTS[part], *RESTING.get(part, ()))} & {*file.parents}
         and any(module == name or module.startswith(f"{name}.") for module in imports(file))
     ]
 

@@ -200,7 +200,7 @@ async def test_secrets_rotate_encrypts_the_tokens_anew(tmp_path: Path, url: str)
         await mcp.sign_in(ADMIN, "shop", tokens := await signed_in(url))
         keys = tmp_path / "data" / "secret.key"
         before = keys.read_text().splitlines()
-        assert await admin.rotate_secrets() == 1
+        assert (await admin.rotate_secrets()).renewed == 1
         keys.write_text("\n".join(line for line in keys.read_text().splitlines() if line not in before))
     async with mesh_of(tmp_path, url, tool_call("shop_look"), "Done.") as mesh:
         assert await mesh.mesh.get(SignIns).find("shop") == tokens, "the newest key alone reads them"

@@ -56,10 +56,13 @@ def _own(kind: Any, value: Any) -> Any:
     return kind.model_validate(value) if issubclass(kind, BaseModel) else kind(value)
 
 
-def from_plain(kind: Any, value: Any) -> Any:
-    """Plain data as a value of a type. Raises ValueError where it does not fit."""
+def from_plain(kind: Any, value: Any, *, strict: bool = False) -> Any:
+    """Plain data as a value of a type. Raises ValueError where it does not fit.
+
+    A `strict` reading takes no text for a number.
+    """
     try:
-        return msgspec.convert(value, kind, strict=False, dec_hook=_own)
+        return msgspec.convert(value, kind, strict=strict, dec_hook=_own)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
 
@@ -69,9 +72,9 @@ write_struct = msgspec.json.Encoder(enc_hook=_foreign).encode
 
 
 @lru_cache(maxsize=512)
-def _struct_reader(kind: Any) -> Any:
+def struct_reader(kind: Any, *, strict: bool = False) -> Any:
     """Returns what reads structs of a kind from JSON, raising ValueError where it does not fit."""
-    return msgspec.json.Decoder(kind, strict=False, dec_hook=_own).decode
+    return msgspec.json.Decoder(kind, strict=strict, dec_hook=_own).decode
 
 
 def kept(*, default: Any) -> Any:
@@ -110,7 +113,7 @@ class Struct(msgspec.Struct, **_OPTIONS):
     def model_validate_json(cls, data: bytes | str) -> Self:
         """Read JSON. Raises ValueError where it is none, or does not fit."""
         try:
-            return _struct_reader(cls)(data)
+            return struct_reader(cls)(data)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 

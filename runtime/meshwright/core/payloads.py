@@ -26,7 +26,7 @@ from msgspec import NODEFAULT, StructMeta
 from pydantic import BaseModel
 
 from meshwright.core.display import Document
-from meshwright.core.encoding import Json, Struct, decode, encode, from_plain
+from meshwright.core.encoding import Json, Struct, decode, encode, from_plain, struct_reader
 from meshwright.core.facts import facts_of
 from meshwright.core.money import ZERO
 from meshwright.core.topics import MESH
@@ -109,8 +109,8 @@ class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
             return payload
         try:
             if type(payload) is Json:  # as most events are read: it becomes no dictionary on the way
-                return cls.model_validate_json(payload)
-            return cls.model_validate(payload)
+                return struct_reader(cls, strict=True)(payload)
+            return from_plain(cls, payload, strict=True)
         except ValueError:
             payload = decode(encode(payload)) if isinstance(payload, bytes | Struct) else payload
             return _mended(cls, payload if isinstance(payload, dict) else {})
@@ -197,7 +197,7 @@ def _value(field: Any, payload: Mapping[str, Any]) -> Any:
     if field.encode_name in payload:
         value = payload[field.encode_name]
         try:
-            return from_plain(field.type, value)
+            return from_plain(field.type, value, strict=True)
         except ValueError:
             if isinstance(value, dict) and (kind := _struct_in(field.type)) is not None:
                 return _mended(kind, value)
@@ -213,9 +213,14 @@ def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
     return next((one for one in kinds if isinstance(one, type) and issubclass(one, msgspec.Struct)), None)
 
 
-@lru_cache(maxsize=512)
 def _empty(kind: Any) -> Any:
     """The value of a field of a type that says nothing."""
+    origin = get_origin(kind) or kind
+    return origin() if origin in (dict, list) else _empty_constant(kind)
+
+
+@lru_cache(maxsize=512)
+def _empty_constant(kind: Any) -> Any:
     origin = get_origin(kind)
     if origin is Annotated:
         return _empty(get_args(kind)[0])

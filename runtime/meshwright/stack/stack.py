@@ -20,7 +20,6 @@ from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.broker_rights import lets_anybody_in
 from meshwright.identity.settings import KeysSettings, SecretsSettings
-from meshwright.services.maintenance.settings import MaintenanceSettings
 from meshwright.settings import Settings
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.meta import HELD, read_note
@@ -153,7 +152,7 @@ class Stack:
 
     def _is_to_be_held(self) -> bool:
         """Whether the front holds the mesh as it starts: so the settings say, or it was restored."""
-        hold, folder = self._settings[MaintenanceSettings].hold, front_folder(self._settings.data_dir)
+        hold, folder = self._settings.table("maintenance").hold, front_folder(self._settings.data_dir)
         if hold is not None or folder is None or not (folder / FILE_NAME).exists():
             return bool(hold)
         try:
@@ -272,7 +271,7 @@ class Stack:
             replica=spec.front and not front,
             silent_seconds=settings[WatchdogSettings].restart_seconds,
         )
-        hold = settings[MaintenanceSettings].hold
+        hold = settings.table("maintenance").hold
         once = {} if hold is None or not front else {"MESH_MAINTENANCE__HOLD": str(hold).lower()}
         return self._reaching_models(sidecar), replace(worker, once=once)
 

@@ -14,7 +14,6 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event
 from meshwright.edges.outgoing import TryLater, json_of
 from meshwright.prompts.prompt import fields_and_body
-from meshwright.services.llmops.event_types import PromptLabelled, PromptRegistered
 from meshwright.services.sinks.port import Refused, SinkServer
 
 Read = Callable[[str, str, int], Awaitable[str]]
@@ -39,6 +38,8 @@ class AgentaSink:
 
     async def take(self, event: Event) -> None:
         """Commit a version, and deploy it where it is in use. Raises Refused, TryLater."""
+        from meshwright.services.llmops.event_types import PromptLabelled, PromptRegistered
+
         label, tenant_id = PromptLabelled.read(event), event.tenant_id
         prompt = label or PromptRegistered.from_payload(event.payload)
         name, version = prompt.name, prompt.version

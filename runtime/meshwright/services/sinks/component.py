@@ -10,8 +10,6 @@ from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Event
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
-from meshwright.services.evaluations.event_types import EvaluationEnded
-from meshwright.services.experiments.event_types import ExperimentStopped
 from meshwright.services.sinks.agenta import AgentaSink
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
@@ -57,10 +55,12 @@ class Sinks(Component):
         """The results of what an event says has ended, as they are now. Raises NotFound."""
         caller = Caller(tenant_id=event.tenant_id, roles=frozenset({Role.VIEWER}))
         if event.event_type == EXPERIMENT_STOPPED:
+            from meshwright.services.experiments.event_types import ExperimentStopped
             from meshwright.services.experiments.operations import Experiments
 
             experiment_id = ExperimentStopped.from_payload(event.payload).experiment_id
             return run_of_experiment(await self.mesh.get(Experiments).results(caller, experiment_id))
+        from meshwright.services.evaluations.event_types import EvaluationEnded
         from meshwright.services.evaluations.operations import Evaluations
 
         evaluation_id = EvaluationEnded.from_payload(event.payload).evaluation_id

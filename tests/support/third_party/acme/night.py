@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from meshwright import ToolFailed
@@ -161,8 +160,8 @@ class Night(Component):
 
     def pages(self) -> Iterable[Pages]:
         """One for everybody, and one behind the sign-in."""
-        yield Pages("/night", files("acme") / "web", is_open=True)
-        yield Pages("/night/inside", files("acme") / "inside")
+        yield Pages("/night", self.folder("web"), is_open=True)
+        yield Pages("/night/inside", self.folder("inside"))
 
     def routes(self) -> list[APIRouter]:
         """The sign-in, and what was counted."""
