@@ -81,7 +81,7 @@ async def test_experiments_are_made_run_and_stopped(database: Database) -> None:
     stopped = {"reason": "too bad", "action": "rollback", "stopped_by": "guard"}
     assert (await database.write(table.stop, EVENT, "acme", "e-1", stopped))[1] == [EVENT]
     assert (await database.write(table.stop, EVENT, "acme", "e-1", {"reason": "again"}))[1] == []
-    shown = (await database.read(table.find, "acme", "e-1")).shown
+    shown = (await database.read(table.find, "acme", "e-1")).view
     assert (shown.status, shown.reason, shown.action) == ("stopped", "too bad", "rollback")
     assert (shown.started_at, shown.stopped_at, shown.created_by) == (NOW, NOW, "ada")
     with pytest.raises(Conflict, match="was stopped"):
@@ -174,7 +174,7 @@ async def test_a_task_that_is_worked_on_again_is_open_and_counts_once(database: 
     await add(database, row())
     first, called, failed = accepted("a", "before"), event("model.called", "a"), ended("a", success=False)
     found = await fold(database, first, called, failed)
-    assert (found.counts["before"].ended, mean(found, "success", "before")) == (1, (1, 0))
+    assert (found.counts["before"].ended_count, mean(found, "success", "before")) == (1, (1, 0))
     again = event("task.retried", "a")
     assert (await fold(database, again)).counts["before"] == Counts(0, 1, 0, 10**10)
     found = await fold(database, event("model.called", "a"), ended("a", cost="0.03", attempt=2), failed)
@@ -191,7 +191,7 @@ async def test_tasks_of_a_unit_are_one_observation(database: Database) -> None:
     ends = [ended(task.task_id or "", success=number > 0) for number, task in enumerate(threads)]
     found = await fold(database, *threads, *children, *ends, *(ended(f"c-{number}") for number in range(2)))
     assert mean(found, "success", "before") == (1, 2 / 3) and mean(found, "success", "after") == (1, 1)
-    assert (found.counts["before"].ended, found.counts["after"].ended) == (3, 2)
+    assert (found.counts["before"].ended_count, found.counts["after"].ended_count) == (3, 2)
     await add(database, row("e-2"))
     await database.write(table.start, EVENT, "acme", "e-2", "inputs")
     inputs = [accepted(f"i-{number}", "before", thread_id="thread") for number in range(2)]

@@ -284,7 +284,7 @@ async def test_a_worker_without_the_tables_reads_those_of_the_front(api: Api) ->
     await worker.start()
     try:
         for _ in range(2):
-            await until(lambda: worker.known() is not None)
+            await until(lambda: worker.live_texts() is not None)
             assert worker.resolve("greeter", run) is None
         await done(api, "PUT", "/greeter/labels/production", {"version": 1})
         await until(lambda: worker.resolve("greeter", run) is not None)

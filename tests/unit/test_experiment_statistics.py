@@ -168,7 +168,7 @@ def measured(**samples: Sample) -> Measurements:
 def test_a_guard_acts_on_what_is_sure(
     guard: ExperimentGuard | None, share: float, count: int, reason: str | None
 ) -> None:
-    wanted = row_of(guard=guard).wanted
+    wanted = row_of(guard=guard).request
     found = breach(wanted, measured(before=Sample.of_share(count, 0.9), after=Sample.of_share(count, share)))
     assert (found is None) == (reason is None)
     assert found is None or (found.variant, found.reason.startswith(reason or "")) == ("after", True)
@@ -181,8 +181,8 @@ def test_more_of_a_cost_is_worse() -> None:
     cheap, dear = Sample(200, 0.01, 1e-5), Sample(200, 0.05, 1e-5)
     found = Measurements({("cost_usd", "before"): cheap, ("cost_usd", "after"): dear}, {})
     assert results(row, found).variants[1].verdict == "worse"
-    assert breach(row.wanted, found) is not None
+    assert breach(row.request, found) is not None
     found = Measurements({("cost_usd", "before"): dear, ("cost_usd", "after"): cheap}, {})
-    assert results(row, found).variants[1].verdict == "better" and breach(row.wanted, found) is None
+    assert results(row, found).variants[1].verdict == "better" and breach(row.request, found) is None
     found = Measurements({("cost_usd", "before"): cheap, ("cost_usd", "after"): cheap}, {})
     assert results(row, found).variants[1].verdict == "same"

@@ -62,14 +62,14 @@ def _set_config(
     asks_key: bool,
     no_key: bool,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Configure an agent, or change what is given of its configuration.
 
     A key is never an argument, where other users and the shell's history would see it: name the variable that
     has it, or let --key ask for it.
     """
-    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     fields |= {name: fields[name] or None for name in _CLEARED if name in fields}
     if sum((key_env is not None, asks_key, no_key)) > 1:
         raise click.UsageError("--key-env, --key and --no-key exclude each other")
@@ -90,8 +90,8 @@ def _set_config(
                     f"{agent_id} has no configuration yet: add {' and '.join(needed)}"
                 ) from None
             changed = await configs.create(agent_id=agent_id, **fields)
-        known = {agent.agent_id for agent in await mesh.client.agents()}
-        return changed, changed["is_default"] or changed["agent_id"] in known
+        agent_ids = {agent.agent_id for agent in await mesh.client.agents()}
+        return changed, changed["is_default"] or changed["agent_id"] in agent_ids
 
     changed, is_known = talk(target, change, need="change", begins=True)
     problem = changed.pop("problem", None)

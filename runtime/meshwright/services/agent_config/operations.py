@@ -63,9 +63,9 @@ class _SharedRows(Struct):
 class _SharedConfigs(Actor[_SharedRows]):
     """The configurations of the front that workers without a database read; keys stay encrypted."""
 
-    def __init__(self, ref: ActorRef, known: Callable[[], AgentRows]) -> None:
+    def __init__(self, ref: ActorRef, read_rows: Callable[[], AgentRows]) -> None:
         super().__init__(ref)
-        self._known = known
+        self._read_rows = read_rows
 
     @turn
     def share(self, turn: Turn, state: _SharedRows) -> None:
@@ -75,7 +75,7 @@ class _SharedConfigs(Actor[_SharedRows]):
     @turn
     def rows(self, turn: Turn) -> AgentRows:
         """All rows, as the front knows them now; commits nothing."""
-        return self._known()
+        return self._read_rows()
 
 
 class AgentConfigs(AgentModels):
@@ -111,7 +111,7 @@ class AgentConfigs(AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(_SharedConfigs, type=_READER.type, known=self.known), FRONT)]
+        return [Actors(ActorKind.of(_SharedConfigs, type=_READER.type, read_rows=self.last_rows), FRONT)]
 
     async def start(self) -> None:
         """Read them, and again after each change."""
@@ -132,7 +132,7 @@ class AgentConfigs(AgentModels):
         if self._again is not None:
             self._again.cancel()
 
-    def known(self) -> AgentRows:
+    def last_rows(self) -> AgentRows:
         """The rows of the last read. Raises HostError before the first."""
         if self._rows is None:
             raise HostError("The agent configurations are not read yet", remedy="Ask again in a moment")
@@ -281,13 +281,13 @@ class AgentConfigs(AgentModels):
         source = "default" if agent_id == DEFAULT else "agent"
         return AgentLLM(**fields, llm_api_key=self._key_of(row), source=source)
 
-    async def create(self, caller: Caller, wanted: AgentConfigRequest) -> AgentConfig:
+    async def create(self, caller: Caller, request: AgentConfigRequest) -> AgentConfig:
         """Add a configuration. When this returns it is durable, and decides the next call in this process.
 
         Raises InvalidInput, Conflict if the agent has one, and Overloaded.
         """
         CHANGE.check(caller)
-        if wanted.agent_id == DEFAULT:
+        if request.agent_id == DEFAULT:
             raise InvalidInput(
                 f"{DEFAULT!r} stands for the tenant's default agent, whatever its id",
                 remedy="Choose another agent_id, and set is_default",
@@ -295,20 +295,20 @@ class AgentConfigs(AgentModels):
             )
         now = self.mesh.runtime.clock.now().timestamp()
         row = AgentRow(
-            **self._stored(dict(wanted)), tenant_id=caller.tenant_id, created_at=now, updated_at=now
+            **self._stored(dict(request)), tenant_id=caller.tenant_id, created_at=now, updated_at=now
         )
-        changed = sorted(wanted.model_fields_set - {"agent_id"})
+        changed = sorted(request.model_fields_set - {"agent_id"})
         async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
             return await self._write(CREATED, row, changed, table.insert, row, self.config.max_agents)
 
-    async def update(self, caller: Caller, agent_id: str, wanted: AgentConfigUpdate) -> AgentConfig:
+    async def update(self, caller: Caller, agent_id: str, request: AgentConfigUpdate) -> AgentConfig:
         """Change a configuration, in the same way. Raises NotFound, InvalidInput and Conflict."""
         CHANGE.check(caller)
         before = await self._find(caller.tenant_id, agent_id)
-        if wanted.agent_id not in ("", agent_id, before.agent_id):
-            problem = f"The path names the agent {before.agent_id!r}, the body {wanted.agent_id!r}"
+        if request.agent_id not in ("", agent_id, before.agent_id):
+            problem = f"The path names the agent {before.agent_id!r}, the body {request.agent_id!r}"
             raise InvalidInput(problem, remedy="Leave agent_id out: it never changes", field="agent_id")
-        changes = self._stored(wanted.changes())
+        changes = self._stored(request.changes())
         if not changes:
             return AgentConfig.of(before, self._problem(before))
         if before.updated_at is None:
@@ -322,7 +322,7 @@ class AgentConfigs(AgentModels):
                 remedy="Send llm_api_key again with this change, or null to delete it",
                 field="llm_api_key",
             )
-        changed = sorted(wanted.changes())
+        changed = sorted(request.changes())
         async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
             return await self._write(CHANGED, row, changed, table.replace, before, row)
 

@@ -83,9 +83,9 @@ async def _list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigLis
     summary="Configure an agent",
     responses=problems({409: "The agent has a configuration already.", **_NOT_ADMIN}),
 )
-async def _create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConfigRequest) -> AgentConfig:
+async def _create_config(configs: _Configs, caller: _AdminDep, request: AgentConfigRequest) -> AgentConfig:
     """Say which model an agent calls. It decides the agent's next call, on every worker."""
-    return await configs.create(caller, wanted)
+    return await configs.create(caller, request)
 
 
 @router.get("/api/agents/{agent_id}", summary="Show a configuration", responses=problems(_MISSING))
@@ -100,10 +100,10 @@ async def _show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId
     responses=problems({409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN}),
 )
 async def _change_config(
-    configs: _Configs, caller: _AdminDep, agent_id: _AgentId, wanted: AgentConfigUpdate
+    configs: _Configs, caller: _AdminDep, agent_id: _AgentId, request: AgentConfigUpdate
 ) -> AgentConfig:
     """Change the fields that are sent. It decides the agent's next call, on every worker."""
-    return await configs.update(caller, agent_id, wanted)
+    return await configs.update(caller, agent_id, request)
 
 
 @router.delete(
@@ -162,8 +162,8 @@ class _Subscribers:
         self._open.add(subscriber)
         sessions: Sessions = socket.app.state.sessions
         try:
-            with sessions.watch(socket.scope) as ended:
-                ended.add_done_callback(subscriber.refuse)
+            with sessions.watch(socket.scope) as session_end:
+                session_end.add_done_callback(subscriber.refuse)
                 await subscriber.serve()
         except Overloaded as error:
             await socket.close(_TRY_LATER, error.message[:_MAX_REASON_CHARS])
@@ -228,9 +228,9 @@ class _Subscriber:
         if not self._end.done():
             self._end.set_result((code, reason))
 
-    def refuse(self, ended: asyncio.Future[MeshError]) -> None:
+    def refuse(self, session_end: asyncio.Future[MeshError]) -> None:
         """End the connection: its credentials have expired or are revoked."""
-        self.drop(_UNAUTHENTICATED, ended.result().message[:_MAX_REASON_CHARS])
+        self.drop(_UNAUTHENTICATED, session_end.result().message[:_MAX_REASON_CHARS])
 
     def put(self, message: dict[str, Any]) -> None:
         """Send a message after those before it; a client that does not read is dropped."""
@@ -254,8 +254,8 @@ class _Subscriber:
 
     def _answer(self, text: str | None) -> dict[str, Any]:
         try:
-            wanted = from_json(text or "")
-            [(kind, channel)] = wanted.items() if len(wanted) == 1 else [(wanted["type"], wanted["channel"])]
+            body = from_json(text or "")
+            [(kind, channel)] = body.items() if len(body) == 1 else [(body["type"], body["channel"])]
         except (ValueError, KeyError, TypeError, AttributeError):
             return _error(f'expected {{"subscribe": "{CHANNEL}"}} as text')
         if kind not in ("subscribe", "unsubscribe"):
@@ -284,6 +284,6 @@ def _error(message: str) -> dict[str, Any]:
 
 def subscriber_routes(mesh: Mesh, max_subscribers: int) -> APIRouter:
     """Makes the route of the WebSocket, with the subscribers of this process."""
-    made = APIRouter()
-    made.add_api_websocket_route("/ws", _Subscribers(mesh, max_subscribers).serve)
-    return made
+    socket_router = APIRouter()
+    socket_router.add_api_websocket_route("/ws", _Subscribers(mesh, max_subscribers).serve)
+    return socket_router

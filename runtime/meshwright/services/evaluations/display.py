@@ -5,9 +5,9 @@ from __future__ import annotations
 from meshwright.core.display import Column, Document, Resource, Verb, dollars, local_time
 
 
-def _progress(found: Document) -> str:
-    failed = f", {found['failed']} failed" if found["failed"] else ""
-    return f"{found['done']} of {found['items']}{failed}"
+def _progress(evaluation: Document) -> str:
+    failed = f", {evaluation['failed']} failed" if evaluation["failed"] else ""
+    return f"{evaluation['done']} of {evaluation['items']}{failed}"
 
 
 EVALUATIONS = Resource(
@@ -28,7 +28,7 @@ EVALUATIONS = Resource(
         Verb(
             "delete",
             "Delete an evaluation with its texts; its tasks stay.",
-            lambda found: f"deleted: {found['id']}",
+            lambda evaluation: f"deleted: {evaluation['id']}",
             method="DELETE",
         ),
     ),

@@ -73,7 +73,7 @@ class Evaluations:
             some = task_ids[start : start + _ERASED_AT_ONCE]
             await self.mesh.database.write(table.erase, tenant_id, some)
 
-    async def make(self, caller: Caller, wanted: EvaluationRequest) -> EvaluationView:
+    async def make(self, caller: Caller, request: EvaluationRequest) -> EvaluationView:
         """Make an evaluation, which begins at once. Durable when this returns.
 
         Raises InvalidInput, TooLarge, NotFound for an agent that there is not, Conflict for an id that there
@@ -82,15 +82,15 @@ class Evaluations:
         MAKE.check(caller)
         operation_of(Operations.submit).rule.check(caller)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
-        self._metrics.check(wanted.metrics)
-        self._check_agents(wanted)
-        items = await read_data(self.mesh, caller, wanted.answers, runs_again=wanted.agent_id is not None)
-        self._check_items(wanted, items)
-        if not wanted.judge.allow_same_model:
-            self._check_models(caller, wanted, items)
-        plan = wanted.model_dump(exclude={"evaluation_id", "data", "response"})
+        self._metrics.check(request.metrics)
+        self._check_agents(request)
+        items = await read_data(self.mesh, caller, request.answers, runs_again=request.agent_id is not None)
+        self._check_items(request, items)
+        if not request.judge.allow_same_model:
+            self._check_models(caller, request, items)
+        plan = request.model_dump(exclude={"evaluation_id", "data", "response"})
         spec = Spec(**plan, run_id=new_id(), requested_by=caller.requested_by, budgets=caller.budgets)
-        key = EvaluationKey(caller.tenant_id, wanted.evaluation_id or spec.run_id)
+        key = EvaluationKey(caller.tenant_id, request.evaluation_id or spec.run_id)
         await self._add(caller, key, spec, items)
         self._runner.start(key)
         return await self._view(key)

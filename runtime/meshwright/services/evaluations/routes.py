@@ -64,15 +64,15 @@ async def _list_evaluations(
     ),
 )
 async def _make_evaluation(
-    mesh: MeshDep, caller: _MakerDep, wanted: EvaluationRequest, response: Response
+    mesh: MeshDep, caller: _MakerDep, request: EvaluationRequest, response: Response
 ) -> EvaluationView:
     """Have answers measured by metrics, and judged by an agent, criterion by criterion.
 
     Each answer and each judgement is a task of yours: listed, journaled and charged as any other.
     """
-    made = await mesh.get(Evaluations).make(caller, wanted)
-    response.headers["Location"] = f"/v1/evaluations/{made.evaluation_id}"
-    return made
+    evaluation = await mesh.get(Evaluations).make(caller, request)
+    response.headers["Location"] = f"/v1/evaluations/{evaluation.evaluation_id}"
+    return evaluation
 
 
 @router.get("/v1/evaluations/{evaluation_id}", summary="Show an evaluation", responses=_NONE)

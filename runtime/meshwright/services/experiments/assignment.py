@@ -15,7 +15,7 @@ class Assignment:
     """Chooses among the variants of one running experiment."""
 
     def __init__(self, row: ExperimentRow) -> None:
-        request = row.wanted
+        request = row.request
         self._by_thread = request.unit == "thread"
         self._salt = f"{row.experiment_id}\x00{row.salt}\x00".encode()
         self._variants = [spec.of(row.experiment_id, row.agent_id) for spec in request.variants]

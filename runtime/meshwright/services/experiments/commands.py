@@ -29,7 +29,7 @@ def _verdict(variant: Document) -> str:
 
 
 def _range(low: str, high: str) -> Callable[[Document], str]:
-    return lambda found: "" if found[low] is None else f"{_digits(found[low])}..{_digits(found[high])}"
+    return lambda row: "" if row[low] is None else f"{_digits(row[low])}..{_digits(row[high])}"
 
 
 def _digits(value: float | None) -> str:
@@ -64,13 +64,14 @@ FIGURES = (
 @mesh_options
 def _create(target: Target, file: Path, as_json: bool) -> None:
     """Make an experiment of a file, which is the body of POST /v1/experiments. It does nothing yet."""
-    body = _json_of(file)
-    path = EXPERIMENTS.path
-    made = talk(target, lambda mesh: mesh.client.call("POST", path, body=body), need="change", begins=True)
+    path, body = EXPERIMENTS.path, _json_of(file)
+    experiment = talk(
+        target, lambda mesh: mesh.client.call("POST", path, body=body), need="change", begins=True
+    )
     if as_json:
-        echo_json(made)
+        echo_json(experiment)
     else:
-        click.echo(f"made: {made['experiment_id']}  mesh experiments run {made['experiment_id']}")
+        click.echo(f"made: {experiment['experiment_id']}  mesh experiments run {experiment['experiment_id']}")
 
 
 @experiments.command("run")
@@ -83,12 +84,12 @@ def _run(target: Target, experiment_id: str, inputs: Path | None, repeats: int, 
     """Choose a variant for each new task of the agent from now on; or try the variants on inputs."""
     path = f"{EXPERIMENTS.path_of(experiment_id)}/run"
     body: Document = {} if inputs is None else {"inputs": _json_of(inputs), "repeats": repeats}
-    found = talk(target, lambda mesh: mesh.client.call("POST", path, body=body), need="change")
+    run = talk(target, lambda mesh: mesh.client.call("POST", path, body=body), need="change")
     if as_json:
-        echo_json(found)
+        echo_json(run)
     else:
-        tasks = f" ({len(found['task_ids']):,} tasks)" if inputs is not None else ""
-        click.echo(f"{found['experiment']['name']} runs over {found['experiment']['runs_over']}{tasks}")
+        tasks = f" ({len(run['task_ids']):,} tasks)" if inputs is not None else ""
+        click.echo(f"{run['experiment']['name']} runs over {run['experiment']['runs_over']}{tasks}")
 
 
 @experiments.command("results")
@@ -98,17 +99,17 @@ def _run(target: Target, experiment_id: str, inputs: Path | None, repeats: int, 
 def _results(target: Target, experiment_id: str, as_json: bool) -> None:
     """Show each variant's metrics, and how far they are from those of the first one."""
     path = f"{EXPERIMENTS.path_of(experiment_id)}/results"
-    found = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
+    results = talk(target, lambda mesh: mesh.client.call("GET", path), need="state")
     if as_json:
-        echo_json(found)
+        echo_json(results)
         return
-    experiment = found["experiment"]
+    experiment = results["experiment"]
     reason = f": {experiment['reason']}" if experiment["reason"] else ""
     say(f"{experiment['name']} on {experiment['agent_id']}, {experiment['status']}{reason}")
     width = terminal_width()
-    click.echo(f"\n{table(VARIANTS, found['variants'], width=width)}")
-    if found["figures"]:
-        click.echo(f"\n{table(FIGURES, found['figures'], width=width)}")
+    click.echo(f"\n{table(VARIANTS, results['variants'], width=width)}")
+    if results["figures"]:
+        click.echo(f"\n{table(FIGURES, results['figures'], width=width)}")
 
 
 def _json_of(file: Path) -> Any:

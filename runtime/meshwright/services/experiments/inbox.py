@@ -42,8 +42,8 @@ class StoppedByGuards:
 
 
 def _item(row: ExperimentRow) -> Question:
-    shown = row.shown
-    how = "rolled back" if shown.action == "rollback" else "stopped"
+    view = row.view
+    how = "rolled back" if view.action == "rollback" else "stopped"
     return Question(
         id=question_id(row.tenant_id, f"{StoppedByGuards.name}/{row.experiment_id}"),
         seq=0,
@@ -52,8 +52,8 @@ def _item(row: ExperimentRow) -> Question:
         tenant_id=row.tenant_id,
         source=StoppedByGuards.name,
         agent_id=row.agent_id,
-        question=f"Experiment {shown.name!r} on {row.agent_id} was {how}: {shown.reason}. Have you seen it?",
-        subject={"kind": StoppedByGuards.name, "experiment_id": row.experiment_id, "action": shown.action},
+        question=f"Experiment {view.name!r} on {row.agent_id} was {how}: {view.reason}. Have you seen it?",
+        subject={"kind": StoppedByGuards.name, "experiment_id": row.experiment_id, "action": view.action},
         answer_schema=_ANSWER,
-        since=shown.stopped_at,
+        since=view.stopped_at,
     )

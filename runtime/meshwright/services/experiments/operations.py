@@ -114,12 +114,12 @@ class Experiments:
         SEE.check(caller)
         rows = await self.mesh.database.read(table.page, caller.tenant_id, before, limit + 1)
         cursor = rows[limit - 1].experiment_id if len(rows) > limit else None
-        return ExperimentPage(items=[row.shown for row in rows[:limit]], cursor=cursor)
+        return ExperimentPage(items=[row.view for row in rows[:limit]], cursor=cursor)
 
     async def show(self, caller: Caller, experiment_id: str) -> Experiment:
         """An experiment."""
         SEE.check(caller)
-        return (await self._find(caller, experiment_id)).shown
+        return (await self._find(caller, experiment_id)).view
 
     async def results(self, caller: Caller, experiment_id: str) -> ExperimentResults:
         """The results of an experiment, as they are now."""
@@ -127,33 +127,33 @@ class Experiments:
         row = await self._find(caller, experiment_id)
         return results(row, await self.mesh.log.view_apart(measure, experiment_id))
 
-    async def create(self, caller: Caller, wanted: ExperimentRequest) -> Experiment:
+    async def create(self, caller: Caller, request: ExperimentRequest) -> Experiment:
         """Make an experiment, which does nothing yet. Durable at the return.
 
         Raises NotFound for an agent or a version that there is not, and StorageExceeded.
         """
         CHANGE.check(caller)
-        await self._check(caller, wanted)
+        await self._check(caller, request)
         now = self.mesh.runtime.clock.now()
         row = ExperimentRow(
             experiment_id=new_id(),
             tenant_id=caller.tenant_id,
-            agent_id=wanted.agent_id,
+            agent_id=request.agent_id,
             status="created",
             runs_over="",
             salt=new_id(),
-            spec=wanted.model_dump_json(exclude_defaults=True),
+            spec=request.model_dump_json(exclude_defaults=True),
             state=ExperimentState(created_at=now, created_by=caller.requested_by).model_dump_json(),
         )
-        known = {
-            "variants": [variant.name for variant in wanted.variants],
-            "unit": wanted.unit,
-            "metric": wanted.metric,
+        terms = {
+            "variants": [variant.name for variant in request.variants],
+            "unit": request.unit,
+            "metric": request.metric,
         }
-        await self._change(caller, ExperimentCreated, row, known, table.add, row, self.config.max_experiments)
-        return row.shown
+        await self._change(caller, ExperimentCreated, row, terms, table.add, row, self.config.max_experiments)
+        return row.view
 
-    async def run(self, caller: Caller, experiment_id: str, wanted: ExperimentRunRequest) -> ExperimentRun:
+    async def run(self, caller: Caller, experiment_id: str, request: ExperimentRunRequest) -> ExperimentRun:
         """Choose variants for live tasks from now on, or submit a task of each input for each variant.
 
         The latter takes the role submitter too, and is safe to repeat: the same inputs make no further tasks.
@@ -161,28 +161,28 @@ class Experiments:
         """
         CHANGE.check(caller)
         row = await self._find(caller, experiment_id)
-        over, names = "tasks" if wanted.inputs is None else "inputs", row.wanted.variants
-        count = len(wanted.inputs or ()) * wanted.repeats * len(names)
+        over, names = "tasks" if request.inputs is None else "inputs", row.request.variants
+        count = len(request.inputs or ()) * request.repeats * len(names)
         if count > self.config.max_inputs:
             raise TooLarge(
                 f"These are {count:,} tasks, and {self.config.max_inputs:,} are allowed at once",
                 remedy="Send fewer inputs at a time, or raise max_inputs in [experiments]",
                 field="inputs",
             )
-        if wanted.inputs is not None:
+        if request.inputs is not None:
             operation_of(Operations.submit).rule.check(caller)
         key = caller.tenant_id, experiment_id
         await self._change(caller, ExperimentStarted, row, {"runs_over": over}, table.start, *key, over)
-        task_ids = await self._submit(caller, row, wanted)
-        return ExperimentRun(experiment=(await self._find(caller, experiment_id)).shown, task_ids=task_ids)
+        task_ids = await self._submit(caller, row, request)
+        return ExperimentRun(experiment=(await self._find(caller, experiment_id)).view, task_ids=task_ids)
 
     async def end(self, caller: Caller, experiment_id: str) -> Experiment:
         """Stop an experiment for good. Tasks that have a variant keep it. Durable at the return."""
         CHANGE.check(caller)
         row = await self._find(caller, experiment_id)
-        known, key = {"stopped_by": caller.requested_by}, (caller.tenant_id, experiment_id)
-        await self._change(caller, ExperimentStopped, row, known, table.stop, *key, known)
-        return (await self._find(caller, experiment_id)).shown
+        fields, key = {"stopped_by": caller.requested_by}, (caller.tenant_id, experiment_id)
+        await self._change(caller, ExperimentStopped, row, fields, table.stop, *key, fields)
+        return (await self._find(caller, experiment_id)).view
 
     async def see(self, caller: Caller, experiment_id: str) -> None:
         """Note that a person knows that a guard has stopped an experiment: the item leaves the inbox."""
@@ -191,34 +191,34 @@ class Experiments:
         key = caller.tenant_id, experiment_id
         await self._change(caller, ExperimentSeen, row, {"seen_by": caller.requested_by}, table.see, *key)
 
-    async def _submit(self, caller: Caller, row: ExperimentRow, wanted: ExperimentRunRequest) -> list[str]:
+    async def _submit(self, caller: Caller, row: ExperimentRow, request: ExperimentRunRequest) -> list[str]:
         """Submit tasks for inputs: all variants of an input one after the other, so that none is ahead."""
         operations, task_ids = Operations(self.mesh, caller), list[str]()
-        for repeat in range(wanted.repeats):
-            for place, payload in enumerate(wanted.inputs or ()):
-                for spec in row.wanted.variants:
-                    request = TaskRequest(
-                        agent_id=row.agent_id, payload=payload, budget_usd=wanted.budget_usd
+        for repeat in range(request.repeats):
+            for place, payload in enumerate(request.inputs or ()):
+                for spec in row.request.variants:
+                    task_request = TaskRequest(
+                        agent_id=row.agent_id, payload=payload, budget_usd=request.budget_usd
                     )
-                    name = f"{place}/{repeat}/{request.model_dump_json()}"
+                    name = f"{place}/{repeat}/{task_request.model_dump_json()}"
                     key = derived_id("experiment", row.experiment_id, spec.name, name)
-                    tried = (spec.of(row.experiment_id, row.agent_id),)
-                    receipt = await operations.submit(request, idempotency_key=key, variants=tried)
+                    variants = (spec.of(row.experiment_id, row.agent_id),)
+                    receipt = await operations.submit(task_request, idempotency_key=key, variants=variants)
                     task_ids.append(receipt.task_id)
         return task_ids
 
-    async def _check(self, caller: Caller, wanted: ExperimentRequest) -> None:
+    async def _check(self, caller: Caller, request: ExperimentRequest) -> None:
         """Refuse variants that could do no task: an experiment costs none.
 
         Raises NotFound for agents and versions that there are not, and InvalidInput for an agent that has no
         capability of the one in whose place it works.
         """
         agents = {agent.agent_id: agent for agent in self.mesh.get(AgentTypes)}
-        if wanted.agent_id not in agents:
+        if request.agent_id not in agents:
             remedy = f"There are {', '.join(sorted(agents)) or 'none'}"
-            raise NotFound(f"There is no agent {wanted.agent_id!r}", remedy=remedy, field="agent_id")
-        agent = agents[wanted.agent_id]
-        for place, variant in enumerate(wanted.variants):
+            raise NotFound(f"There is no agent {request.agent_id!r}", remedy=remedy, field="agent_id")
+        agent = agents[request.agent_id]
+        for place, variant in enumerate(request.variants):
             if variant.runs_as is not None:
                 field = f"variants.{place}.runs_as"
                 _check_place(agent, agents.get(variant.runs_as), variant.runs_as, field)
@@ -234,19 +234,19 @@ class Experiments:
         caller: Caller,
         kind: type[ExperimentPayload],
         row: ExperimentRow,
-        known: dict[str, Any],
+        fields: dict[str, Any],
         write: Callable[..., Any],
         *args: Any,
     ) -> None:
         """Make a change with the event that tells of it, and go by it in this process when this returns."""
-        event = self._event(kind, row, known)
-        subject, details = f"experiments/{row.experiment_id}", {"agent_id": row.agent_id, **known}
+        event = self._event(kind, row, fields)
+        subject, details = f"experiments/{row.experiment_id}", {"agent_id": row.agent_id, **fields}
         async with self.mesh.get(Audit).change(caller, kind.event_type, subject, details):
             await self.mesh.write(write, event, *args)
         await self._refresh()
 
     def _event(self, kind: type[ExperimentPayload], row: ExperimentRow, fields: dict[str, Any]) -> Event:
-        names = {"experiment_id": row.experiment_id, "name": row.wanted.name, "agent_id": row.agent_id}
+        names = {"experiment_id": row.experiment_id, "name": row.request.name, "agent_id": row.agent_id}
         return self.mesh.event(kind(**names, **fields), tenant_id=row.tenant_id)
 
     async def _find(self, caller: Caller, experiment_id: str) -> ExperimentRow:
@@ -257,17 +257,17 @@ class Experiments:
             rows = await self.mesh.database.read(table.running)
             await self._prepare(rows)
             self._assignments.take(rows)
-            self._guarded = [row for row in rows if row.wanted.guard is not None]
+            self._guarded = [row for row in rows if row.request.guard is not None]
 
     async def _prepare(self, rows: Iterable[ExperimentRow]) -> None:
         """Read the prompts of variants before tasks have them: their first run would wait for that."""
         prompts = {agent.agent_id: agent.prompt for agent in self.mesh.get(AgentTypes)}
         for row in rows:
-            for variant in row.wanted.variants:
+            for variant in row.request.variants:
                 if variant.version is not None and row.agent_id in prompts:
                     name = prompts[row.agent_id]
-                    tried = Live(tenant_id=row.tenant_id, name=name, version=variant.version)
-                    await self.mesh.get(PromptRegistry).prepare(tried)
+                    version = Live(tenant_id=row.tenant_id, name=name, version=variant.version)
+                    await self.mesh.get(PromptRegistry).prepare(version)
 
     async def _read_changes(self) -> None:
         while True:
@@ -291,13 +291,13 @@ class Experiments:
             await asyncio.sleep(self.config.check_seconds)
 
     async def _look_at(self, row: ExperimentRow) -> None:
-        found = breach(row.wanted, await self.mesh.log.view_apart(measure, row.experiment_id))
-        if found is None or row.wanted.guard is None:
+        violation = breach(row.request, await self.mesh.log.view_apart(measure, row.experiment_id))
+        if violation is None or row.request.guard is None:
             return
-        known = {"action": row.wanted.guard.action, "reason": found.reason, "stopped_by": "guard"}
-        cause = {"variant": found.variant, "metric": found.metric}
-        event = self._event(ExperimentStopped, row, {**known, **cause})
-        await self.mesh.write(table.stop, event, row.tenant_id, row.experiment_id, known)
+        fields = {"action": row.request.guard.action, "reason": violation.reason, "stopped_by": "guard"}
+        cause = {"variant": violation.variant, "metric": violation.metric}
+        event = self._event(ExperimentStopped, row, {**fields, **cause})
+        await self.mesh.write(table.stop, event, row.tenant_id, row.experiment_id, fields)
         await self._refresh()
 
 

@@ -151,9 +151,9 @@ def _unit_of(row: ExperimentRow, event: Event, acceptance: _Acceptance) -> str:
 
     Delegated tasks are averaged with those of the same task above, tasks for inputs with none.
     """
-    if acceptance.dispatched_to not in row.wanted.agents:
+    if acceptance.dispatched_to not in row.request.agents:
         return ""
-    by = acceptance.thread_id if row.wanted.unit == "thread" else acceptance.requested_by
+    by = acceptance.thread_id if row.request.unit == "thread" else acceptance.requested_by
     if row.runs_over == "inputs":
         by = event.task_id
     return sha256(str(acceptance.parent_task_id or by).encode()).hexdigest()[:32]

@@ -59,7 +59,7 @@ Verdict = Literal["better", "worse", "same"]
 class Counts(NamedTuple):
     """The tasks of a variant, and what they have cost in picodollars."""
 
-    ended: int = 0
+    ended_count: int = 0
     open: int = 0
     unpriced: int = 0
     cost_pico: int = 0
@@ -107,7 +107,7 @@ def _sample(metric: str, count: int, mean: float, mean_square: float) -> Sample:
 
 def results(row: ExperimentRow, measured: Measurements) -> ExperimentResults:
     """The results of an experiment."""
-    request = row.wanted
+    request = row.request
     names = [variant.name for variant in request.variants]
     metrics = dict.fromkeys((request.metric, *METRICS, *_scores(measured)))
     figures = [
@@ -119,7 +119,7 @@ def results(row: ExperimentRow, measured: Measurements) -> ExperimentResults:
         if (metric, name) in measured.samples
     ]
     variants = [_result(request, name, measured) for name in names]
-    return ExperimentResults(experiment=row.shown, variants=variants, figures=figures)
+    return ExperimentResults(experiment=row.view, variants=variants, figures=figures)
 
 
 def _scores(measured: Measurements) -> Sequence[str]:
@@ -154,7 +154,7 @@ def _result(request: ExperimentRequest, name: str, measured: Measurements) -> Va
     counts = measured.counts.get(name, Counts())
     result = VariantResult(
         variant=name,
-        ended=counts.ended,
+        ended=counts.ended_count,
         open=counts.open,
         unpriced=counts.unpriced,
         cost_usd=from_pico(counts.cost_pico),

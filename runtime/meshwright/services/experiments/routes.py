@@ -66,12 +66,12 @@ async def _list_experiments(
     ),
 )
 async def _create_experiment(
-    experiments: _Experiments, caller: _OperatorDep, wanted: ExperimentRequest, response: Response
+    experiments: _Experiments, caller: _OperatorDep, request: ExperimentRequest, response: Response
 ) -> Experiment:
     """Make an experiment on an agent: two to ten variants, of which the first is what the agent does now."""
-    made = await experiments.create(caller, wanted)
-    response.headers["Location"] = f"/v1/experiments/{made.experiment_id}"
-    return made
+    experiment = await experiments.create(caller, request)
+    response.headers["Location"] = f"/v1/experiments/{experiment.experiment_id}"
+    return experiment
 
 
 @router.get("/v1/experiments/{experiment_id}", summary="Show an experiment", responses=problems(_NONE))
@@ -89,13 +89,13 @@ async def _show_experiment(experiments: _Experiments, caller: _ViewerDep, experi
     ),
 )
 async def _run_experiment(
-    experiments: _Experiments, caller: _OperatorDep, experiment_id: _Id, wanted: ExperimentRunRequest
+    experiments: _Experiments, caller: _OperatorDep, experiment_id: _Id, request: ExperimentRunRequest
 ) -> ExperimentRun:
     """Choose variants for live tasks from now on; with `inputs` have each variant do a task of each.
 
     The latter takes the role submitter as well. The same inputs make no further tasks.
     """
-    return await experiments.run(caller, experiment_id, wanted)
+    return await experiments.run(caller, experiment_id, request)
 
 
 @router.post(

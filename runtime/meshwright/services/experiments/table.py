@@ -48,20 +48,20 @@ class ExperimentRow(Struct):
     unseen: int = 0
 
     @property
-    def wanted(self) -> ExperimentRequest:
+    def request(self) -> ExperimentRequest:
         """The request that it was made by."""
         return _request_of(self.spec)
 
     @property
-    def shown(self) -> Experiment:
+    def view(self) -> Experiment:
         """The experiment as callers see it."""
         over, state = self.runs_over or None, ExperimentState.model_validate_json(self.state)
-        known = {"experiment_id": self.experiment_id, "status": self.status, "runs_over": over}
-        return Experiment.model_validate({**self.wanted.model_dump(), **state.model_dump(), **known})
+        fields = {"experiment_id": self.experiment_id, "status": self.status, "runs_over": over}
+        return Experiment.model_validate({**self.request.model_dump(), **state.model_dump(), **fields})
 
     def variant(self, name: str) -> VariantSpec | None:
         """A variant by its name."""
-        return next((variant for variant in self.wanted.variants if variant.name == name), None)
+        return next((variant for variant in self.request.variants if variant.name == name), None)
 
 
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(ExperimentRow))

@@ -52,5 +52,5 @@ def workers(target: Target, as_json: bool) -> None:
             empty = f"no mesh runs on {mesh.where}; start one with: mesh up{mesh.options}; or name one: --url"
         return [document(worker) for worker in (await mesh.client.figures()).workers], empty
 
-    found, empty = talk(target, ask)
-    show(found, _WORKERS, as_json=as_json, empty=empty)
+    rows, empty = talk(target, ask)
+    show(rows, _WORKERS, as_json=as_json, empty=empty)

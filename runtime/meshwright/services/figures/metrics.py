@@ -116,8 +116,8 @@ def metrics_text(
             full_name = name if name.startswith("gen_ai_") else f"meshwright_{name}"
             out.family(full_name, kind, text, samples[name])
     for component, figure in others:
-        read = figure.read()
-        values = read if isinstance(read, Mapping) else {"": read}
+        sample = figure.read()
+        values = sample if isinstance(sample, Mapping) else {"": sample}
         labelled = [
             ({figure.label: value} if figure.label else {}, number) for value, number in values.items()
         ]
@@ -126,8 +126,8 @@ def metrics_text(
 
 
 def _of_agents(figures: Figures) -> dict[str, _Samples]:
-    def each(read: Callable[[AgentFigures], float | None]) -> _Samples:
-        return [({"agent": agent.agent_id}, read(agent)) for agent in figures.agents]
+    def per_agent(figure_of: Callable[[AgentFigures], float | None]) -> _Samples:
+        return [({"agent": agent.agent_id}, figure_of(agent)) for agent in figures.agents]
 
     def by(label: str, fields: Mapping[str, str]) -> _Samples:
         return [
@@ -141,12 +141,12 @@ def _of_agents(figures: Figures) -> dict[str, _Samples]:
         waits[parked.agent_id or "", parked.kind] += parked.count
     return {
         "tasks": by("state", {"waiting": "waiting", "running": "running", "parked": "parked"}),
-        "agent_slots": each(lambda agent: agent.slots),
-        "agent_oldest_waiting_seconds": each(lambda agent: _age(agent, figures.at)),
-        "agent_attempts_per_minute": each(lambda agent: agent.rate),
-        "agent_success_ratio": each(lambda agent: agent.success),
-        "agent_stuck_tasks": each(lambda agent: agent.stuck),
-        "agent_cost_today_usd": each(lambda agent: float(agent.cost_today_usd)),
+        "agent_slots": per_agent(lambda agent: agent.slots),
+        "agent_oldest_waiting_seconds": per_agent(lambda agent: _age(agent, figures.at)),
+        "agent_attempts_per_minute": per_agent(lambda agent: agent.rate),
+        "agent_success_ratio": per_agent(lambda agent: agent.success),
+        "agent_stuck_tasks": per_agent(lambda agent: agent.stuck),
+        "agent_cost_today_usd": per_agent(lambda agent: float(agent.cost_today_usd)),
         "agent_attempt_seconds": by("share", {"0.5": "p50_seconds", "0.9": "p90_seconds"}),
         "waits": [({"agent": agent_id, "kind": kind}, count) for (agent_id, kind), count in waits.items()],
     }

@@ -81,7 +81,7 @@ _SELECT_CALLS = (
 )
 
 
-class _Stored(NamedTuple):
+class _Snapshot(NamedTuple):
     """The rows that figures are made of, all of one moment."""
 
     open: Sequence[tuple[str, str, int, float]]
@@ -156,7 +156,7 @@ class FiguresReader:
 
     def _agents(
         self,
-        stored: _Stored,
+        stored: _Snapshot,
         workers: Sequence[WorkerFigures],
         stuck: Sequence[StuckAttempt],
         tenant_id: str | None,
@@ -244,7 +244,7 @@ def quantile_seconds(milliseconds: Sequence[float], share: float) -> float | Non
     return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)] / 1000, 4)
 
 
-def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
+def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
     values = _of(session, tenant_id)
     listed = {**values, "limit": _MAX_LISTED}
     condition = _OF_TENANT if values else ""
@@ -260,7 +260,7 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
     parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
     calls = session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall() if tenant_id is None else ()
-    return _Stored(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
+    return _Snapshot(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
 
 
 def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[ParkedFigures]:
@@ -318,7 +318,7 @@ def _rate(recent: Sequence[RecentAttempt], now: float) -> float:
     return round(len(end_times) * 60 / window, 2)
 
 
-def _stuck(stored: _Stored, now: float) -> Iterable[StuckAttempt]:
+def _stuck(stored: _Snapshot, now: float) -> Iterable[StuckAttempt]:
     limits = {
         agent_id: limit
         for agent_id, history in stored.histories.items()
@@ -336,7 +336,7 @@ def _stuck(stored: _Stored, now: float) -> Iterable[StuckAttempt]:
             )
 
 
-def _dead_letters(stored: _Stored, *, is_whole: bool) -> DeadLetters:
+def _dead_letters(stored: _Snapshot, *, is_whole: bool) -> DeadLetters:
     messages = sum(history.counts.get("message.dead_lettered", 0) for history in stored.histories.values())
     badly = stored.ended_badly
     return DeadLetters(

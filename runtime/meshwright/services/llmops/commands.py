@@ -47,8 +47,8 @@ def _version_of(target: Target, name: str, version: int | None, label: str | Non
     if version is not None and label is not None:
         raise click.UsageError("give either --version or --label", click.get_current_context())
     path = PROMPTS.path_of(name)
-    wanted = {"version": version} if version else {"label": label} if label else {}
-    return talk(target, lambda mesh: mesh.client.call("GET", path, **wanted), need="state")
+    query = {"version": version} if version else {"label": label} if label else {}
+    return talk(target, lambda mesh: mesh.client.call("GET", path, **query), need="state")
 
 
 @registry.command("show")
@@ -59,11 +59,11 @@ def _version_of(target: Target, name: str, version: int | None, label: str | Non
 @mesh_options
 def _show(target: Target, name: str, version: int | None, label: str | None, as_json: bool) -> None:
     """Print a version of a prompt as a file: its parameters as front matter, and its template."""
-    found = _version_of(target, name, version, label)
+    prompt = _version_of(target, name, version, label)
     if as_json:
-        echo_json(found)
+        echo_json(prompt)
     else:
-        click.echo(for_terminal(found["text"]), nl=not found["text"].endswith("\n"))
+        click.echo(for_terminal(prompt["text"]), nl=not prompt["text"].endswith("\n"))
 
 
 @registry.command("promote")
@@ -90,23 +90,23 @@ def _promote(
     from meshwright.prompts.history import promote
 
     file = _own_prompts() / f"{name}.prompt"
-    found = _version_of(target, name, version, label)
-    number, digest = found["version"], found["digest"]
-    why = f"{found['message']}\n\n" if found["message"] else ""
-    origin = f"Registered by {found['author']} as v{number}, digest {digest}."
+    prompt = _version_of(target, name, version, label)
+    number, digest = prompt["version"], prompt["digest"]
+    why = f"{prompt['message']}\n\n" if prompt["message"] else ""
+    origin = f"Registered by {prompt['author']} as v{number}, digest {digest}."
     subject = message or f"Promote prompt {name} v{number}"
-    made = promote(
-        file, found["text"], branch or f"promote-{name}-v{number}", f"{subject}\n\n{why}{origin}\n"
+    promotion = promote(
+        file, prompt["text"], branch or f"promote-{name}-v{number}", f"{subject}\n\n{why}{origin}\n"
     )
     if as_json:
-        echo_json({"name": name, "version": number, "digest": digest, **made._asdict()})
+        echo_json({"name": name, "version": number, "digest": digest, **promotion._asdict()})
         return
-    new = ", a new file," if made.is_new else ""
-    click.echo(f"{made.path}{new} is {name} v{number} ({digest[:12]}) in the branch {made.branch}")
-    click.echo(f"commit: {made.commit}")
-    push = f"git push -u {made.remote} {made.branch}, and open a pull request"
-    click.echo(f"next: {push if made.remote else f'git merge {made.branch}'}")
-    if "production" in found["labels"]:
+    new = ", a new file," if promotion.is_new else ""
+    click.echo(f"{promotion.path}{new} is {name} v{number} ({digest[:12]}) in the branch {promotion.branch}")
+    click.echo(f"commit: {promotion.commit}")
+    push = f"git push -u {promotion.remote} {promotion.branch}, and open a pull request"
+    click.echo(f"next: {push if promotion.remote else f'git merge {promotion.branch}'}")
+    if "production" in prompt["labels"]:
         click.echo(f"then: mesh registry unlabel {name} production, since agents use that before the file")
 
 
@@ -130,8 +130,8 @@ def _own_prompts() -> Path:
 def _versions(target: Target, name: str, as_json: bool) -> None:
     """List the versions of a prompt, the newest first."""
     path = f"{PROMPTS.path_of(name)}/versions"
-    found = talk(target, lambda mesh: mesh.client.items(path), need="state")
-    show(found, _VERSIONS, as_json=as_json, empty="")
+    versions = talk(target, lambda mesh: mesh.client.items(path), need="state")
+    show(versions, _VERSIONS, as_json=as_json, empty="")
 
 
 @registry.command("add")
@@ -147,23 +147,23 @@ def _add(target: Target, file: Path, name: str | None, message: str, as_json: bo
     """
     from meshwright.prompts.prompt import fields_and_body, parse_prompt
 
-    named, data = name or file.stem, file.read_bytes()
-    parse_prompt(named, data, str(file))  # names file and line; the mesh knows its agents' variables
+    prompt_name, data = name or file.stem, file.read_bytes()
+    parse_prompt(prompt_name, data, str(file))  # names file and line; the mesh knows its agents' variables
     parameters, template = fields_and_body(data.decode("utf-8-sig"))
     body: dict[str, Any] = {"template": template, "parameters": parameters, "message": message}
 
     async def add(mesh: Connection) -> Document:
         prompts = mesh.client.resource(PROMPTS.name)
         try:
-            return await prompts.create(name=named, **body)
+            return await prompts.create(name=prompt_name, **body)
         except Conflict:
-            return await prompts.put(named, **body)
+            return await prompts.put(prompt_name, **body)
 
     added = talk(target, add, need="change", begins=True)
     if as_json:
         echo_json(added)
     else:
-        click.echo(f"registered: {named} v{added['version']} ({added['digest'][:12]})")
+        click.echo(f"registered: {prompt_name} v{added['version']} ({added['digest'][:12]})")
 
 
 @registry.command("label")
@@ -175,11 +175,11 @@ def _add(target: Target, file: Path, name: str | None, message: str, as_json: bo
 def _label(target: Target, name: str, label: str, version: int, as_json: bool) -> None:
     """Point a label at a version. Agents use `production` from their next attempt on."""
     path, body = _path_of_label(name, label), {"version": version}
-    found = talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change")
+    prompt = talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change")
     if as_json:
-        echo_json(found)
+        echo_json(prompt)
     else:
-        click.echo(f"{name}: {labels_of(found)}")
+        click.echo(f"{name}: {labels_of(prompt)}")
 
 
 @registry.command("unlabel")

@@ -106,10 +106,10 @@ class PromptRegistry:
         """Those by which other processes read the tables, at the front."""
 
         def live_now() -> LivePrompts:
-            return LivePrompts(items=tuple(self.known(is_newest=True)))
+            return LivePrompts(items=tuple(self.live_texts(is_newest=True)))
 
-        def text_of(wanted: Live) -> str:
-            return self.known().get(wanted) or self.tried(wanted)
+        def text_of(version: Live) -> str:
+            return self.live_texts().get(version) or self.text_of_version(version)
 
         return [Actors(kind, FRONT) for kind in self._sharing.kinds(live_now, text_of)]
 
@@ -144,58 +144,58 @@ class PromptRegistry:
         with another release of Meshwright and is no prompt for this one.
         """
         if context.version is not None:
-            tried = Live(tenant_id=context.tenant_id, name=name, version=context.version)
-            return self._prompt(tried, self.tried(tried))
+            version = Live(tenant_id=context.tenant_id, name=name, version=context.version)
+            return self._prompt(version, self.text_of_version(version))
         if self._texts is None and context == NO_RUN:
             return None
-        texts, found = self.known(), self._live.get((context.tenant_id, name))
-        return None if found is None else self._prompt(found, texts[found])
+        texts, live = self.live_texts(), self._live.get((context.tenant_id, name))
+        return None if live is None else self._prompt(live, texts[live])
 
-    def _prompt(self, found: Live, text: str) -> Prompt:
-        if found not in self._parsed:
+    def _prompt(self, version: Live, text: str) -> Prompt:
+        if version not in self._parsed:
             # An agent's code may have lost a variable since: the run that misses its value says so.
-            place = f"registry:v{found.version}"
-            self._parsed[found] = parse_prompt(found.name, text.encode(), place, source="registry")
-        return self._parsed[found]
+            place = f"registry:v{version.version}"
+            self._parsed[version] = parse_prompt(version.name, text.encode(), place, source="registry")
+        return self._parsed[version]
 
-    def tried(self, wanted: Live) -> str:
+    def text_of_version(self, version: Live) -> str:
         """The text of any version. Raises HostError until it is read, which begins then.
 
         Raises PromptError for one that there is not.
         """
-        if text := self._tried.get(wanted):
+        if text := self._tried.get(version):
             return text
         if text is not None:
-            problem = f"Prompt {wanted.name!r} has no version {wanted.version}"
+            problem = f"Prompt {version.name!r} has no version {version.version}"
             raise PromptError(problem, remedy="Submit the task again", field="version")
-        if self._is_running and wanted not in self._fetching:
-            fetching = asyncio.get_running_loop().create_task(self._fetch_tried(wanted))
-            self._fetching[wanted] = fetching
+        if self._is_running and version not in self._fetching:
+            fetching = asyncio.get_running_loop().create_task(self._fetch_tried(version))
+            self._fetching[version] = fetching
         raise HostError(
-            f"Version {wanted.version} of prompt {wanted.name!r} is not read yet",
+            f"Version {version.version} of prompt {version.name!r} is not read yet",
             remedy="Ask again in a moment",
         )
 
-    async def prepare(self, wanted: Live) -> None:
+    async def prepare(self, version: Live) -> None:
         """Read a version that is going to be tried, as far as that can be: else a run reads it."""
         with suppress(HostError, PromptError):
-            self.tried(wanted)
-        if (fetching := self._fetching.get(wanted)) is not None:
+            self.text_of_version(version)
+        if (fetching := self._fetching.get(version)) is not None:
             await asyncio.wait([fetching])
 
-    async def _fetch_tried(self, wanted: Live) -> None:
+    async def _fetch_tried(self, version: Live) -> None:
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                text = await self._text_of(wanted)
+                text = await self._text_of(version)
                 if self.mesh.shares_tables:
-                    await self._sharing.share_text(wanted, text)
-                self._tried[wanted] = text
+                    await self._sharing.share_text(version, text)
+                self._tried[version] = text
         except NotFound:
-            self._tried[wanted] = ""
+            self._tried[version] = ""
         except (HostError, TimeoutError) as error:  # it is asked for again
-            _logger.debug("prompt %s v%d is not read yet: %s", wanted.name, wanted.version, error)
+            _logger.debug("prompt %s v%d is not read yet: %s", version.name, version.version, error)
         finally:
-            del self._fetching[wanted]
+            del self._fetching[version]
         if len(self._tried) > _MAX_TRIED:
             oldest = next(iter(self._tried))
             del self._tried[oldest]
@@ -210,7 +210,7 @@ class PromptRegistry:
         self._refresh_soon()
         return []
 
-    def known(self, *, is_newest: bool = False) -> dict[Live, str]:
+    def live_texts(self, *, is_newest: bool = False) -> dict[Live, str]:
         """The live versions of all tenants with their texts. Raises HostError before the first read.
 
         If they are to be the newest it raises that too while a change is not read yet.
@@ -245,8 +245,8 @@ class PromptRegistry:
         self._has_failed = False
         self._texts, self._fetched = texts, dict(texts)
         self._live = {(live.tenant_id, live.name): live for live in texts}
-        kept = {*texts, *self._tried}
-        self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in kept}
+        in_use = {*texts, *self._tried}
+        self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in in_use}
         self._read_version, self._due_at = version, now + timedelta(seconds=seconds)
         self.mesh.get(Worker).begin(_UNREAD)
         if self._has_told:
@@ -275,13 +275,13 @@ class PromptRegistry:
         if mesh.runtime.clock.now() - since < timedelta(seconds=_TOLD_SECONDS):
             return
         problem = f"The registered prompts cannot be read: {reason}"
-        held = {"agents": sorted(mesh.get(BoundAgents)), "since": since, "reason": problem}
+        payload = {"agents": sorted(mesh.get(BoundAgents)), "since": since, "reason": problem}
         if self._has_told:
-            mesh.runtime.broadcast(mesh.event(WORKER_HELD, held))
+            mesh.runtime.broadcast(mesh.event(WORKER_HELD, payload))
         else:
             self._has_told = True
             _logger.warning("no task begins in this process: %s", problem)
-            mesh.tell(WORKER_HELD, held)
+            mesh.tell(WORKER_HELD, payload)
 
     async def _fetch(self) -> dict[Live, str]:
         """The live versions; only the texts of new ones are read, since a version never changes.
@@ -324,7 +324,7 @@ class PromptRegistry:
         """The prompts of the caller's tenant by name, after one: their newest versions without the texts."""
         SEE.check(caller)
         rows = await self.mesh.database.read(table.page, caller.tenant_id, after, limit + 1)
-        items = [PromptSummary.of(found) for found in rows[:limit]]
+        items = [PromptSummary.of(match) for match in rows[:limit]]
         return PromptPage(items=items, cursor=items[-1].name if len(rows) > limit else None)
 
     async def history(
@@ -333,7 +333,7 @@ class PromptRegistry:
         """The versions of a prompt below a number, the newest first, without the texts. Raises NotFound."""
         SEE.check(caller)
         rows = await self.mesh.database.read(table.history, caller.tenant_id, name, before, limit + 1)
-        items = [PromptSummary.of(found) for found in rows[:limit]]
+        items = [PromptSummary.of(match) for match in rows[:limit]]
         return PromptVersionPage(items=items, cursor=items[-1].version if len(rows) > limit else None)
 
     async def show(
@@ -343,25 +343,25 @@ class PromptRegistry:
         READ.check(caller)
         return PromptVersion.of(await self._find(caller, name, version, label))
 
-    async def register(self, caller: Caller, wanted: PromptRequest) -> PromptVersion:
+    async def register(self, caller: Caller, request: PromptRequest) -> PromptVersion:
         """Register a prompt: version 1, or the next one of a name that was deleted. Durable at the return.
 
         Raises InvalidPrompt, StorageExceeded, and Conflict for a name that there is.
         """
         CHANGE.check(caller)
-        return await self._add(caller, wanted.name, wanted, is_new=True)
+        return await self._add(caller, request.name, request, is_new=True)
 
     async def change(
-        self, caller: Caller, name: str, wanted: PromptChange, *, expected: Sequence[str] = ()
+        self, caller: Caller, name: str, change: PromptChange, *, expected: Sequence[str] = ()
     ) -> PromptVersion:
         """Make a version, unless the newest has the same text. Raises NotFound, InvalidPrompt, and
         PreconditionFailed where the digest of the newest is none of those that are `expected`."""
         CHANGE.check(caller)
-        if wanted.name not in ("", name):
-            problem = f"The path names the prompt {name!r}, the body {wanted.name!r}"
+        if change.name not in ("", name):
+            problem = f"The path names the prompt {name!r}, the body {change.name!r}"
             raise InvalidInput(problem, remedy="Leave name out: it never changes", field="name")
         await self._find(caller, name)
-        return await self._add(caller, name, wanted, is_new=False, expected=expected)
+        return await self._add(caller, name, change, is_new=False, expected=expected)
 
     async def remove(self, caller: Caller, name: str) -> None:
         """Delete a prompt with its labels; its versions stay readable by number. Raises NotFound.
@@ -390,10 +390,10 @@ class PromptRegistry:
         await self._change(caller, removed, table.delete_label, name, label)
 
     async def _add(
-        self, caller: Caller, name: str, wanted: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
+        self, caller: Caller, name: str, change: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
     ) -> PromptVersion:
         own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.runtime.clock.now()
-        row = row_of(caller.tenant_id, name, wanted, caller.requested_by, now, own)
+        row = row_of(caller.tenant_id, name, change, caller.requested_by, now, own)
         payload = PromptRegistered(name=name, digest=row.digest, author=row.author, message=row.message)
         event = self.mesh.event(payload, tenant_id=caller.tenant_id)
         limits = (self.config.max_prompts, self.config.max_versions)

@@ -90,16 +90,16 @@ async def _list_prompts(
     responses=problems({409: "There is a prompt of that name.", **_MAY_CHANGE, **_FULL}),
 )
 async def _register_prompt(
-    registry: _Registry, caller: _OperatorDep, wanted: PromptRequest, response: Response
+    registry: _Registry, caller: _OperatorDep, request: PromptRequest, response: Response
 ) -> PromptVersion:
     """Register version 1 of a prompt; of a name that was deleted the next version.
 
     The template is the body of a `.prompt` file, and the parameters are its front matter. They are checked as
     a file is: a mistake is a 422 with the `line` of the template.
     """
-    made = await registry.register(caller, wanted)
-    response.headers["Location"] = f"/v1/prompts/{made.name}"
-    return _tagged(response, made)
+    version = await registry.register(caller, request)
+    response.headers["Location"] = f"/v1/prompts/{version.name}"
+    return _tagged(response, version)
 
 
 @router.get("/v1/prompts/{name}", summary="Show a prompt", responses=problems(_NONE))
@@ -111,8 +111,8 @@ async def _show_prompt(
     response: Response,
 ) -> PromptVersion:
     """Show a version, the newest by default. Versions of a deleted prompt are shown by their numbers."""
-    found = await registry.show(caller, name, version=query.version, label=query.label)
-    return _tagged(response, found)
+    version = await registry.show(caller, name, version=query.version, label=query.label)
+    return _tagged(response, version)
 
 
 @router.post(
@@ -155,13 +155,13 @@ async def _change_prompt(
     registry: _Registry,
     caller: _OperatorDep,
     name: _Name,
-    wanted: PromptChange,
+    change: PromptChange,
     response: Response,
     if_match: _IfMatch = None,
 ) -> PromptVersion:
     """Make a version that replaces none: versions never change, and labels stay where they are."""
-    made = await registry.change(caller, name, wanted, expected=_digests(if_match))
-    return _tagged(response, made)
+    version = await registry.change(caller, name, change, expected=_digests(if_match))
+    return _tagged(response, version)
 
 
 @router.delete(
@@ -183,10 +183,10 @@ async def _delete_prompt(registry: _Registry, caller: _OperatorDep, name: _Name)
     responses=problems({**_NONE, **_MAY_PROTECT}),
 )
 async def _set_label(
-    registry: _Registry, caller: _OperatorDep, name: _Name, label: _Label, wanted: LabelChange
+    registry: _Registry, caller: _OperatorDep, name: _Name, label: _Label, change: LabelChange
 ) -> PromptSummary:
     """Point a label at a version: a rollback is a label that points at an earlier one."""
-    return await registry.label(caller, name, label, wanted.version)
+    return await registry.label(caller, name, label, change.version)
 
 
 @router.delete(
@@ -201,9 +201,9 @@ async def _delete_label(registry: _Registry, caller: _OperatorDep, name: _Name, 
     return Response(status_code=204)
 
 
-def _tagged(response: Response, found: PromptVersion) -> PromptVersion:
-    response.headers["ETag"] = f'"{found.digest}"'
-    return found
+def _tagged(response: Response, version: PromptVersion) -> PromptVersion:
+    response.headers["ETag"] = f'"{version.digest}"'
+    return version
 
 
 def _digests(if_match: str | None) -> tuple[str, ...]:

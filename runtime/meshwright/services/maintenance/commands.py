@@ -87,14 +87,14 @@ def backup(file: Path, data: Path | None, as_json: bool) -> None:
     if front == folder:  # the front's folder was named
         folder = folder.parent
     name = front.name if front else ""
-    written = write_backup(folder, file, _progress("pages"), front=name)
+    result = write_backup(folder, file, _progress("pages"), front=name)
     if as_json:
-        echo_json({**document(written.backup), "file": str(file), "bytes": written.bytes})
+        echo_json({**document(result.backup), "file": str(file), "bytes": result.bytes})
     else:
-        say(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
+        say(f"{file}: {result.bytes:,} bytes; {_contents(result.backup)}")
     if front or settings.store == "dapr":
         say(_WITHOUT_TASKS.format(redis=folder / "redis" / "appendonlydir"), err=True)
-    _say_trees(_WITHOUT_TREES, written.backup, folder)
+    _say_trees(_WITHOUT_TREES, result.backup, folder)
 
 
 @click.command()
@@ -110,16 +110,16 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
     from meshwright.services.maintenance.backup import restore as unpack
 
     folder = _embedded(data).data_dir
-    found = unpack(file, folder, _progress("pages"))
+    backup = unpack(file, folder, _progress("pages"))
     if as_json:
-        echo_json({**document(found), "data_dir": str(folder)})
+        echo_json({**document(backup), "data_dir": str(folder)})
         return
-    say(f"{folder}: {_contents(found)}")
-    _say_trees(_RESTORE_TREES, found, folder)
-    if found.front:
+    say(f"{folder}: {_contents(backup)}")
+    _say_trees(_RESTORE_TREES, backup, folder)
+    if backup.front:
         say(_RESTORE_TASKS, err=True)
     option = f" --data {data}" if data else ""
-    store = " --store dapr" if found.front else ""
+    store = " --store dapr" if backup.front else ""
     begin = f"mesh up{store}{option}, look at mesh tasks{option}, then: mesh release{option}"
     say(f"its open tasks are held: {begin}", err=True)
 
@@ -156,16 +156,16 @@ def migrate(source: str, target: str | None, reopen: bool, data: Path | None, as
         click.echo(f"{before.database.location} may be opened for work again")
         return
     after = _store(target, data)
-    found = asyncio.run(migrating.migrate(before.database, after.database, _progress("rows")))
+    report = asyncio.run(migrating.migrate(before.database, after.database, _progress("rows")))
     if as_json:
-        echo_json(document(found))
+        echo_json(document(report))
         return
-    tasks = f"{found.tasks:,} tasks, {found.open_tasks:,} of them open; last event {found.last_seq:,}"
-    click.echo(f"{found.target}: {found.rows:,} rows of {found.tables} tables; {tasks}")
-    click.echo(f"start the mesh there; {found.source} is as it was, and refuses to work", err=True)
+    tasks = f"{report.tasks:,} tasks, {report.open_tasks:,} of them open; last event {report.last_seq:,}"
+    click.echo(f"{report.target}: {report.rows:,} rows of {report.tables} tables; {tasks}")
+    click.echo(f"start the mesh there; {report.source} is as it was, and refuses to work", err=True)
 
 
-def _store(named: str, data: Path | None) -> Mesh:
+def _store(location: str, data: Path | None) -> Mesh:
     """A mesh that is not started, on the store of an option. Raises InvalidInput for none."""
     from pydantic import SecretStr
 
@@ -173,11 +173,11 @@ def _store(named: str, data: Path | None) -> Mesh:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data).having(store="sqlite", accept_loss=False)
-    kind, _, place = named.partition(":")
+    kind, _, place = location.partition(":")
     if kind == "sqlite" and place:
         settings = settings.having(database=None, data_dir=Path(place))
     elif kind in ("postgresql", "postgres") and place:
-        settings = settings.having(database=SecretStr(named))
+        settings = settings.having(database=SecretStr(location))
     elif kind != "postgresql" or settings.database is None:
         remedy = "Write sqlite:DIR or postgresql://user@host/name; postgresql is the database of the settings"
         raise InvalidInput(f"{kind!r} names no store", remedy=remedy)
@@ -224,14 +224,14 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
         if not mesh.is_running:
             remedy = "name one that runs: --url or --data; a mesh worker drains when it is stopped"
             raise InvalidInput(f"no mesh runs on {mesh.where}", remedy=remedy)
-        found = await mesh.client.drain()
-        while wait and found["running"]:
-            found = await mesh.client.drain(wait_seconds=_WAIT_SECONDS)
-        return found
+        work = await mesh.client.drain()
+        while wait and work["running"]:
+            work = await mesh.client.drain(wait_seconds=_WAIT_SECONDS)
+        return work
 
     state = talk(target, ask)
-    left = f"{state['running']:,} running, {state['waiting']:,} left for the next start"
-    echo_json(state) if as_json else say(f"the mesh is draining: {left}")
+    summary = f"{state['running']:,} running, {state['waiting']:,} left for the next start"
+    echo_json(state) if as_json else say(f"the mesh is draining: {summary}")
 
 
 def _embedded(data: Path | None) -> Settings:
@@ -338,18 +338,18 @@ def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, 
             settings = settings.having(data_dir=folders.pop())
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         raise click.ClickException(f"{settings.data_dir} has no event log; name its folder: --data DIR")
-    found = verify(database_of(settings, Path()), _progress("rows"), key=key)
+    report = verify(database_of(settings, Path()), _progress("rows"), key=key)
     if audit:
-        return found, None
+        return report, None
     has_actors = keeps_actors(settings.store)
     if not has_actors and (store := asyncio.run(_verified_by(whole))) is not None:
-        return found, store
+        return report, store
     mesh = build_mesh(settings.without_unread(), agents=[], runtime=sqlite_runtime)  # it is not started
     database, progress = mesh.database, _progress("events")
     store = verify_store(database, mesh.log.projections, database.migrations, progress, has_actors=has_actors)
     if not has_actors:
         store.notes.append(_NOT_COMPARED)
-    return found, store
+    return report, store
 
 
 async def _verified_by(settings: Settings) -> StoreVerified | None:
@@ -362,43 +362,43 @@ def _progress(unit: str) -> Callable[[int, int], None] | None:
     """Shows how far a command has come at a terminal; there alone."""
     if not sys.stderr.isatty():
         return None
-    shown = time.monotonic()
+    shown_at = time.monotonic()
 
     def show(reached: int, last: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > _PROGRESS_SECONDS or reached == last:
-            shown = time.monotonic()
+        nonlocal shown_at
+        if time.monotonic() - shown_at > _PROGRESS_SECONDS or reached == last:
+            shown_at = time.monotonic()
             click.echo(f"\r{reached:,} of {last:,} {unit}", err=True, nl=reached == last)
 
     return show
 
 
-def _report_store(found: StoreVerified) -> None:
-    say(found.sentence())
-    for note in found.notes:
+def _report_store(report: StoreVerified) -> None:
+    say(report.sentence())
+    for note in report.notes:
         say(note)
-    for fault in found.faults:
+    for fault in report.faults:
         say(f"mesh: {fault}", err=True, indent=6)
-    if found.faults:
+    if report.faults:
         say(_REMEDY_OF_STORE, err=True)
 
 
-def _report(found: ChainReport) -> None:
+def _report(report: ChainReport) -> None:
     from meshwright.events.heads import fingerprint
 
-    say(found.sentence())
-    if found.key:
-        say(f"heads signed by key {found.key} ({fingerprint(found.key)})")
-    if unsigned := 0 if found.faults else found.last - found.signed_seq:
+    say(report.sentence())
+    if report.key:
+        say(f"heads signed by key {report.key} ({fingerprint(report.key)})")
+    if unsigned := 0 if report.faults else report.last - report.signed_seq:
         rows, are, them = ("1 row", "is", "it") if unsigned == 1 else (f"{unsigned:,} rows", "are", "them")
-        say(f"{rows} behind row {found.signed_seq:,} {are} chained, and no head vouches for {them} yet")
-    if found.pruned_seq:
-        click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
-    if found.erased:
-        click.echo(f"{found.erased:,} payloads were erased, on record")
-    for note in found.notes:
+        say(f"{rows} behind row {report.signed_seq:,} {are} chained, and no head vouches for {them} yet")
+    if report.pruned_seq:
+        click.echo(f"rows up to {report.pruned_seq:,} were deleted by age")
+    if report.erased:
+        click.echo(f"{report.erased:,} payloads were erased, on record")
+    for note in report.notes:
         say(note)
-    for fault in found.faults:
+    for fault in report.faults:
         say(f"mesh: {fault}", err=True, indent=6)
-    if found.faults:
+    if report.faults:
         say(_REMEDY, err=True)

@@ -32,9 +32,9 @@ _ID = click.argument("memory_id", metavar="ID", shell_complete=ids_of(MEMORIES))
 @click.option("--text", "contains", metavar="WORDS", help="A part of its text.")
 @json_option
 @mesh_options
-def _list(target: Target, as_json: bool, **given: str | None) -> None:
+def _list(target: Target, as_json: bool, **options: str | None) -> None:
     """List memories, the newest first."""
-    filters = {name: value for name, value in given.items() if value is not None}
+    filters = {name: value for name, value in options.items() if value is not None}
     memories = talk(target, lambda mesh: mesh.client.items(MEMORIES.path, **filters), need=MEMORIES.need)
     show(memories, MEMORIES.columns, as_json=as_json, empty=MEMORIES.empty)
 
@@ -60,9 +60,9 @@ def _show(target: Target, memory_id: str, as_json: bool) -> None:
 @click.option("--subject", metavar="NAME", help='What it is about; "" for nothing.')
 @click.option("--expires", "expires_at", metavar="TIME", help='As 2027-01-31T00:00Z; "" for never.')
 @mesh_options
-def _edit(target: Target, memory_id: str, **given: str | None) -> None:
+def _edit(target: Target, memory_id: str, **options: str | None) -> None:
     """Change a memory. A text that you write has the trust of a person."""
-    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if not fields:
         raise click.UsageError("give --text, --kind, --subject or --expires", click.get_current_context())
     fields |= {name: None for name in ("subject", "expires_at") if fields.get(name) == ""}

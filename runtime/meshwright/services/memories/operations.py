@@ -80,7 +80,7 @@ class Memories:
         self,
         caller: Caller,
         listed: Listed = "shown",
-        wanted: Mapping[str, str] | None = None,
+        filters: Mapping[str, str] | None = None,
         *,
         after: int = 0,
         limit: int = 100,
@@ -91,7 +91,7 @@ class Memories:
             STATUSES if listed == "all" else _SHOWN if listed == "shown" else (listed,)
         )
         await self.mesh.get(Audit).record_read(caller, "memories")
-        return await self._listing().page(caller.tenant_id, statuses, wanted, after=after, limit=limit)
+        return await self._listing().page(caller.tenant_id, statuses, filters, after=after, limit=limit)
 
     async def show(self, memory_id: str, caller: Caller) -> MemoryItem:
         """A memory with its source and the trust in it."""

@@ -110,10 +110,10 @@ async def _show_memory(memories: _Service, caller: _ContentsDep, memory_id: _Id)
     responses=problems({**_NONE, **_MAY_CHANGE, **_STATUS}),
 )
 async def _edit_memory(
-    memories: _Service, caller: _OperatorDep, memory_id: _Id, wanted: MemoryChange
+    memories: _Service, caller: _OperatorDep, memory_id: _Id, change: MemoryChange
 ) -> MemoryItem:
     """Change some fields. A text that a person wrote supersedes what agents said of its subject."""
-    return await memories.edit(memory_id, caller, wanted.model_dump(exclude_unset=True))
+    return await memories.edit(memory_id, caller, change.model_dump(exclude_unset=True))
 
 
 @router.delete(

@@ -44,8 +44,8 @@ class TaskMoney(Component):
 
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""
-        found = await Administration(self.mesh, self._viewer(task)).estimate(agent_id=agent_id)
-        return found.model_dump(mode="json", exclude_none=True)
+        estimate = await Administration(self.mesh, self._viewer(task)).estimate(agent_id=agent_id)
+        return estimate.model_dump(mode="json", exclude_none=True)
 
     async def prices(self, task: Task) -> list[dict[str, Any]]:
         """The prices of each group of models; no names of deployments, no settings."""

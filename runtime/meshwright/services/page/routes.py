@@ -145,10 +145,10 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
 @router.get("/me", summary="Show the caller")
 async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     """Show the name, the tenant and the roles of the caller, and the views that components add."""
-    shown = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
-    shown.reverse()  # `offered` has the last one first
-    shown.sort(key=lambda pages: pages.place)
-    views = tuple(PageView(path=pages.path, title=pages.view) for pages in shown)
+    view_pages = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
+    view_pages.reverse()  # `offered` has the last one first
+    view_pages.sort(key=lambda pages: pages.place)
+    views = tuple(PageView(path=pages.path, title=pages.view) for pages in view_pages)
     me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me
 
@@ -207,9 +207,9 @@ async def _show_version(
 
 def _find(path: FilePath, version: str) -> PromptFileVersions:
     history = PromptHistory(path)
-    found = history.find(version)
-    earlier = history.versions[history.versions.index(found) + 1 :]
-    return PromptFileVersions(now=_shown(found), before=_shown(earlier[0]) if earlier else None)
+    entry = history.find(version)
+    earlier = history.versions[history.versions.index(entry) + 1 :]
+    return PromptFileVersions(now=_shown(entry), before=_shown(earlier[0]) if earlier else None)
 
 
 def _shown(version: Version) -> PromptFileVersion:

@@ -29,22 +29,22 @@ def prune(target: Target, dry_run: bool, yes: bool, as_json: bool) -> None:
         if not (dry_run or yes):
             planned = await mesh.client.prune(dry_run=True)
             confirm(f"This erases the contents of old tasks for good: {_counted(planned)}.")
-        found = await mesh.client.prune(dry_run=dry_run)
-        while found["has_more"]:
+        report = await mesh.client.prune(dry_run=dry_run)
+        while report["has_more"]:
             more = await mesh.client.prune()
-            counts = Counter(found["tasks"]) + Counter(more["tasks"])
-            found = {**more, "tasks": dict(counts), "records": found["records"] + more["records"]}
-        return found
+            counts = Counter(report["tasks"]) + Counter(more["tasks"])
+            report = {**more, "tasks": dict(counts), "records": report["records"] + more["records"]}
+        return report
 
-    found = talk(target, ask, need="change")
+    report = talk(target, ask, need="change")
     if as_json:
-        echo_json(found)
+        echo_json(report)
         return
-    click.echo(f"{'would prune' if dry_run else 'pruned'}: {_counted(found)}")
+    click.echo(f"{'would prune' if dry_run else 'pruned'}: {_counted(report)}")
 
 
-def _counted(found: Document) -> str:
-    counts = [f"{count:,} {status}" for status, count in sorted(found["tasks"].items())] or ["no task"]
-    if found["records"]:
-        counts.append(f"the records of {found['records']:,} pruned before")
+def _counted(report: Document) -> str:
+    counts = [f"{count:,} {status}" for status, count in sorted(report["tasks"].items())] or ["no task"]
+    if report["records"]:
+        counts.append(f"the records of {report['records']:,} pruned before")
     return ", ".join(counts)

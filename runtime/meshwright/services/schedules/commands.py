@@ -99,12 +99,12 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
 @click.option("--replace", is_flag=True, help="Change the schedule where there is one.")
 @json_option
 @mesh_options
-def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **given: Any) -> None:
+def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **options: Any) -> None:
     """Make a schedule, or change it with --replace.
 
     As in: mesh schedules create digest --cron "0 7 * * 1-5" --zone Europe/Berlin --agent digest-agent
     """
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = {name: value for name, value in options.items() if value is not None}
     if ("text" in fields) and ("payload" in fields):
         raise click.UsageError("give either --text or --payload", click.get_current_context())
     if sum(name in fields for name in ("cron", "every_seconds", "at")) != 1:

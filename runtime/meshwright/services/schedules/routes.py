@@ -81,16 +81,16 @@ async def _list_schedules(
     responses=problems({409: "There is one with that id.", **_MAY_CHANGE}),
 )
 async def _create_schedule(
-    schedules: _Service, caller: _OperatorDep, wanted: ScheduleRequest, response: Response
+    schedules: _Service, caller: _OperatorDep, request: ScheduleRequest, response: Response
 ) -> ScheduleView:
     """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
 
     `task` is a task as `POST /tasks` takes it. Tasks are requested by `schedule:ID`.
     """
-    key = ScheduleKey(caller.tenant_id, wanted.id or f"s-{new_id().lower()}")
-    made, _ = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused, is_new=True)
+    key = ScheduleKey(caller.tenant_id, request.id or f"s-{new_id().lower()}")
+    schedule, _ = await schedules.put(key, _spec_of(request), caller, paused=request.paused, is_new=True)
     response.headers["Location"] = f"/schedules/{key.schedule_id}"
-    return made
+    return schedule
 
 
 @router.get("/schedules/{schedule_id}", summary="Show a schedule", responses=problems(_NONE))
@@ -109,10 +109,10 @@ async def _show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> 
     },
 )
 async def _put_schedule(
-    schedules: _Service, caller: _OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
+    schedules: _Service, caller: _OperatorDep, key: _Key, change: ScheduleChange, response: Response
 ) -> ScheduleView:
     """Create a schedule, or replace its fields. A change of `cron`, interval, `at` or `zone` restarts it."""
-    put, is_new = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused)
+    put, is_new = await schedules.put(key, _spec_of(change), caller, paused=change.paused)
     response.status_code = 201 if is_new else 200
     return put
 
@@ -169,5 +169,5 @@ async def _preview_schedule(
     return DueTimes(items=await schedules.preview(key, caller, query.count))
 
 
-def _spec_of(wanted: ScheduleChange) -> ScheduleSpec:
-    return ScheduleSpec(**{name: getattr(wanted, name) for name in ScheduleSpec.model_fields})
+def _spec_of(change: ScheduleChange) -> ScheduleSpec:
+    return ScheduleSpec(**{name: getattr(change, name) for name in ScheduleSpec.model_fields})
