@@ -457,7 +457,8 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
         )
     for name, may in table.items():
         for letter in ROLES:
-            known = {**values, "caller": caller(letter), "wanted": bodies.get(name)}
+            body = bodies.get(name)
+            known = {**values, "caller": caller(letter), "request": body, "change": body}
             needed = {key: known[key] for key in takes[name] if key in known}
             try:
                 await getattr(part, name)(**needed)
