@@ -14,7 +14,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event
 from meshwright.edges.outgoing import TryLater, json_of
 from meshwright.prompts.prompt import fields_and_body
-from meshwright.services.sinks.port import EventRefused, SinkServer
+from meshwright.services.sinks.port import Refused, SinkServer
 
 Read = Callable[[str, str, int], Awaitable[str]]
 """Reads the text of a version: of a tenant, by name and number. Raises NotFound."""
@@ -37,7 +37,7 @@ class AgentaSink:
         self._read = read_prompt
 
     async def take(self, event: Event) -> None:
-        """Commit a version, and deploy it where it is in use. Raises EventRefused, TryLater."""
+        """Commit a version, and deploy it where it is in use. Raises Refused, TryLater."""
         from meshwright.services.llmops.event_types import PromptLabelled, PromptRegistered
 
         label, tenant_id = PromptLabelled.read(event), event.tenant_id
@@ -72,7 +72,7 @@ class AgentaSink:
         try:
             parameters, template = fields_and_body(await self._read(tenant_id, name, version))
         except NotFound as error:
-            raise EventRefused(str(error)) from None
+            raise Refused(str(error)) from None
         application_id, variant_id = await self._variant(name)
         settings = {field: parameters[field] for field in _SETTINGS if field in parameters}
         prompt = {

@@ -19,7 +19,7 @@ from meshwright.events.rows import event_of, unfolded
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
 from meshwright.services.sinks.event_types import SinkDelayed
-from meshwright.services.sinks.port import EventRefused, Sink
+from meshwright.services.sinks.port import Refused, Sink
 from meshwright.services.sinks.settings import SinkSettings
 from meshwright.sql.database import Session
 
@@ -157,7 +157,7 @@ class Follower:
             return None
         try:
             await self.sink.take(event)
-        except EventRefused as error:
+        except Refused as error:
             self._tell("sink.refused", event, str(error))
         except Exception as error:  # noqa: BLE001 a sink's errors are its own: any is a reason to try again
             return error

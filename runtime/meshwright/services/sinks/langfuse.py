@@ -10,7 +10,7 @@ from collections.abc import Collection
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event
 from meshwright.core.redaction import redact
-from meshwright.services.sinks.port import SCORED, EventRefused, SinkServer, score_of
+from meshwright.services.sinks.port import SCORED, Refused, SinkServer, score_of
 
 
 class LangfuseSink:
@@ -24,9 +24,9 @@ class LangfuseSink:
         self._contents = contents
 
     async def take(self, event: Event) -> None:
-        """Write a score. Raises EventRefused, TryLater."""
+        """Write a score. Raises Refused, TryLater."""
         if event.trace_id is None:
-            raise EventRefused("the task has no trace: [tracing] enabled = false")
+            raise Refused("the task has no trace: [tracing] enabled = false")
         if (score := score_of(event)) is None:
             return
         body = {
@@ -43,7 +43,7 @@ class LangfuseSink:
         await self._server.ask("POST", "/api/public/scores", json=body)
 
     async def check(self) -> str:
-        """Returns the name of the project of the key. Raises TryLater, EventRefused."""
+        """Returns the name of the project of the key. Raises TryLater, Refused."""
         answer = await self._server.ask("GET", "/api/public/projects")
         names = ", ".join(project["name"] for project in answer.get("data", ()))
         return f"{self._server.shown} takes scores of {names or 'no project'}"

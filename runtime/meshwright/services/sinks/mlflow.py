@@ -21,7 +21,7 @@ from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.outgoing import TryLater, json_of
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.services.sinks.port import SCORED, EventRefused, SinkServer, score_of
+from meshwright.services.sinks.port import SCORED, Refused, SinkServer, score_of
 
 if TYPE_CHECKING:
     from meshwright.services.evaluations.records import EvaluationFigure, EvaluationView
@@ -104,7 +104,7 @@ class MlflowApi:
     async def log(
         self, run: MlflowRun, *, metrics: Sequence[Mapping[str, Any]], params: Mapping[str, str] | None = None
     ) -> None:
-        """Add metrics and params. Raises EventRefused, TryLater."""
+        """Add metrics and params. Raises Refused, TryLater."""
         body = {"run_id": run.run_id, "metrics": metrics, "params": _pairs(params or {})}
         await self._server.ask("POST", f"{_API}/runs/log-batch", json=body)
 
@@ -124,7 +124,7 @@ class MlflowApi:
         """Call what says nothing of the event itself, and works once the experiment is in order again."""
         try:
             return await self._server.ask("POST", f"{_API}/{call}", json=body)
-        except EventRefused as error:
+        except Refused as error:
             raise TryLater(str(error)) from None
 
 
@@ -276,7 +276,7 @@ class MlflowSink:
         self._contents = contents
 
     async def take(self, event: Event) -> None:
-        """Write the run of an end, or a score into that of its task. Raises EventRefused, TryLater."""
+        """Write the run of an end, or a score into that of its task. Raises Refused, TryLater."""
         try:
             if event.event_type == SCORED:
                 await self._take_score(event)
@@ -298,7 +298,7 @@ class MlflowSink:
         try:
             results = await self._results(event)
         except NotFound as error:  # it was deleted meanwhile
-            raise EventRefused(str(error)) from None
+            raise Refused(str(error)) from None
         experiment_id = await self._api.experiment_id(f"{self._experiment}-{_GROUPS[event.event_type]}")
         await self._write(experiment_id, f"{event.tenant_id}/{event.id}", results, event, {})
 

@@ -20,7 +20,7 @@ _REFUSALS = (400, 413, 422)
 _MAX_REASON = 200
 
 
-class EventRefused(MeshError):
+class Refused(MeshError):
     """A sink will never take an event."""
 
 
@@ -49,7 +49,7 @@ class Sink(Protocol):
     """How many tasks' events it takes side by side."""
 
     async def take(self, event: Event) -> None:
-        """Returns when the service has it. Raises EventRefused; any other error is a reason to try again."""
+        """Returns when the service has it. Raises Refused; any other error is a reason to try again."""
         ...
 
     async def check(self) -> str:
@@ -71,10 +71,10 @@ class SinkServer:
         self._secrets = [text for text in (key, key.partition(":")[2], credentials) if text]
 
     async def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """Returns the JSON of an answer. Raises EventRefused for 400, 413 and 422, TryLater for all else."""
+        """Returns the JSON of an answer. Raises Refused for 400, 413 and 422, TryLater for all else."""
         answer = await self.request(method, path, **options)
         if answer.status in _REFUSALS:
-            raise EventRefused(self.problem(answer))
+            raise Refused(self.problem(answer))
         if not 200 <= answer.status < 300:
             raise TryLater(self.problem(answer), asked_pause(answer) or 0.0)
         return json_of(answer)
