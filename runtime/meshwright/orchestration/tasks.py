@@ -145,10 +145,11 @@ class Tasks:
         entry = await read_entry(self._runtime, record, task)
         agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
-        limits = limits_of(self._settings[AgentsSettings].limits, agent, task.limits)
+        usual = self._settings[AgentsSettings]
+        limits = limits_of(usual.limits, agent, task.limits)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
-            timeout=step_timeout(self._settings[AgentsSettings].timeout_seconds, agent, task.timeout).seconds,
+            timeout=step_timeout(usual.timeout_seconds, agent, task.timeout).seconds,
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             state=await self._state(task_id, tenant_id),

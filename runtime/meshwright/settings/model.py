@@ -58,10 +58,7 @@ class Settings(BaseModel):
 
     def __getitem__(self, table: type[_TableT]) -> _TableT:
         """The table of a part, by its class. Raises KeyError for a table that no part has."""
-        for value in vars(self).values():
-            if isinstance(value, table):
-                return value
-        raise KeyError(table.__name__)
+        return getattr(self, _names_by_class(type(self))[table])
 
     def table(self, name: str) -> Any:
         """The table of a part, by its name: `[mcp]` consists of tables. Raises AttributeError."""
@@ -125,6 +122,16 @@ class Settings(BaseModel):
                 f"{_RECORD_PAYLOADS * self.max_payload_bytes}"
             )
         return self
+
+
+@lru_cache(maxsize=8)
+def _names_by_class(kind: type[Settings]) -> dict[type, str]:
+    """The names of tables by their classes, and by those that a stricter one is made of."""
+    names: dict[type, str] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= dict.fromkeys(field.annotation.__mro__, name)
+    return names
 
 
 @lru_cache(maxsize=1)
