@@ -16,14 +16,12 @@ import pytest
 from aiohttp import web
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.bubblewrap import Bubblewrap
+from meshwright.sandbox.boxes import Bubblewrap, Landlock, NoBox
 from meshwright.sandbox.choice import ChosenSandbox
 from meshwright.sandbox.execution import BoxJob
-from meshwright.sandbox.landlock import Landlock
 from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.sandbox.settings import SandboxSettings
-from meshwright.sandbox.unboxed import NoBox
 from tests.integration.test_doctor import answer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import payloads_of

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.probe import ATTEMPTS, MODE, Bait
+from meshwright.sandbox.choice import ATTEMPTS, MODE, Bait
+from meshwright.sandbox.execution import Interpreter
 
 _TIME = 1_000_000_000
 _BREAK_OUTS = Path(__file__).with_name("break_outs.py").read_text()

@@ -21,14 +21,11 @@ from typing import Any
 
 import uvloop
 
-from meshwright.sandbox.bubblewrap import Bubblewrap
-from meshwright.sandbox.environment import Interpreter
-from meshwright.sandbox.execution import BoxJob
-from meshwright.sandbox.groups import ControlGroup
-from meshwright.sandbox.landlock import Landlock
+from meshwright.sandbox.boxes import Bubblewrap, Landlock, NoBox
+from meshwright.sandbox.choice import Box, broken_out_of
+from meshwright.sandbox.execution import BoxJob, Interpreter
 from meshwright.sandbox.port import BoxLimits, SandboxResult
-from meshwright.sandbox.probe import Box, broken_out_of
-from meshwright.sandbox.unboxed import NoBox
+from meshwright.sandbox.process import ControlGroup
 from tests.support.bait import SOURCE, WholeBait
 
 BOXES: Mapping[str, type[Bubblewrap | Landlock | NoBox]] = {

@@ -2,6 +2,6 @@
 
     finished = await mesh.get(Sandbox).run(["python3", "-m", "pytest", "-q"], tree)
 
-`bubblewrap` and `landlock` are two boxes behind that port, `execution` runs a program in one, `start` is the
-first program in it, and `attempts` are the break-outs that each box is tried with before it is used.
+`boxes` are behind that port, `execution` runs a program in one, `start` is the first program in it, and
+`attempts` are the break-outs with which `choice` tries each box before it is used.
 """

@@ -1,4 +1,7 @@
-"""Runs one program in a box: starts it, bounds it, and leaves nothing of it behind."""
+"""Runs one program in a box: starts it, bounds it, and leaves nothing of it behind.
+
+Every box has the same system files, variables and interpreter.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 from msgspec.structs import replace
 
 from meshwright.core.errors import ToolFailed
-from meshwright.sandbox.groups import ControlGroup, Overrun, watch
 from meshwright.sandbox.port import BoxLimits, SandboxResult
+from meshwright.sandbox.process import ControlGroup, Overrun, watch
 from meshwright.sandbox.proxy import HostProxy
 
 START = files("meshwright.sandbox").joinpath("start.py").read_text()
@@ -37,6 +41,19 @@ _MAX_FILES = 4096  # that a process may open
 # Without a control group nothing counts the buffers of the kernel, half a megabyte for a pair of sockets.
 _MAX_FILES_UNCOUNTED, _MAX_PROCESSES_UNCOUNTED = 256, 64
 _Ending = Literal["", "time", "memory", "processes", "output"]
+SYSTEM_FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_FILES_OF_ETC = (
+    "alternatives ca-certificates debian_version fonts ld.so.cache ld.so.conf ld.so.conf.d localtime "
+    "mime.types pki/ca-trust pki/tls/certs pki/tls/openssl.cnf ssl/certs ssl/openssl.cnf terminfo timezone "
+    "protocols services"
+)
+SYSTEM_FILES = tuple(Path("/etc", name) for name in _FILES_OF_ETC.split())
+"""The files of /etc that programs read; none of them holds a secret."""
+_PATH = (
+    *("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"),
+    "/usr/local/go/bin",  # where Go's own archive is unpacked
+)
+_HOME = "home = "
 
 
 class BoxJob(NamedTuple):
@@ -306,3 +323,48 @@ async def _until_readable(sock: socket.socket | int) -> None:
         await readable
     finally:
         loop.remove_reader(sock)
+
+
+class Interpreter:
+    """A Python that can run in a box: its program, and the folder that it needs where that is not /usr."""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program.resolve()
+        prefix = self.program.parents[1]
+        self.folders: Sequence[Path] = () if prefix.is_relative_to("/usr") else (prefix,)
+
+    @classmethod
+    def own(cls) -> Interpreter:
+        """That of the mesh."""
+        return cls(Path(sys.executable))
+
+    def command(self, source: str) -> list[str]:
+        """The command that runs some source, without packages and without regard to its surroundings."""
+        return [str(self.program), "-I", "-S", "-c", source]
+
+
+def with_bases(folders: Iterable[Path]) -> list[Path]:
+    """The folders, and for each virtual environment among them the Python that it was made of."""
+    readable = list[Path]()
+    for folder in folders:
+        readable.append(folder)
+        try:
+            lines = (folder / "pyvenv.cfg").read_text().splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        homes = [Path(line.removeprefix(_HOME)) for line in lines if line.startswith(_HOME)]
+        readable += [home.parent for home in homes if not home.is_relative_to("/usr")]
+    return readable
+
+
+def environment_of(
+    readable: Sequence[Path], interpreter: Interpreter, scratch: str, own: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of a program in a box; the call's own win.
+
+    On PATH are first the folders `bin` that it may read, last the `bin` of the mesh's own Python.
+    """
+    programs = [folder / "bin" for folder in readable]
+    path = [*(str(folder) for folder in programs if folder.is_dir()), *_PATH, str(interpreter.program.parent)]
+    usual = {"PATH": ":".join(path), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
+    return usual | {"GIT_CONFIG_NOSYSTEM": "1"} | dict(own)

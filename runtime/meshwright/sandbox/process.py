@@ -1,4 +1,8 @@
-"""Runs a program within limits of time and output. It is no box: the program may do what its user may."""
+"""Bounds programs: the time and output of one, and the memory and processes of a whole box.
+
+`run` is no box: the program may do what its user may. A box is bounded by a control group, else by looking at
+what its processes use.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,26 @@ import os
 import signal
 from asyncio import StreamReader
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple, Self
 
 from meshwright.core.errors import ToolFailed
+from meshwright.sandbox.port import BoxLimits
 
 _CHUNK_BYTES = 65_536
 _MAX_ERROR_BYTES = 4_096
+_ROOT = Path("/sys/fs/cgroup")
+_PREFIX = "meshwright-box-"
+_LOOK_SECONDS = 0.25
+_PAUSE_SECONDS = 0.02
+_TRIES = 250  # until the last process of a group has left it
+_STARTING = 3  # processes of the box itself
+_numbers = count()
+Overrun = Literal["memory", "processes"]
 
 
 class ProgramResult(NamedTuple):
@@ -111,3 +125,172 @@ async def _read(stream: StreamReader, max_bytes: int, on_more: Callable[[], None
 def _kill(process: Process) -> None:
     with suppress(ProcessLookupError):  # it has ended meanwhile
         os.killpg(process.pid, signal.SIGKILL)
+
+
+class ControlGroup:
+    """A control group for one run, of version 1 or 2, with its limits."""
+
+    def __init__(self, folders: dict[str, Path], version: int) -> None:
+        self._folders = folders
+        self._version = version
+
+    @classmethod
+    def make(cls, limits: BoxLimits) -> Self | None:
+        """A new group, or None where this process may not make one, or none with both limits."""
+        name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        version = 2 if (_ROOT / "cgroup.controllers").exists() else 1
+        for parents in _parents(version):
+            group = cls({kind: parent / name for kind, parent in parents.items()}, version)
+            try:
+                group._set_up(limits)
+            except OSError:
+                group._take_down()
+            else:
+                return group
+        return None
+
+    def add(self, process: int) -> None:
+        """Move a process into the group; its children will be in it too."""
+        for folder in set(self._folders.values()):
+            (folder / "cgroup.procs").write_text(str(process))
+
+    def has_overrun(self) -> bool:
+        """Whether the kernel ended a process of the group for its memory."""
+        name = "memory.events" if self._version == 2 else "memory.oom_control"
+        with suppress(OSError):
+            lines = (self._folders["memory"] / name).read_text().splitlines()
+            return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in lines)
+        return False
+
+    async def remove(self) -> None:
+        """Kill what is left in the group, and remove it."""
+        for _ in range(_TRIES):
+            for process in self._processes():
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            if self._take_down():
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _set_up(self, limits: BoxLimits) -> None:
+        for folder in self._folders.values():
+            folder.mkdir(exist_ok=True)
+        memory = "memory.max" if self._version == 2 else "memory.limit_in_bytes"
+        # Opened without creating: where a controller is missing, so is its file.
+        _put(self._folders["memory"] / memory, limits.memory_mb * 1024 * 1024)
+        _put(self._folders["pids"] / "pids.max", limits.processes + _STARTING)
+        if self._version == 2:
+            _put(self._folders["memory"] / "memory.oom.group", 1)
+            with suppress(OSError):  # where the machine has no swap
+                _put(self._folders["memory"] / "memory.swap.max", 0)
+
+    def _processes(self) -> list[int]:
+        with suppress(OSError):
+            return [int(line) for line in (self._folders["pids"] / "cgroup.procs").read_text().split()]
+        return []
+
+    def _take_down(self) -> bool:
+        for folder in set(self._folders.values()):
+            with suppress(FileNotFoundError):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return False
+        return True
+
+
+def remove_left_over_groups() -> None:
+    """Remove the groups of meshes that were killed."""
+    version = 2 if (_ROOT / "cgroup.controllers").exists() else 1
+    for parents in _parents(version):
+        for parent in set(parents.values()):
+            for folder in parent.glob(f"{_PREFIX}*-*"):
+                if not Path(f"/proc/{folder.name.removeprefix(_PREFIX).partition('-')[0]}").exists():
+                    with suppress(OSError):
+                        folder.rmdir()
+
+
+async def watch(process: int, limits: BoxLimits, end: Callable[[Overrun], None]) -> None:
+    """Call `end` once what a process started, and it, use more than the limits. Looks four times a second."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        used = await asyncio.to_thread(_use_of, process)
+        if used.threads > limits.processes + _STARTING:
+            return end("processes")
+        if used.kilobytes > limits.memory_mb * 1024:
+            return end("memory")
+
+
+def threads_of_user() -> int:
+    """The threads that this user runs now: the kernel's limit of a user's processes counts all of them.
+
+    Reads all of /proc, so call it in a thread.
+    """
+    return sum(status.threads for status in _statuses() if status.user == os.getuid())
+
+
+class _Use(NamedTuple):
+    threads: int
+    kilobytes: int
+
+
+class _Status(NamedTuple):
+    process: int
+    parent: int
+    user: int
+    threads: int
+    kilobytes: int
+
+
+def _use_of(process: int) -> _Use:
+    statuses = {status.process: status for status in _statuses()}
+    below = [status for status in statuses.values() if process in _ancestors(status, statuses)]
+    return _Use(sum(status.threads for status in below), sum(status.kilobytes for status in below))
+
+
+def _ancestors(status: _Status, statuses: dict[int, _Status]) -> Iterator[int]:
+    visited = set[int]()
+    while status.process not in visited:
+        visited.add(status.process)
+        yield status.process
+        status = statuses.get(status.parent, status)
+
+
+def _statuses() -> Iterator[_Status]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError, KeyError):
+                fields = dict(
+                    line.split(":\t", 1) for line in Path(f"/proc/{entry}/status").read_text().splitlines()
+                )
+                amounts = [fields.get(name, "0").split()[0] for name in ("RssAnon", "RssShmem")]
+                user, threads = fields["Uid"].split()[0], fields["Threads"]
+                yield _Status(
+                    int(entry), int(fields["PPid"]), int(user), int(threads), sum(map(int, amounts))
+                )
+
+
+def _parents(version: int) -> Iterator[dict[str, Path]]:
+    """The groups below which one may be made: our own, and the top."""
+    own = _own_groups()
+    if version == 2:
+        for place in (own.get("", "/"), "/"):
+            folder = _ROOT / place.lstrip("/")
+            yield {"memory": folder, "pids": folder}
+    elif (_ROOT / "memory").is_dir() and (_ROOT / "pids").is_dir():
+        yield {kind: _ROOT / kind / own.get(kind, "/").lstrip("/") for kind in ("memory", "pids")}
+        yield {kind: _ROOT / kind for kind in ("memory", "pids")}
+
+
+def _own_groups() -> dict[str, str]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return {}
+    entries = [line.split(":", 2) for line in lines]
+    return {kind: place for _, kinds, place in entries for kind in kinds.split(",")}
+
+
+def _put(file: Path, value: int) -> None:
+    with file.open("r+") as opened:
+        opened.write(str(value))

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
-from meshwright.sandbox.environment import Interpreter
+from meshwright.sandbox.execution import Interpreter
 from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import ToolContext, tool
