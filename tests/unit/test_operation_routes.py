@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from meshwright.core.access import Role
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation, operation_of, operations_of
+from meshwright.core.operations import NO_STORE, Rule, operation, operation_of, operations_of
 from meshwright.edges.http.errors import CALLER, handle_errors
 from meshwright.edges.http.operation_routes import make_routes
 from meshwright.identity.operations import Acting
@@ -33,7 +33,7 @@ class Paint(BaseModel):
 class Painting(Acting):
     """Paints things."""
 
-    @operation(_ADMIN, "POST /things/{thing_id}/paint", "Paint", tag="paint", status=201, no_store=True)
+    @operation(_ADMIN, "POST /things/{thing_id}/paint", "Paint", tag="paint", status=201, headers=NO_STORE)
     async def paint(
         self, thing_id: Identifier, *, color: Annotated[str, Field(max_length=9)], coats: int = 1
     ) -> Paint:

@@ -8,18 +8,18 @@
 
 The method checks the rule before it runs. The HTTP route, its request and its description follow from the
 declaration and from the signature: parameters that the path names are in the path, others in the body of a
-POST or PUT and in the query of other methods.
+POST, PUT or PATCH and in the query of other methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import wraps
 from inspect import isfunction, signature
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.access import Role, granted, in_order
 from meshwright.core.errors import Forbidden, MeshError, Unauthenticated
@@ -29,8 +29,11 @@ ADMIN_REMEDY = (
     "Use `mesh keys` on the mesh's machine, or send Authorization: Bearer with the text of admin.token "
     "in its data folder"
 )
-_RESPONSE = "Successful Response"
+NO_STORE = {"Cache-Control": "no-store"}
+"""Headers of an answer that no cache keeps."""
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+Limit = Annotated[int, Field(ge=1, le=500)]
+"""How many items a page may have."""
 
 
 class Strict(BaseModel):
@@ -82,86 +85,68 @@ class Rule(NamedTuple):
         return f"{words}, of all tenants." if self.all_tenants else f"{words}."
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OperationSpec:
-    """The declaration of a method; `operation` documents the fields. `method` does not check the rule."""
-
-    rule: Rule
-    method: Callable[..., Any]
-    route: str = ""
-    summary: str = ""
-    name: str = ""
-    tag: str = ""
-    status: int = 200
-    response: str = _RESPONSE
-    errors: Mapping[int, str] = field(default_factory=dict)
-    request: str | type[BaseModel] = ""
-    about: str = ""
-    no_store: bool = False
-
-    @property
-    def takes_caller(self) -> bool:
-        """Whether the method takes the caller as a parameter, and so is one of a part of the mesh."""
-        return "caller" in signature(self.method).parameters
-
-
-def operation(
-    rule: Rule,
-    route: str = "",
-    summary: str = "",
-    *,
-    name: str = "",
-    tag: str = "",
-    status: int = 200,
-    response: str = _RESPONSE,
-    errors: Mapping[int, str] | None = None,
-    request: str | type[BaseModel] = "",
-    about: str = "",
-    no_store: bool = False,
-) -> Callable[[MethodT], MethodT]:
     """Declares an operation: a method of an object with a `caller`, or one with a parameter `caller`.
 
-    `route` is like `POST /keys/{key_id}/rotate`; without one an edge writes the route by hand. The document
-    of the API lists it below `tag`, and makes its id from `name`, by default that of the method. It answers
-    with `status`, described by `response`, or with a problem of `errors`; with `no_store` no cache keeps
-    that.
+    `route` is like `POST /keys/{key_id}/rotate`; without one an edge writes the route by hand. Fields behind
+    a `?`, as in `POST /drain?wait`, are in the query. The document of the API lists it below `tag`, by
+    default that of its router, and makes its id from `name`, by default that of the method.
+
+    It answers with `status`, described by `response`, or with a problem of `errors`. With a text for
+    `created` the method returns an answer and whether that is new, in which case the status is 201. Values of
+    `headers` are formats of the answer, like `/keys/{0.id}`.
 
     `request` is the model of the body or the query, if the signature does not have all of it: the method gets
     its fields, without those that are excluded. A text is the name of the model that follows from the
     signature, and `about` describes it.
     """
 
-    def declare(method: MethodT) -> MethodT:
-        names = list(signature(method).parameters)
-        position = names.index("caller") - 1 if "caller" in names else None
+    rule: Rule
+    route: str = ""
+    summary: str = ""
+    _: KW_ONLY
+    name: str = ""
+    tag: str = ""
+    status: int = 200
+    response: str = "Successful Response"
+    created: str = ""
+    errors: Mapping[int, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    request: str | type[BaseModel] = ""
+    about: str = ""
+    method: Callable[..., Any] = field(init=False)
+    """The method without the check of the rule."""
+    takes_caller: bool = field(init=False)
+    """Whether the method takes the caller as a parameter, and so is one of a part of the mesh."""
+
+    @property
+    def target(self) -> tuple[str, str, str]:
+        """The verb, the path and the names of fields in the query of the route."""
+        verb, _, address = self.route.partition(" ")
+        path, _, query = address.partition("?")
+        return verb, path, query
+
+    def __call__(self, method: MethodT) -> MethodT:
+        """Declares a method: it checks the rule before it runs."""
+        names, rule = list(signature(method).parameters), self.rule
+        self.method, self.name, self.takes_caller = method, self.name or method.__name__, "caller" in names
+        position = names.index("caller") - 1 if self.takes_caller else None
 
         @wraps(method)
-        def check_first(self: Any, *args: Any, **fields: Any) -> Any:
+        def check_first(target: Any, /, *args: Any, **fields: Any) -> Any:
             if position is None:
-                caller = self.caller
+                caller = target.caller
             else:
                 caller = fields["caller"] if "caller" in fields else args[position]
             rule.check(caller)
-            return method(self, *args, **fields)
+            return method(target, *args, **fields)
 
-        declared = OperationSpec(
-            rule,
-            method,
-            route,
-            summary,
-            name or method.__name__,
-            tag,
-            status,
-            response,
-            errors or {},
-            request,
-            about,
-            no_store,
-        )
-        check_first.operation = declared  # type: ignore[attr-defined]
+        check_first.operation = self  # type: ignore[attr-defined]
         return cast(MethodT, check_first)
 
-    return declare
+
+operation = OperationSpec
 
 
 def operation_of(method: Callable[..., Any]) -> OperationSpec:

@@ -15,6 +15,7 @@ from meshwright.core.ids import Identifier, new_id
 from meshwright.core.messages import Caller
 from meshwright.core.money import ZERO, Budget, Dollars, OnEmpty
 from meshwright.core.operations import (
+    NO_STORE,
     Rule,
     Strict,
     operation,
@@ -341,7 +342,7 @@ class Administration(Acting):
         status=201,
         response=_KEY_ONCE,
         errors=_NOT_ADMIN,
-        no_store=True,
+        headers=NO_STORE,
         request="KeyRequest",
         about=_NEW_KEY,
     )
@@ -417,7 +418,7 @@ class Administration(Acting):
         status=201,
         response=_KEY_ONCE,
         errors=_NO_KEY | {409: "It was revoked or rotated."} | _NOT_ADMIN,
-        no_store=True,
+        headers=NO_STORE,
         request="RotateRequest",
         about="""How long both keys are good, and after how long the new one expires, like `1h` and `30d`.
 

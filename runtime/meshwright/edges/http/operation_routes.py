@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from inspect import Parameter, Signature, isawaitable, signature
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError, create_model
@@ -41,7 +41,6 @@ class OperationEndpoint(Endpoint):
         super().__init__(operation.rule)
         self._kind = kind
         self._operation = operation
-        self._takes_caller = operation.takes_caller
         self.__name__ = self.__qualname__ = operation.name
         self.__doc__ = operation.method.__doc__
 
@@ -57,7 +56,7 @@ class OperationEndpoint(Endpoint):
             self.rule.check(caller, does)
             values = dict(request.query_params)
         arguments = self._arguments(request.path_params, values)
-        if self._takes_caller:
+        if declared.takes_caller:
             target, arguments[_CALLER] = mesh.get(self._kind), caller
         else:
             target = self._kind(mesh, caller)
@@ -66,8 +65,12 @@ class OperationEndpoint(Endpoint):
         answer = declared.method(target, **arguments)
         if isawaitable(answer):
             answer = await answer
-        headers = {"Cache-Control": "no-store"} if declared.no_store else None
-        return JsonLine(answer, declared.status, headers)
+        status = declared.status
+        if declared.created:
+            answer, is_new = answer
+            status = 201 if is_new else status
+        headers = {name: value.format(answer) for name, value in declared.headers.items()}
+        return JsonLine(answer, status, headers) if status != 204 else Response(None, status, headers)
 
     async def check_early(self, request: Request) -> None:
         """Raises what the operation is sure to raise, whatever its body says."""
@@ -91,8 +94,8 @@ class OperationEndpoint(Endpoint):
     @cached_property
     def _models(self) -> _RequestModels:
         declared = self._operation
-        verb, path = declared.route.split()
-        has_body = verb in ("POST", "PUT")
+        verb, path, query = declared.target
+        has_body = verb in ("POST", "PUT", "PATCH") and not query
         parameters = dict(list(signature(declared.method).parameters.items())[1:])
         hints = get_type_hints(declared.method, include_extras=True)
         in_path = {name: (hints[name], ...) for name in parameters if f"{{{name}}}" in path}
@@ -120,13 +123,20 @@ class OperationEndpoint(Endpoint):
         hints = get_type_hints(self._operation.method, include_extras=True)
         annotations: dict[str, Any] = {}
         if models.path is not None:
-            annotations |= {name: Annotated[hints[name], Path()] for name in models.path.model_fields}
+            for name, field in models.path.model_fields.items():
+                annotations[name] = Annotated[hints[name], Path(description=field.description)]
         if models.fields is not None:
             annotations["request"] = models.fields if models.has_body else Annotated[models.fields, Query()]
         return Signature(
             [Parameter(name, Parameter.KEYWORD_ONLY, annotation=hint) for name, hint in annotations.items()],
-            return_annotation=hints["return"],
+            return_annotation=self.answer,
         )
+
+    @property
+    def answer(self) -> Any:
+        """The type of the answer."""
+        hint = get_type_hints(self._operation.method, include_extras=True)["return"]
+        return get_args(hint)[0] if self._operation.created else hint
 
 
 def _model(name: str, fields: Mapping[str, Any], about: str = "") -> type[BaseModel]:
@@ -146,25 +156,31 @@ def _read_part(
         return None
 
 
-def make_routes(kind: type[Any], *tags: str) -> APIRouter:
-    """Makes a router with the operations of a class below some tags; `make_router` says how it answers."""
-    router = make_router()
+def make_routes(kind: type[Any], *tags: str, **options: Any) -> APIRouter:
+    """Makes a router with the operations of a class below some tags; those without one have the first.
+
+    `make_router` documents the options and says how it answers.
+    """
+    router = make_router(**options)
     for declared in operations_of(kind).values():
-        if declared.route and declared.tag in tags:
-            add_operation(router, kind, declared)
+        if declared.route and (declared.tag or tags[0]) in tags:
+            add_operation(router, kind, declared, tags[0])
     return router
 
 
-def add_operation(router: APIRouter, kind: type[Any], declared: OperationSpec) -> None:
-    """Adds the route of an operation."""
-    verb, path = declared.route.split()
+def add_operation(router: APIRouter, kind: type[Any], declared: OperationSpec, tag: str) -> None:
+    """Adds the route of an operation, below its own tag or another one."""
+    verb, path, _ = declared.target
+    endpoint, responses = OperationEndpoint(kind, declared), problems(dict(declared.errors))
+    if declared.created:
+        responses[201] = {"model": endpoint.answer, "description": declared.created}
     router.add_api_route(
         path,
-        OperationEndpoint(kind, declared),
+        endpoint,
         methods=[verb],
         status_code=declared.status,
         summary=declared.summary,
-        tags=[declared.tag] if declared.tag else None,
-        responses=problems(dict(declared.errors)),
+        tags=[declared.tag or tag],
+        responses=responses,
         response_description=declared.response,
     )
