@@ -18,7 +18,7 @@ from meshwright.ledger.charging import AccountClient
 from meshwright.ledger.component import Accounting
 from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.run.settling import settle_calls
+from meshwright.run.earlier import settle_calls
 from meshwright.work import Work, worker
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.worker import Settler, SettleResult

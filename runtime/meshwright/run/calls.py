@@ -35,12 +35,12 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
+from meshwright.run.earlier import settlements_in
 from meshwright.run.files import AttachedFiles, check_size
 from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
 from meshwright.run.replies import Deltas
-from meshwright.run.settling import settlements_in
 from meshwright.run.state import RunState
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent

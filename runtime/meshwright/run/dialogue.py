@@ -1,4 +1,7 @@
-"""The dialogue of a run with its model: replies and calls of tools, until there is an answer."""
+"""The dialogue of a run with its model: replies and calls of tools, until there is an answer.
+
+After it, at most one lesson for later runs, by one call of the compression model.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic
 
+from meshwright.core.errors import MeshError
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run.calls import ModelCalls
 from meshwright.run.files import files_in, parts_of_result
 from meshwright.run.limits import Limit, Repeats, reached
+from meshwright.run.memories import NewMemory, remembered
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.reflection import reflect
 from meshwright.run.replies import (
     ANSWER_NOW,
     CONTINUE,
@@ -39,7 +43,7 @@ from meshwright.run.tool_calls import (
     too_many_calls,
 )
 from meshwright.run.tool_chain import call_tool
-from meshwright.run.window import ContextWindow
+from meshwright.run.window import ContextWindow, material
 from meshwright.tools.tool import Tool
 from meshwright.work.paths import ProgressEvent
 
@@ -262,3 +266,36 @@ def _side_by_side(calls: Sequence[ToolCall], tools: Mapping[str, Tool]) -> Itera
             group.append(call)
     if group:
         yield group
+
+
+_MATERIAL_TOKENS = 4_000
+_MAX_TOKENS = 200
+_MAX_CHARS = 600
+
+
+async def reflect(state: RunState, calls: ModelCalls, messages: Sequence[ChatMessage]) -> None:
+    """Remember one lesson of a run for its agent, where a model finds one; a step of the journal.
+
+    It is quarantined where the run has read text from outside. A run succeeds without its lesson.
+    """
+    await state.journal.step("reflect", {}, lambda: _reflected(state, calls, messages))
+
+
+async def _reflected(
+    state: RunState, calls: ModelCalls, messages: Sequence[ChatMessage]
+) -> dict[str, str | None]:
+    """The lesson and what came of it, for people who look at the step."""
+    lesson, error = await state.services.context.reflect(
+        material(messages, _MATERIAL_TOKENS),
+        max_tokens=_MAX_TOKENS,
+        context=calls.context(state.journal.inside),
+    )
+    if lesson is None:
+        return {"lesson": None, "result": error}
+    if len(lesson) > _MAX_CHARS:
+        return {"lesson": None, "result": f"it has {len(lesson):,} characters"}
+    try:
+        result = await remembered(state, NewMemory(lesson, "agent", "procedure"), has_asked=True)
+    except MeshError as failed:  # as of a database that is away: the answer matters more
+        result = str(failed)
+    return {"lesson": lesson, "result": result}

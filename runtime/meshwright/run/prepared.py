@@ -21,7 +21,7 @@ from meshwright.core.messages import SenderContext, Task, TaskVariant
 from meshwright.core.money import MILLION, Price
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.prompts import PromptContext
-from meshwright.run.changes import earlier_changes
+from meshwright.run.earlier import earlier_changes
 from meshwright.run.files import files_of
 from meshwright.run.memories import recalled
 from meshwright.run.state import RunState

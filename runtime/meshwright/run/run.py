@@ -17,9 +17,9 @@ from meshwright.models.port import ChatMessage, ToolCall
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import UnawaitedCalls, noted
 from meshwright.run.calls import ModelCalls, RunUsage
-from meshwright.run.changes import EarlierChange, EarlierChanges, earlier_changes
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogue
+from meshwright.run.earlier import EarlierChange, EarlierChanges, earlier_changes
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
 from meshwright.run.memories import NewMemory, recalled, remembered
 from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of

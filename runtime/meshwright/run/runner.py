@@ -18,16 +18,15 @@ from meshwright.models.structure import check_answer
 from meshwright.run.author import UnawaitedCalls, fault_of, result_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.delegation import Knowledge
+from meshwright.run.earlier import settle_calls
 from meshwright.run.limits import StepTime, step_timeout
 from meshwright.run.masks import Masks
 from meshwright.run.memories import count_cited
-from meshwright.run.outputs import Outputs
-from meshwright.run.people import waits_for
 from meshwright.run.prepared import question_of
 from meshwright.run.run import Run
-from meshwright.run.settling import settle_calls
 from meshwright.run.state import RunState, Services
-from meshwright.run.tool_calls import same_tools
+from meshwright.run.steps import waits_for
+from meshwright.run.tool_calls import Outputs, same_tools
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
 from meshwright.work import Complete, Journal, RunSuspended, Work

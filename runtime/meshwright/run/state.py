@@ -35,7 +35,7 @@ from meshwright.prompts import PromptSources
 from meshwright.run.delegation import Delegation, Knowledge
 from meshwright.run.limits import Parking, StepTime
 from meshwright.run.masks import Masks
-from meshwright.run.outputs import Outputs
+from meshwright.run.tool_calls import Outputs
 from meshwright.tools.chain import ToolChain
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.tools.tool import Tool
