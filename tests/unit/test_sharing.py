@@ -1,7 +1,7 @@
 """Which tasks a worker hands over."""
 
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.sharing import shares
+from meshwright.work.duties import shares
 from meshwright.work.slots import Offer, SlotTable
 
 

@@ -13,8 +13,7 @@ from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.scoring import must_start_over
-from meshwright.work.earlier import read_continued
-from meshwright.work.forks import read_origin
+from meshwright.work.earlier import read_continued, read_origin
 from meshwright.work.protocol import Begin
 from meshwright.work.record import Attempt, TaskRecord, journals_of, thread_ref
 

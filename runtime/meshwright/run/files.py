@@ -21,8 +21,7 @@ from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import MAX_RESULT_CHARS
-from meshwright.work.earlier import read_steps
-from meshwright.work.forks import read_forked
+from meshwright.work.earlier import read_forked, read_steps
 from meshwright.work.record import journals_of, read_task
 
 _MAX_FILES = 16

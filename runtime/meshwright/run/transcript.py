@@ -41,8 +41,7 @@ from meshwright.run.recorded import (
 from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.approval import arguments_text
 from meshwright.tools.limited import cut
-from meshwright.work.earlier import read_steps
-from meshwright.work.forks import read_forked
+from meshwright.work.earlier import read_forked, read_steps
 from meshwright.work.journal import hash_of
 from meshwright.work.people import asked_about
 from meshwright.work.protocol import Wait, steps_stream

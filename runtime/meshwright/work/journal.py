@@ -40,10 +40,10 @@ from meshwright.work.earlier import (
     Earlier,
     changing_steps,
     read_continued,
+    read_forked,
     read_steps,
     unspent_answers,
 )
-from meshwright.work.forks import read_forked
 from meshwright.work.paths import ClaimRecords, OpenStep, Paths, ProgressEvent, Scope, hash_of, identity_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, claim_stream

@@ -21,6 +21,7 @@ from meshwright.core.messages import ENDED, Event, Fault, Outcome
 from meshwright.core.task_events import WorkStopping
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.work.duties import Reviews
 from meshwright.work.earlier import has_steps
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import (
@@ -35,7 +36,6 @@ from meshwright.work.protocol import (
     tenant_of,
 )
 from meshwright.work.record import MAX_STALLED_CLAIMS, DispatchedTask, ThreadState, unsuccessful
-from meshwright.work.review import Reviews
 from meshwright.work.slots import SUSPECT_CLAIMS, Offer, Review, SlotTable, Suspects, Watch, Withdraw
 from meshwright.work.waits import RunSuspended
 
