@@ -23,7 +23,7 @@ from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.ledger.settings import LedgerSettings
 from meshwright.mesh import Mesh
-from meshwright.models.adapt import AdaptedModel
+from meshwright.models.adapt import AdaptedModel, CallSpans
 from meshwright.models.cache import CachedModel, cached, check_redis
 from meshwright.models.circuits import (
     COOLED_DOWN,
@@ -54,7 +54,6 @@ from meshwright.models.providers import convention_name
 from meshwright.models.routing import deployment_id
 from meshwright.models.select import PREFIX, AgentModels, ConfigurableModel, ConfiguredModels, choose_model
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.spans import CallSpans
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
