@@ -9,7 +9,7 @@ import pytest
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge
 from meshwright.tools import FileTools, ToolSettings, tools_of
 from meshwright.tools import toolset as workspace_module
-from meshwright.tools.files import path_matches
+from meshwright.tools.workspace import path_matches
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_li
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.core.redaction import redact
 from meshwright.parts import ours
+from meshwright.tools.chain import ToolWrapper
 from meshwright.tools.functions import tools_of
 from meshwright.tools.limited import ToolThreads
-from meshwright.tools.tool import Tool, ToolContext, ToolWrapper
+from meshwright.tools.tool import Tool, ToolContext
 from meshwright.tools.toolset import Toolset, ToolSettings
 
 _logger = logging.getLogger("meshwright.toolsets")

@@ -227,6 +227,7 @@ def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessa
 def _json(value: Any) -> str:
     return to_json(value, fallback=plain).decode()
 
+
 # Spans: docs/traces.md has the attributes, with the source of each name.
 
 

@@ -150,12 +150,7 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         "Check the name of the model and the base URL",
     ),
     (lambda fault: fault.status < 400, ModelRefused, ": a redirect", "Set the base URL to where it leads"),
-    (
-        lambda fault: bool(fault.quotation),
-        ModelRefused,
-        ": it rejected the request",
-        _REJECTED,
-    ),
+    (lambda fault: bool(fault.quotation), ModelRefused, ": it rejected the request", _REJECTED),
     (
         lambda fault: True,
         ModelRefused,

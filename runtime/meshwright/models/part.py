@@ -8,8 +8,6 @@ PART = Part(
     component="component:ModelsComponent",
     settings="settings:ModelsSettings",
     events="event_types:EVENTS",
-    commands={
-        "models": "Show groups, deployments, tags and prices; say where a call goes.",
-    },
+    commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
     heading="Mesh",
 )

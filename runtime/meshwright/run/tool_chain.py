@@ -31,10 +31,11 @@ from meshwright.tools.chain import (
     ToolChain,
     ToolInvocation,
     ToolLink,
+    ToolWrapper,
     chained,
 )
 from meshwright.tools.limited import plain_result, within_limits
-from meshwright.tools.tool import Tool, ToolContext, ToolWrapper
+from meshwright.tools.tool import Tool, ToolContext
 from meshwright.work.paths import OpenStep
 
 _MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something

@@ -1,12 +1,11 @@
 """Tools of agents: the `@tool` decorator, and toolsets for files, web pages and git."""
 
-from meshwright.tools.chain import ToolCallWrapper, ToolInvocation, ToolLink
-from meshwright.tools.files import FileTools
+from meshwright.tools.chain import ToolCallWrapper, ToolInvocation, ToolLink, ToolWrapper
 from meshwright.tools.functions import FunctionTool, delegate_tool, recall_tool, remember_tool, tools_of
-from meshwright.tools.git import GitTools
-from meshwright.tools.tool import Tool, ToolContext, ToolWrapper, tool
+from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.tools.web import WebTools
+from meshwright.tools.workspace import FileTools, GitTools
 
 __all__ = [
     "FileTools",

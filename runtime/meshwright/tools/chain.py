@@ -1,4 +1,4 @@
-"""The chain that every call of a tool passes: its positions, and the wrappers of components at them."""
+"""Wrappers of tools: of one tool, and of every call, at the positions of the chain that it passes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,39 @@ from typing_extensions import TypeVar
 
 from meshwright.core.errors import ConfigError
 from meshwright.tools.tool import Tool, ToolContext
+
+
+class ToolWrapper(Tool):
+    """Base of a tool around another: it looks the same, and calls it. Override `call` to do more."""
+
+    def __init__(self, inner: Tool) -> None:
+        self.inner = inner
+        self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
+        self.idempotent, self.timeout = inner.idempotent, inner.timeout
+        self.exclusive = inner.exclusive
+        self.needs_approval = inner.needs_approval
+        self.effect, self.origin, self.network = inner.effect, inner.origin, inner.network
+        self.contained = inner.contained
+        self.min_window_tokens = inner.min_window_tokens
+        self.max_chars, self.target = inner.max_chars, inner.target
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Call the inner tool."""
+        return await self.inner.call(arguments, context)
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether the inner tool has one."""
+        return self.inner.has_preview
+
+    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
+        """The inner tool's preview."""
+        return await self.inner.preview(arguments, context)
+
+    def validated(self, arguments: str) -> dict[str, Any]:
+        """The inner tool's arguments."""
+        return self.inner.validated(arguments)
+
 
 ToolPosition = Literal[
     "approve", "journal", "time", "trace", "taint", "result", "check", "mask", "files", "limit"

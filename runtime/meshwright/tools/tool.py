@@ -23,17 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    Protocol,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    get_args,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack, get_args, overload
 
 from pydantic_core import from_json
 
@@ -397,38 +387,6 @@ class Tool(ABC):
             errors = "; ".join(f"{path or 'arguments'}: {message}" for path, message in problems[:MAX_ERRORS])
             raise InvalidInput(f"{self.name} was not run: {errors}", field=problems[0].path or "arguments")
         return values
-
-
-class ToolWrapper(Tool):
-    """Base of a tool around another: it looks the same, and calls it. Override `call` to do more."""
-
-    def __init__(self, inner: Tool) -> None:
-        self.inner = inner
-        self.name, self.description, self.parameters = inner.name, inner.description, inner.parameters
-        self.idempotent, self.timeout = inner.idempotent, inner.timeout
-        self.exclusive = inner.exclusive
-        self.needs_approval = inner.needs_approval
-        self.effect, self.origin, self.network = inner.effect, inner.origin, inner.network
-        self.contained = inner.contained
-        self.min_window_tokens = inner.min_window_tokens
-        self.max_chars, self.target = inner.max_chars, inner.target
-
-    async def call(self, arguments: str, context: ToolContext) -> Any:
-        """Call the inner tool."""
-        return await self.inner.call(arguments, context)
-
-    @property
-    def has_preview(self) -> bool:
-        """Whether the inner tool has one."""
-        return self.inner.has_preview
-
-    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
-        """The inner tool's preview."""
-        return await self.inner.preview(arguments, context)
-
-    def validated(self, arguments: str) -> dict[str, Any]:
-        """The inner tool's arguments."""
-        return self.inner.validated(arguments)
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

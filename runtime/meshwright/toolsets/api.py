@@ -11,9 +11,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.tools.git import REVISION, GitTools
 from meshwright.tools.tool import ToolContext, tool
 from meshwright.tools.toolset import Toolset
+from meshwright.tools.workspace import REVISION, GitTools
 from meshwright.toolsets.yaml_text import Unreadable, read_yaml
 from meshwright.trees.tree import Tree
 

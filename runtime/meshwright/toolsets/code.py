@@ -19,9 +19,9 @@ from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.sandbox.port import BoxLimits, SandboxResult
-from meshwright.tools.files import path_matches
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tools.workspace import path_matches
 from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
 from meshwright.trees.tree import Tree
 

@@ -223,14 +223,7 @@ class Cloudflare(RestPart):
         await self._answer("GET", "zones", params={"per_page": 5})
 
     async def _set(
-        self,
-        zone: str,
-        type: str,
-        name: str,
-        content: str,
-        was: str,
-        ttl: int | None,
-        proxied: bool | None,
+        self, zone: str, type: str, name: str, content: str, was: str, ttl: int | None, proxied: bool | None
     ) -> _RecordChange:
         self._check_name(zone, name)
         if ttl is not None and _AUTOMATIC < ttl < 30:

@@ -167,11 +167,7 @@ class KubeReadTools(Toolset):
 
     @tool(idempotent=True, effect="read", origin="outside", max_chars=_MAX_CHARS)
     async def kube_events(
-        self,
-        namespace: Namespace = "",
-        name: _MaybeName = "",
-        since: str = "1h",
-        cluster: Cluster = "",
+        self, namespace: Namespace = "", name: _MaybeName = "", since: str = "1h", cluster: Cluster = ""
     ) -> list[dict[str, Any]]:
         """List the latest events of a cluster, the newest first, 100 at most.
 
@@ -200,10 +196,7 @@ class KubeReadTools(Toolset):
 
     @tool(idempotent=True, effect="read")
     async def kube_top(
-        self,
-        kind: Literal["pods", "nodes"] = "pods",
-        namespace: Namespace = "",
-        cluster: Cluster = "",
+        self, kind: Literal["pods", "nodes"] = "pods", namespace: Namespace = "", cluster: Cluster = ""
     ) -> str:
         """Show the processor time and memory that pods or nodes use now, where the cluster measures it.
 

@@ -119,13 +119,7 @@ def _tavily(query: SearchQuery) -> Mapping[str, Any]:
 
 ENGINES: Mapping[str, Engine] = {
     "searxng": Engine(
-        "",
-        "GET",
-        ("search",),
-        _BEARER,
-        _searxng,
-        ("results",),
-        ("title", "url", "content", "publishedDate"),
+        "", "GET", ("search",), _BEARER, _searxng, ("results",), ("title", "url", "content", "publishedDate")
     ),
     "brave": Engine(
         "https://api.search.brave.com",
