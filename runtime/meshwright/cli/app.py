@@ -71,11 +71,13 @@ _OWN = {
     ),
     "inbox": _Command("cli.work", "List what waits for a person, show one, answer it.", _WORK),
     "events": _Command("cli.timeline", "Show events, oldest first.", _WORK),
-    "agents": _Command("cli.checks", "List agents with their capabilities and status."),
+    "agents": _Command("agents.commands", "List agents with their capabilities and status."),
     "worker": _Command("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
     "check": _Command("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
     "mqtt": _Command("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
-    "bridge": _Command("cli.bridge", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION),
+    "bridge": _Command(
+        "bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
+    ),
     "completion": _Command(
         "cli.completion",
         "Print the script that completes commands, agents and ids in a shell.",
@@ -89,7 +91,7 @@ _OWN = {
     "doctor": _Command(
         "cli.checks", "Check the project and what its components depend on.", _MESH, "check project"
     ),
-    "prompts": _Command("cli.checks", "Check the prompt files, and show their versions in git."),
+    "prompts": _Command("agents.commands", "Check the prompt files, and show their versions in git."),
 }
 COMMANDS = _OWN | {
     name: _Command(

@@ -1,41 +1,31 @@
-"""The commands that look at the project: its agents, prompts, webhooks, broker rights, and `mesh doctor`."""
+"""The commands that check the project and what it depends on: `mesh doctor` and `mesh check`; `mesh mqtt`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.agents.display import AGENTS
-from meshwright.agents.event_types import code_changed
-from meshwright.cli import prompt_history
-from meshwright.cli.completion import named
-from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
-from meshwright.cli.nouns import Noun, group_of
-from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, labelled, styled, terminal_width, wrapped
-from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust, trust_option
+from meshwright.agents.commands import agents, prompts
+from meshwright.cli.connect import running_mesh
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import data_option
+from meshwright.cli.output import styled, terminal_width, wrapped
+from meshwright.cli.project import require_trust, trust_option
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import Document, ahead
-from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
-from meshwright.core.schema import described_fields
+from meshwright.core.display import ahead
+from meshwright.core.errors import ConfigError, MeshError, in_one_line
 from meshwright.edges.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from meshwright.component import Check
-    from meshwright.core.messages import TaskStatus
     from meshwright.events.status import MeshStatus
-    from meshwright.events.tasks import TaskSummary
     from meshwright.settings import Settings
 
 _CHECK_SECONDS = 10.0
 _SENTENCE_AT = 18  # the column, behind verdict and name
-_BEGUN: tuple[TaskStatus, ...] = ("running", "waiting")
-_MAX_TASKS = 10_000
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
@@ -43,128 +33,6 @@ def _settings(data: Path | None = None) -> Settings:
     from meshwright.settings import load_settings
 
     return load_settings(Path(), data_dir=data)
-
-
-def _all_agents(target: Target) -> list[Document]:
-    """The agents of the mesh that runs, else those that the project declares."""
-
-    async def find() -> list[Document]:
-        chosen = target.url or _settings(target.data)
-        async with running_mesh(chosen, tenant=target.tenant) as mesh:
-            if mesh is not None:
-                say_asked(mesh.where)
-                return await mesh.client.items(AGENTS.path)
-        assert not isinstance(chosen, str)
-        unseen = {"status": "not running", "last_seen": None}
-        return [{**document(agent), **unseen} for agent in _declared(chosen).agents]
-
-    return asyncio.run(find())
-
-
-agents = group_of(AGENTS, _all_agents)
-
-
-@agents.command("show")
-@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
-@json_option
-@mesh_options
-def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
-    """Show one agent: its status, its prompt, what it can do, and the fields of payloads that it takes."""
-    by_id = {agent["agent_id"]: agent for agent in _all_agents(target)}
-    if agent_id not in by_id:
-        likely = nearest(agent_id, by_id)
-        remedy = f"did you mean: mesh agents show {likely}" if likely else "mesh agents lists those there are"
-        raise NotFound(f"No agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
-    agent = by_id[agent_id]
-    if as_json:
-        echo_json(agent)
-        return
-    rows = [(column.head, column.cell(agent)) for column in AGENTS.columns if column.field != "capabilities"]
-    about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
-    states = (agent.get("metadata") or {}).get("toolsets") or {}
-    toolsets = [("toolset", f"{name}: {state}") for name, state in states.items()]
-    takes = [
-        ("payload", f"{capability['name']}: {line}")
-        for capability in agent["capabilities"]
-        for line in described_fields(capability.get("input_schema"))
-    ]
-    click.echo(labelled(row for row in (*rows, *about, *toolsets, *takes) if row[1]))
-
-
-@agents.command("check")
-@mesh_options
-def _check_code(target: Target) -> int:
-    """Check whether open tasks began with other code than the agents of this folder have.
-
-    Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
-    where it asks for the same steps.
-    """
-    from meshwright.agents.loader import code_of
-    from meshwright.agents.shipped import project_agents
-
-    settings = _settings()
-    require_trust(settings)
-    loaded = project_agents(settings, Path.cwd())
-    now = {agent.agent_id: code_of(agent) for agent in loaded}
-
-    async def find(mesh: Connection) -> list[TaskSummary]:
-        lists = [await mesh.client.tasks(status=status, limit=_MAX_TASKS) for status in _BEGUN]
-        return [task for tasks in lists for task in tasks]
-
-    changed = [task for task in talk(target, find) if task.code not in (None, now.get(task.agent_id or ""))]
-    counts = Counter(task.agent_id or "" for task in changed)
-    once = Counter(task.agent_id or "" for task in changed if task.once)
-    lines = [code_changed(agent_id, count, once[agent_id]) for agent_id, count in counts.items()]
-    click.echo("\n".join(lines) or "No open task began with other code.")
-    return 1 if changed else 0
-
-
-@click.group(cls=Noun)
-def prompts() -> None:
-    """Check the prompt files, and show their versions in git."""
-
-
-prompt_history.add_to(prompts)
-
-
-@prompts.command("check")
-@json_option
-def _check(as_json: bool) -> int:
-    """Check the prompt files: what cannot be read, or would fail when an agent runs.
-
-    Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
-    """
-    from meshwright.agents.loader import prompts_folder
-    from meshwright.prompts import Prompts
-
-    settings = _settings()
-    declared = _declared(settings)
-    literal = {name: prompt for name, prompt in declared.prompts.items() if prompt.text}
-    prompts = Prompts(prompts_folder(Path.cwd(), settings), in_code=literal, own=declared.variables)
-    elsewhere = {*declared.prompts, *_prompts_of_packages(settings)}
-    names = {*prompts.names(), *elsewhere}
-    needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
-    problems = prompts.check(needed)
-    counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
-    if as_json:
-        fields = ("path", "line", "message", "remedy")
-        rows = [{name: getattr(problem, name) for name in fields} for problem in problems]
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
-    return 1 if problems else 0
-
-
-def _prompts_of_packages(settings: Settings) -> list[str]:
-    """The names of prompts that installed components bring, asked without the project's own code."""
-    from meshwright.core.plugins import COMPONENTS, installed
-
-    if not installed(COMPONENTS):
-        return []
-    from meshwright.app import build_mesh
-    from meshwright.prompts import PromptSources
-
-    return build_mesh(settings.without_unread(), agents=()).get(PromptSources).names()
 
 
 @click.command()
@@ -286,14 +154,6 @@ def _show(verdict: str, name: str, sentence: str) -> None:
     click.echo(f"{word}  {name:<10}  {text}")
 
 
-def _declared(settings: Settings) -> DeclaredAgents:
-    declared = declared_agents(settings)
-    if declared.unknown:
-        what = "what these declare is known only once they run, and a reading command runs nothing"
-        click.echo(f"mesh: note: {what}: {', '.join(map(str, declared.unknown))}", err=True)
-    return declared
-
-
 @click.group(cls=Noun, bare="project")
 def check() -> None:
     """Check the project, its prompts, its agents' code.
@@ -302,8 +162,9 @@ def check() -> None:
     """
 
 
-for verb, command in {"project": doctor, "prompts": _check, "code": _check_code}.items():
-    check.add_command(command, verb)
+check.add_command(doctor, "project")
+check.add_command(prompts.commands["check"], "prompts")
+check.add_command(agents.commands["check"], "code")
 
 
 @click.group(cls=Noun)
