@@ -13,9 +13,8 @@ import click
 
 from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import code_changed
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
-from meshwright.cli.nouns import Noun, group_of
+from meshwright.cli.nouns import Noun, group_of, named
 from meshwright.cli.options import Target, json_option, limit_option, mesh_options
 from meshwright.cli.output import document, echo_json, for_terminal, labelled, show, styled
 from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust

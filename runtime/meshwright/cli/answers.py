@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import OPEN, Many, many_options, refusal
 from meshwright.cli.inbox import answer_command, answer_of, find_question, is_for_money, short_name
+from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     JSON_OBJECT,
     JSON_VALUE,

@@ -79,7 +79,7 @@ _OWN = {
         "bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
     ),
     "completion": _Command(
-        "cli.completion",
+        "cli.nouns",
         "Print the script that completes commands, agents and ids in a shell.",
         _ADMINISTRATION,
     ),

@@ -11,10 +11,9 @@ from urllib.parse import quote
 import click
 
 from meshwright.cli import output
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, listed, talk, whole_id
 from meshwright.cli.filters import OPEN, Many, by_id, filter_options, given_filter, many_options, refusal
-from meshwright.cli.nouns import Noun
+from meshwright.cli.nouns import Noun, named
 from meshwright.cli.options import (
     DURATION,
     Target,

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import named
 from meshwright.cli.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
 from meshwright.cli.output import Line, TypedLines, for_terminal, styled
 from meshwright.cli.project import trust_option

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import click
 
 from meshwright.cli import output
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     Target,
     confirm,

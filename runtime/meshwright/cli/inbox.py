@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
+from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     Target,
     follow_option,

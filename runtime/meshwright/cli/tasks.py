@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import (
     ENDED,
@@ -21,6 +20,7 @@ from meshwright.cli.filters import (
     filter_options,
     given_filter,
 )
+from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     AMOUNT,
     FILE,

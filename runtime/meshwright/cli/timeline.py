@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.inbox import answer_of, question_lines
+from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     Target,
     follow_option,

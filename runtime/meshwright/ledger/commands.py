@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.cli.nouns import Noun, group_of
+from meshwright.cli.nouns import Noun, group_of, named
 from meshwright.cli.options import (
     AMOUNT,
     ON_EMPTY,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import talk
-from meshwright.cli.nouns import group_of
+from meshwright.cli.nouns import group_of, ids_of
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, labelled
 from meshwright.core.display import Document, local_time

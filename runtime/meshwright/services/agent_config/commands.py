@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import Noun, group_of
+from meshwright.cli.nouns import Noun, group_of, named
 from meshwright.cli.options import Number, Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json
 from meshwright.core.display import Document

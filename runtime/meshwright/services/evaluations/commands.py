@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of
+from meshwright.cli.nouns import group_of, ids_of, named
 from meshwright.cli.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json, table, terminal_width
 from meshwright.cli.project import trust_option

@@ -9,9 +9,8 @@ from urllib.parse import quote
 import click
 
 from meshwright.agents.settings import PromptsSettings
-from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of
+from meshwright.cli.nouns import group_of, ids_of
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json, for_terminal, show
 from meshwright.core.display import Column, Document, local_time

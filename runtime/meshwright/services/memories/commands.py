@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of
+from meshwright.cli.nouns import group_of, ids_of, named
 from meshwright.cli.options import Target, confirm, from_stdin, json_option, mesh_options
 from meshwright.cli.output import echo_json, labelled, show
 from meshwright.core.display import Document, local_time
