@@ -340,7 +340,7 @@ def test_a_task_ends_whose_failure_no_file_can_hold_as_it_is(tmp_path: Path) -> 
 
 LOGGING = """
 import logging, pathlib
-from meshwright.cli.logs import log_service
+from meshwright.cli.process import log_service
 log_service(pathlib.Path("data"), "", "auto")
 logging.getLogger("anyone").warning("nobody reads this")
 print("it goes on")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.cli.logs import log_commands, log_service, say
+from meshwright.cli.process import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
 from meshwright.core.logs import levels_of, log_about
 from meshwright.run.run import Run

@@ -1,4 +1,4 @@
-"""The commands that answer what waits for people, one question or many: `mesh approve`, `deny`, `answer`."""
+"""`mesh inbox`, and its commands that answer one question or many: approve, deny and answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import click
 
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import OPEN, Many, many_options, refusal
-from meshwright.cli.inbox import answer_command, answer_of, find_question, is_for_money, short_name
-from meshwright.cli.nouns import named
+from meshwright.cli.inbox import (
+    answer_command,
+    answer_of,
+    find_question,
+    is_for_money,
+    list_questions,
+    short_name,
+    show_question,
+)
+from meshwright.cli.nouns import Noun, named
 from meshwright.cli.options import (
     JSON_OBJECT,
     JSON_VALUE,
@@ -245,3 +253,16 @@ def _sent(verb: str, question: Question, view: TaskView | None, mesh: Connection
     if view is not None and view.missing_agent is not None:
         goes_on = f"goes on once its agent {view.missing_agent} is loaded: start a mesh with its file"
     return f"{verb}: {short(question.question)}\ntask {question.task_id} {goes_on}"
+
+
+@click.group(cls=Noun)
+def inbox() -> None:
+    """List what waits for a person, show one, answer it.
+
+    `mesh inbox` lists it, `mesh inbox ID` shows one question whole. ID is the end or the beginning of an id
+    that only one has, or of its task's.
+    """
+
+
+for command in (list_questions, show_question, approve, deny, answer):
+    inbox.add_command(command)

@@ -55,7 +55,7 @@ _OWN = {
         "Show a live screen of status, agents, open tasks and events, until Ctrl-C.",
         _START,
     ),
-    "task": _Command("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
+    "task": _Command("cli.batches", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
     "submit": _Command("cli.tasks", "Submit a task, and print its id.", _WORK),
     "retry": _Command(
         "cli.batches",
@@ -69,7 +69,7 @@ _OWN = {
         _WORK,
         "task dead-letters",
     ),
-    "inbox": _Command("cli.work", "List what waits for a person, show one, answer it.", _WORK),
+    "inbox": _Command("cli.answers", "List what waits for a person, show one, answer it.", _WORK),
     "events": _Command("cli.timeline", "Show events, oldest first.", _WORK),
     "agents": _Command("agents.commands", "List agents with their capabilities and status."),
     "worker": _Command("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
@@ -225,7 +225,7 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
-    from meshwright.cli.logs import log_commands  # the help does without
+    from meshwright.cli.process import log_commands  # the help does without
 
     context = click.get_current_context()
     if context.invoked_subcommand != "init" and context.obj is None:  # these are of the present folder
@@ -380,7 +380,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
             f"Cannot write to {place}: {disk.strerror}; make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
-    from meshwright.cli.logs import keep_traceback
+    from meshwright.cli.process import keep_traceback
 
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _UnexpectedError(f"unexpected {type(error).__name__}: {error} ({where})")

@@ -1,4 +1,4 @@
-"""Commands for one task or many: `mesh cancel`, `retry`, `dead-letters`, `mesh task tree` and `score`."""
+"""`mesh task`, and its commands for one or many: cancel, retry, dead-letters, tree and score."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from meshwright.cli import output
+from meshwright.cli.answers import answer
 from meshwright.cli.connect import Connection, listed, talk, whole_id
 from meshwright.cli.filters import OPEN, Many, by_id, filter_options, given_filter, many_options, refusal
 from meshwright.cli.nouns import Noun, named
@@ -25,7 +26,7 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import document
 from meshwright.cli.steps import step_path
-from meshwright.cli.tasks import task_page
+from meshwright.cli.tasks import ask, show, steps, submit, task_page, tasks
 from meshwright.core import display
 from meshwright.core.display import Column, Document, age, dollars, short_id
 from meshwright.core.errors import Conflict
@@ -311,3 +312,16 @@ def redrive(target: Target, many: Many, begin: str | None, deadline: float | Non
     """
     many.require_one_way("a group")
     return _again(target, many, begin=begin, deadline=deadline)
+
+
+@click.group(cls=Noun)
+def task() -> None:
+    """List tasks, show one with its attempts and outcome, cancel one.
+
+    `mesh task` lists them, `mesh task ID` shows one.
+    """
+
+
+task.add_command(tasks, "list")
+for command in (show, steps, tree, score, ask, submit, answer, cancel, retry, dead_letters):
+    task.add_command(command)

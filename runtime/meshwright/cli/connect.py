@@ -268,8 +268,7 @@ async def _started(
     settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.forks import forks_apart
-    from meshwright.cli.logs import log_commands
+    from meshwright.cli.process import forks_apart, log_commands
     from meshwright.work import Worker
 
     log_commands(settings.data_dir)

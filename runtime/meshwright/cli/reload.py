@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.settings import AgentsSettings
-from meshwright.cli.logs import say
+from meshwright.cli.process import say
 from meshwright.cli.serving import LISTENER
 from meshwright.core.clock import unless
 from meshwright.core.errors import StoreLocked

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from meshwright.cli.logs import keep_text
+from meshwright.cli.process import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.edges.http.settings import WatchdogSettings
 from meshwright.kernel.envelope import ActorRef

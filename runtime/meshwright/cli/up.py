@@ -20,9 +20,9 @@ import click
 
 from meshwright.agents.settings import AgentsSettings
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.logs import say
 from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
 from meshwright.cli.output import styled, table
+from meshwright.cli.process import say
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 from meshwright.core.display import Column, Document
@@ -201,7 +201,7 @@ def worker(
 
 
 def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
-    from meshwright.cli.logs import log_service
+    from meshwright.cli.process import log_service
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), log_level=",".join(log_level) or None, **overrides)
@@ -214,7 +214,7 @@ def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     gc.disable()  # until `collecting`: almost all that a start makes stays
-    from meshwright.cli.forks import forks_apart
+    from meshwright.cli.process import forks_apart
     from meshwright.cli.serving import loop_factory
 
     with forks_apart(), asyncio.Runner(loop_factory=loop_factory()) as runner:
