@@ -14,13 +14,12 @@ from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 from meshwright.stack.machine import Ports
 from meshwright.testing import ManualClock
 from tests.run import CPU, SOAKING, compile_once, is_there
 
-pytest_plugins = ["tests.support.postgres", "tests.support.services"]
+pytest_plugins = ["tests.forks", "tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()
@@ -114,22 +113,11 @@ def forget_the_users_settings() -> None:
             del os.environ[name]
 
 
-class ByFile(LoadFileScheduling):
-    """Keeps a file's tests together, since they share services, but for those of the long files."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return nodeid if file.endswith((*LONG, *SPREAD)) else file
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    return ByFile(config, log)
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the long files first, and mix the tiers after them: some wait, and some compute."""
+    from tests.forks import GROUP  # pytest has to import its plugins itself
+
     leave_out(config, items, lambda item: not SOAKING and item.get_closest_marker("soak") is not None)
     leave_out(config, items, lambda item: config.getoption("near") and not is_near(item))
     totals, passed = Counter(map(tier_of, items)), Counter[str]()
@@ -137,6 +125,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         share.setdefault(item.path, passed[tier_of(item)] / totals[tier_of(item)])
         passed[tier_of(item)] += 1
+        item.stash[GROUP] = item.nodeid if item.path.name in (*LONG, *SPREAD) else str(item.path)
     items.sort(key=lambda item: (FIRST.get(item.path.name, len(FIRST)), share[item.path]))
 
 
@@ -194,9 +183,20 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 def processor_seconds() -> float:
-    """The seconds of this process, and of the programs that it has started and seen end."""
+    """The seconds of this process, of its children, and of those that its children have seen end."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    ended = times.user + times.system + times.children_user + times.children_system
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return ended + sum(map(seconds_of, children.read_text().split() if children.exists() else ()))
+
+
+def seconds_of(pid: str) -> float:
+    """The processor seconds of a process and of its ended children, 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.hookimpl(wrapper=True)

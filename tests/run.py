@@ -175,21 +175,15 @@ def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
             f"--junitxml={report}",
             "--durations=60",
             "--durations-min=2",
-            f"--numprocesses={processes}",
-            *("--dist=loadfile", "--no-loadscope-reorder"),
+            f"--forks={processes}",
         ]
         pytest = [PYTHON, "-m", "pytest", *options]
         started = time.monotonic()
-        if processes > 2 and not any((tests / "__pycache__").glob("conftest*-pytest-*.pyc")):
-            # Each process would compile every test by itself.
-            subprocess.run(
-                [*pytest, "-q", "--collect-only", *paths], cwd=ROOT, check=False, stdout=subprocess.DEVNULL
-            )
         status = execute([*pytest, *spread, *paths], environment)
         print(f"tests: {time.monotonic() - started:.0f} s in {processes} processes", flush=True)
         cases = read_report(report)
         if status == 1 and sum(map(has_failed, cases)) <= MAX_UNSTEADY:
-            alone = ["--last-failed", "--last-failed-no-failures=none", "--numprocesses=0"]
+            alone = ["--last-failed", "--last-failed-no-failures=none"]
             status = execute([*pytest, *alone, *paths], environment)
         return results_of(tiers, status, cases)
 

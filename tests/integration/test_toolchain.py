@@ -152,7 +152,7 @@ def test_a_seed_repeats_the_chances_and_is_named_after_a_failure(
 
 
 UNSTEADY = """
-def test_not_beside_others(worker_id): assert worker_id == "master", "beside others"
+def test_not_beside_others(pytestconfig): assert not pytestconfig.option.forks, "beside others"
 """
 
 
