@@ -22,7 +22,8 @@ from meshwright import Client
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
-from meshwright.edges.tls import RELOADED, Certificate
+from meshwright.edges.tls import Certificate
+from meshwright.events.event_types import CertificateReloaded
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.ledger.keys import Keys
 from meshwright.orchestration.tasks import Tasks
@@ -93,7 +94,8 @@ async def test_handshakes_succeed_while_the_certificate_changes(tmp_path: Path) 
     clients = [asyncio.create_task(connect()) for _ in range(4)]
     for number in range(1, 60):
         write_certificate(tmp_path, str(number))
-        assert await asyncio.to_thread(certificate.reload) == RELOADED
+        result = await asyncio.to_thread(certificate.reload)
+        assert isinstance(result, CertificateReloaded)
     changed.set()
     await asyncio.gather(*clients)
     assert await common_name(url) == "59"

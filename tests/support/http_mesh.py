@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ import aiohttp
 
 from meshwright import Agent, Capability, Client, Run, ToolFailed
 from meshwright.app import build_mesh
+from meshwright.core.encoding import encode, struct_reader
+from meshwright.core.messages import Event
+from meshwright.core.payloads import Payload, payload_of
 from meshwright.edges.http.server import serving
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
@@ -81,13 +84,20 @@ class Api:
     """One running mesh: `client` for what a client does, `session` for what only tests send."""
 
     def __init__(
-        self, mesh: Mesh, session: aiohttp.ClientSession, client: Client, gate: asyncio.Event, url: str
+        self,
+        mesh: Mesh,
+        session: aiohttp.ClientSession,
+        client: Client,
+        gate: asyncio.Event,
+        url: str,
+        published: list[Event] | None = None,
     ) -> None:
         self.mesh = mesh
         self.session = session
         self.gate = gate
         self.url = url
         self.client = client
+        self.published = [] if published is None else published
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """The status and the document of an answer; a problem must be one by its type too."""
@@ -166,8 +176,13 @@ class Stream:
 async def http_mesh(
     project: Path, *agents: type[Agent], script: ScriptedModel | None = None, **settings: Any
 ) -> AsyncIterator[Api]:
-    """A mesh with an echo, a gate and other agents, served on a free port."""
+    """A mesh with an echo, a gate and other agents, served on a free port.
+
+    At the end each event that it has published fits the payload of its type, as `read` takes it without a
+    default in the place of a field. A test that forges events clears `published`.
+    """
     opened = asyncio.Event()
+    published: list[Event] = []
     gate = type("TestGate", (Gate,), {"opened": opened, "__doc__": Gate.__doc__})
     chosen = load_settings(project, **{"durability": "normal", "model": "offline", **settings})
     mesh = build_mesh(chosen, project=project, agents=[Echo, gate, *agents], model=script)
@@ -177,5 +192,19 @@ async def http_mesh(
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
         Client(server.url) as client,
     ):
-        yield Api(mesh, session, client, opened, server.url)
+        mesh.runtime.listen("#", published.append, sealed=True)
+        yield Api(mesh, session, client, opened, server.url, published)
         opened.set()
+    assert misfits(mesh.events, published) == set()
+
+
+def misfits(kinds: Mapping[str, type[Payload]], events: Iterable[Event]) -> set[str]:
+    """The faults of payloads that do not fit the types of their events."""
+    faults = set[str]()
+    for event in events:
+        try:
+            if (kind := payload_of(kinds, event.event_type)) is not None:
+                struct_reader(kind, strict=True)(encode(event.payload))
+        except ValueError as error:
+            faults.add(f"{event.event_type}: {error}")
+    return faults

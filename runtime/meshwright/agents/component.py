@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
+from meshwright.agents.event_types import AgentCodeChanged, ToolOverran
 from meshwright.agents.loader import (
     bind_agents,
     code_of,
@@ -29,6 +29,7 @@ from meshwright.context.settings import ContextSettings
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, PromptError, in_one_line
 from meshwright.core.messages import Task
+from meshwright.core.payloads import Payload
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.settings import PeopleSettings
 from meshwright.events.tasks import open_code
@@ -161,8 +162,8 @@ class AgentsComponent(Component):
     async def _tell_changed_code(self) -> None:
         for agent_id, code, tasks, once in await self.mesh.log.view(open_code):
             if code != (now := self._codes.get(agent_id)):
-                changed = {"code": now, "before": code, "tasks": tasks, "once": once}
-                self.mesh.tell("agent.code_changed", {"agent_id": agent_id, **changed})
+                fields = {"agent_id": agent_id, "code": now, "before": code}
+                self.mesh.tell(AgentCodeChanged(**fields, tasks=tasks, once=once))
 
     async def drain(self, seconds: float) -> None:
         """Start no more tasks, and let those that run end."""
@@ -246,8 +247,8 @@ class AgentsComponent(Component):
         return own or self.mesh.settings[AgentsSettings].max_concurrency
 
     def _overran(self, overrun: Overrun) -> None:
-        payload = {"tool": overrun.tool, "seconds": overrun.seconds, "ended": overrun.has_ended}
-        tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
+        payload = ToolOverran(tool=overrun.tool, seconds=overrun.seconds, ended=overrun.has_ended)
+        tell_task(self.mesh, payload, overrun.task, overrun.agent_id)
 
 
 async def _refuse(error: ConfigError) -> str:
@@ -269,12 +270,9 @@ def app_of(agent: type[Agent], settings: ToolSettings) -> str:
     return FRONT if agent.reads_log or can_do_nothing(agent, settings) else agent.agent_id
 
 
-def tell_task(
-    mesh: Mesh, event_type: str, payload: dict[str, Any], task: Task | CallContext, agent_id: str
-) -> None:
+def tell_task(mesh: Mesh, payload: Payload, task: Task | CallContext, agent_id: str) -> None:
     """Put an event of a task into the log."""
-    fields = {"task_id": task.task_id, "tenant_id": task.tenant_id, "agent_id": agent_id}
-    mesh.tell(event_type, payload, topic=topics.TASK_PROGRESS, **fields)
+    mesh.tell(payload, task_id=task.task_id, tenant_id=task.tenant_id, agent_id=agent_id)
 
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:

@@ -37,13 +37,14 @@ from functools import partial
 from pathlib import Path
 from socket import create_connection, socket
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
 from meshwright.cli.process import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.edges.http.settings import WatchdogSettings
+from meshwright.events.event_types import LoopHeld
 from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private
 from meshwright.tools.functions import FunctionTool
@@ -358,9 +359,11 @@ class _Watchdog:
             self._loop.call_soon_threadsafe(self._publish, holder, seconds)
 
     def _publish(self, holder: _Holder, seconds: float) -> None:
-        fields = {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
-        stall = {"seconds": round(seconds, 1), "where": holder.where, "tool": holder.tool}
-        self._mesh.tell("loop.held", {**stall, **fields}, **fields)
+        fields: Any = (
+            {"agent_id": holder.works[0][0].type, "task_id": holder.works[0][1]} if holder.works else {}
+        )
+        stall = LoopHeld(seconds=round(seconds, 1), where=holder.where, tool=holder.tool, **fields)
+        self._mesh.tell(stall, **fields)
 
     def _note(self, holder: _Holder) -> None:
         """Note the line for the error of the task; work that ended a process before has less time."""

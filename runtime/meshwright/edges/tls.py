@@ -7,16 +7,16 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from meshwright.core.errors import ConfigError
 from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.events.event_types import CertificateRejected, CertificateReloaded
 from meshwright.settings import Settings
 
-RELOADED, REJECTED = "certificate.reloaded", "certificate.rejected"
 CHECK_SECONDS = 2.0
 """The pause between two looks at files."""
-_Tell = Callable[[str, dict[str, Any]], object]
+_Result = CertificateReloaded | CertificateRejected
+_Tell = Callable[[_Result], object]
 
 
 class _Files:
@@ -50,7 +50,7 @@ class Certificate:
             ) from None
         self.context.sni_callback = self._use_newest
 
-    def reload(self) -> str | None:
+    def reload(self) -> _Result | None:
         """Read the files again if they have changed; returns the event that says the result.
 
         Files that cannot be used, as when one of the two is still old, change nothing.
@@ -60,9 +60,8 @@ class Certificate:
         try:
             self._newest = self._loaded()
         except (OSError, ValueError) as error:
-            self.problem = _reason(error)
-            return REJECTED
-        return RELOADED
+            return CertificateRejected(path=str(self._files.paths[0]), error=_reason(error))
+        return CertificateReloaded(path=str(self._files.paths[0]))
 
     @asynccontextmanager
     async def reloading(self, tell: _Tell, pause: float = CHECK_SECONDS) -> AsyncIterator[None]:
@@ -71,10 +70,9 @@ class Certificate:
         async def look() -> None:
             while True:
                 await asyncio.sleep(pause)
-                event = await asyncio.to_thread(self.reload)
-                if event is not None:
-                    problem = {"error": self.problem} if event == REJECTED else {}
-                    tell(event, {"path": str(self._files.paths[0]), **problem})
+                result = await asyncio.to_thread(self.reload)
+                if result is not None:
+                    tell(result)
 
         task = asyncio.create_task(look(), name="tls certificate")
         try:
@@ -118,9 +116,9 @@ class BrokerTls:
         try:
             self.context = self._made()
         except ConfigError as error:
-            self._tell(REJECTED, {"path": path, "error": str(error)})
+            self._tell(CertificateRejected(path=path, error=str(error)))
             return False
-        self._tell(RELOADED, {"path": path})
+        self._tell(CertificateReloaded(path=path))
         return True
 
     def _made(self) -> ssl.SSLContext:

@@ -19,6 +19,7 @@ from meshwright.core.errors import HostError, MeshError
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
+from meshwright.events.event_types import AuditRecorded
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
@@ -134,12 +135,9 @@ class Audit:
             time=self._runtime.clock.now(),
             tenant_id=caller.tenant_id,
             aggregate_id=aggregate_id,
-            payload={
-                "action": action,
-                "subject": subject,
-                "caller": _who(caller),
-                "details": redact_data(dict(details)),
-            },
+            payload=AuditRecorded(
+                action=action, subject=subject, caller=_who(caller), details=redact_data(dict(details))
+            ),
         )
 
 

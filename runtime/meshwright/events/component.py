@@ -20,6 +20,7 @@ from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
 from meshwright.events.audit import Audit, aggregate_of
+from meshwright.events.event_types import AuditHead
 from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
@@ -103,7 +104,7 @@ class AuditComponent(Component):
             topic=topics.MESH,
             time=head.time,
             aggregate_id=mesh.aggregate_id,
-            payload=asdict(head),
+            payload=AuditHead(**asdict(head)),
         )
         await mesh.runtime.emit([event])
 

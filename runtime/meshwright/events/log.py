@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import force_setattr
 
-from meshwright.core import topics
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
+from meshwright.core.payloads import Payload
 from meshwright.events import table
-from meshwright.events.chain import PRUNED_EVENT
+from meshwright.events.event_types import EventsPruned, LossAccepted, LossNoticed, StoreUpgraded
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.projections import (
     FOLDED_AT_ONCE,
@@ -109,28 +109,29 @@ class EventLog:
             table.skip_to(session, loss.marked_seq, self._now().timestamp())  # no lost number is given again
             self.insert(session, [self._loss_accepted(loss)])
         if upgrades := self._database.upgrades:
-            self.insert(session, [self._of_store("store.upgraded", {"upgrades": [*map(str, upgrades)]})])
+            self.insert(session, [self._of_store(StoreUpgraded(upgrades=[*map(str, upgrades)]))])
         table.fill_blocks(session, self._now().timestamp())
         return table.newest(session)
 
     def _loss_accepted(self, loss: Loss) -> Event:
-        payload = {
-            "last_seq": loss.seq,
-            "lost_until_seq": loss.marked_seq,
-            "lost_events": max(0, loss.marked_seq - loss.seq),
-            "lost_tasks": max(0, loss.marked_tasks - loss.tasks),
-            "replaced": loss.replaced,
-        }
-        return self._of_store("store.loss_accepted", payload)
+        payload = LossAccepted(
+            last_seq=loss.seq,
+            lost_until_seq=loss.marked_seq,
+            lost_events=max(0, loss.marked_seq - loss.seq),
+            lost_tasks=max(0, loss.marked_tasks - loss.tasks),
+            replaced=loss.replaced,
+        )
+        return self._of_store(payload)
 
     async def note_loss(self, last_seq: int, lost_until_seq: int) -> None:
         """Record that the events after one `seq` up to another are gone; no `seq` is given a second time."""
         await self._database.write(table.skip_to, lost_until_seq, self._now().timestamp())
-        payload = {"last_seq": last_seq, "lost_until_seq": lost_until_seq}
-        await self.append([self._of_store(LOSS_NOTICED, payload)])
+        noticed = LossNoticed(last_seq=last_seq, lost_until_seq=lost_until_seq)
+        await self.append([self._of_store(noticed)])
 
-    def _of_store(self, event_type: str, payload: dict[str, Any]) -> Event:
-        return Event(id=new_id(), event_type=event_type, topic=topics.MESH, time=self._now(), payload=payload)
+    def _of_store(self, payload: Payload) -> Event:
+        kind, topic = payload.event_type, payload.event_topic
+        return Event(id=new_id(), event_type=kind, topic=topic, time=self._now(), payload=payload)
 
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""
@@ -416,13 +417,7 @@ class EventLog:
         await self.flush()
         deleted = 0
         for block in await self._database.read(table.old_blocks, end, written_before):
-            pruned = Event(
-                id=new_id(),
-                event_type=PRUNED_EVENT,
-                topic=topics.MESH,
-                time=self._now(),
-                payload={"through": table.end_of(block) - 1},
-            )
+            pruned = self._of_store(EventsPruned(through=table.end_of(block) - 1))
             rows = self.rows([pruned])
             count, numbers = await self._database.write(_prune_block, block, self.kept_statuses, *rows)
             self.tell([pruned], numbers)

@@ -17,6 +17,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event, Plain
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
+from meshwright.events.event_types import ProjectionFailed
 from meshwright.events.rows import event_of, forget_rows, unfolded
 from meshwright.events.table import newest
 from meshwright.sql.database import Row, Session, guarded
@@ -123,10 +124,14 @@ class StalledProjections:
 
 def _failed(item: StalledProjection, now: datetime) -> Event:
     """The event of a failure, the same for each try: it is said once."""
-    payload = item.model_dump(exclude={"retry_at"})
-    event_id = f"projection/{derived_id(*map(str, payload.values()))}"
+    payload = ProjectionFailed(name=item.name, seq=item.seq, error=item.error)
     return Event(
-        id=event_id, event_type=FAILED, topic=MESH, time=now, aggregate_id="projection", payload=payload
+        id=f"projection/{derived_id(item.name, str(item.seq), item.error)}",
+        event_type=FAILED,
+        topic=MESH,
+        time=now,
+        aggregate_id="projection",
+        payload=payload,
     )
 
 

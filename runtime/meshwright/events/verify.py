@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
-from meshwright.core.encoding import decode
 from meshwright.core.topics import type_on
 from meshwright.events.chain import ERASED, ERASED_EVENT, HASH_BYTES, PRUNED_EVENT, fits, is_erased, next_hash
+from meshwright.events.event_types import ContentsErased, EventsPruned, LossAccepted
 from meshwright.events.heads import SIGNED, Head, Signer, fingerprint, stored_heads
 from meshwright.events.rows import COLUMNS, PAYLOAD
 from meshwright.events.table import IS_OF_TYPE, end_of
@@ -153,15 +153,15 @@ class _Walk:
 
     def _take(self, seq: int, event_type: str, payload: bytes) -> None:
         try:
-            fields = decode(payload)
             if event_type == ERASED_EVENT:
-                self._take_erasure(fields["ranges"])
+                self._take_erasure(ContentsErased.model_validate_json(payload).ranges)
             elif event_type == PRUNED_EVENT:
-                self._pruned.add(fields["through"])
+                self._pruned.add(EventsPruned.model_validate_json(payload).through)
             elif event_type == _LOSS_ACCEPTED:
-                self._lost.append(range(fields["last_seq"] + 1, fields["lost_until_seq"] + 1))
+                loss = LossAccepted.model_validate_json(payload)
+                self._lost.append(range(loss.last_seq + 1, loss.lost_until_seq + 1))
             else:
-                self._take_head(Head.model_validate(fields), f"the head of row {seq:,}", in_log=True)
+                self._take_head(Head.model_validate_json(payload), f"the head of row {seq:,}", in_log=True)
         except (LookupError, TypeError, ValueError) as error:
             self.report.notes.append(f"Row {seq:,} ({event_type}) has no payload of its type: {error}")
 

@@ -24,6 +24,7 @@ from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.balance import OPENED, Balance, CallOrigin, QueuedCall, Reservation, Window, renews_at
+from meshwright.ledger.event_types import BudgetChanged, BudgetOpened
 from meshwright.models.port import MODEL_CALLED, Call
 
 ACCOUNT = "budget-account"
@@ -31,8 +32,6 @@ ACCOUNT = "budget-account"
 WARNED, EXCEEDED = "budget.warned", "budget.exceeded"
 _RAISED = "budget.raised"
 _DENIED = "budget.denied"
-FREED = "budget.freed"
-"""Names calls that have room now, to the workers where they wait. No log has it."""
 _WARNED_AT = Decimal("0.8")  # of the limit
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
@@ -237,10 +236,12 @@ class BudgetAccount(Actor[Balance]):
         """Raise the limit, or let calls be cheaper; the reply names those of the queue that have room now."""
         self._begin(turn, more.account)
         self.state.raised, self.state.denied = self.state.raised + more.amount, ""  # no longer denied
-        self.state.cheaper = self.state.cheaper or more.cheaper
+        cheaper = self.state.cheaper = self.state.cheaper or more.cheaper
         self._limit += more.amount
         self.state.notify_again()  # a part of a higher limit is news again
-        self._publish(turn, more.account, _RAISED, amount_usd=f"{more.amount:f}", cheaper=self.state.cheaper)
+        self._publish(
+            turn, more.account, _RAISED, BudgetChanged, amount_usd=f"{more.amount:f}", cheaper=cheaper
+        )
         return LedgerReply(results=(), ready=tuple(self._ready()))
 
     @turn
@@ -248,7 +249,8 @@ class BudgetAccount(Actor[Balance]):
         """Refuse calls that have no room, also those that would wait for it."""
         self._begin(turn, denial.account)
         self.state.denied = f"{denial.denied_by}: {denial.reason}"
-        self._publish(turn, denial.account, _DENIED, reason=denial.reason, denied_by=denial.denied_by)
+        by = denial.denied_by
+        self._publish(turn, denial.account, _DENIED, BudgetChanged, reason=denial.reason, denied_by=by)
 
     def _begin(self, turn: Turn, account: Account) -> None:
         self._record(turn, self.state.renew(account.window, turn.now))
@@ -376,19 +378,21 @@ class BudgetAccount(Actor[Balance]):
         }
         for event_type in [name for name, has in happened.items() if has and name not in self.state.notified]:
             self.state.notified.append(event_type)
-            self._publish(turn, account, event_type)
+            self._publish(turn, account, event_type, BudgetOpened)
 
-    def _publish(self, turn: Turn, account: Account, event_type: str, **fields: str | bool) -> None:
-        turn.publish(
-            topics.SPEND,
-            event_type,
-            {
-                **account.model_dump(),
-                **fields,
-                "limit_usd": f"{self._limit:f}",
-                "spent_usd": f"{self.state.spent:f}",
-                "reserved_usd": f"{self._reserved:f}",
-                "renews_at": renews_at(account.window, turn.now),
-            },
-            **account.owner,
+    def _publish(
+        self,
+        turn: Turn,
+        account: Account,
+        event_type: str,
+        kind: type[BudgetOpened | BudgetChanged],
+        **fields: Any,
+    ) -> None:
+        fields |= account.model_dump() | {"limit_usd": f"{self._limit:f}"}
+        payload = kind(
+            **fields,
+            spent_usd=f"{self.state.spent:f}",
+            reserved_usd=f"{self._reserved:f}",
+            renews_at=renews_at(account.window, turn.now),
         )
+        turn.publish(topics.SPEND, event_type, payload, **account.owner)

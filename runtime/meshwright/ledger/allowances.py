@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +21,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.balance import Window
+from meshwright.ledger.event_types import AllowanceSet
 from meshwright.work.protocol import DEFAULT_TENANT
 
 ALLOWANCES = "allowances"
@@ -50,14 +51,14 @@ class AllowanceKeeper(Actor[_AllowanceList]):
                 f"There are {_MAX_ALLOWANCES} allowances already", remedy="mesh allow --remove ends some"
             )
         self.state.items[budget.name] = budget
-        turn.publish(topics.SPEND, SET, _document(budget), tenant_id=_tenant_of(budget))
+        _publish(turn, SET, budget)
 
     @turn
     def remove(self, turn: Turn, names: list[str]) -> list[Budget]:
         """Remove those that there are, and return them."""
         removed = [self.state.items.pop(name) for name in names if name in self.state.items]
         for budget in removed:
-            turn.publish(topics.SPEND, REMOVED, _document(budget), tenant_id=_tenant_of(budget))
+            _publish(turn, REMOVED, budget)
         return removed
 
 
@@ -183,5 +184,6 @@ def _tenant_of(budget: Budget) -> str:
     return budget.of if budget.scope == "tenant" else budget.tenant_id or DEFAULT_TENANT
 
 
-def _document(budget: Budget) -> dict[str, Any]:
-    return budget.model_dump(mode="json", exclude_none=True)
+def _publish(turn: Turn, event_type: str, budget: Budget) -> None:
+    payload = AllowanceSet(**budget.model_dump(mode="json", exclude_none=True))
+    turn.publish(topics.SPEND, event_type, payload, tenant_id=_tenant_of(budget))

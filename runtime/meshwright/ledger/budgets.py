@@ -18,7 +18,6 @@ from meshwright.core.messages import Event, Plain
 from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
-    FREED,
     Account,
     Denial,
     LedgerEntry,
@@ -41,6 +40,7 @@ from meshwright.ledger.charging import (
     words_for,
 )
 from meshwright.ledger.estimates import Estimates
+from meshwright.ledger.event_types import BudgetFreed
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT
@@ -118,7 +118,7 @@ class Budgets:
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
         self._deferred: dict[str, tuple[tuple[Account, ...], Settlement]] = {}  # by call
-        runtime.listen(topics.SPEND, self._wake, (FREED,))
+        runtime.listen(topics.SPEND, self._wake, (BudgetFreed.event_type,))
 
     async def hold(
         self, request: ModelRequest, upper_bound: _UpperBound, limiter: Estimates | None = None
@@ -359,9 +359,9 @@ class Budgets:
         return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **fields)
 
     def _wake(self, event: Event) -> None:
-        client = self._clients.get(event.payload["account"])
-        if client is not None:
-            client.wake(event.payload["calls"])
+        freed = BudgetFreed.from_payload(event.payload)
+        if (client := self._clients.get(freed.account)) is not None:
+            client.wake(freed.calls)
 
     def _client(self, account: Account) -> AccountClient:
         if account.id not in self._clients:

@@ -27,13 +27,13 @@ from meshwright.core.money import TASK_BUDGET, Budget
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     BEAT_SECONDS,
-    FREED,
     Account,
     LedgerBatch,
     LedgerEntry,
     LedgerReply,
     ReservationResult,
 )
+from meshwright.ledger.event_types import BudgetFreed
 from meshwright.models.port import ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
@@ -419,10 +419,10 @@ def announce(runtime: Runtime, account: Account, ops: Sequence[str]) -> None:
         runtime.broadcast(
             Event(
                 id=f"{aggregate}/{new_id()}",
-                event_type=FREED,
+                event_type=BudgetFreed.event_type,
                 topic=topics.SPEND,
                 time=runtime.clock.now(),
                 aggregate_id=aggregate,
-                payload={"account": account.id, "calls": list(ops)},
+                payload=BudgetFreed(account=account.id, calls=tuple(ops)),
             )
         )

@@ -9,11 +9,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
-from msgspec.structs import asdict
-from pydantic import BaseModel
-
 from meshwright.core.clock import duration_of
-from meshwright.core.encoding import Json, Struct, decode, encode
+from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Plain, Usage
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
@@ -22,6 +19,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.ledger.account import ACCOUNT
 from meshwright.ledger.cost_sums import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
+from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import MODEL_CALLED
 from meshwright.sql.database import Session
 
@@ -86,75 +84,42 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
     """The row that an event makes, its columns in the order of COLUMNS. Never fails for what is in it.
 
     Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
-    as missing. They are read by hand, since a model that checks them all would be half the cost of a row.
+    as missing.
     """
-    get = fields_of(event.payload).get
-    count = fields_of(get("usage")).get
+    called = ModelCalled.from_payload(event.payload)
     return (
         event.seq,
         time,
         event.task_id,
-        _text(get("tenant_id"), event.tenant_id),
-        _text(get("user"), event.agent_id or ""),
-        _text(get("group"), ""),
-        _tag_list(get("tags")),
-        _pico(get("cost_usd")),
-        _pico(get("saved_usd")),
-        int(get("cache_hit") is True),
-        _count(get("attempts"), 1),
-        _count(get("attempt"), None),
-        _count(get("step"), None),
-        _latency(get("latency_ms", get("duration_ms"))),
-        _short_version(get("prompt")),
-        _places(get("failed_at")),
-        *[_count(count(name), 0) for name in _TOKENS],
-        *[_text(get(name), default) for name, default in _TEXTS.items()],
+        called.tenant_id or event.tenant_id,
+        called.user or event.agent_id or "",
+        called.group,
+        _json(called.tags),
+        _pico(called.cost_usd),
+        _pico(called.saved_usd),
+        int(called.cache_hit),
+        _count(called.attempts, 1),
+        _count(called.attempt, None),
+        _count(called.step, None),
+        _latency(called.duration_ms if called.latency_ms is None else called.latency_ms),
+        (called.prompt or "").partition(" ")[0] or None,  # its place changes with each commit
+        encode(called.failed_at).decode() if called.failed_at else None,
+        *[_count(getattr(called.usage, name), 0) for name in _TOKENS],
+        *[getattr(called, name) or default for name, default in _TEXTS.items()],
     )
 
 
-def fields_of(value: Any) -> dict[str, Any]:
-    """The fields of an object in an event; none of what is no object."""
-    if isinstance(value, Json):
-        value = decode(value)
-    if isinstance(value, Struct):
-        return asdict(value)
-    if isinstance(value, BaseModel):
-        return value.__dict__
-    return value if isinstance(value, dict) else {}
+def _count(value: int | None, default: int | None) -> int | None:
+    return value if value is not None and 0 <= value <= _MAX_COUNT else default
 
 
-def _text(value: Any, default: str | None) -> str | None:
-    return value if isinstance(value, str) and value else default
+def _latency(value: float) -> float:
+    return value if 0 <= value < _MAX_LATENCY_MS else 0.0  # NaN is not
 
 
-def _short_version(value: Any) -> str | None:
-    """The version of a prompt without its place, which changes with each commit."""
-    return _text(value.partition(" ")[0], None) if isinstance(value, str) else None
-
-
-def _count(value: Any, default: int | None) -> int | None:
-    return value if type(value) is int and 0 <= value <= _MAX_COUNT else default
-
-
-def _latency(value: Any) -> float:
-    return value if isinstance(value, (int, float)) and 0 <= value < _MAX_LATENCY_MS else 0.0  # NaN is not
-
-
-def _pico(amount: Any) -> int | None:
+def _pico(amount: Decimal | None) -> int | None:
     cost = None if amount is None else reported_cost(amount)
     return None if cost is None else pico(cost)
-
-
-def _places(value: Any) -> str | None:
-    """The deployments that an event names, as JSON: a deployment that failed twice is listed twice."""
-    places = value if isinstance(value, (list, tuple)) else ()
-    names = [name for name in places if isinstance(name, str)]
-    return encode(names).decode() if names else None
-
-
-def _tag_list(value: Any) -> str:
-    tags = value if isinstance(value, (list, tuple)) else ()
-    return _json(tuple([tag for tag in tags if isinstance(tag, str)]))
 
 
 @lru_cache(maxsize=1024)

@@ -50,6 +50,13 @@ class BudgetChanged(
     renews_at: Fact[datetime | None]
 
 
+class BudgetFreed(Payload, type="budget.freed", topic=topics.SPEND):
+    """Names calls that have room now, to the workers where they wait. No log has it."""
+
+    account: str
+    calls: tuple[str, ...]
+
+
 class AllowanceSet(Payload, type="allowance.set allowance.removed", topic=topics.SPEND):
     name: Fact[str]
     scope: Fact[str]

@@ -34,7 +34,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.allowances import amount_of, invalid_field
-from meshwright.ledger.costs import fields_of
+from meshwright.ledger.event_types import KeyCreated, KeyRefused, KeysOpened, KeyUsed
 from meshwright.settings import Settings
 from meshwright.sql.database import Session
 from meshwright.work.protocol import DEFAULT_TENANT
@@ -51,8 +51,7 @@ KEY, _KEYS = "virtual-key", "virtual-keys"
 REQUIREMENT = ActorRef(_KEYS, "mesh")
 EVERY_TENANT = "*"
 """The tenant of a key that is of all of them."""
-_CREATED, _ROTATED, _REVOKED, _OPENED = "key.created", "key.rotated", "key.revoked", "keys.opened"
-_USED, _REFUSED = "key.used", "key.refused"
+_CREATED, _ROTATED, _REVOKED = "key.created", "key.rotated", "key.revoked"
 _REPLACE = "ON CONFLICT (key_id) DO UPDATE SET document = excluded.document"
 _LIST = "SELECT document FROM virtual_keys ORDER BY seq, key_id"
 _FIND = "SELECT document FROM virtual_keys WHERE key_id = ?"
@@ -165,8 +164,8 @@ class _VirtualKey(Actor[KeyState]):
 
     def _publish(self, turn: Turn, event_type: str) -> None:
         key = self._made()
-        document = {**key.model_dump(mode="json", exclude_none=True), "opening": self.state.opening}
-        turn.publish(topics.MESH, event_type, document, tenant_id=key.events_tenant)
+        payload = KeyCreated(**key.model_dump(mode="json", exclude_none=True), opening=self.state.opening)
+        turn.publish(topics.MESH, event_type, payload, tenant_id=key.events_tenant)
 
 
 class _VirtualKeys(Actor[_KeyRequirement]):
@@ -183,7 +182,7 @@ class _VirtualKeys(Actor[_KeyRequirement]):
         """Revoke every key that was made or is being made, and require none until another one is."""
         if self.state.required:
             self.state = _KeyRequirement(opened_at=[*self.state.opened_at, turn.now])
-            turn.publish(topics.MESH, _OPENED, {"keys": count})
+            turn.publish(KeysOpened(keys=count))
 
 
 KINDS = (ActorKind.of(_VirtualKey, type=KEY), ActorKind.of(_VirtualKeys, type=_KEYS))
@@ -195,14 +194,14 @@ class KeyProjection:
 
     name = "keys"
     version = 1
-    event_types: Collection[str] = (_CREATED, _ROTATED, _REVOKED, _USED)
+    event_types: Collection[str] = (_CREATED, _ROTATED, _REVOKED, KeyUsed.event_type)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """List keys, their last uses and their ends."""
         for event in events:
-            document = fields_of(event.payload)
-            if event.event_type == _USED:
-                document = {"key_id": document.get("key_id"), "used_at": event.time.isoformat()}
+            document = event.fields
+            if (used := KeyUsed.read(event)) is not None:
+                document = {"key_id": used.key_id, "used_at": event.time.isoformat()}
             _write_key(session, event.event_type, document, event.seq or 0)
 
     def clear(self, session: Session, oldest: int) -> None:
@@ -227,7 +226,7 @@ def _write_key(session: Session, event_type: str, document: dict[str, Any], seq:
     """List a key as an event has it; its last use stays known."""
     rows = session.execute(_FIND, (str(document.get("key_id")),)).fetchall()
     listed = decode(rows[0][0]) if rows else {}
-    if event_type == _USED:
+    if event_type == KeyUsed.event_type:
         document = {**listed, **document}
     elif "used_at" in listed:
         document = {**document, "used_at": listed["used_at"]}
@@ -359,7 +358,7 @@ class Keys:
         key, now = state.key, self._runtime.clock.now()
         if not hmac.compare_digest(digest(text), state.hash or _NO_HASH) or key is None:
             if key is not None:
-                self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": "its secret is wrong"})
+                self._refuse(key, "its secret is wrong")
             raise Unauthenticated("The key is not one of this mesh's", remedy="mesh keys create makes one")
         end = ""
         if key.revoked_at is not None:
@@ -367,25 +366,29 @@ class Keys:
         elif key.expires_at is not None and key.expires_at <= now:
             end = f"expired at {key.expires_at:%Y-%m-%d %H:%M:%S} UTC"
         if end:
-            self._tell(key, _REFUSED, _REFUSED_EVERY, {"reason": end})
+            self._refuse(key, end)
             raise Unauthenticated(f"Key {key.key_id} {end}", remedy="mesh keys create makes another")
-        self._tell(key, _USED, _USED_EVERY, {})
+        self._tell(key, KeyUsed(key_id=key.key_id, agent_id=key.agent_id), _USED_EVERY)
         return key
 
-    def _tell(self, key: Key, event_type: str, pause: timedelta, payload: dict[str, Any]) -> None:
+    def _refuse(self, key: Key, reason: str) -> None:
+        refused = KeyRefused(key_id=key.key_id, agent_id=key.agent_id, reason=reason)
+        self._tell(key, refused, _REFUSED_EVERY)
+
+    def _tell(self, key: Key, payload: KeyUsed | KeyRefused, pause: timedelta) -> None:
         """Record that a key was used or refused, at most once in each `pause`."""
-        name, now = (key.key_id, event_type), self._runtime.clock.now()
+        name, now = (key.key_id, payload.event_type), self._runtime.clock.now()
         if name in self._recorded_at and now - self._recorded_at[name] < pause:
             return
         self._recorded_at[name] = now
         event = Event(
             id=f"{KEY}/{key.key_id}/{new_id()}",
-            event_type=event_type,
+            event_type=payload.event_type,
             topic=topics.MESH,
             time=now,
             tenant_id=key.events_tenant,
             aggregate_id=f"{KEY}/{key.key_id}",
-            payload={"key_id": key.key_id, "agent_id": key.agent_id, **payload},
+            payload=payload,
         )
         with suppress(HostError):  # the key is valid even if the log is away
             self._runtime.emit([event])

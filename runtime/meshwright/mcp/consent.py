@@ -27,7 +27,7 @@ from meshwright.events.inbox_sources import SourcePage, SourceQuery
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.mcp.event_types import ToolDecided
+from meshwright.mcp.event_types import ToolDecided, ToolReleased, ToolWithheld
 from meshwright.work.people import Approval
 
 CONSENT = "mcp-consent"
@@ -126,13 +126,13 @@ class ConsentActor(Actor[ConsentView]):
                     current = self._withhold(turn, tool, is_new=accepted is None)
                 withheld[tool.name] = current
         for name in (name for name in before if name not in withheld):
-            turn.publish(topics.MESH, RELEASED, {"server": self.ref.id, "tool": name})
+            turn.publish(ToolReleased(server=self.ref.id, tool=name))
         state.withheld, state.patterns = withheld, offer.patterns
         return state
 
     def _withhold(self, turn: Turn, tool: ToolDocument, *, is_new: bool) -> ToolDocument:
         self.state.withheld_count += 1
-        turn.publish(topics.MESH, WITHHELD, {"server": self.ref.id, "tool": tool.name, "is_new": is_new})
+        turn.publish(ToolWithheld(server=self.ref.id, tool=tool.name, is_new=is_new))
         return replace(tool, key=f"mcp/{self.ref.id}/{self.state.withheld_count}", since=turn.now)
 
     @turn
@@ -175,7 +175,7 @@ class ConsentActor(Actor[ConsentView]):
         return tool
 
     def _tell(self, turn: Turn, event_type: str, tool: ToolDocument, deciding: Deciding) -> None:
-        payload = {"server": self.ref.id, "tool": tool.name, "by": deciding.by, "reason": deciding.reason}
+        payload = ToolDecided(server=self.ref.id, tool=tool.name, by=deciding.by, reason=deciding.reason)
         turn.publish(topics.MESH, event_type, payload)
 
 

@@ -20,6 +20,7 @@ from meshwright.core.redaction import foreign_words
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.mcp.event_types import SignInChanged
 from meshwright.mcp.settings import LOOPBACK, McpClient
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class SignInActor(Actor[SealedSignIn]):
         self.state.text = sealed.text
         if is_news:
             event_type = SIGNED_IN if sealed.text else SIGNED_OUT
-            turn.publish(topics.MESH, event_type, {"server": self.ref.id})
+            turn.publish(topics.MESH, event_type, SignInChanged(server=self.ref.id))
 
     @turn
     def renew(self, turn: Turn, renewal: Renewal) -> None:

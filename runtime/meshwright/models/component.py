@@ -16,7 +16,7 @@ from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
-from meshwright.core.messages import Event
+from meshwright.core.messages import Event, Fault
 from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.inbox import Inbox
@@ -35,6 +35,7 @@ from meshwright.models.circuits import (
     Retrying,
     recovered,
 )
+from meshwright.models.event_types import ModelRetried
 from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
@@ -234,6 +235,6 @@ class ModelsComponent(Component):
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
         context, delay = request.context, round(delay_seconds, 3)
-        fault = {"type": error.code, "message": str(error)}
-        payload = {"error": fault, "delay_seconds": delay, "step": context.step}
-        tell_task(self.mesh, "model.retried", payload, context, request.user)
+        fault = Fault(type=error.code, message=str(error))
+        payload = ModelRetried(error=fault, delay_seconds=delay, step=context.step)
+        tell_task(self.mesh, payload, context, request.user)

@@ -37,12 +37,12 @@ class ModelCalled(
     cost_source: Fact[str]
     cache_hit: Fact[bool]
     saved_usd: Fact[Amount | None]
-    attempts: Fact[int]
+    attempts: Fact[int | None]
     outcome: Fact[Literal["ok", "failed", "cancelled", "cut"]]
     error: str | None
     reason: str | None
     tool_calls: tuple[str, ...]
-    latency_ms: Fact[float]
+    latency_ms: Fact[float | None]
     finish_reason: Fact[str | None] = None
     prompt: Fact[str | None] = None
     failed_at: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from meshwright.agent import AgentTypes
+from meshwright.agents.event_types import AgentMissing
 from meshwright.core.errors import NoAgentAvailable, NotFound
 from meshwright.events.filter import EventFilter
 from meshwright.events.status import MissingAgent, open_agents
@@ -128,5 +129,6 @@ class MissingAgents:
             self._named_before.discard(agent_id)
 
     def _record(self, event_type: str, agent: MissingAgent) -> None:
-        payload = {"agent_id": agent.agent_id, "tasks": agent.tasks, "task_ids": list(agent.task_ids)}
+        task_ids = list(agent.task_ids)
+        payload = AgentMissing(agent_id=agent.agent_id, tasks=agent.tasks, task_ids=task_ids)
         self._mesh.tell(event_type, payload, agent_id=agent.agent_id)

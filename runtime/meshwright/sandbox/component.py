@@ -10,6 +10,7 @@ from meshwright.core.errors import ConfigError, ToolFailed
 from meshwright.mesh import Mesh
 from meshwright.sandbox.attempts import NAMES
 from meshwright.sandbox.choice import ChosenSandbox
+from meshwright.sandbox.event_types import HostRefused
 from meshwright.sandbox.port import Sandbox
 from meshwright.sandbox.proxy import Place
 from meshwright.sandbox.settings import SandboxSettings
@@ -38,8 +39,7 @@ class SandboxComponent(Component):
         return ()
 
     def _tell_refused(self, place: Place, reason: str) -> None:
-        payload = {"host": place.host, "port": place.port, "reason": reason}
-        self.mesh.tell("sandbox.host_refused", payload)
+        self.mesh.tell(HostRefused(host=place.host, port=place.port, reason=reason))
 
     async def _check(self) -> str:
         try:

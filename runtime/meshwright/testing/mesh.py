@@ -26,6 +26,7 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
 from meshwright.core.money import ZERO
+from meshwright.core.step_events import ToolCalled
 from meshwright.events.inbox import Inbox, Question
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.log import EventLog
@@ -37,6 +38,7 @@ from meshwright.models.offline import stream_words
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, Price, ToolCall
 from meshwright.models.prices import Prices
 from meshwright.orchestration.tasks import Tasks
+from meshwright.prompts.event_types import PromptRejected
 from meshwright.prompts.sources import BUILT_IN
 from meshwright.settings import load_settings
 from meshwright.sql.database import Database
@@ -179,7 +181,7 @@ class Events(list[Event]):
     def names(self) -> list[str]:
         """The tool of each `tool.called`; the type of any other event."""
         return [
-            event.payload["tool"] if event.event_type == "tool.called" else event.event_type for event in self
+            event.event_type if (called := ToolCalled.read(event)) is None else called.tool for event in self
         ]
 
     @property
@@ -238,11 +240,11 @@ class MeshUnderTest(TaskCalls):
 
     def _check_prompts(self) -> None:
         for event in (*self.events("prompt.fallback"), *self.events("prompt.rejected")):
-            missing = not Path(event.payload["path"]).exists()
-            name = event.payload["name"]
+            rejected = PromptRejected.from_payload(event.payload)
+            missing, name = not Path(rejected.path).exists(), rejected.name
             if name not in BUILT_IN and not (missing and name in self._without_prompt):
-                problem = f"an agent ran without its own prompt: {event.payload['error']}"
-                raise PromptError(problem, remedy=event.payload["remedy"])
+                problem = f"an agent ran without its own prompt: {rejected.error}"
+                raise PromptError(problem, remedy=rejected.remedy or "")
 
     def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
         """The events so far, or those of a type or a task."""

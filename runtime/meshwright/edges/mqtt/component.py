@@ -18,6 +18,7 @@ from paho.mqtt.properties import Properties
 from meshwright.component import Check, Component
 from meshwright.core.clock import Backoff
 from meshwright.core.messages import Event
+from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (
     ELSEWHERE,
@@ -219,14 +220,13 @@ class MqttEdge:
         if self._reported:
             _logger.warning("%s: connected again", self._url)
             self._reported = ""
-        payload = {"broker": self._url, "session_present": connection.session_present}
-        self._tell("edge.connected", payload)
+        self._tell(EdgeConnected(broker=self._url, session_present=connection.session_present))
 
     def _report_away(self, error: BrokerAway) -> None:
         """Report it once, and again only where the remedy is another."""
         if not self._reported or (isinstance(error, BrokerRefuses) and str(error) != self._reported):
             _logger.warning("%s: %s; trying on", self._url, error)
-            self._tell("edge.disconnected", {"broker": self._url, "reason": str(error)})
+            self._tell(EdgeDisconnected(broker=self._url, reason=str(error)))
             self._reported = str(error)
 
     # Connections

@@ -25,7 +25,7 @@ from meshwright.core.payloads import Payload
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
 from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
-from meshwright.edges.event_types import EdgeRefused
+from meshwright.edges.event_types import EdgeDropped, EdgeRefused
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -166,7 +166,7 @@ def _level(name: str) -> str:
 class Notices:
     """Reports trouble as events of the mesh, at a bounded rate: at once, then with a count of those since."""
 
-    def __init__(self, emit: Callable[[str, dict[str, Any]], object]) -> None:
+    def __init__(self, emit: Callable[[Payload], object]) -> None:
         self._emit = emit
         self._waiting: dict[tuple[str, bool], tuple[int, dict[str, Any]]] = {}
         self._timers: dict[tuple[str, bool], asyncio.TimerHandle] = {}
@@ -216,7 +216,8 @@ class Notices:
             count, details = self._waiting.pop(kind)
             loop = asyncio.get_running_loop()
             self._timers[kind] = loop.call_later(_SECONDS[kind[0]], self._report, kind)
-            self._emit(kind[0], {**details, "count": count})
+            payload = EdgeRefused if kind[0] == REFUSED else EdgeDropped
+            self._emit(payload(**details, count=count))
 
 
 class Views:

@@ -16,6 +16,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import InternalError
 from meshwright.edges.cloud_events import EventAddress, TaskEvent, accept, envelope, refusal
 from meshwright.edges.replies.courier import Courier, Sender, until_answered
+from meshwright.events.event_types import BusRefused
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.stack.settings import DaprSettings, Publisher
@@ -81,8 +82,8 @@ class PublishersComponent(Component):
             if not isinstance(error, MeshError):
                 _logger.exception("an event on %s failed", publisher.topic)
             answer = refusal(body, InternalError.of(error), tenant_id)
-            payload = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
-            self.mesh.tell("bus.refused", payload, tenant_id=tenant_id)
+            fields = {"topic": publisher.topic, "publisher": name, "error": str(error)}
+            self.mesh.tell(BusRefused(**fields, bytes=len(body)), tenant_id=tenant_id)
         await self.mesh.runtime.publish_raw(publisher.receipts, answer)
         return True
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +22,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, NotFound
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.topics import TASK_PROGRESS
+from meshwright.edges.event_types import ReplyUnsent
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import Address, Lines, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
@@ -387,8 +388,7 @@ class _SenderLane:
             failed = self._unsent(event, task, address, failures + 1, max(pause, least))
             await self._postpone(failed)
             if not failures:
-                delayed = {"scheme": self._sender.scheme, "reason": str(error), "retry_at": failed.retry_at}
-                self._tell("reply.delayed", task, delayed)
+                self._tell("reply.delayed", task, str(error), failed.retry_at)
             return failed
         return None
 
@@ -408,9 +408,10 @@ class _SenderLane:
             self._drop(TaskKey(dropped.tenant_id, dropped.task_id), "too many replies wait")
 
     def _drop(self, task: TaskKey, reason: str) -> None:
-        self._tell("reply.dropped", task, {"scheme": self._sender.scheme, "reason": reason})
+        self._tell("reply.dropped", task, reason)
 
-    def _tell(self, event_type: str, task: TaskKey, payload: Mapping[str, Any]) -> None:
+    def _tell(self, event_type: str, task: TaskKey, reason: str, retry_at: datetime | None = None) -> None:
+        payload = ReplyUnsent(scheme=self._sender.scheme, reason=reason, retry_at=retry_at)
         self._mesh.tell(event_type, payload, **task._asdict())
 
 

@@ -18,9 +18,10 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
 from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.payloads import Payload
 from meshwright.core.schema import fault_text, faults
-from meshwright.core.topics import BOARD, MESH
 from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
+from meshwright.edges.event_types import BoardChanged, ReplyUnsent, WebhookFailed, WebhookReceived
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, field_of, is_own, items_of, kind_of
 from meshwright.edges.webhooks.senders import FORGE, forge_address
@@ -248,7 +249,7 @@ class WebhookReceiver:
             await self._mesh.get(Courier).ask(FORGE, TaskKey(tenant_id, request.task_id), address)
         elif rule.settings.reply != "none":
             reason = f"the delivery names nothing that a {rule.settings.reply} could go to"
-            dropped = {"scheme": FORGE, "reason": reason}
+            dropped = ReplyUnsent(scheme=FORGE, reason=reason)
             self._mesh.tell("reply.dropped", dropped, tenant_id=tenant_id, task_id=request.task_id)
         try:
             await Operations(self._mesh, source.caller).submit(request)
@@ -257,32 +258,27 @@ class WebhookReceiver:
         return request.task_id
 
     def _tell_failed(self, source: Source, rule: TaskRule, item: DeliveryItem, error: MeshError) -> None:
-        payload = {
-            "source": source.name,
-            "rule": rule.rule_id,
-            "delivery": item.delivery_id,
-            "reason": str(error),
-        }
-        self._mesh.tell("webhook.failed", payload, tenant_id=source.settings.tenant)
+        names = {"source": source.name, "rule": rule.rule_id, "delivery": item.delivery_id}
+        self._mesh.tell(WebhookFailed(**names, reason=str(error)), tenant_id=source.settings.tenant)
 
     async def _record(self, source: Source, item: DeliveryItem, tasks: list[str]) -> None:
         """Have the event in the log, once, with what it says of a board."""
-        payloads = [(MESH, "webhook.received", {"event": item.event, "tasks": tasks})]
+        names = {"source": source.name, "delivery": item.delivery_id}
+        received = WebhookReceived(**names, event=item.event, tasks=tasks)
+        events = [self._event(source, item, received.event_type, received)]
         if (board := board_event(source.settings.kind, item)) is not None:
-            payloads.append((BOARD, *board))
-        events = [self._event(source, item, *event) for event in payloads]
+            event_type, fields = board
+            events.append(self._event(source, item, event_type, BoardChanged(**names, **fields)))
         await self._mesh.runtime.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
-    def _event(
-        self, source: Source, item: DeliveryItem, topic: str, event_type: str, payload: dict[str, Any]
-    ) -> Event:
+    def _event(self, source: Source, item: DeliveryItem, event_type: str, payload: Payload) -> Event:
         return Event(
             id=f"{event_type.partition('.')[0]}/{source.settings.tenant}/{source.name}/{item.delivery_id}",
             event_type=event_type,
-            topic=topic,
+            topic=payload.event_topic,
             time=self._mesh.runtime.clock.now(),
             tenant_id=source.settings.tenant,
             aggregate_id=f"webhooks/{source.name}",
             idempotency_key=item.delivery_id,
-            payload={"source": source.name, "delivery": item.delivery_id, **payload},
+            payload=payload,
         )

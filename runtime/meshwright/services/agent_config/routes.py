@@ -29,7 +29,7 @@ from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
 from meshwright.edges.http.sessions import Sessions
 from meshwright.mesh import Mesh
-from meshwright.services.agent_config.event_types import AgentConfigChanged
+from meshwright.services.agent_config.event_types import AgentConfigChanged, SubscriberDropped
 from meshwright.services.agent_config.operations import (
     CHANGE,
     CHANGED,
@@ -196,7 +196,7 @@ class _Subscribers:
                 subscriber.put(message)
 
     def _dropped(self, tenant_id: str, reason: str) -> None:
-        self._mesh.tell("subscriber.dropped", {"channel": CHANNEL, "reason": reason}, tenant_id=tenant_id)
+        self._mesh.tell(SubscriberDropped(channel=CHANNEL, reason=reason), tenant_id=tenant_id)
 
 
 class _Subscriber:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component
 from meshwright.core.access import Role
@@ -16,6 +16,7 @@ from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import FRONT
+from meshwright.services.maintenance.event_types import MeshHeld
 from meshwright.services.maintenance.hold import MeshHold, ProcessHold
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.services.maintenance.settings import MaintenanceSettings
@@ -60,7 +61,7 @@ class MaintenanceComponent(Component):
         if not mesh.role.is_front:
             await self._follow()
         elif await self._hold.follow():
-            mesh.tell("mesh.held", note or {})
+            mesh.tell(note or MeshHeld())
         if mesh.runtime.is_shared:
             self._following = asyncio.create_task(every(mesh.runtime.clock, _LOOK_SECONDS, self._follow))
 
@@ -77,7 +78,7 @@ class MaintenanceComponent(Component):
         if self.mesh.state != before:
             _logger.info("the mesh is %s", "held: nothing begins here" if is_held else "released")
 
-    async def _apply_settings(self) -> dict[str, Any] | None:
+    async def _apply_settings(self) -> MeshHeld | None:
         """Hold or release the mesh as a front starts; returns the note of a restored store."""
         note = await self.mesh.database.read(read_note, HELD)
         hold = self.config.hold
@@ -85,4 +86,4 @@ class MaintenanceComponent(Component):
             await self._hold.change(is_held=True)
         elif hold is False and (note is not None or await self._hold.is_set()):
             await self.mesh.get(Maintenance).release(_SETTINGS)
-        return note
+        return None if note is None else MeshHeld.from_payload(note)

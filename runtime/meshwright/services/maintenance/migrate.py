@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from meshwright.core import topics
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, Plain
+from meshwright.core.payloads import Payload
+from meshwright.events.event_types import StoreMigrated, StoreReopened
 from meshwright.events.log import EventLog
 from meshwright.events.table import fill_blocks, newest
 from meshwright.kernel.envelope import ActorRef
@@ -266,7 +267,7 @@ def _files(source: Database, target: Database, *, is_again: bool) -> dict[str, s
 def _finish(session: Session, log: EventLog, report: MigrationReport) -> None:
     """Open the target for work."""
     delete_note(session, UNFINISHED)
-    log.insert(session, [_event("store.migrated", report.model_dump())])
+    log.insert(session, [_event(StoreMigrated(**report.model_dump()))])
 
 
 def _reopen(session: Session, log: EventLog, location: str) -> None:
@@ -274,9 +275,9 @@ def _reopen(session: Session, log: EventLog, location: str) -> None:
     if note is None:
         raise StoreFailed(f"{location} was not migrated", remedy="start it")
     delete_note(session, MOVED)
-    log.insert(session, [_event("store.reopened", {"target": note["to"]})])
+    log.insert(session, [_event(StoreReopened(target=note["to"]))])
 
 
-def _event(event_type: str, payload: dict[str, Any]) -> Event:
-    now = datetime.now(UTC)
-    return Event(id=new_id(), event_type=event_type, topic=topics.MESH, time=now, payload=payload)
+def _event(payload: Payload) -> Event:
+    event_type, topic, now = payload.event_type, payload.event_topic, datetime.now(UTC)
+    return Event(id=new_id(), event_type=event_type, topic=topic, time=now, payload=payload)

@@ -23,6 +23,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.run.erasure import Memory, forget_tasks, memories_of
+from meshwright.services.retention.event_types import TasksPruned
 from meshwright.sql.database import Database, Session, marks
 from meshwright.work.conversation import ConversationState
 from meshwright.work.protocol import TaskKey
@@ -194,7 +195,7 @@ def pruned_events(mesh: Mesh, event_type: str, tasks: Sequence[TaskKey]) -> list
     for tenant_id, task_id in tasks:
         tenants.setdefault(tenant_id, []).append(task_id)
     return [
-        mesh.event(event_type, {"count": len(ids), "tasks": ids}, topic=MESH, tenant_id=tenant_id)
+        mesh.event(event_type, TasksPruned(count=len(ids), tasks=ids), topic=MESH, tenant_id=tenant_id)
         for tenant_id, ids in tenants.items()
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -18,6 +18,7 @@ from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Event
 from meshwright.core.money import Budget
+from meshwright.services.schedules.event_types import ScheduleChanged, ScheduleRun
 from meshwright.services.schedules.times import ScheduleSpec, fires_at, last_due, next_due
 
 SOURCE = "schedule"
@@ -328,11 +329,10 @@ class Schedule:
     def _record(self, record: RunRecord) -> None:
         if record.status != "queued":
             self.state.history = [*self.state.history, record][-_MAX_HISTORY:]
-        run = record.model_dump(mode="json", exclude_none=True)
         task_id = record.task_id if record.status == "started" else None
-        self._publish(f"schedule.{record.status}", task_id, run=run)
+        self._publish(f"schedule.{record.status}", record, task_id)
 
-    def _publish(self, event_type: str, task_id: str | None = None, **fields: Any) -> None:
+    def _publish(self, event_type: str, run: RunRecord | None = None, task_id: str | None = None) -> None:
         summary = self.state.summary(self.key.schedule_id).model_dump(mode="json", exclude_none=True)
         aggregate_id = f"Schedule/{self.key.name}"
         self.events.append(
@@ -345,7 +345,9 @@ class Schedule:
                 task_id=task_id,
                 agent_id=summary.get("agent_id"),
                 aggregate_id=aggregate_id,
-                payload={"schedule": summary, **fields},
+                payload=ScheduleChanged(schedule=summary)
+                if run is None
+                else ScheduleRun(schedule=summary, run=run.model_dump(mode="json", exclude_none=True)),
             )
         )
 

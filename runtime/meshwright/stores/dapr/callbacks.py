@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import plain
 from meshwright.core.errors import Draining, HostError, MeshError, NotFound, TooLarge
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
+from meshwright.events.event_types import BusRefused
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker
@@ -285,19 +285,14 @@ class AppCallbacks(Callbacks):
     async def _refuse(self, topic: str, data: bytes, error: Exception) -> bool:
         reason = " ".join(str(error).split())[:_MAX_QUOTED]
         _logger.warning("a message on %s is no event, and is dropped: %s", topic, reason)
-        payload = {
-            "topic": topic,
-            "bytes": len(data),
-            "begins": data[:_MAX_QUOTED].decode(errors="replace"),
-            "error": reason,
-        }
+        begins = data[:_MAX_QUOTED].decode(errors="replace")
         refused = Event(
             id=f"bus/{new_id()}",
-            event_type="bus.refused",
-            topic=topics.MESH,
+            event_type=BusRefused.event_type,
+            topic=BusRefused.event_topic,
             time=self._clock.now(),
             aggregate_id="bus",
-            payload=payload,
+            payload=BusRefused(topic=topic, bytes=len(data), begins=begins, error=reason),
         )
         try:
             await self._outbox.emit([refused])
