@@ -35,7 +35,7 @@ NAMES = (
     "events.part:TRACING",
     "agents.part:PROMPTS",
     "ledger.part:PART",
-    "identity.part:KEYS",
+    "services.keys.part:PART",
     "services.agent_config.part:PART",
     "services.llmops.part:PART",
     "services.page.part:PART",

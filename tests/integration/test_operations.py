@@ -23,7 +23,7 @@ from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.identity.administration import Administration
 from meshwright.identity.batches import Batches
-from meshwright.identity.operations import EventFeed, Operations
+from meshwright.identity.operations import Acting, EventFeed, Operations
 from meshwright.identity.rules import check_answer
 from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
@@ -35,6 +35,7 @@ from meshwright.services.evaluations.records import Data, EvaluationRequest, Ite
 from meshwright.services.experiments.operations import Experiments
 from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
 from meshwright.services.figures.operations import FiguresOperations
+from meshwright.services.keys.operations import KeyOperations
 from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.schedules.operations import Schedules
@@ -168,26 +169,38 @@ async def first_of(feed: EventFeed | None) -> list[Event]:
         await feed.batches.aclose()
 
 
-_Use = Callable[[Batches, Administration, Target], Any]
-USES: dict[str, _Use] = {
-    "see": lambda ops, _, task: ops.see(task.ended),
-    "task_events": lambda ops, _, task: ops.task_events(task.ended, EventFilter()),
-    "follow": lambda ops, _, task: ops.follow(task.waiting),
-    "transcripts": lambda ops, _, task: ops.transcripts(task.ended),
-    "export": lambda ops, _, task: ops.export(task.ended),
-    "file": lambda ops, _, task: ops.file(task.ended, 1),
-    "outcome": lambda ops, _, task: ops.outcome(task.ended),
-    "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),
-    "reveal": lambda ops, _, task: ops.reveal(task.waiting, task.question),
-    "cancel": lambda ops, _, task: ops.cancel(task.waiting),
-    "retry": lambda ops, _, task: ops.retry(task.ended),
-    "score": lambda ops, _, task: ops.score(task.ended, "thumbs", 1.0),
+KINDS: tuple[type[Acting], ...] = (Batches, Administration, KeyOperations)
+
+
+class AllOperations:
+    """The operations of all kinds for a caller, by the names of their methods."""
+
+    def __init__(self, mesh: Mesh, by: Caller) -> None:
+        self._kinds = [kind(mesh, by) for kind in KINDS]
+
+    def __getattr__(self, name: str) -> Any:
+        return next(getattr(kind, name) for kind in self._kinds if hasattr(kind, name))
+
+
+USES: dict[str, Callable[[AllOperations, Target], Any]] = {
+    "see": lambda ops, task: ops.see(task.ended),
+    "task_events": lambda ops, task: ops.task_events(task.ended, EventFilter()),
+    "follow": lambda ops, task: ops.follow(task.waiting),
+    "transcripts": lambda ops, task: ops.transcripts(task.ended),
+    "export": lambda ops, task: ops.export(task.ended),
+    "file": lambda ops, task: ops.file(task.ended, 1),
+    "outcome": lambda ops, task: ops.outcome(task.ended),
+    "answer": lambda ops, task: ops.answer(task.waiting, task.question, "yes"),
+    "reveal": lambda ops, task: ops.reveal(task.waiting, task.question),
+    "cancel": lambda ops, task: ops.cancel(task.waiting),
+    "retry": lambda ops, task: ops.retry(task.ended),
+    "score": lambda ops, task: ops.score(task.ended, "thumbs", 1.0),
     "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),
     "cancel_all": lambda ops, *_: ops.cancel_all(dry_run=True),
     "answer_all": lambda ops, *_: ops.answer_all("yes", kind="none"),
     "dead_letters": lambda ops, *_: ops.dead_letters(),
-    "fork": lambda ops, _, task: ops.fork(task.ended, "1", dry_run=True),
-    "tree": lambda ops, _, task: ops.tree(task.ended),
+    "fork": lambda ops, task: ops.fork(task.ended, "1", dry_run=True),
+    "tree": lambda ops, task: ops.tree(task.ended),
     "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
     "tasks": lambda ops, *_: ops.tasks(),
     "inbox": lambda ops, *_: ops.inbox(),
@@ -203,23 +216,23 @@ USES: dict[str, _Use] = {
     ),
     "models": lambda ops, *_: ops.models(),
     "call_model": lambda ops, *_: ops.call_model(),
-    "budgets": lambda _, admin, __: admin.budgets(),
-    "estimate": lambda _, admin, __: admin.estimate(agent_id="asker"),
-    "raise_budget": lambda _, admin, task: admin.raise_budget(Decimal(1), task_id=task.waiting),
-    "allowances": lambda _, admin, __: admin.allowances(),
-    "allow": lambda _, admin, __: admin.allow("asker", "5/day"),
-    "disallow": lambda _, admin, __: admin.disallow("asker"),
-    "create_key": lambda _, admin, __: admin.create_key(name="eve"),
-    "list_keys": lambda _, admin, __: admin.list_keys(),
-    "revoke_key": lambda _, admin, task: admin.revoke_key(task.key_id),
-    "rotate_key": lambda _, admin, task: admin.rotate_key(task.key_id, grace="1h"),
-    "erase": lambda _, admin, task: admin.erase(task_id=task.ended),
-    "open_keys": lambda _, admin, __: admin.open_keys(),
-    "verify": lambda _, admin, __: admin.verify(),
-    "rotate_secrets": lambda _, admin, __: admin.rotate_secrets(),
-    "deployments": lambda _, admin, __: admin.deployments(),
-    "explain_route": lambda _, admin, __: admin.explain_route(),
-    "test_deployments": lambda _, admin, __: admin.test_deployments(),
+    "budgets": lambda ops, _: ops.budgets(),
+    "estimate": lambda ops, _: ops.estimate(agent_id="asker"),
+    "raise_budget": lambda ops, task: ops.raise_budget(Decimal(1), task_id=task.waiting),
+    "allowances": lambda ops, _: ops.allowances(),
+    "allow": lambda ops, _: ops.allow("asker", "5/day"),
+    "disallow": lambda ops, _: ops.disallow("asker"),
+    "create_key": lambda ops, _: ops.create_key(name="eve"),
+    "list_keys": lambda ops, _: ops.list_keys(),
+    "revoke_key": lambda ops, task: ops.revoke_key(task.key_id),
+    "rotate_key": lambda ops, task: ops.rotate_key(task.key_id, grace="1h"),
+    "erase": lambda ops, task: ops.erase(task_id=task.ended),
+    "open_keys": lambda ops, _: ops.open_keys(),
+    "verify": lambda ops, _: ops.verify(),
+    "rotate_secrets": lambda ops, _: ops.rotate_secrets(),
+    "deployments": lambda ops, _: ops.deployments(),
+    "explain_route": lambda ops, _: ops.explain_route(),
+    "test_deployments": lambda ops, _: ops.test_deployments(),
 }
 """A use of each operation, as valid as it takes to be let in."""
 
@@ -227,7 +240,7 @@ USES: dict[str, _Use] = {
 async def use(mesh: Mesh, name: str, by: Caller, task: Target) -> tuple[bool, bool]:
     """Use an operation; returns whether the caller may, and whether it sees the secret."""
     try:
-        result = USES[name](Batches(mesh, by), Administration(mesh, by), task)
+        result = USES[name](AllOperations(mesh, by), task)
         if isinstance(result, Awaitable):
             result = await result
         if isinstance(result, EventFeed) or name == "follow":
@@ -261,12 +274,12 @@ async def meshed() -> AsyncIterator[MeshUnderTest]:
 def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
     methods = {
         name
-        for kind in (Batches, Administration)
+        for kind in KINDS
         for name, _ in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_")
     }
     tables = {line[0] for table in (OF_TASKS, OF_TENANTS) for line in lines(table)} | {*OF_ALL_TENANTS}
-    declared = {*operations_of(Batches), *operations_of(Administration)}
+    declared = {name for kind in KINDS for name in operations_of(kind)}
     assert methods == declared == tables == set(USES)
 
 
@@ -283,7 +296,7 @@ async def test_each_role_uses_operations_on_own_and_others_tasks(
             expected = (letter in may, letter in sees)
             assert await use(mesh, name, by, task) == expected, (name, letter, owner)
         with pytest.raises((NotFound, Forbidden)):
-            await USES[name](Batches(mesh, by), Administration(mesh, by), foreign)
+            await USES[name](AllOperations(mesh, by), foreign)
     assert (await mesh.get(Tasks).task(foreign.waiting, "globex")).status == "waiting"
 
 
@@ -304,7 +317,7 @@ async def test_words_of_requests_are_searched_by_those_who_may_read_them(meshed:
     mesh = meshed.mesh
     await made(mesh, caller(name="bob"))
     wanted = EventFilter(of_task=TaskFilter(text="task"), after_seq=0)
-    searches: list[Callable[[Batches], Any]] = [
+    searches: list[Callable[[AllOperations], Any]] = [
         lambda ops: ops.tasks(text="task"),
         lambda ops: ops.dead_letters(text="task"),
         lambda ops: ops.events(wanted),
@@ -314,11 +327,11 @@ async def test_words_of_requests_are_searched_by_those_who_may_read_them(meshed:
     ]
     for search in searches:
         with pytest.raises(Forbidden, match="contents"):
-            await search(Batches(mesh, caller("v", "o")))
-        found = await search(Batches(mesh, caller("c", "o")))
+            await search(AllOperations(mesh, caller("v", "o")))
+        found = await search(AllOperations(mesh, caller("c", "o")))
         if isinstance(found, EventFeed):
             await found.batches.aclose()
-    assert len((await Batches(mesh, caller("c")).tasks(text="SECRET-of-the")).items) == 2
+    assert len((await AllOperations(mesh, caller("c")).tasks(text="SECRET-of-the")).items) == 2
 
 
 @pytest.mark.parametrize("name", sorted(OF_ALL_TENANTS))

@@ -1,17 +1,14 @@
-"""The component of the keys of callers."""
+"""The component of sign-in by OpenID Connect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Actors, Check, Component, Pages, offered
-from meshwright.events.projections import Projection
-from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
+from meshwright.component import Check, Component
+from meshwright.identity.auth import Authenticator
 from meshwright.identity.settings import OidcSettings
-from meshwright.ledger.keys import KINDS, KeyProjection, Keys
 from meshwright.mesh import Mesh
-from meshwright.roles import ORCHESTRATION
 
 if TYPE_CHECKING:
     from meshwright.identity.oidc import OidcTokens
@@ -38,35 +35,3 @@ class OidcComponent(Component):
     def checks(self) -> Iterable[Check]:
         """Whether the issuer has keys."""
         return [Check("oidc", self._tokens.check)] if self._tokens else []
-
-
-class KeysComponent(Component):
-    """Virtual keys of callers."""
-
-    name = "keys"
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        mesh.provide(Keys(mesh.runtime, mesh.log, has_log=mesh.has_log))
-
-    def projections(self) -> Iterable[Projection]:
-        """The list of keys."""
-        return [KeyProjection()]
-
-    def authenticator(self) -> Authenticator:
-        """Keys and the admin token."""
-        return KeyAuthenticator(self.mesh.get(Keys), self.mesh.settings)
-
-    def assemble(self) -> None:
-        """Take the authenticators of all components."""
-        mesh = self.mesh
-        authenticators = offered(mesh, lambda component: component.authenticator())
-        mesh.provide(Authenticators(authenticators, mesh.get(Keys), mesh.settings))
-
-    def pages(self) -> Iterable[Pages]:
-        """Its view of the page."""
-        return [Pages("/ui/keys", self.folder("web"), view="Keys", place=90)]
-
-    def actors(self) -> Iterable[Actors]:
-        """Each key, and whether callers need one."""
-        return [Actors(kind, ORCHESTRATION) for kind in KINDS]

@@ -58,8 +58,9 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-_KEYS = make_routes(Administration, "keys")
-_MODEL_ROUTERS = (models.openai_router, models.router, _KEYS, mesh_routes.probes)
+_MODEL_ROUTERS = (models.openai_router, models.router, mesh_routes.probes)
+_MODEL_PARTS = ("keys",)
+"""The components whose routes a worker has beside its models."""
 _ROUTERS = (
     tasks.router,
     make_routes(Batches, "tasks"),
@@ -131,10 +132,12 @@ def create_app(
     )
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups
     app.state.brake = Brake()
-    components = [part for part in mesh.components if isinstance(part, Component) and not only_models]
+    components = [part for part in mesh.components if isinstance(part, Component)]
+    if only_models:
+        components = [part for part in components if part.name in _MODEL_PARTS]
     others = [router for part in components for router in _routers_of(part)]
     app.router.routes += [route for router in others for route in router.routes]
-    app.router.routes += [*page_routes(components), *_entry().routes]
+    app.router.routes += [*page_routes([] if only_models else components), *_entry().routes]
     kinds = RouterKinds(app.router.routes)
     handle_errors(app)
     app.state.sessions = Sessions(

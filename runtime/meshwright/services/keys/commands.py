@@ -15,8 +15,8 @@ from meshwright.cli.output import document, echo_json, say
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
 from meshwright.core.display import Document
 from meshwright.core.errors import nearest
-from meshwright.identity.display import KEYS
 from meshwright.ledger.commands import on_proxy
+from meshwright.services.keys.display import KEYS
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy

@@ -1,0 +1,1 @@
+"""Keys of callers: made, rotated and revoked by administrators."""
