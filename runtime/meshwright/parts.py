@@ -36,6 +36,7 @@ NAMES = (
     "agents.part:PROMPTS",
     "ledger.part:PART",
     "services.keys.part:PART",
+    "services.inbox.part:PART",
     "services.agent_config.part:PART",
     "services.llmops.part:PART",
     "services.page.part:PART",

@@ -17,13 +17,13 @@ from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Usage
 from meshwright.edges.http.server import serving
-from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks
+from meshwright.services.money.operations import MoneyOperations
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
 from tests.support.running_mesh import Done, mesh
@@ -102,7 +102,7 @@ async def test_a_tenant_sees_no_figures_that_count_other_tenants(tmp_path: Path)
 
         async def seen(tenant_id: str, **fields: Any) -> list[str]:
             caller = Caller(tenant_id=tenant_id, roles=frozenset({Role.VIEWER}), **fields)
-            return [view.budget for view in (await Administration(mesh, caller).budgets()).items]
+            return [view.budget for view in (await MoneyOperations(mesh, caller).budgets()).items]
 
         assert await seen("acme") == ["ours"]
         assert await seen("other") == []

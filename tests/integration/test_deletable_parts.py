@@ -27,6 +27,7 @@ PARTS = {
     "retention": "services/retention",
     "sinks": "services/sinks",
     "money": "services/money",
+    "inbox": "services/inbox",
 }
 RESTING = {"llmops": ("services/experiments",)}
 """The parts that do nothing without another, and go with it."""

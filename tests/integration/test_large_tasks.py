@@ -22,7 +22,7 @@ from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter
 from meshwright.identity.auth import Credentials
-from meshwright.identity.operations import EventFeed
+from meshwright.identity.events import EventFeed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind

@@ -1,4 +1,4 @@
-"""Operations on what a mesh may spend, who may use it, and what it keeps."""
+"""Operations on models, and of operators and administrators."""
 
 from __future__ import annotations
 
@@ -8,40 +8,47 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from meshwright.context.plan import CompressRequest, CompressResponse
+from meshwright.context.service import ContextClient
+from meshwright.core.access import Role
+from meshwright.core.capability import AgentInfo
+from meshwright.core.errors import NotFound
 from meshwright.core.ids import Identifier
-from meshwright.core.money import ZERO, Budget, Dollars, OnEmpty
+from meshwright.core.messages import (
+    ScoreCard,
+)
 from meshwright.core.operations import (
     Rule,
     Strict,
+    has_role,
     operation,
-    require_all_tenants,
-    tenant_of,
     visible_tenant,
 )
+from meshwright.core.payloads import redacted
 from meshwright.events.audit import Audit
+from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.identity.operations import Acting
-from meshwright.identity.rules import ADMIN, OPERATOR, VIEWER
-from meshwright.ledger.allowances import Allowances
-from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.spending import Spending
-from meshwright.ledger.task_costs import TaskEstimate
+from meshwright.identity.rules import (
+    ADMIN,
+    OPERATOR,
+    SUBMITTER,
+    VIEWER,
+    call_context,
+)
 from meshwright.models.overview import Deployments
+from meshwright.models.port import CallContext
+from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.status import StatusReader
+from meshwright.orchestration.tenants import Tenants
 from meshwright.run.erasure import Eraser
 from meshwright.sql.encrypted import Secrets
 
 _NOT_ADMIN = {401: "The admin token is missing or wrong.", 403: "The caller is no administrator."}
-_NO_OPERATOR = {403: "The caller is no operator, or no operator of all tenants."}
 _NOT_OPERATOR = {403: "The caller is no operator of all tenants."}
 _NO_GROUP = {400: "There is no such group, or nothing of it can be called."}
-_ALLOWANCE = """\
-A spender with its allowance: an agent, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`.
-
-Without `on_empty` an allowance that is replaced keeps its own; a new one has `fail`.
-"""
 _Group = Annotated[str, Field(min_length=1, max_length=128)]
-_Spender = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Rotation(BaseModel):
@@ -91,174 +98,56 @@ class Erasure(BaseModel):
     events: int
 
 
-class BudgetList(BaseModel):
-    """Budgets, each with whose it is."""
-
-    items: list[BudgetView]
-
-
-class RaiseRequest(Strict):
-    """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own.
-
-    With `cheaper` those of its calls that have no room go on with cheaper models, before they do what the
-    budget says. It is raised, made cheaper, or both.
-    """
-
-    budget: str | None = Field(default=None, min_length=1, max_length=64)
-    key: str | None = Field(default=None, min_length=1, max_length=512)
-    task_id: Identifier | None = None
-    tenant_id: Identifier | None = None
-    amount_usd: Dollars | None = None
-    cheaper: bool = False
-
-    @model_validator(mode="after")
-    def _changes_something(self) -> Self:
-        if not self.amount_usd and not self.cheaper:
-            raise ValueError("give an amount_usd that is greater than 0, or cheaper")
-        return self
-
-
-class AllowanceItems(BaseModel):
-    """Allowances by name."""
-
-    items: list[Budget]
-
-
 class DeploymentTests(BaseModel):
     """A result for each deployment: whether it answers (`ok`), its model and cost, or its error."""
 
     items: list[dict[str, Any]]
 
 
-class Administration(Acting):
-    """The operations of operators and administrators. Each raises what the operations of `Operations` raise.
+class AgentList(BaseModel):
+    """Agents by name."""
 
-    A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
-    """
+    items: list[AgentInfo]
 
-    @operation(
-        Rule("lists budgets", VIEWER), "GET /budgets", "List budgets", name="list_budgets", tag="costs"
-    )
-    async def budgets(self) -> BudgetList:
-        """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
 
-        `estimated_usd` is the part of what is spent that no provider counted.
-        A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
-        """
-        views = await self.mesh.get(Spending).budget_views(visible_tenant(self.caller))
-        return BudgetList(items=views)
+class ScoreList(BaseModel):
+    """Score cards, the best first."""
 
-    @operation(
-        Rule("raises budgets", OPERATOR),
-        "POST /budgets/raise",
-        "Raise a budget",
-        tag="costs",
-        errors={404: "There is no such budget.", **_NO_OPERATOR},
-        request=RaiseRequest,
-    )
-    async def raise_budget(
-        self,
-        amount_usd: Dollars | None = None,
-        *,
-        cheaper: bool = False,
-        budget: str | None = None,
-        key: str | None = None,
-        task_id: str | None = None,
-        tenant_id: str | None = None,
-    ) -> BudgetView:
-        """Add dollars to a budget, or let its calls be cheaper, for the rest of its window or for good.
+    items: list[ScoreCard]
 
-        Tasks that wait for money go on. A call without room has its tags `expensive` and `medium` replaced by the
-        budget's `cheaper_tag`, else `cheap`; where that has no room either, the task does what `on_empty` says.
-        """  # noqa: E501
-        if task_id is None:
-            require_all_tenants(self.caller, "raises a budget that is not a task's own")
-        subject = f"budgets/{budget}" if task_id is None else f"tasks/{task_id}"
-        details = {"of": key, "amount_usd": amount_usd, "cheaper": cheaper, "tenant_id": tenant_id}
-        async with self.mesh.get(Audit).change(self.caller, "budget.raised", subject, details):
-            return await self.mesh.get(Spending).raise_budget(
-                amount_usd or ZERO,
-                cheaper=cheaper,
-                budget=budget,
-                key=key,
-                task_id=task_id,
-                tenant_id=tenant_of(self.caller, tenant_id) or self.caller.tenant_id,
-            )
 
-    @operation(
-        Rule("lists allowances", OPERATOR),
-        "GET /allowances",
-        "List allowances",
-        name="list_allowances",
-        tag="costs",
-        errors=_NO_OPERATOR,
-    )
-    async def allowances(self) -> AllowanceItems:
-        """Show the budgets that were set while the mesh runs."""
-        tenant_id = visible_tenant(self.caller)
-        items = await self.mesh.get(Allowances).items()
-        return AllowanceItems(items=[item for item in items if tenant_id in (None, item.tenant_id)])
+class ModelOperations(Acting):
+    """The operations on models and contexts. Each raises what the operations of `Operations` raise."""
 
-    @operation(
-        Rule("sets allowances", OPERATOR),
-        "PUT /allowances",
-        "Set an allowance",
-        name="set_allowance",
-        tag="costs",
-        errors=_NO_OPERATOR,
-        request="AllowanceRequest",
-        about=_ALLOWANCE,
-    )
-    async def allow(
-        self,
-        whose: _Spender,
-        allowance: Annotated[str, Field(min_length=1, max_length=64)],
-        *,
-        tenant_id: Identifier | None = None,
-        on_empty: OnEmpty | None = None,
-    ) -> Budget:
-        """Allow somebody an amount in a window, in place of what was allowed in such a window before.
-
-        It counts with the next call of a model, on every worker within a second.
-        """
-        tenant_id = tenant_of(self.caller, tenant_id)
-        details = {"allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
-        async with self.mesh.get(Audit).change(self.caller, "allowance.set", f"allowances/{whose}", details):
-            return await self.mesh.get(Spending).allow(
-                whose, allowance, tenant_id=tenant_id, on_empty=on_empty
-            )
-
-    @operation(
-        Rule("removes allowances", OPERATOR),
-        "DELETE /allowances",
-        "Remove allowances",
-        name="remove_allowances",
-        tag="costs",
-        errors={404: "There are none.", **_NO_OPERATOR},
-    )
-    async def disallow(self, whose: _Spender, *, tenant_id: Identifier | None = None) -> AllowanceItems:
-        """End the allowances of somebody, of every window, and show them."""
-        tenant_id = tenant_of(self.caller, tenant_id)
-        subject, details = f"allowances/{whose}", {"tenant_id": tenant_id}
-        async with self.mesh.get(Audit).change(self.caller, "allowance.removed", subject, details):
-            return AllowanceItems(items=await self.mesh.get(Spending).disallow(whose, tenant_id=tenant_id))
-
-    @operation(
-        Rule("estimates tasks", VIEWER),
-        "GET /costs/estimate",
-        "Estimate a task",
-        name="estimate_task",
-        tag="costs",
-        errors={422: "Neither an agent nor a capability is named."},
-    )
-    async def estimate(
-        self, *, agent_id: Identifier | None = None, capability: Identifier | None = None
-    ) -> TaskEstimate:
-        """Show what the last such tasks have cost, with all that they delegated: median and 90 %."""
-        tenant_id = visible_tenant(self.caller)
-        return await self.mesh.get(Spending).estimate(
-            agent_id=agent_id, capability=capability, tenant_id=tenant_id
+    @operation(Rule("compresses contexts", SUBMITTER), "POST /compress", "Compress a context", tag="context")
+    async def compress(self, request: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
+        """Make the context that the receiver needs: by rules, and by a model where those are not enough."""
+        caller = self.caller
+        return await self.mesh.get(ContextClient).compress(
+            request,
+            tenant_id=caller.tenant_id,
+            traceparent=traceparent,
+            context=lambda: CallContext(
+                tenant_id=caller.tenant_id, budgets=caller.budgets, traceparent=traceparent
+            ),
         )
+
+    @operation(Rule("lists models", SUBMITTER))
+    def models(self) -> tuple[str, ...] | None:
+        """The models that may be named; None where only their server knows."""
+        return self.mesh.get(Deployments).groups
+
+    @operation(Rule("calls models", SUBMITTER, limit="calls_per_minute"))
+    async def call_model(
+        self, *, tenant_id: str | None = None, user: str | None = None, traceparent: str | None = None
+    ) -> CallContext:
+        """Says who pays for a call of a model, which counts from now on, and which trace it joins.
+
+        Only a caller of all tenants may name another tenant. Raises Overloaded, StorageExceeded.
+        """
+        context = call_context(self.caller, tenant_id=tenant_id, user=user)
+        await self.mesh.get(Tenants).take(context.tenant_id, "calls_per_minute")
+        return context.model_copy(update={"traceparent": traceparent})
 
     @operation(
         Rule("lists deployments", OPERATOR, all_tenants=True),
@@ -303,6 +192,13 @@ class Administration(Acting):
             self.caller, "deployments.tested", "deployments", {"model": model}
         ):
             return DeploymentTests(items=await self.mesh.get(Deployments).test(model))
+
+
+class Administration(Acting):
+    """The operations of operators and administrators. Each raises what the operations of `Operations` raise.
+
+    A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
+    """
 
     @operation(
         Rule("erases contents", ADMIN),
@@ -349,3 +245,42 @@ class Administration(Acting):
         """Make a new key, where the data folder has the keys, and encrypt all stored secrets with it."""
         async with self.mesh.get(Audit).change(self.caller, "secrets.rotated", "secrets"):
             return Rotation(renewed=await self.mesh.get(Secrets).rotate())
+
+    @operation(Rule("lists agents", VIEWER), "GET /agents", "List agents", name="list_agents", tag="agents")
+    def agents(self) -> AgentList:
+        """Show every agent that is registered, and how it is doing."""
+        return AgentList(items=self.mesh.get(Registry).agents())
+
+    @operation(
+        Rule("sees scores", VIEWER),
+        "GET /agents/score/{capability}",
+        "Score agents for a capability",
+        name="score_agents",
+        tag="agents",
+        errors={404: "No agent has that capability."},
+    )
+    def scores(self, capability: Identifier) -> ScoreList:
+        """Show how the agents that are not offline score for a capability, factor by factor, best first."""
+        capabilities = self.mesh.get(Registry).capabilities()
+        if capability not in capabilities:
+            raise NotFound(
+                f"No agent has the capability {capability!r}",
+                remedy=f"Known are {', '.join(capabilities) or 'none: no agent is registered'}",
+                field="capability",
+            )
+        return ScoreList(items=self.mesh.get(Registry).scores(capability))
+
+    @operation(
+        Rule("sees the status", VIEWER),
+        "GET /status",
+        "Show the state of the mesh",
+        name="show_status",
+        tag="tasks",
+    )
+    async def status(self) -> MeshStatus:
+        """Count open tasks by status and by what they wait for, and show which deployments are left alone.
+
+        The holder of a key sees the tasks of the key's tenant, the administrator all of it.
+        """
+        status = await self.mesh.get(StatusReader).status(visible_tenant(self.caller))
+        return status if has_role(self.caller, Role.CONTENTS) else redacted(status)

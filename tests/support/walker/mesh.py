@@ -25,6 +25,7 @@ from meshwright.ledger.costs import Costs
 from meshwright.mesh import Mesh
 from meshwright.orchestration.again import ForkResult, RetryResult
 from meshwright.parts import ours
+from meshwright.services.inbox.operations import InboxOperations
 from meshwright.settings import Settings, load_settings
 from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
 from meshwright.work.record import TaskView
@@ -259,7 +260,8 @@ class MemoryMesh:
         return sorted(page.items, key=lambda task: task.seq)
 
     async def inbox(self, tenant: str = "default") -> list[Question]:
-        return list((await self._by(APPROVER, tenant).inbox(limit=_MAX_TASKS)).items)
+        by = self._by(APPROVER, tenant)
+        return list((await InboxOperations(by.mesh, by.caller).inbox(limit=_MAX_TASKS)).items)
 
     async def answer(
         self, task_id: str, key: str, value: Any, by: str = APPROVER, tenant: str = "default"

@@ -45,7 +45,7 @@ from meshwright.edges.http.operation_routes import make_routes
 from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.identity.administration import Administration
+from meshwright.identity.administration import Administration, ModelOperations
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.identity.batches import Batches
 from meshwright.identity.rules import Rule
@@ -65,8 +65,8 @@ _ROUTERS = (
     tasks.router,
     make_routes(Batches, "tasks"),
     events.router,
-    make_routes(Batches, "agents", "costs", "context"),
-    make_routes(Administration, "costs", "models", "administration"),
+    make_routes(ModelOperations, "context", "models"),
+    make_routes(Administration, "agents", "tasks", "administration"),
     *_MODEL_ROUTERS,
 )
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]

@@ -29,8 +29,8 @@ from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, p
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import Page
+from meshwright.identity.events import Common, EventFeed, EventOperations
 from meshwright.identity.filters import TaskCriteria
-from meshwright.identity.operations import Common, EventFeed, Operations
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
@@ -127,7 +127,8 @@ def resume_after(request: Request, start: Start) -> int | None:
 
 @router.get("/events", summary="Query the event log", response_model=EventPage)
 async def _query_events(
-    operations: Annotated[Operations, may(Operations.events)], query: Annotated[_EventQuery, Query()]
+    operations: Annotated[EventOperations, may(EventOperations.events, EventOperations)],
+    query: Annotated[_EventQuery, Query()],
 ) -> Response:
     """Look up events by their fields or those of their tasks, by range of `seq`, or by time.
 
@@ -141,7 +142,7 @@ async def _query_events(
 )
 async def _stream_events(
     request: Request,
-    operations: Annotated[Operations, may(Operations.tail)],
+    operations: Annotated[EventOperations, may(EventOperations.tail, EventOperations)],
     tail: Annotated[_EventTail, Query()],
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
@@ -337,7 +338,7 @@ class PublishedEvent(BaseModel):
 )
 async def _publish(
     mesh: ReadyMesh,
-    operations: Annotated[Operations, may(Operations.publish)],
+    operations: Annotated[EventOperations, may(EventOperations.publish, EventOperations)],
     event: EventRequest,
     idempotency_key: Annotated[
         str | None,

@@ -32,7 +32,7 @@ from meshwright.edges.http.errors import ALL_DOWN, JsonLine, retry_after
 from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
-from meshwright.identity.operations import Operations
+from meshwright.identity.administration import ModelOperations
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
@@ -42,7 +42,7 @@ _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
-_CallerDep = Annotated[Operations, may(Operations.call_model)]
+_CallerDep = Annotated[ModelOperations, may(ModelOperations.call_model, ModelOperations)]
 
 
 router = make_router("models")
@@ -126,7 +126,7 @@ class EmbeddingList(BaseModel):
 
 @openai_router.get("/v1/models", summary="List models")
 async def _list_models(
-    request: Request, operations: Annotated[Operations, may(Operations.models)]
+    request: Request, operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)]
 ) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(
@@ -137,7 +137,7 @@ async def _list_models(
 @openai_router.get("/v1/models/{model_id:path}", summary="Describe a model")
 async def _describe_model(
     request: Request,
-    operations: Annotated[Operations, may(Operations.models)],
+    operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)],
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> ModelEntry:
     """Describe a group that may be named as `model`."""
@@ -244,12 +244,12 @@ async def _complete(
     return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})
 
 
-def _groups(request: Request, operations: Operations) -> tuple[str, ...] | None:
+def _groups(request: Request, operations: ModelOperations) -> tuple[str, ...] | None:
     """The models that may be named here; None where only the model's server knows."""
     return request.app.state.groups or operations.models()
 
 
-def _check_group(request: Request, operations: Operations, name: str) -> None:
+def _check_group(request: Request, operations: ModelOperations, name: str) -> None:
     groups = _groups(request, operations)
     if groups is not None and not any(fnmatchcase(name, group) for group in groups):
         raise NotFound(

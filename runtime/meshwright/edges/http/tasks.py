@@ -27,6 +27,7 @@ from meshwright.edges.http.events import (
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.identity.batches import Batches
+from meshwright.identity.events import EventOperations
 from meshwright.identity.export import page_of
 from meshwright.identity.operations import Operations, check_early
 from meshwright.mesh import Mesh
@@ -120,7 +121,7 @@ async def _cancel_task(
 )
 async def _follow_task(
     request: Request,
-    operations: Annotated[Operations, may(Operations.follow)],
+    operations: Annotated[EventOperations, may(EventOperations.follow, EventOperations)],
     task_id: _TaskId,
     query: Annotated[Range, Query()],
 ) -> Response:

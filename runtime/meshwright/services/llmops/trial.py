@@ -14,6 +14,7 @@ from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Fault, Outcome, TaskRequest, TaskVariant, Usage
 from meshwright.core.money import Amount, Dollars
 from meshwright.edges.bodies import Strict
+from meshwright.identity.administration import ModelOperations
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.models.port import ChatMessage, Model, ModelRequest
@@ -132,7 +133,7 @@ async def _test_on_model(
         field = "wait" if options.wait == 0 else "budget_usd"
         problem = f"No agent has the prompt {prompt.name!r}: a test is one call of a model, without a task"
         raise InvalidInput(problem, remedy=f"Leave {field} out", field=field)
-    context = await Operations(mesh, caller).call_model()
+    context = await ModelOperations(mesh, caller).call_model()
     messages = (
         ChatMessage(role="system", content=system),
         ChatMessage(role="user", content=request_of(inputs)),

@@ -1,23 +1,25 @@
-"""The component behind the toolset `money`: it asks the operations that every caller asks."""
+"""The routes of money, and the toolset `money`, which asks the operations that every caller asks."""
 
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Caller, Task
 from meshwright.core.money import OnEmpty
-from meshwright.identity.administration import Administration
-from meshwright.identity.operations import Operations
 from meshwright.ledger.costs import Bucket, since_of
 from meshwright.ledger.proxy import FIRST_DAY, proxy_of
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.settings import ModelsSettings
+from meshwright.services.money.operations import MoneyOperations
 from meshwright.toolsets.money import Money
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 class TaskMoney(Component):
@@ -29,22 +31,28 @@ class TaskMoney(Component):
         super().__init__(mesh)
         mesh.provide(self, Money)
 
+    def routes(self) -> APIRouter:
+        """`/budgets`, `/allowances` and `/costs`."""
+        from meshwright.edges.http.operation_routes import make_routes
+
+        return make_routes(MoneyOperations, "costs")
+
     async def spend(
         self, task: Task, by: str, since: str | None, until: str | None, bucket: Bucket | None
     ) -> dict[str, Any]:
-        """The costs of calls of models, as `GET /costs` has them. Raises what `Operations.costs` raises."""
-        operations = Operations(self.mesh, self._viewer(task))
+        """The costs of calls of models, as `GET /costs` has them. Raises what its operation raises."""
+        operations = MoneyOperations(self.mesh, self._viewer(task))
         costs = await operations.costs(by, since=since, until=until, bucket=bucket)
         return costs.model_dump(mode="json", exclude_defaults=True)
 
     async def budgets(self, task: Task) -> list[dict[str, Any]]:
         """The budgets of the task's tenant, with what each has spent and holds."""
-        budgets = await Administration(self.mesh, self._viewer(task)).budgets()
+        budgets = await MoneyOperations(self.mesh, self._viewer(task)).budgets()
         return [view.model_dump(mode="json") for view in budgets.items]
 
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""
-        estimate = await Administration(self.mesh, self._viewer(task)).estimate(agent_id=agent_id)
+        estimate = await MoneyOperations(self.mesh, self._viewer(task)).estimate(agent_id=agent_id)
         return estimate.model_dump(mode="json", exclude_none=True)
 
     async def prices(self, task: Task) -> list[dict[str, Any]]:
@@ -71,7 +79,7 @@ class TaskMoney(Component):
 
     async def allowances(self, task: Task) -> list[dict[str, Any]]:
         """The allowances that were set while the mesh runs."""
-        operations = Administration(self.mesh, _caller(task, task.requested_by, Role.OPERATOR))
+        operations = MoneyOperations(self.mesh, _caller(task, task.requested_by, Role.OPERATOR))
         allowances = (await operations.allowances()).items
         return [allowance.model_dump(mode="json", exclude_none=True) for allowance in allowances]
 
@@ -80,9 +88,9 @@ class TaskMoney(Component):
     ) -> dict[str, Any]:
         """Set an allowance of the tenant. The audit trail has the agent, and who approved.
 
-        Raises what `Administration.allow` raises.
+        Raises what `MoneyOperations.allow` raises.
         """
-        operations = Administration(self.mesh, _caller(task, agent_id, Role.OPERATOR))
+        operations = MoneyOperations(self.mesh, _caller(task, agent_id, Role.OPERATOR))
         budget = await operations.allow(whose, allowance, on_empty=on_empty)
         return budget.model_dump(mode="json", exclude_none=True)
 

@@ -1,0 +1,5 @@
+"""The part inbox."""
+
+from meshwright.core.part import Part
+
+PART = Part(__name__, "inbox", component="component:InboxComponent")
