@@ -14,10 +14,9 @@ from meshwright.core.errors import Conflict, NotFound, StorageExceeded
 from meshwright.core.messages import Event, Fault, Outcome, Usage
 from meshwright.services import llmops
 from meshwright.services.experiments import table as table
-from meshwright.services.experiments.projection import ExperimentProjection
 from meshwright.services.experiments.records import ExperimentRequest
 from meshwright.services.experiments.results import Counts, Measurements, measure, results
-from meshwright.services.experiments.table import ExperimentRow
+from meshwright.services.experiments.table import ExperimentProjection, ExperimentRow
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase

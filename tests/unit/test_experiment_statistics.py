@@ -8,15 +8,17 @@ import pytest
 
 from meshwright.core.ids import new_id
 from meshwright.services.experiments.records import ExperimentGuard, ExperimentRequest
-from meshwright.services.experiments.results import Measurements, breach, results
-from meshwright.services.experiments.statistics import (
+from meshwright.services.experiments.results import (
     ALPHA,
     MIN_COUNT,
+    Measurements,
     Sample,
     bounds,
+    breach,
     compare,
     mean_interval,
     needed,
+    results,
     wilson,
 )
 from meshwright.services.experiments.table import ExperimentRow

@@ -9,7 +9,7 @@ from meshwright.component import Component, Pages
 from meshwright.events.projections import Projection
 from meshwright.mesh import Mesh
 from meshwright.services.experiments.operations import Experiments
-from meshwright.services.experiments.projection import ExperimentProjection
+from meshwright.services.experiments.table import ExperimentProjection
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.core import topics
@@ -16,13 +16,13 @@ from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.core.operations import Rule, operation_of
 from meshwright.events.audit import Audit
-from meshwright.events.inbox_sources import WholeInbox
+from meshwright.events.inbox import Question, question_id
+from meshwright.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.experiments import table
-from meshwright.services.experiments.assignment import Assignments
 from meshwright.services.experiments.event_types import (
     ExperimentCreated,
     ExperimentPayload,
@@ -30,8 +30,6 @@ from meshwright.services.experiments.event_types import (
     ExperimentStarted,
     ExperimentStopped,
 )
-from meshwright.services.experiments.inbox import StoppedByGuards
-from meshwright.services.experiments.projection import SCORED
 from meshwright.services.experiments.records import (
     Experiment,
     ExperimentPage,
@@ -43,12 +41,10 @@ from meshwright.services.experiments.records import (
 )
 from meshwright.services.experiments.results import breach, measure, results
 from meshwright.services.experiments.settings import ExperimentsSettings
-from meshwright.services.experiments.table import ExperimentRow
+from meshwright.services.experiments.table import SCORED, Assignments, ExperimentRow
 from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.table import Live
-
-if TYPE_CHECKING:
-    pass
+from meshwright.sql.database import Database
 
 SEE = Rule("sees experiments", (Role.VIEWER,))
 CHANGE = Rule("changes experiments", (Role.OPERATOR,))
@@ -310,3 +306,49 @@ def _check_place(agent: type[Agent], other: type[Agent] | None, name: str, field
             remedy="Name an agent that has one of them",
             field=field,
         )
+
+
+Note = Callable[[Caller, str], Awaitable[Any]]
+"""Notes that a caller has seen an experiment, by its id."""
+_ANSWER = {"type": "object", "properties": {"approve": {"type": "boolean"}}, "required": ["approve"]}
+
+
+class StoppedByGuards:
+    """Lists experiments that a guard has stopped. Any answer says that a person has seen it."""
+
+    name = "experiment"
+    event_types: Collection[str] = (ExperimentStopped.event_type, ExperimentSeen.event_type)
+
+    def __init__(self, database: Database, note: Note) -> None:
+        self._database = database
+        self._note = note
+
+    async def page(self, query: SourceQuery) -> SourcePage:
+        """The oldest first, none that has ended. They are of no task: a filter of tasks leaves all out."""
+        if query.of_task is not None:
+            return SourcePage([])
+        rows = await self._database.read(table.unseen, query.tenant_id)
+        items, end = [*filter(query.names, map(_item, rows))], query.after + query.limit
+        return SourcePage(items[query.after : end], end if len(items) > end else None)
+
+    async def answer(self, item: Question, value: Any, caller: Caller) -> None:
+        """Take the item out of the inbox."""
+        await self._note(caller, item.subject["experiment_id"])
+
+
+def _item(row: ExperimentRow) -> Question:
+    view = row.view
+    how = "rolled back" if view.action == "rollback" else "stopped"
+    return Question(
+        id=question_id(row.tenant_id, f"{StoppedByGuards.name}/{row.experiment_id}"),
+        seq=0,
+        wait_id=f"{StoppedByGuards.name}/{row.experiment_id}",
+        task_id="",
+        tenant_id=row.tenant_id,
+        source=StoppedByGuards.name,
+        agent_id=row.agent_id,
+        question=f"Experiment {view.name!r} on {row.agent_id} was {how}: {view.reason}. Have you seen it?",
+        subject={"kind": StoppedByGuards.name, "experiment_id": row.experiment_id, "action": view.action},
+        answer_schema=_ANSWER,
+        since=view.stopped_at,
+    )
