@@ -7,7 +7,7 @@ import pytest
 
 from meshwright.core.errors import InvalidInput
 from meshwright.services.evaluations import metrics
-from meshwright.services.evaluations.measure import Metrics
+from meshwright.services.evaluations.metrics import Metrics
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from meshwright.agent import Agent
 from meshwright.component import Component
 from meshwright.mesh import Mesh
-from meshwright.services.evaluations.judge import judge_of
 from meshwright.services.evaluations.operations import Evaluations
+from meshwright.services.evaluations.runner import judge_of
 from meshwright.services.evaluations.settings import EvaluationsSettings
 from meshwright.settings import Settings
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.loader import needs_prompt
@@ -16,29 +17,32 @@ from meshwright.core.messages import Caller
 from meshwright.core.operations import Rule, has_role, operation_of
 from meshwright.events.audit import Audit
 from meshwright.identity.operations import Operations
+from meshwright.identity.rules import require
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.evaluations import table
-from meshwright.services.evaluations.data import SelectedItem, read_data
 from meshwright.services.evaluations.event_types import EvaluationStarted
-from meshwright.services.evaluations.measure import Metrics
+from meshwright.services.evaluations.metrics import Metrics, item_of, summary_of, view_of
 from meshwright.services.evaluations.records import (
+    Data,
     EvaluationItemPage,
     EvaluationPage,
     EvaluationRequest,
     EvaluationView,
+    Item,
+    ItemState,
+    ItemTexts,
     Spec,
+    TaskSelection,
 )
 from meshwright.services.evaluations.runner import EvaluationRunner
 from meshwright.services.evaluations.settings import EvaluationsSettings
-from meshwright.services.evaluations.summary import item_of, summary_of, view_of
 from meshwright.services.evaluations.table import EvaluationKey, EvaluationRow, ItemRow
 from meshwright.work import Worker
-
-if TYPE_CHECKING:
-    pass
+from meshwright.work.record import TaskView
 
 SEE = Rule("sees evaluations", (Role.VIEWER,))
 MAKE = Rule("makes evaluations", (Role.OPERATOR,))
@@ -235,3 +239,65 @@ class Evaluations:
             context = PromptContext(caller.tenant_id, agent_id)
             return self.mesh.get(PromptSources).resolve(agent.prompt, context).model
         return None
+
+
+class SelectedItem(NamedTuple):
+    """An item: its texts, its facts, and the agent that wrote its output, where a task did."""
+
+    texts: ItemTexts
+    state: ItemState
+    author: str | None = None
+
+
+async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool) -> list[SelectedItem]:
+    """The items of some data. With `runs_again` an agent is to answer, and answers of tasks are left out.
+
+    Raises Forbidden for tasks of a caller who does not see contents, NotFound for a value of their filter
+    that there never was.
+    """
+    if data.items is not None:
+        return [_sent(item) for item in data.items]
+    if data.tasks is not None:
+        status = data.tasks.status or "succeeded"
+        selection = data.tasks.model_copy(update={"status": status})
+        return [_of_task(view, runs_again) for view in await _select(mesh, caller, selection)]
+    assert data.failures is not None
+    return [_of_task(view, True) for view in await _select(mesh, caller, data.failures, dead=True)]
+
+
+def _sent(item: Item) -> SelectedItem:
+    fields = item.model_dump(exclude={"label", "model"})
+    if isinstance(item.input, dict):
+        fields |= {"input": _request_of(item.input), "payload": item.input}
+    return SelectedItem(ItemTexts.model_validate(fields), ItemState(label=item.label, model=item.model))
+
+
+async def _select(
+    mesh: Mesh, caller: Caller, selection: TaskSelection, *, dead: bool = False
+) -> list[TaskView]:
+    """The tasks that a filter finds and whose contents are still there, the newest first."""
+    require(caller, Role.CONTENTS, "evaluates tasks")
+    fields = selection.model_dump(exclude_none=True) | ({"dead": True} if dead else {})
+    page = await Operations(mesh, caller).tasks(**fields)
+    await mesh.get(Audit).record_read(caller, "tasks")
+    tasks = mesh.get(Tasks)
+    views = [await tasks.task(summary.task_id, caller.tenant_id) for summary in page.items]
+    return [view for view in views if view.payload]
+
+
+def _of_task(view: TaskView, runs_again: bool) -> SelectedItem:
+    request = _request_of(view.payload)
+    state = ItemState(task_id=view.task_id)
+    outcome = view.outcome
+    if runs_again or outcome is None:
+        return SelectedItem(ItemTexts(input=request, payload=view.payload), state)
+    state.model = outcome.model
+    return SelectedItem(ItemTexts(input=request, output=outcome.answer), state, outcome.agent_id)
+
+
+def _request_of(payload: Mapping[str, Any]) -> str:
+    """The request of a payload in words: its text, or else all of it as JSON."""
+    text = payload.get("text")
+    if isinstance(text, str) and len(payload) == 1:
+        return text
+    return json.dumps(payload, ensure_ascii=False)

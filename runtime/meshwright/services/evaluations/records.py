@@ -13,8 +13,9 @@ from meshwright.core.ids import Identifier
 from meshwright.core.messages import TaskStatus
 from meshwright.core.money import Amount, Budget, Dollars
 from meshwright.edges.bodies import Strict
-from meshwright.services.evaluations.judge import JUDGE
 
+JUDGE = "judge"
+"""The agent that judges where no other is named."""
 Value = Annotated[str, Field(min_length=1, max_length=128)]
 Label = FiniteFloat | bool
 Kind = Literal["metric", "score", "preference"]
