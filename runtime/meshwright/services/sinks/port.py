@@ -1,17 +1,19 @@
-"""The port to a sink: it takes the events of a task one after another, and may get one again."""
+"""The port to a sink, which takes events one after another and may get one again; Langfuse and Agenta."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from meshwright.core.errors import MeshError
+from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event
-from meshwright.core.redaction import foreign_words
+from meshwright.core.redaction import foreign_words, redact
 from meshwright.core.task_events import TaskScored
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
 from meshwright.edges.replies.courier import Undeliverable
+from meshwright.prompts.prompt import fields_and_body
 from meshwright.services.sinks.settings import SinkSettings
 
 SCORED = "task.scored"
@@ -104,3 +106,145 @@ def _authorization(settings: SinkSettings) -> Mapping[str, str]:
     if ":" in key:
         return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
     return {"Authorization": f"Bearer {key}"}
+
+
+class LangfuseSink:
+    """Gives the trace of a task, which Langfuse gets over OTLP, the task's scores.
+
+    A score has the id of its event, by which Langfuse writes it once: https://api.reference.langfuse.com
+    """
+
+    event_types: Collection[str] = (SCORED,)
+    parallel = 1
+
+    def __init__(self, server: SinkServer, *, contents: bool) -> None:
+        self._server = server
+        self._contents = contents
+
+    async def take(self, event: Event) -> None:
+        """Write a score. Raises Refused, TryLater."""
+        if event.trace_id is None:
+            raise Refused("the task has no trace: [tracing] enabled = false")
+        if (score := score_of(event)) is None:
+            return
+        body = {
+            "id": derived_id(event.id),
+            "traceId": event.trace_id,
+            "name": score.name,
+            "value": score.value,
+            "dataType": "NUMERIC",
+            "timestamp": event.time.isoformat(),
+            "metadata": {"task_id": event.task_id, "tenant": event.tenant_id, "by": score.by},
+        }
+        if self._contents and score.comment:
+            body["comment"] = redact(score.comment)
+        await self._server.ask("POST", "/api/public/scores", json=body)
+
+    async def check(self) -> str:
+        """Returns the name of the project of the key. Raises TryLater, Refused."""
+        answer = await self._server.ask("GET", "/api/public/projects")
+        names = ", ".join(project["name"] for project in answer.get("data", ()))
+        return f"{self._server.shown} takes scores of {names or 'no project'}"
+
+
+Read = Callable[[str, str, int], Awaitable[str]]
+"""Reads the text of a version: of a tenant, by name and number. Raises NotFound."""
+_API = "/api/applications"
+_REGISTERED, _LABELLED = "prompt.registered", "prompt.labelled"
+_PRODUCTION = "production"
+"""The label, and the environment of Agenta, of what is in use."""
+_SETTINGS = ("model", "temperature", "max_tokens")
+
+
+class AgentaSink:
+    """Commits registered versions of prompts, and deploys the one that gets the label `production`.
+
+    A version is a revision of a variant of one application. It is found again by its slug, which follows from
+    our version, so that a repeat changes nothing: https://docs.agenta.ai/reference/api
+    """
+
+    event_types: Collection[str] = (_REGISTERED, _LABELLED)
+    parallel = 1
+
+    def __init__(self, server: SinkServer, application: str, read_prompt: Read) -> None:
+        self._server = server
+        self._application = application
+        self._read = read_prompt
+
+    async def take(self, event: Event) -> None:
+        """Commit a version, and deploy it where it is in use. Raises Refused, TryLater."""
+        from meshwright.services.llmops.event_types import PromptLabelled, PromptRegistered
+
+        label, tenant_id = PromptLabelled.read(event), event.tenant_id
+        prompt = label or PromptRegistered.from_payload(event.payload)
+        name, version = prompt.name, prompt.version
+        if not version:
+            return
+        refs = {
+            "application_ref": {"slug": self._application},
+            "application_variant_ref": {"slug": name},
+            "application_revision_ref": {"slug": derived_id(tenant_id, name, str(version))[:12].lower()},
+        }
+        if not await self._has(refs):
+            await self._commit(tenant_id, name, version, refs, getattr(prompt, "message", None) or "")
+        if label is not None and label.label == _PRODUCTION:
+            await self._post("revisions/deploy", {**refs, "environment_ref": {"slug": _PRODUCTION}})
+
+    async def check(self) -> str:
+        """Returns that the application is there. Raises TryLater."""
+        await self._application_id()
+        return f"{self._server.shown} takes prompts for the application {self._application!r}"
+
+    async def _has(self, refs: Mapping[str, Any]) -> bool:
+        answer = await self._server.request("POST", f"{_API}/revisions/retrieve", json=refs)
+        if answer.status not in (200, 404):
+            raise TryLater(self._server.problem(answer))
+        return bool(json_of(answer).get("application_revision"))
+
+    async def _commit(
+        self, tenant_id: str, name: str, version: int, refs: Mapping[str, Any], message: str
+    ) -> None:
+        try:
+            parameters, template = fields_and_body(await self._read(tenant_id, name, version))
+        except NotFound as error:
+            raise Refused(str(error)) from None
+        application_id, variant_id = await self._variant(name)
+        settings = {field: parameters[field] for field in _SETTINGS if field in parameters}
+        prompt = {
+            "messages": [{"role": "system", "content": template}],
+            "template_format": "curly",
+            "llm_config": settings | parameters.get("params", {}),
+        }
+        revision = {
+            "application_id": application_id,
+            "application_variant_id": variant_id,
+            "slug": refs["application_revision_ref"]["slug"],
+            "name": f"{name} v{version}",
+            "message": message,
+            "data": {"parameters": {"prompt": prompt}},
+        }
+        await self._post("revisions/commit", {"application_revision": revision})
+
+    async def _variant(self, name: str) -> tuple[str, str]:
+        """The ids of the application and of the variant of a prompt, which is made where it is missing."""
+        query = {"application_refs": [{"slug": self._application}], "application_variant": {"slug": name}}
+        variants = (await self._post("variants/query", query)).get("application_variants") or [None]
+        variant = variants[0]
+        if variant is None:
+            new_variant = {"application_id": await self._application_id(), "slug": name, "name": name}
+            variant = (await self._post("variants/", {"application_variant": new_variant}))[
+                "application_variant"
+            ]
+        return str(variant["application_id"]), str(variant["id"])
+
+    async def _application_id(self) -> str:
+        query = {"application": {"slug": self._application}}
+        answer = await self._server.request("POST", "/api/simple/applications/query", json=query)
+        if answer.status != 200:
+            raise TryLater(self._server.problem(answer))
+        if not (applications := json_of(answer).get("applications")):
+            raise TryLater(f"{self._server.shown} has no application {self._application!r}: make it there")
+        return str(applications[0]["id"])
+
+    async def _post(self, call: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._server.ask("POST", f"{_API}/{call}", json=body)
