@@ -54,15 +54,12 @@ class PageComponent(Component):
 
     def routes(self) -> list[APIRouter]:
         """/session, /me, versions of prompt files, and the way to the issuer where the settings offer it."""
-        from meshwright.services.page.routes import login_router, prompt_router, router
+        from meshwright.services.page.routes import code_router, login_router, prompt_router, router
 
         if not self._is_there:
             return []
-        if self._flow is None:
-            return [login_router, router, prompt_router]
-        from meshwright.services.page.code_routes import code_router
-
-        return [login_router, code_router, router, prompt_router]
+        login_routers = [login_router] if self._flow is None else [login_router, code_router]
+        return [*login_routers, router, prompt_router]
 
     def checks(self) -> Iterable[Check]:
         """Whether people can log in at the issuer."""
