@@ -5,7 +5,7 @@ from typing import Any, cast
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance.hold import MeshHold, ProcessHold
+from meshwright.services.maintenance.operations import MeshHold, ProcessHold
 from tests.support.harness import RuntimeHarness
 
 

@@ -20,7 +20,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.maintenance import records
+from meshwright.services.maintenance import operations
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Backends
@@ -150,7 +150,7 @@ async def asked(mesh: Mesh) -> str:
 async def test_tasks_are_compared_with_the_log(
     mesh: Mesh, keys: Keys, database: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_PAGE", 2)
+    monkeypatch.setattr(operations, "_PAGE", 2)
     ended = [await submit(mesh, "file") for _ in range(2)]
     for task_id in ended:
         assert (await mesh.get(Tasks).outcome(task_id)).success
@@ -158,7 +158,7 @@ async def test_tasks_are_compared_with_the_log(
     sound = await mesh.get(Maintenance).verify(ADMIN)
     assert (sound.faults, sound.notes, sound.tasks, sound.open_tasks) == ([], [], 3, 1)
 
-    monkeypatch.setattr(records, "_LOOKS", 1)
+    monkeypatch.setattr(operations, "_LOOKS", 1)
     [account] = keys.command("keys", f"state||{NAMESPACE}/actor/budget-account/*").splitlines()
     keys.command("del", account)
     keys.change(f"Orchestrator/{ended[0]}", lambda text: text.replace('"succeeded"', '"failed"', 1))

@@ -17,8 +17,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import FRONT
 from meshwright.services.maintenance.event_types import MeshHeld
-from meshwright.services.maintenance.hold import MeshHold, ProcessHold
-from meshwright.services.maintenance.operations import Maintenance
+from meshwright.services.maintenance.operations import Maintenance, MeshHold, ProcessHold
 from meshwright.services.maintenance.settings import MaintenanceSettings
 from meshwright.sql.meta import HELD, read_note
 
