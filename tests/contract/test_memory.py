@@ -12,10 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshwright.context.component import TABLES
-from meshwright.context.memories import Memory
-from meshwright.context.memory import MemoryItem
-from meshwright.context.relevance import query_words
-from meshwright.context.text import count_tokens
+from meshwright.context.memory import Memory, MemoryItem
+from meshwright.context.text import count_tokens, query_words
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
 from meshwright.sql.meta import DELETED, read_note

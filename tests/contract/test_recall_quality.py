@@ -15,8 +15,7 @@ from zlib import crc32
 import pytest
 
 from meshwright.context.component import TABLES
-from meshwright.context.memories import Memory
-from meshwright.context.memory import FLOOR, MemoryItem
+from meshwright.context.memory import FLOOR, Memory, MemoryItem
 from meshwright.context.vectors import Embedder, Vectors
 from meshwright.models.server import HttpModel
 from meshwright.sql.database import Database

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, tool
-from meshwright.context.memories import Memory
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.context.memory import Memory, MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict
 from meshwright.core.messages import Caller

@@ -21,8 +21,7 @@ from aiohttp import web
 
 from meshwright import Agent, Capability, File, Run, tool
 from meshwright.agents.loader import BoundAgents
-from meshwright.context.memories import Memory
-from meshwright.context.memory import MemoryStore
+from meshwright.context.memory import Memory, MemoryStore
 from meshwright.core import topics
 from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event

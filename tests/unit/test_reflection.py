@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest, tool
-from meshwright.context.memories import Memory
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.context.memory import Memory, MemoryItem, MemoryStore
 from meshwright.core.errors import ToolFailed
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks

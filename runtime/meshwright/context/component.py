@@ -7,8 +7,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from meshwright.component import Actors, Component, offered
-from meshwright.context.memories import Memory
-from meshwright.context.memory import MemoryStore
+from meshwright.context.memory import Memory, MemoryStore
 from meshwright.context.rules import with_defaults
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.settings import ContextSettings

@@ -10,9 +10,8 @@ from msgspec import field
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from meshwright.context.memory import MemoryItem
-from meshwright.context.relevance import within_budget
 from meshwright.context.rules import ANY, ContextRule, Rules, strip
-from meshwright.context.text import count_tokens
+from meshwright.context.text import count_tokens, within_budget
 from meshwright.core.encoding import Struct
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import SenderContext

@@ -19,7 +19,7 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from meshwright.context.memory_table import RECALLED, Fields, selected, wording
-from meshwright.context.relevance import coverage
+from meshwright.context.text import coverage
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError
 from meshwright.kernel.timers import every

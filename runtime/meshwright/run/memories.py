@@ -15,7 +15,7 @@ from meshwright.context.memory import (
     MemoryCatalog,
     MemoryItem,
 )
-from meshwright.context.relevance import is_repeat
+from meshwright.context.text import is_repeat
 from meshwright.core.errors import MemoryUnavailable
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import MemoryKind, MemoryScope
