@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
 from meshwright import app
@@ -18,7 +18,8 @@ from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Question
 from meshwright.events.tasks import TaskSummary
-from meshwright.identity.operations import Operations
+from meshwright.identity.events import EventOperations
+from meshwright.identity.operations import Acting, Operations
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Batch
 from meshwright.ledger.costs import Costs
@@ -26,6 +27,7 @@ from meshwright.mesh import Mesh
 from meshwright.orchestration.again import ForkResult, RetryResult
 from meshwright.parts import ours
 from meshwright.services.inbox.operations import InboxOperations
+from meshwright.services.money.operations import MoneyOperations
 from meshwright.settings import Settings, load_settings
 from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
 from meshwright.work.record import TaskView
@@ -36,6 +38,7 @@ from tests.support.walker.provider import WorldModel
 from tests.support.walker.simulation import NEVER_SECONDS, SimulatedClock, SimulatedLoop
 from tests.support.walker.world import Gate, World
 
+ActingT = TypeVar("ActingT", bound=Acting)
 REQUESTER, APPROVER, STRANGER = "ann", "bob", "eve"
 _HOLD_SECONDS = 30.0
 _QUIET_SECONDS = 20.0  # in which each call of a tool or model ends
@@ -244,8 +247,11 @@ class MemoryMesh:
     # Its callers
 
     def _by(self, name: str, tenant: str = "default") -> Operations:
+        return self._acting(Operations, name, tenant)
+
+    def _acting(self, kind: type[ActingT], name: str, tenant: str = "default") -> ActingT:
         assert self._mesh is not None
-        return Operations(self._mesh, Caller(tenant_id=tenant, requested_by=name, roles=ALL_ROLES))
+        return kind(self._mesh, Caller(tenant_id=tenant, requested_by=name, roles=ALL_ROLES))
 
     async def submit(self, agent: str, text: str, **fields: Any) -> str:
         request = TaskRequest(agent_id=agent, payload={"text": text}, **fields)
@@ -260,8 +266,8 @@ class MemoryMesh:
         return sorted(page.items, key=lambda task: task.seq)
 
     async def inbox(self, tenant: str = "default") -> list[Question]:
-        by = self._by(APPROVER, tenant)
-        return list((await InboxOperations(by.mesh, by.caller).inbox(limit=_MAX_TASKS)).items)
+        page = await self._acting(InboxOperations, APPROVER, tenant).inbox(limit=_MAX_TASKS)
+        return list(page.items)
 
     async def answer(
         self, task_id: str, key: str, value: Any, by: str = APPROVER, tenant: str = "default"
@@ -284,21 +290,21 @@ class MemoryMesh:
         return {view.path: f"{view.kind} {view.name}" for view in views if view.status == "done"}
 
     async def publish(self, topic: str) -> None:
-        await self._by(REQUESTER).publish(topic, "came", {})
+        await self._acting(EventOperations, REQUESTER).publish(topic, "came", {})
 
     async def events(self) -> list[Event]:
         events: list[Event] = []
         after = 0
         while True:
             wanted = EventFilter(after_seq=after, limit=_MAX_EVENTS, order="asc")
-            page = await self._by(REQUESTER).events(wanted)
+            page = await self._acting(EventOperations, REQUESTER).events(wanted)
             events += page.events
             if page.next_seq is None:
                 return events
             after = page.next_seq
 
     async def costs(self) -> Costs:
-        return await self._by(REQUESTER).costs(by="task")
+        return await self._acting(MoneyOperations, REQUESTER).costs(by="task")
 
 
 async def _end_all() -> None:
