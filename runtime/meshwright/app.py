@@ -282,7 +282,7 @@ def _memory_runtime(deps: StoreDeps) -> Runtime:
 
 def _dapr_runtime(deps: StoreDeps) -> Runtime:
     """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
-    from meshwright.stack.machine import require_sdk
+    from meshwright.core.plugins import require_sdk
 
     require_sdk()
     from meshwright.stores.dapr import DaprStore, Options

@@ -15,7 +15,7 @@ are here: actors, the payloads of its events, its resources, and the mesh with i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from meshwright.agent import Agent
 from meshwright.core.display import Column, Resource, Verb
 from meshwright.core.facts import Fact
-from meshwright.core.part import Part
+from meshwright.core.part import Check, Part
 from meshwright.core.payloads import Payload
 from meshwright.events.projections import Projection
 from meshwright.kernel.actor import Actor, Turn, turn
@@ -75,16 +75,6 @@ class Actors(NamedTuple):
     kind: ActorKind
     app: str = EVERYWHERE
     subscriptions: tuple[Subscription, ...] = ()
-
-
-class Check(NamedTuple):
-    """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
-
-    Checks run side by side, each for at most ten seconds.
-    """
-
-    name: str
-    ask: Callable[[], Awaitable[str]]
 
 
 class Pages(NamedTuple):

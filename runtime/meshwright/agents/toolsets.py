@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from meshwright.agent import Agent
-from meshwright.component import Check
 from meshwright.core.clock import Backoff, Clock, SystemClock
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_line
+from meshwright.core.part import Check
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.core.redaction import redact
 from meshwright.parts import ours

@@ -379,7 +379,8 @@ async def _drain(worker: Worker, seconds: float) -> bool:
 
 def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is stopped. Raises ServiceFailed, ConfigError, StoreLocked."""
-    from meshwright.stack.machine import locked, require_sdk
+    from meshwright.core.plugins import require_sdk
+    from meshwright.stack.machine import locked
 
     require_sdk()
     if (cert := settings[HttpSettings].tls_cert) and (key := settings[HttpSettings].tls_key):

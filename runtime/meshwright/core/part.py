@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from meshwright.core.payloads import Payload
@@ -61,3 +61,13 @@ class Part:
     def is_needed(self, settings: Any) -> bool:
         """Whether its component joins a mesh with these settings."""
         return not self.needs or any(attrgetter(place)(settings) for place in self.needs)
+
+
+class Check(NamedTuple):
+    """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
+
+    Checks run side by side, each for at most ten seconds.
+    """
+
+    name: str
+    ask: Callable[[], Awaitable[str]]

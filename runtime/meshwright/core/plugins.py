@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -126,3 +127,10 @@ def install_command(extra: str) -> str:
         editable = "-e " if origin["dir_info"].get("editable") else ""
         return f"pip install {editable}'{unquote(urlsplit(url).path)}[{extra}]'"
     return f"pip install 'meshwright[{extra}]{f' @ {url}' if url else ''}'"
+
+
+def require_sdk() -> None:
+    """Raise ConfigError where the Dapr SDK is not installed, without importing it."""
+    if find_spec("dapr") is None or find_spec("grpc") is None:
+        problem = "a mesh on Dapr needs the Dapr SDK, which is not installed"
+        raise ConfigError(problem, remedy=install_command("dapr"), field="host")

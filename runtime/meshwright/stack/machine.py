@@ -13,13 +13,11 @@ import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
-from meshwright.core.plugins import install_command
 from meshwright.core.programs import environment_with
 from meshwright.events.heads import FILE_NAME as HEADS
 from meshwright.sql.folder import LOCK_NAME, lock_folder, make_private
@@ -207,13 +205,6 @@ def _reply(path: bytes, ready: bool) -> bytes:
 
 
 # Programs and component files
-
-
-def require_sdk() -> None:
-    """Raise ConfigError where the Dapr SDK is not installed, without importing it."""
-    if find_spec("dapr") is None or find_spec("grpc") is None:
-        problem = "a mesh on Dapr needs the Dapr SDK, which is not installed"
-        raise ConfigError(problem, remedy=install_command("dapr"), field="host")
 
 
 def find_program(name: str, dapr_bin: Path | None) -> Path:
