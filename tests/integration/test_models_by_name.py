@@ -12,11 +12,11 @@ from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
-from meshwright.models.named import NamedModels, adapter_for, with_named_models
 from meshwright.models.offline import OfflineModel
 from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker
 from meshwright.models.port import Model, ModelReply
+from meshwright.models.select import NamedModels, adapter_for, with_named_models
 from meshwright.models.server import HttpModel
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault, tool_call

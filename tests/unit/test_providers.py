@@ -14,8 +14,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.component import ModelsComponent
 from meshwright.models.errors import ModelRefused
-from meshwright.models.factory import AgentOptions
-from meshwright.models.named import ModelSettings, litellm_config, open_model, with_fallbacks
+from meshwright.models.named import AgentOptions, ModelSettings, litellm_config, open_model, with_fallbacks
 from meshwright.models.port import ModelReply
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
 from meshwright.prompts import parse_prompt

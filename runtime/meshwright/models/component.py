@@ -36,7 +36,6 @@ from meshwright.models.circuits import (
     recovered,
 )
 from meshwright.models.event_types import ModelRetried
-from meshwright.models.named import adapter_for, with_named_models
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     Adapter,
@@ -53,7 +52,15 @@ from meshwright.models.port import (
 from meshwright.models.prices import prices_of
 from meshwright.models.providers import convention_name
 from meshwright.models.routing import deployment_id
-from meshwright.models.select import PREFIX, AgentModels, ConfigurableModel, ConfiguredModels, choose_model
+from meshwright.models.select import (
+    PREFIX,
+    AgentModels,
+    ConfigurableModel,
+    ConfiguredModels,
+    adapter_for,
+    choose_model,
+    with_named_models,
+)
 from meshwright.models.settings import ModelsSettings
 from meshwright.prompts import PromptSources
 

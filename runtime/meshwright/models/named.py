@@ -1,4 +1,4 @@
-"""From a name to a model: name, deployment, Picker.
+"""From a name to a model: name, deployment, Picker; and agents made of a name alone.
 
 A name stands alone, with LiteLLM's own parameters beside it, or with fallbacks.
 
@@ -10,25 +10,28 @@ of its own, and a Picker calls it.
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from meshwright.core.capability import Capability
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError, nearest, sentence
-from meshwright.core.money import Price
+from meshwright.core.ids import RUN_VARIABLES
+from meshwright.core.limits import reserved_param
+from meshwright.core.money import Budget, is_amount
 from meshwright.models.circuits import Circuits, Retrying
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config
-from meshwright.models.offline import OfflineModel
+from meshwright.models.config import FALLBACKS, LiteLLMConfig, known_names
 from meshwright.models.picker import Picker
-from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, ModelWindow, OnDelta, PriceList
-from meshwright.models.prices import prices_of
-from meshwright.models.providers import OFFLINE, PROVIDERS, current, missing, provider_of
+from meshwright.models.port import Model
+from meshwright.models.providers import PROVIDERS, current, missing, provider_of
 
 CONNECTION = frozenset(
     {"api_key", "api_base", "api_version", "organization"}
@@ -279,169 +282,169 @@ def _chain(model: object, options: Mapping[str, Any]) -> Chain:
     return model if isinstance(model, Chain) else Chain(model)
 
 
-class ModelChoice(Protocol):
-    """An agent class, which may name its model. No `model` leaves it to the prompt."""
+# Agents made of a name: `create_agent`
 
-    agent_id: str
-    model: str
-    fallbacks: Sequence[str]
-    model_specs: Sequence[ModelSpec]
-
-
-def specs_of(agent: ModelChoice) -> list[ModelSpec]:
-    """Returns an agent's model and its fallbacks."""
-    specs = [ModelSpec.of(spec) for spec in agent.model_specs]
-    return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
+_AgentT = TypeVar("_AgentT")
+_DEFAULT_INSTRUCTIONS = """\
+You are {{agent_name}}, an agent that does tasks for people and for other agents. Do what the request asks,
+with the tools you have where they help. Say what you do not know. Answer in plain text, the result first.
+"""
+_VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_MARK = "__meshwright_tool__"
+"""The attribute that `@tool` sets on a function; models do not import `tools`, which has it."""
+_OPENING = re.compile(r"\{[{%#]")
 
 
-# Models of agents
+class CacheOptions(BaseModel):
+    """How LiteLLM's programs configure a cache: whether this agent uses one, and which they expect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = False
+    type: str | None = None
+    ttl: float | None = None
+    host: str | None = None
+    port: int | None = None
+    directory: str | None = None
 
 
-class NamedModels(Adapter):
-    """Gives each request to the adapter of its name, and every other name to `others`."""
+class AgentOptions(BaseModel):
+    """The options of an agent besides its model.
 
-    def __init__(self, adapters: Mapping[str, Adapter], others: Adapter) -> None:
-        self._adapters = dict(adapters)
-        self._others = others
-        self.name = f"{others.name}; by name {', '.join(adapters)}"
-        self.kind = others.kind
-        self.config = others.config
-        self.groups = others.groups  # an agent's model is its own
-        self.listed = others.listed
-
-    def complete(
-        self, request: ModelRequest, on_delta: OnDelta | None = None
-    ) -> Coroutine[Any, Any, ModelReply]:
-        """Make one attempt. Raises ModelError."""
-        return self._adapters.get(request.model, self._others).complete(request, on_delta)
-
-    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
-        """The deployments of the adapter that has the group, or of all adapters."""
-        if group is not None:
-            return self._adapters.get(group, self._others).alone(group, names)
-        models = dict(self._others.alone(None, names))
-        for adapter in dict.fromkeys(self._adapters.values()):
-            models |= adapter.alone(None, ())
-        return models
-
-    async def close(self) -> None:
-        """Close each adapter once."""
-        for adapter in dict.fromkeys((*self._adapters.values(), self._others)):
-            await adapter.close()
-
-    def prices(self, default: Price | None) -> PriceList:
-        """Each adapter's own."""
-        by_name = {name: prices_of(adapter, default) for name, adapter in self._adapters.items()}
-        return NamedPrices(by_name, prices_of(self._others, default))
-
-
-class NamedPrices(NamedTuple):
-    """The price list of each name, and the one of all others."""
-
-    by_name: dict[str, PriceList]
-    others: PriceList
-
-    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
-        """The window by the list of the model."""
-        return self.by_name.get(model, self.others).window(model, tags)
-
-    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        """The highest price by the list of the model."""
-        return self.by_name.get(request.model, self.others).upper_bound(request, prompt_tokens)
-
-    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """The cost by the list of the model that was called."""
-        return self.by_name.get(request.model, self.others).of_reply(reply, request)
-
-
-def adapter_for(model: Model) -> Adapter:
-    """A model as an adapter: itself where it is one."""
-    return model if isinstance(model, Adapter) else Adapter(model)
-
-
-def with_named_models(
-    others: Adapter,
-    agents: Iterable[ModelChoice],
-    config_path: Path | None = None,
-    *,
-    environment: Mapping[str, str] | None = None,
-    circuits: Circuits | None = None,
-) -> Adapter:
-    """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
-
-    A server gets every name as it stands, but for models that agents bring a connection for. The file need
-    not exist. Raises ConfigError, naming the agent, where a model cannot be called.
+    `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
+    dollars; `cache=False` lets no cache answer it, and a dictionary is LiteLLM's: `enabled`, and `type` and
+    `ttl` of the mesh's cache; `success_callback` are LiteLLM's functions, called after each call of a model
+    with its cost; `params` go to its provider as they are. `instructions`
+    may use {{agent_name}} and {{task}}; a prompt file of the agent's id is stronger. `timeout`
+    bounds one attempt of a call, in seconds; `num_retries` are those after the first.
     """
-    own = others.groups()
-    choices = _by_model(agents)
-    if own is None:
-        choices, own = (
-            {name: agent for name, agent in choices.items() if _is_beside_server(agent)},
-            frozenset(),
-        )
-    elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
-        has_file = config_path is not None and config_path.is_file()
-        own = read_config(config_path).groups if has_file and config_path else frozenset({"default"})
-    adapters: dict[str, Adapter] = {}
-    chains: list[Chain] = []
-    for name, agent in choices.items():
-        if name not in own and name != OFFLINE:
-            chains.append(_chain_of(agent, environment))
-            continue
-        if name not in own:
-            adapters[OFFLINE] = OfflineModel()
-        _require_plain(agent)
-    if chains:
-        picker = named_models(chains, environment=environment, circuits=circuits)
-        adapters |= {chain.primary.name: picker for chain in chains}
-    return NamedModels(adapters, others) if adapters else others
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_id: str = ""
+    instructions: str = _DEFAULT_INSTRUCTIONS
+    tools: tuple[Any, ...] = ()
+    capabilities: tuple[Any, ...] = ("general-query",)
+    fallbacks: tuple[Any, ...] = ()
+    max_budget: Any = None
+    cache: Annotated[
+        CacheOptions, BeforeValidator(lambda value: {"enabled": value} if isinstance(value, bool) else value)
+    ] = CacheOptions(enabled=True)
+    success_callback: tuple[Callable[..., None], ...] = ()
+    tags: tuple[str, ...] = ("default",)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=1024, ge=1)
+    timeout: float | None = None
+    num_retries: int | None = Field(default=None, ge=0, le=10)
+    params: dict[str, Any] = {}
 
 
-def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
-    """The first agent of each model; all others must give it the same connection and fallbacks."""
-    choices: dict[str, ModelChoice] = {}
-    for agent in (agent for agent in agents if agent.model):
-        other = choices.setdefault(agent.model, agent)
-        if specs_of(other) != specs_of(agent):
-            raise ConfigError(
-                f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
-                "different fallbacks, keys or timeouts",
-                remedy="Give both the same, or make a group of each in litellm_config.yaml",
-                field="fallbacks",
-            )
-    return choices
-
-
-def _is_beside_server(agent: ModelChoice) -> bool:
-    """Whether an agent brings a connection of its own for a model."""
-    specs = specs_of(agent)
-    if any(spec.params for spec in specs):
-        return True
-    if specs[0].timeout is not None:
-        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
-        remedy = "Set the timeout at that server, and leave it out here"
-        raise ConfigError(problem, remedy=remedy, field="timeout")
-    return False
-
-
-def _require_plain(agent: ModelChoice) -> None:
-    spec = specs_of(agent)[0]
-    if agent.fallbacks:
-        field, addition, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
-    elif spec.params or spec.timeout is not None:
-        field, addition = "model", "a key, an address or a timeout"
-        place = "the litellm_params of its deployments"
-    else:
-        return
-    problem = f"agent {agent.agent_id} gives {addition} to {agent.model!r}, which is a group"
-    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
-
-
-def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
-    try:
-        primary, *others = specs_of(agent)
-        return with_fallbacks(primary, others, environment=environment)
-    except ConfigError as error:
+def router_class(base: type[_AgentT], models: object, **options: Any) -> type[_AgentT]:
+    """Derive an agent from `base` that several models answer, the first that can. Raises ConfigError."""
+    if isinstance(models, str) or not isinstance(models, Sequence):
         raise ConfigError(
-            f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field
-        ) from None
+            "create_router_agent takes a list of models", remedy='Write ["gpt-5.4", ...]', field="models"
+        )
+    if rules := options.get("fallbacks"):
+        models, options["fallbacks"] = _in_order(models, rules)
+    shared = next((name for name in options if name in CONNECTION), None)
+    if shared is not None:
+        remedy = f'Write it beside its model: {{"model": ..., "{shared}": ...}}'
+        raise ConfigError(f"{shared} does not say which of the models it is for", remedy=remedy, field=shared)
+    return agent_class(base, models[0] if models else "", **{"fallbacks": models[1:], **options})
+
+
+def _in_order(models: Sequence[Any], rules: Any) -> tuple[Sequence[Any], Any]:
+    """The models and fallbacks of a router, where `rules` are LiteLLM's: `[{"primary": ["fallback"]}]`.
+
+    Raises ConfigError for a name that its `model_list` does not have.
+    """
+    is_list = all(isinstance(entry, Mapping) and "model_name" in entry for entry in models)
+    if not models or not is_list or isinstance(rules, str) or not isinstance(rules, Sequence):
+        return models, rules
+    by_name = {entry["model_name"]: entry for entry in models}
+    first = models[0]["model_name"]
+    names = [name for rule in rules if isinstance(rule, Mapping) for name in rule.get(first, ())]
+    if unknown := [name for name in names if name not in by_name]:
+        problem = f"fallbacks: the model_list has no model_name {unknown[0]!r}"
+        raise ConfigError(problem, remedy=f"There are {', '.join(by_name)}", field="fallbacks")
+    return models[:1], [by_name[name] for name in names]
+
+
+def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_AgentT]:
+    """Derive an agent from `base` that is answered by a model named outright, or by a group.
+
+    `options` are `AgentOptions` and LiteLLM's parameters of the model's connection and of its requests.
+    Raises ConfigError for an option or a provider that is unknown; bare names and credentials are looked for
+    when a mesh is built.
+    """
+    connection = {name: options.pop(name) for name in [*options] if name in CONNECTION | {"base_url"}}
+    litellms = known_names()["litellm_params"] - AgentOptions.model_fields.keys()
+    of_requests = [name for name in options if name in litellms and reserved_param([name]) is None]
+    requested = {name: options.pop(name) for name in of_requests}
+    wished = checked(AgentOptions, options, "create_agent", CONNECTION)
+    primary = ModelSpec.of(model, timeout=wished.timeout, **connection)
+    others = [ModelSpec.of(other, timeout=wished.timeout) for other in wished.fallbacks]
+    name = primary.name
+    agent_id = wished.agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name.rpartition('/')[2]}-agent")[-64:]
+    settings: dict[str, Any] = {"model": name, "temperature": wished.temperature}
+    settings |= {"max_tokens": wished.max_tokens, "tags": [*wished.tags]}
+    settings |= {} if wished.cache.enabled else {"cache": False}
+    capabilities = (Capability(one) if isinstance(one, str) else one for one in wished.capabilities)
+    body = {
+        "__doc__": f"Made of model {name}.",
+        "agent_id": agent_id,
+        "capabilities": tuple(capabilities),
+        "model": name,
+        "fallbacks": tuple(other.name for other in others),
+        "model_specs": (primary, *others),
+        "num_retries": wished.num_retries if primary.num_retries is None else primary.num_retries,
+        "params": {**wished.params, **requested},
+        "toolsets": tuple(tool for tool in wished.tools if inspect.isclass(tool)),
+        "budgets": _budgets_of(agent_id, wished.max_budget),
+        "cache_options": wished.cache.model_dump(exclude_none=True),
+        "success_callbacks": wished.success_callback,
+        "prompt_text": prompt_text(wished.instructions, settings),
+        **dict(_method_of(tool) for tool in wished.tools if not inspect.isclass(tool)),
+    }
+    words = re.split(r"[-_]", agent_id)  # `release-agent` is ReleaseAgent
+    return type("".join(word.title() for word in words) or "Agent", (base,), body)
+
+
+def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
+    """A tool that is a function, as an agent's method. Raises ConfigError where it is no tool."""
+    if not hasattr(function, _MARK):
+        problem = f"{getattr(function, '__name__', repr(function))} is no tool"
+        raise ConfigError(problem, remedy="put @tool above its definition", field="tools")
+    method = staticmethod(function)
+    setattr(method, _MARK, getattr(function, _MARK))
+    return function.__name__, method
+
+
+def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
+    if max_budget is None:
+        return ()
+    try:
+        limit = Decimal(repr(max_budget) if isinstance(max_budget, bool | float) else max_budget)
+    except (InvalidOperation, TypeError, ValueError):
+        limit = None
+    if limit is None or not is_amount(limit):
+        problem = f"max_budget: {max_budget!r} is no exact amount of dollars"
+        raise ConfigError(problem, remedy='write it as text: max_budget="2.50"', field="max_budget")
+    name = re.sub(r"[^a-z0-9]+", "-", f"agent-{agent_id.lower()}")[:63].rstrip("-")
+    return (Budget(name=name, scope="agent", of=agent_id, limit_usd=limit, window="total"),)
+
+
+def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
+    """Instructions as the text of a prompt file. Raises ConfigError where they hold what a prompt cannot."""
+    opening = _OPENING.search(
+        _VARIABLE.sub(lambda mark: "" if mark[1] in RUN_VARIABLES else mark[0], instructions)
+    )
+    if opening:
+        problem = f"the instructions hold {opening[0]!r}, which begins a variable or a block"
+        remedy = f"use only {', '.join('{{' + name + '}}' for name in RUN_VARIABLES)}"
+        raise ConfigError(problem, remedy=remedy, field="instructions")
+    used = set(_VARIABLE.findall(instructions))
+    variables = [name for name in RUN_VARIABLES if name in used]
+    lines = [f"{name}: {json.dumps(value)}" for name, value in {**settings, "variables": variables}.items()]
+    return "\n".join(["---", *lines, "---", instructions.rstrip(), ""])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
@@ -179,6 +179,25 @@ class Prices:
             if entry is not None and str(offered_by or _provider_of(model)).startswith(_provider_of(model)):
                 return entry
         return None
+
+
+class NamedPrices(NamedTuple):
+    """The price list of each name, and the one of all others."""
+
+    by_name: dict[str, PriceList]
+    others: PriceList
+
+    def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        """The window by the list of the model."""
+        return self.by_name.get(model, self.others).window(model, tags)
+
+    def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The highest price by the list of the model."""
+        return self.by_name.get(request.model, self.others).upper_bound(request, prompt_tokens)
+
+    def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """The cost by the list of the model that was called."""
+        return self.by_name.get(request.model, self.others).of_reply(reply, request)
 
 
 _PRICED = {

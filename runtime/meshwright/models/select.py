@@ -1,7 +1,8 @@
-"""The model of a mesh that its settings choose, and those that tenants configure while it runs.
+"""The models of a mesh: the one that its settings choose, and beside it those of agents and of tenants.
 
-    models = ConfiguredModels(others, prices, default_price, circuits)   # below cache, ledger and retries
-    model = ConfigurableModel(chain_over(models), configs, models)       # above them
+    model = with_named_models(choose_model(settings, path), agents, path)
+    models = ConfiguredModels(model, prices, default_price, circuits)   # below cache, ledger and retries
+    model = ConfigurableModel(chain_over(models), configs, models)      # above them
 
 `ConfigurableModel` takes the configuration of an agent and puts its name into the request; `ConfiguredModels`
 calls the model of that name. Between the two a call is retried, cached, paid for and recorded as any other,
@@ -16,11 +17,11 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -29,28 +30,27 @@ from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits
 from meshwright.models.config import LiteLLMConfig, names_in, read_config, read_text
 from meshwright.models.errors import ModelRefused, Unauthorized
-from meshwright.models.named import ModelSettings, NamedModels, NamedPrices, adapter_for
+from meshwright.models.named import Chain, ModelSettings, ModelSpec, named_models, with_fallbacks
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, PriceList, Wrapper
-from meshwright.models.prices import Prices
-from meshwright.models.providers import provider_params
+from meshwright.models.prices import NamedPrices, Prices, prices_of
+from meshwright.models.providers import OFFLINE, provider_params
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.settings import ModelsSettings
 from meshwright.settings import Settings
 
-_WELL_KNOWN_KEYS = tuple(
-    f"{provider}_API_KEY"
-    for provider in ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
-)
+_WITH_KEYS = ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
 _OWN_VALUE = re.compile(
     r"""^[^#\n]*\bapi_(?:key|base)["']?\s*:\s*["']?(?!os\.environ/)[^\s"'#]""", re.MULTILINE
 )
 """A key or an address in a file, which needs no variable then."""
 _NO_KEY = "neither LITELLM_BASE_URL nor a provider's key is set"
-_EVERY = "*"
+_EVERY = "*"  # the group of a model that answers every call
 _KINDS = ("auto", "offline", "http", "router")
+
+# The model of the settings
 
 
 def choose_model(
@@ -72,26 +72,25 @@ def choose_model(
     ConfigError.
     """
     environment = os.environ if environment is None else environment
-    kind, why, name = settings[ModelsSettings].adapter, "", settings[ModelsSettings].name
+    options = settings[ModelsSettings]
+    kind, why, name = options.adapter, "", options.name
     if kind not in _KINDS:
-        if not settings[ModelsSettings].base_url or "/" in kind:
+        if not options.base_url or "/" in kind:
             return _one_model(kind, environment, circuits)
         kind, name = "http", kind
     if kind == "auto":
-        kind, why = _offered(settings, config_path, environment)
+        kind, why = _offered(options.base_url, config_path, environment)
     if kind == "offline":
         return OfflineModel(count_tokens=count_tokens, why=why)
     if kind == "router":
         return Picker(config_path, environment=environment, circuits=circuits, why=why)
-    base_url = settings[ModelsSettings].base_url
-    if not base_url:
+    if not options.base_url:
         problem = 'model = "http" needs the address of a server'
         remedy = "Set LITELLM_BASE_URL, like http://127.0.0.1:4000"
         raise ConfigError(problem, remedy=remedy, field="litellm_base_url")
-    key = settings[ModelsSettings].api_key
     return HttpModel(
-        base_url,
-        key.get_secret_value() if key else None,
+        options.base_url,
+        options.api_key.get_secret_value() if options.api_key else None,
         model_name=name,
         why=f"every call is of {name}" if name else "",
         prices_file=config_path,
@@ -99,39 +98,33 @@ def choose_model(
     )
 
 
-def _offered(settings: Settings, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
+def _offered(base_url: str | None, config_path: Path, environment: Mapping[str, str]) -> tuple[str, str]:
     """The kind that the environment offers, and why. Raises ConfigError for a broken file."""
-    if settings[ModelsSettings].base_url:
+    if base_url:
         return "http", ""
-    unused = [name for name in _WELL_KNOWN_KEYS if environment.get(name)]
+    unused = [name for provider in _WITH_KEYS if environment.get(name := f"{provider}_API_KEY")]
     if not config_path.exists():
-        if unused:
-            return "offline", f"{unused[0]} is set, but there is no {config_path.name}"
-        return "offline", _NO_KEY
+        return "offline", f"{unused[0]} is set, but there is no {config_path.name}" if unused else _NO_KEY
     text = read_text(config_path)
     keys = [name for name in names_in(text) if environment.get(name)]
     needs_none = "ollama" in text and "OLLAMA_API_BASE" not in text
     if not (keys or unused or needs_none or _OWN_VALUE.search(text)):
-        return "offline", _NO_KEY
+        return "offline", _NO_KEY  # without reading it: a broken file that nobody uses is no error
     missing = [missing_of(deployment, environment) for deployment in read_config(config_path).deployments]
     if not all(missing):
         return "router", f"{keys[0]} is set" if keys else f"{config_path.name} has what it needs"
     if keys:
         names = ", ".join(sorted({name for names in missing for name in names}))
         return "offline", f"{keys[0]} is set, but nothing can be called without one of {names}"
-    if unused:
-        return "offline", f"{unused[0]} is set, but no model of {config_path.name} uses it"
-    return "offline", _NO_KEY
+    return "offline", f"{unused[0]} is set, but no model of {config_path.name} uses it" if unused else _NO_KEY
 
 
 def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | None) -> Picker:
     try:
         model = ModelSettings.from_env(name, environment)
     except ConfigError as error:
-        kinds = ", ".join(_KINDS)
-        raise ConfigError(
-            error.message, remedy=f"{error.remedy}; or write one of {kinds}", field="adapter"
-        ) from None
+        remedy = f"{error.remedy}; or write one of {', '.join(_KINDS)}"
+        raise ConfigError(error.message, remedy=remedy, field="adapter") from None
     deployment = {**model.deployment(_EVERY), "model_info": {"id": name}}
     if "timeout_seconds" not in model.model_fields_set:
         del deployment["litellm_params"]["timeout"]  # a call's own holds: a local model may be slow
@@ -140,12 +133,148 @@ def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | N
     return Picker(config, environment=environment, circuits=circuits, name=f"model {name}")
 
 
+# Models of agents
+
+
+class NamedModels(Adapter):
+    """Gives each request to the adapter of its name, and every other name to `others`."""
+
+    def __init__(self, adapters: Mapping[str, Adapter], others: Adapter) -> None:
+        self._adapters = dict(adapters)
+        self._others = others
+        self.name = f"{others.name}; by name {', '.join(adapters)}"
+        self.kind = others.kind
+        self.config = others.config
+        self.groups = others.groups  # an agent's model is its own
+        self.listed = others.listed
+
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Make one attempt. Raises ModelError."""
+        return self._adapters.get(request.model, self._others).complete(request, on_delta)
+
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """The deployments of the adapter that has the group, or of all adapters."""
+        if group is not None:
+            return self._adapters.get(group, self._others).alone(group, names)
+        models = dict(self._others.alone(None, names))
+        for adapter in dict.fromkeys(self._adapters.values()):
+            models |= adapter.alone(None, ())
+        return models
+
+    async def close(self) -> None:
+        """Close each adapter once: several names may have one."""
+        for adapter in dict.fromkeys((*self._adapters.values(), self._others)):
+            await adapter.close()
+
+    def prices(self, default: Price | None) -> PriceList:
+        """Each adapter's own."""
+        by_name = {name: prices_of(adapter, default) for name, adapter in self._adapters.items()}
+        return NamedPrices(by_name, prices_of(self._others, default))
+
+
+def adapter_for(model: Model) -> Adapter:
+    """A model as an adapter: itself where it is one."""
+    return model if isinstance(model, Adapter) else Adapter(model)
+
+
+class ModelChoice(Protocol):
+    """An agent class, which may name its model. No `model` leaves it to the prompt."""
+
+    agent_id: str
+    model: str
+    fallbacks: Sequence[str]
+    model_specs: Sequence[ModelSpec]
+
+
+def with_named_models(
+    others: Adapter,
+    agents: Iterable[ModelChoice],
+    config_path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    circuits: Circuits | None = None,
+) -> Adapter:
+    """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
+
+    A server gets every name as it stands, but for models that agents bring a connection for. The file need
+    not exist. Raises ConfigError, naming the agent, where a model cannot be called.
+    """
+    own = others.groups()
+    choices = _by_model(agents)
+    if own is None:
+        choices = {name: agent for name, agent in choices.items() if _is_beside_server(agent)}
+        own = frozenset()
+    elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
+        has_file = config_path and config_path.is_file()
+        own = read_config(config_path).groups if config_path and has_file else frozenset({"default"})
+    adapters: dict[str, Adapter] = {}
+    chains: list[Chain] = []
+    for name, agent in choices.items():
+        if name in own or name == OFFLINE:
+            _require_plain(agent)
+            adapters |= {} if name in own else {OFFLINE: OfflineModel()}
+            continue
+        try:
+            primary, *fallbacks = _specs_of(agent)
+            chains.append(with_fallbacks(primary, fallbacks, environment=environment))
+        except ConfigError as error:
+            problem = f"agent {agent.agent_id}: {error.message}"
+            raise ConfigError(problem, remedy=error.remedy, field=error.field) from None
+    if chains:
+        picker = named_models(chains, environment=environment, circuits=circuits)
+        adapters |= {chain.primary.name: picker for chain in chains}
+    return NamedModels(adapters, others) if adapters else others
+
+
+def _specs_of(agent: ModelChoice) -> list[ModelSpec]:
+    """An agent's model and its fallbacks."""
+    specs = [ModelSpec.of(spec) for spec in agent.model_specs]
+    return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
+
+
+def _by_model(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
+    """The first agent of each model; all others must give it the same connection and fallbacks."""
+    choices: dict[str, ModelChoice] = {}
+    for agent in (agent for agent in agents if agent.model):
+        other = choices.setdefault(agent.model, agent)
+        if _specs_of(other) != _specs_of(agent):
+            agents_and_model = f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r}"
+            remedy = "Give both the same, or make a group of each in litellm_config.yaml"
+            problem = f"{agents_and_model} different fallbacks, keys or timeouts"
+            raise ConfigError(problem, remedy=remedy, field="fallbacks")
+    return choices
+
+
+def _is_beside_server(agent: ModelChoice) -> bool:
+    """Whether an agent brings a connection of its own for a model."""
+    specs = _specs_of(agent)
+    if any(spec.params for spec in specs):
+        return True
+    if specs[0].timeout is not None:
+        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
+        remedy = "Set the timeout at that server, and leave it out here"
+        raise ConfigError(problem, remedy=remedy, field="timeout")
+    return False
+
+
+def _require_plain(agent: ModelChoice) -> None:
+    spec = _specs_of(agent)[0]
+    if not agent.fallbacks and not spec.params and spec.timeout is None:
+        return
+    field, addition, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
+    if not agent.fallbacks:
+        field, addition = "model", "a key, an address or a timeout"
+        place = "the litellm_params of its deployments"
+    problem = f"agent {agent.agent_id} gives {addition} to {agent.model!r}, which is a group"
+    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
+
+
 # Models of tenants
 
 PREFIX = "agents/"
 """The prefix of the names of configured models; no caller may ask for one."""
-_NOT_SECRET = ("api_version",)
-"""The parameters of providers that go to any address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,19 +313,16 @@ class AgentModel:
     def _config(self) -> LiteLLMConfig:
         connection = {"api_base": self.endpoint, "api_key": self.api_key}
         params = {name: value for name, value in connection.items() if value is not None}
-        deployment = {
-            "model_name": self.name,
-            "litellm_params": {"model": self.model, "timeout": self.timeout_seconds, **params},
-            "model_info": {"id": self.name},
-        }
+        params |= {"model": self.model, "timeout": self.timeout_seconds}
+        deployment = {"model_name": self.name, "litellm_params": params, "model_info": {"id": self.name}}
         return LiteLLMConfig.of([deployment])
 
     def _environment(self) -> Mapping[str, str]:
         """The environment; for an address of its own without secrets."""
         if self.endpoint is None:
             return os.environ
-        params = [param for param in provider_params(self.model) if param.name in _NOT_SECRET]
-        names = {name for param in params for name in param.variables}
+        version = [param for param in provider_params(self.model) if param.name == "api_version"]  # no secret
+        names = {name for param in version for name in param.variables}
         return {name: os.environ[name] for name in names if name in os.environ}
 
 
@@ -272,6 +398,7 @@ class ConfiguredModels(NamedModels):
     def retain(self, names: Collection[str]) -> None:
         """Close all others once their calls have ended: they have changed, or are deleted."""
         self._current = {name for name in self._adapters if name in names}
+        # A price list without an adapter was asked for without a call, such as for a window.
         for name in self.price_list.by_name.keys() - self._adapters.keys() - {*names}:
             del self.price_list.by_name[name]
         self._tidy()
@@ -316,16 +443,12 @@ class ConfigurableModel(Wrapper):
         agent = self._configs.model_for(request)
         if agent is None:
             return await self._as_named(request, on_delta)
+        changes: dict[str, Any] = {"model": agent.name}
+        if agent.endpoint is not None:
+            changes["context"] = replace(request.context, is_own_endpoint=True)
+        if request.context.purpose is None:  # compressing a context has numbers of its own
+            changes["temperature"] = agent.temperature
+            if agent.max_tokens is not None:
+                changes["max_tokens"] = agent.max_tokens
         async with self._models.using(agent):
-            return await self.model.complete(_as_configured(request, agent), on_delta)
-
-
-def _as_configured(request: ModelRequest, agent: AgentModel) -> ModelRequest:
-    changes: dict[str, Any] = {"model": agent.name}
-    if agent.endpoint is not None:
-        changes["context"] = replace(request.context, is_own_endpoint=True)
-    if request.context.purpose is None:  # compressing a context has numbers of its own
-        changes["temperature"] = agent.temperature
-        if agent.max_tokens is not None:
-            changes["max_tokens"] = agent.max_tokens
-    return request.model_copy(update=changes)
+            return await self.model.complete(request.model_copy(update=changes), on_delta)
