@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -23,6 +22,7 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
+from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
@@ -99,9 +99,9 @@ async def pair(fake: FakeProvider, tmp_path: Path) -> AsyncIterator[Pair]:
     here, there = Circuits(), Circuits()
     told: list[tuple[str, str, float]] = []
 
-    def tell(event_type: str, payload: dict[str, Any]) -> None:
-        told.append((event_type, payload["deployment"], payload["seconds"]))
-        there.learn(event_type, payload)
+    def tell(event_type: str, change: DeploymentLeftAlone | DeploymentRecovered) -> None:
+        told.append((event_type, change.deployment, change.seconds))
+        there.learn(event_type, change)
 
     here.on_change = tell
     one, other = (Picker(path, environment={}, circuits=shared) for shared in (here, there))
@@ -144,7 +144,9 @@ async def test_no_deployment_is_left_alone_for_a_day(pair: Pair, status: int, ki
 def test_every_cooldown_ends_after_a_minute_with_a_probe() -> None:
     asking = RateLimited("wait", retry_after_seconds=86_400.0)
     here, there = Circuits(), Circuits()
-    here.on_change = lambda event_type, payload: there.learn(event_type, {**payload, "seconds": 1e9}, -1e6)
+    here.on_change = lambda event_type, change: there.learn(
+        event_type, change.model_copy(update={"seconds": 1e9}), -1e6
+    )
     with pytest.raises(RateLimited), here.call("d", Policy(cooldown_seconds=7_200.0)):
         raise asking
     assert 59 < here.left_seconds("d") <= 60
@@ -175,7 +177,7 @@ async def test_a_bad_request_cools_nothing_down(pair: Pair, status: int, message
 def opened() -> tuple[Circuits, list[tuple[str, float]]]:
     """A circuit `d` that a failure has opened, and what it has told."""
     circuits, told = Circuits(), list[tuple[str, float]]()
-    circuits.on_change = lambda event_type, payload: told.append((event_type, payload["seconds"]))
+    circuits.on_change = lambda event_type, change: told.append((event_type, change.seconds))
     with pytest.raises(ModelUnavailable), circuits.call("d", AT_ONCE):
         raise ModelUnavailable("It is away")
     return circuits, told
@@ -213,7 +215,7 @@ def refused_with(status: int) -> ModelError:
 )
 def test_pauses_between_probes_double_up_to_a_minute(failure: ModelError) -> None:
     circuits, told = Circuits(), list[float]()
-    circuits.on_change = lambda _, payload: told.append(payload["seconds"])
+    circuits.on_change = lambda _, change: told.append(change.seconds)
     policy = Policy(allowed_fails=0, cooldown_seconds=5.0)
     for _ in range(6):
         with pytest.raises(type(failure)), circuits.call("d", policy):

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.clock import Clock
 from meshwright.core.errors import ModelError, error_of_code
+from meshwright.core.messages import Fault
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelTimeout,
@@ -33,6 +34,7 @@ from meshwright.models.errors import (
     is_mendable,
     is_refusal,
 )
+from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 
 COOLED_DOWN = "deployment.cooled_down"
@@ -65,7 +67,7 @@ class OpenCircuit(NamedTuple):
     error: ModelError
 
 
-_OnChange = Callable[[str, dict[str, Any]], None]
+_OnChange = Callable[[str, DeploymentLeftAlone | DeploymentRecovered], None]
 
 
 @dataclass(slots=True)
@@ -152,21 +154,23 @@ class Circuits:
             if circuit.until is not None and is_meant(deployment):
                 self._close(deployment, circuit)
 
-    def learn(self, event_type: str, payload: Mapping[str, Any], age_seconds: float = 0.0) -> None:
-        """Apply what another process has reported of a deployment."""
-        name = str(payload["deployment"])
-        circuit = self._circuits.setdefault(name, _Circuit(datetime.now(UTC)))
+    def learn(self, event_type: str, payload: Any, age_seconds: float = 0.0) -> None:
+        """Apply the payload of an event by which another process has reported a deployment."""
+        change = DeploymentLeftAlone.from_payload(payload)
+        circuit = self._circuits.setdefault(change.deployment, _Circuit(datetime.now(UTC)))
         if event_type == RECOVERED:
             circuit.until, circuit.times = None, 0
             return
-        seconds = min(float(payload["seconds"]) - age_seconds, _MAX_COOLDOWN_SECONDS)  # clocks differ
+        seconds = min(change.seconds - age_seconds, _MAX_COOLDOWN_SECONDS)  # clocks differ
         if seconds <= 0:
             return
         if circuit.until is None:
             circuit.since = datetime.now(UTC) - timedelta(seconds=age_seconds)
         until = time.monotonic() + seconds + _LATER_SECONDS * (1 + self._draw())
         circuit.until = max(circuit.until or 0.0, until)
-        circuit.error = _remote_error(payload)
+        fault = change.error or Fault(type=ModelUnavailable.__name__, message=change.reason)
+        circuit.error = (error_of_code(fault.type, ModelError) or ModelUnavailable)(fault.message)
+        circuit.error.answered, circuit.error.reason = change.status, change.reason
 
     def _failed(
         self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
@@ -191,21 +195,28 @@ class Circuits:
         circuit.until, circuit.error = time.monotonic() + seconds, copy.copy(error)
         if is_refusal(error):
             error.retry_after_seconds = seconds
-        document = {"type": error.code, "message": str(error)}
-        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": document}
-        payload |= {"status": error.answered, "reason": error.reason}
-        self._tell(COOLED_DOWN if error.retryable else REFUSED, payload)
+        fault = Fault(type=error.code, message=str(error))
+        change = DeploymentLeftAlone(
+            deployment=deployment,
+            seconds=round(seconds, 3),
+            error=fault,
+            status=error.answered,
+            reason=error.reason,
+        )
+        self._tell(COOLED_DOWN if error.retryable else REFUSED, change)
 
     def _close(self, deployment: str, circuit: _Circuit) -> None:
         circuit.until, circuit.times = None, 0
         circuit.failures.clear()
         away = (datetime.now(UTC) - circuit.since).total_seconds()
         refused = None if circuit.error is None or circuit.error.retryable else circuit.error.answered
-        self._tell(RECOVERED, recovered(deployment, refused, away))
+        self._tell(
+            RECOVERED, DeploymentRecovered(deployment=deployment, seconds=round(away, 3), refused=refused)
+        )
 
-    def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
+    def _tell(self, event_type: str, change: DeploymentLeftAlone | DeploymentRecovered) -> None:
         if self.on_change is not None:
-            self.on_change(event_type, payload)
+            self.on_change(event_type, change)
 
 
 class GuardedServer(Wrapper):
@@ -226,19 +237,6 @@ class GuardedServer(Wrapper):
             raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
             return await self.model.complete(request, on_delta)
-
-
-def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dict[str, Any]:
-    """The payload of RECOVERED; `refused` is the status that a provider refused the calls before with."""
-    payload = {"deployment": deployment, "seconds": round(seconds, 3)}
-    return payload if refused is None else {**payload, "refused": refused}
-
-
-def _remote_error(payload: Mapping[str, Any]) -> ModelError:
-    document = payload["error"]
-    error = (error_of_code(document["type"], ModelError) or ModelUnavailable)(str(document["message"]))
-    error.answered, error.reason = payload.get("status"), str(payload.get("reason", ""))
-    return error
 
 
 # Retries

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.component import agents_here, tell_task
@@ -33,9 +32,8 @@ from meshwright.models.circuits import (
     Circuits,
     GuardedServer,
     Retrying,
-    recovered,
 )
-from meshwright.models.event_types import ModelRetried
+from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered, ModelRetried
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     Adapter,
@@ -119,7 +117,10 @@ class ModelsComponent(Component):
         """Try again what was refused before: this process may have been started with another key."""
         if self._is_front:
             for deployment, status in await self.mesh.get(Inbox).refused():
-                self._tell(RECOVERED, recovered(deployment, status or 401))
+                refused = status or 401
+                self._tell(
+                    RECOVERED, DeploymentRecovered(deployment=deployment, seconds=0.0, refused=refused)
+                )
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Empty the cache, which does not know whose answers it has."""
@@ -214,11 +215,11 @@ class ModelsComponent(Component):
     def _is_front(self) -> bool:
         return self.mesh.role.is_front and self.mesh.has_log
 
-    def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
+    def _tell(self, event_type: str, change: DeploymentLeftAlone | DeploymentRecovered) -> None:
         """Report a deployment; that of an agent's configuration is its tenant's business."""
-        name = payload["deployment"]
+        name = change.deployment
         tenant = {"tenant_id": name.split("/")[1]} if name.startswith(PREFIX) else {}
-        self.mesh.tell(event_type, payload, **tenant)
+        self.mesh.tell(event_type, change, **tenant)
 
     def _retain(self, models: ConfiguredModels, names: Collection[str]) -> None:
         """Close what configurations no longer name, and its circuits: a key may have changed."""
@@ -227,7 +228,8 @@ class ModelsComponent(Component):
 
     def _learn(self, event: Event) -> None:
         """Apply what another worker has reported of a deployment; where it was refused before, wake tasks."""
-        was_refused = event.event_type == RECOVERED and "refused" in event.fields
+        recovery = DeploymentRecovered.read(event)
+        was_refused = recovery is not None and recovery.refused is not None
         if was_refused and self._is_front and (self._waking is None or self._waking.done()):
             self._waking = asyncio.get_running_loop().create_task(self._wake())
         if event.aggregate_id != self.mesh.aggregate_id:
