@@ -84,7 +84,7 @@ class AdaptedModel(Wrapper):
                 else:
                     break
             if form.prompted_tools:
-                self._without_tools.add(key)
+                self._without_tools.add(key)  # only after a reply: the refusal may have meant something else
             if form.mode is not None and form.mode != first:
                 self._modes[key] = form.mode
             reply = _read(reply, form, request)
@@ -209,7 +209,7 @@ def _with_calls(reply: ModelReply, step: int | None) -> ModelReply:
         reply_calls = _WrittenCalls.model_validate_json(repaired(reply.content))
     except ValidationError:
         return reply
-    where = new_id() if step is None else step
+    where = new_id() if step is None else step  # a step that is replayed names the same calls
     calls = tuple(
         ToolCall(id=f"call_{where}_{number}", name=call.name, arguments=_json(call.arguments))
         for number, call in enumerate(reply_calls.tool_calls)
@@ -264,7 +264,9 @@ class CallSpans:
             return
         span.set(_answered(reply, self._provider_of(request, reply)))
         if self._tracing.content and not request.inputs:
-            span.set({GenAI.OUTPUT_MESSAGES: _encoded([_reply_message(reply)])})
+            message = {"role": "assistant", "parts": [*_parts(reply.message())]}
+            message["finish_reason"] = reply.finish_reason
+            span.set({GenAI.OUTPUT_MESSAGES: _encoded([message])})
 
 
 def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
@@ -335,18 +337,11 @@ def _parts(message: ChatMessage) -> Iterable[dict[str, Any]]:
     if message.content:
         yield _text(message.content)
     for part in message.parts:
-        yield _text(part.get("text") or "") if part.get("type") == "text" else _named(part)
+        kind = str(part.get("type", ""))  # of a picture, a file or sound alone: its bytes would fill the span
+        blob = {"type": "blob", "modality": kind.partition("_")[0], "content": ""}
+        yield _text(part.get("text") or "") if kind == "text" else blob
     for call in message.tool_calls:
         yield {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
-
-
-def _named(part: dict[str, Any]) -> dict[str, Any]:
-    """A picture, a file or sound by its kind alone: its bytes would be the size of the span."""
-    return {"type": "blob", "modality": str(part.get("type", "")).partition("_")[0], "content": ""}
-
-
-def _reply_message(reply: ModelReply) -> dict[str, Any]:
-    return {"role": "assistant", "parts": [*_parts(reply.message())], "finish_reason": reply.finish_reason}
 
 
 def _text(text: str) -> dict[str, Any]:

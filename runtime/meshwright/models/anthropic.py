@@ -15,7 +15,7 @@ from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelt
 from meshwright.models.usage import UsageFields, read_usage
 
 URL = "https://api.anthropic.com"
-_VERSION = "2023-06-01"
+_VERSION = "2023-06-01"  # docs.anthropic.com/en/api/versioning
 _ANSWER = "structured_answer"
 _NO_TEXT = "(no text)"  # the API refuses an empty text, and a conversation that the assistant begins
 _REASONS = {
@@ -28,7 +28,7 @@ _REASONS = {
 }
 _THINKING = ("thinking", "redacted_thinking")
 _MAX_TOKENS = 8192  # where the caller names no limit: the API wants one
-_MIN_THINKING = 1024
+_MIN_THINKING = 1024  # the API's least budget_tokens: docs.anthropic.com, extended thinking
 _EFFORTS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24_576, "xhigh": 32_768}
 """The tokens of thinking that an effort of reasoning stands for."""
 _LEFT_OUT = frozenset(
@@ -220,7 +220,7 @@ class AnthropicMessages(Wire):
         if "reasoning_effort" not in asked_params or forced or "thinking" in params:
             return params  # a model that must call a tool cannot think first
         effort = str(asked_params["reasoning_effort"])
-        limit = (request.max_tokens or _MAX_TOKENS) * 3 // 4
+        limit = (request.max_tokens or _MAX_TOKENS) * 3 // 4  # thinking counts to max_tokens
         budget = min(_EFFORTS.get(effort, 0), limit)
         if self._adaptive and effort in _EFFORTS:
             effort = "low" if effort == "minimal" else effort
@@ -244,7 +244,7 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any]:
 
 def _mark_conversation(system: list[Any], messages: list[Any], tools: list[Any]) -> None:
     """Have a conversation cached: what stands before its messages, and those up to its two last questions."""
-    questions = [message for message in messages if message["role"] == "user"]
+    questions = [message for message in messages if message["role"] == "user"]  # the API takes four marks
     ends = [(system or tools)[-1:], *([message["content"][-1]] for message in questions[-2:])]
     for block in (block for blocks in ends for block in blocks):
         block["cache_control"] = _EPHEMERAL

@@ -62,19 +62,15 @@ class CacheStore(Protocol):
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None where there is none, or its time has passed."""
-        ...
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep a value for so long, in place of an earlier one; what was used least makes room for it."""
-        ...
 
     async def clear(self) -> None:
         """Forget every answer, for good where they are on disk."""
-        ...
 
     async def close(self) -> None:
         """Release files and connections; the store opens again when it is used again."""
-        ...
 
 
 class _Entry(Struct):

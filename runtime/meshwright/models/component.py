@@ -99,6 +99,7 @@ class ModelsComponent(Component):
         Retries and fallbacks are part of one call of the ledger.
         """
         spans = CallSpans(self.mesh.tracing, self._provider_of)
+        # Inside the configured one: forms of requests are remembered by the name that it sets.
         yield ModelWrapper("request", partial(AdaptedModel, spans=spans))
         if self._configs is not None:
             yield ModelWrapper(
@@ -232,7 +233,7 @@ class ModelsComponent(Component):
         was_refused = recovery is not None and recovery.refused is not None
         if was_refused and self._is_front and (self._waking is None or self._waking.done()):
             self._waking = asyncio.get_running_loop().create_task(self._wake())
-        if event.aggregate_id != self.mesh.aggregate_id:
+        if event.aggregate_id != self.mesh.aggregate_id:  # its own reports come back to it
             age = (self.mesh.runtime.clock.now() - event.time).total_seconds()
             self.circuits.learn(event.event_type, event.payload, age)
 

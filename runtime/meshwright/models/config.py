@@ -164,7 +164,7 @@ def _loader_of(text: str) -> Any:
     """Reads plain YAML, with anchors and merge keys, but without dates and tags."""
     import yaml
 
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every build of PyYAML has the C one
     resolvers = base.yaml_implicit_resolvers
 
     class CoreLoader(base):
@@ -267,7 +267,7 @@ class _FileCheck:
             if not _PRICE.search(str(name)) or value is None or isinstance(value, dict):
                 continue
             place = [*where, name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):  # True is an int
                 remedy = "YAML takes 3e-6 for text: write 3.0e-6" if isinstance(value, str) else ""
                 self._fail(f": expected dollars, found {value!r}", place, remedy)
             if not 0 <= value <= _MAX_PRICE:
@@ -294,7 +294,7 @@ class _FileCheck:
     def _lead_to(self, names: Any, groups: frozenset[str], where: _Place) -> None:
         for name in self._expect(names, list, "a list of groups", where):
             self._expect(name, str, "the name of a group", where)
-            if name != "*" and not any(fnmatchcase(name, group) for group in groups):
+            if name != "*" and not any(fnmatchcase(name, group) for group in groups):  # * is every group
                 there_are = ", ".join(sorted(groups))
                 self._fail(f"{where[-1]}: there is no group {name!r}; groups are {there_are}", where)
 
@@ -361,15 +361,10 @@ class _FileCheck:
 
     def _problem(self, message: str, where: _Place, remedy: str) -> ConfigError:
         """The error of a place; a message that begins with a blank or a colon continues its name."""
-        line, field = self.line_of(where), _label(where)
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
+        field = "".join(steps).removeprefix(".") or "the file"  # such as model_list[2].litellm_params.model
         message = f"{field}{message}" if message[0] in " :" else message
-        return ConfigError(message, path=str(self.path), line=line, remedy=remedy, field=field)
-
-
-def _label(where: _Place) -> str:
-    """The place as text: `model_list[2].litellm_params.model`."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
-    return "".join(steps).removeprefix(".") or "the file"
+        return ConfigError(message, path=str(self.path), line=self.line_of(where), remedy=remedy, field=field)
 
 
 def _circle_from(group: str, onward: Mapping[str, list[str]]) -> list[str] | None:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
-_DRAIN_SECONDS = 0.1
-_CHARS_PER_TOKEN = 3
+_DRAIN_SECONDS = 0.1  # then the connection is closed instead
+_CHARS_PER_TOKEN = 3  # rather too many tokens than too few
 _SILENT_SECONDS = 10.0  # without a word: the server is away, rather than slow
 _MAX_ADAPTATIONS = 3
 _COMPLETIONS = "/chat/completions"
@@ -168,14 +168,14 @@ class ApiModel:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
         with self._model_errors(call):
             async with asyncio.timeout(request.timeout_seconds):
-                for is_last in (False,) * _MAX_ADAPTATIONS + (True,):
+                for is_last in (False,) * _MAX_ADAPTATIONS + (True,):  # a refusal may teach the wire a field
                     # A file, since aiohttp warns of larger bodies that are bytes.
                     data = BytesIO(to_json(self.wire.body(request, stream=on_delta is not None)))
                     headers = self._headers_of(request)
-                    async with session.post(
+                    async with session.post(  # no redirects: one would take the key elsewhere
                         target, data=data, headers=headers, allow_redirects=False
                     ) as response:
-                        call.has_begun = True
+                        call.has_begun = True  # a timeout from here on is slowness, not silence
                         if response.status == 200:
                             return self._reply(await self._read(response, call), response, call)
                         body = await _read_error(response)
@@ -256,7 +256,7 @@ class ApiModel:
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0, socket_factory=open_model_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),  # the request bounds it
         )
         return self._session
 

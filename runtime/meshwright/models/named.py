@@ -425,7 +425,7 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
     if max_budget is None:
         return ()
     try:
-        limit = Decimal(repr(max_budget) if isinstance(max_budget, bool | float) else max_budget)
+        limit = Decimal(repr(max_budget) if isinstance(max_budget, bool | float) else max_budget)  # as is
     except (InvalidOperation, TypeError, ValueError):
         limit = None
     if limit is None or not is_amount(limit):

@@ -18,7 +18,7 @@ from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelt
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
 _REFUSED = "content_filter"
-_COST_HEADER = "x-litellm-response-cost"
+_COST_HEADER = "x-litellm-response-cost"  # these four: docs.litellm.ai/docs/proxy/response_headers
 _CACHE_HEADER = "x-litellm-cache-key"
 _DEPLOYMENT_HEADER = "x-litellm-model-id"
 _TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")

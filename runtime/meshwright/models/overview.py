@@ -21,7 +21,7 @@ from meshwright.models.providers import convention_name
 from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
 _Document = dict[str, Any]
-_AT_ONCE = 4
+_AT_ONCE = 4  # calls of a test
 _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _PROBE = ModelRequest(
     messages=(ChatMessage(role="user", content="Say ok"),),

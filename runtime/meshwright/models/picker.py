@@ -91,13 +91,13 @@ class Picker(Adapter):
         self._targets = self._make_targets()
         share = f"{len(self._targets)} of {len(self._config.deployments)} deployments"
         self.name = name or f"router {self._config.path.name} ({f'{why}; ' if why else ''}{share})"
-        self._plan = lru_cache(maxsize=_PLANS)(self._make_plan)
+        self._plan = lru_cache(maxsize=_PLANS)(self._make_plan)  # file and environment are fixed
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt, fallbacks included. Raises ModelError."""
         check(self._config, request)
         ends = time.monotonic() + request.timeout_seconds
-        groups, visited = [request.model], {request.model}
+        groups, visited = [request.model], {request.model}  # in order; no group twice
         errors: list[ModelError] = []
         lost_replies: tuple[ModelReply, ...] = ()
         failed_at: tuple[str, ...] = ()
@@ -106,11 +106,11 @@ class Picker(Adapter):
             error: ModelError | None = None
             for target in self._in_turn(group, request.tags):
                 if errors and on_delta is not None:
-                    on_delta(STREAM_RESTART)
+                    on_delta(STREAM_RESTART)  # the text of the attempt that failed is void
                 try:
                     async with self._placed(target, group, request, ends):
                         started = time.monotonic()
-                        remaining = min(ends - started, target.timeout_seconds)
+                        remaining = min(ends - started, target.timeout_seconds)  # the wait is over
                         changes = {"model": target.model_of(group), "timeout_seconds": remaining}
                         reply = await target.model.complete(request.model_copy(update=changes), on_delta)
                     target.answered(reply, time.monotonic() - started)
@@ -120,7 +120,7 @@ class Picker(Adapter):
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
-                    lost_replies += tuple(
+                    lost_replies += tuple(  # streams that broke off, which the provider may bill
                         self._priced(cut, request, target, attempts=tries) for cut in failed.lost
                     )
                     errors.append(failed)
@@ -134,7 +134,7 @@ class Picker(Adapter):
             if not following and not is_mendable(error):
                 error.lost, error.failed_at = lost_replies, failed_at
                 raise error
-            groups[:0] = following
+            groups[:0] = following  # its fallbacks come before its siblings
         final_error = _ended(errors, request)
         final_error.lost, final_error.failed_at = lost_replies, failed_at
         raise final_error
@@ -199,7 +199,7 @@ class Picker(Adapter):
         tried_names: set[str] = set()
         for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
             while not (stands_in and tried_names):
-                ready = [
+                ready = [  # after each try: limits and circuits may have changed meanwhile
                     target
                     for target in tier
                     if target.name not in tried_names
@@ -217,7 +217,8 @@ class Picker(Adapter):
         self, target: _Target, group: str, request: ModelRequest, ends: float
     ) -> AsyncIterator[None]:
         """Take one of a deployment's places for a call, whose failure may open its circuit."""
-        target.calls += 1
+        target.calls += 1  # before the wait for a place: rpm counts calls that queue
+        # Of a call that had little time left, a timeout is no fault of the deployment.
         given_seconds = min(ends - time.monotonic(), target.timeout_seconds)
         with self._circuits.call(target.circuit(group), target.policy, given_seconds):
             async with AsyncExitStack() as places:
@@ -259,7 +260,7 @@ class Picker(Adapter):
         if waits:
             met = [error for name in waits if (error := self._circuits.error(name)) is not None]
             refusals = [error for name in waits if (error := self._circuits.refusal(name)) is not None]
-            if len(refusals) == len(targets):
+            if len(refusals) == len(targets):  # a person may mend that: a pause alone does not
                 return min(refusals, key=lambda refusal: refusal.retry_after_seconds or 0.0)
             fit = f" that fit tags {list(tags)}" if tags else ""
             what = f"All deployments of model {group!r}{fit} are cooling down"
@@ -269,7 +270,7 @@ class Picker(Adapter):
             down.reason = met[0].reason if met else ""
             return down
         what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
-        return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)
+        return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)  # when the counts begin anew
 
 
 class _Plan(NamedTuple):
@@ -288,7 +289,7 @@ class _Target:
         self.calls = 0
         self.tokens = 0
         self.in_flight = 0
-        self.latency_seconds = 0.0
+        self.latency_seconds = 0.0  # a moving average
         params = deployment["litellm_params"]
         own_limits = (params.get("timeout"), config.router_settings.get("timeout"))
         limits = (*own_limits, config.litellm_settings.get("request_timeout"), _REQUEST_TIMEOUT_SECONDS)
@@ -310,7 +311,7 @@ class _Target:
 
     @property
     def model(self) -> Model:
-        if self._model is None:
+        if self._model is None:  # at its first call: most processes call few of a file's deployments
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
             self._model = adapter_of(params, self._discretion, drop_params=drop_params)
@@ -424,6 +425,7 @@ def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
     reasons = "; ".join(dict.fromkeys(map(str, errors)))
     down = AllProvidersDown(
         f"Neither model {request.model!r} nor its fallbacks answered: {reasons}",
+        # One that names no pause may be asked at once.
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
     down.attempts = sum(error.attempts for error in errors)

@@ -155,7 +155,7 @@ class Call(Struct):
     def payload(self) -> dict[str, Any]:
         """The payload of `model.called`."""
         payload = self.model_dump()
-        del payload["settlement"]
+        del payload["settlement"]  # accounts alone read it
         for name in _LEFT_OUT:
             if payload[name] in (None, ()):
                 del payload[name]
@@ -165,20 +165,6 @@ class Call(Struct):
 
 OnCall = Callable[[Call], None]
 """Takes a call that has ended."""
-
-
-_OF_THE_RUN: dict[str, Any] = {
-    "record": None,
-    "priority": 5,
-    "since": None,
-    "on_empty": "fail",
-    "path": None,
-    "take_cut": None,
-    "prompt": None,
-    "traceparent": None,
-    "is_own_endpoint": False,
-}
-"""Fields of a context that change no answer: they stay in the process."""
 
 
 class CallContext(Struct, omit_defaults=True):
@@ -233,6 +219,13 @@ class CallContext(Struct, omit_defaults=True):
         return replace(self, budget_usd=None, budgets_above=(), budgets=()).model_dump()
 
 
+_OF_THE_RUN: dict[str, Any] = {
+    **dict.fromkeys(("record", "since", "path", "take_cut", "prompt", "traceparent")),
+    **{"priority": 5, "on_empty": "fail", "is_own_endpoint": False},
+}
+"""Fields of a context that change no answer: they stay in the process."""
+
+
 class ModelRequest(Struct, kw_only=True):
     """One call to a model.
 
@@ -264,7 +257,7 @@ class ModelRequest(Struct, kw_only=True):
     cache: bool = True
 
     def __post_init__(self) -> None:
-        if type(self.temperature) is int:
+        if type(self.temperature) is int:  # 1 and 1.0 are one request, to journals and caches
             force_setattr(self, "temperature", float(self.temperature))
         if type(self.timeout_seconds) is int:
             force_setattr(self, "timeout_seconds", float(self.timeout_seconds))
@@ -354,11 +347,9 @@ class Model(Protocol):
 
         Raises ModelError, whose `retryable` says whether another may succeed.
         """
-        ...
 
     async def close(self) -> None:
         """Give back connections."""
-        ...
 
 
 class ModelWindow(NamedTuple):
@@ -381,11 +372,9 @@ class ModelWindows(Protocol):
         self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
     ) -> Price | None:
         """The highest price of a call with a prompt of that size; None if unknown."""
-        ...
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of a model with some tags, for an agent of a tenant."""
-        ...
 
 
 class PriceList(Protocol):
@@ -393,15 +382,12 @@ class PriceList(Protocol):
 
     def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
         """The smallest window of the deployments that a call is for."""
-        ...
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price of all that could answer a request."""
-        ...
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost of a reply."""
-        ...
 
 
 class Wrapper:

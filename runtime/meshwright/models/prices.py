@@ -41,7 +41,7 @@ class Rates:
     def at(self, prompt_tokens: int | None) -> Price:
         """The price of a prompt of that size; of one of unknown size, the price of the largest."""
         fitting = [price for limit, price in self.above if prompt_tokens is None or prompt_tokens > limit]
-        return fitting[-1] if fitting else self.base
+        return fitting[-1] if fitting else self.base  # limits ascend
 
 
 class Prices:
@@ -271,7 +271,7 @@ def _price_at(entry: _Entry, suffix: str = "") -> Price | None:
     if per_token["input"] is None or per_token["output"] is None:
         return None
     amounts = {
-        field: fit(Decimal(str(value)) * MILLION).normalize()
+        field: fit(Decimal(str(value)) * MILLION).normalize()  # by its text: a float is no exact price
         for field, value in per_token.items()
         if value is not None
     }

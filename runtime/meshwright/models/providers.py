@@ -282,7 +282,7 @@ def _maker_of(params: _Params) -> _Maker | None:
     Unknown names are passed on. This is the registry: a new provider is a line here.
     """
     provider = _provider_name(params["model"])
-    if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):
+    if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):  # LiteLLM may know an address
         return None
     ours = _ROUTING | _CALLING | _OURS | (_MESSAGES if provider == "anthropic" else _COMPLETIONS)
     litellms = known_names()["litellm_params"]
@@ -314,8 +314,8 @@ def _address_of(params: _Params) -> str:
 
 def _openai(params: _Params, discretion: Discretion) -> Model:
     provider, model = _provider_name(params["model"]), bare_name(params["model"])
-    url = _address_of(params).removesuffix("/chat/completions")
-    if provider.startswith("ollama") and not url.endswith("/v1"):
+    url = _address_of(params).removesuffix("/chat/completions")  # some files name the whole endpoint
+    if provider.startswith("ollama") and not url.endswith("/v1"):  # its own API is at the root, OpenAI's here
         url += "/v1"
     reasons = provider == "openai" and _REASONING.match(model) is not None
     wire = ChatCompletions(extra=_passed_on(params), reasons=reasons)

@@ -116,13 +116,13 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
     if deployments is None:
         what, remedy = no_group(config, request.model)
         raise ModelRefused(what, remedy=remedy, field="model")
-    unknown = _unknown_tags(config, request.tags)
-    if unknown and not (_for_all(deployments) and _is_foreign(unknown[0], config)):
-        raise ModelRefused(
-            f"{config.path.name} has no deployment tagged {unknown[0]!r}",
-            remedy=_did_you_mean(unknown[0], _known_tags(config), "Tags"),
-            field="tags",
-        )
+    for tag in _unknown_tags(config, request.tags)[:1]:
+        tags = _known_tags(config)
+        # The deployment for all may answer a tag that is foreign: none of the file's, misspelt.
+        if not _for_all(deployments) or get_close_matches(tag, tags, n=1, cutoff=_MISSPELT):
+            remedy = _did_you_mean(tag, tags, "Tags")
+            what = f"{config.path.name} has no deployment tagged {tag!r}"
+            raise ModelRefused(what, remedy=remedy, field="tags")
 
 
 def no_group(config: LiteLLMConfig, group: str) -> tuple[str, str]:
@@ -165,7 +165,7 @@ def _route(
     missing = {deployment_id(deployment): missing_of(deployment, environment) for deployment in deployments}
     ready = [deployment for deployment in deployments if not missing[deployment_id(deployment)]]
     chosen, why = _fitting(config, ready, tags)
-    fitting, why_meant = _fitting(config, deployments, tags)
+    fitting, why_meant = _fitting(config, deployments, tags)  # as if every credential were set
     absent = [deployment for deployment in fitting if deployment not in ready]
     if why != why_meant:
         why = f"{why_meant} cannot be called: those tagged default instead"
@@ -259,11 +259,6 @@ def _unknown_tags(config: LiteLLMConfig, tags: Iterable[str]) -> list[str]:
     return [tag for tag in tags if tag not in known_tags]
 
 
-def _is_foreign(tag: str, config: LiteLLMConfig) -> bool:
-    """Whether a tag is none of the file's misspelt, so that the deployment for all may answer."""
-    return not get_close_matches(tag, _known_tags(config), n=1, cutoff=_MISSPELT)
-
-
 def _known_tags(config: LiteLLMConfig) -> frozenset[str]:
     return frozenset(tag for deployment in config.deployments for tag in tags_of(deployment))
 
@@ -307,7 +302,7 @@ def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...
 
     `kind` is a key of WHEN. A fallback's own fallbacks come before its next sibling.
     """
-    visited = [group]
+    visited = [group]  # no group twice: circles end
 
     def follow(name: str) -> None:
         for other in next_groups(config, name, kind):
@@ -323,7 +318,7 @@ def next_groups(config: LiteLLMConfig, group: str, kind: str) -> list[str]:
     """The groups that the file names directly as a group's fallbacks."""
     rules = {name: others for rule in setting(config, kind) or [] for name, others in rule.items()}
     usual = setting(config, "default_fallbacks") if kind == "fallbacks" else None
-    return rules.get(group) or rules.get("*") or usual or []
+    return rules.get(group) or rules.get("*") or usual or []  # its own, then those of every group
 
 
 def setting(config: LiteLLMConfig, name: str) -> Any:

@@ -19,7 +19,7 @@ from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.prices import Prices
 from meshwright.sql.folder import make_private, read_private, write_private
 
-_LISTING_SECONDS = 10.0
+_LISTING_SECONDS = 10.0  # of all requests of a listing together
 
 
 class AgentKeys:
@@ -126,7 +126,7 @@ class HttpModel(ApiModel, Adapter):
                 names = [str(entry["id"]) for entry in await self._entries(session, listing)]
                 try:
                     entries = await self._entries(session, f"{self.server}/model/info")
-                except (ModelUnavailable, Unauthorized):
+                except (ModelUnavailable, Unauthorized):  # no LiteLLM proxy, or the key may not ask
                     entries = list[dict[str, Any]]()
         except (aiohttp.ClientError, TimeoutError) as error:
             problem = f"Cannot ask {self.server} for its models ({type(error).__name__})"
