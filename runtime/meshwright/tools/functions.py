@@ -128,19 +128,16 @@ def tools_of(*owners: object, threads: ToolThreads | None = None) -> list[Tool]:
     Raises ConfigError where one cannot be described, or two share a name.
     """
     tools: dict[str, Tool] = {}
-    for method in (method for owner in owners for method in _marked_methods(owner)):
-        described = FunctionTool(method, threads)
-        if described.name in tools:
-            raise refusal(method, "has the name of another tool", 'give it one: @tool(name="...")')
-        tools[described.name] = described
+    for owner in owners:
+        attributes: dict[str, Any] = {}
+        for base in reversed(type(owner).__mro__):
+            attributes.update(vars(base))
+        for method in (getattr(owner, name) for name, value in attributes.items() if hasattr(value, MARK)):
+            described = FunctionTool(method, threads)
+            if described.name in tools:
+                raise refusal(method, "has the name of another tool", 'give it one: @tool(name="...")')
+            tools[described.name] = described
     return list(tools.values())
-
-
-def _marked_methods(owner: object) -> list[Callable[..., Any]]:
-    attributes: dict[str, Any] = {}
-    for base in reversed(type(owner).__mro__):
-        attributes.update(vars(base))
-    return [getattr(owner, name) for name, attribute in attributes.items() if hasattr(attribute, MARK)]
 
 
 def _preview_of(function: Callable[..., Any], name: str) -> Callable[..., Any] | None:

@@ -89,33 +89,27 @@ class ToolContext(Protocol):
     @property
     def task(self) -> Task:
         """The task being worked on."""
-        ...
 
     @property
     def agent_id(self) -> str:
         """The agent that works on it."""
-        ...
 
     @property
     def step_id(self) -> str:
         """The id of this call: the same when it is run again, so an idempotency key for other services."""
-        ...
 
     def secret(self, name: str) -> str:
         """A secret of the mesh: a variable of the environment, or a reference like `file:/run/token`.
 
         It is hidden in the result of the call. Raises ToolFailed where there is none.
         """
-        ...
 
     def mask(self, secret: str) -> str:
         """The text in place of a secret in what the model reads of the workspace, like `[secret:1]`."""
-        ...
 
     @property
     def outside(self) -> bool:
         """Whether the run has read text from outside, which strangers may have written."""
-        ...
 
     @overload
     async def delegate(
@@ -150,7 +144,6 @@ class ToolContext(Protocol):
 
         The agent is named, or chosen by `capability`; `Run.delegate` describes the rest.
         """
-        ...
 
     @overload
     async def ask_person(self, question: str, **options: Unpack[QuestionOptions]) -> str: ...
@@ -163,7 +156,6 @@ class ToolContext(Protocol):
         self, question: str, *, shape: Any = None, **options: Unpack[QuestionOptions]
     ) -> Any:
         """Ask a person, and wait for the answer without holding a slot; the tool has to be idempotent."""
-        ...
 
     async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
         """Run an async function once within the call, however often that is resumed; the result is JSON data.
@@ -171,45 +163,35 @@ class ToolContext(Protocol):
         A tool that waits within a call, by `ask_person` or `sleep`, has to be idempotent; the part of it that
         must not be repeated is such a step with `repeatable=False`.
         """
-        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait for some time, through restarts, without holding a slot; the tool has to be idempotent."""
-        ...
 
     async def progress(self, text: str) -> None:
         """Say how far the work is, as an event of the task."""
-        ...
 
     async def attach(self, file: File | TaskFile) -> File:
         """Give the outcome of the task a file."""
-        ...
 
     async def charge(self, usd: Decimal, what: str) -> None:
         """Book money that the call spends, before it does. Raises ToolFailed where a budget has no room."""
-        ...
 
     async def read_file(self, file: File | TaskFile) -> File:
         """A file of another task's outcome, with its bytes."""
-        ...
 
     async def remember(
         self, text: str, scope: MemoryScope, *, kind: MemoryKind = "fact", subject: str | None = None
     ) -> str:
         """Store a memory in a scope (task, agent, project or global); returns what to tell the model."""
-        ...
 
     async def recall(self, query: str, kind: MemoryKind | None = None) -> str:
         """Recall memories that suit a question: a line for each with its id, or no text where none does."""
-        ...
 
     async def tree(self) -> Tree:
         """The tree of the task and of all that it is delegated with: files of a repository to change."""
-        ...
 
     async def activity(self, since: datetime) -> Activity:
         """The activity in the task's tenant since a time: tasks that ended, waits, costs."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,9 @@ class FileTools(Toolset):
         phrase = query.casefold().strip()
         if not phrase:
             raise InvalidInput("the query is blank", remedy="search for at least one word", field="query")
-        terms = _search_terms(phrase) or [phrase]
+        words = dict.fromkeys(re.findall(r"\w+", phrase))
+        # Short words count only if there are no others.
+        terms = [word for word in words if len(word) >= _MIN_TERM_CHARS] or [*words] or [phrase]
         listing = self._workspace.walk(folder)
         files = [file for file in listing.files if path_matches(file.path, pattern)]
         affordable = self._affordable(files)
@@ -117,9 +119,12 @@ class FileTools(Toolset):
     def _search(self, path: str, phrase: str, terms: Sequence[str]) -> Iterator[Match]:
         with suppress(InvalidInput):  # it is binary, or was removed since the walk
             text = self._workspace.read(path, self.settings.max_file_bytes)
-            folded = text.casefold()
-            if any(term in folded for term in terms):
-                yield from _matches(path, text, phrase, terms)
+            whole = text.casefold()
+            is_hit = any(term in whole for term in terms)  # most files have none, and need no lines
+            for number, line in enumerate(_lines_of(text) if is_hit else (), 1):
+                folded = line.casefold()
+                if count := sum(term in folded for term in terms):
+                    yield Match(phrase not in folded, -count, path, number, line.strip()[:_MAX_LINE_CHARS])
 
 
 def path_matches(path: str, pattern: str) -> bool:
@@ -144,12 +149,6 @@ def _lines_of(text: str) -> list[str]:
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
-def _search_terms(query: str) -> list[str]:
-    """The different words of a query, in lower case; short ones only if there are no others."""
-    words = dict.fromkeys(re.findall(r"\w+", query.casefold()))
-    return [word for word in words if len(word) >= _MIN_TERM_CHARS] or list(words)
-
-
 def _past_folders(places: set[int], parts: Sequence[str]) -> set[int]:
     """Add the places behind each `**`, since it fits no folder at all too."""
     reached = set(places)
@@ -157,14 +156,6 @@ def _past_folders(places: set[int], parts: Sequence[str]) -> set[int]:
         if part == "**" and place in reached:
             reached.add(place + 1)
     return reached
-
-
-def _matches(path: str, text: str, phrase: str, terms: Sequence[str]) -> Iterator[Match]:
-    for number, line in enumerate(_lines_of(text), 1):
-        folded = line.casefold()
-        count = sum(term in folded for term in terms)
-        if count:
-            yield Match(phrase not in folded, -count, path, number, line.strip()[:_MAX_LINE_CHARS])
 
 
 def _left_out(files: int, complete: bool) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import ToolContext, Unchanged, tool
-from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits
+from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows, fits
 
 _API = ("api", "v1", "applications")
 _HERE = "https://kubernetes.default.svc"
@@ -57,13 +57,8 @@ class ArgocdSettings(Table):
     """Argo CD 2.8 or newer, with the token of an account whose role permits what is asked of it."""
 
 
-class Argocd(RestPart):
+class Argocd(RestPart[ArgocdService]):
     """The tools over Argo CD's API."""
-
-    @property
-    def _service(self) -> ArgocdService:
-        assert isinstance(self.server.service, ArgocdService)
-        return self.server.service
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def apps(self, project: str = "") -> dict[str, Any]:
@@ -74,8 +69,7 @@ class Argocd(RestPart):
         """
         apps = await self._list({"projects": project} if project else {})
         summaries = [_summary(app) for app in sorted(apps, key=lambda app: app["metadata"]["name"])]
-        left_out = len(summaries) - len(summaries[:_MAX_APPS])
-        return {"apps": summaries[:_MAX_APPS], **({"left_out": left_out} if left_out else {})}
+        return first_rows("apps", summaries, _MAX_APPS)
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def app(self, name: Name) -> dict[str, Any]:
@@ -252,7 +246,7 @@ class Argocd(RestPart):
 
     def _wanted(self, name: str, repo: str, path: str, namespace: str, project: str) -> dict[str, Any]:
         self._check(name)
-        if not fits(repo, self._service.repos) or not fits(namespace, self._service.namespaces):
+        if not fits(repo, self.server.service.repos) or not fits(namespace, self.server.service.namespaces):
             remedy = "only repos and namespaces in [tools.argocd.server] of mesh.toml permit that"
             raise InvalidInput(f"{repo} may not be deployed to {namespace}", remedy=remedy, field="repo")
         if ".." in path.split("/"):
@@ -263,7 +257,7 @@ class Argocd(RestPart):
         return {"metadata": {"name": name}, "spec": spec}
 
     def _check(self, name: str) -> None:
-        if not fits(name, self._service.applications):
+        if not fits(name, self.server.service.applications):
             remedy = "only applications in [tools.argocd.server] of mesh.toml permits that"
             raise InvalidInput(f"application {name!r} may not be changed", remedy=remedy, field="name")
 

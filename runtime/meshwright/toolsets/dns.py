@@ -79,13 +79,8 @@ class _RecordChange(NamedTuple):
         return Unchanged(self.effect) if self.is_done else self.effect
 
 
-class Cloudflare(RestPart):
+class Cloudflare(RestPart[CloudflareService]):
     """The tools over Cloudflare's API."""
-
-    @property
-    def _service(self) -> CloudflareService:
-        assert isinstance(self.server.service, CloudflareService)
-        return self.server.service
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def zones(self, page: Page = 1) -> dict[str, Any]:
@@ -290,11 +285,11 @@ class Cloudflare(RestPart):
 
     @property
     def _account(self) -> str:
-        if not self._service.account:
+        if not self.server.service.account:
             raise ToolFailed(
                 "the account of the tunnels is not known", remedy="Set account in [tools.dns.cloudflare]"
             )
-        return self._service.account
+        return self.server.service.account
 
     async def _tunnels(self) -> list[dict[str, Any]]:
         params = {"is_deleted": "false", "per_page": _PER_PAGE}
@@ -329,14 +324,14 @@ class Cloudflare(RestPart):
     def _check_name(self, zone: str, name: str) -> None:
         if name != zone and not name.endswith(f".{zone}"):
             raise InvalidInput(f"{name!r} is not in the zone {zone!r}", field="name")
-        if not fits(name, self._service.names):
+        if not fits(name, self.server.service.names):
             remedy = "only names in [tools.dns.cloudflare] of mesh.toml permits that"
             raise InvalidInput(f"{name!r} may not be changed", remedy=remedy, field="name")
 
     def _check_origin(self, service: str) -> None:
         _, _, address = service.partition("://")
         host = address.rpartition(":")[0] or address
-        if is_metadata(host.strip("[]")) or not fits(service, self._service.services):
+        if is_metadata(host.strip("[]")) or not fits(service, self.server.service.services):
             remedy = "only services in [tools.dns.cloudflare] of mesh.toml permits that"
             raise InvalidInput(f"no tunnel may lead to {service!r}", remedy=remedy, field="service")
 

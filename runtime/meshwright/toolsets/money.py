@@ -27,33 +27,26 @@ class Money(Protocol):
         self, task: Task, by: str, since: str | None, until: str | None, bucket: _Bucket | None
     ) -> dict[str, Any]:
         """The costs of calls of models."""
-        ...
 
     async def budgets(self, task: Task) -> list[dict[str, Any]]:
         """The budgets of the task's tenant with their accounts; in the default one those of the mesh too."""
-        ...
 
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""
-        ...
 
     async def prices(self, task: Task) -> list[dict[str, Any]]:
         """The prices of models."""
-        ...
 
     async def litellm_spend(self, task: Task, by: str, since: str | None) -> dict[str, str]:
         """The spend that a LiteLLM proxy has counted."""
-        ...
 
     async def allowances(self, task: Task) -> list[dict[str, Any]]:
         """The allowances that were set."""
-        ...
 
     async def set_allowance(
         self, task: Task, agent_id: str, whose: str, allowance: str, on_empty: OnEmpty
     ) -> dict[str, Any]:
         """Set an allowance."""
-        ...
 
 
 class MoneySettings(BaseModel):

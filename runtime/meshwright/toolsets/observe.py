@@ -16,7 +16,7 @@ from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import Tool, ToolContext, tool
 from meshwright.toolsets.prometheus import Prometheus
-from meshwright.toolsets.rest import RestPart, RestService, RestTools
+from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows
 
 _MAX_LINE_CHARS = 1_000
 _MAX_CHARS = 8_000
@@ -221,13 +221,23 @@ class Alertmanager(RestPart):
             }
             for alert in newest[:_MAX_ALERTS]
         ]
-        left_out = len(newest) - len(entries)
-        return {"alerts": entries, **({"left_out": left_out} if left_out else {})}
+        return first_rows("alerts", entries, _MAX_ALERTS, len(newest))
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def silences(self) -> list[dict[str, Any]]:
         """List the silences that hold now or begin later."""
-        silences = [_shown(silence) for silence in await self._held()]
+        silences = [
+            {
+                "id": silence["id"],
+                "state": silence["status"]["state"],
+                "matchers": [*map(_text, silence["matchers"])],
+                "from": silence["startsAt"],
+                "until": silence["endsAt"],
+                "by": silence["createdBy"],
+                "reason": silence["comment"][:_MAX_TEXT_CHARS],
+            }
+            for silence in await self._held()
+        ]
         return sorted(silences, key=lambda silence: silence["until"])[:_MAX_ALERTS]
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_silence")
@@ -334,18 +344,6 @@ def _text(matcher: Mapping[str, Any]) -> str:
 
 def _sorted(matchers: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(map(_text, matchers))
-
-
-def _shown(silence: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": silence["id"],
-        "state": silence["status"]["state"],
-        "matchers": [*map(_text, silence["matchers"])],
-        "from": silence["startsAt"],
-        "until": silence["endsAt"],
-        "by": silence["createdBy"],
-        "reason": silence["comment"][:_MAX_TEXT_CHARS],
-    }
 
 
 def _short(labels: Mapping[str, str]) -> dict[str, str]:

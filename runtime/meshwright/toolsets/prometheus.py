@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.tools.tool import tool
-from meshwright.toolsets.rest import RestPart
+from meshwright.toolsets.rest import RestPart, first_rows
 
 _MAX_SERIES = 50
 _MAX_RANGES = 10
@@ -46,7 +46,7 @@ class Prometheus(RestPart):
             raise InvalidInput("the expression has a range: use query_range", field="promql")
         result = sorted(data["result"], key=lambda series: str(series["metric"]))
         rows = [{"metric": _labels(series["metric"]), "value": series["value"][1]} for series in result]
-        return _listed("series", rows, _MAX_SERIES)
+        return first_rows("series", rows, _MAX_SERIES)
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def query_range(
@@ -67,7 +67,7 @@ class Prometheus(RestPart):
         result = sorted(data["result"], key=lambda series: str(series["metric"]))
         rows = [_range(series, start.timestamp(), step) for series in result[:_MAX_RANGES]]
         about = {"start": start.isoformat(timespec="seconds"), "step_seconds": step}
-        return about | _listed("series", rows, _MAX_RANGES, len(result))
+        return about | first_rows("series", rows, _MAX_RANGES, len(result))
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def targets(self, only_down: bool = True) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Prometheus(RestPart):
             if not only_down or target["health"] != "up"
         ]
         up = sum(target["health"] == "up" for target in active)
-        return {"up": up, "of": len(active), **_listed("targets", rows, _MAX_SERIES)}
+        return {"up": up, "of": len(active), **first_rows("targets", rows, _MAX_SERIES)}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def rule_alerts(self, state: Literal["firing", "pending", "any"] = "any") -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Prometheus(RestPart):
             for alert in data["alerts"]
             if state in ("any", alert["state"])
         ]
-        return _listed("alerts", rows, _MAX_SERIES)
+        return first_rows("alerts", rows, _MAX_SERIES)
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def pod_health(self, namespace: str = "", minutes: Minutes = 60) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Prometheus(RestPart):
             for name, data in zip(queries, replies, strict=True)
             for series in sorted(data["result"], key=lambda series: str(series["metric"]))
         ]
-        return {"pods": pods, **_listed("problems", problems, _MAX_PROBLEMS)}
+        return {"pods": pods, **first_rows("problems", problems, _MAX_PROBLEMS)}
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def cluster_usage(self, namespace: str = "", hours: Hours = 24) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Prometheus(RestPart):
             problem = f"Prometheus knows no usage of {namespace or 'any namespace'} in {hours} hours"
             raise ToolFailed(problem, remedy="It needs the metrics of cAdvisor")
         usage = sorted(rows.values(), key=lambda row: -row.get("cpu_hours", 0.0))
-        return {"hours": hours, **_listed("usage", usage, _MAX_PROBLEMS)}
+        return {"hours": hours, **first_rows("usage", usage, _MAX_PROBLEMS)}
 
     async def check(self) -> None:
         """Evaluate a number."""
@@ -231,11 +231,6 @@ def _range(series: Mapping[str, Any], start: float, step: int) -> dict[str, Any]
     numbers = [value for value in values if value is not None]
     extremes = {"min": min(numbers), "max": max(numbers), "last": numbers[-1]} if numbers else {}
     return {"metric": _labels(series["metric"]), **extremes, "values": values}
-
-
-def _listed(name: str, rows: Sequence[Any], limit: int, total: int | None = None) -> dict[str, Any]:
-    left_out = max(len(rows) if total is None else total, len(rows)) - min(len(rows), limit)
-    return {name: [*rows[:limit]], **({"left_out": left_out} if left_out else {})}
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -62,13 +62,8 @@ class _Routes(NamedTuple):
         return None
 
 
-class Caddy(RestPart):
+class Caddy(RestPart[CaddyService]):
     """The tools over Caddy's admin API."""
-
-    @property
-    def _service(self) -> CaddyService:
-        assert isinstance(self.server.service, CaddyService)
-        return self.server.service
 
     @tool(idempotent=True, effect="read", origin="outside")
     async def routes(self) -> dict[str, Any]:
@@ -162,10 +157,12 @@ class Caddy(RestPart):
         return current, existing[0] if existing else self._pick(current), route
 
     def _pick(self, current: _Routes) -> str:
-        name = self._service.server or (next(iter(current.servers)) if len(current.servers) == 1 else "")
+        names = [*current.servers]
+        name = self.server.service.server or (names[0] if len(names) == 1 else "")
         if name not in current.servers:
-            names = ", ".join(current.servers) or "none"
-            remedy = f"Set server in [tools.proxy.caddy] of mesh.toml; there are: {names}"
+            remedy = (
+                f"Set server in [tools.proxy.caddy] of mesh.toml; there are: {', '.join(names) or 'none'}"
+            )
             raise ToolFailed("it is open which server of Caddy gets the route", remedy=remedy)
         return name
 
@@ -177,7 +174,7 @@ class Caddy(RestPart):
 
     def _check_hosts(self, hosts: list[str]) -> None:
         for host in hosts:
-            if not fits(host, self._service.hosts):
+            if not fits(host, self.server.service.hosts):
                 remedy = "only hosts in [tools.proxy.caddy] of mesh.toml permits that"
                 raise InvalidInput(f"routes for {host!r} may not be changed", remedy=remedy, field="hosts")
 
@@ -189,7 +186,7 @@ class Caddy(RestPart):
         is_own = (host.strip("[]").lower(), int(port)) == (own.hostname, own_port)
         if is_own or int(port) in admin_ports or is_metadata(host.strip("[]")):
             raise InvalidInput(f"no route may lead to {upstream}", field="upstream")
-        if not fits(upstream, self._service.upstreams):
+        if not fits(upstream, self.server.service.upstreams):
             remedy = "only upstreams in [tools.proxy.caddy] of mesh.toml permits that"
             raise InvalidInput(f"no route may lead to {upstream!r}", remedy=remedy, field="upstream")
 

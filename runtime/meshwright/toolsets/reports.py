@@ -145,7 +145,7 @@ def _read_text(output: str, report: str) -> list[Failure] | None:
 def _read_go(output: str, report: str) -> list[Failure] | None:
     texts: dict[str, list[str]] = {}
     failed: list[str] = []
-    for event in _events(output):
+    for event in (line for line in _lines_of(output) if isinstance(line, dict)):
         name = ".".join(str(event[key]) for key in ("Package", "Test") if key in event)
         if event.get("Action") == "output":
             texts.setdefault(name, []).append(str(event.get("Output", "")))
@@ -158,10 +158,6 @@ def _read_go(output: str, report: str) -> list[Failure] | None:
 def _shown_of_go(output: str) -> str:
     lines = (event.get("Output", "") if isinstance(event, dict) else event for event in _lines_of(output))
     return "".join(map(str, lines))
-
-
-def _events(output: str) -> Iterator[dict[str, Any]]:
-    yield from (line for line in _lines_of(output) if isinstance(line, dict))
 
 
 def _lines_of(output: str) -> Iterator[dict[str, Any] | str]:

@@ -23,11 +23,12 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import from_json, to_json
+from typing_extensions import TypeVar
 
 from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import InvalidInput, ToolFailed
@@ -116,6 +117,9 @@ class RestService(Table):
         return sorted((secret for secret in texts if len(secret) >= _MIN_SECRET_CHARS), key=len, reverse=True)
 
 
+ServiceT = TypeVar("ServiceT", bound=RestService, default=RestService)
+
+
 class RestReply(NamedTuple):
     """An answer: its JSON data, None where it is empty, its headers, and its text."""
 
@@ -124,14 +128,14 @@ class RestReply(NamedTuple):
     text: str
 
 
-class RestClient:
+class RestClient(Generic[ServiceT]):
     """Calls one service. Its connections are shared by all calls, and no cookies are kept.
 
     Redirects are not followed, and no connection goes to a cloud's metadata service. A GET is tried again, at
     most twice, where the service is away or overloaded; a change is sent once.
     """
 
-    def __init__(self, place: str, service: RestService) -> None:
+    def __init__(self, place: str, service: ServiceT) -> None:
         self.service = service
         self._place = place
         self._name = place.rpartition(".")[2]
@@ -266,10 +270,10 @@ class RestClient:
         return text
 
 
-class RestPart:
+class RestPart(Generic[ServiceT]):
     """Base of the tools over one service: its `@tool` methods, and `check`."""
 
-    def __init__(self, server: RestClient) -> None:
+    def __init__(self, server: RestClient[ServiceT]) -> None:
         self.server = server
 
     @property
@@ -287,7 +291,7 @@ class RestTools(Toolset):
     A service without settings is left out, and so are its tools.
     """
 
-    parts: ClassVar[Mapping[str, type[RestPart]]] = {}
+    parts: ClassVar[Mapping[str, type[RestPart[Any]]]] = {}
 
     def __init__(self, settings: ToolSettings) -> None:
         super().__init__(settings)
@@ -347,6 +351,12 @@ def fits(text: str, patterns: Sequence[str]) -> bool:
         pattern == "*" or re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.:/@]*"), text)
         for pattern in patterns
     )
+
+
+def first_rows(name: str, rows: Sequence[Any], limit: int, total: int | None = None) -> dict[str, Any]:
+    """The first rows, and how many of the total are `left_out`."""
+    left_out = max(len(rows) if total is None else total, len(rows)) - min(len(rows), limit)
+    return {name: [*rows[:limit]], **({"left_out": left_out} if left_out else {})}
 
 
 def _quoted(part: str) -> str:
