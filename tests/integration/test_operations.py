@@ -41,9 +41,7 @@ from meshwright.services.keys.operations import KeyOperations
 from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.money.operations import MoneyOperations
-from meshwright.services.schedules.operations import Schedules
-from meshwright.services.schedules.schedule import ScheduleKey
-from meshwright.services.schedules.times import ScheduleSpec
+from meshwright.services.schedules.operations import ScheduleChange, ScheduleRequest, Schedules
 from meshwright.testing import MeshUnderTest, mesh_for
 from meshwright.work.protocol import Wait
 
@@ -421,8 +419,9 @@ async def test_an_answer_that_is_durable_is_no_error_when_the_store_goes_away(
 
 OF_COMPONENTS: dict[type, dict[str, str]] = {
     Schedules: {
-        **dict.fromkeys(("page", "show", "preview"), "vcoaA"),
-        **dict.fromkeys(("put", "remove", "pause", "resume", "run_now"), "oA"),
+        **dict.fromkeys(("list_schedules", "show_schedule", "preview_schedule"), "vcoaA"),
+        **dict.fromkeys(("create_schedule", "put_schedule", "delete_schedule"), "oA"),
+        **dict.fromkeys(("pause_schedule", "resume_schedule", "run_schedule"), "oA"),
     },
     AgentConfigs: {
         **dict.fromkeys(("list", "get"), "vcoaA"),
@@ -454,12 +453,9 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     part = mesh.get(kind)
     task = TaskRequest(agent_id="asker")
     values = {
-        "key": ScheduleKey("acme", "none"),
+        "schedule_id": "none",
         "agent_id": "none",
         "app": "none",
-        "count": 1,
-        "spec": ScheduleSpec(every_seconds=3600, task=task),
-        "paused": True,
         "name": "none",
         "label": "production",
         "version": 1,
@@ -468,6 +464,8 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     }
     two = [{"name": "now"}, {"name": "cold", "temperature": 0}]
     bodies = {
+        "create_schedule": ScheduleRequest(every_seconds=3600, task=task),
+        "put_schedule": ScheduleChange(every_seconds=3600, task=task),
         "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
         "update": AgentConfigUpdate(llm_model="m"),
         "register": PromptRequest(name="asker", template="Ask."),

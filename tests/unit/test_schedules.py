@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from meshwright.core.messages import Caller
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules.operations import Schedules
-from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
 from meshwright.work import Worker
 from tests.support.observer import PATIENCE_SECONDS, Watch
@@ -360,19 +358,20 @@ async def test_other_tenants_see_none_of_it_and_a_viewer_no_contents(here: Offic
     await here.put()
     schedules = here.mesh.get(Schedules)
     others = Caller(tenant_id="acme", requested_by="spy", roles=frozenset({Role.OPERATOR}))
-    assert (await schedules.page(others)).items == ()
-    for look in (schedules.show, partial(schedules.preview, count=1)):
+    assert (await schedules.list_schedules(others)).items == ()
+    for look in (schedules.show_schedule, schedules.preview_schedule):
         with pytest.raises(NotFound):
-            await look(ScheduleKey("acme", "a"), others)
-    for change in (schedules.pause, schedules.resume, schedules.run_now, schedules.remove):
+            await look("a", others)
+    changes = (schedules.pause_schedule, schedules.resume_schedule, schedules.run_schedule)
+    for change in (*changes, schedules.delete_schedule):
         with pytest.raises(NotFound):
-            await change(ScheduleKey("acme", "a"), others)
+            await change("a", others)
     operator = Caller(requested_by="ada", roles=frozenset({Role.OPERATOR}))
-    viewed = await schedules.show(ScheduleKey("default", "a"), operator)
+    viewed = await schedules.show_schedule("a", operator)
     assert viewed.task is None and "Count." not in viewed.model_dump_json()
-    for change in (schedules.pause, schedules.resume):
-        assert (await change(ScheduleKey("default", "a"), operator)).task is None
-    assert "Count." not in (await schedules.page(operator)).model_dump_json()
+    for change in (schedules.pause_schedule, schedules.resume_schedule):
+        assert (await change("a", operator)).task is None
+    assert "Count." not in (await schedules.list_schedules(operator)).model_dump_json()
 
 
 async def test_each_change_is_in_the_audit_trail_before_it_is_made(here: Office, gate: asyncio.Event) -> None:

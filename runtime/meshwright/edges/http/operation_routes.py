@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from inspect import Parameter, Signature, isawaitable, signature
+from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -134,9 +135,11 @@ class OperationEndpoint(Endpoint):
 
     @property
     def answer(self) -> Any:
-        """The type of the answer."""
+        """The type of the answer; None if it has no body."""
         hint = get_type_hints(self._operation.method, include_extras=True)["return"]
-        return get_args(hint)[0] if self._operation.created else hint
+        if self._operation.created:
+            return get_args(hint)[0]
+        return None if hint is NoneType else hint
 
 
 def _model(name: str, fields: Mapping[str, Any], about: str = "") -> type[BaseModel]:

@@ -28,9 +28,9 @@ class MemoriesComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/memories`."""
-        from meshwright.services.memories.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Memories, "memories")
 
     def assemble(self) -> None:
         """List what is in quarantine in the inbox."""

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field
 
 from meshwright.context.memory import (
     BY_PERSON,
     STATUSES,
     MemoryCatalog,
     MemoryItem,
-    MemoryPage,
     MemoryStatus,
     MemoryStore,
     check_text,
@@ -21,10 +22,11 @@ from meshwright.context.memory import (
 )
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.messages import Caller
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import Caller, MemoryKind, MemoryScope
+from meshwright.core.operations import Limit, Rule, Strict, operation
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox_sources import WholeInbox
-from meshwright.identity.rules import Rule
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
 from meshwright.services.memories.inbox import Quarantine
@@ -32,23 +34,47 @@ from meshwright.services.memories.settings import MemoriesSettings
 from meshwright.sql.meta import DELETED, delete_note, read_note
 from meshwright.work.people import Approval
 
-if TYPE_CHECKING:
-    pass
-
-SEE = Rule("sees memories", (Role.CONTENTS,))
-CHANGE = Rule("changes memories", (Role.OPERATOR,))
-PROMOTE = Rule("promotes memories", (Role.APPROVER,))
+_SEE = Rule("sees memories", (Role.CONTENTS,))
+_CHANGE = Rule("changes memories", (Role.OPERATOR,))
+_PROMOTE = Rule("promotes memories", (Role.APPROVER,))
+_NONE = {404: "There is no such memory."}
+_CHANGE_ERRORS = {403: "Only a caller with the role operator changes memories.", **_NONE}
+_PROMOTE_ERRORS = {403: "Only a caller with the role approver promotes memories.", **_NONE}
+_STATUS = {409: "The status of the memory does not allow it."}
+_Subject = Annotated[str, Field(max_length=100)]
 Listed = MemoryStatus | Literal["shown", "all"]
 """Memories of a status, those that are `shown` (active and quarantined), or all."""
 _SHOWN: tuple[MemoryStatus, ...] = ("active", "quarantined")
 _PAUSE_SECONDS = 3600.0
 
 
+class MemoryChange(Strict):
+    """The fields of a memory that change. `subject` and `expires_at` may be null, for none."""
+
+    text: str = Field(default="", min_length=1)
+    kind: MemoryKind = "fact"
+    subject: _Subject | None = None
+    expires_at: AwareDatetime | None = None
+
+
+class MemoryList(BaseModel):
+    """Some memories, the newest first; `cursor` asks for those that follow, and is None at the end."""
+
+    items: list[MemoryItem]
+    cursor: int | None
+
+
+class Deleted(BaseModel):
+    """How many memories were deleted."""
+
+    memories: int
+
+
 class Memories:
     """The memories of a mesh, for callers. Each operation is of the caller's tenant alone.
 
-    It raises the errors of its rule for a caller who may not use it, NotFound for a memory that the tenant
-    does not have, and Conflict where the store of an installed package keeps memories that it does not list.
+    It raises NotFound for a memory that the tenant does not have, and Conflict where the store of an
+    installed package keeps memories that it does not list. Changes are durable when they return.
     """
 
     config: MemoriesSettings
@@ -76,35 +102,53 @@ class Memories:
             with suppress(asyncio.CancelledError):
                 await purging
 
-    async def page(
+    @operation(_SEE, "GET /memories", "List memories")
+    async def list_memories(
         self,
         caller: Caller,
-        listed: Listed = "shown",
-        filters: Mapping[str, str] | None = None,
         *,
-        after: int = 0,
-        limit: int = 100,
-    ) -> MemoryPage:
-        """Memories whose fields have the wanted values, the newest first; `contains` is a part of a text."""
-        SEE.check(caller)
-        statuses: Sequence[MemoryStatus] = (
-            STATUSES if listed == "all" else _SHOWN if listed == "shown" else (listed,)
-        )
-        await self.mesh.get(Audit).record_read(caller, "memories")
-        return await self._listing().page(caller.tenant_id, statuses, filters, after=after, limit=limit)
+        status: Listed = "shown",
+        kind: MemoryKind | None = None,
+        scope: MemoryScope | None = None,
+        scope_id: Annotated[str, Field(max_length=64)] | None = None,
+        subject: _Subject | None = None,
+        agent_id: Identifier | None = None,
+        task_id: Identifier | None = None,
+        contains: Annotated[str, Field(max_length=200)] | None = None,
+        limit: Limit = 100,
+        cursor: Annotated[int, Field(ge=0, le=2**53)] = 0,
+    ) -> MemoryList:
+        """List what agents of your tenant remember, the newest first.
 
-    async def show(self, memory_id: str, caller: Caller) -> MemoryItem:
-        """A memory with its source and the trust in it."""
-        SEE.check(caller)
+        By default those that are recalled and those in quarantine; `status=all` lists the superseded and the
+        forgotten too. `contains` is a part of their text.
+        """
+        statuses: Sequence[MemoryStatus] = (
+            STATUSES if status == "all" else _SHOWN if status == "shown" else (status,)
+        )
+        fields = {"kind": kind, "scope": scope, "scope_id": scope_id, "subject": subject}
+        fields |= {"agent_id": agent_id, "task_id": task_id, "contains": contains}
+        filters = {name: value for name, value in fields.items() if value is not None}
+        await self.mesh.get(Audit).record_read(caller, "memories")
+        page = await self._listing().page(caller.tenant_id, statuses, filters, after=cursor, limit=limit)
+        return MemoryList(items=page.items, cursor=page.cursor)
+
+    @operation(_SEE, "GET /memories/{memory_id}", "Show a memory", errors=_NONE)
+    async def show_memory(self, memory_id: Identifier, caller: Caller) -> MemoryItem:
+        """Show a memory with its source, the trust in it, and who changed it."""
         await self.mesh.get(Audit).record_read(caller, "memories")
         return await self._find(memory_id, caller)
 
-    async def edit(self, memory_id: str, caller: Caller, changes: Mapping[str, Any]) -> MemoryItem:
-        """Change `text`, `kind`, `subject` or `expires_at`. A text that a person wrote has a person's trust.
-
-        Raises InvalidInput and TooLarge for a value that it does not take, Conflict for a forgotten memory.
-        """
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE,
+        "PATCH /memories/{memory_id}",
+        "Edit a memory",
+        response="Durable.",
+        errors=_CHANGE_ERRORS | _STATUS,
+    )
+    async def edit_memory(self, memory_id: Identifier, caller: Caller, change: MemoryChange) -> MemoryItem:
+        """Change some fields. A text that a person wrote supersedes what agents said of its subject."""
+        changes = change.model_dump(exclude_unset=True)
         if "text" in changes:
             check_text(changes["text"])
         subject_of(changes.get("subject"))
@@ -119,9 +163,15 @@ class Memories:
             changed["trust"] = BY_PERSON
         return await self._change(item, caller, "edited", changed, details)
 
-    async def promote(self, memory_id: str, caller: Caller) -> MemoryItem:
-        """Have a quarantined or superseded memory recalled, with the trust of a person. Raises Conflict."""
-        PROMOTE.check(caller)
+    @operation(
+        _PROMOTE,
+        "POST /memories/{memory_id}/promote",
+        "Promote a memory",
+        response="It is recalled from now on; durable.",
+        errors=_PROMOTE_ERRORS | _STATUS,
+    )
+    async def promote_memory(self, memory_id: Identifier, caller: Caller) -> MemoryItem:
+        """Vouch for a quarantined or superseded memory: it has the trust of a person."""
         item = await self._find(memory_id, caller)
         if item.status not in ("quarantined", "superseded"):
             raise Conflict(
@@ -132,30 +182,42 @@ class Memories:
         changes |= {"approved_by": caller.requested_by}
         return await self._change(item, caller, "promoted", changes, {"was": item.status})
 
+    @operation(_PROMOTE)
     async def decide(self, memory_id: str, caller: Caller, decision: Approval) -> MemoryItem:
         """Promote a quarantined memory, or forget it. Raises Conflict where it is in quarantine no longer."""
-        PROMOTE.check(caller)
         item = await self._find(memory_id, caller)
         if item.status != "quarantined":
             raise Conflict(
                 f"The memory {memory_id} is {item.status}", remedy="Another person has decided already"
             )
         if decision.approve:
-            return await self.promote(memory_id, caller)
+            return await self.promote_memory(memory_id, caller)
         details = {"was": item.status, "reason": hashed(decision.reason)}
         return await self._change(item, caller, "forgotten", {"status": "forgotten"}, details)
 
-    async def forget(self, memory_id: str, caller: Caller) -> MemoryItem:
-        """Have a memory recalled no more; `undo` brings it back until it is deleted. Raises Conflict."""
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE,
+        "POST /memories/{memory_id}/forget",
+        "Forget a memory",
+        response="It is recalled no more; durable.",
+        errors=_CHANGE_ERRORS | _STATUS,
+    )
+    async def forget_memory(self, memory_id: Identifier, caller: Caller) -> MemoryItem:
+        """Have it recalled no more. It is deleted `memories.forgotten_days` later; undo brings it back."""
         item = await self._find(memory_id, caller)
         if item.status == "forgotten":
             raise Conflict(f"The memory {memory_id} is forgotten already", remedy="Nothing is left to do")
         return await self._change(item, caller, "forgotten", {"status": "forgotten"}, {"was": item.status})
 
-    async def undo(self, memory_id: str, caller: Caller) -> MemoryItem:
-        """Take the last change of a memory back, an undone one too. Raises Conflict where it has none."""
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE,
+        "POST /memories/{memory_id}/undo",
+        "Undo the last change",
+        response="Durable.",
+        errors=_CHANGE_ERRORS | _STATUS,
+    )
+    async def undo_change(self, memory_id: Identifier, caller: Caller) -> MemoryItem:
+        """Take the last change back: an edit, a promotion, a forgetting, or that another superseded it."""
         await self._find(memory_id, caller)
         async with self.mesh.get(Audit).change(caller, "memory.undone", f"memories/{memory_id}"):
             undone = await self._listing().undo(memory_id, caller.tenant_id, caller.requested_by)
@@ -166,17 +228,19 @@ class Memories:
                 )
         return undone
 
-    async def delete(self, memory_id: str, caller: Caller) -> None:
-        """Delete a memory for good, with its words in the index and in the free pages of the database."""
-        CHANGE.check(caller)
+    @operation(_CHANGE, "DELETE /memories/{memory_id}", "Delete a memory", status=204, errors=_CHANGE_ERRORS)
+    async def delete_memory(self, memory_id: Identifier, caller: Caller) -> None:
+        """Delete it for good, also from the index."""
         await self._find(memory_id, caller)
         async with self.mesh.get(Audit).change(caller, "memory.deleted", f"memories/{memory_id}"):
             await self.mesh.get(MemoryStore).forget(memory_id, caller.tenant_id)
             await self._clean()
 
-    async def delete_subject(self, subject: str, caller: Caller) -> int:
-        """Delete all memories of a subject for good, of every status; returns how many. Raises NotFound."""
-        CHANGE.check(caller)
+    @operation(_CHANGE, "DELETE /memories", "Delete all of a subject", errors=_CHANGE_ERRORS)
+    async def delete_subject(
+        self, caller: Caller, *, subject: Annotated[_Subject, Field(min_length=1)]
+    ) -> Deleted:
+        """Delete all memories of a subject for good, also from the index. Transcripts of tasks stay."""
         name = subject_of(subject)
         if name is None:
             raise InvalidInput(
@@ -189,7 +253,7 @@ class Memories:
             if not count:
                 remedy = "mesh memory list shows the subjects"
                 raise NotFound(f"There is no memory about {name!r}", remedy=remedy)
-        return count
+        return Deleted(memories=count)
 
     async def _change(
         self,

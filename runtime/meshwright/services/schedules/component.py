@@ -33,9 +33,9 @@ class SchedulesComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/schedules`."""
-        from meshwright.services.schedules.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Schedules, "schedules")
 
     async def start(self) -> None:
         """Apply the schedules of the settings."""

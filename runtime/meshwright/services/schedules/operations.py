@@ -7,16 +7,16 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NoAgentAvailable, NotFound
-from meshwright.core.ids import new_id
+from meshwright.core.ids import Identifier, new_id
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.core.operations import Limit, Rule, has_role, operation
 from meshwright.events.audit import Audit
-from meshwright.identity.rules import Rule, has_role
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import make_task
 from meshwright.orchestration.registry import Registry
@@ -35,11 +35,11 @@ from meshwright.services.schedules.settings import SchedulesSettings
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 from meshwright.services.schedules.times import ScheduleSpec, due_times, fires_at, local
 
-if TYPE_CHECKING:
-    pass
-
-SEE = Rule("sees schedules", (Role.VIEWER,))
-CHANGE = Rule("changes schedules", (Role.OPERATOR,))
+_SEE = Rule("sees schedules", (Role.VIEWER,))
+_CHANGE = Rule("changes schedules", (Role.OPERATOR,))
+_NONE = {404: "There is no such schedule."}
+_MAY_CHANGE = {403: "Only a caller with the role operator changes schedules."}
+_DECLARED = {409: "It is declared in mesh.toml."}
 _FILE = Caller(requested_by="mesh.toml", source="settings")
 
 
@@ -68,10 +68,28 @@ class DueTime(BaseModel):
     fires_at: datetime
 
 
+class DueTimes(BaseModel):
+    """Due times, the next one first."""
+
+    items: list[DueTime]
+
+
+class ScheduleChange(ScheduleSpec):
+    """A schedule as it is to be. Without `paused` it stays paused or active."""
+
+    paused: bool | None = None
+
+
+class ScheduleRequest(ScheduleChange):
+    """A new schedule; without an `id` it gets one."""
+
+    id: Identifier | None = None
+
+
 class Schedules:
     """The schedules of a mesh. Each operation raises NotFound for a schedule that the tenant does not have.
 
-    It raises the errors of `SEE` or `CHANGE` for a caller who may not see or change schedules.
+    Changes are durable when they return. They raise Conflict for a schedule that comes from mesh.toml.
     """
 
     config: SchedulesSettings
@@ -97,15 +115,118 @@ class Schedules:
         if self.mesh.role.is_front:
             await self._runner.stop()
 
-    async def page(self, caller: Caller, *, after: str = "", limit: int = 100) -> SchedulePage:
-        """Schedules of the caller's tenant by id, after one."""
-        SEE.check(caller)
-        return await self.mesh.database.read(table.list_schedules, caller.tenant_id, after, limit)
+    @operation(_SEE, "GET /schedules", "List schedules")
+    async def list_schedules(
+        self, caller: Caller, *, limit: Limit = 100, cursor: Identifier | None = None
+    ) -> SchedulePage:
+        """List the schedules of your tenant by id, with their next due time and the result of the last."""
+        return await self.mesh.database.read(table.list_schedules, caller.tenant_id, cursor or "", limit)
 
-    async def show(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
-        """A schedule with its history, and with its task for a caller who sees contents."""
-        SEE.check(caller)
+    @operation(
+        _CHANGE,
+        "POST /schedules",
+        "Make a schedule",
+        status=201,
+        response="Durable.",
+        errors={409: "There is one with that id.", **_MAY_CHANGE},
+        headers={"Location": "/schedules/{0.id}"},
+    )
+    async def create_schedule(self, caller: Caller, request: ScheduleRequest) -> ScheduleView:
+        """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
+
+        `task` is a task as `POST /tasks` takes it. Tasks are requested by `schedule:ID`.
+        """
+        key = ScheduleKey(caller.tenant_id, request.id or f"s-{new_id().lower()}")
+        schedule, _ = await self._apply(key, request, caller, is_new=True)
+        return schedule
+
+    @operation(_SEE, "GET /schedules/{schedule_id}", "Show a schedule", errors=_NONE)
+    async def show_schedule(self, schedule_id: Identifier, caller: Caller) -> ScheduleView:
+        """Show a schedule with its last 20 runs, the last one first."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
         return await self._view(key, with_task=has_role(caller, Role.CONTENTS))
+
+    @operation(
+        _CHANGE,
+        "PUT /schedules/{schedule_id}",
+        "Make or change one",
+        response="It was changed; durable.",
+        created="Made.",
+        errors=_MAY_CHANGE | _DECLARED,
+    )
+    async def put_schedule(
+        self, schedule_id: Identifier, caller: Caller, change: ScheduleChange
+    ) -> tuple[ScheduleView, bool]:
+        """Create a schedule, or replace its fields. A change of `cron`, interval, `at` or `zone` restarts it."""  # noqa: E501
+        return await self._apply(ScheduleKey(caller.tenant_id, schedule_id), change, caller)
+
+    @operation(
+        _CHANGE,
+        "DELETE /schedules/{schedule_id}",
+        "Delete a schedule",
+        status=204,
+        errors=_NONE | _MAY_CHANGE | _DECLARED,
+    )
+    async def delete_schedule(self, schedule_id: Identifier, caller: Caller) -> None:
+        """Delete a schedule. Tasks that it has started go on."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
+        await self._change(caller, "deleted", key, partial(Schedule.remove, declared=False))
+
+    @operation(_CHANGE, "POST /schedules/{schedule_id}/pause", "Pause a schedule", errors=_NONE | _MAY_CHANGE)
+    async def pause_schedule(self, schedule_id: Identifier, caller: Caller) -> ScheduleView:
+        """Run nothing until it is resumed."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
+        await self._change(caller, "paused", key, partial(Schedule.pause, paused=True))
+        return await self.show_schedule(schedule_id, caller)
+
+    @operation(
+        _CHANGE, "POST /schedules/{schedule_id}/resume", "Resume a schedule", errors=_NONE | _MAY_CHANGE
+    )
+    async def resume_schedule(self, schedule_id: Identifier, caller: Caller) -> ScheduleView:
+        """Go on, and make up for due times that have passed meanwhile as `catch_up` says."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
+        await self._change(caller, "resumed", key, partial(Schedule.pause, paused=False))
+        self._runner.signal(key)
+        return await self.show_schedule(schedule_id, caller)
+
+    @operation(
+        _CHANGE,
+        "POST /schedules/{schedule_id}/run",
+        "Run a schedule now",
+        status=202,
+        response="`status` says whether its task was `started`, or why not.",
+        errors=_NONE | _MAY_CHANGE,
+    )
+    async def run_schedule(self, schedule_id: Identifier, caller: Caller) -> ScheduledRun:
+        """Submit the task once more, now, whatever is open. The due times stay as they are."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
+        run_now = partial(Schedule.run_now, by=caller.requested_by, name=new_id())
+        run: PendingRun = await self._change(caller, "run", key, run_now)
+        await self._runner.submit(key, await self._state(key), run)
+        history = (await self._state(key)).history
+        runs = await self.mesh.log.view(table.with_outcomes, key.tenant_id, history)
+        result = next((other for other in runs if other.task_id == run.task_id), None)
+        if result is None:
+            raise NotFound(
+                f"The run {run.task_id} is not in the history", remedy="Look for its task", field="id"
+            )
+        return result
+
+    @operation(_SEE, "GET /schedules/{schedule_id}/next", "Preview due times", errors=_NONE)
+    async def preview_schedule(
+        self, schedule_id: Identifier, caller: Caller, *, count: Annotated[int, Field(ge=1, le=100)] = 5
+    ) -> DueTimes:
+        """Show when it is due next, also while it is paused."""
+        key = ScheduleKey(caller.tenant_id, schedule_id)
+        state = await self._state(key)
+        spec, anchor = state.spec, state.anchor
+        count_left = count if spec.max_runs is None else min(count, max(0, spec.max_runs - state.runs))
+        after = max(state.position, self._clock.now())
+        items = [
+            DueTime(due_at=due, local=local(spec, due), fires_at=fires_at(spec, key.name, anchor, due))
+            for due in islice(due_times(spec, anchor, after), count_left)
+        ]
+        return DueTimes(items=items)
 
     async def _view(self, key: ScheduleKey, *, with_task: bool) -> ScheduleView:
         state = await self._state(key)
@@ -120,71 +241,22 @@ class Schedules:
             history=await self.mesh.log.view(table.with_outcomes, key.tenant_id, state.history),
         )
 
-    async def put(
-        self,
-        key: ScheduleKey,
-        spec: ScheduleSpec,
-        caller: Caller,
-        *,
-        paused: bool | None,
-        is_new: bool = False,
+    async def _apply(
+        self, key: ScheduleKey, change: ScheduleChange, caller: Caller, *, is_new: bool = False
     ) -> tuple[ScheduleView, bool]:
-        """Create or change a schedule; returns it, and whether it is new. Durable when this returns.
+        """Create or change a schedule; returns it, and whether it is new.
 
         Raises InvalidInput, NotFound for an agent that the mesh does not have, and Conflict if it is to be
-        new and exists, or comes from mesh.toml.
+        new and exists.
         """
-        CHANGE.check(caller)
+        spec = ScheduleSpec(**{name: getattr(change, name) for name in ScheduleSpec.model_fields})
         spec = spec.checked(self._clock.now())
         self._check_task(spec.task, caller)
-        put = Put(spec=spec, by=caller.requested_by, budgets=caller.budgets, paused=paused, is_new=is_new)
+        put = Put(
+            spec=spec, by=caller.requested_by, budgets=caller.budgets, paused=change.paused, is_new=is_new
+        )
         is_new = await self._put(caller, key, put)
         return await self._view(key, with_task=True), is_new
-
-    async def remove(self, key: ScheduleKey, caller: Caller) -> None:
-        """Delete a schedule; tasks that it has started go on. Raises Conflict if it comes from mesh.toml."""
-        CHANGE.check(caller)
-        await self._change(caller, "deleted", key, partial(Schedule.remove, declared=False))
-
-    async def pause(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
-        """Run nothing until it is resumed."""
-        CHANGE.check(caller)
-        await self._change(caller, "paused", key, partial(Schedule.pause, paused=True))
-        return await self.show(key, caller)
-
-    async def resume(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
-        """Go on, and make up for due times that have passed as `catch_up` says."""
-        CHANGE.check(caller)
-        await self._change(caller, "resumed", key, partial(Schedule.pause, paused=False))
-        self._runner.signal(key)
-        return await self.show(key, caller)
-
-    async def run_now(self, key: ScheduleKey, caller: Caller) -> ScheduledRun:
-        """Run once now, even if a task is open; the due times stay as they are. Returns the result."""
-        CHANGE.check(caller)
-        run_now = partial(Schedule.run_now, by=caller.requested_by, name=new_id())
-        run: PendingRun = await self._change(caller, "run", key, run_now)
-        await self._runner.submit(key, await self._state(key), run)
-        history = (await self._state(key)).history
-        runs = await self.mesh.log.view(table.with_outcomes, key.tenant_id, history)
-        result = next((other for other in runs if other.task_id == run.task_id), None)
-        if result is None:
-            raise NotFound(
-                f"The run {run.task_id} is not in the history", remedy="Look for its task", field="id"
-            )
-        return result
-
-    async def preview(self, key: ScheduleKey, caller: Caller, count: int) -> list[DueTime]:
-        """The next due times, also those of a paused schedule."""
-        SEE.check(caller)
-        state = await self._state(key)
-        spec, anchor = state.spec, state.anchor
-        count_left = count if spec.max_runs is None else min(count, max(0, spec.max_runs - state.runs))
-        after = max(state.position, self._clock.now())
-        return [
-            DueTime(due_at=due, local=local(spec, due), fires_at=fires_at(spec, key.name, anchor, due))
-            for due in islice(due_times(spec, anchor, after), count_left)
-        ]
 
     async def _state(self, key: ScheduleKey) -> ScheduleState:
         return await self.mesh.database.read(table.find, key)
