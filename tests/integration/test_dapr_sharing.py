@@ -190,11 +190,11 @@ async def test_configurations_of_agents_are_read_without_a_call(
                 await asyncio.sleep(0.01)
 
     first = {"agent_id": "greeter", "llm_provider": "openai", "llm_model": "small"}
-    await configs.create(ADMINS["acme"], AgentConfigRequest.model_validate(first))
+    await configs.create_config(ADMINS["acme"], AgentConfigRequest.model_validate(first))
     await until_named("openai/small")
     assert of_worker.last_read("other", "greeter") is None
     refusals = refuse_once(front, monkeypatch)
-    await configs.update(ADMINS["acme"], "greeter", AgentConfigUpdate(llm_model="large"))
+    await configs.change_config(ADMINS["acme"], "greeter", AgentConfigUpdate(llm_model="large"))
     await until_named("openai/large")
     assert refusals
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from meshwright import MeshError
 from meshwright.agents.loader import BoundAgents
 from meshwright.app import build_mesh
+from meshwright.core.encoding import encode
 from meshwright.identity.administration import Administration
 from meshwright.kernel.envelope import ActorRef
 from meshwright.mcp.connection import ServerConnection
@@ -118,8 +119,8 @@ async def test_tokens_that_were_revoked_are_told_with_their_remedy(
     tmp_path: Path, url: str, authority: Authority
 ) -> None:
     async with mesh_of(tmp_path, url, "Without.") as mesh:
-        await mesh.mesh.get(McpOperations).sign_in(ADMIN, "shop", await signed_in(url))
-        [view] = await mesh.mesh.get(McpOperations).servers(ADMIN)
+        await mesh.mesh.get(McpOperations).sign_in(ADMIN, "shop", encode(await signed_in(url)).decode())
+        [view] = (await mesh.mesh.get(McpOperations).list_servers(ADMIN)).items
         assert view.signed_in
         authority.revoke()
         clients = len(authority.clients)
@@ -127,7 +128,7 @@ async def test_tokens_that_were_revoked_are_told_with_their_remedy(
         [shared] = mesh.mesh.get(BoundAgents)["caller"].toolsets
         assert "wants you to sign in again" in shared.status and "mesh mcp login shop" in shared.status
         assert len(authority.clients) == clients, "no worker registers clients"
-        await mesh.mesh.get(McpOperations).sign_in(ADMIN, "shop", None)
+        await mesh.mesh.get(McpOperations).sign_out(ADMIN, "shop")
         assert await mesh.mesh.get(SignIns).find("shop") is None
 
 
@@ -197,7 +198,8 @@ async def test_client_of_the_settings_is_that_of_the_login(tmp_path: Path) -> No
 async def test_secrets_rotate_encrypts_the_tokens_anew(tmp_path: Path, url: str) -> None:
     async with mesh_of(tmp_path, url) as mesh:
         mcp, admin = mesh.mesh.get(McpOperations), Administration(mesh.mesh, ADMIN)
-        await mcp.sign_in(ADMIN, "shop", tokens := await signed_in(url))
+        tokens = await signed_in(url)
+        await mcp.sign_in(ADMIN, "shop", encode(tokens).decode())
         keys = tmp_path / "data" / "secret.key"
         before = keys.read_text().splitlines()
         assert (await admin.rotate_secrets()).renewed == 1

@@ -424,8 +424,8 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("pause_schedule", "resume_schedule", "run_schedule"), "oA"),
     },
     AgentConfigs: {
-        **dict.fromkeys(("list", "get"), "vcoaA"),
-        **dict.fromkeys(("create", "update", "delete", "llm"), "A"),
+        **dict.fromkeys(("list_configs", "show_config"), "vcoaA"),
+        **dict.fromkeys(("create_config", "change_config", "delete_config", "show_llm"), "A"),
     },
     PromptRegistry: {
         **dict.fromkeys(("page", "history"), "vcoaA"),
@@ -466,8 +466,8 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     bodies = {
         "create_schedule": ScheduleRequest(every_seconds=3600, task=task),
         "put_schedule": ScheduleChange(every_seconds=3600, task=task),
-        "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
-        "update": AgentConfigUpdate(llm_model="m"),
+        "create_config": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
+        "change_config": AgentConfigUpdate(llm_model="m"),
         "register": PromptRequest(name="asker", template="Ask."),
         "change": PromptChange(template="Ask."),
         "make": EvaluationRequest(data=Data(items=[Item(output="x")]), metrics=["length"]),

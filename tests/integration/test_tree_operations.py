@@ -58,15 +58,15 @@ async def mesh(tmp_path: Path, clock: ManualClock) -> AsyncIterator[MeshUnderTes
 async def test_contents_of_trees_take_their_role_and_tenant(mesh: MeshUnderTest) -> None:
     outcome = await mesh.ask("writer", "Write.")
     operations = mesh.mesh.get(TreeOperations)
-    assert [tree.task_id for tree in operations.page(VIEWER)] == [outcome.task_id]
-    assert operations.page(STRANGER) == []
-    assert "+secret" in await operations.diff(READER, outcome.task_id)
-    assert (await operations.show(READER, outcome.task_id)).changed == [("A", "secret.txt")]
+    assert [tree.task_id for tree in operations.list_trees(VIEWER).items] == [outcome.task_id]
+    assert operations.list_trees(STRANGER).items == []
+    assert "+secret" in (await operations.diff_tree(READER, outcome.task_id)).diff
+    assert (await operations.show_tree(READER, outcome.task_id)).changed == [("A", "secret.txt")]
     for caller, error in ((VIEWER, Forbidden), (STRANGER, NotFound)):
         with pytest.raises(error):
-            await operations.show(caller, outcome.task_id)
+            await operations.show_tree(caller, outcome.task_id)
         with pytest.raises(error):
-            await operations.diff(caller, outcome.task_id)
+            await operations.diff_tree(caller, outcome.task_id)
 
 
 @pytest.mark.parametrize(

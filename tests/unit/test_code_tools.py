@@ -201,7 +201,7 @@ async def test_an_agent_works_in_the_tree_of_the_task_above(mesh: MeshUnderTest)
     operations = mesh.mesh.get(TreeOperations)
     child = mesh.events("task.accepted")[-1].task_id
     assert child != outcome.task_id
-    view = await operations.show(ME, str(child))
+    view = await operations.show_tree(ME, str(child))
     assert (view.task_id, view.changed) == (outcome.task_id, [("A", "new.py")])
 
 

@@ -36,9 +36,9 @@ class McpComponent(Component):
 
     def routes(self) -> APIRouter:
         """/mcp."""
-        from meshwright.mcp.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(McpOperations, "mcp")
 
     def assemble(self) -> None:
         """List the tools that are withheld in the inbox, and part in new keys."""

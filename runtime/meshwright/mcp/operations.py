@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from meshwright.core.access import Role
-from meshwright.core.errors import NotFound
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller
+from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
 from meshwright.events.inbox_sources import WholeInbox
-from meshwright.identity.rules import Rule
 from meshwright.mcp.consent import (
     ACCEPTED,
     REFUSED,
@@ -23,16 +24,17 @@ from meshwright.mcp.consent import (
     difference,
 )
 from meshwright.mcp.settings import McpServerSettings, server_of
-from meshwright.mcp.sign_in import SIGNED_IN, SIGNED_OUT, SignedIn, SignIns
+from meshwright.mcp.sign_in import MAX_KEPT_CHARS, SIGNED_IN, SIGNED_OUT, SignedIn, SignIns
 from meshwright.mesh import Mesh
 from meshwright.sql.encrypted import Secrets
 
-if TYPE_CHECKING:
-    pass
-
-SEE = Rule("sees MCP servers", (Role.VIEWER,))
-LOGIN = Rule("signs in to MCP servers", (Role.ADMIN,), all_tenants=True)
-ACCEPT = Rule("accepts tools of MCP servers", (Role.ADMIN,), all_tenants=True)
+_SEE = Rule("sees MCP servers", (Role.VIEWER,))
+_LOGIN = Rule("signs in to MCP servers", (Role.ADMIN,), all_tenants=True)
+_ACCEPT = Rule("accepts tools of MCP servers", (Role.ADMIN,), all_tenants=True)
+_NONE = {404: "There is no table [mcp.NAME] of that name."}
+_DECISION_ERRORS = {409: "The tool has changed since its digest was read.", **_NONE}
+_ToolName = Annotated[str, Field(min_length=1, max_length=1_000)]
+_Digest = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class WithheldTool(BaseModel):
@@ -65,10 +67,16 @@ class McpServerView(BaseModel):
     signed_in: bool = False
 
 
+class McpServers(BaseModel):
+    """MCP servers, by name."""
+
+    items: list[McpServerView]
+
+
 class McpOperations:
     """The MCP servers of a mesh. Each operation raises NotFound for one that has no table.
 
-    It raises the errors of `SEE` or `ACCEPT` for a caller who may not see them or accept tools.
+    Decisions on a tool that has changed meanwhile raise Conflict.
     """
 
     config: Mapping[str, McpServerSettings]
@@ -83,30 +91,73 @@ class McpOperations:
         self.mesh.get(WholeInbox).add(WithheldTools(self._consents, sorted(self.config), self._change))
         self.mesh.get(Secrets).renewals.append(lambda: self._sign_ins.renew(self.config))
 
-    async def servers(self, caller: Caller) -> list[McpServerView]:
-        """All servers, by name."""
-        SEE.check(caller)
-        return [await self._view(name) for name in sorted(self.config)]
+    @operation(_SEE, "GET /mcp", "List MCP servers")
+    async def list_servers(self, caller: Caller) -> McpServers:
+        """List the servers with tables [mcp.NAME], with the tools that are agreed to."""
+        return McpServers(items=[await self._view(name) for name in sorted(self.config)])
 
-    async def server(self, caller: Caller, name: str) -> McpServerView:
-        """One server."""
-        SEE.check(caller)
+    @operation(_SEE, "GET /mcp/{name}", "Show a server", errors=_NONE)
+    async def show_server(self, caller: Caller, name: Identifier) -> McpServerView:
+        """Show a server with its tools: those agreed to, and those that are withheld."""
         return await self._view(name)
 
-    async def accept(self, caller: Caller, name: str, tool: str, digest: str) -> McpServerView:
-        """Agree to a tool that is withheld, named by its `digest`. Raises Conflict where it has changed."""
+    @operation(
+        _ACCEPT,
+        "POST /mcp/{name}/accept",
+        "Accept a tool",
+        errors=_DECISION_ERRORS,
+        request="AcceptRequest",
+        about="A tool that is withheld, as its digest names it.",
+    )
+    async def accept_tool(
+        self, caller: Caller, name: Identifier, tool: _ToolName, digest: _Digest
+    ) -> McpServerView:
+        """Offer a tool again that is withheld, since it is new or its description has changed."""
         return await self._change(caller, ACCEPTED, name, tool, digest)
 
-    async def refuse(
-        self, caller: Caller, name: str, tool: str, digest: str, reason: str = ""
+    @operation(
+        _ACCEPT,
+        "POST /mcp/{name}/refuse",
+        "Refuse a tool",
+        errors=_DECISION_ERRORS,
+        request="RefuseRequest",
+        about="A tool that stays withheld, and why.",
+    )
+    async def refuse_tool(
+        self,
+        caller: Caller,
+        name: Identifier,
+        tool: _ToolName,
+        digest: _Digest,
+        reason: Annotated[str, Field(max_length=4_000)] = "",
     ) -> McpServerView:
-        """Leave a tool withheld as its `digest` names it, and do not ask again. Raises what `accept` does."""
+        """Leave a tool withheld as it is now. Its item leaves the inbox, until the tool changes again."""
         return await self._change(caller, REFUSED, name, tool, digest, reason)
 
-    async def sign_in(self, caller: Caller, name: str, signed_in: SignedIn | None) -> None:
-        """Keep the tokens of a server, encrypted, or forget them; it needs no table yet."""
-        LOGIN.check(caller)
-        action = SIGNED_IN if signed_in else SIGNED_OUT
+    @operation(
+        _LOGIN,
+        "PUT /mcp/{name}/sign-in",
+        "Store tokens",
+        status=204,
+        request="SignInRequest",
+        about="The tokens of a server, as JSON text: `mesh mcp login` gets them.",
+    )
+    async def sign_in(
+        self, caller: Caller, name: Identifier, signed_in: Annotated[str, Field(max_length=MAX_KEPT_CHARS)]
+    ) -> None:
+        """Store the tokens of a sign-in to a server, encrypted; no answer shows them again."""
+        try:
+            tokens = SignedIn.model_validate_json(signed_in)
+        except (ValueError, TypeError) as error:
+            raise InvalidInput("these are no tokens of a server", field="signed_in") from error
+        await self._keep(caller, SIGNED_IN, name, tokens)
+
+    @operation(_LOGIN, "DELETE /mcp/{name}/sign-in", "Forget tokens", status=204)
+    async def sign_out(self, caller: Caller, name: Identifier) -> None:
+        """Forget the tokens of a server. They are not revoked there."""
+        await self._keep(caller, SIGNED_OUT, name, None)
+
+    async def _keep(self, caller: Caller, action: str, name: str, signed_in: SignedIn | None) -> None:
         content = {"server": name, "url": signed_in.url if signed_in else ""}
         async with self.mesh.get(Audit).change(caller, action, f"mcp/{name}", content):
             await self._sign_ins.keep(name, signed_in)
@@ -114,7 +165,7 @@ class McpOperations:
     async def _change(
         self, caller: Caller, action: str, name: str, tool: str, digest: str, reason: str = ""
     ) -> McpServerView:
-        ACCEPT.check(caller)
+        _ACCEPT.check(caller)  # the inbox comes here too
         self._settings_of(name)
         content = {"server": name, "tool": tool, "digest": digest, "reason": reason}
         change = self._consents.accept if action == ACCEPTED else self._consents.refuse

@@ -28,9 +28,9 @@ class TreesComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/trees`."""
-        from meshwright.trees.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(TreeOperations, "trees")
 
     def checks(self) -> Iterable[Check]:
         """Whether the repositories that tasks may work on answer."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -15,10 +14,11 @@ from meshwright.component import Actors, Check
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, NotFound, ToolFailed
+from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Event
+from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
-from meshwright.identity.rules import Rule
 from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
@@ -32,11 +32,8 @@ from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SHARED_TREE, SharedTree, SharedTrees
 from meshwright.trees.tree import Tree, TreeChange, TreeLease, TreeServices
 
-if TYPE_CHECKING:
-    pass
-
-LIST = Rule("lists trees", (Role.VIEWER,))
-READ = Rule("reads trees", (Role.CONTENTS,))
+_READ = Rule("reads trees", (Role.CONTENTS,))
+_NONE = {404: "The task works on no tree."}
 _PAUSE_SECONDS = 3600.0
 _YOUNG = timedelta(hours=1)  # the list may not have the task of such a tree yet
 
@@ -64,8 +61,20 @@ class TreeView(TreeSummary):
     left_out: list[str]
 
 
+class TreeList(BaseModel):
+    """Trees, the oldest first."""
+
+    items: list[TreeSummary]
+
+
+class TreeDiff(BaseModel):
+    """The changes of a tree as a unified diff with binary files; nothing where none differs."""
+
+    diff: str
+
+
 class TreeOperations:
-    """The trees of this process. Operations raise the errors of `LIST` and `READ`, and NotFound."""
+    """The trees of this process. Operations raise NotFound."""
 
     config: Mapping[str, TreeSettings]
 
@@ -140,13 +149,14 @@ class TreeOperations:
             listed = await self.mesh.log.view_apart(_listed, [lease.tree_id for lease in leases])
             await self._trees.erase_before(self.mesh.runtime.clock.now() - _YOUNG, listed)
 
-    def page(self, caller: Caller) -> list[TreeSummary]:
-        """The trees of the caller's tenant, the oldest first."""
-        LIST.check(caller)
-        return [_summary(lease) for lease in self._trees.leases(caller.tenant_id)]
+    @operation(Rule("lists trees", (Role.VIEWER,)), "GET /trees", "List trees")
+    def list_trees(self, caller: Caller) -> TreeList:
+        """List the trees of your tenant on this machine: one for each task that works on a repository."""
+        return TreeList(items=[_summary(lease) for lease in self._trees.leases(caller.tenant_id)])
 
-    async def show(self, caller: Caller, task_id: str) -> TreeView:
-        """The tree that a task works on, with the files that differ."""
+    @operation(_READ, "GET /trees/{task_id}", "Show a tree", errors=_NONE)
+    async def show_tree(self, caller: Caller, task_id: Identifier) -> TreeView:
+        """Show the tree that a task works on, also a delegated one, with the files that were changed."""
         tree = await self._of(caller, task_id)
         changed: list[TreeChange] = await tree.changed()
         return TreeView(
@@ -157,13 +167,13 @@ class TreeOperations:
             left_out=await tree.left_out(),
         )
 
-    async def diff(self, caller: Caller, task_id: str) -> str:
-        """The changes of the tree that a task works on, as `git apply` takes them."""
+    @operation(_READ, "GET /trees/{task_id}/diff", "Show the changes", errors=_NONE)
+    async def diff_tree(self, caller: Caller, task_id: Identifier) -> TreeDiff:
+        """Show the changes since the tree was made, as `git apply` takes them."""
         tree = await self._of(caller, task_id)
-        return await tree.diff(binary=True, max_bytes=_MAX_DIFF_BYTES)
+        return TreeDiff(diff=await tree.diff(binary=True, max_bytes=_MAX_DIFF_BYTES))
 
     async def _of(self, caller: Caller, task_id: str) -> Tree:
-        READ.check(caller)
         await self.mesh.get(Audit).record_read(caller, "trees")
         with suppress(NotFound):
             return self._trees.find(caller.tenant_id, task_id)

@@ -28,6 +28,6 @@ class SourcesComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/webhooks` and `/channels`."""
-        from meshwright.edges.sources.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Sources, "sources")

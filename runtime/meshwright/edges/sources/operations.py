@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller
 from meshwright.core.money import Amount
-from meshwright.identity.rules import Rule, visible_tenant
+from meshwright.core.operations import Rule, operation, visible_tenant
 from meshwright.mesh import Mesh
 
-if TYPE_CHECKING:
-    pass
-
-LIST = Rule("lists webhooks and channels", (Role.VIEWER,))
+_LIST = Rule("lists webhooks and channels", (Role.VIEWER,))
 
 
 class SourceTask(BaseModel):
@@ -53,6 +49,12 @@ class SourceView(BaseModel):
     pushes: tuple[str, ...] = ()
 
 
+class SourceList(BaseModel):
+    """Sources, by id."""
+
+    items: list[SourceView]
+
+
 class Sources:
     """Lists the webhooks and the channels of a mesh, whether it has any or none."""
 
@@ -64,10 +66,21 @@ class Sources:
         """Have an edge list its sources."""
         self._lists[edge] = views
 
-    def page(self, edge: str, caller: Caller) -> list[SourceView]:
-        """The sources of an edge that deliver to the caller's tenant, by id. Raises Forbidden."""
-        LIST.check(caller)
+    @operation(_LIST, "GET /webhooks", "List webhooks")
+    def list_webhooks(self, caller: Caller) -> SourceList:
+        """Show the sources of your tenant with their rules, and the hosts to which outcomes are pushed."""
+        return self._sources_of("webhooks", caller)
+
+    @operation(_LIST, "GET /channels", "List channels")
+    def list_channels(self, caller: Caller) -> SourceList:
+        """Show the channels of your tenant with the agents that answer, and whether each is connected.
+
+        It is this process that is connected, or not.
+        """
+        return self._sources_of("channels", caller)
+
+    def _sources_of(self, edge: str, caller: Caller) -> SourceList:
         tenant_id = visible_tenant(caller)
         views = self._lists[edge]() if edge in self._lists else ()
         own = (view for view in views if tenant_id in (None, view.tenant_id))
-        return sorted(own, key=lambda view: view.id)
+        return SourceList(items=sorted(own, key=lambda view: view.id))

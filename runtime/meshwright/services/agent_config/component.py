@@ -50,11 +50,12 @@ class AgentConfigComponent(Component):
 
     def routes(self) -> Sequence[APIRouter]:
         """/api/agents and /ws."""
+        from meshwright.edges.http.operation_routes import make_routes
         from meshwright.services.agent_config.routes import router, subscriber_routes
 
         if self._subscribers is None:
             self._subscribers = subscriber_routes(self.mesh, self.config.max_subscribers)
-        return [router, self._subscribers]
+        return [make_routes(AgentConfigs, "agent configuration"), router, self._subscribers]
 
     async def start(self) -> None:
         """Read them, and again after each change."""

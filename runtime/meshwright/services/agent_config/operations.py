@@ -8,8 +8,10 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from meshwright.component import Actors
 from meshwright.core import topics
@@ -17,9 +19,10 @@ from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
+from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Event
+from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
-from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
@@ -31,6 +34,7 @@ from meshwright.roles import FRONT
 from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (
     AgentConfig,
+    AgentConfigList,
     AgentConfigRequest,
     AgentConfigUpdate,
     AgentLLM,
@@ -38,17 +42,16 @@ from meshwright.services.agent_config.records import (
 from meshwright.services.agent_config.settings import AgentConfigSettings
 from meshwright.services.agent_config.table import DEFAULT, AgentRow, AgentRows
 
-if TYPE_CHECKING:
-    pass
-
 _READER = ActorRef("agent-configs", "mesh")
 """The actor by which workers without a database read the front's table."""
 CHANGED, CREATED, DELETED = "agent_config.changed", "agent_config.created", "agent_config.deleted"
 _NEWS = "agent_config.shared"
 """Tells workers without a database that a front has shared its rows with them. No log has it."""
 SEE = Rule("reads agent configurations", (Role.VIEWER,))
-CHANGE = Rule("changes agent configurations", (Role.ADMIN,))
-READ_KEY = Rule("reads the keys of models", (Role.ADMIN,))
+_CHANGE = Rule("changes agent configurations", (Role.ADMIN,))
+_MISSING = {404: "The agent has no configuration."}
+_NOT_ADMIN = {403: "Only an administrator of the tenant may."}
+_AgentId = Annotated[Identifier, Field(description="`default` is the tenant's default agent.")]
 _FETCH_SECONDS = 2.0  # that calls wait for them
 _RETRY_SECONDS = 1.0
 _logger = logging.getLogger("meshwright.agent_config")
@@ -258,22 +261,24 @@ class AgentConfigs(AgentModels):
         with suppress(ModelUnavailable):  # the next call tries again
             await self.refresh()
 
-    # Operations of fronts
+    # Operations of fronts: a change is durable when it returns, and decides the next call in this process
 
-    async def list(self, caller: Caller) -> list[AgentConfig]:
-        """The configurations of the caller's tenant, by id."""
-        SEE.check(caller)
+    @operation(SEE, "GET /api/agents", "List agent configurations")
+    async def list_configs(self, caller: Caller) -> AgentConfigList:
+        """List the tenant's configurations; never a key."""
         rows = await self.mesh.database.read(table.read_all)
-        return [AgentConfig.of(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
+        return AgentConfigList(
+            items=[AgentConfig.of(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
+        )
 
-    async def get(self, caller: Caller, agent_id: str) -> AgentConfig:
-        """One of them. Raises NotFound."""
-        SEE.check(caller)
+    @operation(SEE, "GET /api/agents/{agent_id}", "Show a configuration", errors=_MISSING)
+    async def show_config(self, caller: Caller, agent_id: _AgentId) -> AgentConfig:
+        """Show one configuration, without its key."""
         return AgentConfig.of(await self._find(caller.tenant_id, agent_id))
 
-    async def llm(self, caller: Caller, agent_id: str) -> AgentLLM:
+    @operation(Rule("reads the keys of models", (Role.ADMIN,)))
+    async def show_llm(self, caller: Caller, agent_id: str) -> AgentLLM:
         """Provider, address, model and key of an agent, the key in plain text. Raises NotFound."""
-        READ_KEY.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         if row.llm_api_key_encrypted is not None:
             await self.mesh.get(Audit).record(caller, "agent_config.key_read", _subject(row))
@@ -281,12 +286,15 @@ class AgentConfigs(AgentModels):
         source = "default" if agent_id == DEFAULT else "agent"
         return AgentLLM(**fields, llm_api_key=self._key_of(row), source=source)
 
-    async def create(self, caller: Caller, request: AgentConfigRequest) -> AgentConfig:
-        """Add a configuration. When this returns it is durable, and decides the next call in this process.
-
-        Raises InvalidInput, Conflict if the agent has one, and Overloaded.
-        """
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE,
+        "POST /api/agents",
+        "Configure an agent",
+        status=201,
+        errors={409: "The agent has a configuration already.", **_NOT_ADMIN},
+    )
+    async def create_config(self, caller: Caller, request: AgentConfigRequest) -> AgentConfig:
+        """Say which model an agent calls. It decides the agent's next call, on every worker."""
         if request.agent_id == DEFAULT:
             raise InvalidInput(
                 f"{DEFAULT!r} stands for the tenant's default agent, whatever its id",
@@ -301,9 +309,16 @@ class AgentConfigs(AgentModels):
         async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
             return await self._write(CREATED, row, changed, table.insert, row, self.config.max_agents)
 
-    async def update(self, caller: Caller, agent_id: str, request: AgentConfigUpdate) -> AgentConfig:
-        """Change a configuration, in the same way. Raises NotFound, InvalidInput and Conflict."""
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE,
+        "PUT /api/agents/{agent_id}",
+        "Change a configuration",
+        errors={409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN},
+    )
+    async def change_config(
+        self, caller: Caller, agent_id: _AgentId, request: AgentConfigUpdate
+    ) -> AgentConfig:
+        """Change the fields that are sent. It decides the agent's next call, on every worker."""
         before = await self._find(caller.tenant_id, agent_id)
         if request.agent_id not in ("", agent_id, before.agent_id):
             problem = f"The path names the agent {before.agent_id!r}, the body {request.agent_id!r}"
@@ -326,9 +341,11 @@ class AgentConfigs(AgentModels):
         async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
             return await self._write(CHANGED, row, changed, table.replace, before, row)
 
-    async def delete(self, caller: Caller, agent_id: str) -> AgentConfig:
-        """Delete a configuration, in the same way. Raises NotFound."""
-        CHANGE.check(caller)
+    @operation(
+        _CHANGE, "DELETE /api/agents/{agent_id}", "Delete a configuration", errors=_MISSING | _NOT_ADMIN
+    )
+    async def delete_config(self, caller: Caller, agent_id: _AgentId) -> AgentConfig:
+        """Delete a configuration with its key. The next call is as without one."""
         row = await self._find(caller.tenant_id, agent_id)
         async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
             return await self._write(DELETED, row, [], table.delete, row.tenant_id, row.agent_id)

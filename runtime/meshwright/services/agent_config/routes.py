@@ -1,4 +1,4 @@
-"""The API of agent configurations: HTTP below /api/agents, and a WebSocket at /ws that announces changes.
+"""Keys of agent configurations, and the WebSocket at /ws that announces their changes.
 
 Tenant and roles are the caller's. The messages of the WebSocket, none with a key:
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic_core import from_json
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -25,31 +25,16 @@ from meshwright.core.errors import Forbidden, MeshError, Overloaded
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller, Event
+from meshwright.core.operations import operation_of
 from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
 from meshwright.edges.http.sessions import Sessions
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.event_types import AgentConfigChanged, SubscriberDropped
-from meshwright.services.agent_config.operations import (
-    CHANGE,
-    CHANGED,
-    CREATED,
-    DELETED,
-    READ_KEY,
-    SEE,
-    AgentConfigs,
-)
-from meshwright.services.agent_config.records import (
-    AgentConfig,
-    AgentConfigList,
-    AgentConfigRequest,
-    AgentConfigUpdate,
-    AgentLLM,
-)
+from meshwright.services.agent_config.operations import CHANGED, CREATED, DELETED, SEE, AgentConfigs
+from meshwright.services.agent_config.records import AgentLLM
 
 router = make_router("agent configuration")
-_MISSING = {404: "The agent has no configuration."}
-_NOT_ADMIN = {403: "Only an administrator of the tenant may."}
 CHANNEL = "agent_config"
 _TYPES = {CHANGED: "agent_config_changed", CREATED: "agent_created", DELETED: "agent_deleted"}
 _MAX_WAITING = 64  # messages that a subscriber has not read
@@ -60,70 +45,23 @@ _MAX_REASON_CHARS = 120
 _TOO_SLOW = "messages are not read in time: connect again, and read the configurations again"
 
 
-async def _configs_of(mesh: MeshDep) -> AgentConfigs:
-    return mesh.get(AgentConfigs)
-
-
-_Configs = Annotated[AgentConfigs, Depends(_configs_of)]
-_ViewerDep = Annotated[Caller, by_rule(SEE)]
-_AdminDep = Annotated[Caller, by_rule(CHANGE)]
-_KeyReaderDep = Annotated[Caller, by_rule(READ_KEY)]
+_KeyReaderDep = Annotated[Caller, by_rule(operation_of(AgentConfigs.show_llm).rule)]
 _AgentId = Annotated[str, Path(pattern=ID_PATTERN, description="`default` is the tenant's default agent.")]
-
-
-@router.get("/api/agents", summary="List agent configurations")
-async def _list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigList:
-    """List the tenant's configurations; never a key."""
-    return AgentConfigList(items=await configs.list(caller))
-
-
-@router.post(
-    "/api/agents",
-    status_code=201,
-    summary="Configure an agent",
-    responses=problems({409: "The agent has a configuration already.", **_NOT_ADMIN}),
-)
-async def _create_config(configs: _Configs, caller: _AdminDep, request: AgentConfigRequest) -> AgentConfig:
-    """Say which model an agent calls. It decides the agent's next call, on every worker."""
-    return await configs.create(caller, request)
-
-
-@router.get("/api/agents/{agent_id}", summary="Show a configuration", responses=problems(_MISSING))
-async def _show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId) -> AgentConfig:
-    """Show one configuration, without its key."""
-    return await configs.get(caller, agent_id)
-
-
-@router.put(
-    "/api/agents/{agent_id}",
-    summary="Change a configuration",
-    responses=problems({409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN}),
-)
-async def _change_config(
-    configs: _Configs, caller: _AdminDep, agent_id: _AgentId, request: AgentConfigUpdate
-) -> AgentConfig:
-    """Change the fields that are sent. It decides the agent's next call, on every worker."""
-    return await configs.update(caller, agent_id, request)
-
-
-@router.delete(
-    "/api/agents/{agent_id}",
-    summary="Delete a configuration",
-    responses=problems({**_MISSING, **_NOT_ADMIN}),
-)
-async def _delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId) -> AgentConfig:
-    """Delete a configuration with its key. The next call is as without one."""
-    return await configs.delete(caller, agent_id)
 
 
 @router.get(
     "/api/agents/{agent_id}/llm",
     summary="Get model, address and key",
     response_description="With the key in plain text.",
-    responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
+    responses=problems(
+        {
+            403: "The caller is no backend, or the connection is open to others.",
+            404: "The agent has no configuration.",
+        }
+    ),
 )
 async def _show_llm(
-    configs: _Configs, request: Request, caller: _KeyReaderDep, agent_id: _AgentId, response: Response
+    mesh: MeshDep, request: Request, caller: _KeyReaderDep, agent_id: _AgentId, response: Response
 ) -> AgentLLM:
     """Get provider, address, model and key, for a backend that calls the model itself.
 
@@ -135,7 +73,7 @@ async def _show_llm(
             remedy="Call the mesh by https://, or from its own machine without a proxy",
         )
     response.headers["Cache-Control"] = "no-store"
-    return await configs.llm(caller, agent_id)
+    return await mesh.get(AgentConfigs).show_llm(caller, agent_id)
 
 
 def _is_private(scope: Scope) -> bool:

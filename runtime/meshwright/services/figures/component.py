@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
@@ -45,11 +45,12 @@ class FiguresComponent(Component):
         """Counts and last attempts of agents."""
         return [AgentProjection()]
 
-    def routes(self) -> APIRouter:
+    def routes(self) -> Sequence[APIRouter]:
         """`/figures`, `/metrics` and `/scale/{app}`."""
+        from meshwright.edges.http.operation_routes import make_routes
         from meshwright.services.figures.routes import router
 
-        return router
+        return [router, make_routes(FiguresOperations, "figures")]
 
     async def start(self) -> None:
         """Say that this worker is there, and keep the figures up to date, and the tables that others read."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from meshwright.component import Component
 from meshwright.core.access import Role
+from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller
-from meshwright.identity.rules import Rule, visible_tenant
+from meshwright.core.operations import Rule, operation, visible_tenant
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model
@@ -13,30 +14,38 @@ from meshwright.services.figures.metrics import metrics_text
 from meshwright.services.figures.reader import FiguresReader
 from meshwright.services.figures.records import Figures, Scale
 
-SEE = Rule("sees figures", (Role.VIEWER,))
-SCRAPE = Rule("reads metrics", (Role.VIEWER,), all_tenants=True)
+_SEE = Rule("sees figures", (Role.VIEWER,))
 
 
 class FiguresOperations:
-    """The operations on figures. Each raises the errors of its rule, and StoreFailed."""
+    """The operations on figures. Each raises StoreFailed."""
 
     def __init__(self, mesh: Mesh, reader: FiguresReader) -> None:
         self._mesh = mesh
         self._reader = reader
 
+    @operation(_SEE, "GET /figures", "Show figures", name="show_figures")
     async def show(self, caller: Caller) -> Figures:
-        """The figures of the caller's tenant; of the whole mesh for a caller of all tenants."""
-        SEE.check(caller)
+        """Show agents, workers, models, what is parked, stuck or dead, and the disk, as they are now.
+
+        The holder of a key sees the tasks of the key's tenant, the administrator all of it.
+        """
         return await self._reader.figures(visible_tenant(caller))
 
-    async def scale(self, caller: Caller, app: str) -> Scale:
-        """How many tasks of an app wait for a slot or run. Raises NotFound."""
-        SEE.check(caller)
+    @operation(
+        _SEE,
+        "GET /scale/{app}",
+        "Show an agent's work, for autoscalers",
+        name="show_scale",
+        errors={404: "There is no such agent."},
+    )
+    async def scale(self, caller: Caller, app: Identifier) -> Scale:
+        """Count the tasks of an agent, or of all (`mesh`), that wait for a slot or run, for an autoscaler."""
         return await self._reader.scale(app, visible_tenant(caller))
 
+    @operation(Rule("reads metrics", (Role.VIEWER,), all_tenants=True))
     async def metrics(self, caller: Caller) -> str:
         """The figures of the whole mesh, and those of components, in the text format of Prometheus."""
-        SCRAPE.check(caller)
         figures, counts = await self._reader.with_counts(None)
         parts = [part for part in self._mesh.components if isinstance(part, Component)]
         others = [(part.name, figure) for part in parts for figure in part.figures()]

@@ -31,9 +31,9 @@ class RetentionComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/prune`."""
-        from meshwright.services.retention.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Retention, "administration")
 
     async def begin(self) -> None:
         """Begin to prune, but in the process of a command."""

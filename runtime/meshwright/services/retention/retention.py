@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller
+from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
-from meshwright.identity.rules import Rule
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
@@ -36,7 +36,6 @@ from meshwright.services.retention.settings import RetentionSettings
 from meshwright.sql.database import Session
 from meshwright.work.protocol import TaskKey
 
-PRUNE = Rule("prunes tasks", (Role.ADMIN,), all_tenants=True)
 _PAUSE_SECONDS = 3600.0
 _MAX_TASKS_PER_CALL, _MAX_RECORDS_PER_CALL = 2_000, 10_000  # for a caller who waits: some seconds
 _PAGE_SIZE = 2_000  # rows of the list that are read in one go
@@ -92,30 +91,30 @@ class Retention:
             with suppress(asyncio.CancelledError):
                 await pruning
 
-    async def count(self, caller: Caller) -> Pruned:
-        """How many tasks the next run prunes, and how many records. Raises what `prune` raises."""
-        self._check(caller)
-        counts = Counter([task.status async for _, page in self._pages(0) for task in page])
-        return Pruned(dry_run=True, tasks=dict(counts), records=await self._records.count())
+    @operation(
+        Rule("prunes tasks", (Role.ADMIN,), all_tenants=True),
+        "POST /prune?dry_run",
+        "Prune old tasks",
+        errors={403: "The caller is no administrator.", 422: "The settings say no age of tasks."},
+    )
+    async def prune(self, caller: Caller, *, dry_run: bool = False) -> Pruned:
+        """Have tasks that ended long enough ago leave the lists, and erase their contents, or count them.
 
-    async def prune(self, caller: Caller) -> Pruned:
-        """Prune the tasks and the records that are old enough, some thousands at most, beside other work.
-
-        Raises the errors of `PRUNE`, and InvalidInput where the settings name no age.
+        `[retention]` says how long ago. `has_more` asks for another request.
         """
-        self._check(caller)
+        if not self.is_on:
+            remedy = "Set succeeded_days, failed_days, ... in [retention] of mesh.toml"
+            raise InvalidInput("The settings say no age of tasks", remedy=remedy, field="retention")
+        if dry_run:
+            counts = Counter([task.status async for _, page in self._pages(0) for task in page])
+            return Pruned(dry_run=True, tasks=dict(counts), records=await self._records.count())
+        # Some thousands at most, beside other work.
         async with self._mesh.get(Audit).change(caller, "tasks.pruned", "tasks"):
             pruned, _ = await self._prune(_MAX_TASKS_PER_CALL, 0)
             async with self._lock:
                 records, has_more = await self._records.prune(_MAX_RECORDS_PER_CALL)
             has_more = has_more or pruned.has_more
             return pruned.model_copy(update={"records": records, "has_more": has_more})
-
-    def _check(self, caller: Caller) -> None:
-        PRUNE.check(caller)
-        if not self.is_on:
-            remedy = "Set succeeded_days, failed_days, ... in [retention] of mesh.toml"
-            raise InvalidInput("The settings say no age of tasks", remedy=remedy, field="retention")
 
     async def _prune(self, limit: int, after: int) -> tuple[Pruned, int | None]:
         """Prune tasks behind a place of the list; returns the place that it reached too, None at the end."""
