@@ -95,7 +95,7 @@ class OperationSpec:
 
     It answers with `status`, described by `response`, or with a problem of `errors`. With a text for
     `created` the method returns an answer and whether that is new, in which case the status is 201. Values of
-    `headers` are formats of the answer, like `/keys/{0.id}`.
+    `headers` are formats of the answer, like `/keys/{0.id}`. An answer of the content type `text` is text.
 
     `request` is the model of the body or the query, if the signature does not have all of it: the method gets
     its fields, without those that are excluded. A text is the name of the model that follows from the
@@ -111,6 +111,7 @@ class OperationSpec:
     status: int = 200
     response: str = "Successful Response"
     created: str = ""
+    text: str = ""
     errors: Mapping[int, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     request: str | type[BaseModel] = ""

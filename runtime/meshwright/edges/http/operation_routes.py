@@ -71,7 +71,9 @@ class OperationEndpoint(Endpoint):
             answer, is_new = answer
             status = 201 if is_new else status
         headers = {name: value.format(answer) for name, value in declared.headers.items()}
-        return JsonLine(answer, status, headers) if status != 204 else Response(None, status, headers)
+        if status == 204 or declared.text:
+            return Response(answer, status, headers, declared.text or None)
+        return JsonLine(answer, status, headers)
 
     async def check_early(self, request: Request) -> None:
         """Raises what the operation is sure to raise, whatever its body says."""
@@ -135,11 +137,11 @@ class OperationEndpoint(Endpoint):
 
     @property
     def answer(self) -> Any:
-        """The type of the answer; None if it has no body."""
+        """The type of the answer; None if it has no body, or text."""
         hint = get_type_hints(self._operation.method, include_extras=True)["return"]
         if self._operation.created:
             return get_args(hint)[0]
-        return None if hint is NoneType else hint
+        return None if hint is NoneType or self._operation.text else hint
 
 
 def _model(name: str, fields: Mapping[str, Any], about: str = "") -> type[BaseModel]:
@@ -177,6 +179,8 @@ def add_operation(router: APIRouter, kind: type[Any], declared: OperationSpec, t
     endpoint, responses = OperationEndpoint(kind, declared), problems(dict(declared.errors))
     if declared.created:
         responses[201] = {"model": endpoint.answer, "description": declared.created}
+    if declared.text:
+        responses[200] = {"content": {declared.text.partition(";")[0]: {"schema": {"type": "string"}}}}
     router.add_api_route(
         path,
         endpoint,
@@ -185,5 +189,6 @@ def add_operation(router: APIRouter, kind: type[Any], declared: OperationSpec, t
         summary=declared.summary,
         tags=[declared.tag or tag],
         responses=responses,
+        response_class=Response if declared.text else JsonLine,
         response_description=declared.response,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
@@ -45,12 +45,11 @@ class FiguresComponent(Component):
         """Counts and last attempts of agents."""
         return [AgentProjection()]
 
-    def routes(self) -> Sequence[APIRouter]:
+    def routes(self) -> APIRouter:
         """`/figures`, `/metrics` and `/scale/{app}`."""
         from meshwright.edges.http.operation_routes import make_routes
-        from meshwright.services.figures.routes import router
 
-        return [router, make_routes(FiguresOperations, "figures")]
+        return make_routes(FiguresOperations, "figures")
 
     async def start(self) -> None:
         """Say that this worker is there, and keep the figures up to date, and the tables that others read."""

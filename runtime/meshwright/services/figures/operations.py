@@ -10,7 +10,7 @@ from meshwright.core.operations import Rule, operation, visible_tenant
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model
-from meshwright.services.figures.metrics import metrics_text
+from meshwright.services.figures.metrics import CONTENT_TYPE, metrics_text
 from meshwright.services.figures.reader import FiguresReader
 from meshwright.services.figures.records import Figures, Scale
 
@@ -33,6 +33,24 @@ class FiguresOperations:
         return await self._reader.figures(visible_tenant(caller))
 
     @operation(
+        Rule("reads metrics", (Role.VIEWER,), all_tenants=True),
+        "GET /metrics",
+        "Scrape metrics",
+        name="scrape",
+        response="The text format of Prometheus.",
+        text=CONTENT_TYPE,
+    )
+    async def metrics(self, caller: Caller) -> str:
+        """Give the figures of the whole mesh in the text format of Prometheus.
+
+        A scraper elsewhere sends a key: `mesh keys create --name prometheus --tenant '*' --role viewer`.
+        """
+        figures, counts = await self._reader.with_counts(None)
+        parts = [part for part in self._mesh.components if isinstance(part, Component)]
+        others = [(part.name, figure) for part in parts for figure in part.figures()]
+        return metrics_text(figures, counts, self._reader.calls, self._providers(), others)
+
+    @operation(
         _SEE,
         "GET /scale/{app}",
         "Show an agent's work, for autoscalers",
@@ -42,14 +60,6 @@ class FiguresOperations:
     async def scale(self, caller: Caller, app: Identifier) -> Scale:
         """Count the tasks of an agent, or of all (`mesh`), that wait for a slot or run, for an autoscaler."""
         return await self._reader.scale(app, visible_tenant(caller))
-
-    @operation(Rule("reads metrics", (Role.VIEWER,), all_tenants=True))
-    async def metrics(self, caller: Caller) -> str:
-        """The figures of the whole mesh, and those of components, in the text format of Prometheus."""
-        figures, counts = await self._reader.with_counts(None)
-        parts = [part for part in self._mesh.components if isinstance(part, Component)]
-        others = [(part.name, figure) for part in parts for figure in part.figures()]
-        return metrics_text(figures, counts, self._reader.calls, self._providers(), others)
 
     def _providers(self) -> dict[str, str]:
         return self._mesh.get(Deployments).providers() or {"": self._mesh.get(Model).name}
