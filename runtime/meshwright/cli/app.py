@@ -51,7 +51,7 @@ _OWN = {
         _START,
     ),
     "watch": _Command(
-        "cli.watch",
+        "cli.status",
         "Show a live screen of status, agents, open tasks and events, until Ctrl-C.",
         _START,
     ),
@@ -70,7 +70,7 @@ _OWN = {
         "task dead-letters",
     ),
     "inbox": _Command("cli.answers", "List what waits for a person, show one, answer it.", _WORK),
-    "events": _Command("cli.timeline", "Show events, oldest first.", _WORK),
+    "events": _Command("cli.status", "Show events, oldest first.", _WORK),
     "agents": _Command("agents.commands", "List agents with their capabilities and status."),
     "worker": _Command("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
     "check": _Command("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),

@@ -25,8 +25,8 @@ from meshwright.cli.options import (
     utf8,
 )
 from meshwright.cli.output import document
-from meshwright.cli.steps import step_path
-from meshwright.cli.tasks import ask, show, steps, submit, task_page, tasks
+from meshwright.cli.steps import step_path, task_page
+from meshwright.cli.tasks import ask, show, steps, submit, tasks
 from meshwright.core import display
 from meshwright.core.display import Column, Document, age, dollars, short_id
 from meshwright.core.errors import Conflict

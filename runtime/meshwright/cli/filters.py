@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ from meshwright.cli.options import (
     until_option,
     yes_option,
 )
-from meshwright.core.display import Column, Document, age, dollars
+from meshwright.core.display import Column, Document, age, dollars, local_time
 from meshwright.core.errors import MeshError
 
 OPEN = ("accepted", "dispatched", "running", "waiting")
@@ -35,6 +38,10 @@ TASKS = (
     Column("model", "model", cut=2),
     Column("cost", "cost_usd", dollars, cut=3, least=7),
 )
+_OVERLAP = timedelta(minutes=1)  # a change may come later than one that another worker's clock puts after it
+_MAX_CHANGES = 10_000  # between two looks
+_SHOWN = ("status", "agent_id", "generation", "attempts", "reason")
+_LOOK_SECONDS = 1.0  # between two looks
 REASON = Column("reason", "reason", cut=6, least=32)
 _FIELDS = (
     click.option(
@@ -234,3 +241,35 @@ async def _confirmed(
             consequence.format(count=count, s="" if count == 1 else "s", are="is" if count == 1 else "are")
         )
     return [output.document(item) for item in await do(dry_run=dry_run)]
+
+
+async def follow_tasks(
+    mesh: Connection, columns: Sequence[Column], filters: Document, *, limit: int, as_json: bool
+) -> None:
+    """Show the tasks that agree with the filters for as long as the command runs."""
+    mesh.require_running()
+    draws, drawn = output.is_screen() and not as_json, 0
+    states: dict[str, list[Any]] = {}
+    while True:
+        tasks = [output.document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
+        if draws:
+            text = output.table(columns, tasks) if tasks else "no such tasks"
+            drawn = output.redraw(text.splitlines(), drawn)
+        else:
+            for task in sorted(tasks, key=lambda task: task["last_seq"]):
+                if states.get(task["task_id"]) != _shown(task):
+                    click.echo(json.dumps(task, ensure_ascii=False) if as_json else _line(columns, task))
+            states = {task["task_id"]: _shown(task) for task in tasks}
+            limit = _MAX_CHANGES
+            if times := [datetime.fromisoformat(task["updated_at"]) for task in tasks]:
+                filters = {**filters, "since": (max(times) - _OVERLAP).isoformat()}
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _shown(task: Document) -> list[Any]:
+    return [task[field] for field in _SHOWN]
+
+
+def _line(columns: Sequence[Column], task: Document) -> str:
+    cells = (column.cell(task) for column in columns if column.field != "created_at")
+    return "  ".join(filter(None, (local_time(task["updated_at"]), *cells)))

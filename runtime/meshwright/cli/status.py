@@ -1,25 +1,66 @@
-"""`mesh status`: open tasks, waits, models that are left alone, and figures of agents, models and workers."""
+"""`mesh status`, `mesh watch` and `mesh events`: the present of a mesh, and what happened in it.
+
+`mesh watch` and lists that follow draw screens that change; elsewhere each change is a line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import datetime
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import AgentMissing
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, table
-from meshwright.core.display import Column, Document, age, ahead, dollars, short, short_id
-from meshwright.core.errors import NotFound
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, given_filter
+from meshwright.cli.nouns import named
+from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
+from meshwright.cli.output import (
+    document,
+    echo_json,
+    event_line,
+    is_screen,
+    styled,
+    table,
+    terminal_width,
+)
+from meshwright.core.display import (
+    MORE,
+    Column,
+    Document,
+    age,
+    ahead,
+    dollars,
+    short,
+    short_id,
+    time_of_day,
+)
+from meshwright.core.errors import HostError, NotFound
+
+if TYPE_CHECKING:
+    from meshwright.client import EventFields
+    from meshwright.core.messages import Event, TaskStatus
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _GIGABYTE = 1e9
 _MAX_STUCK = 5  # shown
-_ORDER = ("running", "waiting", "dispatched", "accepted")
+_LOOK_SECONDS = 1.0  # between two looks
+_SOME_EVENTS, _MAX_EVENTS = 50, 1000
+NOISE = ("trace.spans", "audit.head")
+"""Events that only programs read; `mesh events` shows them with --all or --type."""
+_NOISE = (*NOISE, "audit.recorded")  # of which each command of an operator makes some
+_OPEN: tuple[TaskStatus, ...] = ("running", "waiting", "dispatched", "accepted")
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+_OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
 def _ago(time: str | None) -> str:
@@ -104,7 +145,7 @@ def status(target: Target, as_json: bool) -> None:
 def status_text(status: Document) -> str:
     """The text of `mesh status`."""
     counts = status["tasks"]
-    names = [name for name in _ORDER if name in counts] + sorted({*counts} - {*_ORDER})
+    names = [name for name in _OPEN if name in counts] + sorted({*counts} - {*_OPEN})
     by_status = ", ".join(f"{counts[name]:,} {name}" for name in names)
     total = sum(counts.values())
     state = status.get("state", "working")
@@ -246,3 +287,158 @@ def _workers(workers: list[Document]) -> list[str]:
     slots = [sum(worker["agents"].values()) for worker in workers if worker["lease"] != "expired"]
     rest = f", and {len(workers) - len(slots):,} whose lease has expired" if len(slots) < len(workers) else ""
     return [f"workers: {len(slots):,} with {sum(slots):,} slots{rest}"] if workers else []
+
+
+@click.command()
+@limit_option(10, 100)
+@json_option
+@mesh_options
+def watch(target: Target, limit: int, as_json: bool) -> None:
+    """Show a live screen of status, agents, open tasks and events, until Ctrl-C.
+
+    It is printed once with --json, and where stdout is no terminal or a dumb one. --limit is for tasks and
+    for events.
+    """
+
+    async def show(mesh: Connection) -> None:
+        if as_json or not is_screen():
+            view = await _look(mesh, limit)
+            click.echo(json.dumps(view, ensure_ascii=False) if as_json else "\n".join(_page(mesh, view)))
+            return
+        mesh.require_running()
+        with _screen():
+            while True:
+                await _draw(mesh, limit)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    talk(target, show)
+
+
+async def _draw(mesh: Connection, limit: int) -> None:
+    try:
+        lines = _page(mesh, await _look(mesh, limit))
+    except HostError as error:  # it may be starting again
+        lines = [_head(mesh), "", styled(f"no answer: {error.message}", fg="red")]
+    _redraw(lines)
+
+
+async def _look(mesh: Connection, limit: int) -> Document:
+    """The status, the agents that are not parts of the mesh, the open tasks and the last events."""
+    client = mesh.client
+    tasks = [task for status in _OPEN for task in await client.tasks(status=status, limit=limit)]
+    events = [event for event in await client.events(limit=8 * limit) if event.event_type not in _NOISE]
+    return {
+        "status": document(await client.status()),
+        "agents": [agent for agent in await client.items(AGENTS.path) if agent.get("kind") != "system"],
+        "tasks": [document(task) for task in tasks[:limit]],
+        "events": [document(event) for event in events[-limit:]],
+    }
+
+
+def _page(mesh: Connection, view: Document) -> list[str]:
+    columns, height = shutil.get_terminal_size()
+    draws = is_screen()
+    parts: list[tuple[str, Sequence[str]]] = [
+        ("", status_text(view["status"]).splitlines()),
+        ("agents", table(AGENTS.columns, view["agents"]).splitlines() if view["agents"] else ()),
+        ("open tasks", table((*TASKS, REASON), view["tasks"]).splitlines() if view["tasks"] else ()),
+    ]
+    lines = [_head(mesh)]
+    for title, section in parts:
+        if section:
+            lines += ["", *([_title(title)] if title else ()), *section]
+    if events := [event_line(event, columns if draws else None) for event in view["events"]]:
+        room = max(1, height - len(lines) - 2) if draws else len(events)
+        lines += ["", _title("last events"), *events[-room:]]
+    return lines
+
+
+def _title(title: str) -> str:
+    return styled(title, bold=True) if sys.stdout.isatty() else title
+
+
+def _head(mesh: Connection) -> str:
+    return f"{mesh.where}  {time_of_day(datetime.now(UTC).isoformat())}"
+
+
+@contextmanager
+def _screen() -> Iterator[None]:
+    """A screen of its own within a block, as pagers have; what was there before is back after it."""
+    click.echo(_OTHER_SCREEN, nl=False)
+    try:
+        yield
+    finally:
+        click.echo(_OWN_SCREEN, nl=False)
+
+
+def _redraw(lines: Sequence[str]) -> None:
+    """Draw the screen from its first line; lines that it has no room for are left out."""
+    height = shutil.get_terminal_size().lines
+    visible_lines = [*lines[: height - 1], MORE] if len(lines) > height else lines
+    click.echo(_HOME + "\n".join(f"{line}{_CLEAR_LINE}" for line in visible_lines) + _CLEAR_BELOW, nl=False)
+
+
+@click.command()
+@follow_option
+@click.option(
+    "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
+)
+@click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
+@filter_options(*OPEN, *ENDED)
+@click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
+@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task or a time")
+@json_option
+@mesh_options
+def events(
+    target: Target,
+    follow: bool,
+    task_id: str | None,
+    event_type: str | None,
+    also_noise: bool,
+    limit: int | None,
+    as_json: bool,
+    since: str | None,
+    until: str | None,
+    **of_task: Any,
+) -> None:
+    """Show events, oldest first.
+
+    An agent is that of the event; all other filters are of its task. Without --all those that only programs
+    read are left out. With --json each event is one line of JSON.
+    """
+    line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
+
+    hidden = () if also_noise or event_type else NOISE
+    if follow and until is not None:
+        raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
+
+    async def show(mesh: Connection) -> None:
+        if follow:
+            mesh.require_running()
+        task = await whole_id(mesh, task_id) if task_id else None
+        fields: Any = {"task_id": task, "event_type": event_type, **given_filter(of_task)}
+        newest = await mesh.client.last_seq() if follow else 0
+        maximum = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
+        count = maximum if not hidden else min(_MAX_EVENTS, 2 * maximum)  # so that enough are left
+        page = await mesh.client.events(limit=count, since=since, until=until, **fields)
+        if task and not page:
+            await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
+        if not page and not follow:
+            click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
+        newest = max([newest, *(event.seq or 0 for event in page)])
+        for event in [event for event in page if event.event_type not in hidden][-maximum:]:
+            click.echo(line(document(event)))
+        if follow:
+            async with aclosing(_new_events(mesh, newest, fields)) as live:
+                async for event in live:
+                    if event.event_type not in hidden:
+                        click.echo(line(document(event)))
+
+    talk(target, show)
+
+
+def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
+    task_id = fields.get("task_id")
+    if task_id and not any(value for name, value in fields.items() if name != "task_id"):
+        return mesh.client.follow(task_id, after_seq=newest)
+    return mesh.client.stream(after_seq=newest, **fields)

@@ -1,4 +1,4 @@
-"""`mesh task ID --steps`: what an agent did for a task, step by step, and what was said at one."""
+"""The page of a task and of its files, what its agent did step by step, and what was said at one step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,30 @@ import click
 from meshwright.cli import output
 from meshwright.cli.output import document, for_terminal, labelled
 from meshwright.core import display
-from meshwright.core.display import Column, Document, dollars, file_line, local_time, printable, short_id
+from meshwright.core.display import (
+    Column,
+    Document,
+    dollars,
+    fault,
+    file_line,
+    finish,
+    join,
+    local_time,
+    printable,
+    score,
+    short,
+    short_id,
+)
 from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.money import TASK_BUDGET
+from meshwright.ledger.display import spent_of
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection
     from meshwright.client import Client
     from meshwright.core.files import TaskFile
+    from meshwright.work.protocol import Wait
+    from meshwright.work.record import TaskView
 
 _MAX_CHARS = 20_000  # of one text of a step, on a terminal
 _EXPORTED_CHARS = 4_194_304  # of one text, in JSON
@@ -30,6 +47,7 @@ _PATH = re.compile(r"[A-Za-z0-9]+(\.[A-Za-z0-9]+)*")
 _INDENT = "  "
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _MAX_NAME_BYTES = 200
+_Line = tuple[str, str]
 
 
 def step_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -277,3 +295,114 @@ def _safe_name(name: str, number: int) -> str:
         stem, dot, kind = plain, "", ""
     stem = stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
     return f"{stem}{f'-{number}' if number > 1 else ''}{dot}{kind}"
+
+
+def task_page(
+    mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
+) -> str:
+    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
+    fields = document(view)
+    if as_json:
+        return json.dumps(fields, ensure_ascii=False, indent=2)
+    rows = [*_rows(fields, scores=scores), *more, *_waiting(view, mesh.options)]
+    if view.attempts:
+        rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
+    rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
+    if view.outcome is not None and not view.outcome.success:
+        rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
+    text = view.outcome.text if view.outcome else ""
+    page = labelled(row for row in rows if row[1])
+    return "\n".join([page, *(["", for_terminal(text)] if text else [])])
+
+
+async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
+    """The limits of a task, each with whether it was reached, and what is spent of its own budget."""
+    lines = list[_Line]()
+    if view.limits:
+        reached = [
+            event.event_type
+            for limit in view.limits
+            for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
+        ]
+        lines.append(("limits", ", ".join(_limit(limit, limit["event"] in reached) for limit in view.limits)))
+    accounts = [document(account) for account in await mesh.client.budgets()]
+    own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
+    return [*lines, *(("budget", spent_of(account)) for account in own)]
+
+
+def _limit(limit: Mapping[str, Any], is_reached: bool) -> str:
+    name, most = limit["limit"], limit["most"]
+    number = f"{most:,}" if isinstance(most, int | float) else str(most)
+    where = limit["setting"].removeprefix(f"limits.{name} of ").removeprefix(f"{name} in ")
+    return f"{name} {number} ({where}){' reached' if is_reached else ''}"
+
+
+def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
+    yield "task", view["task_id"]
+    yield "status", join([view["status"], view.get("state")])
+    yield "capability", view["capability"]
+    yield "request", short(view["payload"].get("text") or "")
+    yield "created", local_time(view["created_at"])
+    if view["after"]:
+        yield "after", f"task {view['after']}"
+    if origin := view["forked_from"]:
+        yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
+    for number, attempt in enumerate(view["attempts"], start=1):
+        others = attempt.get("others", ())
+        among = f"of {len(others) + 1} agents" if others else ""
+        parts = [attempt["agent_id"], score(attempt.get("score_card")), among, fault(attempt.get("error"))]
+        yield f"attempt {number}", join(parts)
+        for card in others if scores else ():
+            yield "not chosen", join([card["agent_id"], score(card)])
+    if view["code"]:
+        yield "code", view["code"]
+    if outcome := view["outcome"]:
+        error = outcome.get("error")
+        parts = [
+            outcome["status"],
+            display.seconds(outcome.get("duration_ms")),
+            outcome.get("model"),
+            display.tokens(outcome.get("usage")),
+            dollars(outcome.get("cost_usd")),
+            finish(outcome.get("finish_reason")),
+            f"{limit} reached" if (limit := outcome.get("limit")) else "",
+            f"{error.get('type', 'error')}: {error.get('message', '')}" if error else "",
+        ]
+        yield "outcome", join(parts)
+        yield "prompt", printable(outcome.get("prompt") or "")
+        yield from file_rows(outcome.get("files") or ())
+
+
+def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
+    """The waits of a task; for a person the question, and the commands that answer it."""
+    from meshwright.cli.inbox import question_lines
+    from meshwright.events.inbox import Question, question_id
+
+    if view.missing_agent is not None:
+        yield "waits for", f"its agent {view.missing_agent}, which is not loaded here"
+    for wait in view.waits:
+        if wait.kind != "person":
+            yield "waits for", join([_waited_for(wait), wait.reason])
+            continue
+        question = Question(
+            id=question_id(view.tenant_id, wait.wait_id),
+            seq=0,
+            wait_id=wait.wait_id,
+            task_id=view.task_id,
+            tenant_id=view.tenant_id,
+            question=wait.reason,
+            subject=wait.subject,
+            answer_schema=wait.answer_schema,
+            may_answer=wait.may_answer,
+            since=wait.since or view.created_at,
+            expires_at=wait.expires_at,
+        )
+        yield "waits for", "a person"
+        yield from question_lines(document(question), options)
+
+
+def _waited_for(wait: Wait) -> str:
+    if wait.child_task_id is not None:
+        return f"task {wait.child_task_id}"
+    until = f" until {local_time(wait.due_at.isoformat())}" if wait.due_at is not None else ""
+    return f"{wait.kind}{until}"

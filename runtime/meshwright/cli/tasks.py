@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from meshwright.cli.filters import (
     REASON,
     TASKS,
     filter_options,
+    follow_tasks,
     given_filter,
 )
 from meshwright.cli.nouns import named
@@ -39,29 +40,18 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
-from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
+from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, task_page
 from meshwright.core import display
 from meshwright.core.display import (
     Document,
-    dollars,
-    fault,
-    finish,
-    join,
-    local_time,
-    score,
-    short,
 )
 from meshwright.core.errors import NotFound
-from meshwright.core.money import TASK_BUDGET
-from meshwright.ledger.display import estimated, spent_of
+from meshwright.ledger.display import estimated
 
 if TYPE_CHECKING:
     from meshwright.core.messages import Receipt
-    from meshwright.work.protocol import Wait
-    from meshwright.work.record import TaskView
 
 _NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
-_Line = tuple[str, str]
 
 
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -304,8 +294,6 @@ def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, *
 
     async def show(mesh: Connection) -> None:
         if follow:
-            from meshwright.cli.watch import follow_tasks
-
             await follow_tasks(mesh, (*TASKS, REASON), filters, limit=limit, as_json=as_json)
         items = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
         columns = (*TASKS, REASON) if any(task["reason"] for task in items) else TASKS
@@ -384,7 +372,7 @@ def show(
             await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
         else:
             view = await mesh.client.task(whole)
-            more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
+            more = () if as_json else await bounds_of(mesh, view)
             click.echo(task_page(mesh, view, as_json=as_json, scores=scores, more=more))
 
     talk(target, show_it, need="state")
@@ -426,124 +414,3 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
         await show_steps(mesh, await whole_id(mesh, task_id), step or "", attempt, as_json=as_json)
 
     talk(target, show_them, need="state")
-
-
-def task_page(
-    mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
-) -> str:
-    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
-    fields = document(view)
-    if as_json:
-        return json.dumps(fields, ensure_ascii=False, indent=2)
-    rows = [*_rows(fields, scores=scores), *more, *_waiting(view, mesh.options)]
-    if view.attempts:
-        rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
-    rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
-    if view.outcome is not None and not view.outcome.success:
-        rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
-    text = view.outcome.text if view.outcome else ""
-    page = output.labelled(row for row in rows if row[1])
-    return "\n".join([page, *(["", output.for_terminal(text)] if text else [])])
-
-
-def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:
-    return ", ".join(
-        f"{limit['limit']} {_number(limit['most'])} ({_where(limit)})"
-        f"{' reached' if limit['event'] in reached else ''}"
-        for limit in limits
-    )
-
-
-def _number(most: Any) -> str:
-    return f"{most:,}" if isinstance(most, int | float) else str(most)
-
-
-def _where(limit: Mapping[str, Any]) -> str:
-    name = limit["limit"]
-    return limit["setting"].removeprefix(f"limits.{name} of ").removeprefix(f"{name} in ")
-
-
-async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
-    reached = [
-        event.event_type
-        for limit in view.limits
-        for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
-    ]
-    return [("limits", _limits_text(view.limits, reached))] if view.limits else []
-
-
-async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
-    accounts = [document(account) for account in await mesh.client.budgets()]
-    own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
-    return [("budget", spent_of(account)) for account in own]
-
-
-def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
-    yield "task", view["task_id"]
-    yield "status", join([view["status"], view.get("state")])
-    yield "capability", view["capability"]
-    yield "request", short(view["payload"].get("text") or "")
-    yield "created", local_time(view["created_at"])
-    if view["after"]:
-        yield "after", f"task {view['after']}"
-    if origin := view["forked_from"]:
-        yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
-    for number, attempt in enumerate(view["attempts"], start=1):
-        others = attempt.get("others", ())
-        among = f"of {len(others) + 1} agents" if others else ""
-        parts = [attempt["agent_id"], score(attempt.get("score_card")), among, fault(attempt.get("error"))]
-        yield f"attempt {number}", join(parts)
-        for card in others if scores else ():
-            yield "not chosen", join([card["agent_id"], score(card)])
-    if view["code"]:
-        yield "code", view["code"]
-    if outcome := view["outcome"]:
-        error = outcome.get("error")
-        parts = [
-            outcome["status"],
-            display.seconds(outcome.get("duration_ms")),
-            outcome.get("model"),
-            display.tokens(outcome.get("usage")),
-            dollars(outcome.get("cost_usd")),
-            finish(outcome.get("finish_reason")),
-            f"{limit} reached" if (limit := outcome.get("limit")) else "",
-            f"{error.get('type', 'error')}: {error.get('message', '')}" if error else "",
-        ]
-        yield "outcome", join(parts)
-        yield "prompt", display.printable(outcome.get("prompt") or "")
-        yield from file_rows(outcome.get("files") or ())
-
-
-def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
-    """The waits of a task; for a person the question, and the commands that answer it."""
-    from meshwright.cli.inbox import question_lines
-    from meshwright.events.inbox import Question, question_id
-
-    if view.missing_agent is not None:
-        yield "waits for", f"its agent {view.missing_agent}, which is not loaded here"
-    for wait in view.waits:
-        if wait.kind != "person":
-            yield "waits for", join([_waited_for(wait), wait.reason])
-            continue
-        question = Question(
-            id=question_id(view.tenant_id, wait.wait_id),
-            seq=0,
-            wait_id=wait.wait_id,
-            task_id=view.task_id,
-            tenant_id=view.tenant_id,
-            question=wait.reason,
-            subject=wait.subject,
-            answer_schema=wait.answer_schema,
-            may_answer=wait.may_answer,
-            since=wait.since or view.created_at,
-            expires_at=wait.expires_at,
-        )
-        yield "waits for", "a person"
-        yield from question_lines(document(question), options)
-
-
-def _waited_for(wait: Wait) -> str:
-    if wait.child_task_id is not None:
-        return f"task {wait.child_task_id}"
-    until = f" until {local_time(wait.due_at.isoformat())}" if wait.due_at is not None else ""
-    return f"{wait.kind}{until}"

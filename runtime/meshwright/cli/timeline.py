@@ -1,4 +1,4 @@
-"""`mesh events`, and the timeline of a task: its events, with those of tasks it waits for in their place."""
+"""The timeline of a task: its events, with those of tasks it waits for in their place, and its answer."""
 
 from __future__ import annotations
 
@@ -12,32 +12,20 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
+from meshwright.cli.connect import Connection
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.nouns import named
-from meshwright.cli.options import (
-    Target,
-    follow_option,
-    json_option,
-    limit_option,
-    mesh_options,
-)
 from meshwright.cli.output import (
     Line,
     TypedLines,
     document,
-    event_line,
     for_terminal,
     line_of,
     styled,
-    terminal_width,
 )
 from meshwright.client import Client
 from meshwright.core.clock import unless
@@ -48,21 +36,15 @@ from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.models.event_types import ModelCalled, ModelDelta
 
 if TYPE_CHECKING:
-    from meshwright.client import EventFields
     from meshwright.core.messages import Event
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
-_DELTA = "model.delta"
-_SOME_EVENTS, _MAX_EVENTS = 50, 1000
-NOISE = ("trace.spans", "audit.head")
-"""Events that only programs read; `mesh events` shows them with --all or --type."""
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
 _INDENT = "  "
-_WORD_WIDTH = 11
+_WORD_WIDTH, _MIN_WIDTH = 11, 20
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
-_MIN_WIDTH = 20
 _COLOURS = {
     "cyan": "accepted dispatched started resumed waiting",
     "blue": "memory context",
@@ -248,7 +230,7 @@ class TerminalDrawing(Drawing):
 
 
 def is_drawn_on(stream: TextIO) -> bool:
-    """Whether a stream is a terminal on which lines are erased."""
+    """Whether lines can be erased on a stream."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -271,8 +253,8 @@ class Answering:
     """Asks the person at the terminal, one question at a time; another may answer first elsewhere.
 
     Answers come from `lines`, by default from a terminal alone. Without one, and at its end, `ended` is set,
-    and `question` is the one that waits. With `stays` the answer of another is waited for
-    where there is no terminal, if the mesh goes on without this command.
+    and `question` is the one that waits. With `stays` it waits for the answer of another where there is no
+    terminal, if the mesh goes on without this command.
     """
 
     def __init__(
@@ -417,7 +399,7 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
     async with aclosing(timeline(client, task_id)) as steps:
         async for depth, event in steps:
             payload = event["payload"]
-            if event["event_type"] == _DELTA:
+            if event["event_type"] == ModelDelta.event_type:
                 piece = ModelDelta.from_payload(payload)
                 canvas.words(piece.text, restart=piece.n in (0, 1), depth=depth)
             else:
@@ -467,69 +449,3 @@ def _why(error: Document) -> str:
     kind, message = str(error.get("type", "")), str(error.get("message", ""))
     is_ours = kind in _OWN_TYPES or error_of_code(kind, MeshError) is not None
     return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
-
-
-@click.command()
-@follow_option
-@click.option(
-    "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
-)
-@click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@filter_options(*OPEN, *ENDED)
-@click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
-@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task or a time")
-@json_option
-@mesh_options
-def events(
-    target: Target,
-    follow: bool,
-    task_id: str | None,
-    event_type: str | None,
-    also_noise: bool,
-    limit: int | None,
-    as_json: bool,
-    since: str | None,
-    until: str | None,
-    **of_task: Any,
-) -> None:
-    """Show events, oldest first.
-
-    An agent is that of the event; all other filters are of its task. Without --all those that only programs
-    read are left out. With --json each event is one line of JSON.
-    """
-    line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
-
-    hidden = () if also_noise or event_type else NOISE
-    if follow and until is not None:
-        raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
-
-    async def show(mesh: Connection) -> None:
-        if follow:
-            mesh.require_running()
-        task = await whole_id(mesh, task_id) if task_id else None
-        fields: Any = {"task_id": task, "event_type": event_type, **given_filter(of_task)}
-        newest = await mesh.client.last_seq() if follow else 0
-        maximum = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
-        count = maximum if not hidden else min(_MAX_EVENTS, 2 * maximum)  # so that enough are left
-        page = await mesh.client.events(limit=count, since=since, until=until, **fields)
-        if task and not page:
-            await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
-        if not page and not follow:
-            click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
-        newest = max([newest, *(event.seq or 0 for event in page)])
-        for event in [event for event in page if event.event_type not in hidden][-maximum:]:
-            click.echo(line(document(event)))
-        if follow:
-            async with aclosing(_new_events(mesh, newest, fields)) as live:
-                async for event in live:
-                    if event.event_type not in hidden:
-                        click.echo(line(document(event)))
-
-    talk(target, show)
-
-
-def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
-    task_id = fields.get("task_id")
-    if task_id and not any(value for name, value in fields.items() if name != "task_id"):
-        return mesh.client.follow(task_id, after_seq=newest)
-    return mesh.client.stream(after_seq=newest, **fields)
