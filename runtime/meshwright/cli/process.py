@@ -32,6 +32,7 @@ _OF_THE_MESH = ("meshwright", "asyncio", "uvloop", "concurrent", "threading")
 """Packages that call the code of agents, or run the loop."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD)
 _FAILED = 1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Form = Callable[[logging.LogRecord, str, Mapping[str, str]], str]
 
 
@@ -215,3 +216,11 @@ def _trace_no_other(frame: FrameType, event: str, argument: Any) -> None:
 
 def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def on_stop_signals(stop: Callable[[], object]) -> None:
+    """Have the running loop call a function on SIGINT and SIGTERM."""
+    import asyncio  # most commands log without
+
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -6,11 +6,10 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from socket import create_server
@@ -21,11 +20,9 @@ import click
 from meshwright.agents.settings import AgentsSettings
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
-from meshwright.cli.output import styled, table
-from meshwright.cli.process import say
+from meshwright.cli.process import STOP_SIGNALS, on_stop_signals, say
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
-from meshwright.core.display import Column, Document
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.settings import SecretsSettings
@@ -38,23 +35,14 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
-    from meshwright.stack.stack import AppSpec
-    from meshwright.stack.supervisor import Supervisor
     from meshwright.work import Worker
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
 """Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Serving = Callable[["Mesh", "socket", Callable[[bool], None]], Awaitable[None]]
 """Serves a mesh on a socket until it is stopped, and says when it is ready, and whether it speaks TLS."""
-_ROWS = (
-    Column("what", "name"),
-    Column("where", "address"),
-    Column("process", "process"),
-)
-_ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": True}]
 
 
 @click.command()
@@ -153,7 +141,7 @@ def up(
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --store dapr", click.get_current_context())
     if reload:
-        from meshwright.cli.reload import run_reloading
+        from meshwright.cli.supervision import run_reloading
         from meshwright.edges.http.server import listen
 
         with listen(settings[HttpSettings].host, settings[HttpSettings].port) as listener:
@@ -327,7 +315,7 @@ async def _answer_probes(mesh: Mesh, listener: socket, watch_api: Callable[[bool
     from meshwright.stack.machine import answering_probes
 
     stopping = asyncio.Event()
-    _on_stop_signals(stopping.set)
+    on_stop_signals(stopping.set)
     async with answering_probes(listener, lambda: mesh.takes_tasks):
         watch_api(False)  # probes are plain HTTP, whatever the API is
         if error := await unless(stopping, mesh.failure()):
@@ -354,11 +342,6 @@ def _greet(mesh: Mesh, url: str) -> None:
     say(f"{f'agents: {agents}; ' if agents else ''}{page}API: {url}/docs; Ctrl-C stops")
 
 
-def _on_stop_signals(stop: Callable[[], object]) -> None:
-    for number in _STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-
-
 async def _drain(worker: Worker, seconds: float) -> bool:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start.
 
@@ -367,18 +350,19 @@ async def _drain(worker: Worker, seconds: float) -> bool:
     if not worker.running:
         return True
     hurry = asyncio.Event()
-    _on_stop_signals(hurry.set)
+    on_stop_signals(hurry.set)
     running = f"{worker.running} running, with {seconds:g} s to end"
     say(f"{running}; Ctrl-C leaves them for the next start")
     await unless(hurry, worker.drain(seconds))
     await worker.drain(0)
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
     return not hurry.is_set()
 
 
 def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is stopped. Raises ServiceFailed, ConfigError, StoreLocked."""
+    from meshwright.cli.supervision import apps_of, supervise
     from meshwright.core.plugins import require_sdk
     from meshwright.stack.machine import locked
 
@@ -387,7 +371,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
         from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
-    apps = _apps(settings, per_agent=per_agent, replicas=replicas)
+    apps = apps_of(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
         settings = with_admin_token(settings)
         try:
@@ -397,112 +381,4 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
             from meshwright.edges.http.server import listen
 
             listen(settings[HttpSettings].host, settings[HttpSettings].port).close()
-        asyncio.run(_supervise(settings, apps, lock))
-
-
-def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
-    from meshwright.stack.stack import app_per_agent, one_app
-
-    if not per_agent:
-        return one_app(replicas)
-    from meshwright.agents.component import app_of, tool_settings
-    from meshwright.app import agents_of
-    from meshwright.roles import FRONT
-
-    tools = tool_settings(settings, Path())
-    apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]
-    return app_per_agent(apart, replicas)
-
-
-async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
-    from meshwright.stack.machine import Ports, components_of
-    from meshwright.stack.stack import Stack
-    from meshwright.stack.supervisor import Supervisor
-
-    components = components_of(Path())
-    several = len(apps) > 1 or apps[0].workers > 1
-    supervisor = Supervisor(
-        settings.data_dir / "logs",
-        warn=_warn,
-        on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
-        descriptors=[lock],
-    )
-    stopping, hurry = _stop_on_signals(supervisor)
-    ports = Ports()
-    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=_warn)
-    try:
-        await unless(stopping, stack.start_backends())
-        await unless(stopping, stack.start_workers())
-        if not stopping.is_set():
-            await stack.set_rights()
-            with announced(settings.data_dir, stack.local_url):
-                _show(
-                    [row._asdict() | {"process": row.process or "(given)"} for row in stack.rows()],
-                    settings.data_dir / "logs",
-                )
-                click.echo(f"ready {stack.url}")
-                rights = asyncio.create_task(stack.keep_rights(), name="broker rights")
-                try:
-                    await unless(stopping, _failure(supervisor))
-                finally:
-                    rights.cancel()
-    finally:
-        await supervisor.stop()
-        ports.close()
-    if hurry.is_set():
-        raise click.Abort
-
-
-def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Event]:
-    """The events that the first signal to stop sets, and the second, which tells the workers to hurry."""
-    from meshwright.stack.services import Layer
-
-    stopping, hurry = asyncio.Event(), asyncio.Event()
-
-    def stop() -> None:
-        if stopping.is_set():
-            hurry.set()
-            supervisor.send(Layer.WORKERS, signal.SIGTERM)
-        stopping.set()
-
-    _on_stop_signals(stop)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, supervisor.send, Layer.WORKERS, signal.SIGHUP)
-    return stopping, hurry
-
-
-def _warn(line: str) -> None:
-    say(line, logging.WARNING)
-
-
-def _say(line: str, *, err: bool) -> None:
-    with suppress(OSError):  # our output is closed; what runs goes on, and its logs have it too
-        click.echo(line, err=err)
-
-
-async def _failure(supervisor: Supervisor) -> None:
-    raise await supervisor.failure()
-
-
-def _repeat(line: str, stream: str) -> None:
-    """Repeat a line of a worker on the same stream, but for the line that is meant for us."""
-    if "ready http" not in line:
-        _say(line, err=stream == "stderr")
-
-
-def _show(rows: Sequence[Document], logs: Path) -> None:
-    if sys.stderr.isatty():
-        _show_in_colours(rows)
-    else:
-        click.echo(table(_ROWS, rows), err=True)
-    click.echo(f"logs: {logs}; Ctrl-C stops", err=True)
-
-
-def _show_in_colours(rows: Sequence[Document]) -> None:
-    head, *lines = table(_ROWS, rows).splitlines()
-    click.echo(styled(head, dim=True), err=True)
-    for line in lines:
-        *cells, last = re.split(r"(\s{2,})", line, maxsplit=len(_ROWS) - 1)
-        styles = iter(_ROW_STYLES)
-        cells = [cell if cell.isspace() else styled(cell, **next(styles)) for cell in (*cells, last)]
-        click.echo("".join(cells), err=True)
+        asyncio.run(supervise(settings, apps, lock))

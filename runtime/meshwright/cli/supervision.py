@@ -1,9 +1,14 @@
-"""`mesh up --reload`: the mesh is a process of its own, started again when a file of the project changes."""
+"""`mesh up` that runs the mesh in processes of its own: those of a stack on Dapr, or one with `--reload`.
+
+With `--reload` the mesh is started again when a file of the project changes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -12,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.agents.settings import AgentsSettings
-from meshwright.cli.process import say
-from meshwright.cli.serving import LISTENER
+from meshwright.cli.connect import announced
+from meshwright.cli.output import styled, table
+from meshwright.cli.process import on_stop_signals, say
 from meshwright.core.clock import unless
+from meshwright.core.display import Column, Document
 from meshwright.core.errors import StoreLocked
 from meshwright.models.settings import ModelsSettings
 from meshwright.sql.folder import lock_folder
@@ -27,6 +34,8 @@ from meshwright.stack.supervisor import LAUNCH
 
 if TYPE_CHECKING:
     from meshwright.settings import Settings
+    from meshwright.stack.stack import AppSpec
+    from meshwright.stack.supervisor import Supervisor
 
 OPTION = "--reload"
 _LOOK_SECONDS = 0.5
@@ -36,6 +45,12 @@ _STOP_SECONDS = 15.0
 _INTERRUPTED = 130
 _PASSED_OVER = frozenset(("__pycache__", "node_modules", "tests"))
 _Files = dict[str, tuple[int, int]]
+_ROWS = (
+    Column("what", "name"),
+    Column("where", "address"),
+    Column("process", "process"),
+)
+_ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": True}]
 
 
 def run_reloading(settings: Settings, listener: socket) -> None:
@@ -82,6 +97,8 @@ class _Reloading:
             await self._end(self._mesh)
 
     async def _start(self) -> Process:
+        from meshwright.cli.serving import LISTENER  # a stack does without
+
         own = [argument for argument in sys.orig_argv[1:] if argument != OPTION]
         # Killed by the kernel with this process, and not reached by the Ctrl-C of a terminal.
         launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), sys.executable]
@@ -180,3 +197,102 @@ class _Reloading:
     def _signal(self, number: signal.Signals) -> None:
         if self._mesh is not None and self._mesh.returncode is None:
             self._mesh.send_signal(number)
+
+
+def apps_of(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
+    """The apps of a mesh on Dapr: one with all agents, or one for each."""
+    from meshwright.stack.stack import app_per_agent, one_app
+
+    if not per_agent:
+        return one_app(replicas)
+    from meshwright.agents.component import app_of, tool_settings
+    from meshwright.app import agents_of
+    from meshwright.roles import FRONT
+
+    tools = tool_settings(settings, Path())
+    apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]
+    return app_per_agent(apart, replicas)
+
+
+async def supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
+    """Run the processes of a stack until it is stopped, or one of them fails. Raises ServiceFailed."""
+    from meshwright.stack.machine import Ports, components_of
+    from meshwright.stack.stack import Stack
+    from meshwright.stack.supervisor import Supervisor
+
+    components = components_of(Path())
+    several = len(apps) > 1 or apps[0].workers > 1
+    supervisor = Supervisor(
+        settings.data_dir / "logs",
+        warn=_warn,
+        on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
+        descriptors=[lock],
+    )
+    stopping, hurry = _stop_on_signals(supervisor)
+    ports = Ports()
+    stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=_warn)
+    try:
+        await unless(stopping, stack.start_backends())
+        await unless(stopping, stack.start_workers())
+        if not stopping.is_set():
+            await stack.set_rights()
+            with announced(settings.data_dir, stack.local_url):
+                rows = [row._asdict() | {"process": row.process or "(given)"} for row in stack.rows()]
+                _show(rows, settings.data_dir / "logs")
+                click.echo(f"ready {stack.url}")
+                rights = asyncio.create_task(stack.keep_rights(), name="broker rights")
+                try:
+                    await unless(stopping, _failure(supervisor))
+                finally:
+                    rights.cancel()
+    finally:
+        await supervisor.stop()
+        ports.close()
+    if hurry.is_set():
+        raise click.Abort
+
+
+def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Event]:
+    """The events that the first signal to stop sets, and the second, which tells the workers to hurry."""
+    from meshwright.stack.services import Layer
+
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            hurry.set()
+            supervisor.send(Layer.WORKERS, signal.SIGTERM)
+        stopping.set()
+
+    on_stop_signals(stop)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, supervisor.send, Layer.WORKERS, signal.SIGHUP)
+    return stopping, hurry
+
+
+def _warn(line: str) -> None:
+    say(line, logging.WARNING)
+
+
+async def _failure(supervisor: Supervisor) -> None:
+    raise await supervisor.failure()
+
+
+def _repeat(line: str, stream: str) -> None:
+    """Repeat a line of a worker on the same stream, but for the line that is meant for us."""
+    if "ready http" not in line:
+        with suppress(OSError):  # our output is closed; what runs goes on, and its logs have it too
+            click.echo(line, err=stream == "stderr")
+
+
+def _show(rows: Sequence[Document], logs: Path) -> None:
+    lines = table(_ROWS, rows).splitlines()
+    if sys.stderr.isatty():
+        lines = [styled(lines[0], dim=True), *map(_in_colours, lines[1:])]
+    click.echo("\n".join([*lines, f"logs: {logs}; Ctrl-C stops"]), err=True)
+
+
+def _in_colours(line: str) -> str:
+    cells = re.split(r"(\s{2,})", line, maxsplit=len(_ROWS) - 1)
+    styles = iter(_ROW_STYLES)
+    return "".join(cell if cell.isspace() else styled(cell, **next(styles)) for cell in cells)
