@@ -13,6 +13,7 @@ from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
+from meshwright.models.component import wrapped
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
 from meshwright.models.port import (
@@ -22,7 +23,6 @@ from meshwright.models.port import (
     ModelWrapper,
     OnDelta,
     Wrapper,
-    wrapped,
 )
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for

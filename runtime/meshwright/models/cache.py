@@ -311,10 +311,7 @@ class MemoryCache:
         self._entries.clear()
         self._bytes = 0
 
-    async def close(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self._bytes = 0
+    close = clear
 
     def _drop(self, key: str) -> None:
         if key in self._entries:

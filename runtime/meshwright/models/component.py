@@ -14,7 +14,7 @@ from meshwright.agents.loader import cache_warnings, project_file, warnings_of
 from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
-from meshwright.core.errors import HostError, ModelError
+from meshwright.core.errors import ConfigError, HostError, ModelError
 from meshwright.core.messages import Event, Fault
 from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
@@ -36,6 +36,7 @@ from meshwright.models.circuits import (
 from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered, ModelRetried
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
+    POSITIONS,
     Adapter,
     GivenModel,
     Model,
@@ -45,11 +46,9 @@ from meshwright.models.port import (
     ModelWindows,
     ModelWrapper,
     PriceList,
-    wrapped,
 )
 from meshwright.models.prices import prices_of
 from meshwright.models.providers import convention_name
-from meshwright.models.routing import deployment_id
 from meshwright.models.select import (
     PREFIX,
     AgentModels,
@@ -82,14 +81,14 @@ class ModelsComponent(Component):
         with suppress(LookupError):  # no component configures the models of agents
             self._configs = None if is_fixed else mesh.get(AgentModels)
         self._models = self._base()
-        deployments = self.chosen.config.deployments if self.chosen.config is not None else ()
+        deployments = Deployments(self.chosen, path, settings[LedgerSettings].default_price, self.circuits)
         self._deployed: Mapping[str | None, str] = {
-            deployment_id(deployment): deployment["litellm_params"]["model"] for deployment in deployments
+            name: model for name, (_, model) in deployments.known().items()
         }
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
-        mesh.provide(Deployments(self.chosen, path, settings[LedgerSettings].default_price, self.circuits))
+        mesh.provide(deployments)
         mesh.runtime.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
 
@@ -111,17 +110,15 @@ class ModelsComponent(Component):
     def assemble(self) -> None:
         """Make the one chain for every caller: the wrappers of all components, around what was chosen."""
         offers = reversed(offered(self.mesh, lambda component: component.model_wrappers()))
-        model = wrapped(self._models, (wrapper for offer in offers for wrapper in offer))
+        model = wrapped(self._models, [wrapper for offer in offers for wrapper in offer])
         self._model = self.mesh.provide(model, Model)
 
     async def start(self) -> None:
         """Try again what was refused before: this process may have been started with another key."""
         if self._is_front:
             for deployment, status in await self.mesh.get(Inbox).refused():
-                refused = status or 401
-                self._tell(
-                    RECOVERED, DeploymentRecovered(deployment=deployment, seconds=0.0, refused=refused)
-                )
+                fields = {"deployment": deployment, "refused": status or 401}
+                self._tell(RECOVERED, DeploymentRecovered(**fields, seconds=0.0))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Empty the cache, which does not know whose answers it has."""
@@ -205,12 +202,11 @@ class ModelsComponent(Component):
         plugin = next((plugin for plugin in installed(MODELS) if plugin.name == adapter), None)
         if plugin is not None:
             return adapter_for(plugin.load()(mesh.settings))
-        path = project_file(mesh.project, mesh.settings[ModelsSettings].config)
-        shared = self.circuits
-        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=shared)
-        if mesh.settings[ModelsSettings].adapter == "offline":
+        path, circuits = self._path, self.circuits
+        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=circuits)
+        if adapter == "offline":
             return chosen
-        return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
+        return with_named_models(chosen, agents_here(mesh), path, circuits=circuits)
 
     @property
     def _is_front(self) -> bool:
@@ -248,3 +244,15 @@ class ModelsComponent(Component):
         fault = Fault(type=error.code, message=str(error))
         payload = ModelRetried(error=fault, delay_seconds=delay, step=context.step)
         tell_task(self.mesh, payload, context, request.user)
+
+
+def wrapped(model: Model, wrappers: Sequence[ModelWrapper]) -> Model:
+    """Returns a model in its wrappers; of those at one position, the first is next to the model."""
+    for wrapper in wrappers:
+        if wrapper.position not in POSITIONS:
+            what = f"The chain of models has no position {wrapper.position!r}"
+            raise ConfigError(what, remedy=f"Known are {', '.join(POSITIONS)}", field="position")
+    # The sort is stable, also in reverse.
+    for wrapper in sorted(wrappers, key=lambda wrapper: POSITIONS.index(wrapper.position), reverse=True):
+        model = wrapper.wrap(model)
+    return model

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from meshwright.core.errors import ModelError
 from meshwright.core.money import OnEmpty
 
-_MENDABLE_STATUSES = frozenset({402, 404})
+_MENDABLE_STATUSES = frozenset({402, 404})  # no credit, no such model: another deployment may have them
 
 
 class ModelUnavailable(ModelError):

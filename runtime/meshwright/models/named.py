@@ -40,7 +40,7 @@ CONNECTION = frozenset(
 """LiteLLM's parameters of a model's connection: its address and credentials."""
 _OptionsT = TypeVar("_OptionsT", bound=BaseModel)
 _EXAMPLE = '"openai/gpt-5.4", or {"model": "openai/gpt-5.4", "api_key": ...}'
-_NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
+_NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")  # such as OPENAI_MAX_TOKENS
 
 
 class _CallOptions(BaseModel):

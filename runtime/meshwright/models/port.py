@@ -15,7 +15,6 @@ from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
-from meshwright.core.errors import ConfigError
 from meshwright.core.files import File
 from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
@@ -23,14 +22,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt", "failed_at")
-"""Fields that the JSON of a call leaves out where they are not set."""
-_UNSET_LEFT_OUT = ("response_format", "params", "inputs")
-"""Fields that the JSON of a request leaves out where they are not set."""
-
-_UNSTATED_MAX_TOKENS = 4096
-"""The tokens of a reply that budgets allow for where the caller names no limit."""
-
+_UNSTATED_MAX_TOKENS = 4096  # of a reply, which budgets allow for where the caller names no limit
 MODEL_CALLED = "model.called"
 """The event of a call; a `Call` is its payload."""
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
@@ -156,7 +148,7 @@ class Call(Struct):
         """The payload of `model.called`."""
         payload = self.model_dump()
         del payload["settlement"]  # accounts alone read it
-        for name in _LEFT_OUT:
+        for name in ("finish_reason", "step", "attempt", "prompt", "failed_at"):
             if payload[name] in (None, ()):
                 del payload[name]
         payload["duration_ms"] = self.latency_ms
@@ -279,7 +271,8 @@ class ModelRequest(Struct, kw_only=True):
         `changes` are fields that it has instead.
         """
         context = replace(self.context, **_OF_THE_RUN)
-        left_out = {name: UNSET for name in _UNSET_LEFT_OUT if not getattr(self, name)}
+        optional = ("response_format", "params", "inputs")  # JSON leaves them out where they are not set
+        left_out = {name: UNSET for name in optional if not getattr(self, name)}
         return replace(self, context=context, output_mode=UNSET, **left_out, **changes)
 
 
@@ -417,18 +410,6 @@ class ModelWrapper(NamedTuple):
 
     position: ModelPosition
     wrap: Callable[[Model], Model]
-
-
-def wrapped(model: Model, wrappers: Iterable[ModelWrapper]) -> Model:
-    """Returns a model in its wrappers; of those at one position, the first is next to the model."""
-    offers = [*wrappers]
-    for wrapper in offers:
-        if wrapper.position not in POSITIONS:
-            what = f"The chain of models has no position {wrapper.position!r}"
-            raise ConfigError(what, remedy=f"Known are {', '.join(POSITIONS)}", field="position")
-    for wrapper in sorted(offers, key=lambda wrapper: POSITIONS.index(wrapper.position), reverse=True):
-        model = wrapper.wrap(model)
-    return model
 
 
 class Adapter(Wrapper):

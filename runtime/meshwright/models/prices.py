@@ -108,7 +108,7 @@ class Prices:
         path = route(self._config, self._environment, model, tags)
         windows = [self._window_of(candidate.settings, model) for candidate in (path.asked or path.instead)]
         reads, writes = [window.input for window in windows], [window.output for window in windows]
-        return ModelWindow(_least(reads), _least(writes))
+        return ModelWindow(min(filter(None, reads), default=None), min(filter(None, writes), default=None))
 
     def _window_of(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
@@ -281,10 +281,6 @@ def _price_at(entry: _Entry, suffix: str = "") -> Price | None:
 def _window_from(entry: _Entry) -> ModelWindow:
     counts = [entry.get("max_input_tokens"), entry.get("max_output_tokens")]
     return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in counts))
-
-
-def _least(tokens: Sequence[int | None]) -> int | None:
-    return min((count for count in tokens if count is not None), default=None)
 
 
 def _provider_of(model: str) -> str:

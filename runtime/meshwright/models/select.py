@@ -6,8 +6,7 @@
 
 `ConfigurableModel` takes the configuration of an agent and puts its name into the request; `ConfiguredModels`
 calls the model of that name. Between the two a call is retried, cached, paid for and recorded as any other,
-and a journal above has the request as the agent made it: a configuration that changes meanwhile is no other
-step.
+and a journal above has the request as the agent made it: a changed configuration is no other step.
 """
 
 from __future__ import annotations
@@ -68,8 +67,7 @@ def choose_model(
     `auto`: `http` where LITELLM_BASE_URL is set, `router` where the configuration has a deployment that can
     be called, else `offline`. Any other adapter is the name of one model, which answers every call; where
     LITELLM_BASE_URL is set and it names no provider, one of that server. The `name` of what is made says
-    which, and why; never a key. `count_tokens` is what the offline model reports as usage. Raises
-    ConfigError.
+    which, and why; never a key. `count_tokens` counts the usage of the offline model. Raises ConfigError.
     """
     environment = os.environ if environment is None else environment
     options = settings[ModelsSettings]
@@ -207,8 +205,9 @@ def with_named_models(
         choices = {name: agent for name, agent in choices.items() if _is_beside_server(agent)}
         own = frozenset()
     elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
-        has_file = config_path and config_path.is_file()
-        own = read_config(config_path).groups if config_path and has_file else frozenset({"default"})
+        own = frozenset({"default"})
+        if config_path and config_path.is_file():
+            own = read_config(config_path).groups
     adapters: dict[str, Adapter] = {}
     chains: list[Chain] = []
     for name, agent in choices.items():
@@ -229,7 +228,6 @@ def with_named_models(
 
 
 def _specs_of(agent: ModelChoice) -> list[ModelSpec]:
-    """An agent's model and its fallbacks."""
     specs = [ModelSpec.of(spec) for spec in agent.model_specs]
     return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
 
@@ -283,8 +281,7 @@ class AgentModel:
 
     `name` is its own and changes with it: a cache has no answer of an earlier one. `model` is LiteLLM's whole
     name. Without an `endpoint` the provider's usual address counts; with one, no secret of the environment
-    does, so that no key of the mesh goes to an address that a tenant has chosen. `timeout_seconds` bounds one
-    attempt.
+    does: no key of the mesh goes to an address that a tenant chose. `timeout_seconds` bounds one attempt.
     """
 
     name: str
@@ -353,10 +350,7 @@ class AgentModels(ABC):
 
 
 class ConfiguredModels(NamedModels):
-    """Calls configured models by their names while there are such, and gives all other calls to `others`.
-
-    `price_list` serves both.
-    """
+    """Calls configured models by their names, and gives all others to `others`; `price_list` serves both."""
 
     def __init__(
         self, others: Model, prices: PriceList, default_price: Price | None, circuits: Circuits

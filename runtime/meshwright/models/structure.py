@@ -15,7 +15,7 @@ from meshwright.core.schema_checks import check_schema
 from meshwright.models.errors import ShapeMismatch, StructureInvalid
 from meshwright.models.port import ChatMessage, ModelReply
 
-_MAX_REPAIRS = 2
+_MAX_REPAIRS = 2  # each is a call that costs
 _MAX_ERRORS = 5
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 _STRING = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
