@@ -33,7 +33,6 @@ REQUIRED = "REQUIRE_TIERS"
 LONG = (
     "test_simulated_provider.py",
     "test_litellm_proxy.py",
-    "test_extras.py",
     "test_dapr.py",
     "test_real_clients.py",
     "test_simulated_kills_dapr.py",
@@ -57,7 +56,13 @@ LONG = (
 """Files of tests that take longest: they start first, and each test may run in another process."""
 SPREAD = ("test_claims.py", "test_workers.py", "test_broken_off.py", "test_sizes.py", "test_turns.py")
 """Files whose tests run on every store: they start next, and are spread too."""
-WHOLE = ("test_secrets.py", "test_lifecycle.py", "test_embedded_faults.py", "test_amplification.py")
+WHOLE = (
+    "test_extras.py",
+    "test_secrets.py",
+    "test_lifecycle.py",
+    "test_embedded_faults.py",
+    "test_amplification.py",
+)
 """Files that take long and are not spread, since their tests share what is dear to make: they start next."""
 FIRST = {name: place for place, name in enumerate((*LONG, *SPREAD, *WHOLE))}
 ALARM_MARGIN_SECONDS = (

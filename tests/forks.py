@@ -2,7 +2,8 @@
 
 Tests are collected and imported once. A fork asks for the next group when it has run one, so that groups
 begin in their order. A test whose fork dies has failed, and another fork runs the tests behind it. Session
-fixtures live as long as their fork.
+fixtures live as long as their fork. While cores are idle, since tests wait, more forks begin, up to twice as
+many.
 """
 
 import gc
@@ -10,6 +11,7 @@ import itertools
 import os
 import random
 import signal
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,9 @@ from _pytest.junitxml import xml_key
 GROUP = pytest.StashKey[str]()
 """Tests with the same run one after another in one fork; by default those of a file."""
 
+IDLE, BUSY = 0.25, 0.1
+"""The idle share of the cores above which another fork begins, and below which one too many ends."""
+LOOK_SECONDS = 5.0
 REPLAYED = ("pytest_runtest_logstart", "pytest_runtest_logreport", "pytest_runtest_logfinish")
 REPORTERS = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
 """Plugins that report, which the first process does alone."""
@@ -74,6 +79,29 @@ class Fork:
     items: list[pytest.Item]
 
 
+class Cores:
+    """The share of the time of the cores that nobody used between the last two looks."""
+
+    def __init__(self) -> None:
+        self.idle = 0.0
+        self._looked_at = time.monotonic()
+        self._before = self._times()
+
+    def look(self) -> bool:
+        """Measure, if the last time is some seconds ago; says whether it did."""
+        if (now := time.monotonic()) - self._looked_at < LOOK_SECONDS:
+            return False
+        times, before = self._times(), self._before
+        self._looked_at, self._before = now, times
+        self.idle = (sum(times[3:5]) - sum(before[3:5])) / max(1, sum(times) - sum(before))
+        return True
+
+    @staticmethod
+    def _times() -> list[int]:
+        stat = Path("/proc/stat")
+        return [int(field) for field in stat.read_text().split(maxsplit=9)[1:9]] if stat.exists() else []
+
+
 class Forks:
     """Gives groups of tests to forks, and reports for them."""
 
@@ -84,17 +112,22 @@ class Forks:
         self._numbers = {item: number for number, item in enumerate(session.items)}
         self._forks: dict[Connection, Fork] = {}
         self._begun = 0
+        self._count = 0
+        self._cores = Cores()
 
     def run(self, count: int) -> None:
+        self._count = count
         gc.collect()
         gc.freeze()  # forks share the pages that no collection writes to
         try:
             for _ in range(count):
                 self._begin(next(self._groups, []))
             while self._forks:
-                for pipe in wait([*self._forks]):
+                for pipe in wait([*self._forks], LOOK_SECONDS):
                     assert isinstance(pipe, Connection)
                     self._hear(self._forks[pipe])
+                if self._cores.look() and self._cores.idle > IDLE and len(self._forks) < 2 * self._count:
+                    self._begin([] if self._is_over() else next(self._groups, []))
         finally:
             for fork in self._forks.values():
                 os.kill(fork.pid, signal.SIGKILL)
@@ -128,7 +161,8 @@ class Forks:
             self._end(fork)
         elif name == "done":
             fork.items = []
-            self._give(fork, [] if self._is_over() else next(self._groups, []))
+            is_one_too_many = len(self._forks) > self._count and self._cores.idle < BUSY
+            self._give(fork, [] if self._is_over() or is_one_too_many else next(self._groups, []))
         elif name == "failed":
             self._fail("forks", ("tests/forks.py", None, "session fixtures"), data)
         elif name == REPLAYED[1]:

@@ -96,7 +96,7 @@ SOAKED = {
         ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
     ),
     "marked": Tier(
-        ("integration",),
+        ("integration", "acceptance"),
         options=("-m", "soak", "--ignore-glob=*/test_soak.py"),  # which is `make kills`
     ),
     "benchmarks": Tier(

@@ -25,7 +25,11 @@ UP = [*MESH, "up", "--host", "dapr"]
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
-        ([], {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}),
+        pytest.param(
+            [],
+            {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"},
+            marks=pytest.mark.soak("the other tests start it so"),
+        ),
         (["--replicas", "2"], {"daprd-mesh-0", "daprd-mesh-1", "mesh-0", "mesh-1"}),
         (["--bus", "redis"], {"redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}),
     ],

@@ -21,6 +21,7 @@ from tests.support.running_mesh import MESH, RunningMesh, mesh_up, start
 from tests.support.running_stack import RunningStack, kill
 from tests.support.services import DAPR_BIN
 
+SIDECAR = pytest.mark.soak("test_dapr_faults.py kills a worker with its sidecar")
 pytestmark = pytest.mark.needs(*DAPR)
 UP = [*MESH, "up", "--host", "dapr"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders"
@@ -109,7 +110,7 @@ async def test_the_example_gives_tasks_and_gets_their_outcomes(tmp_path: Path, p
         assert order[REFUSED]["code"] == "IdempotencyConflict"
 
 
-@pytest.mark.parametrize("killed", ["mesh-0", "daprd-mesh-0"])
+@pytest.mark.parametrize("killed", ["mesh-0", pytest.param("daprd-mesh-0", marks=SIDECAR)])
 async def test_events_get_one_outcome_each_while_a_process_is_killed(tmp_path: Path, killed: str) -> None:
     async with mesh_with_publishers(tmp_path) as running:
         broker = cast(Mosquitto, SimpleNamespace(port=broker_of(running)))

@@ -24,10 +24,11 @@ from tests.support.postgres import Address
 from tests.support.services import Services
 from tests.support.settings import load_settings
 
+SHARED = pytest.mark.soak("contract/test_erasure.py erases on PostgreSQL")
 pytestmark = [pytest.mark.needs(*DAPR)]
 
 
-@pytest.fixture(params=["own", "postgres"])
+@pytest.fixture(params=["own", pytest.param("postgres", marks=SHARED)])
 def database(request: pytest.FixtureRequest) -> Address | None:
     """The log's database: the front's own, or one that all workers share."""
     return None if request.param == "own" else request.getfixturevalue("postgres_url")

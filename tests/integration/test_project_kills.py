@@ -40,7 +40,8 @@ HOLDS = {
 }
 """The request in each state that is not answered: of which agent, and after how many calls of its tools."""
 PLACES = [*HOLDS, "waiting", "ACCEPTED"]
-EACH = pytest.param(PLACES, marks=pytest.mark.soak("each of these kills by itself"))
+ALONE = pytest.mark.soak("one job outlives all of these kills")
+KILLS = [pytest.param(PLACES, id="all"), *(pytest.param([place], marks=ALONE, id=place) for place in PLACES)]
 SCRIPTS = {
     MANAGER: [goal(), plan()],
     CODER: [call("run_tests"), FIX, call("run", command="echo line >> log.txt"), "Corrected."],
@@ -84,7 +85,7 @@ async def states(mesh: KilledMesh) -> list[str]:
     return [event["payload"]["state"] for event in page.body["items"]]
 
 
-@pytest.mark.parametrize("kills", [*([state] for state in PLACES), EACH], ids="-".join)
+@pytest.mark.parametrize("kills", KILLS)
 async def test_a_job_that_is_killed_goes_on_in_its_state_and_does_nothing_twice(
     kills: Sequence[str], killed_mesh: Callable[[dict[str, str]], KilledMesh], tmp_path: Path
 ) -> None:

@@ -71,7 +71,12 @@ class Clerk:
         pass
 
 
-@pytest.mark.parametrize("library", PACKAGES)
+ON_OPENAI = pytest.mark.soak("these libraries call OpenAI's, and are installed for minutes")
+
+
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=() if name == "openai" else ON_OPENAI) for name in PACKAGES]
+)
 async def test_a_client_in_python_passes_whole(tmp_path: Path, library: str) -> None:
     python = installed(tmp_path / "venv", PACKAGES[library])
     clerk = Clerk()
@@ -82,6 +87,7 @@ async def test_a_client_in_python_passes_whole(tmp_path: Path, library: str) -> 
         assert any(request.params.get("stop") == ["END"] for request in clerk.requests)
 
 
+@ON_OPENAI
 async def test_the_client_of_litellm_passes_whole(tmp_path: Path) -> None:
     async with service(tmp_path, answering=Clerk()) as there:
         script = str(CLIENTS / "python.py")

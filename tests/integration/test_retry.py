@@ -230,7 +230,9 @@ async def check_origin(mesh: Failing, fork: ForkResult, step: str) -> None:
 STORES = [
     "sqlite",
     "postgres",
-    pytest.param("dapr", marks=pytest.mark.needs(*DAPR)),
+    pytest.param(
+        "dapr", marks=[pytest.mark.needs(*DAPR), pytest.mark.soak("the same on SQLite and PostgreSQL")]
+    ),
 ]
 
 

@@ -164,6 +164,7 @@ async def test_workers_on_postgres_survive_a_task_that_ends_its_process(
             await check(work, mesh)
 
 
+@pytest.mark.soak("the same on SQLite and PostgreSQL")
 @pytest.mark.needs(*DAPR)
 async def test_replicas_on_dapr_survive_a_task_that_ends_its_process(tmp_path: Path) -> None:
     async with simulated(tmp_path) as work:

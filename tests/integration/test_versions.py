@@ -23,7 +23,11 @@ print(len(names))
 """
 
 
-@pytest.fixture(params=os.environ.get("MESH_TEST_RESOLUTION", "lowest-direct highest").split())
+NEWEST = pytest.param("highest", marks=pytest.mark.soak("test_extras.py installs the newest"))
+RESOLUTION = os.environ.get("MESH_TEST_RESOLUTION")
+
+
+@pytest.fixture(params=[RESOLUTION] if RESOLUTION else ["lowest-direct", NEWEST])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Installed]:
     """Installs the project with extras in the oldest or the newest versions."""
     if UV is None:

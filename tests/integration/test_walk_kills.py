@@ -16,9 +16,10 @@ from tests.support.walker.process import walk_on
 from tests.support.walker.report import script_of
 
 __all__ = ["killed_mesh"]
+MORE = pytest.mark.soak("one walk through kills shows a change, more take long")
 
 
-@pytest.mark.parametrize("number", [18, 41, 52])
+@pytest.mark.parametrize("number", [18, *(pytest.param(number, marks=MORE) for number in (41, 52))])
 async def test_walks_through_kills_break_no_promise(
     number: int, seed: int, tmp_path: Path, killed_mesh: Callable[[dict[str, str]], KilledMesh]
 ) -> None:

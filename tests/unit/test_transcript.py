@@ -254,11 +254,11 @@ def test_large_texts_and_files_are_not_kept_whole() -> None:
 async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
     clock = ManualClock()
     model = ScriptedModel(tool_call("read", name="a"), "Read.", "Read again.")
-    async with mesh_for(Reader, model=model, clock=clock, keep_contents_days=0.1) as mesh:
+    async with mesh_for(Reader, model=model, clock=clock, keep_contents_days=0.045) as mesh:
         client, old = await steps_of(mesh)
-        await mesh.advance(2 * 3_600)
+        await mesh.advance(3_600)
         outcome = await mesh.ask("reader", "Once more.")
-        await mesh.advance(2 * 3_600)
+        await mesh.advance(3_700)
         pruned = await told_of(mesh.mesh, "contents.pruned")
         steps = await client.steps(old)
         view = await client.step(old, "2")
