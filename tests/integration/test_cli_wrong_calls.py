@@ -1,10 +1,8 @@
 """Wrong calls of `mesh`: each is answered in one sentence with the remedy, which fits 80 columns."""
 
 import io
-import logging
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -200,16 +198,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "actors").mkdir()
     (folder / "actors/asker.py").write_text(ACTOR)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command logs to stderr, by the handlers of its process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def test_there_are_ninety_of_them() -> None:

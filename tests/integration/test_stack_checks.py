@@ -13,7 +13,7 @@ import pytest
 from meshwright.core.errors import ServiceFailed
 from meshwright.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
 from meshwright.stack.machine import Ports
-from meshwright.stack.services import Backends, mosquitto, redis
+from meshwright.stack.services import Backends, redis
 from tests.support.running_stack import UP
 from tests.support.services import COMPONENTS, Services
 from tests.support.settings import Settings
@@ -70,17 +70,6 @@ async def test_a_redis_that_is_not_there_is_told(ports: Ports) -> None:
 
 
 # The broker
-
-
-def run_mosquitto(services: Services, *lines: str) -> str:
-    """A Mosquitto with lines of its own in its configuration; its URL."""
-    service = mosquitto(
-        services.program("mosquitto"), services.ports, COMPONENTS, services.folder / "own", "secret"
-    )
-    [path, *_] = service.files
-    files = {**service.files, path: service.files[path] + "\n".join(lines) + "\n"}
-    services.run(replace(service, files=files))
-    return service.address
 
 
 def test_our_mosquitto_keeps_everything() -> None:
