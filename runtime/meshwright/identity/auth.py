@@ -21,7 +21,7 @@ from meshwright.core.operations import ADMIN_REMEDY
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.settings import ADMIN_PREFIX, KeysSettings, OidcSettings
-from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, keys_required
+from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, keys_required, requires_keys
 from meshwright.settings import Settings
 
 __all__ = [
@@ -67,7 +67,7 @@ class Credentials:
 
     def header(self, name: str) -> str:
         """Returns the text of a header, by its name in lower case; empty where the request has none."""
-        return next((text for header, text in self.headers if header == name), "")
+        return dict(self.headers).get(name, "")
 
     def cookie(self, name: str) -> str:
         """Returns the value of a cookie; empty where the request has none."""
@@ -106,7 +106,7 @@ class KeyAuthenticator:
         token = credentials.token
         if token.startswith(PREFIX):
             return await self._holder(token)
-        if self._is_admin(token):
+        if token and self._is_admin(token):
             return _ADMIN
         if token.startswith(ADMIN_PREFIX):
             raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
@@ -146,6 +146,8 @@ class Authenticators:
         self._authenticators = tuple(authenticators)
         self._keys = keys
         self._settings = settings
+        self._requires_keys = requires_keys(settings)
+        self._lets_others_in = settings[HttpSettings].insecure or settings[KeysSettings].required is False
         has_issuer = settings[OidcSettings].issuer is not None
         self._credentials = "a key or a token of its issuer" if has_issuer else "a key"
         self._remedy = _TOKEN_REMEDY if has_issuer else _REMEDY
@@ -176,17 +178,16 @@ class Authenticators:
             return await self._user(credentials.client, credentials.token)
         if credentials.peer_uid in (os.geteuid(), 0):
             return _ADMIN
-        if await keys_required(self._keys, self._settings):
+        is_required = self._requires_keys
+        if is_required is None:
+            is_required = await self._keys.required()
+        if is_required:
             reason = " that it knows" if credentials.token else ""
             raise Unauthenticated(
                 f"This mesh requires {self._credentials}, and the request has none{reason}",
                 remedy=self._remedy,
             )
-        if not (
-            self._settings[HttpSettings].insecure
-            or self._settings[KeysSettings].required is False
-            or credentials.is_local
-        ):
+        if not (self._lets_others_in or credentials.is_local):
             raise Unauthenticated(
                 f"Callers that are not on the mesh's machine need {self._credentials}", remedy=self._remedy
             )

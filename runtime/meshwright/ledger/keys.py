@@ -447,8 +447,13 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
 
 async def keys_required(keys: Keys, settings: Settings) -> bool:
     """Whether requests need credentials: as the settings say, else behind TLS, with keys or an issuer."""
+    required = requires_keys(settings)
+    return await keys.required() if required is None else required
+
+
+def requires_keys(settings: Settings) -> bool | None:
+    """Whether requests need credentials, as the settings say; None where the first key decides it."""
     required = settings[KeysSettings].required
-    if required is not None:
-        return required
-    has_issuer = settings[OidcSettings].issuer is not None
-    return settings[HttpSettings].behind_tls or has_issuer or await keys.required()
+    if required is None and (settings[HttpSettings].behind_tls or settings[OidcSettings].issuer is not None):
+        return True
+    return required

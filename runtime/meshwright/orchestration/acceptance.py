@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -38,11 +39,12 @@ class PayloadLimits:
     max_payload_depth: int = 32
 
 
-_AS_REQUESTED = tuple(
+_AS_REQUESTED = sorted(
     TaskRequest.model_fields.keys()
     & {*Task.__struct_fields__} - {"task_id", "capability", "payload", "repository", "thread_id"}
 )
 """The fields of a request that its task has as they are."""
+_as_requested = attrgetter(*_AS_REQUESTED)
 
 
 def make_task(
@@ -70,8 +72,10 @@ def make_task(
             field="on_empty",
         )
     payload = _checked_payload(request.payload, limits)
-    _check_key(idempotency_key)
-    task_id = _task_id(request, caller, idempotency_key)
+    task_id = request.task_id or new_id()
+    if idempotency_key is not None:
+        _check_key(idempotency_key)
+        task_id = request.task_id or derived_id(caller.tenant_id, caller.source, idempotency_key)
     return Task(
         task_id=task_id,
         capability=request.capability or "",
@@ -85,7 +89,7 @@ def make_task(
         idempotency_key=idempotency_key,
         created_at=now,
         variants=variants,
-        **{name: getattr(request, name) for name in _AS_REQUESTED},
+        **dict(zip(_AS_REQUESTED, _as_requested(request), strict=True)),
     )
 
 
@@ -130,21 +134,13 @@ def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str
     return copy
 
 
-def _check_key(key: str | None) -> None:
-    if key is not None and not (1 <= len(key) <= _MAX_KEY_CHARS and key.isprintable()):
+def _check_key(key: str) -> None:
+    if not (1 <= len(key) <= _MAX_KEY_CHARS and key.isprintable()):
         raise InvalidInput(
             "the idempotency key cannot be used",
             remedy=f"send 1 to {_MAX_KEY_CHARS} printable characters",
             field="Idempotency-Key",
         )
-
-
-def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
-    if request.task_id is not None:
-        return request.task_id
-    if key is None:
-        return new_id()
-    return derived_id(caller.tenant_id, caller.source, key)
 
 
 def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:

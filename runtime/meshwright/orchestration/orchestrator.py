@@ -312,14 +312,15 @@ class Orchestrator(Actor[TaskRecord]):
     def _dispatch(
         self, turn: Turn, card: ScoreCard, continued: Attempt | None = None, *, must_ask: bool = False
     ) -> None:
+        task = self.task
         attempt = Attempt(
             attempt=len(self.state.attempts) + 1,
             agent_id=card.agent_id,
             score_card=card,
             started_at=turn.now,
-            generation=self.task.generation,
+            generation=task.generation,
             continues=None if continued is None else continued.attempt,
-            others=self._registry.others(card) if self.task.agent_id is None and continued is None else (),
+            others=self._registry.others(card) if task.agent_id is None and continued is None else (),
             must_ask=must_ask,
         )
         self.state.attempts.append(attempt)
@@ -330,7 +331,7 @@ class Orchestrator(Actor[TaskRecord]):
             self._dispatch_of(attempt),
             task_id=self._task_id,
             agent_id=card.agent_id,
-            tenant_id=self.task.tenant_id,
+            tenant_id=task.tenant_id,
         )
 
     def _dispatch_of(self, attempt: Attempt) -> Dispatch:
@@ -474,15 +475,15 @@ class Orchestrator(Actor[TaskRecord]):
     def _publish(
         self, turn: Turn, payload: Payload | Outcome, event_type: str = "", *, agent_id: str | None = None
     ) -> None:
-        attempt = self.state.attempts[-1] if self.state.attempts else None
+        task, attempt = self.task, self.state.attempts[-1] if self.state.attempts else None
         turn.publish(
             topics.TASK_PROGRESS,
             event_type if isinstance(payload, Outcome) else payload.event_type,
             payload,
             task_id=self._task_id,
             agent_id=agent_id or (attempt.agent_id if attempt else None),
-            tenant_id=self.task.tenant_id,
-            idempotency_key=self.task.idempotency_key,
+            tenant_id=task.tenant_id,
+            idempotency_key=task.idempotency_key,
         )
 
 

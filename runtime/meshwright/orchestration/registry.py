@@ -109,7 +109,8 @@ class Registry:
 
     def find(self, agent_id: str) -> Registration:
         """The registration of an agent. Raises NotFound."""
-        return self._member(agent_id).registration
+        member = self._members.get(agent_id)
+        return self._member(agent_id).registration if member is None else member.registration
 
     def has_worker(self, agent_id: str) -> bool:
         """Whether an agent is registered that takes tasks, and is not offline."""

@@ -118,14 +118,19 @@ class Tasks:
             variants=variants or (),
         )
         if variants is None and self.choosers:
-            chosen = [variant for choose in self.choosers for variant in choose(task)]
-            task = replace(task, variants=tuple(chosen))
+            variants = tuple(variant for choose in self.choosers for variant in choose(task))
         has_deadline = request.deadline is not None
-        accept = partial(self._accept, task, hash_of(request, caller, key), has_deadline, traceparent)
+        hashed_request = hash_of(request, caller, key)
+        accept = partial(self._accept, task, variants or (), hashed_request, has_deadline, traceparent)
         return await self._admission.admit(task, accept)
 
     async def _accept(
-        self, task: Task, request_hash: str, has_deadline: bool, traceparent: str | None
+        self,
+        task: Task,
+        variants: tuple[TaskVariant, ...],
+        request_hash: str,
+        has_deadline: bool,
+        traceparent: str | None,
     ) -> Receipt:
         of = {
             TENANT: task.tenant_id,
@@ -134,7 +139,7 @@ class Tasks:
         }
         with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
             traceparent = span.traceparent
-            traced = replace(task, traceparent=traceparent)
+            traced = replace(task, traceparent=traceparent, variants=variants)
             accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
             ref = TaskKey(task.tenant_id, task.task_id).ref
             return await self._runtime.call(ref, "accept", accept, traceparent=traceparent)
@@ -244,7 +249,7 @@ class Tasks:
         fork = fork_of(task, plan, caller, self._runtime.clock.now(), deadline)
         details = {"step": step, "attempt": plan.forked_from.attempt, "fork": fork.task_id}
         async with self._audit.change(caller, "task.forked", f"tasks/{task_id}", details):
-            await self._admission.admit(fork, partial(self._accept, fork, "", True, None))
+            await self._admission.admit(fork, partial(self._accept, fork, fork.variants, "", True, None))
         return replace(plan, task_id=fork.task_id, is_dry=False)
 
     async def answer(

@@ -78,11 +78,13 @@ class Tenants:
         It counts nothing, so it may come early.
         """
         self._within(tenant_id, rate)
-        await self.require_storage(tenant_id)
+        if self._limit_of(tenant_id, "max_storage") is not None:
+            await self.require_storage(tenant_id)
 
     async def take(self, tenant_id: str, rate: TenantLimit) -> None:
         """Count one task or call. Raises what `check` raises."""
-        await self.require_storage(tenant_id)
+        if self._limit_of(tenant_id, "max_storage") is not None:
+            await self.require_storage(tenant_id)
         bucket = self._within(tenant_id, rate)
         if bucket is not None:
             bucket.tokens -= 1

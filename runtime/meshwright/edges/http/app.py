@@ -316,7 +316,7 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[s
         tenant=next(iter(tenants), None),
         tenant_header=next(iter(tenants.values()), names[0]),
         headers=tuple(
-            (name, headers[name.encode()].decode("latin-1")) for name in others if name.encode() in headers
+            [(name, headers[name.encode()].decode("latin-1")) for name in others if name.encode() in headers]
         ),
     )
 

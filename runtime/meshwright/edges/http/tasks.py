@@ -36,6 +36,7 @@ from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
 
 router = make_router("tasks")
+_SUBMIT = operation_of(Operations.submit).rule
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
@@ -88,9 +89,9 @@ async def _submit(
 
 async def answer_submit(mesh: Mesh, request: Request) -> Response:
     """Answers `POST /tasks` without the framework, which the document alone describes."""
-    caller, rule = request.scope[CALLER], operation_of(Operations.submit).rule
+    caller = request.scope[CALLER]
     operations = Operations(mesh, caller)
-    await check_early(mesh, caller, rule, rule.does)
+    await check_early(mesh, caller, _SUBMIT, _SUBMIT.does)
     task = read_model(await read_body(request, mesh.settings), NotifyingRequest, mesh.settings)
     key, traceparent = request.headers.get("idempotency-key"), request.headers.get("traceparent")
     receipt = await _submit(operations, task, key, traceparent)

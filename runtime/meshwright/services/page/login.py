@@ -247,8 +247,10 @@ class Logins:
 
         Raises Unauthenticated where the login has ended, or what it was made with.
         """
+        if credentials.token or not credentials.header("cookie"):
+            return None
         cookie = credentials.cookie(self.cookie_name(credentials.header("host")))
-        if not cookie or credentials.token:
+        if not cookie:
             return None
         now = self._mesh.runtime.clock.now().timestamp()
         token = await self._mesh.database.read(_find, _digest(cookie), now)
