@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
 from meshwright.client.administration import AdministrationCalls
-from meshwright.client.batches import MAX_TASKS, BatchCalls, CriteriaFields, FilterFields, task_path
-from meshwright.client.calls import TaskCalls, wait_of
+from meshwright.client.calls import (
+    MAX_TASKS,
+    BatchCalls,
+    CriteriaFields,
+    FilterFields,
+    TaskCalls,
+    task_path,
+    wait_of,
+)
 from meshwright.client.transports import (
     CALL_SECONDS,
     DEFAULT_URL,

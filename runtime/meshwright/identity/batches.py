@@ -26,8 +26,7 @@ from meshwright.identity.filters import (
 from meshwright.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
 from meshwright.identity.rules import EXPORT_TASK, OPERATOR, SEE_TASK, VIEWER
 from meshwright.ledger.task_costs import TaskTree, task_tree
-from meshwright.orchestration.again import RetryPage, RetryResult
-from meshwright.orchestration.batches import CancelPage, CancelResult
+from meshwright.orchestration.again import CancelPage, CancelResult, RetryPage, RetryResult
 from meshwright.work.protocol import Begin
 from meshwright.work.record import unknown_task
 

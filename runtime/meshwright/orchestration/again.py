@@ -1,4 +1,4 @@
-"""Work that is done again: which tasks may be, and where they begin."""
+"""Work that is done again: which tasks may be, and where they begin; and how it went with each of many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task
+from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task, TaskStatus
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.scoring import must_start_over
@@ -46,6 +46,44 @@ class RetryPage(Struct):
 
     schema_name = "AgainPage"
     items: tuple[RetryResult, ...]
+    cursor: str | None = None
+
+
+class CancelResult(Struct):
+    """A task that ends, or would: its `status` now. `refused` is why it isn't cancelled."""
+
+    schema_name = "Cancelled"
+    task_id: str
+    status: TaskStatus
+    agent_id: str | None = None
+    is_dry: bool = False
+    refused: Fault | None = None
+
+
+class CancelPage(Struct):
+    """The tasks of a page that end, or not; `cursor` asks for those that follow."""
+
+    items: tuple[CancelResult, ...]
+    cursor: str | None = None
+
+
+class AnswerResult(Struct):
+    """A question that was answered, or would be. `refused` is why it isn't, such as another's answer."""
+
+    schema_name = "Answered"
+    id: str
+    task_id: str
+    wait_id: str
+    kind: str
+    question: str = ""
+    is_dry: bool = False
+    refused: Fault | None = None
+
+
+class AnswerPage(Struct):
+    """The questions of a page that were answered, or not; `cursor` asks for those that follow."""
+
+    items: tuple[AnswerResult, ...]
     cursor: str | None = None
 
 

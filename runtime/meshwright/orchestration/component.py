@@ -19,13 +19,12 @@ from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
-from meshwright.orchestration.missing import MissingAgents
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.orchestration.settings import OrchestrationSettings, PresenceSettings, TenantsSettings
-from meshwright.orchestration.status import StatusReader
+from meshwright.orchestration.status import MissingAgents, StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
 from meshwright.roles import FRONT, ORCHESTRATION

@@ -46,7 +46,7 @@ from meshwright.orchestration.acceptance import (
     make_task,
 )
 from meshwright.orchestration.again import ForkResult, RetryResult, fork_of, plan_again, plan_fork
-from meshwright.orchestration.missing import MissingAgents
+from meshwright.orchestration.status import MissingAgents
 from meshwright.run.files import read_file
 from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts

@@ -28,7 +28,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
-from meshwright.edges.http import events, mesh_routes, models, tasks
+from meshwright.edges.http import events, models, tasks
 from meshwright.edges.http.errors import (
     CALLER,
     KIND,
@@ -58,7 +58,7 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-_MODEL_ROUTERS = (models.openai_router, models.router, mesh_routes.probes)
+_MODEL_ROUTERS = (models.openai_router, models.router, models.probes)
 _MODEL_PARTS = ("keys",)
 """The components whose routes a worker has beside its models."""
 _ROUTERS = (

@@ -1,4 +1,4 @@
-"""The mesh's models: OpenAI's chat completions, responses and embeddings, and the llm-service's /complete."""
+"""The models of the mesh: OpenAI's API, the `/complete` of the llm-service, and probes of the process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from fastapi import Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from meshwright.core import __version__
 from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.errors import NotFound
+from meshwright.core.errors import Draining, NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
@@ -332,3 +333,36 @@ def _written(vector: tuple[float, ...], encoding: str | None) -> Any:
     if encoding != "base64":
         return vector
     return base64.b64encode(array("f", vector).tobytes()).decode()  # little-endian on all that we run on
+
+
+# Probes
+
+probes = make_router("health", is_open=True)
+
+
+@probes.get("/healthz", summary="Is the process alive?")
+async def _alive() -> dict[str, str]:
+    """Answer while the process can."""
+    return {"status": "ok", "version": __version__}
+
+
+@probes.get(
+    "/readyz",
+    summary="Does it take tasks?",
+    responses=problems({503: "It is starting, stopping or draining, or its store is away."}),
+)
+async def _ready(mesh: ReadyMesh) -> dict[str, str]:
+    """Answer with 200 while the mesh takes tasks."""
+    if mesh.state == "draining":
+        raise Draining("This process begins no more work", remedy="Stop it, or release it: mesh release")
+    if not mesh.takes_tasks:
+        raise Draining(
+            "The store of this mesh is away, or its lease was lost", remedy="Ask again in a moment"
+        )
+    return {"status": "ready"}
+
+
+@probes.get("/health", summary="Is a model available?")
+async def _llm_alive() -> dict[str, str]:
+    """Answer while the process can."""
+    return {"status": "ok"}

@@ -30,7 +30,7 @@ from meshwright.identity.filters import (
     require_known,
 )
 from meshwright.identity.operations import Acting, Operations
-from meshwright.orchestration.batches import AnswerPage, AnswerResult
+from meshwright.orchestration.again import AnswerPage, AnswerResult
 from meshwright.work.people import APPROVAL
 
 _SHOWN_KINDS = 5
