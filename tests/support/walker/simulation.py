@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from meshwright.agents import component
 from meshwright.core import ids
 from meshwright.kernel import execution, turns
-from meshwright.orchestration import missing, presence
+from meshwright.orchestration import presence, status
 from meshwright.prompts import sources
 from meshwright.sql import database, migrations
 from meshwright.tools import functions
@@ -196,7 +196,7 @@ def _simulated(loop: SimulatedLoop, seed: int | str) -> Iterator[None]:
         (time, "time", now),
         (time, "time_ns", lambda: int(now() * 1_000_000_000)),
         (database, "ThreadPoolExecutor", InlineExecutor),
-        (missing, "CHECK_SECONDS", NEVER_SECONDS),
+        (status, "CHECK_SECONDS", NEVER_SECONDS),
         (presence, "CHECK_SECONDS", NEVER_SECONDS),
         *_remembered(),
     )
