@@ -305,7 +305,11 @@ def _git_dir(root: Path) -> Path:
     git_dir, what = root / ".git", ""
     if git_dir.is_symlink() or git_dir.is_file():
         what = " of its own: its .git is a link, or a file that names another folder"
-    elif any(_leads_out(path, git_dir) for path in _git_paths(git_dir)):
+    elif any(
+        path.name in ("commondir", "alternates")
+        or (path.is_symlink() and not path.resolve().is_relative_to(git_dir))
+        for path in _git_paths(git_dir)
+    ):
         what = " of its own: its .git folder refers to another's"
     if what or not git_dir.is_dir():
         raise ToolFailed(f"{_NO_REPOSITORY}{what}", remedy=_OWN_REPOSITORY)
@@ -318,11 +322,6 @@ def _git_paths(git_dir: Path) -> Iterator[Path]:
             yield from folder.iterdir()
     for folder, folders, names in os.walk(git_dir / "refs"):
         yield from (Path(folder, name) for name in (*folders, *names))
-
-
-def _leads_out(path: Path, git_dir: Path) -> bool:
-    is_foreign = path.is_symlink() and not path.resolve().is_relative_to(git_dir)
-    return is_foreign or path.name in ("commondir", "alternates")
 
 
 def _environment(git_dir: Path, root: Path, config: Mapping[str, str]) -> dict[str, str]:

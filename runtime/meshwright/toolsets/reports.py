@@ -22,6 +22,7 @@ _UNITTEST = re.compile(
 _PLACE = re.compile(
     r'(?:File "|(?<![\w./-]))([\w./-]+\.(?:py|js|mjs|cjs|ts|tsx|go|rs|rb))(?:", line |:)(\d+)'
 )
+_FOREIGN = re.compile(r"^/|node_modules/|site-packages/")  # files of a project are named from its root on
 _TAP = re.compile(r"^\s*not ok \d+ (?:- )?(.+)$", re.M)
 _GO_FAILS = re.compile(r"^\s*--- FAIL: (\S+)", re.M)
 
@@ -117,16 +118,12 @@ def _read_junit(output: str, report: str) -> list[Failure] | None:
         root = ElementTree.fromstring(report)
     except ElementTree.ParseError:
         return None
-    return [_of_case(case, fault) for case in root.iter("testcase") for fault in _faults(case)]
-
-
-def _faults(case: ElementTree.Element) -> Iterator[ElementTree.Element]:
-    yield from (child for child in case if child.tag in ("failure", "error"))
-
-
-def _of_case(case: ElementTree.Element, fault: ElementTree.Element) -> Failure:
-    name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
-    return _failure(name, "\n".join(filter(None, (fault.get("message"), fault.text))))
+    failures: list[Failure] = []
+    for case in root.iter("testcase"):
+        name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
+        for fault in (child for child in case if child.tag in ("failure", "error")):
+            failures.append(_failure(name, "\n".join(filter(None, (fault.get("message"), fault.text)))))
+    return failures
 
 
 def _read_junit_or_text(output: str, report: str) -> list[Failure] | None:
@@ -171,16 +168,11 @@ def _lines_of(output: str) -> Iterator[dict[str, Any] | str]:
 
 
 def _failure(name: str, message: str) -> Failure:
-    places = [(file, int(line)) for file, line in _PLACE.findall(message) if not _is_foreign(file)]
+    places = [(file, int(line)) for file, line in _PLACE.findall(message) if not _FOREIGN.search(file)]
     file, line = places[-1] if places else ("", 0)
     message = message.strip()
     cut = message if len(message) <= _MAX_MESSAGE_CHARS else f"...{message[-_MAX_MESSAGE_CHARS:]}"
     return Failure(name, cut, file, line)
-
-
-def _is_foreign(file: str) -> bool:
-    """Whether a file is none of the project: those are named from the root of the tree on."""
-    return file.startswith("/") or "node_modules/" in file or "site-packages/" in file
 
 
 def grouped(output: str) -> list[dict[str, Any]]:

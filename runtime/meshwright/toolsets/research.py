@@ -269,7 +269,11 @@ class ResearchTools(WebTools):
         super().__init__(settings)
         services = {registry: RestService(url=getattr(self.config, registry)) for registry in REGISTRIES}
         if self.config.engine:
-            services["engine"] = _service_of(self.config)
+            engine, key = ENGINES[self.config.engine], self.config.key
+            name, scheme = engine.key
+            headers = {name: f"{scheme}{key.get_secret_value()}"} if key else {}
+            fields = {"url": self.config.url or engine.url, "headers": headers}
+            services["engine"] = RestService.model_validate(fields)
         limits = {"max_bytes": _MAX_ANSWER_BYTES, "timeout_seconds": _TIMEOUT_SECONDS}
         self._servers = {
             name: RestClient(f"tools.research.{name}", service.model_copy(update=limits))
@@ -368,13 +372,6 @@ class ResearchTools(WebTools):
                 remedy = "Give the address of a page, a file with its line, or a commit that you have read"
                 raise InvalidInput(f"{finding.source[:80]!r} is no source", remedy=remedy, field="findings")
         return _table(items, criteria, findings)
-
-
-def _service_of(settings: ResearchSettings) -> RestService:
-    engine = ENGINES[settings.engine]
-    name, before = engine.key
-    headers = {name: f"{before}{settings.key.get_secret_value()}"} if settings.key else {}
-    return RestService.model_validate({"url": settings.url or engine.url, "headers": headers})
 
 
 def _names_a_source(text: str) -> bool:
