@@ -38,9 +38,10 @@ class EvaluationsComponent(Component):
 
     def routes(self) -> APIRouter:
         """/v1/evaluations."""
-        from meshwright.services.evaluations.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        max_body = ("evaluations.max_bytes",)
+        return make_routes(Evaluations, "evaluations", max_body=max_body, names_tenant=True)
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Delete the texts of items that hold what these tasks were asked, answered or judged."""

@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.loader import needs_prompt
 from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
-from meshwright.core.ids import new_id
+from meshwright.core.ids import Identifier, new_id
 from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, has_role, operation_of
+from meshwright.core.operations import Limit, Rule, has_role, operation, operation_of
 from meshwright.events.audit import Audit
 from meshwright.identity.operations import Operations
 from meshwright.identity.rules import require
@@ -46,6 +48,8 @@ from meshwright.work.record import TaskView
 
 SEE = Rule("sees evaluations", (Role.VIEWER,))
 MAKE = Rule("makes evaluations", (Role.OPERATOR,))
+_ROUTE = "/v1/evaluations/{evaluation_id}"
+_NONE = {404: "There is no such evaluation."}
 _ERASED_AT_ONCE = 100
 _NEWEST = (float(2**53), "")
 
@@ -77,13 +81,27 @@ class Evaluations:
             some = task_ids[start : start + _ERASED_AT_ONCE]
             await self.mesh.database.write(table.erase, tenant_id, some)
 
+    @operation(
+        MAKE,
+        "POST /v1/evaluations",
+        "Make an evaluation",
+        name="make_evaluation",
+        status=201,
+        response="Durable. It runs, and `GET /v1/evaluations/{evaluation_id}` has its figures.",
+        headers={"Location": "/v1/evaluations/{0.evaluation_id}"},
+        errors={
+            403: "It takes the roles operator and submitter, and contents for tasks.",
+            404: "There is no such agent.",
+            409: "There is an evaluation of that id.",
+            429: "As many evaluations of the tenant run as may.",
+            507: "The tenant stores as much as it may.",
+        },
+    )
     async def make(self, caller: Caller, request: EvaluationRequest) -> EvaluationView:
-        """Make an evaluation, which begins at once. Durable when this returns.
+        """Have answers measured by metrics, and judged by an agent, criterion by criterion.
 
-        Raises InvalidInput, TooLarge, NotFound for an agent that there is not, Conflict for an id that there
-        is, Overloaded and StorageExceeded.
+        Each answer and each judgement is a task of yours: listed, journaled and charged as any other.
         """
-        MAKE.check(caller)
         operation_of(Operations.submit).rule.check(caller)
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         self._metrics.check(request.metrics)
@@ -127,13 +145,19 @@ class Evaluations:
         async with self.mesh.get(Audit).change(caller, "evaluation.made", subject, {"items": len(items)}):
             await self.mesh.write(table.add, event, row, rows, tasks, limits)
 
-    async def page(self, caller: Caller, *, before: str | None = None, limit: int = 50) -> EvaluationPage:
-        """The evaluations of the caller's tenant, the newest first; `before` is the id of one."""
-        SEE.check(caller)
+    @operation(SEE, "GET /v1/evaluations", "List evaluations", name="list_evaluations", errors=_NONE)
+    async def page(
+        self,
+        caller: Caller,
+        *,
+        limit: Annotated[int, Field(ge=1, le=200)] = 50,
+        cursor: Identifier | None = None,
+    ) -> EvaluationPage:
+        """List the evaluations of your tenant, the newest first, each with its progress and its cost."""
         read_rows, tenant_id = self.mesh.database.read, caller.tenant_id
         bound = _NEWEST
-        if before is not None:
-            earlier = await read_rows(table.find, EvaluationKey(tenant_id, before))
+        if cursor is not None:
+            earlier = await read_rows(table.find, EvaluationKey(tenant_id, cursor))
             bound = (earlier.created_at, earlier.id)
         rows = await read_rows(table.page, tenant_id, bound, limit + 1)
         page_rows = rows[:limit]
@@ -142,33 +166,40 @@ class Evaluations:
         items = [summary_of(row, facts.get(row.id, ())) for row in page_rows]
         return EvaluationPage(items=items, cursor=page_rows[-1].id if len(rows) > limit else None)
 
-    async def show(self, caller: Caller, evaluation_id: str) -> EvaluationView:
-        """An evaluation with its figures so far. Raises NotFound."""
-        SEE.check(caller)
+    @operation(SEE, f"GET {_ROUTE}", "Show an evaluation", name="show_evaluation", errors=_NONE)
+    async def show(self, caller: Caller, evaluation_id: Identifier) -> EvaluationView:
+        """Show how far an evaluation is, its cost, and its figures over the items that are done."""
         return await self._view(EvaluationKey(caller.tenant_id, evaluation_id))
 
-    async def items(
-        self, caller: Caller, evaluation_id: str, *, after: int = 0, limit: int = 100
-    ) -> EvaluationItemPage:
-        """The items of an evaluation, with their texts for a caller who sees contents. Raises NotFound."""
-        SEE.check(caller)
-        key = EvaluationKey(caller.tenant_id, evaluation_id)
-        await self.mesh.database.read(table.find, key)
-        if with_texts := has_role(caller, Role.CONTENTS):
-            await self.mesh.get(Audit).record_read(caller, f"evaluations/{evaluation_id}")
-        rows = await self.mesh.database.read(table.items, key, after, limit + 1)
-        items = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
-        return EvaluationItemPage(items=items, cursor=items[-1].number if len(rows) > limit else None)
-
-    async def remove(self, caller: Caller, evaluation_id: str) -> None:
-        """Delete an evaluation with its texts, also one that runs; its tasks stay. Raises NotFound."""
-        MAKE.check(caller)
+    @operation(
+        MAKE, f"DELETE {_ROUTE}", "Delete an evaluation", name="delete_evaluation", status=204, errors=_NONE
+    )
+    async def remove(self, caller: Caller, evaluation_id: Identifier) -> None:
+        """Delete an evaluation with its texts, also one that runs. The tasks that it has made stay."""
         key = EvaluationKey(caller.tenant_id, evaluation_id)
         await self.mesh.database.read(table.find, key)
         subject = f"evaluations/{evaluation_id}"
         async with self.mesh.get(Audit).change(caller, "evaluation.deleted", subject):
             await self._runner.cancel(key)
             await self.mesh.database.write(table.delete, key)
+
+    @operation(SEE, f"GET {_ROUTE}/items", "List items", name="list_items", errors=_NONE)
+    async def items(
+        self,
+        caller: Caller,
+        evaluation_id: Identifier,
+        *,
+        limit: Limit = 100,
+        cursor: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0,
+    ) -> EvaluationItemPage:
+        """List items with their figures; with the role contents also their texts, and the judges' reasons."""
+        key = EvaluationKey(caller.tenant_id, evaluation_id)
+        await self.mesh.database.read(table.find, key)
+        if with_texts := has_role(caller, Role.CONTENTS):
+            await self.mesh.get(Audit).record_read(caller, f"evaluations/{evaluation_id}")
+        rows = await self.mesh.database.read(table.items, key, cursor, limit + 1)
+        items = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
+        return EvaluationItemPage(items=items, cursor=items[-1].number if len(rows) > limit else None)
 
     async def _view(self, key: EvaluationKey) -> EvaluationView:
         row = await self.mesh.database.read(table.find, key)

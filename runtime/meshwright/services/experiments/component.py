@@ -23,6 +23,7 @@ class ExperimentsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._experiments = mesh.provide(Experiments(mesh))
+        self.parts = [self._experiments]
 
     def projections(self) -> Iterable[Projection]:
         """The metrics of tasks."""
@@ -30,33 +31,18 @@ class ExperimentsComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [
-            Pages(
-                "/ui/experiments",
-                self.folder("web"),
-                view="Experiments",
-                place=50,
-            )
-        ]
+        return [Pages("/ui/experiments", self.folder("web"), view="Experiments", place=50)]
 
     def routes(self) -> APIRouter:
         """/v1/experiments."""
-        from meshwright.services.experiments.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Experiments, "experiments", names_tenant=True)
 
     def assemble(self) -> None:
         """Choose variants for new tasks, and list what guards have stopped in the inbox."""
         self._experiments.assemble()
 
-    async def start(self) -> None:
-        """Read what runs, and again after each change."""
-        await self._experiments.start()
-
     async def begin(self) -> None:
         """Guard what runs."""
         await self._experiments.begin()
-
-    async def stop(self) -> None:
-        """Read and guard no more."""
-        await self._experiments.stop()

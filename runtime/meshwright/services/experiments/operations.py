@@ -12,9 +12,9 @@ from meshwright.agent import Agent, AgentTypes
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
-from meshwright.core.ids import derived_id, new_id
+from meshwright.core.ids import Identifier, derived_id, new_id
 from meshwright.core.messages import Caller, Event, TaskRequest
-from meshwright.core.operations import Rule, operation_of
+from meshwright.core.operations import Limit, Rule, operation, operation_of
 from meshwright.events.audit import Audit
 from meshwright.events.inbox import Question, question_id
 from meshwright.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
@@ -49,6 +49,9 @@ from meshwright.sql.database import Database
 SEE = Rule("sees experiments", (Role.VIEWER,))
 CHANGE = Rule("changes experiments", (Role.OPERATOR,))
 NOTE = Rule("takes stopped experiments out of the inbox", (Role.APPROVER,))
+_ROUTE = "/v1/experiments/{experiment_id}"
+_NONE = {404: "There is no such experiment."}
+_MAY_CHANGE = {403: "Only a caller with the role operator changes experiments."}
 _RETRY_SECONDS = 1.0
 _logger = logging.getLogger("meshwright.experiments")
 
@@ -105,30 +108,32 @@ class Experiments:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def page(self, caller: Caller, *, before: str = table.MAX_ID, limit: int = 100) -> ExperimentPage:
-        """The experiments of the caller's tenant before one, the newest first."""
-        SEE.check(caller)
+    @operation(SEE, "GET /v1/experiments", "List experiments", name="list_experiments")
+    async def page(
+        self, caller: Caller, *, limit: Limit = 100, cursor: Identifier | None = None
+    ) -> ExperimentPage:
+        """List the experiments of your tenant, the newest first."""
+        before = cursor or table.MAX_ID
         rows = await self.mesh.database.read(table.page, caller.tenant_id, before, limit + 1)
-        cursor = rows[limit - 1].experiment_id if len(rows) > limit else None
-        return ExperimentPage(items=[row.view for row in rows[:limit]], cursor=cursor)
+        last = rows[limit - 1].experiment_id if len(rows) > limit else None
+        return ExperimentPage(items=[row.view for row in rows[:limit]], cursor=last)
 
-    async def show(self, caller: Caller, experiment_id: str) -> Experiment:
-        """An experiment."""
-        SEE.check(caller)
-        return (await self._find(caller, experiment_id)).view
-
-    async def results(self, caller: Caller, experiment_id: str) -> ExperimentResults:
-        """The results of an experiment, as they are now."""
-        SEE.check(caller)
-        row = await self._find(caller, experiment_id)
-        return results(row, await self.mesh.log.view_apart(measure, experiment_id))
-
+    @operation(
+        CHANGE,
+        "POST /v1/experiments",
+        "Make an experiment",
+        name="create_experiment",
+        status=201,
+        response="Durable. It does nothing before it is run.",
+        headers={"Location": "/v1/experiments/{0.experiment_id}"},
+        errors={
+            404: "There is no such agent, or its prompt has no such version.",
+            507: "The tenant has as many experiments as it may.",
+            **_MAY_CHANGE,
+        },
+    )
     async def create(self, caller: Caller, request: ExperimentRequest) -> Experiment:
-        """Make an experiment, which does nothing yet. Durable at the return.
-
-        Raises NotFound for an agent or a version that there is not, and StorageExceeded.
-        """
-        CHANGE.check(caller)
+        """Make an experiment on an agent: two to ten variants, of which the first is what the agent does now."""  # noqa: E501 as the API documents it
         await self._check(caller, request)
         now = self.mesh.runtime.clock.now()
         row = ExperimentRow(
@@ -141,21 +146,31 @@ class Experiments:
             spec=request.model_dump_json(exclude_defaults=True),
             state=ExperimentState(created_at=now, created_by=caller.requested_by).model_dump_json(),
         )
-        terms = {
-            "variants": [variant.name for variant in request.variants],
-            "unit": request.unit,
-            "metric": request.metric,
-        }
+        variants = [variant.name for variant in request.variants]
+        terms = {"variants": variants, "unit": request.unit, "metric": request.metric}
         await self._change(caller, ExperimentCreated, row, terms, table.add, row, self.config.max_experiments)
         return row.view
 
-    async def run(self, caller: Caller, experiment_id: str, request: ExperimentRunRequest) -> ExperimentRun:
-        """Choose variants for live tasks from now on, or submit a task of each input for each variant.
+    @operation(SEE, f"GET {_ROUTE}", "Show an experiment", name="show_experiment", errors=_NONE)
+    async def show(self, caller: Caller, experiment_id: Identifier) -> Experiment:
+        """Show an experiment with its variants, and why it was stopped."""
+        return (await self._find(caller, experiment_id)).view
 
-        The latter takes the role submitter too, and is safe to repeat: the same inputs make no further tasks.
-        Raises Conflict where the experiment cannot run, and what `Operations.submit` raises.
+    @operation(
+        CHANGE,
+        f"POST {_ROUTE}/run",
+        "Run an experiment",
+        name="run_experiment",
+        response="Durable: the next task of the agent gets a variant, or these tasks are accepted.",
+        errors={409: "It was stopped, or another runs over the tasks of that agent.", **_NONE, **_MAY_CHANGE},
+    )
+    async def run(
+        self, caller: Caller, experiment_id: Identifier, request: ExperimentRunRequest
+    ) -> ExperimentRun:
+        """Choose variants for live tasks from now on; with `inputs` have each variant do a task of each.
+
+        The latter takes the role submitter as well. The same inputs make no further tasks.
         """
-        CHANGE.check(caller)
         row = await self._find(caller, experiment_id)
         over, names = "tasks" if request.inputs is None else "inputs", row.request.variants
         count = len(request.inputs or ()) * request.repeats * len(names)
@@ -172,17 +187,33 @@ class Experiments:
         task_ids = await self._submit(caller, row, request)
         return ExperimentRun(experiment=(await self._find(caller, experiment_id)).view, task_ids=task_ids)
 
-    async def end(self, caller: Caller, experiment_id: str) -> Experiment:
-        """Stop an experiment for good. Tasks that have a variant keep it. Durable at the return."""
-        CHANGE.check(caller)
+    @operation(
+        CHANGE,
+        f"POST {_ROUTE}/stop",
+        "Stop an experiment",
+        name="stop_experiment",
+        response="Durable: no further task gets a variant.",
+        errors=_NONE | _MAY_CHANGE,
+    )
+    async def end(self, caller: Caller, experiment_id: Identifier) -> Experiment:
+        """Stop an experiment for good. Tasks that have a variant end with it, and count in the results."""
         row = await self._find(caller, experiment_id)
         fields, key = {"stopped_by": caller.requested_by}, (caller.tenant_id, experiment_id)
         await self._change(caller, ExperimentStopped, row, fields, table.stop, *key, fields)
         return (await self._find(caller, experiment_id)).view
 
+    @operation(SEE, f"GET {_ROUTE}/results", "Show results", name="show_results", errors=_NONE)
+    async def results(self, caller: Caller, experiment_id: Identifier) -> ExperimentResults:
+        """Show each metric of each variant with its interval, and against the first variant with a p-value.
+
+        You may look as often as you like: the p-values hold all the same.
+        """
+        row = await self._find(caller, experiment_id)
+        return results(row, await self.mesh.log.view_apart(measure, experiment_id))
+
+    @operation(NOTE)
     async def see(self, caller: Caller, experiment_id: str) -> None:
         """Note that a person knows that a guard has stopped an experiment: the item leaves the inbox."""
-        NOTE.check(caller)
         row = await self._find(caller, experiment_id)
         key = caller.tenant_id, experiment_id
         await self._change(caller, ExperimentSeen, row, {"seen_by": caller.requested_by}, table.see, *key)
