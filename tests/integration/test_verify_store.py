@@ -17,7 +17,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run.erasure import Eraser
-from meshwright.services.maintenance.verify import StoreVerified, verify_store
+from meshwright.services.maintenance.verify import StoreVerification, verify_store
 from meshwright.sql.database import Session
 from meshwright.testing import ScriptedModel
 from tests.support.faults.failpoints import Failpoints
@@ -32,11 +32,11 @@ from tests.support.sqlite_mesh import up
 BLOCK = 2048  # events that are pruned at once
 
 
-def findings(mesh: Mesh) -> StoreVerified:
+def findings(mesh: Mesh) -> StoreVerification:
     return verify_store(mesh.database, mesh.log.projections, mesh.database.migrations)
 
 
-def of_folder(folder: Path) -> StoreVerified:
+def of_folder(folder: Path) -> StoreVerification:
     return findings(mesh_of(Job(str(folder), PLAN), Failpoints()))
 
 

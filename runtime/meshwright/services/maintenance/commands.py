@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from meshwright.events.verify import ChainReport
     from meshwright.mesh import Mesh
     from meshwright.services.maintenance.backup import Backup
-    from meshwright.services.maintenance.verify import StoreVerified
+    from meshwright.services.maintenance.verify import StoreVerification
     from meshwright.settings import Settings
 
 _WAIT_SECONDS = 60.0
@@ -296,7 +296,7 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
     except sqlite3.DatabaseError as error:
         raise StoreFailed(f"the store cannot be read: {error}", remedy="restore a backup of it") from error
     if as_json:
-        echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": asdict(store)})
+        echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": store.model_dump()})
     else:
         _report(log)
         if store is not None:
@@ -305,21 +305,21 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _verified_there(target: Target, audit: bool) -> tuple[ChainReport, StoreVerified | None]:
-    async def ask(mesh: Connection) -> tuple[ChainReport, StoreVerified | None]:
+def _verified_there(target: Target, audit: bool) -> tuple[ChainReport, StoreVerification | None]:
+    async def ask(mesh: Connection) -> tuple[ChainReport, StoreVerification | None]:
         log = await mesh.client.verify_audit()
         return log, None if audit else await _verify_store(mesh)
 
     return talk(target, ask)
 
 
-async def _verify_store(mesh: Connection) -> StoreVerified:
-    from meshwright.services.maintenance.verify import StoreVerified
+async def _verify_store(mesh: Connection) -> StoreVerification:
+    from meshwright.services.maintenance.verify import StoreVerification
 
-    return StoreVerified(**await mesh.client.verify_store())
+    return StoreVerification(**await mesh.client.verify_store())
 
 
-def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerified | None]:
+def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerification | None]:
     from meshwright.app import build_mesh, database_of, sqlite_runtime
     from meshwright.events.heads import FILE_NAME as HEADS
     from meshwright.events.verify import verify
@@ -352,7 +352,7 @@ def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, 
     return report, store
 
 
-async def _verified_by(settings: Settings) -> StoreVerified | None:
+async def _verified_by(settings: Settings) -> StoreVerification | None:
     """The findings of the mesh that runs on a data folder, which alone reaches a store elsewhere."""
     async with running_mesh(settings) as mesh:
         return None if mesh is None else await _verify_store(mesh)
@@ -373,7 +373,7 @@ def _progress(unit: str) -> Callable[[int, int], None] | None:
     return show
 
 
-def _report_store(report: StoreVerified) -> None:
+def _report_store(report: StoreVerification) -> None:
     say(report.sentence())
     for note in report.notes:
         say(note)

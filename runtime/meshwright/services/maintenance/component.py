@@ -49,9 +49,9 @@ class MaintenanceComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/drain`, `/hold`, `/release` and `/store/verify`."""
-        from meshwright.services.maintenance.routes import router
+        from meshwright.edges.http.operation_routes import make_routes
 
-        return router
+        return make_routes(Maintenance, "administration")
 
     async def start(self) -> None:
         """Hold the work of a mesh that is held, of a restored store, or where the settings say so."""

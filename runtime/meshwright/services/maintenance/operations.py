@@ -8,19 +8,19 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from meshwright.core.access import Role
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import HostError, NotFound
 from meshwright.core.logs import MESH_LOGGER
 from meshwright.core.messages import ENDED, Caller
+from meshwright.core.operations import Rule, operation
 from meshwright.core.task_events import TaskStarted
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter
-from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import Account
@@ -30,7 +30,7 @@ from meshwright.orchestration.again import ERASED_HASH
 from meshwright.services.maintenance.verify import (
     CLAIMS,
     MAX_FAULTS,
-    StoreVerified,
+    StoreVerification,
     keeps_actors,
     verify_store,
 )
@@ -40,10 +40,7 @@ from meshwright.work import Worker
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskRecord, ThreadState, thread_ref
 
-DRAIN = Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True)
-HOLD = Rule("holds the mesh", (Role.OPERATOR,), all_tenants=True)
-RELEASE = Rule("releases the mesh", (Role.OPERATOR,), all_tenants=True)
-VERIFY = Rule("verifies the store", (Role.ADMIN,), all_tenants=True)
+_NO_OPERATOR = {403: "The caller is no operator of all tenants."}
 _MESH = "mesh"
 
 
@@ -60,42 +57,58 @@ class MeshWork(BaseModel):
 
 
 class Maintenance:
-    """The operations. Each raises the errors of its rule for a caller who may not use it."""
+    """The operations. All are safe to repeat; a verification raises StoreUnavailable while a store that keeps
+    the tasks elsewhere does not answer."""
 
     def __init__(self, mesh: Mesh, hold: ProcessHold) -> None:
         self._mesh, self._hold = mesh, hold
 
-    async def drain(self, caller: Caller, *, wait_seconds: float = 0.0) -> MeshWork:
-        """Begin no more work in this process, and be not ready; what runs goes on. Safe to repeat.
+    @operation(
+        Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True),
+        "POST /drain?wait",
+        "Begin no more work",
+        errors=_NO_OPERATOR,
+    )
+    async def drain(self, caller: Caller, *, wait: Annotated[float, Field(ge=0, le=600)] = 0.0) -> MeshWork:
+        """Let this process begin no more work and answer 503 at `/readyz`, and wait until nothing runs any more.
 
-        Returns when nothing runs any more, or after that time. Tasks are still accepted, and run elsewhere or
-        at the next start.
-        """
-        DRAIN.check(caller)
+        Running work goes on, and tasks are still accepted: they run elsewhere, or at the next start. `/release`
+        ends it.
+        """  # noqa: E501 as the API documents it
         mesh, worker = self._mesh, self._mesh.get(Worker)
         if mesh.state != "draining":
             await mesh.get(Audit).record(caller, "mesh.drained", _MESH)
             worker.hold()
             mesh.state = "draining"
         with suppress(TimeoutError):
-            async with asyncio.timeout(wait_seconds):
+            async with asyncio.timeout(wait):
                 await worker.until_idle()
         return self.work()
 
+    @operation(
+        Rule("holds the mesh", (Role.OPERATOR,), all_tenants=True),
+        "POST /hold",
+        "Hold all work",
+        errors=_NO_OPERATOR,
+    )
     async def hold(self, caller: Caller) -> MeshWork:
-        """Begin no more work in any process of the mesh, also after a restart; what runs goes on.
+        """Let no process of the mesh begin work before a release, also after a restart.
 
-        Tasks are still accepted. The other processes follow within seconds. Safe to repeat.
+        Running work goes on, and tasks are still accepted. Other processes follow within seconds.
         """
-        HOLD.check(caller)
         mesh = self._mesh
         async with mesh.get(Audit).change(caller, "mesh.held", _MESH):
             await self._hold.change(is_held=True)
         return self.work()
 
+    @operation(
+        Rule("releases the mesh", (Role.OPERATOR,), all_tenants=True),
+        "POST /release",
+        "Begin held work",
+        errors=_NO_OPERATOR,
+    )
     async def release(self, caller: Caller) -> MeshWork:
-        """Begin the work of a mesh that is held, or of this process if it drains. Safe to repeat."""
-        RELEASE.check(caller)
+        """Begin the work of a mesh that is held, in all of its processes, or of this process if it drains."""
         mesh = self._mesh
         note = await mesh.database.read(read_note, HELD)
         async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
@@ -105,12 +118,18 @@ class Maintenance:
                 await mesh.begin()
         return self.work()
 
-    async def verify(self, caller: Caller) -> StoreVerified:
-        """Compare the lists with the events, and the tasks with what is promised of them.
+    @operation(
+        Rule("verifies the store", (Role.ADMIN,), all_tenants=True),
+        "GET /store/verify",
+        "Verify the store",
+        name="verify_store",
+        errors={403: "The caller is no administrator."},
+    )
+    async def verify(self, caller: Caller) -> StoreVerification:
+        """Rebuild the lists from the events and compare them, and hold the tasks to what is promised of them.
 
-        Raises StoreUnavailable while a store that keeps the tasks elsewhere does not answer.
+        It writes nothing, and takes minutes for a million tasks.
         """
-        VERIFY.check(caller)
         mesh = self._mesh
         await mesh.log.flush()
         has_actors = keeps_actors(mesh.settings.store)
@@ -209,7 +228,7 @@ class _CheckedTask(NamedTuple):
     fault: str
 
 
-async def verify_records(mesh: Mesh, report: StoreVerified) -> None:
+async def verify_records(mesh: Mesh, report: StoreVerification) -> None:
     """Add to the findings what tasks, threads and accounts of budgets are not as the log says.
 
     Tasks are read some hundred at a time. Raises StoreUnavailable while the store does not answer.

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from itertools import islice
+
+from pydantic import BaseModel
 
 from meshwright.core.encoding import Json
 from meshwright.core.errors import StoreTooOld
@@ -42,16 +43,15 @@ Progress = Callable[[int, int], None]
 """Called with the number of the event that was reached, and of the last."""
 
 
-@dataclass
-class StoreVerified:
-    """The findings: how much was compared, and each deviation in a line of `faults`."""
+class StoreVerification(BaseModel):
+    """The result of a verification: how much was compared, and each deviation in a line of `faults`."""
 
-    events: int = 0
-    lists: int = 0
-    tasks: int = 0
-    open_tasks: int = 0
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    events: int
+    lists: int
+    tasks: int
+    open_tasks: int
+    faults: list[str]
+    notes: list[str]
 
     def sentence(self) -> str:
         """The compared things as a sentence."""
@@ -68,7 +68,7 @@ def verify_store(
     progress: Progress | None = None,
     *,
     has_actors: bool = True,
-) -> StoreVerified:
+) -> StoreVerification:
     """Verify a store on connections of its own; the mesh may run meanwhile.
 
     Raises the driver's errors; StoreTooOld and StoreTooNew for tables of another version.
@@ -84,8 +84,13 @@ def verify_store(
         check.rebuilt.session.close()
     if len(faults) > MAX_FAULTS:
         faults[-1] = f"There are more deviations than the {MAX_FAULTS:,} above"
-    return StoreVerified(
-        check.events, len(projections), check.tasks, check.open_tasks, faults, check.rebuilt.notes
+    return StoreVerification(
+        events=check.events,
+        lists=len(projections),
+        tasks=check.tasks,
+        open_tasks=check.open_tasks,
+        faults=faults,
+        notes=check.rebuilt.notes,
     )
 
 
