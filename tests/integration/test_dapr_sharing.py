@@ -21,9 +21,9 @@ from meshwright.mesh import Mesh
 from meshwright.prompts import PromptContext
 from meshwright.services.agent_config.operations import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.services.llmops.live import SharedPrompts
 from meshwright.services.llmops.operations import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
-from meshwright.services.llmops.sharing import SharedPrompts
 from meshwright.services.llmops.table import Live
 from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ class RegistryComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._registry = mesh.provide(PromptRegistry(mesh))
+        self.parts = [self._registry]
 
     def migrations(self) -> Traversable:
         """The tables `prompts`, `prompt_versions` and `prompt_labels`."""
@@ -33,22 +34,15 @@ class RegistryComponent(Component):
 
     def prompt_source(self) -> PromptRegistry:
         """The live versions. They are asked for before the prompts folder."""
-        return self._registry.prompt_source()
+        return self._registry
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
         return [Pages("/ui/prompts", self.folder("web"), view="Prompts", place=40)]
 
-    def routes(self) -> APIRouter:
+    def routes(self) -> Sequence[APIRouter]:
         """/v1/prompts."""
+        from meshwright.edges.http.operation_routes import make_routes
         from meshwright.services.llmops.routes import router
 
-        return router
-
-    async def start(self) -> None:
-        """Read them, and again after each change."""
-        await self._registry.start()
-
-    async def stop(self) -> None:
-        """Stop reading."""
-        await self._registry.stop()
+        return [make_routes(PromptRegistry, "prompts", names_tenant=True), router]

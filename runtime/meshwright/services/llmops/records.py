@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
@@ -74,10 +74,17 @@ class PromptRequest(PromptChange):
     name: Identifier
 
 
-class LabelChange(Strict):
-    """The version that a label points at."""
+class VersionQuery(Strict):
+    """Which version to show: by its number or by a label, else the newest."""
 
-    version: Version
+    version: Version | None = None
+    label: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> VersionQuery:
+        if self.version is not None and self.label is not None:
+            raise ValueError("give either version or label")
+        return self
 
 
 class PromptSummary(BaseModel):
