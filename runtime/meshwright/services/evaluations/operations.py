@@ -81,6 +81,27 @@ class Evaluations:
             some = task_ids[start : start + _ERASED_AT_ONCE]
             await self.mesh.database.write(table.erase, tenant_id, some)
 
+    @operation(SEE, "GET /v1/evaluations", "List evaluations", name="list_evaluations", errors=_NONE)
+    async def page(
+        self,
+        caller: Caller,
+        *,
+        limit: Annotated[int, Field(ge=1, le=200)] = 50,
+        cursor: Identifier | None = None,
+    ) -> EvaluationPage:
+        """List the evaluations of your tenant, the newest first, each with its progress and its cost."""
+        read_rows, tenant_id = self.mesh.database.read, caller.tenant_id
+        bound = _NEWEST
+        if cursor is not None:
+            earlier = await read_rows(table.find, EvaluationKey(tenant_id, cursor))
+            bound = (earlier.created_at, earlier.id)
+        rows = await read_rows(table.page, tenant_id, bound, limit + 1)
+        page_rows = rows[:limit]
+        running = [EvaluationKey(tenant_id, row.id) for row in page_rows if row.ended_at is None]
+        facts = await read_rows(table.facts, running)
+        items = [summary_of(row, facts.get(row.id, ())) for row in page_rows]
+        return EvaluationPage(items=items, cursor=page_rows[-1].id if len(rows) > limit else None)
+
     @operation(
         MAKE,
         "POST /v1/evaluations",
@@ -144,27 +165,6 @@ class Evaluations:
         subject = f"evaluations/{key.evaluation_id}"
         async with self.mesh.get(Audit).change(caller, "evaluation.made", subject, {"items": len(items)}):
             await self.mesh.write(table.add, event, row, rows, tasks, limits)
-
-    @operation(SEE, "GET /v1/evaluations", "List evaluations", name="list_evaluations", errors=_NONE)
-    async def page(
-        self,
-        caller: Caller,
-        *,
-        limit: Annotated[int, Field(ge=1, le=200)] = 50,
-        cursor: Identifier | None = None,
-    ) -> EvaluationPage:
-        """List the evaluations of your tenant, the newest first, each with its progress and its cost."""
-        read_rows, tenant_id = self.mesh.database.read, caller.tenant_id
-        bound = _NEWEST
-        if cursor is not None:
-            earlier = await read_rows(table.find, EvaluationKey(tenant_id, cursor))
-            bound = (earlier.created_at, earlier.id)
-        rows = await read_rows(table.page, tenant_id, bound, limit + 1)
-        page_rows = rows[:limit]
-        running = [EvaluationKey(tenant_id, row.id) for row in page_rows if row.ended_at is None]
-        facts = await read_rows(table.facts, running)
-        items = [summary_of(row, facts.get(row.id, ())) for row in page_rows]
-        return EvaluationPage(items=items, cursor=page_rows[-1].id if len(rows) > limit else None)
 
     @operation(SEE, f"GET {_ROUTE}", "Show an evaluation", name="show_evaluation", errors=_NONE)
     async def show(self, caller: Caller, evaluation_id: Identifier) -> EvaluationView:

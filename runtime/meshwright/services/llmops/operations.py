@@ -63,30 +63,6 @@ class PromptRegistry(LivePromptSource):
         items = [PromptSummary.of(match) for match in rows[:limit]]
         return PromptPage(items=items, cursor=items[-1].name if len(rows) > limit else None)
 
-    @operation(SEE, f"GET {_ROUTE}/versions", "List versions", name="list_versions", errors=NONE)
-    async def history(
-        self, caller: Caller, name: Identifier, *, limit: Limit = 100, cursor: Version = MAX_VERSION
-    ) -> PromptVersionPage:
-        """List the versions of a prompt, the newest first; also of one that was deleted."""
-        rows = await self.mesh.database.read(table.history, caller.tenant_id, name, cursor, limit + 1)
-        items = [PromptSummary.of(match) for match in rows[:limit]]
-        return PromptVersionPage(items=items, cursor=items[-1].version if len(rows) > limit else None)
-
-    @operation(
-        READ,
-        f"GET {_ROUTE}",
-        "Show a prompt",
-        name="show_prompt",
-        headers=_ETAG,
-        errors=NONE,
-        request=VersionQuery,
-    )
-    async def show(
-        self, caller: Caller, name: Identifier, *, version: int | None = None, label: str | None = None
-    ) -> PromptVersion:
-        """Show a version, the newest by default. Versions of a deleted prompt are shown by their numbers."""
-        return PromptVersion.of(await self._find(caller, name, version, label))
-
     @operation(
         CHANGE,
         "POST /v1/prompts",
@@ -104,6 +80,30 @@ class PromptRegistry(LivePromptSource):
         a file is: a mistake is a 422 with the `line` of the template.
         """  # noqa: E501 as the API documents it
         return await self._add(caller, request.name, request, is_new=True)
+
+    @operation(
+        READ,
+        f"GET {_ROUTE}",
+        "Show a prompt",
+        name="show_prompt",
+        headers=_ETAG,
+        errors=NONE,
+        request=VersionQuery,
+    )
+    async def show(
+        self, caller: Caller, name: Identifier, *, version: int | None = None, label: str | None = None
+    ) -> PromptVersion:
+        """Show a version, the newest by default. Versions of a deleted prompt are shown by their numbers."""
+        return PromptVersion.of(await self._find(caller, name, version, label))
+
+    @operation(SEE, f"GET {_ROUTE}/versions", "List versions", name="list_versions", errors=NONE)
+    async def history(
+        self, caller: Caller, name: Identifier, *, limit: Limit = 100, cursor: Version = MAX_VERSION
+    ) -> PromptVersionPage:
+        """List the versions of a prompt, the newest first; also of one that was deleted."""
+        rows = await self.mesh.database.read(table.history, caller.tenant_id, name, cursor, limit + 1)
+        items = [PromptSummary.of(match) for match in rows[:limit]]
+        return PromptVersionPage(items=items, cursor=items[-1].version if len(rows) > limit else None)
 
     @operation(CHANGE)
     async def change(
