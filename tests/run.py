@@ -46,6 +46,7 @@ NO_FIGURE = 75
 QUICK = ("lint", "imports", "types", "near")
 """The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
+"""At first: while cores are idle, `tests/forks.py` starts up to twice as many."""
 MAX_UNSTEADY = 3
 """So many tests that fail beside others run once more, by themselves: what passes then is named."""
 CPU = "cpu"
