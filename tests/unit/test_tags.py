@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task, create_agent
-from meshwright.agents.loader import load_agents, prompts_brought, warnings_of
+from meshwright.agents.loader import load_agents, prompts_brought
+from meshwright.agents.shipped import warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.providers import LegacyModelName

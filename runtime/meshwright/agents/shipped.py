@@ -1,5 +1,7 @@
 """The agents of a project: those of its folder, and those of Meshwright that `[agents] include` names.
 
+`warnings_of` and `cache_warnings` look at the models that they ask for.
+
 Those that come with Meshwright are also classes of this module, each with its prompt:
 
     from meshwright.agents.shipped import ProjectManager
@@ -8,6 +10,9 @@ Those that come with Meshwright are also classes of this module, each with its p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,15 @@ from meshwright.agent import Agent
 from meshwright.agents.loader import CHECKOUT, PACKAGED, agents_in, load_agents, project_file
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.messages import Task
+from meshwright.models.config import LiteLLMConfig
+from meshwright.models.routing import CallerTags, deployments_of, tags_nobody_answers
+from meshwright.models.settings import ModelsSettings
+from meshwright.prompts import PromptSources
 from meshwright.settings import Settings
+
+_SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
+"""A simple request and a complex one: agents choose tags by such."""
 
 
 def __getattr__(name: str) -> Any:
@@ -63,3 +76,54 @@ def shipped_prompt(name: str) -> str:
     """The text of a prompt that comes with Meshwright; "" if there is none of that name."""
     path = shipped_folder("prompts") / f"{name}.prompt"
     return path.read_text("utf-8") if path.is_file() else ""
+
+
+def warnings_of(
+    config: LiteLLMConfig | None, prompts: PromptSources, agents: Sequence[type[Agent]]
+) -> list[ConfigError]:
+    """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
+    if config is None:
+        return []
+    callers: dict[str, CallerTags] = {}
+    groups: dict[str, str] = {}
+    by_code = {agent.prompt: agent.model for agent in agents if agent.model}
+    for name in prompts.names():
+        prompt = prompts.resolve(name)
+        groups[name] = by_code.get(name, prompt.model)
+        callers[f"prompt {name}"] = (groups[name], prompt.tags)
+    for agent in agents:
+        for tags in _tags_by_agent(agent):
+            name = f"agent {agent.agent_id} [{', '.join(tags)}]"
+            callers[name] = (agent.model or groups.get(agent.prompt, "default"), tags)
+    # A model that code names needs no group: the start fails where it cannot be called.
+    outright = {model for model in by_code.values() if deployments_of(config, model) is None}
+    callers = {name: caller for name, caller in callers.items() if caller[0] not in outright}
+    return [*config.warnings, *tags_nobody_answers(config, callers)]
+
+
+def cache_warnings(config: ModelsSettings, agents: Sequence[type[Agent]]) -> list[str]:
+    """Warnings about agents that `create_agent` was to give another cache than the mesh has."""
+    warnings = []
+    for agent in agents:
+        options = agent.cache_options if agent.cache_options.get("enabled") else {}
+        kind, ttl = options.get("type"), options.get("ttl")
+        name = "memory" if kind == "local" else kind  # LiteLLM calls it local
+        if kind is not None and name != config.cache:
+            wish = f"agent {agent.agent_id} asks for a cache of the type {kind!r}"
+            warnings.append(
+                f"{wish}, and models.cache is {config.cache!r}. Set models.cache = {name!r} in mesh.toml"
+            )
+        elif ttl is not None and ttl != config.cache_ttl_seconds:
+            wish = f"agent {agent.agent_id} asks for answers of {ttl:g} s from the cache"
+            warnings.append(f"{wish}. Set models.cache_ttl_seconds = {ttl:g} in mesh.toml")
+    return warnings
+
+
+def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
+    """The tags that an agent chooses for a simple request and a complex one, and those it allows."""
+    allowed = [(tag,) for tag in sorted(agent.task_tags)]
+    chosen, now = list[tuple[str, ...]](), datetime.now(UTC)
+    with suppress(Exception):  # the author's code, on tasks that it was not written for
+        task = partial(Task, task_id="sample", thread_id="sample", deadline_at=now, created_at=now)
+        chosen = [tuple(agent().tags(task(payload={"text": text})) or ()) for text in _SAMPLES]
+    return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]

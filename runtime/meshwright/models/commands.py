@@ -185,8 +185,8 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.loader import prompts_folder, variables_of, warnings_of
-    from meshwright.agents.shipped import project_agents
+    from meshwright.agents.loader import prompts_folder, variables_of
+    from meshwright.agents.shipped import project_agents, warnings_of
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
 

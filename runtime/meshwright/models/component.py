@@ -10,7 +10,8 @@ from functools import partial
 
 from meshwright.agent import AgentTypes
 from meshwright.agents.component import agents_here, tell_task
-from meshwright.agents.loader import cache_warnings, project_file, warnings_of
+from meshwright.agents.loader import project_file
+from meshwright.agents.shipped import cache_warnings, warnings_of
 from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
