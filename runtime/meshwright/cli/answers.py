@@ -20,14 +20,7 @@ from meshwright.cli.inbox import (
     show_question,
 )
 from meshwright.cli.nouns import Noun, named
-from meshwright.cli.options import (
-    JSON_OBJECT,
-    JSON_VALUE,
-    Target,
-    from_stdin,
-    mesh_options,
-    utf8,
-)
+from meshwright.cli.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
 from meshwright.cli.output import document
 from meshwright.core.display import Document, printable, short
 from meshwright.core.errors import Conflict, InvalidInput, MeshError

@@ -46,22 +46,15 @@ _OWN = {
     "ask": _Command("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
     "chat": _Command("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
     "status": _Command(
-        "cli.status",
-        "Show what is open, what waits, which models are away, and figures of agents.",
-        _START,
+        "cli.status", "Show what is open, what waits, which models are away, and figures of agents.", _START
     ),
     "watch": _Command(
-        "cli.status",
-        "Show a live screen of status, agents, open tasks and events, until Ctrl-C.",
-        _START,
+        "cli.status", "Show a live screen of status, agents, open tasks and events, until Ctrl-C.", _START
     ),
     "task": _Command("cli.batches", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
     "submit": _Command("cli.tasks", "Submit a task, and print its id.", _WORK),
     "retry": _Command(
-        "cli.batches",
-        "Work again on tasks that failed, timed out or were cancelled.",
-        _WORK,
-        "task retry",
+        "cli.batches", "Work again on tasks that failed, timed out or were cancelled.", _WORK, "task retry"
     ),
     "dead-letters": _Command(
         "cli.batches",
@@ -79,9 +72,7 @@ _OWN = {
         "bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
     ),
     "completion": _Command(
-        "cli.nouns",
-        "Print the script that completes commands, agents and ids in a shell.",
-        _ADMINISTRATION,
+        "cli.nouns", "Print the script that completes commands, agents and ids in a shell.", _ADMINISTRATION
     ),
     "tasks": _Command("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
     "cancel": _Command("cli.batches", "Cancel tasks.", _WORK, "task cancel"),

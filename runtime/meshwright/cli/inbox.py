@@ -14,13 +14,7 @@ from meshwright.cli import output
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.nouns import named
-from meshwright.cli.options import (
-    Target,
-    follow_option,
-    json_option,
-    limit_option,
-    mesh_options,
-)
+from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import document, is_screen, labelled, redraw, table
 from meshwright.core.display import Column, Document, age, local_time, short, short_id
 from meshwright.core.errors import InvalidInput, NotFound

@@ -24,26 +24,8 @@ from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, given_filter
 from meshwright.cli.nouns import named
 from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
-from meshwright.cli.output import (
-    document,
-    echo_json,
-    event_line,
-    is_screen,
-    styled,
-    table,
-    terminal_width,
-)
-from meshwright.core.display import (
-    MORE,
-    Column,
-    Document,
-    age,
-    ahead,
-    dollars,
-    short,
-    short_id,
-    time_of_day,
-)
+from meshwright.cli.output import document, echo_json, event_line, is_screen, styled, table, terminal_width
+from meshwright.core.display import MORE, Column, Document, age, ahead, dollars, short, short_id, time_of_day
 from meshwright.core.errors import HostError, NotFound
 
 if TYPE_CHECKING:

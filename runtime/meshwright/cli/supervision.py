@@ -45,11 +45,7 @@ _STOP_SECONDS = 15.0
 _INTERRUPTED = 130
 _PASSED_OVER = frozenset(("__pycache__", "node_modules", "tests"))
 _Files = dict[str, tuple[int, int]]
-_ROWS = (
-    Column("what", "name"),
-    Column("where", "address"),
-    Column("process", "process"),
-)
+_ROWS = (Column("what", "name"), Column("where", "address"), Column("process", "process"))
 _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": True}]
 
 

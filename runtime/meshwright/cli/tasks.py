@@ -12,15 +12,7 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import (
-    ENDED,
-    OPEN,
-    REASON,
-    TASKS,
-    filter_options,
-    follow_tasks,
-    given_filter,
-)
+from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
 from meshwright.cli.nouns import named
 from meshwright.cli.options import (
     AMOUNT,
@@ -42,9 +34,7 @@ from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
 from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, task_page
 from meshwright.core import display
-from meshwright.core.display import (
-    Document,
-)
+from meshwright.core.display import Document
 from meshwright.core.errors import NotFound
 from meshwright.ledger.display import estimated
 

@@ -19,14 +19,7 @@ import click
 
 from meshwright.cli.connect import Connection
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.output import (
-    Line,
-    TypedLines,
-    document,
-    for_terminal,
-    line_of,
-    styled,
-)
+from meshwright.cli.output import Line, TypedLines, document, for_terminal, line_of, styled
 from meshwright.client import Client
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short

@@ -15,13 +15,7 @@ import click
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.nouns import Noun, group_of, named
-from meshwright.cli.options import (
-    AMOUNT,
-    ON_EMPTY,
-    Target,
-    json_option,
-    mesh_options,
-)
+from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, show, table
 from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
@@ -88,12 +82,7 @@ def raise_budget(
 @json_option
 @mesh_options
 def allow(
-    target: Target,
-    whose: str | None,
-    allowance: str | None,
-    on_empty: Any,
-    remove: bool,
-    as_json: bool,
+    target: Target, whose: str | None, allowance: str | None, on_empty: Any, remove: bool, as_json: bool
 ) -> None:
     """Allow an agent, a tenant or a tag an amount a day.
 

@@ -244,12 +244,7 @@ def _built() -> list[str]:
 def version_of(daprd: Path) -> tuple[int, ...]:
     """The version of a daprd, such as (1, 18, 2); a build without one, such as `edge`, counts as new."""
     output = subprocess.run(
-        [daprd, "--version"],
-        env=environment_with(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
+        [daprd, "--version"], env=environment_with(), capture_output=True, text=True, check=False, timeout=30
     )
     numbers = re.match(r"v?(\d+)\.(\d+)\.(\d+)", output.stdout.strip())
     return tuple(map(int, numbers.groups())) if numbers else _UNKNOWN_VERSION
