@@ -16,7 +16,7 @@ from meshwright.agents.event_types import code_changed
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun, group_of, named
 from meshwright.cli.options import Target, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, echo_json, for_terminal, labelled, show, styled
+from meshwright.cli.output import document, echo, echo_json, for_terminal, labelled, show, styled
 from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import NotFound, nearest
@@ -85,9 +85,6 @@ def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
         remedy = f"did you mean: mesh agents show {likely}" if likely else "mesh agents lists those there are"
         raise NotFound(f"No agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
     agent = by_id[agent_id]
-    if as_json:
-        echo_json(agent)
-        return
     rows = [(column.head, column.cell(agent)) for column in AGENTS.columns if column.field != "capabilities"]
     about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
     states = (agent.get("metadata") or {}).get("toolsets") or {}
@@ -97,7 +94,8 @@ def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
         for capability in agent["capabilities"]
         for line in described_fields(capability.get("input_schema"))
     ]
-    click.echo(labelled(row for row in (*rows, *about, *toolsets, *takes) if row[1]))
+    page = labelled(row for row in (*rows, *about, *toolsets, *takes) if row[1])
+    echo(agent, page, as_json=as_json)
 
 
 @agents.command("check")

@@ -118,10 +118,7 @@ def tree(target: Target, task_id: str, as_json: bool) -> None:
         return document(await mesh.client.tree(await whole_id(mesh, task_id)))
 
     view = talk(target, show_it)
-    if as_json:
-        output.echo_json(view)
-        return
-    show_tree(view)
+    output.echo_json(view) if as_json else show_tree(view)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -142,10 +139,8 @@ def score(target: Target, task_id: str, name: str, value: float, comment: str, a
         return await mesh.client.call("POST", path, body={"name": name, "value": value, "comment": comment})
 
     view = talk(target, give, need="change")
-    if as_json:
-        output.echo_json(view)
-    else:
-        click.echo(f"{short_id(view['task_id'])} scored: {view['name']} {display.number(view['value'])}")
+    sentence = f"{short_id(view['task_id'])} scored: {view['name']} {display.number(view['value'])}"
+    output.echo(view, sentence, as_json=as_json)
 
 
 def show_tree(view: Document) -> None:
@@ -237,16 +232,12 @@ def _fork(target: Target, part: str, step: str, *, as_json: bool, **how: Any) ->
 
     view = talk(target, fork, need="state" if how["dry_run"] else "change")
     origin, count = view["forked_from"], view["steps_kept"]
-    if as_json:
-        output.echo_json(view)
-        return 0
-    goes_on = (
-        f"step {step} of {short_id(origin['task_id'])}, with {count} finished step{'' if count == 1 else 's'}"
-    )
+    goes_on = f"{view['task_id']}  goes on"
     if view["is_dry"]:
-        click.echo(f"a new task of {view['agent_id']} would go on after {goes_on}")
-    else:
-        click.echo(f"{view['task_id']}  goes on after {goes_on}")
+        goes_on = f"a new task of {view['agent_id']} would go on"
+    steps_kept = f"{count} finished step{'' if count == 1 else 's'}"
+    sentence = f"{goes_on} after step {step} of {short_id(origin['task_id'])}, with {steps_kept}"
+    output.echo(view, sentence, as_json=as_json)
     return 0
 
 
@@ -289,14 +280,9 @@ def list_letters(target: Target, limit: int, as_json: bool, **fields: Any) -> No
     mesh dead-letters redrive --agent ID --cause TYPE works on those of a group again.
     """
     rows = listed(target, lambda client: client.dead_letters(limit=limit, **fields))
-    output.show(
-        rows,
-        LETTERS,
-        as_json=as_json,
-        empty="no task has failed"
-        if not given_filter(fields)
-        else "no such tasks have failed; mesh dead-letters lists all",
-    )
+    is_filtered = bool(given_filter(fields))
+    empty = "no such tasks have failed; mesh dead-letters lists all" if is_filtered else "no task has failed"
+    output.show(rows, LETTERS, as_json=as_json, empty=empty)
 
 
 @dead_letters.command()

@@ -56,6 +56,11 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def echo(answer: object, text: str, *, as_json: bool) -> None:
+    """Print an answer as JSON, or the text that reports it."""
+    echo_json(answer) if as_json else click.echo(text)
+
+
 def for_terminal(text: str) -> str:
     """A text without what would steer the terminal; lines and tabs stay."""
     return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -54,16 +54,12 @@ def _left_alone(deployment: Document) -> str:
     return f"refused with {status}" if status else "cooling down"
 
 
-def _open_tasks(tenant: Document) -> str:
-    return f"{tenant['open_tasks']:,}{_of(tenant.get('max_open_tasks'), '{:,}'.format)}"
+def _share(amount: str, limit: str, write: Callable[[int], str]) -> Callable[[Document], str]:
+    def write_share(tenant: Document) -> str:
+        most = tenant.get(limit)
+        return write(tenant[amount]) + ("" if most is None else f" of {write(most)}")
 
-
-def _stored(tenant: Document) -> str:
-    return f"{_megabytes(tenant['stored_bytes'])}{_of(tenant.get('max_storage'), _megabytes)}"
-
-
-def _of(most: int | None, write: Callable[[int], str]) -> str:
-    return "" if most is None else f" of {write(most)}"
+    return write_share
 
 
 def _megabytes(size: int) -> str:
@@ -103,8 +99,8 @@ _LOSSES = (
 )
 _TENANTS = (
     Column("tenant", "tenant_id"),
-    Column("open tasks", write=_open_tasks),
-    Column("stored", write=_stored),
+    Column("open tasks", write=_share("open_tasks", "max_open_tasks", "{:,}".format)),
+    Column("stored", write=_share("stored_bytes", "max_storage", _megabytes)),
 )
 
 
@@ -290,18 +286,14 @@ def watch(target: Target, limit: int, as_json: bool) -> None:
         mesh.require_running()
         with _screen():
             while True:
-                await _draw(mesh, limit)
+                try:
+                    lines = _page(mesh, await _look(mesh, limit))
+                except HostError as error:  # it may be starting again
+                    lines = [_head(mesh), "", styled(f"no answer: {error.message}", fg="red")]
+                _redraw(lines)
                 await asyncio.sleep(_LOOK_SECONDS)
 
     talk(target, show)
-
-
-async def _draw(mesh: Connection, limit: int) -> None:
-    try:
-        lines = _page(mesh, await _look(mesh, limit))
-    except HostError as error:  # it may be starting again
-        lines = [_head(mesh), "", styled(f"no answer: {error.message}", fg="red")]
-    _redraw(lines)
 
 
 async def _look(mesh: Connection, limit: int) -> Document:

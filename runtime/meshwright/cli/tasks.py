@@ -44,17 +44,6 @@ if TYPE_CHECKING:
 _NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
 
 
-def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    option = click.option(
-        "--file",
-        "files",
-        type=FILE,
-        multiple=True,
-        help="A picture or another file for the model, or its URL. May be given several times.",
-    )
-    return option(command)
-
-
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """AGENT, TEXT and the first options of a task, in the order in which all doors name its fields."""
 
@@ -95,7 +84,13 @@ _REQUEST = (
         "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
     ),
     click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that it may cost, in all."),
-    _file_option,
+    click.option(
+        "--file",
+        "files",
+        type=FILE,
+        multiple=True,
+        help="A picture or another file for the model, or its URL. May be given several times.",
+    ),
     click.option(
         "--capability",
         metavar="NAME",
@@ -174,7 +169,6 @@ async def _submit(
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
-
     async def estimate_it(mesh: Connection) -> Document:
         return document(await mesh.client.estimate(**whose))
 
@@ -349,7 +343,15 @@ def show(
         )
 
     if follow:
-        return _follow(target, task_id, as_json=as_json)
+        from meshwright.cli.timeline import print_answer, watch
+
+        async def follow_it(mesh: Connection) -> Document:
+            view = await mesh.client.task(await whole_id(mesh, task_id))
+            if view.outcome is None:
+                mesh.require_running()
+            return await watch(mesh, view.task_id, quiet=False, stays=True)
+
+        return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
 
     async def show_it(mesh: Connection) -> None:
         whole = await whole_id(mesh, task_id)
@@ -374,18 +376,6 @@ async def _export(mesh: Connection, task_id: str, form: str) -> str:
 
     export = await mesh.client.export(task_id)
     return page_of(export) if form == "html" else f"{json.dumps(export, ensure_ascii=False, indent=2)}\n"
-
-
-def _follow(target: Target, task_id: str, *, as_json: bool) -> int:
-    from meshwright.cli.timeline import print_answer, watch
-
-    async def follow_it(mesh: Connection) -> Document:
-        view = await mesh.client.task(await whole_id(mesh, task_id))
-        if view.outcome is None:
-            mesh.require_running()
-        return await watch(mesh, view.task_id, quiet=False, stays=True)
-
-    return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
 
 
 @click.command()
