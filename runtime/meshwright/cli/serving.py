@@ -147,7 +147,9 @@ async def collecting(
             await asyncio.sleep(check_seconds)
             limits = (IDLE_OBJECTS, IDLE_BYTES) if is_idle() else (_BUSY_OBJECTS, _BUSY_BYTES)
             if gc.get_freeze_count() - objects > limits[0] or _resident_bytes() - resident > limits[1]:
-                _collect_all()
+                gc.unfreeze()
+                gc.collect()
+                gc.freeze()
                 objects, resident = gc.get_freeze_count(), _resident_bytes()
 
     task = asyncio.create_task(collect_when_idle(), name="garbage collection")
@@ -164,12 +166,6 @@ def _resident_bytes() -> int:
     except OSError:  # not Linux: objects alone count
         return 0
     return pages * resource.getpagesize()
-
-
-def _collect_all() -> None:
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def _set_aside(phase: str, info: dict[str, int]) -> None:

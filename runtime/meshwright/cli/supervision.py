@@ -238,7 +238,8 @@ async def supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> N
                 click.echo(f"ready {stack.url}")
                 rights = asyncio.create_task(stack.keep_rights(), name="broker rights")
                 try:
-                    await unless(stopping, _failure(supervisor))
+                    if error := await unless(stopping, supervisor.failure()):
+                        raise error
                 finally:
                     rights.cancel()
     finally:
@@ -268,10 +269,6 @@ def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Eve
 
 def _warn(line: str) -> None:
     say(line, logging.WARNING)
-
-
-async def _failure(supervisor: Supervisor) -> None:
-    raise await supervisor.failure()
 
 
 def _repeat(line: str, stream: str) -> None:

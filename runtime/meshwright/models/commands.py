@@ -62,7 +62,8 @@ def _list_models(target: Target, as_json: bool) -> None:
     """Show groups, deployments, tags and prices."""
     settings = _settings(target)
     overview = asyncio.run(_overview(target, settings))
-    health = _health(target, settings)
+    states = [*_tested_health(settings).items(), *_called_health(target, settings).items()]
+    health = dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
     for group in overview["groups"]:
         of_server = health.get("" if overview["file"] else group["group"])
         for row in group["deployments"]:
@@ -296,11 +297,6 @@ _TESTED = (
     Column("cost", write=_tested_cost),
     Column("", write=_tested_by),
 )
-
-
-def _health(target: Target, settings: Settings) -> dict[str, Document]:
-    states = [*_tested_health(settings).items(), *_called_health(target, settings).items()]
-    return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
 
 def _called_health(target: Target, settings: Settings) -> dict[str, Document]:

@@ -214,10 +214,10 @@ async def watch(process: int, limits: BoxLimits, end: Callable[[Overrun], None])
     """Call `end` once what a process started, and it, use more than the limits. Looks four times a second."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        used = await asyncio.to_thread(_use_of, process)
-        if used.threads > limits.processes + _STARTING:
+        threads, kilobytes = await asyncio.to_thread(_use_of, process)
+        if threads > limits.processes + _STARTING:
             return end("processes")
-        if used.kilobytes > limits.memory_mb * 1024:
+        if kilobytes > limits.memory_mb * 1024:
             return end("memory")
 
 
@@ -229,11 +229,6 @@ def threads_of_user() -> int:
     return sum(status.threads for status in _statuses() if status.user == os.getuid())
 
 
-class _Use(NamedTuple):
-    threads: int
-    kilobytes: int
-
-
 class _Status(NamedTuple):
     process: int
     parent: int
@@ -242,10 +237,11 @@ class _Status(NamedTuple):
     kilobytes: int
 
 
-def _use_of(process: int) -> _Use:
+def _use_of(process: int) -> tuple[int, int]:
+    """The threads and kilobytes of a process and all that it started."""
     statuses = {status.process: status for status in _statuses()}
     below = [status for status in statuses.values() if process in _ancestors(status, statuses)]
-    return _Use(sum(status.threads for status in below), sum(status.kilobytes for status in below))
+    return sum(status.threads for status in below), sum(status.kilobytes for status in below)
 
 
 def _ancestors(status: _Status, statuses: dict[int, _Status]) -> Iterator[int]:

@@ -41,7 +41,7 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
     take. Exit status 1 where no rule matches, or a payload does not fit.
     """
     settings = load_settings(Path())
-    chosen = _named(source, _sources())
+    chosen = _named(source, dict(sources_of(settings[WebhooksSettings])))
     with click.open_file(str(file), "rb") as opened:
         body = opened.read()
     headers = {"content-type": "application/json"}
@@ -64,10 +64,6 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
             _show_delivery(chosen, one)
     tasks = [task for one in deliveries for task in one["tasks"]]
     return 0 if tasks and not any(task["refused"] for task in tasks) else 1
-
-
-def _sources() -> dict[str, Source]:
-    return dict(sources_of(load_settings(Path())[WebhooksSettings]))
 
 
 def _named(name: str, sources: dict[str, Source]) -> Source:
