@@ -26,13 +26,12 @@ CompressionMethod = Literal["deterministic", "model", "deterministic-fallback"]
 _Item = str | dict[str, Any]
 
 
-def _lines_or_many(value: object) -> object:
-    return [line for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
-
-
 _OneOrMany = BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value)
+_LinesOrMany = BeforeValidator(
+    lambda value: [line for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+)
 _Items = Annotated[list[_Item], _OneOrMany, Field(max_length=_MAX_ITEMS)]
-_Conversation = Annotated[list[_Item], BeforeValidator(_lines_or_many), Field(max_length=_MAX_ITEMS)]
+_Conversation = Annotated[list[_Item], _LinesOrMany, Field(max_length=_MAX_ITEMS)]
 _Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
 
 

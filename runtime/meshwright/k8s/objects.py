@@ -96,7 +96,9 @@ class Pods:
         if self.keeps_data:
             # Pods start in any order, and one that fails does not hold up the others.
             spec |= {"serviceName": self.name, "podManagementPolicy": "Parallel"}
-            spec["volumeClaimTemplates"] = [self._claim()]
+            resources = {"requests": {"storage": self.storage}}
+            claim = {"accessModes": ["ReadWriteOnce"], "resources": resources}
+            spec["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
         return [
             named("v1", "ServiceAccount", self.name, automountServiceAccountToken=False),
             named("apps/v1", self.kind, self.name, spec=spec),
@@ -179,15 +181,6 @@ class Pods:
         if self.serves_api:
             container["lifecycle"] = {"preStop": {"exec": {"command": list(_DRAIN)}}}
         return container
-
-    def _claim(self) -> Document:
-        return {
-            "metadata": {"name": "data"},
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "resources": {"requests": {"storage": self.storage}},
-            },
-        }
 
 
 def _probe(path: str, *, every: int, failures: int) -> Document:

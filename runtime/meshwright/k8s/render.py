@@ -74,7 +74,9 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
         "front.yaml": front,
         "prompts.yaml": [prompt.document() for prompt in prompts],
     }
-    one, several, apps = _one(project, prompts), _several(project, prompts), _on_dapr(project, prompts)
+    # on SQLite the whole mesh is in one pod
+    one = _app(project, _FRONT, "up", prompts=prompts, replicas=1, needs_secret=False, serves_api=True)
+    several, apps = _several(project, prompts), _on_dapr(project, prompts)
     texts = dict(_folder("base", base))
     texts |= _overlay(project, "sqlite", {"front.yaml": one.documents()})
     texts |= _overlay(project, "postgres", {f"{app.name}.yaml": app.documents() for app in several})
@@ -85,11 +87,6 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
     texts |= _scaling(project, "postgres", {"mesh": several[1]})
     texts |= _scaling(project, "dapr", {app.name: app for app in apps if app.name in project.agents})
     return texts
-
-
-def _one(project: Project, prompts: Sequence[PromptConfigMap]) -> Pods:
-    """The whole mesh in one pod, on SQLite."""
-    return _app(project, _FRONT, "up", prompts=prompts, replicas=1, needs_secret=False, serves_api=True)
 
 
 def _several(project: Project, prompts: Sequence[PromptConfigMap]) -> tuple[Pods, Pods]:
@@ -229,10 +226,7 @@ def _overlay(
 
 
 def _folder(
-    path: str,
-    documents: Mapping[str, Sequence[Document]],
-    resources: Sequence[str] = (),
-    **rest: Any,
+    path: str, documents: Mapping[str, Sequence[Document]], resources: Sequence[str] = (), **rest: Any
 ) -> Iterator[tuple[PurePosixPath, str]]:
     """The files of a folder for kustomize, with the one that lists them."""
     folder = PurePosixPath(path)

@@ -14,13 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import ID_PATTERN, SHORT_DIGEST
 from meshwright.prompts.history import Checkout, checkout_of
-from meshwright.prompts.prompt import (
-    MAX_PROMPT_BYTES,
-    Prompt,
-    names_in,
-    offered_to,
-    parse_prompt,
-)
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, names_in, offered_to, parse_prompt
 
 _logger = logging.getLogger("meshwright.prompts")
 

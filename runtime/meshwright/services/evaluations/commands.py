@@ -58,10 +58,7 @@ _FIGURES = (
 def _show(target: Target, name: str, as_json: bool) -> None:
     """Show the progress, the cost and the figures of an evaluation."""
     evaluation = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.path_of(name)), need="state")
-    if as_json:
-        echo_json(evaluation)
-    else:
-        _print(evaluation)
+    echo_json(evaluation) if as_json else _print(evaluation)
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
@@ -108,11 +105,6 @@ def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> _Items
     if not items:
         raise click.BadParameter(f"{path} has no items", ctx, parameter)
     return _Items(items, places)
-
-
-def _criterion(text: str) -> Document:
-    name, _, description = text.partition("=")
-    return {"name": name, "description": description}
 
 
 @click.command()
@@ -184,7 +176,8 @@ def evaluate(
     answers each input by a task; then the answers are measured, and judged by the agent of --judge, one task
     for each criterion. The exit status is 1 where a --min is missed or an item has failed.
     """
-    requested = [_criterion(text) for text in criteria]
+    parts = [text.partition("=") for text in criteria]
+    requested = [{"name": name, "description": description} for name, _, description in parts]
     names = [*metrics, *(criterion["name"] for criterion in requested)]
     if not names:
         raise click.UsageError("name a --criterion or a --metric", click.get_current_context())
@@ -210,10 +203,7 @@ def evaluate(
             junit.write_bytes(junit_of(evaluation, rows))
         except OSError as error:
             raise click.ClickException(f"{junit} cannot be written: {error.strerror}") from None
-    if as_json:
-        echo_json(evaluation)
-    else:
-        _print(evaluation, rows)
+    echo_json(evaluation) if as_json else _print(evaluation, rows)
     return int(
         bool(evaluation["failed"]) or not all(figure.get("is_met", True) for figure in evaluation["figures"])
     )

@@ -139,14 +139,8 @@ def kappa(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 Function = Callable[[str, Mapping[str, Any]], Any]
-_OF_TEXT: Mapping[str, Callable[[str], float | None]] = {
-    "length": length,
-    "readability": readability,
-}
-_OF_EXPECTED: Mapping[str, Callable[[str, str], float]] = {
-    "exact": exact,
-    "contains": contains,
-}
+_OF_TEXT: Mapping[str, Callable[[str], float | None]] = {"length": length, "readability": readability}
+_OF_EXPECTED: Mapping[str, Callable[[str, str], float]] = {"exact": exact, "contains": contains}
 REGEX, FACTUALITY, SENTIMENT = "regex", "factuality", "sentiment"
 BUILT_IN = (*_OF_TEXT, SENTIMENT, FACTUALITY, *_OF_EXPECTED, REGEX)
 """The metrics that every mesh has."""
@@ -285,7 +279,9 @@ def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
     spec = Spec.model_validate_json(row.spec)
     items = [item for item_row in rows if (item := item_of(item_row, with_texts=False)).figures is not None]
     figures = [_judged(spec, criterion.name, items) for criterion in spec.criteria]
-    figures += [_measured(name, items) for name in spec.metrics]
+    for name in spec.metrics:
+        values = [item.figures.metrics.get(name) for item in items if item.figures]
+        figures.append(_figure(name, "metric", values))
     return EvaluationView(
         **dict(summary_of(row, rows)),
         agent_id=spec.agent_id,
@@ -295,10 +291,6 @@ def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
         figures=figures,
         warnings=_warnings(figures),
     )
-
-
-def _measured(name: str, items: Sequence[EvaluationItem]) -> EvaluationFigure:
-    return _figure(name, "metric", [item.figures.metrics.get(name) for item in items if item.figures])
 
 
 def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> EvaluationFigure:

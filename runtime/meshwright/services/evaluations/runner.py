@@ -47,8 +47,6 @@ _Vote = tuple[float, str, str | None]
 
 
 class _Work(NamedTuple):
-    """An item of an evaluation that is worked on."""
-
     key: EvaluationKey
     spec: Spec
     number: int
@@ -241,10 +239,7 @@ class EvaluationRunner:
         )
         tenant_id, tasks = work.key.tenant_id, self._mesh.get(Tasks)
         caller = Caller(
-            tenant_id=tenant_id,
-            requested_by=work.spec.requested_by,
-            source=SOURCE,
-            budgets=work.spec.budgets,
+            tenant_id=tenant_id, requested_by=work.spec.requested_by, source=SOURCE, budgets=work.spec.budgets
         )
         key = f"{work.spec.run_id}:{work.number}:{name}"
         submit = partial(tasks.submit, request, caller, idempotency_key=key, variants=variants)

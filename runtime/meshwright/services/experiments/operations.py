@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from meshwright.agent import Agent, AgentTypes
+from meshwright.agent import AgentTypes
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
@@ -247,8 +247,14 @@ class Experiments:
         agent = agents[request.agent_id]
         for place, variant in enumerate(request.variants):
             if variant.runs_as is not None:
-                field = f"variants.{place}.runs_as"
-                _check_place(agent, agents.get(variant.runs_as), variant.runs_as, field)
+                field, other = f"variants.{place}.runs_as", agents.get(variant.runs_as)
+                problem = f"There is no agent {variant.runs_as!r}"
+                if other is None:
+                    raise NotFound(problem, remedy="`mesh agents` lists them", field=field)
+                if not {own.name for own in agent.capabilities} & {own.name for own in other.capabilities}:
+                    problem = f"Agent {variant.runs_as!r} has no capability of {agent.agent_id!r}"
+                    remedy = "Name an agent that has one of them"
+                    raise InvalidInput(problem, remedy=remedy, field=field)
             if variant.version is not None:
                 try:
                     await self.mesh.get(PromptRegistry).show(caller, agent.prompt, version=variant.version)
@@ -326,17 +332,6 @@ class Experiments:
         event = self._event(ExperimentStopped, row, {**fields, **cause})
         await self.mesh.write(table.stop, event, row.tenant_id, row.experiment_id, fields)
         await self._refresh()
-
-
-def _check_place(agent: type[Agent], other: type[Agent] | None, name: str, field: str) -> None:
-    if other is None:
-        raise NotFound(f"There is no agent {name!r}", remedy="`mesh agents` lists them", field=field)
-    if not {own.name for own in agent.capabilities} & {own.name for own in other.capabilities}:
-        raise InvalidInput(
-            f"Agent {name!r} has no capability of {agent.agent_id!r}",
-            remedy="Name an agent that has one of them",
-            field=field,
-        )
 
 
 Note = Callable[[Caller, str], Awaitable[Any]]

@@ -9,8 +9,6 @@ PART = Part(
     settings="settings:ExperimentsSettings",
     events="event_types:EVENTS",
     resources="display:RESOURCES",
-    commands={
-        "experiments": "Try variants of prompts, models and agents on live tasks.",
-    },
+    commands={"experiments": "Try variants of prompts, models and agents on live tasks."},
     heading="Mesh",
 )

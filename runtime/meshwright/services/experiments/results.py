@@ -112,7 +112,8 @@ def results(row: ExperimentRow, measured: Measurements) -> ExperimentResults:
     """The results of an experiment."""
     request = row.request
     names = [variant.name for variant in request.variants]
-    metrics = dict.fromkeys((request.metric, *METRICS, *_scores(measured)))
+    scores = sorted({metric for metric, _ in measured.samples} - {*METRICS})
+    metrics = dict.fromkeys((request.metric, *METRICS, *scores))
     figures = [
         _figures(
             metric, name, measured.samples[metric, name], measured.samples.get((metric, names[0])), names
@@ -123,10 +124,6 @@ def results(row: ExperimentRow, measured: Measurements) -> ExperimentResults:
     ]
     variants = [_result(request, name, measured) for name in names]
     return ExperimentResults(experiment=row.view, variants=variants, figures=figures)
-
-
-def _scores(measured: Measurements) -> Sequence[str]:
-    return sorted({metric for metric, _ in measured.samples} - {*METRICS})
 
 
 def _alpha(variants: Sequence[Any]) -> float:

@@ -312,23 +312,19 @@ class ExperimentProjection:
             return []
         ids = {variant.experiment for _, acceptance in accepted for variant in acceptance.variants}
         experiments = {row.experiment_id: row for row in by_ids(session, sorted(ids))}
-        return [
-            _new_row(row.experiment_id, event, variant.name, unit)
+        rows = [
+            (row.experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, variant.name, unit)
             for event, acceptance in accepted
             for variant in acceptance.variants
             if (row := experiments.get(variant.experiment)) is not None and row.tenant_id == event.tenant_id
             if (unit := _unit_of(row, event, acceptance)) and row.variant(variant.name)
         ]
+        return [dict(zip(_TASK_COLUMNS, (*row, *_NONE), strict=True)) for row in rows]
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks and scores whose events are in the log."""
         session.execute("DELETE FROM experiment_tasks WHERE seq >= ?", (oldest,))
         session.execute("DELETE FROM experiment_scores WHERE seq >= ?", (oldest,))
-
-
-def _new_row(experiment_id: str, event: Event, variant: str, unit: str) -> dict[str, Any]:
-    values = (experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, variant, unit)
-    return dict(zip(_TASK_COLUMNS, (*values, *_NONE), strict=True))
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:

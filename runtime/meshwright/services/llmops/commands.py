@@ -175,10 +175,7 @@ def _label(target: Target, name: str, label: str, version: int, as_json: bool) -
     """Point a label at a version. Agents use `production` from their next attempt on."""
     path, body = _path_of_label(name, label), {"version": version}
     prompt = talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change")
-    if as_json:
-        echo_json(prompt)
-    else:
-        click.echo(f"{name}: {labels_of(prompt)}")
+    echo_json(prompt) if as_json else click.echo(f"{name}: {labels_of(prompt)}")
 
 
 @registry.command("unlabel")

@@ -9,8 +9,6 @@ PART = Part(
     settings="settings:LlmopsSettings",
     events="event_types:EVENTS",
     resources="display:RESOURCES",
-    commands={
-        "registry": "Register versions of prompts, and say by labels which one is live.",
-    },
+    commands={"registry": "Register versions of prompts, and say by labels which one is live."},
     heading="Mesh",
 )

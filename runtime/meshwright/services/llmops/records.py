@@ -13,13 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
 from meshwright.edges.bodies import ChangeBody, Strict
-from meshwright.prompts.prompt import (
-    MAX_PROMPT_BYTES,
-    fields_and_body,
-    names_in,
-    offered_to,
-    parse_prompt,
-)
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, fields_and_body, names_in, offered_to, parse_prompt
 from meshwright.services.llmops.table import MatchedVersion, PromptRow
 
 MAX_VERSION = 2**31 - 1

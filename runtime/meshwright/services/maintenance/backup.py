@@ -122,7 +122,8 @@ def _copy(folder: Path, draft: Path, progress: Progress | None, front: str) -> B
         closing(sqlite3.connect(draft, isolation_level=None)) as copy,
     ):
         source.execute("BEGIN")  # the copy is of this moment: without it each commit would restart it
-        last_seq = _last_seq(source)
+        [last_seq] = source.execute("SELECT seq FROM event_log").fetchone()
+        last_event = source.execute("SELECT time FROM events WHERE seq = ?", (last_seq,)).fetchone()
         copy.execute("PRAGMA synchronous=OFF")  # it is synced as a whole
         _copy_pages(source.connection, copy, progress)
         tasks, open_tasks = source.execute(_TASKS).fetchone()
@@ -133,7 +134,7 @@ def _copy(folder: Path, draft: Path, progress: Progress | None, front: str) -> B
             tasks=tasks,
             open_tasks=open_tasks,
             last_seq=last_seq,
-            last_event_at=_time_of(source, last_seq),
+            last_event_at=datetime.fromtimestamp(last_event[0], UTC) if last_event else None,
             trees=sum(1 for _ in (folder / TREES).glob(LEASES)),
             front=front,
         )
@@ -222,15 +223,6 @@ def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: 
             progress(pages - remaining, pages)
 
     source.backup(copy, pages=_PAGES, sleep=0, progress=report)
-
-
-def _last_seq(session: SqliteSession) -> int:
-    return session.execute("SELECT seq FROM event_log").fetchone()[0]
-
-
-def _time_of(session: SqliteSession, seq: int) -> datetime | None:
-    row = session.execute("SELECT time FROM events WHERE seq = ?", (seq,)).fetchone()
-    return datetime.fromtimestamp(row[0], UTC) if row else None
 
 
 def text_of(path: Path) -> str | None:

@@ -175,7 +175,8 @@ def _begin(session: Session, location: str, note: Mapping[str, Any]) -> None:
 def _fill(session: Session, store: Session, source: str, target: str, progress: Progress) -> MigrationReport:
     """Copy all rows, in one transaction."""
     parts = _parts(store, session, source)
-    total = sum(_count(store, part) for part in parts)
+    counts = [f"SELECT count(*) FROM ({part.select}) AS selected" for part in parts]  # noqa: S608 names in code
+    total = sum(store.execute(count).fetchone()[0] for count in counts)
     reached = 0
 
     def written(rows: int) -> None:
@@ -202,11 +203,6 @@ def _fill(session: Session, store: Session, source: str, target: str, progress: 
         open_tasks=open_tasks,
         last_seq=newest(store),
     )
-
-
-def _count(store: Session, part: _Part) -> int:
-    [(rows,)] = store.execute(f"SELECT count(*) FROM ({part.select}) AS found").fetchall()  # noqa: S608 code
-    return rows
 
 
 def _parts(store: Session, session: Session, location: str) -> list[_Part]:
@@ -238,18 +234,17 @@ def _actors(before: str, after: str) -> list[_Part]:
             _Part(messages, own_mailbox, f"{own_mailbox} (n, {own_repeats}, message)"),
         ]
     into = f"messages (n, {own_repeats}, message, type, id, owner, fetched)"
+
+    def unowned(row: Row) -> Row:
+        return (*row, "")
+
+    def addressed(row: Row) -> Row:
+        return (*row, *ActorRef.parse(from_json(row[-1])["to"]), "", 0)
+
     return [
-        _Part(heads, "heads", f"heads ({_HEADS}, owner)", _unowned),
-        _Part(messages, own_mailbox, into, _addressed),
+        _Part(heads, "heads", f"heads ({_HEADS}, owner)", unowned),
+        _Part(messages, own_mailbox, into, addressed),
     ]
-
-
-def _unowned(row: Row) -> Row:
-    return (*row, "")
-
-
-def _addressed(row: Row) -> Row:
-    return (*row, *ActorRef.parse(from_json(row[-1])["to"]), "", 0)
 
 
 def _files(source: Database, target: Database, *, is_again: bool) -> dict[str, str]:

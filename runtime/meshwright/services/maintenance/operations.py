@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple
@@ -209,8 +209,6 @@ _SELECT = "SELECT seq, tenant_id, task_id, status, generation, attempts, cost_us
 
 
 class _ListedTask(NamedTuple):
-    """A task as the list has it."""
-
     seq: int
     tenant_id: str
     task_id: str
@@ -251,15 +249,12 @@ async def verify_records(mesh: Mesh, report: StoreVerification) -> None:
         await asyncio.sleep(_PAUSE_SECONDS)
         rows = await mesh.log.view(_again, [task.listed.seq for task in suspects])
         suspects = [task for task in await _look_at(mesh, rows) if task.fault]
-    report.faults += [_line(task) for task in suspects]
+    for task in suspects:
+        report.faults.append(f"Task {task.listed.task_id} of tenant {task.listed.tenant_id}: {task.fault}")
     report.faults += await _lost_accounts(mesh)
     if oldest > 1:
         text = f"Events before {oldest:,} were deleted by age: tasks that had ended by then are not compared"
         report.notes.append(text)
-
-
-def _line(task: _CheckedTask) -> str:
-    return f"Task {task.listed.task_id} of tenant {task.listed.tenant_id}: {task.fault}"
 
 
 def _oldest_seq(session: Session) -> int:
@@ -275,9 +270,8 @@ def _again(session: Session, numbers: Sequence[int]) -> list[_ListedTask]:
     return sorted(_ListedTask(*row) for row in session.select_in(_SELECT, numbers))
 
 
-async def _look_at(mesh: Mesh, rows: Iterable[_ListedTask]) -> list[_CheckedTask]:
+async def _look_at(mesh: Mesh, rows: Sequence[_ListedTask]) -> list[_CheckedTask]:
     """Compare tasks side by side. A record that cannot be read deviates; a store that is away is an error."""
-    rows = list(rows)
     looked = await asyncio.gather(*(_look(mesh, row) for row in rows), return_exceptions=True)
     checked: list[_CheckedTask] = []
     errors = [error for error in looked if isinstance(error, BaseException)]
@@ -348,7 +342,6 @@ async def _lost_accounts(mesh: Mesh) -> list[str]:
         except (ValueError, ArithmeticError):
             continue  # it is none
         if await mesh.runtime.read(account.ref) is None:
-            missing[f"Budget {account.budget} of {account.scope} {account.key}: its account is not there"] = (
-                None
-            )
+            place = f"Budget {account.budget} of {account.scope} {account.key}"
+            missing[f"{place}: its account is not there"] = None
     return list(missing)

@@ -182,10 +182,7 @@ class PromptFileVersions(Struct):
     before: PromptFileVersion | None = None
 
 
-@prompt_router.get(
-    "/prompts/{name}/versions/{version}",
-    summary="Show a version of a prompt file",
-)
+@prompt_router.get("/prompts/{name}/versions/{version}", summary="Show a version of a prompt file")
 async def _show_version(
     mesh: MeshDep,
     caller: Annotated[Caller, needs(Role.CONTENTS)],
@@ -216,14 +213,8 @@ def _find(path: FilePath, version: str) -> PromptFileVersions:
 
 
 def _shown(version: Version) -> PromptFileVersion:
-    return PromptFileVersion(
-        version=version.name,
-        revision=version.revision,
-        author=version.author,
-        at=version.at,
-        subject=version.subject,
-        text=version.text,
-    )
+    fields = {name: value for name, value in version._asdict().items() if name != "digest"}
+    return PromptFileVersion(version=version.name, **fields)
 
 
 # `/session/oidc` and `/session/callback`: a browser logs in at the issuer. No programs call them

@@ -347,7 +347,9 @@ class MlflowSink:
         scored = await self._find(EventFilter(event_type=SCORED, before_seq=event.seq, **of_task))
         early = scored if outcome.generation == 1 else ()  # later ones are of the end that they followed
         metrics = [*_metrics(event, outcome), *_scores(early)]
-        await self._api.log(run, metrics=metrics, params=_params(outcome))
+        fields = {name: getattr(outcome, name) for name in ("agent_id", "capability", "model", "prompt")}
+        params = {name: value for name, value in fields.items() if value}
+        await self._api.log(run, metrics=metrics, params=params)
         if self._contents:
             await self._api.put_artifact(run, "outcome.json", encode(redact_data(event.fields)))
         await self._api.end(run, _STATES[outcome.status], event.time)
@@ -379,11 +381,6 @@ def _scores(events: Sequence[Event]) -> list[dict[str, Any]]:
     return [
         metric(f"score/{score.name}", score.value, event.time) for score, event in scores if score is not None
     ]
-
-
-def _params(outcome: Outcome) -> dict[str, str]:
-    fields = {name: getattr(outcome, name) for name in ("agent_id", "capability", "model", "prompt")}
-    return {name: value for name, value in fields.items() if value}
 
 
 def _task_tags(event: Event, outcome: Outcome, accepted: Mapping[str, Any]) -> dict[str, str]:
