@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +33,7 @@ from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.settings import PeopleSettings
 from meshwright.events.tasks import open_code
 from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.spending import Activity, activity_of
@@ -74,7 +73,8 @@ class PromptsComponent(Component):
         agents = mesh.get(AgentTypes)
         prompts_in_code, own = prompts_brought(agents), variables_of(agents)
         self._folder = Prompts(folder, in_code=prompts_in_code, own=own, on_event=mesh.tell)
-        self._reloading: asyncio.Task[None] | None = None
+        seconds = mesh.settings[PromptsSettings].reload_seconds
+        self.parts.append(Duty(mesh.runtime.clock, seconds, self._reload))
 
     def prompt_source(self) -> PromptSource:
         """The prompts folder. It is asked last, and has a prompt for every name."""
@@ -106,22 +106,8 @@ class PromptsComponent(Component):
         where = folder if folder.is_dir() else f"the agents' code; there is no folder {folder}"
         return f"{len(names)} in {where}{elsewhere}{of_none}"
 
-    async def start(self) -> None:
-        """Look for changed files every few seconds."""
-
-        async def reload() -> None:
-            self.mesh.get(PromptSources).reload()
-
-        seconds = self.mesh.settings[PromptsSettings].reload_seconds
-        self._reloading = asyncio.create_task(every(self.mesh.runtime.clock, seconds, reload))
-
-    async def stop(self) -> None:
-        """Look no more."""
-        reloading, self._reloading = self._reloading, None
-        if reloading is not None:
-            reloading.cancel()
-            with suppress(asyncio.CancelledError):
-                await reloading
+    async def _reload(self) -> None:
+        self.mesh.get(PromptSources).reload()
 
 
 class AgentsComponent(Component):
@@ -157,7 +143,7 @@ class AgentsComponent(Component):
         """Begin the work that has been offered."""
         self._worker.begin()
         if self.mesh.runtime.is_shared:
-            self._sharing.start()
+            await self._sharing.start()
 
     async def _tell_changed_code(self) -> None:
         for agent_id, code, tasks, once in await self.mesh.log.view(open_code):

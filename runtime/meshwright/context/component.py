@@ -57,7 +57,7 @@ class ContextComponent(Component):
         """Begin to embed memories; of processes that share a database the fronts do."""
         embeds = self.mesh.database.exclusive or self.mesh.role.is_front
         if self._vectors is not None and embeds and self._memory in self._stores:
-            self._vectors.begin(self.mesh.runtime.clock)
+            await self._vectors.begin(self.mesh.runtime.clock)
 
     async def stop(self) -> None:
         """Embed no more."""

@@ -12,7 +12,6 @@ import heapq
 import logging
 from array import array
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import suppress
 from itertools import groupby
 from math import isfinite, sqrt
 from operator import mul
@@ -22,7 +21,7 @@ from meshwright.context.memory_table import RECALLED, Fields, selected, wording
 from meshwright.context.text import coverage
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 from meshwright.sql.database import Database, Session
 
@@ -192,36 +191,31 @@ class Vectors:
         self._floor = floor
         self._wanted = asyncio.Event()
         self._made_by = ""
-        self._duties: list[asyncio.Task[None]] = []
+        self._duties: list[Duty] = []
 
     def want(self) -> None:
         """Say that a text may have no vector yet."""
         self._wanted.set()
 
-    def begin(self, clock: Clock) -> None:
+    async def begin(self, clock: Clock) -> None:
         """Begin to embed what has no vector of the model. Idempotent."""
         if not self._duties:
             self._duties = [
-                asyncio.create_task(every(clock, _PAUSE_SECONDS, self.fill)),
-                asyncio.create_task(self._fill_when_wanted(clock)),
+                Duty(clock, _PAUSE_SECONDS, self.fill),
+                Duty(clock, 0, self._fill_when_wanted),
             ]
+        for duty in self._duties:
+            await duty.start()
 
     async def stop(self) -> None:
         """Embed no more."""
-        duties = [*self._duties]
-        self._duties.clear()
-        for duty in duties:
-            duty.cancel()
-            with suppress(asyncio.CancelledError):
-                await duty
+        for duty in self._duties:
+            await duty.stop()
 
-    async def _fill_when_wanted(self, clock: Clock) -> None:
-        async def once() -> None:
-            await self._wanted.wait()
-            self._wanted.clear()
-            await self.fill()
-
-        await every(clock, 0, once)
+    async def _fill_when_wanted(self) -> None:
+        await self._wanted.wait()
+        self._wanted.clear()
+        await self.fill()
 
     async def fill(self) -> None:
         """Embed the texts that have no vector of the model that made one last, tenant by tenant.

@@ -107,3 +107,27 @@ async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]
         except Exception:  # whatever it was, the duty does not end for good
             _logger.exception("a regular duty failed, and is tried again in %g s", seconds)
         await clock.sleep_until(clock.now() + timedelta(seconds=seconds))
+
+
+class Duty:
+    """Does something when it starts, and then every so many seconds until it stops. Both are idempotent."""
+
+    def __init__(
+        self, clock: Clock, seconds: float, work: Callable[[], Awaitable[None]], name: str | None = None
+    ) -> None:
+        self._clock, self._seconds, self._work, self._name = clock, seconds, work, name
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+        if self._task is None:
+            work = every(self._clock, self._seconds, self._work)
+            self._task = asyncio.create_task(work, name=self._name)
+
+    async def stop(self) -> None:
+        """End, in the middle of the work too."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task

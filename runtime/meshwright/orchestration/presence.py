@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from meshwright.core import topics
@@ -16,7 +15,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, Outcome
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.orchestration.registry import Registry, StatusChange
 from meshwright.orchestration.scoring import counts, recent_outcomes
 
@@ -115,9 +114,11 @@ class Presence:
         self._log = log
         self._registry = registry
         self.registrations = registrations
-        self._heartbeat_seconds = heartbeat_seconds
         self._probes = HealthProbes(registry)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._duties = (
+            Duty(runtime.clock, heartbeat_seconds, self._beat, "heartbeat"),
+            Duty(runtime.clock, CHECK_SECONDS, self._check, "presence"),
+        )
         for registration in registrations:  # before the runtime starts: recovered tasks may ask at once
             registry.register(registration)
         runtime.listen(topics.TASK_RESULTS, self._count, sealed=True)
@@ -131,19 +132,13 @@ class Presence:
             [self._event("agent.registered", own.agent_id, own) for own in self.registrations]
         )
         self._runtime.broadcast(self._event(_ROLL_CALL, "", {}))
-        clock = self._runtime.clock
-        self._tasks = [
-            asyncio.create_task(every(clock, self._heartbeat_seconds, self._beat), name="heartbeat"),
-            asyncio.create_task(every(clock, CHECK_SECONDS, self._check), name="presence"),
-        ]
+        for duty in self._duties:
+            await duty.start()
 
     async def stop(self) -> None:
         """Stop telling."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        self._tasks = []
+        for duty in self._duties:
+            await duty.stop()
         await self._probes.close()
 
     def renew(self, registrations: Sequence[Registration]) -> None:

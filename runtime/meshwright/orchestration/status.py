@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -29,7 +28,7 @@ from meshwright.events.status import (
     status_of,
 )
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
@@ -64,7 +63,7 @@ class MissingAgents:
         self._named: set[str] = set()
         self._named_before: set[str] = set()  # by an earlier process
         self._suspects: set[str] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._looking = Duty(mesh.runtime.clock, CHECK_SECONDS, self._look, "missing agents")
 
     async def start(self) -> None:
         """Name the missing agents, and look again every few seconds."""
@@ -73,17 +72,11 @@ class MissingAgents:
         if not self._runtime.is_shared:  # its agents are all that there will be
             self._suspects = set(await self._now())
             await self._look()
-        self._looking = asyncio.create_task(
-            every(self._runtime.clock, CHECK_SECONDS, self._look), name="missing agents"
-        )
+        await self._looking.start()
 
     async def stop(self) -> None:
         """Look no more."""
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+        await self._looking.stop()
 
     def is_missing(self, agent_id: str) -> bool:
         """Whether no process of the mesh has an agent now, as far as this one knows."""

@@ -36,7 +36,7 @@ from meshwright.events.tasks import (
 )
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.folder import LAST_ERROR
 from meshwright.work.conversation import MESSAGES, ConversationState, conversation_of
@@ -50,7 +50,7 @@ _TASKS_AT_ONCE = 5_000  # each look reads the whole list
 _PAUSE_SECONDS = 3600.0
 
 
-class Contents:
+class Contents(Duty):
     """Deletes the journals of tasks once they have ended so many days ago, hourly."""
 
     def __init__(
@@ -65,21 +65,9 @@ class Contents:
         self._log = log
         self._tell = tell
         self._keep = timedelta(days=keep_days)
-        self._pruning: asyncio.Task[None] | None = None
+        super().__init__(runtime.clock, _PAUSE_SECONDS, self.prune)
         self._lock = asyncio.Lock()
         log.before_prune = self.prune  # the list of tasks, by which they are found, goes with the events
-
-    async def start(self) -> None:
-        """Begin to delete."""
-        self._pruning = asyncio.create_task(every(self._runtime.clock, _PAUSE_SECONDS, self.prune))
-
-    async def stop(self) -> None:
-        """Delete no more."""
-        pruning, self._pruning = self._pruning, None
-        if pruning is not None:
-            pruning.cancel()
-            with suppress(asyncio.CancelledError):
-                await pruning
 
     async def prune(self) -> None:
         """Delete the contents that are old enough, of some tasks at a time."""

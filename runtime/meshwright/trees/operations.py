@@ -19,7 +19,7 @@ from meshwright.core.messages import Caller, Event
 from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import ORCHESTRATION
@@ -92,7 +92,7 @@ class TreeOperations:
                 mesh.runtime.clock,
             )
         )
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeping = Duty(mesh.runtime.clock, _PAUSE_SECONDS, self._sweep)
         self._erasing: set[asyncio.Task[None]] = set()
         self._unlisten: Callable[[], None] = lambda: None
 
@@ -116,19 +116,15 @@ class TreeOperations:
 
     async def begin(self) -> None:
         """Remove the trees of tasks that are gone, hourly."""
-        if self._sweeping is None:
-            self._unlisten = self.mesh.runtime.listen(topics.MESH, self._on_pruned, (PRUNED,))
-            self._sweeping = asyncio.create_task(every(self.mesh.runtime.clock, _PAUSE_SECONDS, self._sweep))
+        self._unlisten()
+        self._unlisten = self.mesh.runtime.listen(topics.MESH, self._on_pruned, (PRUNED,))
+        await self._sweeping.start()
 
     async def stop(self) -> None:
         """Remove no more."""
         self._unlisten()
-        sweeping, self._sweeping = self._sweeping, None
         await asyncio.gather(*self._erasing, self._trees.close(), return_exceptions=True)
-        if sweeping is not None:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+        await self._sweeping.stop()
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Remove the trees of tasks, with all of their history."""

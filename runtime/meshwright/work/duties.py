@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshwright.core.errors import HostError
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.work.protocol import Cancel, TaskKey, tenant_of
 from meshwright.work.record import Entry, TaskRecord, ThreadState
 
@@ -23,26 +22,12 @@ SHARE_SECONDS = 0.5
 _logger = logging.getLogger("meshwright.work")
 
 
-class Sharing:
+class Sharing(Duty):
     """Publishes the loads of this worker, and hands over what others can begin sooner."""
 
     def __init__(self, runtime: Runtime, worker: Worker) -> None:
         self._runtime, self._worker = runtime, worker
-        self._looking: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Look every half second."""
-        self._looking = asyncio.create_task(
-            every(self._runtime.clock, SHARE_SECONDS, self._look), name="shared tasks"
-        )
-
-    async def stop(self) -> None:
-        """Look no more."""
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+        super().__init__(runtime.clock, SHARE_SECONDS, self._look, "shared tasks")
 
     async def _look(self) -> None:
         loads, waiting = self._worker.loads(), self._worker.waiting_by_agent()

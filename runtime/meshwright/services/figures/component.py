@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from meshwright.component import Component
 from meshwright.events.projections import Projection
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.figures.reader import FiguresReader
@@ -34,8 +32,10 @@ class FiguresComponent(Component):
         roster = Roster(mesh)
         self._reader = FiguresReader(mesh, roster, self.config.stuck_seconds)
         mesh.provide(FiguresOperations(mesh, self._reader))
-        self._refreshing: asyncio.Task[None] | None = None
         self.parts.append(roster)
+        if mesh.role.is_front:
+            seconds = self.config.refresh_seconds
+            self.parts.append(Duty(mesh.runtime.clock, seconds, self._refresh, "figures"))
 
     def migrations(self) -> Traversable:
         """The table `agent_figures`, and on PostgreSQL the view `meshwright_scale`."""
@@ -53,22 +53,9 @@ class FiguresComponent(Component):
 
     async def start(self) -> None:
         """Say that this worker is there, and keep the figures up to date, and the tables that others read."""
-        await super().start()
         if self.mesh.role.is_front:
             await self._reader.calls.begin()
-            refresh, seconds = self._refresh, self.config.refresh_seconds
-            self._refreshing = asyncio.create_task(
-                every(self.mesh.runtime.clock, seconds, refresh), name="figures"
-            )
+        await super().start()
 
     async def _refresh(self) -> None:
         await self._reader.calls.refresh(self.mesh.runtime.clock.now())
-
-    async def stop(self) -> None:
-        """Say no more."""
-        refreshing, self._refreshing = self._refreshing, None
-        if refreshing is not None:
-            refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await refreshing
-        await super().stop()

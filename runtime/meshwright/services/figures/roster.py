@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.core import topics
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Event
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.orchestration.settings import PresenceSettings
 from meshwright.services.figures.records import WorkerFigures
@@ -31,24 +30,18 @@ class Roster:
         self._seconds = mesh.settings[PresenceSettings].heartbeat_seconds
         self._started_at = mesh.runtime.clock.now()
         self._heard: dict[str, WorkerFigures] = {}
-        self._telling: asyncio.Task[None] | None = None
+        self._telling = Duty(mesh.runtime.clock, self._seconds, self._tell, "worker: seen")
         mesh.runtime.listen(topics.MESH, self._hear, (_SEEN, _ROLL_CALL))
 
     async def start(self) -> None:
         """Ask who is there and, where other processes may ask, begin to tell."""
         if self._mesh.runtime.is_shared:
             self._show(_ROLL_CALL, {})
-            self._telling = asyncio.create_task(
-                every(self._mesh.runtime.clock, self._seconds, self._tell), name="worker: seen"
-            )
+            await self._telling.start()
 
     async def stop(self) -> None:
         """Stop telling."""
-        telling, self._telling = self._telling, None
-        if telling is not None:
-            telling.cancel()
-            with suppress(asyncio.CancelledError):
-                await telling
+        await self._telling.stop()
 
     async def workers(self) -> list[WorkerFigures]:
         """Those that are there, this process first; one that goes away is listed for three beats more."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component
 from meshwright.core.access import Role
 from meshwright.core.logs import MESH_LOGGER
 from meshwright.core.messages import Caller
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import FRONT
@@ -40,7 +38,7 @@ class MaintenanceComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._hold = ProcessHold(mesh)
-        self._following: asyncio.Task[None] | None = None
+        self._following = Duty(mesh.runtime.clock, _LOOK_SECONDS, self._follow)
         mesh.provide(Maintenance(mesh, self._hold))
 
     def actors(self) -> Iterable[Actors]:
@@ -62,15 +60,11 @@ class MaintenanceComponent(Component):
         elif await self._hold.follow():
             mesh.tell(note or MeshHeld())
         if mesh.runtime.is_shared:
-            self._following = asyncio.create_task(every(mesh.runtime.clock, _LOOK_SECONDS, self._follow))
+            await self._following.start()
 
     async def stop(self) -> None:
         """Follow the hold no more."""
-        following, self._following = self._following, None
-        if following is not None:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+        await self._following.stop()
 
     async def _follow(self) -> None:
         before, is_held = self.mesh.state, await self._hold.follow()

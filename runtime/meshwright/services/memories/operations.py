@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -27,7 +26,7 @@ from meshwright.core.messages import Caller, MemoryKind, MemoryScope
 from meshwright.core.operations import Limit, Rule, Strict, operation
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox_sources import WholeInbox
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.services.memories.inbox import Quarantine
 from meshwright.services.memories.settings import MemoriesSettings
@@ -81,7 +80,7 @@ class Memories:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh, self.config = mesh, mesh.settings[MemoriesSettings]
-        self._purging: asyncio.Task[None] | None = None
+        self._purging = Duty(mesh.runtime.clock, _PAUSE_SECONDS, self._purge)
         self._changing = asyncio.Lock()
 
     def assemble(self) -> None:
@@ -91,16 +90,12 @@ class Memories:
 
     async def begin(self) -> None:
         """Begin to delete what was forgotten."""
-        if self.mesh.role.is_front and self._purging is None and self._catalog is not None:
-            self._purging = asyncio.create_task(every(self.mesh.runtime.clock, _PAUSE_SECONDS, self._purge))
+        if self.mesh.role.is_front and self._catalog is not None:
+            await self._purging.start()
 
     async def stop(self) -> None:
         """Delete no more."""
-        purging, self._purging = self._purging, None
-        if purging is not None:
-            purging.cancel()
-            with suppress(asyncio.CancelledError):
-                await purging
+        await self._purging.stop()
 
     @operation(_SEE, "GET /memories", "List memories")
     async def list_memories(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from meshwright.core.operations import Rule, operation
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.services.retention.records import (
     RecordPruner,
@@ -68,7 +67,7 @@ class Retention:
         self._mesh, self._ages = mesh, ages
         self._records = RecordPruner(mesh, ages.records_days)
         mesh.log.kept_statuses = [status for status, days in ages.days.items() if days is not None]
-        self._pruning: asyncio.Task[None] | None = None
+        self._pruning = Duty(mesh.runtime.clock, _PAUSE_SECONDS, self._prune_all)
         self._lock = asyncio.Lock()
 
     @property
@@ -78,18 +77,12 @@ class Retention:
 
     async def start(self) -> None:
         """Begin to prune. Idempotent."""
-        if self.is_on and self._pruning is None:
-            self._pruning = asyncio.create_task(
-                every(self._mesh.runtime.clock, _PAUSE_SECONDS, self._prune_all)
-            )
+        if self.is_on:
+            await self._pruning.start()
 
     async def stop(self) -> None:
         """Prune no more."""
-        pruning, self._pruning = self._pruning, None
-        if pruning is not None:
-            pruning.cancel()
-            with suppress(asyncio.CancelledError):
-                await pruning
+        await self._pruning.stop()
 
     @operation(
         Rule("prunes tasks", (Role.ADMIN,), all_tenants=True),

@@ -19,7 +19,7 @@ from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
 from meshwright.events.rows import event_of, unfolded
-from meshwright.kernel.timers import every
+from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.services.sinks.event_types import SinkDelayed
 from meshwright.services.sinks.mlflow import (
@@ -142,7 +142,7 @@ class Follower:
         self._position = self._newest = 0
         self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
         self._retry_at = mesh.runtime.clock.now()
-        self._task: asyncio.Task[None] | None = None
+        self._looking = Duty(mesh.runtime.clock, _LOOK_SECONDS, self._look, f"sink {name}")
 
     @property
     def behind(self) -> int:
@@ -163,17 +163,11 @@ class Follower:
 
     async def begin(self) -> None:
         """Go on behind the position. Idempotent."""
-        if self._task is None:
-            work = every(self._mesh.runtime.clock, _LOOK_SECONDS, self._look)
-            self._task = asyncio.create_task(work, name=f"sink {self._name}")
+        await self._looking.start()
 
     async def stop(self) -> None:
         """Send no more. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._looking.stop()
         await self._http.stop()
 
     async def _look(self) -> None:
