@@ -21,7 +21,7 @@ from meshwright.ledger.costs import CostQuery, costs_of
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.maintenance.verify import verify_store
-from meshwright.services.retention.retention import Retention
+from meshwright.services.retention.operations import Retention
 from meshwright.sql.database import Session
 from tests.support.postgres import Address, Location
 from tests.support.running_mesh import run as mesh_command

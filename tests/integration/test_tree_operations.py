@@ -10,7 +10,7 @@ from meshwright import Agent, Capability, Run
 from meshwright.core.errors import ConfigError, Forbidden, NotFound
 from meshwright.core.messages import Caller
 from meshwright.identity.administration import Administration
-from meshwright.services.retention.retention import Retention
+from meshwright.services.retention.operations import Retention
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
 from meshwright.trees.leases import Trees
 from meshwright.trees.operations import TreeOperations

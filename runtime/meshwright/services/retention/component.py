@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meshwright.component import Component
 from meshwright.mesh import Mesh
-from meshwright.services.retention.retention import Retention
+from meshwright.services.retention.operations import Retention
 from meshwright.services.retention.settings import RetentionSettings
 from meshwright.work import Worker
 
