@@ -1,10 +1,10 @@
-"""The component of memories: people list, edit, forget and promote them, and take that back."""
+"""Memories as people see them: listed, edited, forgotten, promoted also by the inbox, and that taken back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -24,11 +24,12 @@ from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, MemoryKind, MemoryScope
 from meshwright.core.operations import Limit, Rule, Strict, operation
-from meshwright.events.audit import Audit, hashed
-from meshwright.events.inbox_sources import WholeInbox
+from meshwright.events.audit import RECORDED, Audit, hashed
+from meshwright.events.inbox import Question
+from meshwright.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
 from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
-from meshwright.services.memories.inbox import Quarantine
+from meshwright.services.memories.display import owner, trusted
 from meshwright.services.memories.settings import MemoriesSettings
 from meshwright.sql.meta import DELETED, delete_note, read_note
 from meshwright.work.people import Approval
@@ -316,3 +317,62 @@ def _plain(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value.isoformat() if isinstance(value, datetime) else value for name, value in changes.items()
     }
+
+
+# The inbox
+
+Decide = Callable[[str, Caller, Approval], Awaitable[MemoryItem]]
+"""Promotes or forgets a memory of the caller's tenant, by its id."""
+
+
+class Quarantine:
+    """Lists what agents recall only once a person has promoted it. A yes promotes it, a no forgets it."""
+
+    name = "memory"
+    event_types: Collection[str] = ("memory.stored", RECORDED)
+
+    def __init__(self, catalog: MemoryCatalog, decide: Decide) -> None:
+        self._catalog = catalog
+        self._decide = decide
+
+    async def page(self, query: SourceQuery) -> SourcePage:
+        """The newest first, none that has ended. A filter of their tasks but by `agent_id` leaves all out."""
+        fields = {} if query.of_task is None else query.of_task.model_dump(exclude_defaults=True)
+        if fields.keys() - {"agent_id"}:
+            return SourcePage([])
+        if query.id is not None:
+            fields["named"] = query.id
+        page = await self._catalog.page(
+            query.tenant_id, ["quarantined"], fields, after=query.after, limit=query.limit
+        )
+        return SourcePage([_question(item) for item in page.items], page.cursor)
+
+    async def answer(self, item: Question, value: Any, caller: Caller) -> None:
+        """Promote or forget a memory. Raises Conflict where it is in quarantine no longer."""
+        await self._decide(item.subject["memory_id"], caller, Approval.model_validate(value))
+
+
+def _question(item: MemoryItem) -> Question:
+    fields = item.model_dump()
+    return Question(
+        id=item.memory_id,
+        seq=0,
+        wait_id=f"{Quarantine.name}/{item.memory_id}",
+        task_id=item.task_id or "",
+        tenant_id=item.tenant_id,
+        source=Quarantine.name,
+        agent_id=item.agent_id,
+        question=f'May agents recall this? "{item.text}"',
+        subject={
+            "kind": Quarantine.name,
+            "memory_id": item.memory_id,
+            "says": item.kind,
+            "about": item.subject,
+            "recalled_by": owner(fields),
+            "trust": trusted(fields),
+            "step": item.step,
+        },
+        answer_schema=Approval.model_json_schema(),
+        since=item.created_at or datetime.fromtimestamp(0, UTC),
+        expires_at=item.expires_at,
+    )
