@@ -15,7 +15,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.tasks import RECORDS_PRUNED
 from meshwright.ledger.costs import CostQuery, Costs, costs_of
 from meshwright.models.port import Call
-from meshwright.services.figures.calls import CallSums, DaySum
+from meshwright.services.figures.sums import CallSums, DaySum
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
 

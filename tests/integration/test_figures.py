@@ -23,7 +23,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.figures.calls import CallSums, DaySum
+from meshwright.services.figures.sums import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

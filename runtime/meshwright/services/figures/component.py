@@ -14,7 +14,7 @@ from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.figures.reader import FiguresReader
 from meshwright.services.figures.roster import Roster
 from meshwright.services.figures.settings import FiguresSettings
-from meshwright.services.figures.table import AgentProjection
+from meshwright.services.figures.sums import AgentProjection
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.component import Figure
-from meshwright.services.figures.calls import CallKey, CallSums, Histogram
 from meshwright.services.figures.records import AgentFigures, Figures
+from meshwright.services.figures.sums import CallKey, CallSums, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SINCE = "since the process began, by tenant, agent, model and version of the prompt."

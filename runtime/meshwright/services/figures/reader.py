@@ -20,7 +20,6 @@ from meshwright.events.inbox import question_id
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.orchestration.registry import Registry
-from meshwright.services.figures.calls import CallSums, DaySum
 from meshwright.services.figures.records import (
     AgentFigures,
     DeadLetters,
@@ -33,7 +32,14 @@ from meshwright.services.figures.records import (
     WorkerFigures,
 )
 from meshwright.services.figures.roster import Roster
-from meshwright.services.figures.table import MAX_RECENT, AgentHistory, RecentAttempt, histories
+from meshwright.services.figures.sums import (
+    MAX_RECENT,
+    AgentHistory,
+    CallSums,
+    DaySum,
+    RecentAttempt,
+    histories,
+)
 from meshwright.sql.database import Session
 
 EVERY_APP = "mesh"
