@@ -230,7 +230,7 @@ async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:
 
 
 async def test_a_label_cannot_break_its_line(api: Api) -> None:
-    from meshwright.services.figures.metrics import MetricsText
+    from meshwright.services.figures.operations import MetricsText
 
     text = MetricsText()
     text.family("x", "gauge", "X.", [({"agent": 'a"}\n\\evil 1'}, 1)])

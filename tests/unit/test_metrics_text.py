@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshwright.component import Figure
-from meshwright.services.figures.metrics import metrics_text
+from meshwright.services.figures.operations import metrics_text
 from meshwright.services.figures.records import Figures
 from meshwright.services.figures.sums import CallKey, CallSums, CallUsage, Histogram, UsageKey
 

@@ -11,8 +11,7 @@ from meshwright.events.projections import Projection
 from meshwright.kernel.timers import Duty
 from meshwright.mesh import Mesh
 from meshwright.services.figures.operations import FiguresOperations
-from meshwright.services.figures.reader import FiguresReader
-from meshwright.services.figures.roster import Roster
+from meshwright.services.figures.reader import FiguresReader, Roster
 from meshwright.services.figures.settings import FiguresSettings
 from meshwright.services.figures.sums import AgentProjection
 
