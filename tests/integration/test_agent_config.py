@@ -19,7 +19,7 @@ from meshwright.core.cipher import new_key
 from meshwright.ledger.keys import Keys
 from meshwright.models.port import Model
 from meshwright.orchestration.tasks import Tasks
-from meshwright.services.agent_config import table
+from meshwright.services.agent_config import records
 from meshwright.services.agent_config.client import AgentConfigClient
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
 from tests.support.fake_provider import FakeProvider, Fault
@@ -90,9 +90,9 @@ async def test_a_change_that_no_event_told_of_counts_after_the_ttl(
         await change(api, "POST", "", config(fake.at("east")))
         task_id = await api.submit(agent_id="asker", text="Begin.")
         await called(fake, "east")
-        row = await api.mesh.database.read(table.find, "default", "asker")
+        row = await api.mesh.database.read(records.find, "default", "asker")
         moved = row.model_copy(update={"llm_endpoint": fake.at("west"), "updated_at": row.updated_at + 1})
-        await api.mesh.database.write(table.replace, row, moved)
+        await api.mesh.database.write(records.replace, row, moved)
         await called(fake, "west")
         fake.replies.append({"content": "stop"})
         await api.mesh.get(Tasks).outcome(task_id)

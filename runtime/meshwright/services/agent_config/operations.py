@@ -31,16 +31,18 @@ from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.port import ModelRequest
 from meshwright.models.select import PREFIX, AgentModel, AgentModels
 from meshwright.roles import FRONT
-from meshwright.services.agent_config import table
+from meshwright.services.agent_config import records
 from meshwright.services.agent_config.records import (
+    DEFAULT,
     AgentConfig,
     AgentConfigList,
     AgentConfigRequest,
     AgentConfigUpdate,
     AgentLLM,
+    AgentRow,
+    AgentRows,
 )
 from meshwright.services.agent_config.settings import AgentConfigSettings
-from meshwright.services.agent_config.table import DEFAULT, AgentRow, AgentRows
 
 _READER = ActorRef("agent-configs", "mesh")
 """The actor by which workers without a database read the front's table."""
@@ -245,7 +247,7 @@ class AgentConfigs(AgentModels):
 
     async def _fetch(self) -> AgentRows:
         if self._has_table:
-            return await self.mesh.database.read(table.read_all)
+            return await self.mesh.database.read(records.read_all)
         state = await self.mesh.runtime.read(_READER, _SharedRows)
         if state is not None and state.rows is not None:
             return state.rows
@@ -266,7 +268,7 @@ class AgentConfigs(AgentModels):
     @operation(SEE, "GET /api/agents", "List agent configurations")
     async def list_configs(self, caller: Caller) -> AgentConfigList:
         """List the tenant's configurations; never a key."""
-        rows = await self.mesh.database.read(table.read_all)
+        rows = await self.mesh.database.read(records.read_all)
         return AgentConfigList(
             items=[AgentConfig.of(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
         )
@@ -307,7 +309,7 @@ class AgentConfigs(AgentModels):
         )
         changed = sorted(request.model_fields_set - {"agent_id"})
         async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
-            return await self._write(CREATED, row, changed, table.insert, row, self.config.max_agents)
+            return await self._write(CREATED, row, changed, records.insert, row, self.config.max_agents)
 
     @operation(
         _CHANGE,
@@ -339,7 +341,7 @@ class AgentConfigs(AgentModels):
             )
         changed = sorted(request.changes())
         async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
-            return await self._write(CHANGED, row, changed, table.replace, before, row)
+            return await self._write(CHANGED, row, changed, records.replace, before, row)
 
     @operation(
         _CHANGE, "DELETE /api/agents/{agent_id}", "Delete a configuration", errors=_MISSING | _NOT_ADMIN
@@ -348,12 +350,12 @@ class AgentConfigs(AgentModels):
         """Delete a configuration with its key. The next call is as without one."""
         row = await self._find(caller.tenant_id, agent_id)
         async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
-            return await self._write(DELETED, row, [], table.delete, row.tenant_id, row.agent_id)
+            return await self._write(DELETED, row, [], records.delete, row.tenant_id, row.agent_id)
 
     async def _find(self, tenant_id: str, agent_id: str) -> AgentRow:
         if not self._has_table:
             raise NotFound("This worker has no agent configurations", remedy="Ask the mesh's front")
-        return await self.mesh.database.read(table.find, tenant_id, agent_id)
+        return await self.mesh.database.read(records.find, tenant_id, agent_id)
 
     def _stored(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Fields as the table has them, the key encrypted."""
@@ -376,7 +378,7 @@ class AgentConfigs(AgentModels):
         if event_type != DELETED:
             payload["config"] = config.model_dump(mode="json", exclude={"problem"})
         event = self.mesh.event(event_type, payload, tenant_id=row.tenant_id, agent_id=row.agent_id)
-        await self.mesh.write(table.write_with, event, write, *args)
+        await self.mesh.write(records.write_with, event, write, *args)
         self._version += 1
         with suppress(ModelUnavailable):  # the next call tries again
             await self.refresh()
