@@ -12,8 +12,7 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import InvalidInput, NotFound, ToolFailed
 from meshwright.core.ids import new_id
 from meshwright.sql.folder import read_private, write_private
-from meshwright.trees.files import remove_folder
-from meshwright.trees.git import Git
+from meshwright.trees.files import Git, remove_folder
 from meshwright.trees.settings import WORKSPACE, TreeSettings
 from meshwright.trees.tree import VERSION, Tree, TreeLease, TreeServices
 

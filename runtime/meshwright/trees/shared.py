@@ -19,7 +19,7 @@ from meshwright.core.errors import ToolFailed
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.trees.git import Git
+from meshwright.trees.files import Git
 
 SHARED_TREE = "SharedTree"
 MAX_BUNDLE_BYTES = 2_500_000

@@ -16,8 +16,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, InvalidInput, ToolFailed
 from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
 from meshwright.sql.folder import read_private, write_private
-from meshwright.trees.files import TreeFiles
-from meshwright.trees.git import Git, left_out, locked, record
+from meshwright.trees.files import Git, TreeFiles, left_out, locked, record
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SharedState, SharedTrees, bundle, unbundle
 
