@@ -18,7 +18,7 @@ from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
 from meshwright.app import build_mesh
 from meshwright.core.errors import MeshError
-from meshwright.mcp.transports import bounded_transport
+from meshwright.mcp.connection import bounded_transport
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
 from tests.support.settings import load_settings
