@@ -114,6 +114,10 @@ class Component:
 
     name: ClassVar[str]
     apps: ClassVar[tuple[str, ...]] = ()
+    operations: ClassVar[tuple[Any, ...]] = ()
+    """The class whose operations are routes of the HTTP API beside those of `routes`, and their tag."""
+    tables: ClassVar[str] = ""
+    """The folder of `migrations`, beside the module of the component."""
     config: Any
 
     def __init__(self, mesh: Mesh) -> None:
@@ -139,7 +143,7 @@ class Component:
 
         `0001_name.sql`, or `0001_name.sqlite.sql` and `0001_name.postgres.sql` where the databases differ.
         """
-        return None
+        return self.folder(self.tables) if self.tables else None
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The columns of its tables that hold what `mesh.cipher` has encrypted, for `mesh secrets rotate`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component
 from meshwright.kernel.turns import ActorKind
@@ -16,14 +15,12 @@ from meshwright.mcp.sign_in import SIGN_IN, SignInActor
 from meshwright.mesh import Mesh
 from meshwright.roles import ORCHESTRATION
 
-if TYPE_CHECKING:
-    from fastapi import APIRouter
-
 
 class McpComponent(Component):
     """Provides the MCP servers of a mesh, with their routes."""
 
     name = "mcp"
+    operations = McpOperations, "mcp"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -33,12 +30,6 @@ class McpComponent(Component):
         """Two actors for each server."""
         kinds = ActorKind.of(ConsentActor, type=CONSENT), ActorKind.of(SignInActor, type=SIGN_IN)
         return [Actors(kind, ORCHESTRATION) for kind in kinds]
-
-    def routes(self) -> APIRouter:
-        """/mcp."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(McpOperations, "mcp")
 
     def assemble(self) -> None:
         """List the tools that are withheld in the inbox, and part in new keys."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Check, Component
 from meshwright.mesh import Mesh
 from meshwright.trees.operations import TreeOperations
-
-if TYPE_CHECKING:
-    from fastapi import APIRouter
 
 
 class TreesComponent(Component):
     """Provides the trees of a mesh, with their routes and actors."""
 
     name = "trees"
+    operations = TreeOperations, "trees"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -25,12 +22,6 @@ class TreesComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """The newest states of trees, for meshes with several workers."""
         return self._trees.actors()
-
-    def routes(self) -> APIRouter:
-        """`/trees`."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(TreeOperations, "trees")
 
     def checks(self) -> Iterable[Check]:
         """Whether the repositories that tasks may work on answer."""

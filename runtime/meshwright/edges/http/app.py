@@ -156,7 +156,8 @@ create_llm_app = partial(create_app, only_models=True)
 
 def _routers_of(component: Component) -> Sequence[APIRouter]:
     routes = component.routes()
-    return [routes] if isinstance(routes, APIRouter) else routes or ()
+    declared = [make_routes(*component.operations)] if component.operations else []
+    return [*declared, *([routes] if isinstance(routes, APIRouter) else routes or ())]
 
 
 def _entry() -> APIRouter:

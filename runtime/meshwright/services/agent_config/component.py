@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Component, Pages
@@ -19,15 +18,13 @@ class AgentConfigComponent(Component):
     """Provides the configurations of agents, with their table and routes."""
 
     name = "agent_config"
+    tables = "migrations"
+    operations = AgentConfigs, "agent configuration"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._configs = mesh.provide(AgentConfigs(mesh))
         self._subscribers: APIRouter | None = None
-
-    def migrations(self) -> Traversable:
-        """The table `agents`, with a default that is not active."""
-        return self.folder("migrations")
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The keys of providers."""
@@ -49,13 +46,12 @@ class AgentConfigComponent(Component):
         ]
 
     def routes(self) -> Sequence[APIRouter]:
-        """/api/agents and /ws."""
-        from meshwright.edges.http.operation_routes import make_routes
+        """The keys of agents, and /ws."""
         from meshwright.services.agent_config.routes import router, subscriber_routes
 
         if self._subscribers is None:
             self._subscribers = subscriber_routes(self.mesh, self.config.max_subscribers)
-        return [make_routes(AgentConfigs, "agent configuration"), router, self._subscribers]
+        return [router, self._subscribers]
 
     async def start(self) -> None:
         """Read them, and again after each change."""

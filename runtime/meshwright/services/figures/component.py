@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING
 
 from meshwright.component import Component
 from meshwright.events.projections import Projection
@@ -15,14 +13,13 @@ from meshwright.services.figures.reader import FiguresReader, Roster
 from meshwright.services.figures.settings import FiguresSettings
 from meshwright.services.figures.sums import AgentProjection
 
-if TYPE_CHECKING:
-    from fastapi import APIRouter
-
 
 class FiguresComponent(Component):
     """The figures of a mesh: their table, their routes, and what keeps them fresh."""
 
     name = "figures"
+    tables = "tables"
+    operations = FiguresOperations, "figures"
     settings = FiguresSettings
     config: FiguresSettings
 
@@ -36,19 +33,9 @@ class FiguresComponent(Component):
             seconds = self.config.refresh_seconds
             self.parts.append(Duty(mesh.runtime.clock, seconds, self._refresh, "figures"))
 
-    def migrations(self) -> Traversable:
-        """The table `agent_figures`, and on PostgreSQL the view `meshwright_scale`."""
-        return self.folder("tables")
-
     def projections(self) -> Iterable[Projection]:
         """Counts and last attempts of agents."""
         return [AgentProjection()]
-
-    def routes(self) -> APIRouter:
-        """`/figures`, `/metrics` and `/scale/{app}`."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(FiguresOperations, "figures")
 
     async def start(self) -> None:
         """Say that this worker is there, and keep the figures up to date, and the tables that others read."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from meshwright.component import Component, Pages
 from meshwright.mesh import Mesh
 from meshwright.services.memories.operations import Memories
-
-if TYPE_CHECKING:
-    from fastapi import APIRouter
 
 
 class MemoriesComponent(Component):
     """Provides the memories of agents to people, with their routes."""
 
     name = "memories"
+    operations = Memories, "memories"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -25,12 +22,6 @@ class MemoriesComponent(Component):
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
         return [Pages("/ui/memory", self.folder("web"), view="Memory", place=30)]
-
-    def routes(self) -> APIRouter:
-        """`/memories`."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(Memories, "memories")
 
     def assemble(self) -> None:
         """List what is in quarantine in the inbox."""

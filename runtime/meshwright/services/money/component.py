@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meshwright.component import Component
 from meshwright.core.access import Role
@@ -18,24 +18,16 @@ from meshwright.models.settings import ModelsSettings
 from meshwright.services.money.operations import MoneyOperations
 from meshwright.toolsets.money import Money
 
-if TYPE_CHECKING:
-    from fastapi import APIRouter
-
 
 class TaskMoney(Component):
     """Answers runs with the rights of a viewer of their task's tenant; allowances with an operator's."""
 
     name = "money"
+    operations = MoneyOperations, "costs"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         mesh.provide(self, Money)
-
-    def routes(self) -> APIRouter:
-        """`/budgets`, `/allowances` and `/costs`."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(MoneyOperations, "costs")
 
     async def spend(
         self, task: Task, by: str, since: str | None, until: str | None, bucket: Bucket | None

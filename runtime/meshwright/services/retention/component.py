@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING
-
 from meshwright.component import Component
 from meshwright.mesh import Mesh
 from meshwright.services.retention.operations import Retention
 from meshwright.services.retention.settings import RetentionSettings
 from meshwright.work import Worker
 
-if TYPE_CHECKING:
-    from fastapi import APIRouter
-
 
 class RetentionComponent(Component):
     """Prunes old tasks and their records, where the settings say after how many days."""
 
     name = "retention"
+    tables = "tables"
+    operations = Retention, "administration"
     config: RetentionSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._retention = mesh.provide(Retention(mesh, self.config))
-
-    def migrations(self) -> Traversable:
-        """The table `pruned_tasks`."""
-        return self.folder("tables")
-
-    def routes(self) -> APIRouter:
-        """`/prune`."""
-        from meshwright.edges.http.operation_routes import make_routes
-
-        return make_routes(Retention, "administration")
 
     async def begin(self) -> None:
         """Begin to prune, but in the process of a command."""
