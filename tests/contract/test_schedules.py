@@ -21,8 +21,8 @@ from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_tas
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules import table
-from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.schedule import LEASE, Put, Schedule, ScheduleKey, ScheduleState
+from meshwright.services.schedules.table import ScheduleRunner
 from meshwright.services.schedules.times import ScheduleSpec
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase

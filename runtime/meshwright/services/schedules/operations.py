@@ -22,7 +22,6 @@ from meshwright.orchestration.acceptance import make_task
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.schedules import table
-from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.schedule import (
     PendingRun,
     Put,
@@ -32,7 +31,7 @@ from meshwright.services.schedules.schedule import (
     ScheduleSummary,
 )
 from meshwright.services.schedules.settings import SchedulesSettings
-from meshwright.services.schedules.table import ScheduledRun, SchedulePage
+from meshwright.services.schedules.table import ScheduledRun, SchedulePage, ScheduleRunner
 from meshwright.services.schedules.times import ScheduleSpec, due_times, fires_at, local
 
 _SEE = Rule("sees schedules", (Role.VIEWER,))
