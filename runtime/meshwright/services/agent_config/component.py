@@ -24,6 +24,7 @@ class AgentConfigComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._configs = mesh.provide(AgentConfigs(mesh))
+        self.parts.append(self._configs)
         self._subscribers: APIRouter | None = None
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
@@ -36,14 +37,7 @@ class AgentConfigComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [
-            Pages(
-                "/ui/agents",
-                self.folder("web"),
-                view="Configuration",
-                place=80,
-            )
-        ]
+        return [Pages("/ui/agents", self.folder("web"), view="Configuration", place=80)]
 
     def routes(self) -> Sequence[APIRouter]:
         """The keys of agents, and /ws."""
@@ -52,11 +46,3 @@ class AgentConfigComponent(Component):
         if self._subscribers is None:
             self._subscribers = subscriber_routes(self.mesh, self.config.max_subscribers)
         return [router, self._subscribers]
-
-    async def start(self) -> None:
-        """Read them, and again after each change."""
-        await self._configs.start()
-
-    async def stop(self) -> None:
-        """Stop reading."""
-        await self._configs.stop()

@@ -19,19 +19,12 @@ class SchedulesComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._schedules = mesh.provide(Schedules(mesh))
+        self.parts.append(self._schedules)
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
         return [Pages("/ui/schedules", self.folder("web"), view="Schedules", place=60)]
 
-    async def start(self) -> None:
-        """Apply the schedules of the settings."""
-        await self._schedules.start()
-
     async def begin(self) -> None:
         """Run the schedules that are due."""
         await self._schedules.begin()
-
-    async def stop(self) -> None:
-        """Run nothing more."""
-        await self._schedules.stop()
