@@ -22,10 +22,9 @@ from meshwright.events.settings import TracingSettings
 from meshwright.identity.settings import SecretsSettings
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
-from meshwright.mesh import Mesh
+from meshwright.mesh import FRONT, Mesh, ProcessRole
 from meshwright.models.port import GivenModel, Model
 from meshwright.parts import of_packages, ours
-from meshwright.roles import FRONT, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.sql.encrypted import Secrets

@@ -23,16 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from meshwright.agent import Agent
 from meshwright.core.display import Column, Resource, Verb
-from meshwright.core.facts import Fact
 from meshwright.core.part import Check, Part
-from meshwright.core.payloads import Payload
+from meshwright.core.payloads import Fact, Payload
 from meshwright.events.projections import Projection
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
-from meshwright.roles import EVERYWHERE, Lifecycle
+from meshwright.mesh import EVERYWHERE, Lifecycle, Mesh
 from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 

@@ -1,4 +1,4 @@
-"""The mesh: a container of what its parts share, and of what they provide for one another."""
+"""The mesh: a container of what its parts share and provide for one another, and the apps a process runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from meshwright.core import topics
-from meshwright.core.cipher import Cipher
 from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import Draining, HostError, StoreFailed, TooLarge
 from meshwright.core.ids import new_id
@@ -23,9 +22,9 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.parts import ours
-from meshwright.roles import Member, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
+from meshwright.sql.encrypted import Cipher
 
 _logger = logging.getLogger("meshwright.mesh")
 _ResultT = TypeVar("_ResultT")
@@ -237,3 +236,49 @@ def _provider_of(kind: type) -> str:
     package = kind.__module__.rpartition(".")[0]
     names = " or ".join(part.name for part in ours() if part.component and part.package == package)
     return f": the component {names} of its package has not joined, or does not provide it" if names else ""
+
+
+EVERYWHERE = "*"
+"""The place of actors that live in each process of the mesh."""
+ORCHESTRATION = "orchestrator"
+"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
+FRONT = "event-logger"
+"""The app that keeps the event log and serves clients."""
+
+
+class Lifecycle(Protocol):
+    """Something that lives as long as the mesh: started after the runtime, stopped before it."""
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def stop(self) -> None:
+        """End. Idempotent, and called also where the start failed."""
+        ...
+
+
+class Member(Lifecycle, Protocol):
+    """A component, as the mesh knows it."""
+
+    async def begin(self) -> None:
+        """Run open work, and send waiting messages; the mesh has started."""
+        ...
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRole:
+    """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
+
+    apps: frozenset[str] | None = None
+    is_front: bool = True
+
+    def runs(self, app: str) -> bool:
+        """Whether what lives in an app lives in this process."""
+        if app == FRONT:
+            return self.is_front
+        return app == EVERYWHERE or self.apps is None or app in self.apps

@@ -11,7 +11,7 @@ from meshwright.app import build_mesh
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.filter import EventFilter
-from meshwright.events.tasks import TaskSubject
+from meshwright.events.task_lists import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel

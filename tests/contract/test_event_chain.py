@@ -13,9 +13,18 @@ from meshwright.cli.app import mesh as cli
 from meshwright.core.clock import SystemClock
 from meshwright.core.messages import Event
 from meshwright.events import table
-from meshwright.events.chain import ERASED_EVENT, PRUNED_EVENT
-from meshwright.events.heads import FILE_NAME, KEY_NAME, SIGNED, Head, HeadKeeper, Signer, stored_heads
-from meshwright.events.verify import ChainReport, verify
+from meshwright.events.rows import ERASED_EVENT, PRUNED_EVENT
+from meshwright.events.verify import (
+    FILE_NAME,
+    KEY_NAME,
+    SIGNED,
+    ChainReport,
+    Head,
+    HeadKeeper,
+    Signer,
+    stored_heads,
+    verify,
+)
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, forge, open_log
 from tests.support.postgres import Location
@@ -263,8 +272,7 @@ def _blob(data: bytes, logs: Logs) -> str:
 
 async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
     """Make the rest of the log consistent with itself, as somebody can who has read our code."""
-    from meshwright.events.chain import _TAG_BYTES, next_hash
-    from meshwright.events.rows import COLUMN_LIST
+    from meshwright.events.rows import _TAG_BYTES, COLUMN_LIST, next_hash
 
     head = bytes(32)
     with closing(logs._database().connect_reader()) as session:

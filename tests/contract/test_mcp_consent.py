@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from meshwright.core.cipher import Cipher
 from meshwright.core.errors import ConfigError, Conflict
 from meshwright.events.inbox_sources import SourceQuery
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument, WithheldTools
 from meshwright.mcp.sign_in import SIGN_IN, SignedIn, SignInActor, SignIns
+from meshwright.sql.encrypted import Cipher
 from tests.support.harness import SHARED, RuntimeHarness
 
 KIND = ActorKind.of(ConsentActor, type=CONSENT)

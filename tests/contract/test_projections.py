@@ -8,7 +8,8 @@ import pytest
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Fault, Usage
-from meshwright.events.tasks import EndedTask, TaskSummary, ended_tasks
+from meshwright.events.task_lists import EndedTask, ended_tasks
+from meshwright.events.tasks import TaskSummary
 from meshwright.orchestration.scoring import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.postgres import Location

@@ -13,7 +13,7 @@ from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import channels_of
-from meshwright.edges.channels.sender import ChannelSender
+from meshwright.edges.channels.relay import ChannelSender
 from meshwright.edges.replies.courier import Courier
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from meshwright.app import build_mesh
 from meshwright.cli.app import mesh as cli
 from meshwright.events.filter import EventFilter
-from meshwright.events.tasks import TaskSubject
+from meshwright.events.task_lists import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel

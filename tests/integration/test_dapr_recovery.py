@@ -11,10 +11,9 @@ from meshwright.core.errors import Conflict, StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.documents import Documents
 from meshwright.stores.dapr.outbox import StoredActors
-from meshwright.stores.dapr.recovery import Recovery
+from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
 from meshwright.stores.dapr.sidecar import Options, Sidecar
 from meshwright.stores.dapr.state import State, WorkerLease
-from meshwright.stores.dapr.watches import Watches, WatchList
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")

@@ -10,10 +10,9 @@ from pydantic import BaseModel
 
 from meshwright.core.access import Role
 from meshwright.core.encoding import Struct, encode
-from meshwright.core.facts import facts_of
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, Fault, Outcome
-from meshwright.core.payloads import Payload, redacted
+from meshwright.core.payloads import Payload, facts_of, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA
 from meshwright.edges.mqtt.connection import BrokerConnection, Publication
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views

@@ -8,10 +8,9 @@ import pytest
 from meshwright import Agent, Capability, Run, TaskRequest
 from meshwright.app import build_mesh
 from meshwright.core.messages import Caller
-from meshwright.mesh import Mesh
+from meshwright.mesh import Mesh, ProcessRole
 from meshwright.models.offline import OfflineModel
 from meshwright.orchestration.tasks import Tasks
-from meshwright.roles import ProcessRole
 from meshwright.services.maintenance import component
 from meshwright.services.maintenance.operations import Maintenance
 from tests.support.http_mesh import http_mesh

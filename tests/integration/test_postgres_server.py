@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from meshwright.core.errors import StoreFailed
-from meshwright.sql import server
+from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stack.machine import Ports
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
@@ -89,7 +89,7 @@ async def test_a_pooler_by_session_is_used(own_postgres: Cluster, tmp_path: Path
 async def test_a_server_that_is_too_old_is_refused(
     postgres_url: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MIN_VERSION", 99)
+    monkeypatch.setattr(postgres, "MIN_VERSION", 99)
     error = await refused(postgres_url, tmp_path)
     assert "too old" in error.message
     assert "PostgreSQL 99 or newer" in (error.remedy or "")

@@ -12,7 +12,7 @@ from meshwright.core.clock import SystemClock
 from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.http import errors
-from meshwright.events.tasks import TaskSubject
+from meshwright.events.task_lists import TaskSubject
 from meshwright.ledger.keys import Keys
 from meshwright.orchestration.settings import TenantsSettings
 from meshwright.orchestration.tasks import Tasks

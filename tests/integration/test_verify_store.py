@@ -12,7 +12,7 @@ import pytest
 from meshwright import Agent, Capability, Run
 from meshwright.app import build_mesh
 from meshwright.core.messages import Caller, TaskRequest, Usage
-from meshwright.events.tasks import TaskSubject
+from meshwright.events.task_lists import TaskSubject
 from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
 from meshwright.orchestration.tasks import Tasks

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from meshwright.core.facts import facts_of
-from meshwright.core.payloads import Payload, family_of
+from meshwright.core.payloads import Payload, facts_of, family_of
 from meshwright.settings.model import built_in
 
 FILE = Path(__file__).with_suffix(".json")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.cipher import Cipher, new_key
 from meshwright.core.errors import ConfigError
 from meshwright.core.redaction import redact
-from meshwright.sql.encrypted import EncryptedColumn, Secrets
+from meshwright.sql.encrypted import Cipher, EncryptedColumn, Secrets, new_key
 from meshwright.sql.folder import KeyFile
 from meshwright.sql.sqlite import SqliteDatabase
 

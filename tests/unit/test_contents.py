@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from meshwright import Agent, Capability, File, Run, TaskRequest, ToolFailed
 from meshwright.core.access import Role
 from meshwright.core.encoding import Struct, encode
-from meshwright.core.facts import facts_of
 from meshwright.core.limits import Limits
 from meshwright.core.messages import (
     Caller,
@@ -25,7 +24,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import Budget
-from meshwright.core.payloads import redacted
+from meshwright.core.payloads import facts_of, redacted
 from meshwright.events.projections import StalledProjection
 from meshwright.events.status import (
     DeploymentStatus,

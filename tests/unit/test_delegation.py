@@ -10,9 +10,9 @@ import pytest
 from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
 from meshwright.app import build_mesh
+from meshwright.mesh import ProcessRole
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks
-from meshwright.roles import ProcessRole
 from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import tool_answers

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright.core import addresses
-from meshwright.core.addresses import is_metadata, is_public
+from meshwright.core import http_calls
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.http_calls import is_metadata, is_public
 from meshwright.tools import ToolSettings, WebTools, tools_of
 from meshwright.tools.web import decode, read_html
 
@@ -265,7 +265,7 @@ async def test_a_public_name_that_leads_to_a_private_address_is_not_connected_to
 
 async def test_a_redirect_to_a_private_address_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     # A server of this machine has to stand for a public one.
-    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(http_calls, "is_public", lambda address: address == "127.0.0.1")
     async with (
         serving("127.0.0.2", page=answering("secret")) as private,
         serving(page=redirecting(f"{private}/page"), open=answering("open")) as public,

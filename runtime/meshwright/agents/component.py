@@ -31,19 +31,18 @@ from meshwright.core.messages import Task
 from meshwright.core.payloads import Payload
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.settings import PeopleSettings
-from meshwright.events.tasks import open_code
+from meshwright.events.task_lists import open_code
 from meshwright.kernel.guarantees import Subscription
 from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.spending import Activity, activity_of
-from meshwright.mesh import Mesh
+from meshwright.mesh import FRONT, Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.models.settings import ModelsSettings
 from meshwright.orchestration.settings import OrchestrationSettings
 from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.prompts.sources import BUILT_IN
-from meshwright.roles import FRONT
 from meshwright.run.limits import Parking
 from meshwright.run.runner import Runner
 from meshwright.run.state import Services

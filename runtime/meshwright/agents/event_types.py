@@ -7,8 +7,7 @@ from typing import Any
 
 from meshwright.core import topics
 from meshwright.core.display import Document, short
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 
 class AgentRegistered(

@@ -291,7 +291,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh, sqlite_runtime
-    from meshwright.roles import ORCHESTRATION, ProcessRole
+    from meshwright.mesh import ORCHESTRATION, ProcessRole
     from meshwright.sql.sqlite import FILE_NAME
 
     if fields := dict.fromkeys(error.field for error in settings.unread_secrets):

@@ -203,7 +203,7 @@ def apps_of(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSp
         return one_app(replicas)
     from meshwright.agents.component import app_of, tool_settings
     from meshwright.app import agents_of
-    from meshwright.roles import FRONT
+    from meshwright.mesh import FRONT
 
     tools = tool_settings(settings, Path())
     apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshwright.core.display import Document
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import StepPayload, declared
+from meshwright.core.payloads import Fact, StepPayload, declared
 
 
 class MemoryRecalled(StepPayload, type="memory.recalled", word="memory"):

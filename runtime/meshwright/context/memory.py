@@ -28,7 +28,7 @@ from meshwright.core.errors import HostError, InvalidInput, MemoryUnavailable, T
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import MemoryKind, MemoryScope, Plain
 from meshwright.sql.database import Database
-from meshwright.sql.together import Together
+from meshwright.sql.writer import Together
 
 MemoryStatus = Literal["active", "quarantined", "superseded", "forgotten"]
 """Whether a memory is recalled: only an active one is."""

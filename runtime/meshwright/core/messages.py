@@ -26,11 +26,11 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
 from meshwright.core.errors import TaskFailed
-from meshwright.core.facts import Fact
 from meshwright.core.files import TaskFile
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
+from meshwright.core.payloads import Fact
 from meshwright.core.schema_checks import object_schema
 from meshwright.core.topics import APPLICATION, type_on
 

@@ -19,7 +19,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import NODEFAULT, StructMeta
@@ -27,7 +38,6 @@ from pydantic import BaseModel
 
 from meshwright.core.display import Document
 from meshwright.core.encoding import Json, Struct, decode, encode, from_plain, struct_reader
-from meshwright.core.facts import facts_of
 from meshwright.core.money import ZERO
 from meshwright.core.topics import MESH
 
@@ -229,3 +239,16 @@ def _empty_constant(kind: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return _mended(kind, {})
     return _EMPTY.get(origin or kind)
+
+
+_FactT = TypeVar("_FactT")
+_MARK = object()
+Fact = Annotated[_FactT, _MARK]
+"""Marks a field as a fact: `key: Fact[str]`."""
+
+
+@lru_cache(maxsize=1024)
+def facts_of(kind: type[Any]) -> frozenset[str]:
+    """The names of the fields of a class that are marked."""
+    hints = get_type_hints(kind, include_extras=True)
+    return frozenset(name for name, hint in hints.items() if _MARK in getattr(hint, "__metadata__", ()))

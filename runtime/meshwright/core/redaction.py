@@ -4,10 +4,12 @@
 
 It leaves alone what only resembles a secret: digests, git revisions, UUIDs, ULIDs, and the names that code
 gives to secrets. It cannot find them all, which is why private files are not shown in the first place.
+Programs that a mesh starts get none of its secrets: `environment_with` names what they get.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -201,3 +203,14 @@ def _random(match: re.Match[str], mask: Mask) -> str:
     changes = sum(one != other and "a" in (one, other) for one, other in neighbours)
     numbers = sum(one != "0" and other == "0" for one, other in neighbours)
     return mask(text) if changes >= _MIN_CHANGES * len(kinds) and numbers >= _MIN_NUMBERS else text
+
+
+_BASICS = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
+
+
+def environment_with(names: Iterable[str] = ()) -> dict[str, str]:
+    """The variables of this process that every program gets, and those with the names.
+
+    A program gets no others: a broker or git needs no key of a model.
+    """
+    return {name: os.environ[name] for name in (*_BASICS, *names) if name in os.environ}

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from meshwright.core.display import Document, fault, file_line, seconds, short
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, StepPayload, declared
+from meshwright.core.payloads import Fact, Payload, StepPayload, declared
 from meshwright.core.task_events import arguments_line
 
 

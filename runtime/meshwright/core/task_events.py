@@ -22,10 +22,9 @@ from meshwright.core.display import (
     short,
     short_id,
 )
-from meshwright.core.facts import Fact
 from meshwright.core.messages import Fault, Usage
 from meshwright.core.money import ZERO, Amount
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
 

@@ -18,10 +18,9 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import from_json
 
 from meshwright.core import __version__
-from meshwright.core.addresses import is_public, open_public_socket
 from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import InvalidInput, MeshError
-from meshwright.core.http_answers import read_bounded, retry_after
+from meshwright.core.http_calls import is_public, open_public_socket, read_bounded, retry_after
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import standard_key, standard_signature

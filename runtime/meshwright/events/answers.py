@@ -10,13 +10,13 @@ from typing import Any
 
 from msgspec import field
 
-from meshwright.core.cipher import Cipher
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.core.redaction import MARK, MASK, REDACTED
 from meshwright.core.schema import described, fault_text, faults
 from meshwright.events.inbox import Question
+from meshwright.sql.encrypted import Cipher
 from meshwright.work.people import (
     APPROVAL,
     APPROVED_BY,

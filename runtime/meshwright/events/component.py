@@ -22,11 +22,11 @@ from meshwright.core.tracing import TENANT, Tracing
 from meshwright.events.audit import Audit, aggregate_of
 from meshwright.events.event_types import AuditHead
 from meshwright.events.filter import EventFilter
-from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.projections import Projection
 from meshwright.events.settings import AuditSettings, TracingSettings
+from meshwright.events.verify import SIGNED, Head, HeadKeeper
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import DEFAULT_TENANT
 

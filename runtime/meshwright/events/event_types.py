@@ -8,8 +8,7 @@ from typing import Any
 
 from meshwright.core import topics
 from meshwright.core.display import Document
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 
 class AuditRecorded(Payload, type="audit.recorded"):

@@ -18,9 +18,9 @@ from meshwright.core.encoding import encode
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event, Plain
 from meshwright.core.task_events import TaskWaiting, WaitEnded
-from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
+from meshwright.events.rows import PRUNED_EVENT
 from meshwright.events.status import account_of
 from meshwright.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered

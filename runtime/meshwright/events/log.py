@@ -30,17 +30,18 @@ from meshwright.events.projections import (
 from meshwright.events.rows import own_id, row_of
 from meshwright.events.table import MAX_BYTES_READ, Matches, Written
 from meshwright.events.tails import Tails
-from meshwright.events.task_lists import TaskOrder, dead_letters, first_seq, list_tasks, tasks_among
-from meshwright.events.tasks import (
-    DeadLetterPage,
-    TaskPage,
-    TaskProjection,
+from meshwright.events.task_lists import (
+    TaskOrder,
+    dead_letters,
     delete_ended_tasks,
+    first_seq,
+    list_tasks,
     open_tasks,
-    position_of,
+    tasks_among,
 )
+from meshwright.events.tasks import DeadLetterPage, TaskPage, TaskProjection, position_of
 from meshwright.sql.database import Database, Row, Session
-from meshwright.sql.mark import Loss
+from meshwright.sql.folder import Loss
 
 _logger = logging.getLogger("meshwright.events")
 ResultT = TypeVar("ResultT")

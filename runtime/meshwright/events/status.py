@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from meshwright.core.facts import Fact
 from meshwright.core.messages import Event, Plain
+from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.events.filter import seconds
 from meshwright.events.projections import StalledProjection

@@ -16,17 +16,20 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from meshwright.core.messages import Event
-from meshwright.events.chain import ERASED, erased_link, link, sealed_rows
 from meshwright.events.filter import KEYED, EventFilter
 from meshwright.events.rows import (
     COLUMN_LIST,
     COLUMNS,
+    ERASED,
     PAYLOAD,
     ROW_BYTES,
     RecentRows,
+    erased_link,
     event_of,
     forget_rows,
+    link,
     recent_rows,
+    sealed_rows,
 )
 from meshwright.sql.database import Row, Session
 

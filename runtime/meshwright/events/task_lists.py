@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from meshwright.events.filter import TaskFilter
 from meshwright.events.tasks import LISTED, DeadLetterPage, DeadLetters, TaskPage, TaskSummary, summary_of
-from meshwright.sql.database import Session
+from meshwright.sql.database import Session, marks
 
 _MAX_PAGE = 1000
 _MAX_KNOWN = 200  # values of a field
@@ -153,3 +153,95 @@ def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
         ids = {task.task_id for task in new}
         level = session.select_in(f"SELECT {columns} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
     return TasksBelow([*by_id.values()], is_whole=False)
+
+
+_OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+
+
+_OPEN_CODE = (
+    "SELECT agent_id, code, COUNT(*), SUM(CASE WHEN once > 0 THEN 1 ELSE 0 END) FROM tasks "
+    "WHERE completed_at IS NULL AND code IS NOT NULL GROUP BY agent_id, code ORDER BY agent_id"
+)
+
+
+def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
+    """(tenant_id, task_id, thread_id) of every task that has no outcome."""
+    return session.execute(_OPEN_TASKS).fetchall()
+
+
+def open_code(session: Session) -> list[tuple[str, str, int, int]]:
+    """(agent_id, code, tasks, tasks with steps that are not idempotent) of the tasks that have no outcome."""
+    rows = session.execute(_OPEN_CODE).fetchall()
+    return [(agent_id, code, int(tasks), int(once)) for agent_id, code, tasks, once in rows]
+
+
+class EndedTask(NamedTuple):
+    """The end of a task, in unix seconds. They are ordered: tasks may end at the same time."""
+
+    completed_at: float
+    tenant_id: str
+    task_id: str
+
+
+def ended_tasks(session: Session, after: EndedTask, before: float, limit: int) -> list[EndedTask]:
+    """The tasks that ended behind another one, up to a time, in order."""
+    query = (
+        "SELECT completed_at, tenant_id, task_id FROM tasks WHERE completed_at >= ? AND completed_at <= ? "
+        "AND (completed_at, tenant_id, task_id) > (?, ?, ?) ORDER BY completed_at, tenant_id, task_id LIMIT ?"
+    )
+    values = (after.completed_at, before, *after, limit)
+    return [EndedTask(*row) for row in session.execute(query, values).fetchall()]
+
+
+class TaskSubject(NamedTuple):
+    """Which tasks: those that somebody asked for, those of a thread, or one. One of the three is given."""
+
+    requested_by: str | None = None
+    thread_id: str | None = None
+    task_id: str | None = None
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
+        return f"{_SUBJECTS[name]} {value!r}"
+
+
+_SUBJECTS = {"requested_by": "requester", "thread_id": "thread", "task_id": "id"}
+
+
+class SubjectTask(NamedTuple):
+    """A task of a subject, or (`is_witness`) another of its thread, which got what was said there."""
+
+    task_id: str
+    has_ended: bool
+    is_witness: bool
+
+
+def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
+    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
+    query = (
+        "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
+        f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
+        "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
+        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
+        "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
+        "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
+        "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
+    )
+    rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
+    return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]
+
+
+def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
+    """Take from the lists what they quote of a task."""
+    key = tenant_id, task_id
+    session.execute("UPDATE tasks SET reason = NULL, text = NULL WHERE tenant_id = ? AND task_id = ?", key)
+    session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
+
+
+def delete_ended_tasks(session: Session, before: int, kept_statuses: Sequence[str]) -> None:
+    """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
+    query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
+    if kept_statuses:
+        query += f" AND status NOT IN ({marks(len(kept_statuses))})"
+    session.execute(query, (before, before, *kept_statuses))

@@ -10,28 +10,23 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Raw
 from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import InvalidInput
-from meshwright.core.facts import Fact
 from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
+from meshwright.core.payloads import Fact
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
 from meshwright.events.filter import seconds
-from meshwright.sql.database import Row, Session, marks
+from meshwright.sql.database import Row, Session
 
 MAX_REASON_CHARS = 500
 _MAX_TEXT_CHARS = 1_000  # of a request
 _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
-_OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
-_OPEN_CODE = (
-    "SELECT agent_id, code, COUNT(*), SUM(CASE WHEN once > 0 THEN 1 ELSE 0 END) FROM tasks "
-    "WHERE completed_at IS NULL AND code IS NOT NULL GROUP BY agent_id, code ORDER BY agent_id"
-)
 USAGE = ("prompt_tokens", "completion_tokens")
 _DELETE = "DELETE FROM tasks WHERE task_id = ? AND tenant_id = ?"
 _TIMES = ("created_at", "updated_at", "completed_at")
@@ -141,27 +136,6 @@ def pruned_tasks(event: Event) -> list[str]:
     return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
-class DeadLetters(Plain):
-    """The tasks of one agent that failed or timed out by one type of error, and are not worked on again.
-
-    `reason` is that of the last of them, `task_id` its id.
-    """
-
-    agent_id: str | None
-    error: str | None
-    tasks: int
-    first_at: datetime
-    last_at: datetime
-    task_id: str
-    reason: str | None
-
-
-class DeadLetterPage(Plain):
-    """The largest groups of dead letters."""
-
-    items: tuple[DeadLetters, ...]
-
-
 def position_of(cursor: str | None) -> int:
     """The `seq` below which the next page begins. Raises InvalidInput for a cursor that is not ours."""
     if cursor is None:
@@ -173,89 +147,6 @@ def position_of(cursor: str | None) -> int:
             field="cursor",
         )
     return int(cursor)
-
-
-def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
-    """(tenant_id, task_id, thread_id) of every task that has no outcome."""
-    return session.execute(_OPEN_TASKS).fetchall()
-
-
-def open_code(session: Session) -> list[tuple[str, str, int, int]]:
-    """(agent_id, code, tasks, tasks with steps that are not idempotent) of the tasks that have no outcome."""
-    rows = session.execute(_OPEN_CODE).fetchall()
-    return [(agent_id, code, int(tasks), int(once)) for agent_id, code, tasks, once in rows]
-
-
-class EndedTask(NamedTuple):
-    """The end of a task, in unix seconds. They are ordered: tasks may end at the same time."""
-
-    completed_at: float
-    tenant_id: str
-    task_id: str
-
-
-def ended_tasks(session: Session, after: EndedTask, before: float, limit: int) -> list[EndedTask]:
-    """The tasks that ended behind another one, up to a time, in order."""
-    query = (
-        "SELECT completed_at, tenant_id, task_id FROM tasks WHERE completed_at >= ? AND completed_at <= ? "
-        "AND (completed_at, tenant_id, task_id) > (?, ?, ?) ORDER BY completed_at, tenant_id, task_id LIMIT ?"
-    )
-    values = (after.completed_at, before, *after, limit)
-    return [EndedTask(*row) for row in session.execute(query, values).fetchall()]
-
-
-class TaskSubject(NamedTuple):
-    """Which tasks: those that somebody asked for, those of a thread, or one. One of the three is given."""
-
-    requested_by: str | None = None
-    thread_id: str | None = None
-    task_id: str | None = None
-
-    def __str__(self) -> str:
-        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
-        return f"{_SUBJECTS[name]} {value!r}"
-
-
-_SUBJECTS = {"requested_by": "requester", "thread_id": "thread", "task_id": "id"}
-
-
-class SubjectTask(NamedTuple):
-    """A task of a subject, or (`is_witness`) another of its thread, which got what was said there."""
-
-    task_id: str
-    has_ended: bool
-    is_witness: bool
-
-
-def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
-    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
-    query = (
-        "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
-        f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
-        "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
-        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
-        "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
-        "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
-        "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
-    )
-    rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
-    return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]
-
-
-def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
-    """Take from the lists what they quote of a task."""
-    key = tenant_id, task_id
-    session.execute("UPDATE tasks SET reason = NULL, text = NULL WHERE tenant_id = ? AND task_id = ?", key)
-    session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
-
-
-def delete_ended_tasks(session: Session, before: int, kept_statuses: Sequence[str]) -> None:
-    """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
-    query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
-    if kept_statuses:
-        query += f" AND status NOT IN ({marks(len(kept_statuses))})"
-    session.execute(query, (before, before, *kept_statuses))
 
 
 def summary_of(row: Row) -> TaskSummary:
@@ -528,3 +419,24 @@ def _reason(error: Any) -> str | None:
     if not isinstance(error, dict):
         return None
     return f"{error.get('type', 'Error')}: {error.get('message', '')}"[:MAX_REASON_CHARS]
+
+
+class DeadLetters(Plain):
+    """The tasks of one agent that failed or timed out by one type of error, and are not worked on again.
+
+    `reason` is that of the last of them, `task_id` its id.
+    """
+
+    agent_id: str | None
+    error: str | None
+    tasks: int
+    first_at: datetime
+    last_at: datetime
+    task_id: str
+    reason: str | None
+
+
+class DeadLetterPage(Plain):
+    """The largest groups of dead letters."""
+
+    items: tuple[DeadLetters, ...]

@@ -27,7 +27,7 @@ from meshwright.core.operations import (
 from meshwright.core.payloads import redacted
 from meshwright.events.audit import Audit
 from meshwright.events.status import MeshStatus
-from meshwright.events.tasks import TaskSubject
+from meshwright.events.task_lists import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.identity.operations import Acting
 from meshwright.identity.rules import (

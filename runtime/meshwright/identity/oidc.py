@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, HostError, Unauthenticated
-from meshwright.core.http_answers import read_bounded
+from meshwright.core.http_calls import read_bounded
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.core.plugins import install_command

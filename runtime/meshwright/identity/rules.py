@@ -16,14 +16,13 @@ from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Forbidden
-from meshwright.core.facts import facts_of
 from meshwright.core.messages import Caller, Event, Fault
 from meshwright.core.operations import Rule as Rule
 from meshwright.core.operations import has_role as has_role
 from meshwright.core.operations import is_own as is_own
 from meshwright.core.operations import require as require
 from meshwright.core.operations import visible_tenant as visible_tenant
-from meshwright.core.payloads import Payload, payload_of, redacted
+from meshwright.core.payloads import Payload, facts_of, payload_of, redacted
 from meshwright.models.port import CallContext
 from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView

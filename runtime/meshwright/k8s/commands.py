@@ -85,7 +85,7 @@ def _project(settings: Settings) -> Project:
     from meshwright.agents.loader import prompts_folder
     from meshwright.app import agents_of
     from meshwright.k8s.render import Project
-    from meshwright.roles import FRONT
+    from meshwright.mesh import FRONT
     from meshwright.stack.machine import components_of
 
     tools = tool_settings(settings, Path())

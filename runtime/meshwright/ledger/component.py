@@ -37,7 +37,7 @@ from meshwright.ledger.estimates import (
     size_of,
 )
 from meshwright.ledger.settings import LedgerSettings
-from meshwright.mesh import Mesh
+from meshwright.mesh import ORCHESTRATION, Mesh
 from meshwright.models.errors import ContentRefused, ModelTimeout
 from meshwright.models.port import (
     MODEL_CALLED,
@@ -55,7 +55,6 @@ from meshwright.models.port import (
     Wrapper,
 )
 from meshwright.models.usage import checked_reply, max_prompt_tokens
-from meshwright.roles import ORCHESTRATION
 
 _logger = logging.getLogger("meshwright.ledger")
 _MAY_COST = (ModelTimeout, ContentRefused)

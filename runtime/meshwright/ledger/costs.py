@@ -18,7 +18,7 @@ from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
 from meshwright.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.ledger.account import ACCOUNT
-from meshwright.ledger.cost_sums import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
+from meshwright.ledger.task_costs import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
 from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import MODEL_CALLED
 from meshwright.sql.database import Session

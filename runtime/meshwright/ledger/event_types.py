@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.core import topics
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload
+from meshwright.core.payloads import Fact, Payload
 
 
 class _BudgetPayload(Payload, topic=topics.SPEND):

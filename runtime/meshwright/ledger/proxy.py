@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from meshwright.core.errors import InvalidInput, MeshError, NotFound
-from meshwright.core.http_answers import read_bounded
+from meshwright.core.http_calls import read_bounded
 from meshwright.core.money import ZERO, Budget
 
 _TIMEOUT_SECONDS = 30.0

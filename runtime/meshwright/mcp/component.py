@@ -12,8 +12,7 @@ from meshwright.mcp.consent import (
 )
 from meshwright.mcp.operations import McpOperations
 from meshwright.mcp.sign_in import SIGN_IN, SignInActor
-from meshwright.mesh import Mesh
-from meshwright.roles import ORCHESTRATION
+from meshwright.mesh import ORCHESTRATION, Mesh
 
 
 class McpComponent(Component):

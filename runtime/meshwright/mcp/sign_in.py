@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from meshwright.core import topics
-from meshwright.core.cipher import Cipher
 from meshwright.core.display import printable, short
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import ConfigError, MeshError
@@ -22,6 +21,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.mcp.event_types import SignInChanged
 from meshwright.mcp.settings import LOOPBACK, McpClient
+from meshwright.sql.encrypted import Cipher
 
 if TYPE_CHECKING:
     from httpx2 import Request

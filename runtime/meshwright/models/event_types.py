@@ -8,10 +8,9 @@ from typing import Literal
 
 from meshwright.core import topics
 from meshwright.core.display import Document, dollars, duration, fault, finish, seconds, short, tokens
-from meshwright.core.facts import Fact
 from meshwright.core.messages import Fault, Usage
 from meshwright.core.money import Amount
-from meshwright.core.payloads import Payload, StepPayload, declared
+from meshwright.core.payloads import Fact, Payload, StepPayload, declared
 
 
 class ModelCalled(

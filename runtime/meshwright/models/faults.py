@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from meshwright.core.clock import MAX_ASKED_SECONDS
 from meshwright.core.errors import ModelError
-from meshwright.core.http_answers import retry_after
+from meshwright.core.http_calls import retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.models.errors import (
     AllProvidersDown,

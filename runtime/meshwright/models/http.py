@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
-from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import ConfigError, InvalidInput, ModelError
-from meshwright.core.http_answers import read_bounded
+from meshwright.core.http_calls import open_model_socket, read_bounded
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (

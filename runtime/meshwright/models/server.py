@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from meshwright.core.http_answers import read_bounded
+from meshwright.core.http_calls import read_bounded
 from meshwright.core.money import Price
 from meshwright.models.config import read_config
 from meshwright.models.errors import ModelUnavailable, Unauthorized

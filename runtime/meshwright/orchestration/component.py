@@ -17,7 +17,7 @@ from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
-from meshwright.mesh import Mesh
+from meshwright.mesh import FRONT, ORCHESTRATION, Mesh
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
@@ -27,7 +27,6 @@ from meshwright.orchestration.settings import OrchestrationSettings, PresenceSet
 from meshwright.orchestration.status import MissingAgents, StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
-from meshwright.roles import FRONT, ORCHESTRATION
 from meshwright.work.conversation import CONVERSATION, Conversation
 
 _TOOLSET_EVENTS = ("toolset.ready", "toolset.changed", "toolset.degraded")

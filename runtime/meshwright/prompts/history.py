@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from meshwright.core.errors import Conflict, NotFound, PromptError
 from meshwright.core.ids import SHORT_DIGEST
-from meshwright.core.programs import environment_with
+from meshwright.core.redaction import environment_with
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, parse_prompt
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -23,10 +23,10 @@ from meshwright.core.messages import Caller, Event, Task, trace_id_of
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events import table
 from meshwright.events.audit import Audit
-from meshwright.events.chain import ERASED, ERASED_EVENT
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.tasks import (
+from meshwright.events.rows import ERASED, ERASED_EVENT
+from meshwright.events.task_lists import (
     EndedTask,
     SubjectTask,
     TaskSubject,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ToolFailed
-from meshwright.core.programs import environment_with
+from meshwright.core.redaction import environment_with
 from meshwright.sandbox.execution import (
     PROXY_VARIABLES,
     START,

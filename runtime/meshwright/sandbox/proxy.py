@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from meshwright.core.addresses import is_metadata, is_public
 from meshwright.core.errors import InvalidInput
+from meshwright.core.http_calls import is_metadata, is_public
 
 _CHUNK_BYTES = 65_536
 _MAX_HEAD_BYTES = 16_384

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from meshwright.core.errors import StoreFailed
 from meshwright.sql import migrations
-from meshwright.sql.mark import Loss
+from meshwright.sql.folder import Loss
 from meshwright.sql.migrations import MESH, Upgrade, create_versions, pending_upgrade, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]

@@ -23,8 +23,7 @@ from typing import IO, Any, Literal
 from meshwright.core.errors import StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.sql.database import Cursor, Row, Session, Values, WriteJob, marks
-from meshwright.sql.folder import lock_folder, make_private, open_private
-from meshwright.sql.mark import Marker, refusal
+from meshwright.sql.folder import Marker, lock_folder, make_private, open_private, refusal
 from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 Durability = Literal["full", "normal", "off"]

@@ -4,6 +4,8 @@ A group of jobs goes over as names of functions with their arguments, and comes 
 is durable. Of a SQLite file the process holds the folder's lock too. It ends when its pipe does, with
 whatever ended the mesh, once it has written the groups that came whole. If it ends first, a SQLite file tells
 whether the group under way was written: its id and results are part of its transaction.
+
+`Together` does for reading what groups do for writing: one query answers all who ask meanwhile.
 """
 
 from __future__ import annotations
@@ -20,16 +22,15 @@ import struct
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from meshwright.core.clock import Backoff
-from meshwright.core.programs import environment_with
-from meshwright.core.redaction import redact
+from meshwright.core.redaction import environment_with, redact
 from meshwright.sql.database import Database, Session, WriteJob, guarded
 
 logger = logging.getLogger("meshwright.store")
@@ -336,3 +337,59 @@ def _named(module: str, name: str) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
+
+
+KeyT = TypeVar("KeyT")
+AnswerT = TypeVar("AnswerT")
+
+_MAX_KEYS = 500
+_Waiting = tuple[KeyT, "asyncio.Future[AnswerT]"]
+
+
+class Together(Generic[KeyT, AnswerT]):
+    """Queries all waiting keys at a time; each caller gets the answer to all of them.
+
+    A query starts after its callers have asked, so that it sees all that was durable by then.
+    """
+
+    def __init__(self, query: Callable[[Sequence[KeyT]], Awaitable[AnswerT]]) -> None:
+        self._query = query
+        self._waiting: list[_Waiting[KeyT, AnswerT]] = []
+        self._querying: asyncio.Task[None] | None = None
+
+    async def ask(self, key: KeyT) -> AnswerT:
+        """Return the answer to the keys of all callers of now. Raises what the query raises."""
+        answer: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, answer))
+        if self._querying is None:
+            self._querying = asyncio.create_task(self._query_all(), name="queries")
+        return await answer
+
+    async def _query_all(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting[:_MAX_KEYS], self._waiting[_MAX_KEYS:]
+                await self._query_some(waiting)
+        except asyncio.CancelledError:
+            for _, answer in self._waiting:
+                answer.cancel()
+            raise
+        finally:
+            self._querying = None
+
+    async def _query_some(self, waiting: Sequence[_Waiting[KeyT, AnswerT]]) -> None:
+        answers = [answer for _, answer in waiting]
+        try:
+            result = await self._query(list(dict.fromkeys(key for key, _ in waiting)))
+        except asyncio.CancelledError:
+            for answer in answers:
+                answer.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 each caller gets the error
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for answer in answers:
+                if not answer.done():
+                    answer.set_result(result)

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
-from meshwright.core.programs import environment_with
-from meshwright.events.heads import FILE_NAME as HEADS
+from meshwright.core.redaction import environment_with
+from meshwright.events.verify import FILE_NAME as HEADS
 from meshwright.sql.folder import LOCK_NAME, lock_folder, make_private
 from meshwright.sql.sqlite import FILE_NAME
 

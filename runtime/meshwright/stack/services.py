@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
-from meshwright.core.programs import environment_with
+from meshwright.core.redaction import environment_with
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
 from meshwright.settings import Settings

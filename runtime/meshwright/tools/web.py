@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import HttpUrl
 
-from meshwright.core.addresses import open_public_socket
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
-from meshwright.core.http_answers import read_bounded
+from meshwright.core.http_calls import open_public_socket, read_bounded
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import Toolset

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.http_calls import is_metadata
 from meshwright.core.redaction import foreign_words
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import Unchanged, tool

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.http_calls import is_metadata
 from meshwright.settings.forms import Table
 from meshwright.tools.tool import Unchanged, tool
 from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits

@@ -30,9 +30,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import from_json, to_json
 from typing_extensions import TypeVar
 
-from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.core.http_answers import read_bounded, retry_after
+from meshwright.core.http_calls import open_model_socket, read_bounded, retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.settings.forms import Secret, Size, Table, has_form, http_url
 from meshwright.tools.functions import tools_of

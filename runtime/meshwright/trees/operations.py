@@ -21,8 +21,7 @@ from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
 from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
-from meshwright.roles import ORCHESTRATION
+from meshwright.mesh import ORCHESTRATION, Mesh
 from meshwright.sandbox.port import Sandbox
 from meshwright.sql.database import Session
 from meshwright.sql.folder import LOCK_NAME, TREES

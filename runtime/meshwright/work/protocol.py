@@ -9,10 +9,10 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
-from meshwright.core.facts import Fact
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
+from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting
 from meshwright.core.task_events import WaitKind as WaitKind
 from meshwright.kernel.envelope import ActorRef

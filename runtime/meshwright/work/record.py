@@ -16,7 +16,6 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct, encode, kept, plain
 from meshwright.core.errors import NotFound
-from meshwright.core.facts import Fact
 from meshwright.core.messages import (
     ENDED,
     Dispatch,
@@ -30,7 +29,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
-from meshwright.core.payloads import redacted
+from meshwright.core.payloads import Fact, redacted
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.protocol import EndedAttempt, Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream

@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from meshwright.core.errors import StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import AppCallbacks
+from meshwright.stores.dapr.recovery import WatchList
 from meshwright.stores.dapr.sidecar import Sidecar
-from meshwright.stores.dapr.watches import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later

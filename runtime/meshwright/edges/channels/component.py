@@ -10,11 +10,9 @@ from meshwright.component import Check, Component
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, ToolFailed
 from meshwright.edges.channels.chats import ChatChannel, HttpChat, WhatsAppChat
-from meshwright.edges.channels.mattermost import MattermostChat, MattermostSocket
-from meshwright.edges.channels.receiver import ChannelReceiver
-from meshwright.edges.channels.sender import ChannelSender, Typing
+from meshwright.edges.channels.relay import ChannelReceiver, ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
-from meshwright.edges.channels.slack import SlackChat, SlackSocket
+from meshwright.edges.channels.sockets import MattermostChat, MattermostSocket, SlackChat, SlackSocket
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.mesh import Mesh

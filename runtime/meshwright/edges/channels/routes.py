@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
-from meshwright.edges.channels.receiver import Accepted, ChannelReceiver
+from meshwright.edges.channels.relay import Accepted, ChannelReceiver
 from meshwright.edges.deliveries import json_object
 from meshwright.edges.http.routing import (
     DELIVERY_PROBLEMS,

@@ -26,11 +26,10 @@ from meshwright.events.audit import Audit
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
+from meshwright.mesh import FRONT, Mesh
 from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.port import ModelRequest
 from meshwright.models.select import PREFIX, AgentModel, AgentModels
-from meshwright.roles import FRONT
 from meshwright.services.agent_config import records
 from meshwright.services.agent_config.records import (
     DEFAULT,

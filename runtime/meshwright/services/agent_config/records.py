@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
-from meshwright.core.addresses import is_metadata
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, Conflict, NotFound, Overloaded
+from meshwright.core.http_calls import is_metadata
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Event
 from meshwright.edges.bodies import ChangeBody

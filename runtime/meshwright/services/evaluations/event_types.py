@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshwright.core.display import Document, dollars
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 
 class EvaluationStarted(Payload, type="evaluation.started"):

@@ -19,7 +19,7 @@ from meshwright.core.encoding import Json, Struct, decode, encode
 from meshwright.core.messages import Event, TaskStatus
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
-from meshwright.ledger.cost_sums import MILLION
+from meshwright.ledger.task_costs import MILLION
 from meshwright.sql.database import Session
 
 DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))

@@ -9,8 +9,7 @@ from meshwright.component import Actors, Component, Pages, offered
 from meshwright.events.projections import Projection
 from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
 from meshwright.ledger.keys import KINDS, KeyProjection, Keys
-from meshwright.mesh import Mesh
-from meshwright.roles import ORCHESTRATION
+from meshwright.mesh import ORCHESTRATION, Mesh
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

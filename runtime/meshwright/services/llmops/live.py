@@ -28,10 +28,9 @@ from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
+from meshwright.mesh import FRONT, Mesh
 from meshwright.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.prompts.sources import NO_RUN
-from meshwright.roles import FRONT
 from meshwright.services.llmops import table
 from meshwright.services.llmops.event_types import EVENTS
 from meshwright.services.llmops.settings import LlmopsSettings

@@ -19,20 +19,20 @@ from pydantic import Field
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Plain
-from meshwright.events.heads import FILE_NAME as HEADS
-from meshwright.events.heads import KEY_NAME, Head
+from meshwright.events.verify import FILE_NAME as HEADS
+from meshwright.events.verify import KEY_NAME, Head
 from meshwright.sql.folder import (
     IGNORE,
     LOCK_NAME,
     SECRET_KEY,
     TREES,
+    Marker,
     lock_folder,
     make_private,
     open_private,
     read_private,
     write_private,
 )
-from meshwright.sql.mark import Marker
 from meshwright.sql.meta import HELD, write_note
 from meshwright.sql.sqlite import FILE_NAME, RESTORE, SqliteDatabase, SqliteSession
 from meshwright.trees.leases import LEASES

@@ -321,7 +321,7 @@ async def _verify_store(mesh: Connection) -> StoreVerification:
 
 def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerification | None]:
     from meshwright.app import build_mesh, database_of, sqlite_runtime
-    from meshwright.events.heads import FILE_NAME as HEADS
+    from meshwright.events.verify import FILE_NAME as HEADS
     from meshwright.events.verify import verify
     from meshwright.services.maintenance.verify import keeps_actors, verify_store
     from meshwright.settings import load_settings
@@ -384,7 +384,7 @@ def _report_store(report: StoreVerification) -> None:
 
 
 def _report(report: ChainReport) -> None:
-    from meshwright.events.heads import fingerprint
+    from meshwright.events.verify import fingerprint
 
     say(report.sentence())
     if report.key:

@@ -12,8 +12,7 @@ from meshwright.core.logs import MESH_LOGGER
 from meshwright.core.messages import Caller
 from meshwright.kernel.timers import Duty
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
-from meshwright.roles import FRONT
+from meshwright.mesh import FRONT, Mesh
 from meshwright.services.maintenance.event_types import MeshHeld
 from meshwright.services.maintenance.operations import Maintenance, MeshHold, ProcessHold
 from meshwright.services.maintenance.settings import MaintenanceSettings

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshwright.core.display import Document, local_time
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 
 class MeshHeld(Payload, type="mesh.held", word="held"):

@@ -25,9 +25,19 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.services.maintenance.backup import FILES, no_store, text_of
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.folder import make_private, write_private
-from meshwright.sql.meta import HELD, MOVED, UNFINISHED, delete_note, read_note, refuse_if_moved, write_note
+from meshwright.sql.meta import (
+    HELD,
+    MOVED,
+    UNFINISHED,
+    copy_rows,
+    delete_note,
+    read_note,
+    refuse_if_moved,
+    set_sequences,
+    tables_of,
+    write_note,
+)
 from meshwright.sql.sqlite import FILE_NAME
-from meshwright.sql.tables import copy_rows, set_sequences, tables_of
 
 _OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news", "event_ends"})
 """The tables of what a database is and who writes to it: each has its own."""

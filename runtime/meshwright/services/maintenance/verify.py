@@ -18,9 +18,8 @@ from meshwright.core.errors import StoreTooOld
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.money import from_pico
 from meshwright.core.task_events import TaskStarted
-from meshwright.events.chain import ERASED_EVENT
 from meshwright.events.projections import Projection
-from meshwright.events.rows import COLUMN_LIST, event_of
+from meshwright.events.rows import COLUMN_LIST, ERASED_EVENT, event_of
 from meshwright.events.tasks import PRUNED, RECORDS_PRUNED, outcome_of, pruned_tasks
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.acceptance import FINAL, OPENED

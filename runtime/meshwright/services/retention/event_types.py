@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.facts import Fact
-from meshwright.core.payloads import Payload, declared
+from meshwright.core.payloads import Fact, Payload, declared
 
 
 class TasksPruned(Payload, type="tasks.pruned records.pruned"):

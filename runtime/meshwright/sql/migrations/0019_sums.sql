@@ -1,4 +1,4 @@
--- Calls of tasks whose records are gone, in sums: see meshwright/ledger/cost_sums.py.
+-- Calls of tasks whose records are gone, in sums: see meshwright/ledger/task_costs.py.
 CREATE TABLE call_sums (
     seq BIGINT NOT NULL,            -- the last of the block of events that the calls are of; 0 once it is pruned
     time DOUBLE PRECISION NOT NULL, -- unix seconds: when the hour begins in which the calls ended

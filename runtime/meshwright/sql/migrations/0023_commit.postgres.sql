@@ -68,7 +68,7 @@ BEGIN
     END IF;
 END $$;
 
--- Writes a group of batches: see meshwright/stores/postgres/groups.py. Each list "in_.." has the number of the
+-- Writes a group of batches: see meshwright/stores/postgres/commits.py. Each list "in_.." has the number of the
 -- batch, from 1, that a row of the lists behind it is of. Rows are found by indices, as fast in large tables as
 -- in small ones, for which the plans are made.
 CREATE FUNCTION mesh_commit(

@@ -22,7 +22,7 @@ from meshwright.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode_reply
 from meshwright.stores.dapr.state import growing_pause
 
 if TYPE_CHECKING:
-    from meshwright.stores.dapr.watches import WatchList
+    from meshwright.stores.dapr.recovery import WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
 

@@ -30,10 +30,9 @@ from meshwright.stores.dapr.callbacks import AppCallbacks
 from meshwright.stores.dapr.channels import Channel, choose, make_channel
 from meshwright.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
 from meshwright.stores.dapr.outbox import Outbox, StoredActor, StoredActors
-from meshwright.stores.dapr.recovery import Recovery
+from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
 from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
 from meshwright.stores.dapr.state import State, WorkerLease
-from meshwright.stores.dapr.watches import Watches, WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
 

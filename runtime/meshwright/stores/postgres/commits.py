@@ -1,32 +1,36 @@
-"""Commits on PostgreSQL: waiting batches share one transaction; listeners see the events of all workers."""
+"""Commits on PostgreSQL: waiting batches share one transaction; listeners see the events of all workers.
+
+The writer commits a group of batches by one call of the server; each batch stands or falls by itself. The
+function `mesh_commit`, which a migration makes, locks actors first, in one order for all workers, and numbers
+events last, so that no two transactions wait for each other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
+from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.events.table import NEWS_SECONDS, Written, fill_blocks, newest, pruned_through
 from meshwright.events.tails import read_news
 from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.rows import record_row, row_of
-from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
-from meshwright.sql.database import Database, Session
-from meshwright.stores.postgres.groups import (
-    BatchResult,
-    BatchRows,
-    Unless,
-    write_batches,
-    write_unless_known,
+from meshwright.kernel.rows import (
+    delete_heads,
+    record_row,
+    row_of,
 )
+from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
+from meshwright.sql.database import Database, Row, Session, by_one_call
+from meshwright.sql.postgres import array
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
@@ -300,3 +304,187 @@ def place(ref: ActorRef, workers: Sequence[str]) -> str:
         return blake2b(f"{incarnation} {ref.type}/{ref.id}".encode(), digest_size=8).digest()
 
     return max(workers, key=rank)
+
+
+_LOCK_HEADS = """
+    SELECT type, id, revision FROM heads
+    WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[])) ORDER BY type, id FOR UPDATE
+"""
+
+Unless = Literal["", "record", "event"]
+BatchResult = tuple[str, Sequence[Any], Sequence[int], Sequence[str]]
+"""`written`, `skipped`, `expired` (a record of a worker whose lease is over), `moved` (an actor had another
+revision: its type and id) or `taken` (the numbers of messages that were gone); then the numbers and owners of
+the messages that were sent."""
+
+
+class BatchRows(NamedTuple):
+    """A batch as plain rows."""
+
+    expected: Sequence[tuple[str, str, int]]
+    """Type, id and revision of each actor that the batch rests on; revision 0 for one without a record."""
+    ahead: Sequence[tuple[str, str]]
+    """Type and id of actors for which no message may wait."""
+    heads: Sequence[Row]
+    taken_numbers: Sequence[int]
+    records: Sequence[Row]
+    messages: Sequence[tuple[str, str, str, bool, bool, bytes]]
+    """Type and id of the receiver, an owner, whether it is for this owner alone, `remember`, and the message.
+
+    Else it is for the owner of the messages that wait for that receiver, or of its record, if there is one.
+    Without an owner (""), the message waits for a worker that runs the type.
+    """
+    events: Sequence[Row]
+    unless: Unless
+    """Skip the batch where its record, or the event of `unless_id`, is known."""
+    unless_id: str
+
+
+_EXPECTED = "text", "text", "bigint"
+_REFS = "text", "text"
+_HEADS = (
+    *("boolean", "text", "text", "bigint", "text", "bigint"),
+    *("double precision", "smallint", "bytea", "bytea", "text"),
+)
+_TAKEN = ("bigint",)
+_RECORDS = "text", "text", "text", "bigint", "bytea"
+_MESSAGES = "text", "text", "text", "boolean", "smallint", "bytea"
+
+
+@by_one_call
+def write_batches(
+    session: Session, incarnation: str, batches: Sequence[Sequence[Any]]
+) -> tuple[Sequence[BatchResult], Written | None, bool]:
+    """Write batches, each the fields of a `BatchRows`; returns their results, and the numbers of events.
+
+    Last whether a block of the log is full, so that `table.fill_blocks` is due.
+    """
+    group = [BatchRows(*rows) for rows in batches]
+    heads: list[list[Row]] = []
+    expected: list[Sequence[Row]] = []
+    shifted: list[Sequence[Row]] = []
+    for batch in group:
+        revisions = {(kind, name): revision for kind, name, revision in batch.expected}
+        heads.append([(not revisions[row[:2]], *row) for row in batch.heads])
+        created = {row[1:3] for row in heads[-1] if row[0]}
+        expected.append([row for row in batch.expected if row[:2] not in created])
+        # An actor that was handed a task to offer has it in memory alone until it is claimed: it moves here
+        # with the message, though it changed nothing.
+        unchanged = revisions.keys() - {row[:2] for row in batch.heads} if batch.taken_numbers else ()
+        shifted.append(sorted(unchanged))
+    values = [
+        incarnation,
+        session.channel,
+        *session.lists(("boolean",), [[batch.unless == "record" for batch in group]]),
+        *_lists(session, _EXPECTED, expected),
+        *_lists(session, _REFS, [batch.ahead for batch in group]),
+        *_lists(session, _HEADS, heads),
+        *_lists(session, _REFS, shifted),
+        *_lists(session, _TAKEN, [[(n,) for n in batch.taken_numbers] for batch in group]),
+        *_lists(session, _RECORDS, [batch.records for batch in group]),
+        *_lists(session, _MESSAGES, [batch.messages for batch in group]),
+        *_lists(session, table.SEALED_KINDS, [table.sealed_rows(session, batch.events) for batch in group]),
+    ]
+    [row] = session.call("mesh_commit", values).fetchall()
+    ends, moved, there, numbers, owners, first_seq, dropped, fills = row
+    results = _results(group, ends, moved, there, zip(numbers or (), owners or (), strict=True))
+    return results, None if first_seq is None else (first_seq, dropped), bool(fills)
+
+
+def _lists(session: Session, kinds: Sequence[str], rows_of: Sequence[Sequence[Row]]) -> Sequence[Any]:
+    """Rows of batches as lists of their columns, behind a list of the numbers of their batches."""
+    rows = [(n, *row) for n, rows in enumerate(rows_of, 1) for row in rows]
+    columns = zip(*rows, strict=True) if rows else [()] * (1 + len(kinds))
+    return session.lists(("smallint", *kinds), columns)
+
+
+def _results(
+    group: Sequence[BatchRows],
+    ends: Sequence[str],
+    moved: Sequence[str | None],
+    there: Sequence[int] | None,
+    placements: Iterable[tuple[int, str]],
+) -> Sequence[BatchResult]:
+    results: list[BatchResult] = []
+    placement, remaining = iter(placements), set(there or ())
+    for batch, end, actor in zip(group, ends, moved, strict=True):
+        if end == "written":
+            remaining.difference_update(batch.taken_numbers)
+            placed = [next(placement) for _ in batch.messages]
+            results.append((end, (), [n for n, _ in placed], [owner for _, owner in placed]))
+        elif end == "taken":
+            results.append((end, [n for n in batch.taken_numbers if n not in remaining], (), ()))
+        else:
+            results.append((end, actor.split("/", 1) if actor else (), (), ()))
+    return results
+
+
+def write_unless_known(
+    session: Session, incarnation: str, batch: Sequence[Any]
+) -> tuple[Sequence[BatchResult], Written | None, bool]:
+    """Write a batch of an event from outside, unless the log has its id: as `write_batches` does for one."""
+    table.lock(session)  # no other worker writes one of that id meanwhile
+    if table.knows(session, BatchRows(*batch).unless_id):
+        return [("skipped", (), (), ())], None, False
+    return write_batches(session, incarnation, [batch])
+
+
+def delete_locked(session: Session, heads: Sequence[tuple[str, str, int]]) -> list[tuple[str, str]]:
+    """Delete the records of actors that are still at their revisions; returns the actors of those deleted."""
+    columns = session.lists(_REFS, [[head[0] for head in heads], [head[1] for head in heads]])
+    session.execute(_LOCK_HEADS, columns).fetchall()
+    return delete_heads(session, heads)
+
+
+HAS_ORPHANS = """
+    WITH RECURSIVE of_messages AS (
+        (SELECT owner FROM messages ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT owner FROM messages WHERE owner > before.owner ORDER BY owner LIMIT 1)
+        FROM of_messages AS before WHERE before.owner IS NOT NULL
+    ), of_heads AS (
+        (SELECT owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL ORDER BY owner LIMIT 1)
+        UNION ALL
+        SELECT (SELECT owner FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND owner > before.owner
+            ORDER BY owner LIMIT 1)
+        FROM of_heads AS before WHERE before.owner IS NOT NULL
+    )
+    SELECT 1 FROM (SELECT owner FROM of_messages UNION ALL SELECT owner FROM of_heads) AS owners
+    WHERE owner IS NOT NULL AND owner NOT IN (SELECT incarnation FROM workers) LIMIT 1
+"""
+"""One step for each owner, by the indices: there may be many open actors."""
+
+
+_ADOPT_MESSAGES = """
+    WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
+        SELECT n FROM messages WHERE type = ANY(?::text[])
+        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
+        FOR UPDATE SKIP LOCKED) RETURNING n, remember, message)
+    SELECT * FROM mine ORDER BY n
+"""
+
+
+_ADOPT_HEADS = """
+    UPDATE heads SET owner = ? WHERE (type, id) IN (
+        SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND type = ANY(?::text[])
+        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) FOR UPDATE SKIP LOCKED)
+    RETURNING type, id, obliged, wake_at
+"""
+
+
+_SELECT_PASSED_OVER = """
+    SELECT DISTINCT type FROM (
+        SELECT type, owner FROM messages
+        UNION ALL SELECT type, owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL) AS left_open
+    WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) AND type <> ALL(?::text[])
+"""
+
+
+def adopt(session: Session, incarnation: str, kinds: Sequence[str]) -> tuple[list[Row], ...]:
+    """Adopt what no living worker has, of some types: returns messages, heads, and the types of the rest."""
+    values = array("text", kinds)
+    return (
+        session.execute(_ADOPT_MESSAGES, (incarnation, values)).fetchall(),
+        session.execute(_ADOPT_HEADS, (incarnation, values)).fetchall(),
+        session.execute(_SELECT_PASSED_OVER, (values,)).fetchall(),
+    )

@@ -31,10 +31,18 @@ from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Take
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
 from meshwright.sql.meta import refuse_if_moved
-from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array, own_channel
-from meshwright.sql.together import Together
-from meshwright.stores.postgres.commits import Commits, News, place
-from meshwright.stores.postgres.groups import delete_locked, write_batches, write_unless_known
+from meshwright.sql.postgres import PostgresDatabase, PostgresSession, own_channel
+from meshwright.sql.writer import Together
+from meshwright.stores.postgres.commits import (
+    HAS_ORPHANS,
+    Commits,
+    News,
+    adopt,
+    delete_locked,
+    place,
+    write_batches,
+    write_unless_known,
+)
 
 _logger = logging.getLogger("meshwright.store")
 
@@ -80,45 +88,9 @@ _REMOVE = f"""
         RETURNING lock_key) {_END_COMMITS}
 """  # noqa: S608 code
 _GIVE_UP = f"WITH gone AS (DELETE FROM workers WHERE incarnation = %s RETURNING lock_key) {_END_COMMITS}"  # noqa: S608 code
-_HAS_ORPHANS = """
-    WITH RECURSIVE of_messages AS (
-        (SELECT owner FROM messages ORDER BY owner LIMIT 1)
-        UNION ALL
-        SELECT (SELECT owner FROM messages WHERE owner > before.owner ORDER BY owner LIMIT 1)
-        FROM of_messages AS before WHERE before.owner IS NOT NULL
-    ), of_heads AS (
-        (SELECT owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL ORDER BY owner LIMIT 1)
-        UNION ALL
-        SELECT (SELECT owner FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND owner > before.owner
-            ORDER BY owner LIMIT 1)
-        FROM of_heads AS before WHERE before.owner IS NOT NULL
-    )
-    SELECT 1 FROM (SELECT owner FROM of_messages UNION ALL SELECT owner FROM of_heads) AS owners
-    WHERE owner IS NOT NULL AND owner NOT IN (SELECT incarnation FROM workers) LIMIT 1
-"""
-"""One step for each owner, by the indices: there may be many open actors."""
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
     FROM messages WHERE owner = ? AND fetched = 0 ORDER BY n
-"""
-_ADOPT_MESSAGES = """
-    WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
-        SELECT n FROM messages WHERE type = ANY(?::text[])
-        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
-        FOR UPDATE SKIP LOCKED) RETURNING n, remember, message)
-    SELECT * FROM mine ORDER BY n
-"""
-_ADOPT_HEADS = """
-    UPDATE heads SET owner = ? WHERE (type, id) IN (
-        SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND type = ANY(?::text[])
-        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) FOR UPDATE SKIP LOCKED)
-    RETURNING type, id, obliged, wake_at
-"""
-_SELECT_PASSED_OVER = """
-    SELECT DISTINCT type FROM (
-        SELECT type, owner FROM messages
-        UNION ALL SELECT type, owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL) AS left_open
-    WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) AND type <> ALL(?::text[])
 """
 _SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
 
@@ -455,11 +427,11 @@ class PostgresStore(SharedStore):
 
     async def _adopt(self, receiver: Receiver) -> tuple[list[Row], list[Row]]:
         """Make messages and actors without a living worker this worker's; other types wait for others."""
-        if not await self._database.read(_rows, _HAS_ORPHANS, ()):
+        if not await self._database.read(_rows, HAS_ORPHANS, ()):
             self._passed_over = set()
             return [], []
         kinds = sorted(receiver.kinds)
-        messages, heads, others = await self._database.write(_adopt, self._incarnation, kinds)
+        messages, heads, others = await self._database.write(adopt, self._incarnation, kinds)
         passed_over = {kind for (kind,) in others}
         if new := passed_over - self._passed_over:
             _logger.warning("Open work waits for a worker that has %s", ", ".join(sorted(new)))
@@ -495,15 +467,6 @@ class PostgresStore(SharedStore):
 
 def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
     return session.execute(statement, values).fetchall()
-
-
-def _adopt(session: Session, incarnation: str, kinds: Sequence[str]) -> tuple[list[Row], ...]:
-    values = array("text", kinds)
-    return (
-        session.execute(_ADOPT_MESSAGES, (incarnation, values)).fetchall(),
-        session.execute(_ADOPT_HEADS, (incarnation, values)).fetchall(),
-        session.execute(_SELECT_PASSED_OVER, (values,)).fetchall(),
-    )
 
 
 def _leave(session: Session, incarnation: str) -> None:
