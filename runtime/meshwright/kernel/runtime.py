@@ -300,7 +300,8 @@ class Runtime:
         if self._strict and body is not None:
             body = as_json(ref, body)
         message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
-        if isinstance(self._store, SharedStore) and self._store.forwards and ref.type in self.remote_kinds:
+        if self.forwards and ref.type in self.remote_kinds:
+            assert isinstance(self._store, SharedStore)
             return await self._store.forward(message)
         return await self._executor.call(self._admit(ref), message)
 

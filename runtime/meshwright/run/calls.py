@@ -23,6 +23,7 @@ from meshwright.core.errors import AgentError, ModelError, ToolFailed, error_of_
 from meshwright.core.ids import ID_PATTERN, new_id
 from meshwright.core.messages import Event, Outcome, Usage, trace_id_of
 from meshwright.core.money import is_amount
+from meshwright.core.step_events import CutOffReply, InvalidAnswer
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
     CHARGE,
@@ -421,12 +422,13 @@ def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[Progre
         try:
             read_answer(shape, reply)
         except StructureInvalid as error:
-            payload = {"shape": shape.__name__, "error": error.message, "raw": cut(error.raw, _MAX_RAW_CHARS)}
-            events.append(ProgressEvent("structure.invalid", payload))
+            raw = cut(error.raw, _MAX_RAW_CHARS)
+            invalid = InvalidAnswer(shape=shape.__name__, error=error.message, raw=raw)
+            events.append(ProgressEvent.of(invalid))
     if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
         calls = [
             {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
         ]
         text = cut(reply.content, _MAX_CUT_CHARS)
-        events.append(ProgressEvent("reply.cut_off", {"text": text, "tool_calls": calls}))
+        events.append(ProgressEvent.of(CutOffReply(text=text, tool_calls=calls)))
     return events

@@ -18,6 +18,7 @@ from meshwright.agent import Agent
 from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
+from meshwright.core.step_events import ReachedLimit
 from meshwright.models.errors import BudgetExceeded, ModelTimeout, is_refusal
 from meshwright.models.port import Call, ModelReply, ToolCall
 from meshwright.models.structure import repaired
@@ -48,7 +49,7 @@ class Limit:
     def event(self, ends: Literal["tools", "calls"], event_id: str | None = None) -> ProgressEvent:
         """The event that it is reached, and what that ends: calls of tools, or also those of the model."""
         fields = self.fields
-        return ProgressEvent(fields.pop("event"), {**fields, "ends": ends}, event_id)
+        return ProgressEvent(fields.pop("event"), ReachedLimit(**fields, ends=ends), event_id)
 
     def error(
         self, agent_id: str, *, is_begun: bool = True, failed: FailedCall | None = None
@@ -286,8 +287,7 @@ class StepTime:
         return self
 
     def __enter__(self) -> None:
-        self._others += 1
-        self._begin_anew()
+        self._others += 1  # nothing is due meanwhile: the time begins anew with the end
 
     def __exit__(self, *error: object) -> None:
         self._others -= 1

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from meshwright.context.event_types import MemoryStored
 from meshwright.context.memory import (
     BY_CODE,
     BY_MODEL,
@@ -97,7 +98,7 @@ async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str
         item = await services.memory.find(memory_id, task.tenant_id) or item
     if inside is not None:
         facts = item.model_dump(include={"memory_id", "scope", "kind", "status", "trust"})
-        inside.events.append(ProgressEvent("memory.stored", {**facts, "text_chars": len(new.text)}))
+        inside.events.append(ProgressEvent.of(MemoryStored(**facts, text_chars=len(new.text))))
     if item.status == "active":
         return f"Remembered for {new.scope}."
     why = "another of its subject has more trust" if trust else "this run has read text from outside"

@@ -12,6 +12,13 @@ from typing import Any
 from msgspec import field
 
 from meshwright.agent import Agent
+from meshwright.context.event_types import (
+    ContextCompressed,
+    ContextKept,
+    ContextReceived,
+    MemoryRecalled,
+    RecallFailed,
+)
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
 from meshwright.context.service import Compression, chat_messages
@@ -19,6 +26,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, InvalidInput, MemoryUnavailable
 from meshwright.core.messages import SenderContext, Task, TaskVariant
 from meshwright.core.money import MILLION, Price
+from meshwright.core.payloads import StepPayload
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.prompts import PromptContext
 from meshwright.run.earlier import earlier_changes
@@ -81,25 +89,26 @@ class PreparedPrompt(Struct):
 
     def events(self) -> list[ProgressEvent]:
         """The events that memories were recalled, the sender's context came, and it was compressed."""
-        events: list[ProgressEvent] = []
+        payloads: list[StepPayload] = []
         if self.memories:
-            counts = {"count": self.memories, "tokens": self.memory_tokens}
-            events.append(ProgressEvent("memory.recalled", counts))
+            payloads.append(MemoryRecalled(count=self.memories, tokens=self.memory_tokens))
         if self.received:
-            events.append(ProgressEvent("context.received", self.received))
+            payloads.append(ContextReceived.from_payload(self.received))
         if self.memory_error is not None:
-            events.append(ProgressEvent("memory.unavailable", {"error": self.memory_error}))
-        if self.method == "deterministic":
-            return [*events, ProgressEvent("context.kept", self.weighed)] if self.weighed else events
-        compressed = {
-            "method": self.method,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "validation_passed": self.validation_passed,
-            "error": self.error,
-            **self.weighed,
-        }
-        return [*events, ProgressEvent("context.compressed", compressed)]
+            payloads.append(RecallFailed(error=self.memory_error))
+        if self.method != "deterministic":
+            compressed = ContextCompressed(
+                method=self.method,
+                input_tokens=self.input_tokens,
+                output_tokens=self.output_tokens,
+                validation_passed=self.validation_passed,
+                error=self.error,
+                **self.weighed,
+            )
+            payloads.append(compressed)
+        elif self.weighed:
+            payloads.append(ContextKept.from_payload(self.weighed))
+        return list(map(ProgressEvent.of, payloads))
 
 
 _NOTHING_TRIED = TaskVariant(experiment="", name="", agent_id="none")

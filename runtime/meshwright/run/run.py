@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack, overload
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
+from meshwright.core.step_events import FileAttached
 from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage, ToolCall
 from meshwright.models.structure import ShapeT
@@ -149,7 +150,7 @@ class Run(RunSteps):
                 whole = await self.read_file(file)
                 check_size("run.attach", [whole], self._calls.max_record_bytes)
                 result = {"files": [whole.model_dump(mode="json")]}
-                step.finish(result, [ProgressEvent("file.attached", whole.facts)])
+                step.finish(result, [ProgressEvent.of(FileAttached.from_payload(whole.facts))])
         attached = files_in(step.result)
         self._calls.attached.add(step.key.path, attached)
         return attached[0]

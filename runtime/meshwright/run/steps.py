@@ -16,6 +16,7 @@ from meshwright.core import topics
 from meshwright.core.errors import AgentError, sentence
 from meshwright.core.ids import derived_id
 from meshwright.core.redaction import Marks, redact, redact_data
+from meshwright.core.step_events import RunProgress, RunStateChanged, StepFinished
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import UnawaitedCalls, awaited, noted
 from meshwright.run.state import RunState
@@ -24,7 +25,6 @@ from meshwright.tools.tool import QuestionOptions
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.work.protocol import Wait
-from meshwright.work.record import RUN_STATE
 
 _TEXT = {"type": "string", "minLength": 1}
 _MAX_QUESTION_CHARS = 10_000
@@ -179,7 +179,7 @@ class RunSteps:
 
         def tell(result: Any) -> list[ProgressEvent]:
             duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            return [ProgressEvent("step.finished", {"name": name, "duration_ms": duration_ms})]
+            return [ProgressEvent.of(StepFinished(name=name, duration_ms=duration_ms))]
 
         return await self._journal.step(
             name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
@@ -228,7 +228,7 @@ class RunSteps:
         self._state.knowledge.say_progress(text)
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
-                step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
+                step.finish(None, [ProgressEvent.of(RunProgress(text=cut(text, _MAX_PROGRESS_CHARS)))])
 
     @noted
     async def state(self, name: str, reason: str = "") -> None:
@@ -243,7 +243,7 @@ class RunSteps:
         async with self._journal.open_step("state", {"state": name}, costly=False) as step:
             if not step.is_replayed:
                 payload = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
-                step.finish(payload, [ProgressEvent(RUN_STATE, payload)])
+                step.finish(payload, [ProgressEvent.of(RunStateChanged(**payload))])
 
     @noted
     async def wait_event(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.step_events import CallsRefused, ToolCalled
 from meshwright.models.port import ToolCall, ToolSpec
 from meshwright.run.masks import redacted_arguments
 from meshwright.tools.limited import cut, head_and_tail
@@ -132,7 +133,7 @@ def refused_call(requested: int, executed: int) -> dict[str, Any]:
 def too_many_calls(most: int | None, refused: int) -> ProgressEvent:
     """The event that a reply had more calls than may run."""
     setting = "max_calls_per_reply in [agents] of mesh.toml"
-    return ProgressEvent("calls.refused", {"calls": refused, "most": most, "setting": setting})
+    return ProgressEvent.of(CallsRefused(calls=refused, most=most, setting=setting))
 
 
 def seconds_of(result: Any) -> float:
@@ -153,17 +154,16 @@ def tool_events(
 
     `started` is a time of `perf_counter`, or None where the tool waited: it began in an earlier run.
     """
-    called = {
-        "tool": tool,
-        "arguments": redacted_arguments(arguments, _MAX_SUMMARY_CHARS),
-        "ok": result["error"] is None,
-        "error": result["error"],
-        "result": result_summary(result["value"]),
-        "duration_ms": None if started is None else round((time.perf_counter() - started) * 1000, 3),
-    }
-    if "changed_call" in result:
-        called["changed_by"] = result["changed_call"]["by"]
-    return [ProgressEvent("tool.called", called)]
+    called = ToolCalled(
+        tool=tool,
+        arguments=redacted_arguments(arguments, _MAX_SUMMARY_CHARS),
+        ok=result["error"] is None,
+        error=result["error"],
+        result=result_summary(result["value"]),
+        duration_ms=None if started is None else round((time.perf_counter() - started) * 1000, 3),
+        changed_by=result.get("changed_call", {}).get("by", ""),
+    )
+    return [ProgressEvent.of(called)]
 
 
 def result_summary(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
+from meshwright.context.event_types import ContextShortened
 from meshwright.context.text import clip, count_tokens
 from meshwright.core.encoding import Struct
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
@@ -53,14 +54,14 @@ class Shortening(Struct):
 
     def events(self, messages: int) -> list[ProgressEvent]:
         """The event of it."""
-        payload = {
-            "how": list(self.how),
-            "messages": messages,
-            "tokens_before": self.tokens_before,
-            "tokens_after": self.tokens_after,
-            "error": self.error,
-        }
-        return [ProgressEvent("context.shortened", payload)]
+        shortened = ContextShortened(
+            how=list(self.how),
+            messages=messages,
+            tokens_before=self.tokens_before,
+            tokens_after=self.tokens_after,
+            error=self.error,
+        )
+        return [ProgressEvent.of(shortened)]
 
 
 class ContextWindow:

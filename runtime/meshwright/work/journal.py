@@ -33,6 +33,7 @@ from meshwright.core.errors import (
     WaitExpired,
 )
 from meshwright.core.messages import Task
+from meshwright.core.step_events import AnswerKept
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import (
@@ -422,7 +423,7 @@ class Journal:
         """Take over the answer to the same question that an attempt before got."""
         names = ("result", "answered_by", "started_at", "answered_at")
         fields = {name: answer[name] for name in names if name in answer}
-        event = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
+        event = ProgressEvent.of(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
         self._records.write(key, {**fields, "kept": name}, [event])
         return answer["result"]
 

@@ -11,12 +11,13 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from meshwright.core import topics
 from meshwright.core.encoding import own_json, stable_json
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Event, trace_id_of
+from meshwright.core.payloads import StepPayload
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import Earlier, is_branch
@@ -35,8 +36,13 @@ class ProgressEvent(NamedTuple):
     """An event of a step. Without an `id` it is known by its number in the step."""
 
     event_type: str
-    payload: dict[str, Any]
+    payload: StepPayload | Mapping[str, Any]
     id: str | None = None
+
+    @classmethod
+    def of(cls, payload: StepPayload) -> ProgressEvent:
+        """The event of a payload that has one type."""
+        return cls(payload.event_type, payload)
 
 
 class _Journal(Protocol):
@@ -408,8 +414,8 @@ class ClaimRecords:
         self._queued = self._runtime.append(Record(self._ref, self._stream, self._last, value), events)
 
     def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
-        task = self._work.task
-        place = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
+        task, payload = self._work.task, event.payload
+        place: dict[str, Any] = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
         return Event(
             id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
             event_type=event.event_type,
@@ -421,5 +427,8 @@ class ClaimRecords:
             trace_id=self._trace_id,
             traceparent=task.traceparent,
             aggregate_id=self._name,
-            payload=own_json(self._name, {**place, **event.payload}),
+            payload=own_json(
+                self._name,
+                replace(payload, **place) if isinstance(payload, StepPayload) else {**place, **payload},
+            ),
         )

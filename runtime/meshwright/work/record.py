@@ -199,15 +199,18 @@ class DispatchedTask(Struct):
         dispatch = self.dispatch(grant.attempt)
         if dispatch is None or dispatch.task.generation != grant.generation:
             return None
-        continued = journals_of(grant.task_id, self.attempts, grant.attempt)[:-1]
+        task_id, number = grant.task_id, grant.attempt
+        if number == 1:
+            return Work.of(grant, dispatch, first_steps=steps_stream(task_id, grant.generation, number))
+        continued = journals_of(task_id, self.attempts, number)[:-1]
         return Work.of(
             grant,
             dispatch,
             continued=continued,
-            replaced=self._replaced(grant.task_id, grant.attempt),
-            taken_over=self._taken_over(grant.task_id, grant.attempt, continued),
-            first_steps=self._first_steps(grant.task_id, grant.attempt),
-            must_ask=self.attempts[grant.attempt - 1].must_ask,
+            replaced=self._replaced(task_id, number),
+            taken_over=self._taken_over(task_id, number, continued),
+            first_steps=self._first_steps(task_id, number),
+            must_ask=self.attempts[number - 1].must_ask,
         )
 
     def _first_steps(self, task_id: str, number: int) -> str:

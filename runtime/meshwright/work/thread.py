@@ -329,7 +329,10 @@ class AgentThread(Actor[ThreadState]):
 
     @property
     def _running(self) -> Entry | None:
-        return next((entry for entry in self.state.inbox if entry.status == "running"), None)
+        for entry in self.state.inbox:
+            if entry.status == "running":
+                return entry
+        return None
 
     def _offer_next(self, turn: Turn) -> None:
         """Offer the task that the thread may run next, or have this worker watch the running one.
