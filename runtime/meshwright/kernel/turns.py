@@ -198,18 +198,8 @@ def take_turn(
         or after.has_pending_work != record.has_pending_work
         or bool(turn.records)
     )
-    return Commit(
-        actor.ref,
-        message,
-        after,
-        reply,
-        turn.sends,
-        turn.events,
-        turn.records,
-        turn.early,
-        turn.after_commit,
-        changed=changed,
-    )
+    effects = turn.sends, turn.events, turn.records, turn.early, turn.after_commit
+    return Commit(actor.ref, message, after, reply, *effects, changed=changed)
 
 
 def _encode_state(actor: Actor[Any]) -> bytes:
