@@ -20,8 +20,8 @@ from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, 
 from meshwright.models.prices import Prices
 from meshwright.run.earlier import settle_calls
 from meshwright.work import Work, worker
+from meshwright.work.claims import Settler, SettleResult
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.worker import Settler, SettleResult
 from tests.support.harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 

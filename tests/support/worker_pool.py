@@ -30,9 +30,9 @@ from meshwright.work import (
     Work,
     Worker,
 )
+from meshwright.work.claims import Settler
+from meshwright.work.entry import thread_of
 from meshwright.work.protocol import ORCHESTRATOR, Accept
-from meshwright.work.thread import thread_of
-from meshwright.work.worker import Settler
 from tests.support.harness import RuntimeHarness
 from tests.support.observer import eventually
 

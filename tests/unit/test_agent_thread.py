@@ -15,8 +15,8 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind, Commit
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Complete, Suspend, Wait, Withdraw
 from meshwright.work.duties import Reviews
+from meshwright.work.entry import MAX_REMEMBERED_ENDS
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
-from meshwright.work.record import MAX_REMEMBERED_ENDS
 from meshwright.work.slots import Review, Watch
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 

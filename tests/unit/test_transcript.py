@@ -20,7 +20,7 @@ from meshwright.run.recorded import SentMessages
 from meshwright.run.run import Run
 from meshwright.run.transcript import Transcript
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
-from meshwright.work.steps import StepView
+from meshwright.work.record import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of
 
 SECRET = "sk-" + "a1B2" * 8

@@ -13,7 +13,7 @@ from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryData
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Answer, Journal, Offer, Withdraw, Work
+from meshwright.work import Answer, Journal, Offer, Withdraw, Work, claims
 from meshwright.work import worker as worker_module
 from tests.support.turn_driver import NOW
 from tests.support.worker_harness import Gate, at_once, worker_harness
@@ -22,7 +22,7 @@ from tests.support.worker_harness import Gate, at_once, worker_harness
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "BROKEN_OFF_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(worker_module, "MAILBOX_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "MAILBOX_RETRY_SECONDS", 0.0)
 
 
 # Slots

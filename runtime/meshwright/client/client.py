@@ -53,8 +53,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.events.task_lists import TaskOrder
     from meshwright.mesh import Mesh
     from meshwright.services.figures.records import Figures
-    from meshwright.work.record import TaskView
-    from meshwright.work.steps import StepSummary, StepView
+    from meshwright.work.record import StepSummary, StepView, TaskView
 
 MODEL_SECONDS = 600.0
 MAX_EVENTS = 1000  # of one page
@@ -220,7 +219,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
         """The steps of an agent for a task: those of one attempt, or of all. Raises NotFound."""
-        from meshwright.work.steps import StepSummary
+        from meshwright.work.record import StepSummary
 
         path = f"{task_path(task_id)}/steps"
         return await self._connection.get_list(StepSummary, path, {"attempt": attempt}, page=MAX_TASKS)
@@ -232,7 +231,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
         A text over `max_chars` characters is cut, and says so.
         """
-        from meshwright.work.steps import StepView
+        from meshwright.work.record import StepView
 
         params = {"attempt": attempt, "max_chars": max_chars}
         return await self._connection.get(
@@ -246,7 +245,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
         Raises NotFound.
         """
-        from meshwright.work.steps import StepView
+        from meshwright.work.record import StepView
 
         params = {"attempt": attempt, "max_chars": max_chars, "contents": "true"}
         path = f"{task_path(task_id)}/steps"

@@ -41,8 +41,9 @@ from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.folder import LAST_ERROR
 from meshwright.work.conversation import MESSAGES, ConversationState, conversation_of
 from meshwright.work.earlier import streams_of
+from meshwright.work.entry import ThreadState
 from meshwright.work.protocol import TaskKey, steps_stream
-from meshwright.work.record import TaskRecord, ThreadState, read_task
+from meshwright.work.record import TaskRecord, read_task
 
 _PRUNED = "contents.pruned"
 """The event of contents that were deleted: of how many tasks, up to which end (`ended_before`, `last`)."""

@@ -30,9 +30,10 @@ from meshwright.run.tool_calls import Outputs, same_tools
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
 from meshwright.work import Complete, Journal, RunSuspended, Work
+from meshwright.work.claims import SettleResult
 from meshwright.work.conversation import TaskMessages, ThreadMessage, conversation_of
 from meshwright.work.protocol import Wait
-from meshwright.work.worker import SettleResult, WorkStopped, until_stopped
+from meshwright.work.worker import WorkStopped, until_stopped
 
 _logger = logging.getLogger("meshwright.runner")
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation

@@ -45,8 +45,7 @@ from meshwright.work.earlier import read_forked, read_steps
 from meshwright.work.journal import hash_of
 from meshwright.work.people import asked_about
 from meshwright.work.protocol import Wait, steps_stream
-from meshwright.work.record import TaskRecord
-from meshwright.work.steps import StepStatus, StepSummary, StepView
+from meshwright.work.record import StepStatus, StepSummary, StepView, TaskRecord
 
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary

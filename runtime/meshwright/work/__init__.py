@@ -4,9 +4,9 @@ A turn never waits for a model or a tool. It queues a task; a worker with a free
 that raises the fence, runs it with every step journaled, and commits the end by a turn that checks the fence.
 """
 
+from meshwright.work.entry import ThreadState
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import Answer, Cancel, Claim, Complete, Suspend, Wait, Work
-from meshwright.work.record import ThreadState
 from meshwright.work.slots import Offer, SlotTable, Withdraw
 from meshwright.work.thread import AgentThread
 from meshwright.work.waits import RunSuspended

@@ -11,8 +11,9 @@ from meshwright.core.errors import HostError
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.timers import Duty
+from meshwright.work.entry import Entry, ThreadState
 from meshwright.work.protocol import Cancel, TaskKey, tenant_of
-from meshwright.work.record import Entry, TaskRecord, ThreadState
+from meshwright.work.record import TaskRecord
 
 if TYPE_CHECKING:
     from meshwright.work.worker import Worker

@@ -1,4 +1,4 @@
-"""Stored tasks: the record of the orchestrator, the entry in the inbox of a thread, and ended attempts.
+"""Stored tasks: the record of the orchestrator, and how people and programs read tasks and steps.
 
 A worker that has claimed an attempt reads its task in the record.
 """
@@ -6,7 +6,7 @@ A worker that has claimed an attempt reads its task in the record.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct, encode, kept, plain
+from meshwright.core.encoding import Struct, kept, plain
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import (
     ENDED,
@@ -32,7 +32,8 @@ from meshwright.core.money import ZERO, Amount, exact
 from meshwright.core.payloads import Fact, redacted
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import EndedAttempt, Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream
+from meshwright.work.entry import Entry, ThreadState
+from meshwright.work.protocol import EndedAttempt, Grant, TaskKey, Wait, Work, steps_stream
 
 NO_TASK = Raw(b"null")
 _EndT = TypeVar("_EndT", "Attempt", Outcome)
@@ -293,114 +294,6 @@ class TaskView(Struct, kw_only=True):
     trace_id: Fact[str | None]
 
 
-_HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
-_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
-
-
-class Entry(Struct, frozen=False, omit_defaults=True):
-    """One attempt in the inbox of its thread; a `redriven` one may have been here before.
-
-    Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it;
-    defaults are not written. `claims` is how often it was claimed, `code` the
-    digest of its agent's code at the first of them, `waits` what it waits for,
-    `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
-    delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
-    wait; the cost is None once a worker that is gone may have made calls since, and was open then
-    (`is_cost_open`) where the ledger had estimated such calls. `stalled_claims` counts the
-    claims in a row, the one that runs included, that have neither finished a step nor ended otherwise than
-    with their process.
-    """
-
-    task_id: str = ""
-    generation: int = 1
-    attempt: int = 1
-    capability: str = ""
-    priority: int = 5
-    traceparent: str | None = None
-    queued_at: datetime = _UNKNOWN_TIME
-    status: Literal["queued", "running", "waiting"] = "queued"
-    fence: int = 0
-    redriven: bool = False
-    owner: str | None = None
-    claims: int = 0
-    code: str | None = None
-    stalled_claims: int = 0
-    waits: list[Wait] = field(default_factory=list)
-    answers: int = 0
-    has_news: bool = False
-    is_paused: bool = False
-    pauses: int = 0
-    seconds: float = 0.0
-    usage: Usage = Usage()
-    cost_usd: Amount | None = ZERO
-    changed: bool = False
-    is_cost_open: bool = False
-    cancelled: str | None = None
-
-    def __post_init__(self) -> None:
-        exact(self, "cost_usd", self.cost_usd)
-
-    @classmethod
-    def of(cls, dispatch: Enqueue, queued_at: datetime, *, redriven: bool = False) -> Entry:
-        """The entry of an attempt that has just been dispatched."""
-        task = dispatch.task
-        return cls(
-            task_id=task.task_id,
-            generation=task.generation,
-            attempt=dispatch.attempt,
-            capability=task.capability,
-            priority=task.priority,
-            traceparent=task.traceparent,
-            queued_at=queued_at,
-            redriven=redriven,
-        )
-
-    def add(self, outcome: Any) -> None:
-        """Count what a delegated task has cost; unknown if a person answered in its place."""
-        try:
-            child = Outcome.model_validate(outcome)
-        except ValueError:
-            self.cost_usd = None
-            return
-        self.changed |= child.changed
-        self.usage = self.usage + child.usage
-        before, more = self.cost_usd, child.cost_usd
-        self.cost_usd = None if before is None or more is None else before + more
-
-    @property
-    def identity(self) -> tuple[str, int, int]:
-        """The key of this attempt within the thread."""
-        return self.task_id, self.generation, self.attempt
-
-    @property
-    def steps(self) -> str:
-        """The stream of records that holds the attempt's steps."""
-        return steps_stream(*self.identity)
-
-    def wait(self, wait_id: str) -> Wait | None:
-        """The wait of that name, if there is one."""
-        return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
-
-    @property
-    def holds_thread(self) -> bool:
-        """Whether the tasks behind it wait: it waits itself, and for nothing but what ends without people."""
-        return self.status == "waiting" and all(wait.kind in _HOLDING for wait in self.waits)
-
-    @property
-    def children(self) -> list[str]:
-        """The tasks that it waits for."""
-        return [wait.child_task_id for wait in self.waits if wait.child_task_id is not None]
-
-
-class ThreadState(Struct, frozen=False, omit_defaults=True):
-    """The inbox of a thread in order of arrival, its fence, and the last attempts that ended."""
-
-    version: int = 1
-    fence: int = 0
-    inbox: list[Entry] = field(default_factory=list)
-    ends: list[Outcome] = field(name="ended", default_factory=list)
-
-
 def unknown_task(task_id: str) -> NotFound:
     """The error for a task that the mesh does not have."""
     return NotFound(
@@ -431,57 +324,80 @@ def thread_ref(record: TaskRecord, task: Task) -> ActorRef | None:
     return ActorRef(record.attempts[-1].agent_id, f"{task.tenant_id}:{task.thread_id}")
 
 
-MAX_STALLED_CLAIMS = 3  # in a row; then the task is a dead letter
-PROCESS_ENDED = "its process ended (a crash in native code, too little memory, os._exit, a kill)"
-MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
-_MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
+StepStatus = Literal["done", "failed", "waiting", "unfinished"]
 
 
-def unsuccessful(
-    status: Literal["cancelled", "failed"],
-    attempt: Entry | Grant,
-    agent_id: str,
-    fault: Fault,
-    now: datetime,
-) -> Outcome:
-    """The outcome of an attempt that its agent did not end itself, with its cost and changes."""
-    return Outcome(
-        task_id=attempt.task_id,
-        agent_id=agent_id,
-        capability=attempt.capability,
-        status=status,
-        success=False,
-        error=fault,
-        usage=attempt.usage,
-        cost_usd=attempt.cost_usd,
-        changed=attempt.changed,
-        completed_at=now,
-        generation=attempt.generation,
-        attempt=attempt.attempt,
-    )
+class StepSummary(Struct):
+    """One step in a list.
+
+    `path` names it in its attempt, `number` counts the steps of the attempt. `kind` is `context`, `model`,
+    `tool`, `delegate`, or `step` for one that the agent's own code names; `name` is the model, tool, agent or
+    step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
+    answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
+
+    `started_at` is when it began to run, for a step that was run again the last time, but for one that waited
+    the first; for a call of a model, and without a journal, it is the end less the duration. `duration_ms` is
+    that of the calls made in it, else all of its time. `prompt` is the version of the prompt that a `context`
+    or a `model` step used.
+
+    `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
+    `is_copied` is True for a step of the task that its own was forked from.
+    """
+
+    path: str
+    number: int
+    attempt: int
+    agent_id: str
+    kind: str
+    name: str = ""
+    status: StepStatus = "done"
+    summary: str = ""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_ms: float | None = None
+    calls: int = 0
+    model: str | None = None
+    usage: Usage = Usage()
+    cost_usd: Amount | None = None
+    cache_hit: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+    child_task_id: str | None = None
+    prompt: str | None = None
+    has_contents: bool = True
+    is_copied: bool = False
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
 
 
-def broke_off(entry: Entry, agent_id: str, reason: str, now: datetime) -> Outcome:
-    """The outcome of an attempt whose claims ended one after another without another step."""
-    message = (
-        f"The work broke off {entry.stalled_claims} times in a row without finishing another step, "
-        f"the last time because of this: {reason or PROCESS_ENDED}. The log of the mesh says more. "
-        "Repair the cause, then submit the task again"
-    )
-    return unsuccessful("failed", entry, agent_id, Fault(type="BrokeOff", message=message), now)
+class StepView(StepSummary, kw_only=True):
+    """One step with what was said. Secrets are redacted.
+
+    Of a call of a model: `request` (model, tags, tools, limits), all `messages` that it was sent, the last
+    `new_messages` of them for the first time, and its `reply`. Of a tool its `arguments`, as the model wrote
+    them. `result` is that of any other step. `notes` say what of it is missing, and why.
+    """
+
+    task_id: str
+    request: dict[str, Any] | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    new_messages: int = 0
+    reply: dict[str, Any] | None = None
+    arguments: Any = None
+    result: Any = None
+    notes: tuple[str, ...] = ()
 
 
-def last_ends(ends: list[Outcome]) -> list[Outcome]:
-    """The last ends, as many as may be remembered, and the very last however large it is."""
-    latest = ends[-MAX_REMEMBERED_ENDS:]
-    if len(latest) == 1:
-        return latest
-    sizes = [len(encode(end.result)) for end in latest]
-    while len(latest) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
-        del latest[0], sizes[0]
-    return latest
+class StepPage(Struct):
+    """Steps in the order of their attempts and numbers; `cursor` asks for those that follow."""
+
+    items: tuple[StepSummary, ...]
+    cursor: str | None = None
 
 
-def attempt_ended(outcome: Outcome) -> tuple[str, int, int]:
-    """The key of the attempt that ended within its thread."""
-    return outcome.task_id, outcome.generation, outcome.attempt
+class StepContentsPage(Struct):
+    """The same, with what was said."""
+
+    items: tuple[StepView, ...]
+    cursor: str | None = None

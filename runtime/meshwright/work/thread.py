@@ -14,10 +14,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from meshwright.core import topics
-from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import Overloaded
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Event, Fault, Outcome
+from meshwright.core.messages import Fault, Outcome
 from meshwright.core.task_events import (
     AttemptEnded,
     TaskRedriven,
@@ -30,6 +28,16 @@ from meshwright.core.task_events import (
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
+from meshwright.work.entry import (
+    MAX_STALLED_CLAIMS,
+    PROCESS_ENDED,
+    Entry,
+    ThreadState,
+    attempt_ended,
+    broke_off,
+    last_ends,
+    unsuccessful,
+)
 from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
@@ -49,16 +57,6 @@ from meshwright.work.protocol import (
     answers_stream,
     claim_stream,
     tenant_of,
-)
-from meshwright.work.record import (
-    MAX_STALLED_CLAIMS,
-    PROCESS_ENDED,
-    Entry,
-    ThreadState,
-    attempt_ended,
-    broke_off,
-    last_ends,
-    unsuccessful,
 )
 from meshwright.work.slots import Offer, Review, Watch, Withdraw
 
@@ -108,7 +106,7 @@ class AgentThread(Actor[ThreadState]):
             entry.changed |= claim.changed
         is_broken = claim.has_stalled and entry.stalled_claims >= MAX_STALLED_CLAIMS
         if was_cut and not claim.is_settled and (is_broken or entry.cancelled is not None):
-            return _grant_of(entry, claim, entry.claims, is_over=True)
+            return entry.grant(claim.owner, entry.claims, is_over=True)
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return None
@@ -131,7 +129,7 @@ class AgentThread(Actor[ThreadState]):
         payload = TaskStarted(owner=claim.owner, code=claim.code)
         self._record(turn, entry, payload, "task.resumed" if again else "task.started")
         journaled = again or entry.redriven
-        return _grant_of(entry, claim, entry.claims - 1, was_cut=was_cut, journaled=journaled)
+        return entry.grant(claim.owner, entry.claims - 1, was_cut=was_cut, journaled=journaled)
 
     @turn
     def complete(self, turn: Turn, completion: Complete) -> bool:
@@ -506,53 +504,3 @@ class AgentThread(Actor[ThreadState]):
             tenant_id=self._tenant,
             idempotency_key=idempotency_key,
         )
-
-
-def _grant_of(
-    entry: Entry,
-    claim: Claim,
-    claims: int,
-    *,
-    was_cut: bool = True,
-    journaled: bool = True,
-    is_over: bool = False,
-) -> Grant:
-    """The grant of a task that was claimed so many times before."""
-    return Grant(
-        task_id=entry.task_id,
-        generation=entry.generation,
-        attempt=entry.attempt,
-        capability=entry.capability,
-        fence=entry.fence,
-        owner=claim.owner,
-        journaled=journaled,
-        claim=claims,
-        stalled_claims=entry.stalled_claims,
-        waits=tuple(wait.step for wait in entry.waits),
-        was_cut=was_cut,
-        is_cost_open=entry.is_cost_open,
-        pauses=entry.pauses,
-        seconds=entry.seconds,
-        usage=entry.usage,
-        cost_usd=entry.cost_usd,
-        changed=entry.changed,
-        is_over=is_over,
-    )
-
-
-class _Thread(Struct, kw_only=True):
-    tenant_id: Identifier = "default"
-    thread_id: Identifier
-
-
-class _Address(Struct):
-    """The fields of a dispatch that route it; its thread checks the rest."""
-
-    agent_id: Identifier
-    task: _Thread
-
-
-def thread_of(event: Event) -> ActorRef | None:
-    """Route a dispatched task to the thread of its agent."""
-    dispatch = _Address.model_validate_json(encode(event.payload))
-    return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")

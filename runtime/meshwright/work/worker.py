@@ -10,40 +10,33 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from meshwright.core import topics
-from meshwright.core.encoding import encode, too_large
-from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
+from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.core.logs import log_about
-from meshwright.core.messages import ENDED, Event, Fault, Outcome
+from meshwright.core.messages import Event
 from meshwright.core.task_events import WorkStopping
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.work.claims import CANCELLED, Claims, Settler
 from meshwright.work.duties import Reviews
 from meshwright.work.earlier import has_steps
+from meshwright.work.entry import MAX_STALLED_CLAIMS, ThreadState
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import (
-    Claim,
     Complete,
-    Grant,
     Release,
     Stop,
-    Suspend,
-    TaskKey,
     Work,
-    tenant_of,
 )
-from meshwright.work.record import MAX_STALLED_CLAIMS, DispatchedTask, ThreadState, unsuccessful
 from meshwright.work.slots import SUSPECT_CLAIMS, Offer, Review, SlotTable, Suspects, Watch, Withdraw
 from meshwright.work.waits import RunSuspended
 
 logger = logging.getLogger("meshwright.work")
 
-MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
-_OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
 _LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
 ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which may have ended it
 _LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
@@ -54,17 +47,6 @@ Runner = Callable[[ActorRef, Work, Journal], Awaitable[Complete]]
 
 It may raise `RunSuspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
 """
-
-
-class SettleResult(NamedTuple):
-    """Whether an attempt may have changed something, and whether a call of it was booked by an estimate."""
-
-    changed: bool
-    is_estimated: bool
-
-
-Settler = Callable[[ActorRef, Work], Awaitable[SettleResult]]
-"""Settles the calls of models in claims of an attempt that no run has ended."""
 
 
 @dataclass(slots=True)
@@ -106,7 +88,6 @@ class Worker:
         self._runtime = runtime
         self._run = run
         self._codes = codes
-        self._settle = settle
         self.slots_of = slots_of
         """How many tasks of an agent run here at a time."""
         self._slots = SlotTable(slots_of)
@@ -114,8 +95,8 @@ class Worker:
         self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._suspects = Suspects(self._queue)
         self._adopting: dict[Offer, asyncio.Task[None]] = {}
-        self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
+        self._claims = Claims(runtime, codes, settle, self._watch, self._take_again)
         self._reviews = Reviews(runtime)
         self._draining = False
         self._holds: set[str] = set()
@@ -194,7 +175,7 @@ class Worker:
 
     def held_before(self, ref: ActorRef, task_id: str, where: str) -> None:
         """Note why the process before ended: work held its event loop."""
-        self._held[ref, task_id] = f"it held the event loop at {where} until its process was ended"
+        self._claims.held[ref, task_id] = f"it held the event loop at {where} until its process was ended"
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take a signal of a turn."""
@@ -260,7 +241,7 @@ class Worker:
         # Its own work, offered again since the signal may have been lost.
         if offer.key in self._running and offer.owner == self._runtime.incarnation:
             return
-        if offer.owner is None or not offer.stalled_claims or self._is_own(offer.owner):
+        if offer.owner is None or not offer.stalled_claims or self._claims.is_own(offer.owner):
             self._queue(offer)
         elif offer not in self._adopting and not self._draining:
             adopting = asyncio.create_task(self._adopt(offer), name=f"adopt {offer.task_id}")
@@ -313,7 +294,7 @@ class Worker:
         key = (offer.ref, offer.task_id)
         work: Work | None = None
         try:
-            work = await self._claim(offer)
+            work = await self._claims.claim(offer)
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
         except (StoreFailed, Draining) as error:
@@ -342,8 +323,10 @@ class Worker:
 
     def _take_up_later(self, offer: Offer, work: Work | None) -> None:
         stream = offer.stream if work is None else work.stream  # of the claim that is judged by its steps
-        again = replace(offer, owner=self._runtime.incarnation, stream=stream)
-        asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
+        self._take_again(replace(offer, owner=self._runtime.incarnation, stream=stream))
+
+    def _take_again(self, offer: Offer) -> None:
+        asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, offer)
 
     def _watch(self, offer: Offer) -> None:
         key = (offer.ref, offer.task_id)
@@ -362,7 +345,7 @@ class Worker:
                         (entry.task_id, entry.owner) == (offer.task_id, offer.owner) for entry in inbox
                     ):
                         return
-                    if await self._has_stopped(offer.owner):
+                    if await self._claims.has_stopped(offer.owner):
                         self.signal(offer.ref, offer)
                         return
                 except HostError as error:
@@ -370,165 +353,38 @@ class Worker:
         finally:
             del self._watched[(offer.ref, offer.task_id)]
 
-    async def _claim(self, offer: Offer) -> Work | None:
-        """Ask for a task; None if the thread refuses it. If its owner lives, it is looked at again later."""
-        if offer.owner is not None and not await self._has_stopped(offer.owner):
-            self._watch(offer)
-            return None
-        claim = Claim(
-            task_id=offer.task_id,
-            owner=self._runtime.incarnation,
-            ended_owner=offer.owner,
-            code=self._codes.get(offer.ref.type),
-            has_stalled=await self._has_stalled(offer),
-            reason=self._held.pop(offer.key, offer.reason),
-        )
-        grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
-        # Settled between two claims: a turn cannot wait for the ledger.
-        if grant is not None and grant.is_over:
-            if (changed := await self._settle_over(offer, grant)) is None:
-                return None
-            claim = claim.model_copy(update={"is_settled": True, "changed": changed})
-            grant = await self._call(offer.ref, "claim", claim, offer.traceparent)
-        return None if grant is None else await self._read_task(offer.ref, grant)
-
-    async def _has_stalled(self, offer: Offer) -> bool:
-        """Whether the claim before finished no step, and ended with its process or by a fault of the work."""
-        # A claim that was lost with the lease of this process did not end with the process.
-        is_lost = offer.owner != self._runtime.incarnation and self._is_own(offer.owner or "")
-        if offer.owner is None or is_lost or not offer.has_crashed:
-            return False
-        return not await has_steps(self._runtime, offer.ref, offer.stream)
-
-    async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
-        """The work of a grant, with a copy of the task of its own; None where that is over, or unknown."""
-        status, work = await self._read_record(ref, grant)
-        if work is not None and status not in ENDED:
-            return work
-        if work is not None:  # at its deadline; that it is over came to the thread before its dispatch
-            await self._complete(ref, work, self._cancelled(await self._settled(ref, work)))
-            return None
-        message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
-        fault = Fault(type="NotFound", message=message)
-        outcome = unsuccessful("failed", grant, ref.type, fault, self._runtime.clock.now())
-        await self._call(ref, "complete", Complete(task_id=grant.task_id, fence=grant.fence, outcome=outcome))
-        return None
-
-    async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
-        task = TaskKey(tenant_of(ref), grant.task_id).ref
-        record = await self._runtime.recent(task, DispatchedTask)
-        work = None if record is None else record.work(grant)
-        if work is None:  # perhaps another worker has dispatched it
-            record = await self._runtime.read(task, DispatchedTask)
-            work = None if record is None else record.work(grant)
-        return ("" if record is None else record.status), work
-
-    async def _settle_over(self, offer: Offer, grant: Grant) -> bool | None:
-        """Settle the calls of an attempt that is over; None where that has to be tried again later.
-
-        Returns whether it may have changed something.
-        """
-        try:
-            _, work = await self._read_record(offer.ref, grant)
-            return work is not None and (await self._settled(offer.ref, work)).changed
-        except HostError as error:
-            logger.warning("task %s ends once its calls can be settled: %s", offer.task_id, error)
-            loop = asyncio.get_running_loop()
-            loop.call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, offer)
-            return None
-
-    async def _settled(self, ref: ActorRef, work: Work) -> Work:
-        """Settle the calls of an attempt; the work with whether it may have changed something."""
-        if self._settle is None:
-            return work
-        return work.model_copy(update={"changed": (await self._settle(ref, work)).changed})
-
-    async def _settle_cut(self, ref: ActorRef, work: Work, end: EndT) -> EndT:
-        """Settle the calls of claims whose process ended, as far as this one did not make them again.
-
-        Returns the end of the run, of unknown cost where that lacks one of them.
-        """
-        if self._settle is None or not (work.was_cut or work.is_cost_open):
-            return end
-        result = await self._settle(ref, work)
-        return end.model_copy(update={"cost_usd": None}) if result.is_estimated else end
-
-    def _is_own(self, owner: str) -> bool:
-        """Whether that worker is or was this one, before it lost its lease."""
-        return owner == self._runtime.incarnation or self._runtime.had_incarnation(owner)
-
-    async def _has_stopped(self, owner: str) -> bool:
-        """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
-        return owner == self._runtime.incarnation or await self._runtime.has_expired(owner)
-
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
-        traceparent = work.task.traceparent
-        log_about(work.task_id, traceparent)
+        log_about(work.task_id, work.task.traceparent)
         try:
             completion = await self._run_to_end(ref, work, running)
         except RunSuspended as suspended:
-            suspend = await self._settle_cut(ref, work, suspended.suspend)
-            try:
-                await self._call(ref, "suspend", suspend, traceparent)
-            except TooLarge as error:
-                await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
+            await self._claims.suspend(ref, work, suspended.suspend)
         else:
-            outcome = await self._settle_cut(ref, work, completion.outcome)
+            outcome = await self._claims.settle_cut(ref, work, completion.outcome)
             if outcome is not completion.outcome:
                 completion = completion.model_copy(update={"outcome": outcome})
             if running.stopped and completion.outcome.status == "failed":  # by an error that the stop led to
-                cancelled = completion.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
+                cancelled = completion.outcome.model_copy(update={"status": "cancelled", "error": CANCELLED})
                 completion = completion.model_copy(update={"outcome": cancelled})
-            await self._complete(ref, work, completion)
-
-    async def _complete(self, ref: ActorRef, work: Work, completion: Complete) -> None:
-        """End an attempt. One whose outcome is too large fails: tried again it would be as large."""
-        outcome, traceparent = completion.outcome, work.task.traceparent
-        size, max_bytes = len(encode(outcome)), self._runtime.max_record_bytes // _OUTCOMES_A_RECORD
-        try:
-            if size > max_bytes:
-                raise too_large(f"the outcome of task {outcome.task_id}", size, max_bytes)
-            await self._call(ref, "complete", completion, traceparent)
-        except TooLarge as error:
-            await self._call(ref, "complete", self._too_large(work, outcome, error), traceparent)
-
-    def _too_large(self, work: Work, end: Outcome | Suspend, error: TooLarge) -> Complete:
-        totals = {"usage": end.usage, "cost_usd": end.cost_usd, "changed": end.changed}
-        spent = work.model_copy(update=totals)
-        fault = Fault(type=error.code, message=str(error))
-        outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._runtime.clock.now())
-        return Complete(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
+            await self._claims.complete(ref, work, completion)
 
     async def _run_to_end(self, ref: ActorRef, work: Work, running: Running) -> Complete:
         if running.stopped:
-            return self._cancelled(await self._settled(ref, work) if work.was_cut else work)
+            return self._claims.cancelled(await self._claims.settled(ref, work) if work.was_cut else work)
         running.interruptible = True  # until the run has ended: a commit is not cut off
         try:
             return await until_stopped(self._run_journaled(ref, work))
         except WorkStopped:  # where no run could say what its calls cost: before it began, or as it ended
             running.interruptible = False
-            work = await self._settled(ref, work)
-            return self._cancelled(work.model_copy(update={"cost_usd": None}))
+            work = await self._claims.settled(ref, work)
+            return self._claims.cancelled(work.model_copy(update={"cost_usd": None}))
         finally:
             running.interruptible = False
 
     async def _run_journaled(self, ref: ActorRef, work: Work) -> Complete:
         on_step = partial(self._suspects.passed, (ref, work.task_id))
         return await self._run(ref, work, await Journal.open(self._runtime, ref, work, on_step))
-
-    def _cancelled(self, work: Work) -> Complete:
-        fault = Fault(type="Cancelled", message="cancelled on request")
-        outcome = unsuccessful("cancelled", work, work.dispatch.agent_id, fault, self._runtime.clock.now())
-        return Complete(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
-
-    async def _call(self, ref: ActorRef, method: str, body: Any, traceparent: str | None = None) -> Any:
-        """Call a turn of the protocol: it waits for a full mailbox to drain, since work must not be lost."""
-        while True:
-            try:
-                return await self._runtime.call(ref, method, body, traceparent=traceparent)
-            except MailboxFull:
-                await asyncio.sleep(MAILBOX_RETRY_SECONDS)
 
     def _stop(self, ref: ActorRef, stop: Stop) -> None:
         running = self._running.get((ref, stop.task_id))
@@ -561,9 +417,7 @@ class Worker:
 
 
 _STOPPED = "stopped"
-_CANCELLED = Fault(type="Cancelled", message="cancelled on request")
 ResultT = TypeVar("ResultT")
-EndT = TypeVar("EndT", Outcome, Suspend)
 
 
 async def until_stopped(work: Awaitable[ResultT]) -> ResultT:

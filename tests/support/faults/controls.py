@@ -56,8 +56,8 @@ def raise_the_dead() -> None:
 
     async def carry_out_twice(self: Worker, ref: ActorRef, work: Work, running: Running) -> None:
         claim = Claim(task_id=work.task.task_id, owner=work.owner, ended_owner=work.owner)
-        grant = await self._call(ref, "claim", claim)
-        again = await self._read_task(ref, grant)
+        grant = await self._claims.call(ref, "claim", claim)
+        again = await self._claims.read_task(ref, grant)
         assert again is not None
         await carry_out(self, ref, work, running)
         await carry_out(self, ref, again, running)

@@ -32,8 +32,7 @@ from meshwright.identity.export import page_of
 from meshwright.identity.operations import Operations, check_early
 from meshwright.mesh import Mesh
 from meshwright.run.transcript import attempt_of
-from meshwright.work.record import TaskView
-from meshwright.work.steps import StepContentsPage, StepPage, StepView
+from meshwright.work.record import StepContentsPage, StepPage, StepView, TaskView
 
 router = make_router("tasks")
 _SUBMIT = operation_of(Operations.submit).rule
