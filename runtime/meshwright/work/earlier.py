@@ -11,7 +11,7 @@ from meshwright.core.messages import ForkedFrom, Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.people import RESTART
-from meshwright.work.protocol import DELEGATE, StepKey, TaskKey, answers_stream, claim_stream
+from meshwright.work.protocol import DELEGATE, StepKey, TaskKey, Work, answers_stream, claim_stream
 from meshwright.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
 
 
@@ -359,3 +359,13 @@ def _copied(record: Record) -> Record:
     value = {name: part for name, part in record.value.items() if name != "calls"}
     value["kept"] = f"{record.stream}/{record.n}"
     return Record(record.ref, record.stream, record.n, value)
+
+
+async def changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
+    """The kinds of the steps that may have changed something in the attempts that work takes over from."""
+    kinds: list[str] = []
+    for attempt in work.taken_over:
+        records, answers = await read_steps(runtime, ref._replace(type=attempt.agent_id), attempt.steps, 1)
+        changing = changing_steps([*records, *answers])
+        kinds += changing or ([f"attempt {attempt.attempt}"] if attempt.changed else [])
+    return list(dict.fromkeys(kinds))

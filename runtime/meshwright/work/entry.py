@@ -12,7 +12,8 @@ from meshwright.core.ids import Identifier
 from meshwright.core.messages import Event, Fault, Outcome, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.protocol import Enqueue, Grant, Wait, WaitKind, steps_stream
+from meshwright.work.protocol import Enqueue, Grant, Wait, WaitKind, claim_stream, steps_stream, tenant_of
+from meshwright.work.slots import Offer
 
 _HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
@@ -133,6 +134,21 @@ class Entry(Struct, frozen=False, omit_defaults=True):
             is_over=is_over,
         )
 
+    def offer(self, ref: ActorRef) -> Offer:
+        """The offer of it by its thread to a worker."""
+        since = self.queued_at.timestamp()
+        return Offer(
+            ref,
+            self.task_id,
+            tenant_of(ref),
+            self.priority,
+            since,
+            self.owner,
+            self.traceparent,
+            claim_stream(self.steps, self.claims - 1) if self.claims else "",
+            self.stalled_claims,
+        )
+
     @property
     def holds_thread(self) -> bool:
         """Whether the tasks behind it wait: it waits itself, and for nothing but what ends without people."""
@@ -151,6 +167,38 @@ class ThreadState(Struct, frozen=False, omit_defaults=True):
     fence: int = 0
     inbox: list[Entry] = field(default_factory=list)
     ends: list[Outcome] = field(name="ended", default_factory=list)
+
+    def entry(self, task_id: str, attempt: int | None = None) -> Entry | None:
+        """The entry of a task, or of one attempt at it."""
+        for entry in self.inbox:
+            if entry.task_id == task_id and attempt in (None, entry.attempt):
+                return entry
+        return None
+
+    def next_entry(self) -> Entry | None:
+        """The task that the thread may run now: its oldest that is not waiting, unless one runs.
+
+        Behind a task that holds the thread only tasks that earlier ones wait for may run.
+        """
+        if self.running is not None:
+            return None
+        awaited: set[str] = set()
+        is_held = False
+        for entry in self.inbox:
+            if entry.status == "queued" and (not is_held or entry.task_id in awaited):
+                return entry
+            if not is_held:
+                awaited.update(entry.children)
+            is_held = is_held or entry.holds_thread
+        return None
+
+    @property
+    def running(self) -> Entry | None:
+        """The entry that a worker has claimed."""
+        for entry in self.inbox:
+            if entry.status == "running":
+                return entry
+        return None
 
 
 MAX_STALLED_CLAIMS = 3  # in a row; then the task is a dead letter

@@ -39,15 +39,15 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import (
     CutSteps,
     Earlier,
-    changing_steps,
+    changes_before,
     read_continued,
     read_forked,
     read_steps,
     unspent_answers,
 )
 from meshwright.work.paths import ClaimRecords, OpenStep, Paths, ProgressEvent, Scope, hash_of, identity_of
-from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
-from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, claim_stream
+from meshwright.work.people import QUESTIONS, RESTART, Approval, result_of
+from meshwright.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
 from meshwright.work.waits import RunSuspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -111,7 +111,7 @@ class Journal:
         journal = cls(runtime, ref, work, *own, unspent, on_step, continued=continued)
         journal.ended = failure
         if work.must_ask:
-            journal._repeats = await _changes_before(runtime, ref, work)
+            journal._repeats = await changes_before(runtime, ref, work)
         return journal
 
     async def begin(self) -> None:
@@ -221,9 +221,9 @@ class Journal:
             return
         await self._check_known(scope, key)
         if key.path in self._earlier.intents:
-            answer = await self._may_repeat(opened)
+            answer = await self._waits.may_repeat(opened)
             if not answer["approve"]:
-                opened.is_replayed, opened.result = True, _result_of(key, answer)
+                opened.is_replayed, opened.result = True, result_of(key, answer)
                 self._records.write(key, {"result": opened.result})
                 return
         if opened.costly:
@@ -340,8 +340,8 @@ class Journal:
                 return self._keep(key, *unspent)
             if check is not None:  # a recorded wait passed it when it began
                 check()
-        task = None if child is None else child(self._wait_id(key), identity_of(scope, key))
-        wait = self._wait_of(
+        task = None if child is None else child(self._waits.wait_id(key), identity_of(scope, key))
+        wait = self._waits.wait_of(
             key,
             kind=kind,
             reason=reason,
@@ -375,7 +375,7 @@ class Journal:
         if opened.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
         fields = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
-        await self._waits.wait(scope, self._wait_of(opened.key, **fields, again=True))
+        await self._waits.wait(scope, self._waits.wait_of(opened.key, **fields, again=True))
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -462,7 +462,7 @@ class Journal:
             step_names = ", ".join(step.removeprefix("tool ") for step in steps)
             reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
             subject = {"kind": RESTART, "steps": list(steps)}
-            await self._waits.wait(scope, self._question(key, reason, subject, Approval))
+            await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))
         elif not answered["result"]["approve"]:
             reason = answered["result"].get("reason")
             self.ended = RestartDenied(
@@ -471,46 +471,3 @@ class Journal:
                 remedy="Retry it with the former code, or submit a new task for what is still to be done",
             )
             raise self.ended
-
-    async def _may_repeat(self, opened: OpenStep) -> dict[str, Any]:
-        """The answer of a person, who is asked each time that a step began and did not end."""
-        question = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
-        if question.path in self._earlier.results:
-            return self._earlier.results[question.path]["result"]
-        what = opened.key.kind.removeprefix("tool ")
-        reason = (
-            f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
-            "not, the task goes on with the result or the reason that you give."
-        )
-        subject = {"kind": opened.key.kind, "request": opened.request}
-        await self._waits.wait(opened.scope, self._question(question, reason, subject, Repetition))
-
-    def _question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
-        schema = answer.model_json_schema()
-        return self._wait_of(key, reason=reason, subject=subject, answer_schema=schema)
-
-    def _wait_of(self, key: StepKey, **fields: Any) -> Wait:
-        return Wait(wait_id=self._wait_id(key), step=key, since=self._runtime.clock.now(), **fields)
-
-    def _wait_id(self, key: StepKey) -> str:
-        return f"{self._work.steps}/{key.path}"
-
-
-async def _changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
-    """The kinds of the steps that may have changed something in the attempts that work takes over from."""
-    kinds: list[str] = []
-    for attempt in work.taken_over:
-        records, answers = await read_steps(runtime, ref._replace(type=attempt.agent_id), attempt.steps, 1)
-        changing = changing_steps([*records, *answers])
-        kinds += changing or ([f"attempt {attempt.attempt}"] if attempt.changed else [])
-    return list(dict.fromkeys(kinds))
-
-
-def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
-    """The result of a step that a person does not let run again, else the reason; a model gets words."""
-    result, tool = answer.get("result"), key.kind.removeprefix("tool ")
-    if result is not None:
-        return result
-    is_tool = tool != key.kind
-    words = f"{tool} was interrupted, may have taken effect, and is not run again." if is_tool else None
-    return answer.get("reason") or words

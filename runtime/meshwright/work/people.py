@@ -181,3 +181,13 @@ def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[App
         arguments=None if arguments is None else redact_data(arguments),
     )
     return payload, f"approval.{how}"
+
+
+def result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
+    """The result of a step that a person does not let run again, else the reason; a model gets words."""
+    result, tool = answer.get("result"), key.kind.removeprefix("tool ")
+    if result is not None:
+        return result
+    is_tool = tool != key.kind
+    words = f"{tool} was interrupted, may have taken effect, and is not run again." if is_tool else None
+    return answer.get("reason") or words

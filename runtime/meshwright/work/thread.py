@@ -58,7 +58,7 @@ from meshwright.work.protocol import (
     claim_stream,
     tenant_of,
 )
-from meshwright.work.slots import Offer, Review, Watch, Withdraw
+from meshwright.work.slots import Review, Watch, Withdraw
 
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
@@ -97,7 +97,7 @@ class AgentThread(Actor[ThreadState]):
 
         If the task ends here and its owner is gone, it is granted as over first, to settle its calls.
         """
-        entry = self._entry(claim.task_id)
+        entry = self.state.entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
             return None
         was_cut = entry.status == "running"
@@ -145,7 +145,7 @@ class AgentThread(Actor[ThreadState]):
     @turn
     def release(self, turn: Turn, release: Release) -> None:
         """Do not count the claim of a worker that stops. The task stays its own until it is gone."""
-        entry = self._entry(release.task_id)
+        entry = self.state.entry(release.task_id)
         if entry is not None and entry.fence == release.fence:
             entry.stalled_claims = 0  # a stop ends the process, and not this work
 
@@ -189,7 +189,7 @@ class AgentThread(Actor[ThreadState]):
     @turn
     def resume(self, turn: Turn, answer: Answer) -> bool:
         """Give a task an answer, as the result of the step that asked. False if it does not wait for it."""
-        entry = self._entry(answer.task_id)
+        entry = self.state.entry(answer.task_id)
         wait = None if entry is None else entry.wait(answer.key)
         if entry is None or wait is None:
             return False
@@ -216,7 +216,7 @@ class AgentThread(Actor[ThreadState]):
         A task that waits for delegated tasks ends with them: their cost is a part of its own. A task whose
         dispatch is still to come ends now, and is not begun then.
         """
-        entry = self._entry(cancel.task_id, cancel.attempt) or self._entry_ahead(cancel)
+        entry = self.state.entry(cancel.task_id, cancel.attempt) or self._entry_ahead(cancel)
         if entry is None:
             return
         entry.cancelled = entry.cancelled or cancel.reason
@@ -254,7 +254,7 @@ class AgentThread(Actor[ThreadState]):
         """Offer queued and running tasks. Stops are signalled again, as a signal may be lost."""
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
-            turn.signal_early(self._offer(entry))
+            turn.signal_early(entry.offer(self.ref))
             if entry.cancelled is not None:
                 turn.signal_after_commit(self._stop(entry))
         if not running:
@@ -282,12 +282,6 @@ class AgentThread(Actor[ThreadState]):
     def _task(self, task_id: str) -> ActorRef:
         return TaskKey(self._tenant, task_id).ref
 
-    def _entry(self, task_id: str, attempt: int | None = None) -> Entry | None:
-        for entry in self.state.inbox:
-            if entry.task_id == task_id and attempt in (None, entry.attempt):
-                return entry
-        return None
-
     def _entry_ahead(self, cancel: Cancel) -> Entry | None:
         """Take a cancel that has come before its dispatch: that finds the end then."""
         if cancel.attempt is None:
@@ -306,61 +300,23 @@ class AgentThread(Actor[ThreadState]):
     def _may_claim(self, entry: Entry, claim: Claim) -> bool:
         if entry.status == "running":
             return claim.ended_owner is not None and claim.ended_owner == entry.owner
-        return entry.status == "queued" and entry is self._next()
-
-    def _next(self) -> Entry | None:
-        """The task that the thread may run now: its oldest that is not waiting, unless one runs.
-
-        Behind a task that holds the thread only tasks that earlier ones wait for may run.
-        """
-        if self._running is not None:
-            return None
-        awaited: set[str] = set()
-        is_held = False
-        for entry in self.state.inbox:
-            if entry.status == "queued" and (not is_held or entry.task_id in awaited):
-                return entry
-            if not is_held:
-                awaited.update(entry.children)
-            is_held = is_held or entry.holds_thread
-        return None
-
-    @property
-    def _running(self) -> Entry | None:
-        for entry in self.state.inbox:
-            if entry.status == "running":
-                return entry
-        return None
+        return entry.status == "queued" and entry is self.state.next_entry()
 
     def _offer_next(self, turn: Turn) -> None:
         """Offer the task that the thread may run next, or have this worker watch the running one.
 
         The worker that commits a turn of a thread recovers it from then on.
         """
-        if (running := self._running) is not None:
-            turn.signal_early(Watch(self._offer(running)))
-        elif (entry := self._next()) is not None:
-            turn.signal_early(self._offer(entry))
-
-    def _offer(self, entry: Entry) -> Offer:
-        since = entry.queued_at.timestamp()
-        return Offer(
-            self.ref,
-            entry.task_id,
-            self._tenant,
-            entry.priority,
-            since,
-            entry.owner,
-            entry.traceparent,
-            claim_stream(entry.steps, entry.claims - 1) if entry.claims else "",
-            entry.stalled_claims,
-        )
+        if (running := self.state.running) is not None:
+            turn.signal_early(Watch(running.offer(self.ref)))
+        elif (entry := self.state.next_entry()) is not None:
+            turn.signal_early(entry.offer(self.ref))
 
     def _stop(self, entry: Entry) -> Stop:
         return Stop(task_id=entry.task_id, fence=entry.fence, owner=entry.owner)
 
     def _fenced(self, turn: Turn, task_id: str, fence: int) -> Entry | None:
-        entry = self._entry(task_id)
+        entry = self.state.entry(task_id)
         if entry is not None and entry.status == "running" and entry.fence == fence:
             return entry
         turn.publish(WorkDiscarded(fence=fence, current=self.state.fence), task_id=task_id)

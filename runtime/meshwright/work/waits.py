@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msgspec.structs import asdict
 
@@ -15,7 +15,8 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import Earlier
 from meshwright.work.paths import ClaimRecords, OpenStep, Paths, Scope
-from meshwright.work.protocol import Suspend, Wait, Waiting, Work
+from meshwright.work.people import Approval, Repetition, repeat_key
+from meshwright.work.protocol import StepKey, Suspend, Wait, Waiting, Work
 
 logger = logging.getLogger("meshwright.work")
 
@@ -162,3 +163,29 @@ class Waits:
             self._sending = None
             if self._open:
                 self._check_soon()
+
+    async def may_repeat(self, opened: OpenStep) -> dict[str, Any]:
+        """The answer of a person, who is asked each time that a step began and did not end."""
+        question = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
+        if question.path in self._earlier.results:
+            return self._earlier.results[question.path]["result"]
+        what = opened.key.kind.removeprefix("tool ")
+        reason = (
+            f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
+            "not, the task goes on with the result or the reason that you give."
+        )
+        subject = {"kind": opened.key.kind, "request": opened.request}
+        await self.wait(opened.scope, self.question(question, reason, subject, Repetition))
+
+    def question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
+        """A wait for a person, whose answer has that shape."""
+        schema = answer.model_json_schema()
+        return self.wait_of(key, reason=reason, subject=subject, answer_schema=schema)
+
+    def wait_of(self, key: StepKey, **fields: Any) -> Wait:
+        """The wait of a step, with the other fields of it."""
+        return Wait(wait_id=self.wait_id(key), step=key, since=self._runtime.clock.now(), **fields)
+
+    def wait_id(self, key: StepKey) -> str:
+        """The name of the wait of a step."""
+        return f"{self._work.steps}/{key.path}"
