@@ -14,20 +14,20 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.core.clock import Clock, SystemClock
-from meshwright.core.encoding import MAX_RECORD_BYTES, Struct, as_json
+from meshwright.core.encoding import MAX_RECORD_BYTES, as_json
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
+from meshwright.kernel.access import StoreAccess
 from meshwright.kernel.ahead import AheadExecutor
-from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, missing_type
-from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.execution import Surroundings, settle
+from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, Surroundings, missing_type, settle
+from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.guarantees import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers
-from meshwright.kernel.turns import ActorKind, seal_events, seal_message, seal_record
+from meshwright.kernel.turns import ActorKind, seal_events, seal_message
 
 logger = logging.getLogger("meshwright.kernel")
 
@@ -37,7 +37,7 @@ _BEGIN_SECONDS = 10.0  # that what comes from outside waits for a new incarnatio
 _MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
 
 
-class Runtime:
+class Runtime(StoreAccess):
     """Runs actors on a store. Register kinds and subscriptions first, then `start`.
 
     `tracing` records a span of each turn that belongs to a trace. `max_mailbox` bounds what may wait for one
@@ -303,7 +303,7 @@ class Runtime:
         if self.forwards and ref.type in self.remote_kinds:
             assert isinstance(self._store, SharedStore)
             return await self._store.forward(message)
-        return await self._executor.call(self._admit(ref), message)
+        return await self._executor.call(self.admit(ref), message)
 
     async def send(self, message: Message) -> None:
         """Take a message from outside: durable when this returns, and dropped if its id was taken before."""
@@ -311,7 +311,7 @@ class Runtime:
         if not self.is_ready:
             await self._entry()
         if message.to.type not in self.remote_kinds:
-            self._admit(message.to)
+            self.admit(message.to)
         await self._executor.send(message)
 
     async def publish(self, event: Event) -> None:
@@ -332,99 +332,6 @@ class Runtime:
         self._check_open()
         return self._executor.emit(seal_events(events, self.max_record_bytes, mend=True))
 
-    async def publish_raw(self, topic: str, body: bytes) -> None:
-        """Publish a message for other programs on a topic of the broker. Raises StoreUnavailable."""
-        await self._store.publish_raw(topic, body)
-
-    def broadcast(self, event: Event) -> None:
-        """Show an event to the listeners of every process, at most once; it is not kept."""
-        self._store.broadcast(event)
-
-    def show(self, events: Sequence[Event]) -> None:
-        """Show events that `EventLog.write` has logged to the listeners of every process, at most once."""
-        self._store.show(events)
-
-    async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
-        """The actor's committed state, or None if it never had a turn. Do not change it.
-
-        Of a state that is a struct, a `shape` with fewer fields costs less to read; with one the type need
-        not be known here. Raises NotFound for a type that is not.
-        """
-        return await self._read(self._executor.load, ref, shape)
-
-    async def recent(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
-        """The same, or the state as of the last event of the actor that listeners here have heard of."""
-        return await self._read(self._executor.recent, ref, shape)
-
-    async def _read(
-        self,
-        load: Callable[[ActorRef], Awaitable[ActorRecord | None]],
-        ref: ActorRef,
-        shape: type[Struct] | None,
-    ) -> Any:
-        self._check_open()
-        decode = self._cells.kind(ref).decode_state if shape is None else shape.model_validate_json
-        record = await load(ref)
-        return None if record is None or not record.revision else decode(record.state)
-
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
-        """Write a record outside a turn, and events with it; await the result to know them durable.
-
-        It is queued at once, ordered before the commit of any turn of its actor that runs later. If that
-        number is written already, the first value stands, and the events are dropped with the second.
-        """
-        self._check_open()
-        record = seal_record(record, self.max_record_bytes)
-        return self._executor.append(record, seal_events(events, self.max_record_bytes))
-
-    async def records(
-        self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
-    ) -> list[Record]:
-        """The records of a stream numbered `first` to `last`, both included, in order; plain data.
-
-        Without `last`, to the end of the stream: fewer than `RECORD_GAP` numbers in a row may be missing
-        before it, so that a store can find it by point reads.
-        """
-        self._check_open()
-        await self._executor.settled(ref)
-        return await self._store.records(ref, stream, first, last)
-
-    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
-        """Delete whole streams of actors that are no longer read or written."""
-        self._check_open()
-        for ref in streams:
-            await self._executor.settled(ref)
-        await self._store.delete_records(streams)
-
-    async def delete_actors(self, refs: Iterable[ActorRef]) -> set[ActorRef]:
-        """Delete the records of finished actors, not their streams; returns the actors deleted.
-
-        An actor with pending work, an alarm or a waiting message stays, as does an actor that changes
-        meanwhile; all stay where the store does not `deletes_actors`. A message that comes later finds a new
-        actor, which numbers what it sends from 1.
-        """
-        self._check_open()
-        refs = [*refs] if self.deletes_actors else []
-        records = await asyncio.gather(*map(self._executor.load, refs))
-        revisions = {
-            ref: record.revision
-            for ref, record in zip(refs, records, strict=True)
-            if record is not None
-            and not record.has_pending_work
-            and record.wake_at is None
-            and self._cells.drop(ref, record.revision)  # a turn meanwhile loads it, and changes the revision
-        }
-        return await self._store.delete_actors(revisions) if revisions else set()
-
-    def publish_loads(self, loads: Mapping[str, int]) -> None:
-        """Let other workers know how many tasks of each type of actor this one has."""
-        if isinstance(self._store, SharedStore):
-            self._store.publish_loads(loads)
-
-    def loads(self) -> Mapping[str, Mapping[str, int]]:
-        """The loads of the other workers that publish theirs, by incarnation."""
-        return self._store.loads() if isinstance(self._store, SharedStore) else {}
-
     async def hand_over(self, ref: ActorRef, worker: str) -> None:
         """Give an actor a `redrive` turn on another worker, or on another yet if that has gone."""
         self._check_open()
@@ -444,10 +351,6 @@ class Runtime:
         """Forget the record of an actor that another process has committed."""
         if isinstance(self._executor, SharedExecutor):
             self._executor.moved(ref)
-
-    def admit(self, ref: ActorRef) -> None:
-        """Raise NotFound or MailboxFull where a message to this actor should be held back."""
-        self._admit(ref)
 
     def deliver(self, delivery: Delivery) -> None:
         """Put a durable message, or a call from another process, into its mailbox. Never raises.
@@ -487,11 +390,8 @@ class Runtime:
         if not self._begun.is_set():
             raise Draining("This worker could not renew its lease in time, and restarts", remedy=_TRY_AGAIN)
 
-    def _check_open(self) -> None:
-        if self._refusal is not None and (isinstance(self._refusal, StoreFailed) or not self._is_open):
-            raise self._refusal
-
-    def _admit(self, ref: ActorRef) -> Cell:
+    def admit(self, ref: ActorRef) -> Cell:
+        """Raise NotFound or MailboxFull where a message to this actor should be held back."""
         cell = self._cells.find(ref)
         waiting = len(cell.mailbox) + cell.arriving
         if waiting >= self._max_mailbox:

@@ -22,9 +22,8 @@ from typing import Any
 
 from meshwright.core.errors import Conflict, StoreFailed
 from meshwright.core.messages import Event
-from meshwright.kernel.cells import Cell
+from meshwright.kernel.cells import Cell, Surroundings, settle, without_alarm
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.execution import Surroundings, settle, without_alarm
 from meshwright.kernel.guarantees import dead_letter
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, SharedStore
 from meshwright.kernel.turns import Commit

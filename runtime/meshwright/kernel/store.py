@@ -128,7 +128,7 @@ class Receiver(Protocol):
     topic_takers: Mapping[str, TopicTaker]
     """Takes the messages that other programs publish, by the topic as the broker names it."""
 
-    def admit(self, ref: ActorRef) -> None:
+    def admit(self, ref: ActorRef) -> object:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""
         ...
 
