@@ -14,7 +14,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind, Commit
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Complete, Suspend, Wait, Withdraw
-from meshwright.work.duties import Reviews
+from meshwright.work.claims import Reviews
 from meshwright.work.entry import MAX_REMEMBERED_ENDS
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.slots import Review, Watch

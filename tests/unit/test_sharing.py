@@ -1,7 +1,7 @@
 """Which tasks a worker hands over."""
 
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.duties import shares
+from meshwright.work.claims import shares
 from meshwright.work.slots import Offer, SlotTable
 
 

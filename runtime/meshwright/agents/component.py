@@ -55,7 +55,7 @@ from meshwright.tools.settings import ApprovalsSettings, ToolsSettings
 from meshwright.tools.toolset import ToolSettings
 from meshwright.trees.leases import Trees
 from meshwright.work import AgentThread, Worker
-from meshwright.work.duties import Sharing
+from meshwright.work.claims import Sharing
 from meshwright.work.entry import thread_of
 
 _MAX_NAMED = 8  # prompts that no agent reads

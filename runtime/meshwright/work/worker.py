@@ -20,8 +20,7 @@ from meshwright.core.messages import Event
 from meshwright.core.task_events import WorkStopping
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.claims import CANCELLED, Claims, Settler
-from meshwright.work.duties import Reviews
+from meshwright.work.claims import CANCELLED, Claims, Reviews, Settler
 from meshwright.work.earlier import has_steps
 from meshwright.work.entry import MAX_STALLED_CLAIMS, ThreadState
 from meshwright.work.journal import Journal

@@ -37,8 +37,8 @@ from meshwright.services.maintenance.verify import (
 from meshwright.sql.database import Session
 from meshwright.sql.meta import HELD, delete_note, read_note
 from meshwright.work import Worker
-from meshwright.work.protocol import TaskKey
 from meshwright.work.entry import ThreadState
+from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskRecord, thread_ref
 
 _NO_OPERATOR = {403: "The caller is no operator of all tenants."}

@@ -26,8 +26,8 @@ from meshwright.orchestration.acceptance import FINAL, OPENED
 from meshwright.services.maintenance.rebuilt import Rebuilt
 from meshwright.sql.database import Database, Session, marks
 from meshwright.sql.migrations import pending_upgrade
-from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.entry import ThreadState
+from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord
 
 CLAIMS = frozenset({"task.started", "task.resumed"})
