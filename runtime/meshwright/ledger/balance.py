@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel
@@ -23,7 +24,9 @@ _KIND_CHARS = 10
 _SHARE_OF_LAST = 10  # the last call counts as this part of the usual cost
 
 _OF_CONTEXT = ("tenant_id", "task_id", "thread_id", "step", "attempt")
+_of_context = attrgetter(*_OF_CONTEXT)
 _OF_CALL = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
+_of_call = attrgetter(*_OF_CALL)
 
 Window = Literal["hour", "day", "month", "total"]
 
@@ -43,7 +46,7 @@ class CallOrigin(Struct, omit_defaults=True):
     @classmethod
     def of(cls, request: ModelRequest) -> Self:
         """The origin of a request."""
-        fields = {name: getattr(request.context, name) for name in _OF_CONTEXT}
+        fields = dict(zip(_OF_CONTEXT, _of_context(request.context), strict=True))
         return cls(user=request.user, group=request.model, tags=request.tags, **fields)
 
     @property
@@ -53,7 +56,7 @@ class CallOrigin(Struct, omit_defaults=True):
 
     def of_call(self) -> dict[str, Any]:
         """Its fields of a `Call`."""
-        return {name: getattr(self, name) for name in _OF_CALL}
+        return dict(zip(_OF_CALL, _of_call(self), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
