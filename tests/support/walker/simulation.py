@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from meshwright.agents import component
 from meshwright.core import ids
-from meshwright.kernel import execution, turns
+from meshwright.kernel import cells, turns
 from meshwright.orchestration import presence, status
 from meshwright.prompts import sources
 from meshwright.sql import database, migrations
@@ -174,7 +174,7 @@ def _remembered() -> tuple[tuple[Any, str, Any], ...]:
         (functions, "create_model", create_model),
         (turns, "_describe", functools.cache(turns._describe)),
         (Approval, "model_json_schema", functools.partial(copy.deepcopy, Approval.model_json_schema())),
-        (execution, "TypeAdapter", functools.cache(execution.TypeAdapter)),
+        (cells, "TypeAdapter", functools.cache(cells.TypeAdapter)),
         (component, "code_of", functools.cache(component.code_of)),
         (sources, "checkout_of", functools.cache(sources.checkout_of)),
         (migrations, "migration_steps", functools.cache(migrations.migration_steps)),
