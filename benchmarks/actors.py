@@ -15,11 +15,11 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, percentile
 from benchmarks.machine import rss_mb
 from benchmarks.sides import run_side
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.sqlite import SqliteStore
 
 ACTORS, ACTIVE = 100_000, 1_000
 MANY_ACTIVE = 20_000

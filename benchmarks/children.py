@@ -10,7 +10,7 @@ from benchmarks.instant import InstantModel
 from benchmarks.stand import build_stand
 from meshwright import Agent, Capability, Delegation, Run
 from meshwright.core.messages import TaskRequest
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 
 CHILDREN = 50
 MODEL_SECONDS = 1.0

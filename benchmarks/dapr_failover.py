@@ -29,8 +29,8 @@ from benchmarks.figures import Row, column, compared
 from benchmarks.floor import Writer
 from benchmarks.instant import request
 from benchmarks.stand import Stand
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.turns import ActorKind
 
 IDS = 60
 IN_FLIGHT = 32

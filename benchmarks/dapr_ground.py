@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks.sides import ROOT
 from meshwright.core.errors import ServiceFailed
-from meshwright.stack.machine import Ports, find_program
-from meshwright.stack.services import (
+from meshwright.parts.stack.machine import Ports, find_program
+from meshwright.parts.stack.services import (
     App,
     Backends,
     Service,
@@ -30,7 +30,7 @@ from meshwright.stack.services import (
     redis,
     scheduler,
 )
-from meshwright.stack.supervisor import Child, Log
+from meshwright.parts.stack.supervisor import Child, Log
 
 COMPONENTS = ROOT / "components"
 NAMESPACE = "bench"

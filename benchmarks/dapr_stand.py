@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.stand import Stand, build_stand
-from meshwright.app import StoreDeps
 from meshwright.core import topics
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.mesh.app import StoreDeps
 
 
 def options_of(place: dict[str, Any]) -> Options:

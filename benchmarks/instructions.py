@@ -28,7 +28,7 @@ import uvloop
 
 from benchmarks.sides import ROOT, clean_environment
 from benchmarks.stand import build_stand
-from meshwright import app
+from meshwright.mesh import app
 
 FIGURES = ROOT / "benchmarks" / "instructions.json"
 FEW, MANY = 192, 704  # tasks of the two runs
@@ -78,7 +78,7 @@ def counted(count: int, logs: Path) -> Counter[str]:
     return instructions
 
 
-PROCESSES = {"meshwright.sql.writer": "writer", "benchmarks.instructions": "loop"}
+PROCESSES = {"meshwright.engine.sql.writer": "writer", "benchmarks.instructions": "loop"}
 """By what their commands contain."""
 
 

@@ -15,16 +15,16 @@ from benchmarks.instant import ANSWER, QUESTION, InstantModel
 from benchmarks.load import drive
 from meshwright.core.messages import Usage
 from meshwright.core.money import Budget, Price
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.component import Accounting, call_events
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.sqlite import SqliteStore
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.money.account import ACCOUNT, BudgetAccount
+from meshwright.money.budgets import Budgets
+from meshwright.money.component import Accounting, call_events
 
 SECONDS, WARM_UP_SECONDS = 2.0, 0.5
 IN_FLIGHT = 128

@@ -14,12 +14,12 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Dispatch, Event, Outcome
-from meshwright.events import table
-from meshwright.events.log import EventLog
-from meshwright.ledger.costs import CallProjection
-from meshwright.orchestration.scoring import OutcomeProjection
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
+from meshwright.engine.events import table
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase, SqliteSession
+from meshwright.mesh.orchestration.scoring import OutcomeProjection
+from meshwright.money.costs import CallProjection
 
 BATCH, BATCHES = 512, 150
 SHAPES = {"task.dispatched": Dispatch, "attempt.ended": Outcome, "task.succeeded": Outcome}

@@ -12,13 +12,13 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column
 from benchmarks.sides import side
 from benchmarks.stand import build_stand
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.tools.tool import tool
 from meshwright.core.capability import Capability
 from meshwright.core.messages import TaskRequest, Usage
+from meshwright.engine.sql.database import Session
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.sql.database import Session
-from meshwright.tools.tool import tool
 
 STEPS = 500
 MAX_REPLAY_SECONDS = 0.5

@@ -16,7 +16,7 @@ from benchmarks.sides import run_side, side
 from benchmarks.stand import BenchAgent, build_stand
 from meshwright import Agent, Capability
 from meshwright.edges.http.server import serving
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 
 PART = "figures"
 MAX_GROWTH = 0.03

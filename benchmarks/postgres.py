@@ -27,8 +27,8 @@ from benchmarks.load import drive
 from benchmarks.scale.distance import relayed
 from benchmarks.scale.study import compared_row, costs_of, store
 from benchmarks.stand import build_stand
-from meshwright.app import RUNTIMES
 from meshwright.cli.serving import collect_young
+from meshwright.mesh.app import RUNTIMES
 from tests.support.postgres import Cluster, postgres_programs
 
 DURABLE = {"fsync": "on", "full_page_writes": "on"}

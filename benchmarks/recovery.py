@@ -16,8 +16,8 @@ from benchmarks.lifecycle import stall_row
 from benchmarks.load import watching_stalls
 from benchmarks.sides import kill, side
 from benchmarks.stand import BenchAgent, build_stand
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
-from meshwright.orchestration.tasks import Tasks
 
 TASKS = 10_000
 IN_FLIGHT = 256

@@ -17,7 +17,7 @@ from benchmarks.sides import run_side, side
 from benchmarks.stand import Stand, build_stand
 from meshwright.core.clock import SystemClock
 from meshwright.core.messages import Caller
-from meshwright.services.retention.operations import Retention
+from meshwright.parts.retention.operations import Retention
 
 IN_FLIGHT = 128
 PARTS = 10

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic_core import from_json
 
 from benchmarks.stand import Stand, build_stand
-from meshwright.orchestration.tasks import Tasks
-from meshwright.sql.sqlite import SqliteSession
+from meshwright.engine.sql.sqlite import SqliteSession
+from meshwright.mesh.orchestration.tasks import Tasks
 
 ALONE, TOGETHER, IN_FLIGHT = 50, 1280, 128
 

@@ -11,17 +11,17 @@ from typing import Any
 from benchmarks.instant import InstantModel, request
 from benchmarks.sides import ROOT
 from benchmarks.written import written
-from meshwright.agent import Agent
-from meshwright.app import StoreDeps, build_mesh, sqlite_runtime
+from meshwright.agents.agent import Agent
 from meshwright.cli.serving import collect_young, writes_apart
 from meshwright.core.capability import Capability
 from meshwright.core.clock import Clock
-from meshwright.kernel.runtime import Runtime
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.sql.database import Database, Session
-from meshwright.sql.sqlite import SqliteSession
-from meshwright.sql.writer import ApartDatabase
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.database import Database, Session
+from meshwright.engine.sql.sqlite import SqliteSession
+from meshwright.engine.sql.writer import ApartDatabase
+from meshwright.mesh.app import StoreDeps, build_mesh, sqlite_runtime
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.settings import Settings
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has

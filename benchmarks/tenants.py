@@ -15,7 +15,7 @@ from benchmarks.instant import request
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.edges.http.server import serving
-from meshwright.ledger.keys import Keys
+from meshwright.money.keys import Keys
 
 TASKS_PER_MINUTE = 600
 RATE = TASKS_PER_MINUTE / 60

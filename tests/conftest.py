@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ManualClock
 from tests.run import CPU, SOAKING, compile_once, is_there
 

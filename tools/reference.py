@@ -24,12 +24,12 @@ import click
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from meshwright.app import build_mesh
 from meshwright.cli.app import COMMANDS, mesh
+from meshwright.core.parts import ours
 from meshwright.core.payloads import Payload
+from meshwright.core.settings.model import built_in
 from meshwright.edges.http.app import create_app
-from meshwright.parts import ours
-from meshwright.settings.model import built_in
+from meshwright.mesh.app import build_mesh
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "runtime/meshwright"
@@ -212,7 +212,7 @@ def docstrings(kind: type[BaseModel | Payload]) -> dict[str, str]:
     """Returns the docstrings of the fields of a model, as its source has them."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        is_ours = base.__module__.startswith("meshwright.") and base.__module__ != "meshwright.settings"
+        is_ours = base.__module__.startswith("meshwright.") and base.__module__ != "meshwright.core.settings"
         if is_ours and issubclass(base, BaseModel | Payload):
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             body = tree.body if isinstance(tree, ast.ClassDef) else []

@@ -18,7 +18,7 @@ from benchmarks.coding.model import RecordedModel
 from benchmarks.coding.proof import proved
 from meshwright.core.errors import NotFound, ToolFailed
 from meshwright.core.messages import ENDED
-from meshwright.events.tasks import TaskSummary
+from meshwright.engine.events.tasks import TaskSummary
 from tests.support.running_mesh import RunningMesh, mesh_up
 
 AGENT = "api-coder"

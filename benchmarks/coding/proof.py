@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 from benchmarks.coding.job import CodingJob, tree_settings
-from meshwright.sandbox.port import Limits, SandboxResult
-from meshwright.trees.tree import Tree
+from meshwright.agents.sandbox.port import Limits, SandboxResult
+from meshwright.agents.trees.tree import Tree
 from tests.support.repositories import tree_of
 
 _LIMITS = Limits(seconds=300.0)

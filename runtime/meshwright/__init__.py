@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 from meshwright.core import __version__
 
 if TYPE_CHECKING:
-    from meshwright.agent import Agent
+    from meshwright.agents.agent import Agent
+    from meshwright.agents.run.delegation import Delegation
+    from meshwright.agents.run.run import Run
+    from meshwright.agents.tools.tool import ToolContext, tool
+    from meshwright.agents.tools.toolset import Toolset
     from meshwright.cli import run_mesh
     from meshwright.client import BlockingClient, Client
     from meshwright.core.capability import Capability
@@ -29,19 +33,15 @@ if TYPE_CHECKING:
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.core.part import Part
-    from meshwright.run.delegation import Delegation
-    from meshwright.run.run import Run
-    from meshwright.tools.tool import ToolContext, tool
-    from meshwright.tools.toolset import Toolset
-    from meshwright.work.people import Approval
+    from meshwright.engine.work.people import Approval
 
 HOMES = {
-    "Agent": "agent",
-    "Approval": "work.people",
+    "Agent": "agents.agent",
+    "Approval": "engine.work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Client": "client",
-    "Delegation": "run.delegation",
+    "Delegation": "agents.run.delegation",
     "Event": "core.messages",
     "File": "core.files",
     "LimitReached": "core.errors",
@@ -51,25 +51,22 @@ HOMES = {
     "Outcome": "core.messages",
     "Part": "core.part",
     "Receipt": "core.messages",
-    "Run": "run.run",
+    "Run": "agents.run.run",
     "Task": "core.messages",
     "TaskFailed": "core.errors",
     "TaskRequest": "core.messages",
-    "ToolContext": "tools.tool",
+    "ToolContext": "agents.tools.tool",
     "ToolFailed": "core.errors",
-    "Toolset": "tools.toolset",
+    "Toolset": "agents.tools.toolset",
     "WaitExpired": "core.errors",
     "run_mesh": "cli",
-    "tool": "tools.tool",
+    "tool": "agents.tools.tool",
 }
 """The module of each public name."""
 
 _ELSEWHERE = {
-    "app": "build_mesh",
-    "component": "Actor ActorRef Actors Check Column Component Fact Mesh Pages Payload Resource Settings "
-    "Tasks Turn Verb turn",
-    "models.named": "ModelSettings open_model with_fallbacks",
-    "settings": "load_settings",
+    "component": "Actor ActorRef Actors Check Column Component Fact Mesh ModelSettings Pages Payload "
+    "Resource Settings Tasks Turn Verb build_mesh load_settings open_model turn with_fallbacks",
 }
 """Names of other modules that were here once: a program that looks for one is told where it is."""
 

@@ -1,236 +1,159 @@
-"""Components: the one way by which a part works in a mesh, ours or a third party's.
+"""The names for parts of a mesh, ours or a third party's; `Component` says how one joins.
 
-    PART = Part(__name__, "pager", component="component:Pager", settings="settings:PagerSettings")
-
-    class Pager(Component):
-        name = "pager"
-
-        def routes(self) -> APIRouter:
-            return make_router(self.mesh, self.config)
-
-Ours are listed in `meshwright.parts`; a package registers its `Part` under the entry point group
-`meshwright.components`. A component overrides what it has to offer, and nothing else. The names that it needs
-are here: actors, the payloads of its events, its resources, and the mesh with its settings and tasks.
+A package registers its `Part` under the entry point group `meshwright.components`. Each name is imported when
+it is first used.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
-
-from meshwright.agent import Agent
-from meshwright.core.display import Column, Resource, Verb
-from meshwright.core.part import Check, Part
-from meshwright.core.payloads import Fact, Payload
-from meshwright.events.projections import Projection
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import EVERYWHERE, Lifecycle, Mesh
-from meshwright.settings import Settings
-from meshwright.sql.encrypted import EncryptedColumn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter
+    from meshwright.agents.context.memory import MemoryCatalog, MemoryItem, MemoryStore
+    from meshwright.agents.prompts.prompt import Prompt, parse_prompt
+    from meshwright.agents.prompts.sources import PromptContext, PromptSource
+    from meshwright.core.access import KEY_ROLES
+    from meshwright.core.display import Column, Resource, Verb
+    from meshwright.core.errors import MemoryUnavailable
+    from meshwright.core.messages import Caller, MemoryKind
+    from meshwright.core.otel import SdkSpans
+    from meshwright.core.part import Check, Part
+    from meshwright.core.payloads import Fact, Payload
+    from meshwright.core.settings import Settings, load_settings
+    from meshwright.core.settings.forms import Secret, Table
+    from meshwright.edges.bodies import read_model
+    from meshwright.edges.http.routing import OperatorDep, SubmitterDep, ViewerDep, make_router, may
+    from meshwright.edges.replies.courier import Courier, Sender, Undeliverable
+    from meshwright.engine.events.audit import Audit, hashed
+    from meshwright.engine.kernel.actor import Actor, Turn, turn
+    from meshwright.engine.kernel.envelope import ActorRef
+    from meshwright.engine.work.protocol import TaskKey
+    from meshwright.mesh.app import build_mesh
+    from meshwright.mesh.components import Actors, Component, Figure, Pages
+    from meshwright.mesh.identity.administration import Administration
+    from meshwright.mesh.identity.auth import Authenticator, Authenticators, Credentials
+    from meshwright.mesh.identity.operations import Operations, record_refusal
+    from meshwright.mesh.mesh import Mesh
+    from meshwright.mesh.orchestration.tasks import Tasks
+    from meshwright.models.errors import ModelUnavailable
+    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.models.port import (
+        Model,
+        ModelPosition,
+        ModelReply,
+        ModelRequest,
+        ModelWrapper,
+        OnDelta,
+        ToolCall,
+        Wrapper,
+    )
 
-    from meshwright.context.memory import MemoryStore
-    from meshwright.identity.auth import Authenticator
-    from meshwright.models.port import ModelWrapper
-    from meshwright.orchestration.tasks import Tasks
-    from meshwright.prompts import PromptSource
-    from meshwright.tools.chain import ToolCallWrapper
+_HOMES = {
+    "agents.context.memory": "MemoryCatalog MemoryItem MemoryStore",
+    "agents.prompts.prompt": "Prompt parse_prompt",
+    "agents.prompts.sources": "PromptContext PromptSource",
+    "core.access": "KEY_ROLES",
+    "core.display": "Column Resource Verb",
+    "core.errors": "MemoryUnavailable",
+    "core.messages": "Caller MemoryKind",
+    "core.otel": "SdkSpans",
+    "core.part": "Check Part",
+    "core.payloads": "Fact Payload",
+    "core.settings": "Settings load_settings",
+    "core.settings.forms": "Secret Table",
+    "edges.bodies": "read_model",
+    "edges.http.routing": "OperatorDep SubmitterDep ViewerDep make_router may",
+    "edges.replies.courier": "Courier Sender Undeliverable",
+    "engine.events.audit": "Audit hashed",
+    "engine.kernel.actor": "Actor Turn turn",
+    "engine.kernel.envelope": "ActorRef",
+    "engine.work.protocol": "TaskKey",
+    "mesh.app": "build_mesh",
+    "mesh.components": "Actors Component Figure Pages",
+    "mesh.identity.administration": "Administration",
+    "mesh.identity.auth": "Authenticator Authenticators Credentials",
+    "mesh.identity.operations": "Operations record_refusal",
+    "mesh.mesh": "Mesh",
+    "mesh.orchestration.tasks": "Tasks",
+    "models.errors": "ModelUnavailable",
+    "models.named": "ModelSettings open_model with_fallbacks",
+    "models.port": "Model ModelPosition ModelReply ModelRequest ModelWrapper OnDelta ToolCall Wrapper",
+}
+"""The public names of each module."""
 
 __all__ = [
+    "KEY_ROLES",
     "Actor",
     "ActorRef",
     "Actors",
+    "Administration",
+    "Audit",
+    "Authenticator",
+    "Authenticators",
+    "Caller",
     "Check",
     "Column",
     "Component",
+    "Courier",
+    "Credentials",
     "Fact",
     "Figure",
+    "MemoryCatalog",
+    "MemoryItem",
+    "MemoryKind",
+    "MemoryStore",
+    "MemoryUnavailable",
     "Mesh",
+    "Model",
+    "ModelPosition",
+    "ModelReply",
+    "ModelRequest",
+    "ModelSettings",
+    "ModelUnavailable",
+    "ModelWrapper",
+    "OnDelta",
+    "Operations",
+    "OperatorDep",
     "Pages",
     "Part",
     "Payload",
+    "Prompt",
+    "PromptContext",
+    "PromptSource",
     "Resource",
+    "SdkSpans",
+    "Secret",
+    "Sender",
     "Settings",
+    "SubmitterDep",
+    "Table",
+    "TaskKey",
     "Tasks",
+    "ToolCall",
     "Turn",
+    "Undeliverable",
     "Verb",
+    "ViewerDep",
+    "Wrapper",
+    "build_mesh",
+    "hashed",
+    "load_settings",
+    "make_router",
+    "may",
+    "open_model",
+    "parse_prompt",
+    "read_model",
+    "record_refusal",
     "turn",
+    "with_fallbacks",
 ]
-_OfferT = TypeVar("_OfferT")
-
-
-class Actors(NamedTuple):
-    """A type of actor, the app in which it lives, and the topics from which it gets messages."""
-
-    kind: ActorKind
-    app: str = EVERYWHERE
-    subscriptions: tuple[Subscription, ...] = ()
-
-
-class Pages(NamedTuple):
-    """Static files below a path: `index.html` is the page at the path itself.
-
-    They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
-    that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
-    shows what `view.js` of the folder exports by default, in the order of `place`.
-    """
-
-    path: str
-    folder: Traversable
-    is_open: bool = False
-    view: str = ""
-    place: int = 100
-
-
-class Figure(NamedTuple):
-    """A number of `/metrics`, there as the gauge `meshwright_COMPONENT_NAME`.
-
-    `read` is called at each scrape and must not block; it returns the number, or one for each value of
-    `label`, of which there may be a few hundred. `text` is a sentence that explains it.
-    """
-
-    name: str
-    text: str
-    read: Callable[[], float | Mapping[str, float]]
-    label: str = ""
-
-
-class Component:
-    """A part of a mesh. It is made with the mesh, after the components that are listed before it.
-
-    It gets what those provide by `mesh.get(Registry)`, and provides its own by `mesh.provide(thing)`; it is
-    provided itself. `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
-    """
-
-    name: ClassVar[str]
-    apps: ClassVar[tuple[str, ...]] = ()
-    operations: ClassVar[tuple[Any, ...]] = ()
-    """The class whose operations are routes of the HTTP API beside those of `routes`, and their tag."""
-    tables: ClassVar[str] = ""
-    """The folder of `migrations`, beside the module of the component."""
-    config: Any
-
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
-        self.parts: list[Lifecycle] = []
-        self.config = getattr(mesh.settings, self.name, None)
-
-    def folder(self, name: str) -> Traversable:
-        """A folder beside the module of the component, such as `tables` or `web`."""
-        return files(type(self).__module__.rpartition(".")[0]) / name
-
-    @classmethod
-    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
-        """The agents that it makes of the settings; the mesh has them beside those of the project."""
-        return ()
-
-    def actors(self) -> Iterable[Actors]:
-        """Its actors. Called once, before the mesh starts."""
-        return ()
-
-    def migrations(self) -> Traversable | None:
-        """The folder with the SQL files of its tables, each applied once, in the order of their numbers.
-
-        `0001_name.sql`, or `0001_name.sqlite.sql` and `0001_name.postgres.sql` where the databases differ.
-        """
-        return self.folder(self.tables) if self.tables else None
-
-    def encrypted(self) -> Iterable[EncryptedColumn]:
-        """The columns of its tables that hold what `mesh.cipher` has encrypted, for `mesh secrets rotate`."""
-        return ()
-
-    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
-        """Delete what it keeps of the contents of a tenant's tasks, for good. Safe to repeat."""
-
-    def projections(self) -> Iterable[Projection]:
-        """Its tables that are made from events."""
-        return ()
-
-    def routes(self) -> APIRouter | Sequence[APIRouter] | None:
-        """Its routers of the HTTP API, behind the API's own checks of callers.
-
-        `make_router` says how requests to a router are treated: errors, limits, and whether it is open. One
-        that is included in another counts as a usual one.
-        """
-        return None
-
-    def pages(self) -> Iterable[Pages]:
-        """Its folders of static files for browsers."""
-        return ()
-
-    def authenticator(self) -> Authenticator | None:
-        """Its way to know callers, over HTTP and MQTT: by a cookie, a header or a token."""
-        return None
-
-    def prompt_source(self) -> PromptSource | None:
-        """Its prompts for agents. It is asked before the sources of components that joined earlier."""
-        return None
-
-    def memory_store(self) -> MemoryStore | None:
-        """Its store for the memories of agents, in place of those of components that joined earlier."""
-        return None
-
-    def model_wrappers(self) -> Iterable[ModelWrapper]:
-        """Its wrappers around the model, each at a position of the chain that every call passes."""
-        return ()
-
-    def tool_wrappers(self) -> Iterable[ToolCallWrapper]:
-        """Its wrappers around calls of tools, each at a position of the chain that every call passes."""
-        return ()
-
-    def assemble(self) -> None:
-        """Build what consists of the offers of several components.
-
-        Called once, in the order of the components, when all of them are made and before the mesh starts.
-        """
-
-    def checks(self) -> Iterable[Check]:
-        """The checks of `mesh doctor`, of a mesh that does not run."""
-        return ()
-
-    def figures(self) -> Iterable[Figure]:
-        """Its numbers for monitoring."""
-        return ()
-
-    def warnings(self) -> Iterable[str]:
-        """Lines that are printed at the start of the mesh."""
-        return ()
-
-    async def drain(self, seconds: float) -> None:
-        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
-
-    async def begin(self) -> None:
-        """Run what is open, and send what waits: all that has effects outside of the mesh. Idempotent.
-
-        Called once every component has started; of a mesh that is held or drains when it is released.
-        """
-
-    async def start(self) -> None:
-        """Begin; the mesh takes messages already. Starts the `parts` of the component."""
-        for part in self.parts:
-            await part.start()
-
-    async def stop(self) -> None:
-        """End. Idempotent, and called also where the start failed."""
-        for part in reversed(self.parts):
-            await part.stop()
-
-
-def offered(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_OfferT]:
-    """Returns what the components of a mesh offer by one of their hooks, that of the last one first."""
-    components = [part for part in reversed(mesh.components) if isinstance(part, Component)]
-    return [offer for component in components if (offer := hook(component)) is not None]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Tasks":  # it needs the components that are made before it
+    home = next((module for module, names in _HOMES.items() if name in names.split()), None)
+    if home is None:
         raise AttributeError(f"module 'meshwright.component' has no attribute {name!r}")
-    return import_module("meshwright.orchestration.tasks").Tasks
+    return getattr(import_module(f"meshwright.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

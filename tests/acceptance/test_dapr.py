@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.stack.machine import Ports, find_program
+from meshwright.parts.stack.machine import Ports, find_program
 from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI, Fault
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start

@@ -14,7 +14,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from meshwright.stack.machine import Ports, find_program
+from meshwright.parts.stack.machine import Ports, find_program
 from tests.run import DAPR
 from tests.support.mqtt_broker import Client, Mosquitto
 from tests.support.running_mesh import MESH, RunningMesh, mesh_up, start

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from meshwright.engine.work import slots, worker
 from meshwright.testing import ManualClock
-from meshwright.work import slots, worker
 from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
 from tests.support.harness import (

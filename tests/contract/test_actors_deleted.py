@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from pydantic import BaseModel
 
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 
 ONE, TWO = ActorRef("Tally", "one"), ActorRef("Tally", "two")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import Conflict, NotFound, Overloaded
-from meshwright.services.agent_config import migrations, records
-from meshwright.services.agent_config.records import AgentRow
-from meshwright.sql.database import Database
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.parts.agent_config import migrations, records
+from meshwright.parts.agent_config.records import AgentRow
 from tests.support.postgres import Location
 
 ROW = AgentRow(

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 from pydantic import BaseModel
 
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.timers import Timers
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.timers import Timers
+from meshwright.engine.kernel.turns import ActorKind
 from meshwright.testing import ManualClock
 from tests.support.harness import RuntimeHarness
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import WaitExpired
-from meshwright.kernel.envelope import ActorRef
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work import Answer
 from meshwright.testing import ManualClock
-from meshwright.work import Answer
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 
 

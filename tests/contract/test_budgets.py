@@ -11,18 +11,8 @@ import pytest
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import (
-    ACCOUNT,
-    Account,
-    BudgetAccount,
-    LedgerBatch,
-    LedgerEntry,
-)
-from meshwright.ledger.balance import Balance
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.component import Accounting
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import (
     Call,
@@ -34,6 +24,10 @@ from meshwright.models.port import (
     Settlement,
 )
 from meshwright.models.prices import Prices
+from meshwright.money.account import ACCOUNT, Account, BudgetAccount, LedgerBatch, LedgerEntry
+from meshwright.money.balance import Balance
+from meshwright.money.budgets import Budgets
+from meshwright.money.component import Accounting
 from tests.support.harness import RuntimeHarness
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)

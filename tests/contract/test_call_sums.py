@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import TaskFilter
-from meshwright.events.log import EventLog
-from meshwright.events.tasks import RECORDS_PRUNED
-from meshwright.ledger.costs import CostQuery, Costs, costs_of
+from meshwright.engine.events.filter import TaskFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.tasks import RECORDS_PRUNED
 from meshwright.models.port import Call
-from meshwright.services.figures.sums import CallSums, DaySum
+from meshwright.money.costs import CostQuery, Costs, costs_of
+from meshwright.parts.figures.sums import CallSums, DaySum
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
 

@@ -7,9 +7,9 @@ import pytest
 
 from meshwright.core.errors import ToolFailed
 from meshwright.core.ids import new_id
-from meshwright.kernel.envelope import ActorRef
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work import Claim, ThreadState
 from meshwright.testing import ManualClock
-from meshwright.work import Claim, ThreadState
 from tests.support.harness import STEADY, RuntimeHarness
 from tests.support.work_scripts import asks_between, delegates, one_step, three_steps, waits_side_by_side
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool, outcome_of

@@ -6,22 +6,22 @@ from decimal import Decimal
 
 import pytest
 
+from meshwright.agents.run.earlier import settle_calls
 from meshwright.core.errors import HostError, StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import Account
-from meshwright.ledger.balance import Balance
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.charging import AccountClient
-from meshwright.ledger.component import Accounting
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work import Work, worker
+from meshwright.engine.work.claims import Settler, SettleResult
+from meshwright.engine.work.paths import ProgressEvent
 from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
-from meshwright.run.earlier import settle_calls
-from meshwright.work import Work, worker
-from meshwright.work.claims import Settler, SettleResult
-from meshwright.work.paths import ProgressEvent
+from meshwright.money.account import Account
+from meshwright.money.balance import Balance
+from meshwright.money.budgets import Budgets
+from meshwright.money.charging import AccountClient
+from meshwright.money.component import Accounting
 from tests.support.harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, Run, ToolFailed
-from meshwright.app import build_mesh
+from meshwright.agents.run.erasure import Eraser
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.events.task_lists import TaskSubject
-from meshwright.events.verify import verify
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.task_lists import TaskSubject
+from meshwright.engine.events.verify import verify
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.erasure import Eraser
 from tests.support.postgres import Address
 from tests.support.settings import load_settings
 

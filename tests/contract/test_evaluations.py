@@ -9,12 +9,12 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound, Overloaded
 from meshwright.core.messages import Event
-from meshwright.services import evaluations
-from meshwright.services.evaluations import table
-from meshwright.services.evaluations.table import EvaluationKey, EvaluationRow, ItemRow
-from meshwright.sql.database import Database
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.parts import evaluations
+from meshwright.parts.evaluations import table
+from meshwright.parts.evaluations.table import EvaluationKey, EvaluationRow, ItemRow
 from tests.support.postgres import Location
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)

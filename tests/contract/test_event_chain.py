@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from meshwright.cli.app import mesh as cli
 from meshwright.core.clock import SystemClock
 from meshwright.core.messages import Event
-from meshwright.events import table
-from meshwright.events.rows import ERASED_EVENT, PRUNED_EVENT
-from meshwright.events.verify import (
+from meshwright.engine.events import table
+from meshwright.engine.events.rows import ERASED_EVENT, PRUNED_EVENT
+from meshwright.engine.events.verify import (
     FILE_NAME,
     KEY_NAME,
     SIGNED,
@@ -25,7 +25,7 @@ from meshwright.events.verify import (
     stored_heads,
     verify,
 )
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, forge, open_log
 from tests.support.postgres import Location
 
@@ -62,7 +62,7 @@ class Logs:
     def _database(self) -> Any:
         if isinstance(self.location, Path):
             return SqliteDatabase(self.location)
-        from meshwright.sql.postgres import PostgresDatabase
+        from meshwright.engine.sql.postgres import PostgresDatabase
 
         return PostgresDatabase(self.location, self.folder)
 
@@ -272,7 +272,7 @@ def _blob(data: bytes, logs: Logs) -> str:
 
 async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
     """Make the rest of the log consistent with itself, as somebody can who has read our code."""
-    from meshwright.events.rows import _TAG_BYTES, COLUMN_LIST, next_hash
+    from meshwright.engine.events.rows import _TAG_BYTES, COLUMN_LIST, next_hash
 
     head = bytes(32)
     with closing(logs._database().connect_reader()) as session:

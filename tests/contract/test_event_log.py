@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from meshwright.core.errors import Conflict
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter, Matcher
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter, Matcher
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
 from tests.support.postgres import Location
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from tests.support.event_logs import LogOnFile, event
 
 

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from pydantic import BaseModel
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.tails import MAX_BUFFERED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.tails import MAX_BUFFERED
 from tests.support.event_logs import LogOnFile, event, seqs
 
 

@@ -12,14 +12,14 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
 from meshwright.core.messages import Event, Fault, Outcome, Usage
-from meshwright.services import llmops
-from meshwright.services.experiments import table as table
-from meshwright.services.experiments.records import ExperimentRequest
-from meshwright.services.experiments.results import Counts, Measurements, measure, results
-from meshwright.services.experiments.table import ExperimentProjection, ExperimentRow
-from meshwright.sql.database import Database
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.parts import llmops
+from meshwright.parts.experiments import table as table
+from meshwright.parts.experiments.records import ExperimentRequest
+from meshwright.parts.experiments.results import Counts, Measurements, measure, results
+from meshwright.parts.experiments.table import ExperimentProjection, ExperimentRow
 from tests.support.postgres import Location
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)

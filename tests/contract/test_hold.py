@@ -2,10 +2,10 @@
 
 from typing import Any, cast
 
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
-from meshwright.services.maintenance.operations import MeshHold, ProcessHold
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.mesh.mesh import Mesh
+from meshwright.parts.maintenance.operations import MeshHold, ProcessHold
 from tests.support.harness import RuntimeHarness
 
 

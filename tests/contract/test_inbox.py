@@ -8,9 +8,9 @@ import pytest
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
-from meshwright.events.inbox import Inbox, Question, question_id
-from meshwright.events.tasks import PRUNED
-from meshwright.sql.database import Session
+from meshwright.engine.events.inbox import Inbox, Question, question_id
+from meshwright.engine.events.tasks import PRUNED
+from meshwright.engine.sql.database import Session
 from tests.support.event_logs import START, LogOnFile, event
 from tests.support.task_events import about, accepted, dispatched, ended
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from pydantic import BaseModel
 
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import SHARED, RuntimeHarness
 
 pytestmark = pytest.mark.parametrize("harness", SHARED, indirect=True)

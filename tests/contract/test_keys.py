@@ -6,10 +6,12 @@ import pytest
 
 from meshwright.core.errors import NotFound
 from meshwright.core.ids import new_id
-from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import (
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.money.keys import (
     KEY,
     KINDS,
     REQUIREMENT,
@@ -20,8 +22,6 @@ from meshwright.ledger.keys import (
     Unauthenticated,
     digest,
 )
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.harness import SHARED, RuntimeHarness, Setup
 from tests.support.postgres_harness import PostgresHarness
 

@@ -14,8 +14,8 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Usage
-from meshwright.ledger.costs import COLUMNS, Cost, CostQuery, costs_of, row_of, since_of
 from meshwright.models.port import Call
+from meshwright.money.costs import COLUMNS, Cost, CostQuery, costs_of, row_of, since_of
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
 

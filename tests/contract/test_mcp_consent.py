@@ -9,12 +9,19 @@ import pytest
 from cryptography.fernet import Fernet
 
 from meshwright.core.errors import ConfigError, Conflict
-from meshwright.events.inbox_sources import SourceQuery
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
-from meshwright.mcp.consent import CONSENT, ConsentActor, Consents, Deciding, ToolDocument, WithheldTools
-from meshwright.mcp.sign_in import SIGN_IN, SignedIn, SignInActor, SignIns
-from meshwright.sql.encrypted import Cipher
+from meshwright.engine.events.inbox_sources import SourceQuery
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.encrypted import Cipher
+from meshwright.parts.mcp.consent import (
+    CONSENT,
+    ConsentActor,
+    Consents,
+    Deciding,
+    ToolDocument,
+    WithheldTools,
+)
+from meshwright.parts.mcp.sign_in import SIGN_IN, SignedIn, SignInActor, SignIns
 from tests.support.harness import SHARED, RuntimeHarness
 
 KIND = ActorKind.of(ConsentActor, type=CONSENT)

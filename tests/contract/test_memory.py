@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshwright.context.component import TABLES
-from meshwright.context.memory import Memory, MemoryItem
-from meshwright.context.text import count_tokens, query_words
+from meshwright.agents.context.component import TABLES
+from meshwright.agents.context.memory import Memory, MemoryItem
+from meshwright.agents.context.text import count_tokens, query_words
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
-from meshwright.sql.database import Database
-from meshwright.sql.meta import DELETED, read_note
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.meta import DELETED, read_note
 from meshwright.testing import ManualClock
 from tests.support.event_logs import database_at
 from tests.support.postgres import Location

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from meshwright.context.component import TABLES
-from meshwright.context.memory import FLOOR, Memory, MemoryItem
-from meshwright.context.vectors import Embedder, Vectors
+from meshwright.agents.context.component import TABLES
+from meshwright.agents.context.memory import FLOOR, Memory, MemoryItem
+from meshwright.agents.context.vectors import Embedder, Vectors
+from meshwright.engine.sql.database import Database
 from meshwright.models.server import HttpModel
-from meshwright.sql.database import Database
 from meshwright.testing import ManualClock
 from tests.support.event_logs import database_at
 from tests.support.fake_provider import FakeProvider, Fault

@@ -8,7 +8,7 @@ import pytest
 from pydantic_core import from_json
 
 from meshwright.core.errors import MailboxFull
-from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
 from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_after_crash, lines_of

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from meshwright.kernel.runtime import Runtime
+from meshwright.engine.kernel.runtime import Runtime
 from tests.support.harness import RuntimeHarness
 from tests.support.work_scripts import one_step
 from tests.support.worker_pool import StartWorkers

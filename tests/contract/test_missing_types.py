@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from meshwright.core.errors import NotFound
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.runtime import Runtime
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.runtime import Runtime
 from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of
 

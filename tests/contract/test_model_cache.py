@@ -11,9 +11,9 @@ import pytest
 
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Usage
+from meshwright.engine.sql.cache import SqliteCache
 from meshwright.models.cache import MAX_VALUE_BYTES, CacheStore, MemoryCache
 from meshwright.models.port import ModelReply, ToolCall
-from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
 from tests.support.cache_stores import ROOM, Once, ask, caching, redis
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import CacheUnavailable
+from meshwright.engine.sql.cache import SqliteCache
 from meshwright.models.cache import CachedModel, RedisCache
 from meshwright.models.port import ModelReply
-from meshwright.sql.cache import SqliteCache
 from meshwright.testing import ManualClock
 from tests.support.cache_stores import PATIENCE_SECONDS, ROOM, Once, ask, redis
 from tests.support.services import Services

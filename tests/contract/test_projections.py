@@ -8,9 +8,9 @@ import pytest
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Fault, Usage
-from meshwright.events.task_lists import EndedTask, ended_tasks
-from meshwright.events.tasks import TaskSummary
-from meshwright.orchestration.scoring import recent_outcomes
+from meshwright.engine.events.task_lists import EndedTask, ended_tasks
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.mesh.orchestration.scoring import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.postgres import Location
 from tests.support.task_events import (

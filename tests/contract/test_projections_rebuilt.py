@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event, Fault
-from meshwright.events import table
-from meshwright.events.log import EventLog
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events import table
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Location
 from tests.support.task_events import (

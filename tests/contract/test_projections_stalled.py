@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.events.projections import FAILED
-from meshwright.sql.database import Database, Session
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.projections import FAILED
+from meshwright.engine.sql.database import Database, Session
 from tests.support.event_logs import LogOnFile, database_at, event
 from tests.support.postgres import Location
 from tests.support.task_events import accepted, names

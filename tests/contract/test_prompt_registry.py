@@ -10,18 +10,18 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
 from meshwright.core.messages import Event
-from meshwright.services import llmops
-from meshwright.services.llmops import table
-from meshwright.services.llmops.event_types import (
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.parts import llmops
+from meshwright.parts.llmops import table
+from meshwright.parts.llmops.event_types import (
     PromptDeleted,
     PromptLabelled,
     PromptRegistered,
     PromptUnlabelled,
 )
-from meshwright.services.llmops.table import Live, PreconditionFailed, PromptRow
-from meshwright.sql.database import Database
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.parts.llmops.table import Live, PreconditionFailed, PromptRow
 from tests.support.postgres import Location
 
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)

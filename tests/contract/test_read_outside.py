@@ -2,8 +2,8 @@
 
 import pytest
 
-from meshwright.kernel.envelope import ActorRef
-from meshwright.work import Answer
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work import Answer
 from tests.support.worker_pool import Shift, StartWorkers
 
 

@@ -12,15 +12,15 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import Conflict, StoreFailed
 from meshwright.core.messages import Event
-from meshwright.events.log import EventLog
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.guarantees import RECORD_GAP
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.guarantees import RECORD_GAP
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.sqlite import SqliteStore
 from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, diary, lines_after_crash, lines_of, to_diary
 

@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.errors import Draining, HostError
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.stores.postgres import store
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.postgres import store
+from meshwright.engine.stores.sqlite import SqliteStore
 from tests.support.harness import RuntimeHarness, Setup
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of

@@ -9,10 +9,10 @@ import pytest
 
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import Address, Progress, SenderKey, UnsentReply
-from meshwright.sql.database import Database
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.work.protocol import TaskKey
 from tests.support.postgres import Location
 
 SENDER = SenderKey("mail", "here")

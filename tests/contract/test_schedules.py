@@ -13,21 +13,21 @@ import pytest
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, Receipt, TaskRequest
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
-from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_task
-from meshwright.orchestration.orchestrator import Orchestrator
-from meshwright.orchestration.registry import Registry
-from meshwright.services.schedules import table
-from meshwright.services.schedules.schedule import LEASE, Put, Schedule, ScheduleKey, ScheduleState
-from meshwright.services.schedules.table import ScheduleRunner
-from meshwright.services.schedules.times import ScheduleSpec
-from meshwright.sql.database import Database
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.work.protocol import Accept, TaskKey
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_of, make_task
+from meshwright.mesh.orchestration.orchestrator import Orchestrator
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.parts.schedules import table
+from meshwright.parts.schedules.schedule import LEASE, Put, Schedule, ScheduleKey, ScheduleState
+from meshwright.parts.schedules.table import ScheduleRunner
+from meshwright.parts.schedules.times import ScheduleSpec
 from meshwright.testing import ManualClock
-from meshwright.work.protocol import Accept, TaskKey
 from tests.support.event_logs import database_at
 from tests.support.harness import RuntimeHarness
 from tests.support.postgres import Location
@@ -35,7 +35,7 @@ from tests.support.postgres import Location
 KEY = ScheduleKey("acme", "a")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROUNDS = 6
-TABLES = files("meshwright.services.schedules") / "tables"
+TABLES = files("meshwright.parts.schedules") / "tables"
 TASK = TaskRequest(agent_id="clerk", payload={"text": "Count."})
 MINUTELY = Put(spec=ScheduleSpec(every_seconds=60, task=TASK, catch_up="all", overlap="allow"), by="ada")
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message, Record
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message, Record
+from meshwright.engine.kernel.guarantees import Subscription
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.sqlite import SqliteStore
 from tests.support.harness import RuntimeHarness
 
 SPEAKER, HEARER, READER = (ActorRef(kind, "one") for kind in ("Speaker", "Hearer", "Hearer"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwright.kernel.turns import ActorKind
-from meshwright.trees.shared import MAX_BUNDLE_BYTES, SHARED_TREE, SharedState, SharedTree, SharedTrees
+from meshwright.agents.trees.shared import MAX_BUNDLE_BYTES, SHARED_TREE, SharedState, SharedTree, SharedTrees
+from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 
 KIND = ActorKind.of(SharedTree, type=SHARED_TREE)

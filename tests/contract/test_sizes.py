@@ -8,10 +8,10 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import TooLarge
 from meshwright.core.messages import Event
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message, Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, diary, lines_of
 from tests.support.work_scripts import one_step

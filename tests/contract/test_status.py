@@ -6,7 +6,7 @@ from typing import Any
 
 from meshwright.cli.status import status_text
 from meshwright.core.messages import Event
-from meshwright.events.status import MeshStatus, status_of
+from meshwright.engine.events.status import MeshStatus, status_of
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import accepted, dispatched, ended, progress
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Dispatch, Event, Parent, Task
-from meshwright.events.filter import EventFilter, TaskFilter
-from meshwright.events.task_lists import known_values
-from meshwright.ledger.costs import CostQuery, costs_of
-from meshwright.ledger.task_costs import TaskTree, task_tree
+from meshwright.engine.events.filter import EventFilter, TaskFilter
+from meshwright.engine.events.task_lists import known_values
+from meshwright.engine.sql.database import Session
 from meshwright.models.port import Call
-from meshwright.sql.database import Session
+from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.task_costs import TaskTree, task_tree
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import CARD, about, ended, names
 

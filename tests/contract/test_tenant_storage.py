@@ -2,7 +2,7 @@
 
 import random
 
-from meshwright.events import table
+from meshwright.engine.events import table
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Location
 

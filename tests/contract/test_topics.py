@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.guarantees import Subscription
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.guarantees import Subscription
 from tests.support.harness import RuntimeHarness
 from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_after_crash, lines_of, to_diary
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.core.messages import Event
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message, Record
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message, Record
+from meshwright.engine.kernel.turns import ActorKind
 from tests.support.harness import RuntimeHarness
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, NO_JSON, SENDER, Round, diary, lines_of

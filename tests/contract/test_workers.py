@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.work import Cancel
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work import Cancel
 from tests.support.harness import SHARED, RuntimeHarness
 from tests.support.observer import PATIENCE_SECONDS
 from tests.support.work_scripts import one_step, three_steps

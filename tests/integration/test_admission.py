@@ -11,10 +11,10 @@ import pytest
 
 from meshwright.core.errors import IdempotencyConflict, NotFound, Overloaded
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.orchestration.acceptance import PayloadLimits, make_task
-from meshwright.orchestration.scoring import recent_outcomes
-from meshwright.orchestration.tasks import Tasks
-from meshwright.work.protocol import Accept, TaskKey
+from meshwright.engine.work.protocol import Accept, TaskKey
+from meshwright.mesh.orchestration.acceptance import PayloadLimits, make_task
+from meshwright.mesh.orchestration.scoring import recent_outcomes
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto
 from tests.support.sqlite_mesh import Running, up

@@ -15,12 +15,12 @@ from benchmarks.sides import run_side
 from meshwright import MeshError
 from meshwright.cli.serving import collecting
 from meshwright.core.access import KEY_ROLES
-from meshwright.ledger.keys import Keys
+from meshwright.engine.sql.encrypted import new_key
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import Model
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.agent_config import records
-from meshwright.services.agent_config.client import AgentConfigClient
-from meshwright.sql.encrypted import new_key
+from meshwright.money.keys import Keys
+from meshwright.parts.agent_config import records
+from meshwright.parts.agent_config.client import AgentConfigClient
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from meshwright.agents.tools.tool import ToolContext
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from meshwright.tools.tool import ToolContext
 from meshwright.toolsets.argocd import ArgocdTools
 from tests.support.argocd_server import Argocd, running_argocd
 from tests.support.shipped_agents import shipped

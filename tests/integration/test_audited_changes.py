@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from meshwright import Agent
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.edges.mqtt.outgoing import TASK_VERBS
-from meshwright.events.audit import RECORDED
-from meshwright.events.filter import EventFilter
-from meshwright.events.verify import verify
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.audit import RECORDED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.verify import verify
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
 from tests.integration.test_http_roles import PUBLIC, Asker, Giver, all_routes
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh

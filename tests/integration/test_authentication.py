@@ -9,15 +9,15 @@ import aiohttp
 import pytest
 
 from meshwright import Client
-from meshwright.app import build_mesh
 from meshwright.component import Component, Part
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.errors import Unauthenticated
 from meshwright.core.messages import Caller
 from meshwright.edges.http.server import serving
-from meshwright.identity.auth import Credentials
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.identity.auth import Credentials
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
 from tests.support.settings import load_settings

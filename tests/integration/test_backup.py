@@ -9,12 +9,12 @@ import pytest
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller
-from meshwright.events.filter import EventFilter
-from meshwright.events.verify import verify
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.maintenance.backup import restore, write_backup
-from meshwright.services.maintenance.operations import Maintenance
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.verify import verify
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.parts.maintenance.backup import restore, write_backup
+from meshwright.parts.maintenance.operations import Maintenance
 from tests.support.faults.evidence import gather
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job

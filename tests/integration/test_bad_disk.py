@@ -18,14 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.prompts import PromptSources
 from meshwright.core.errors import HostError, StoreFailed, StoreTooNew, StoreTooOld
 from meshwright.core.messages import TaskRequest
-from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import PromptSources
-from meshwright.sql import writer as writing
-from meshwright.sql.database import Session
-from meshwright.sql.folder import write_private
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.engine.sql import writer as writing
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.folder import write_private
+from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job
 from tests.support.faults.nodes import KILLED, Nodes

@@ -13,17 +13,17 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability
-from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Usage
 from meshwright.edges.http.server import serving
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.spending import Spending
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.money.operations import MoneyOperations
+from meshwright.money.budgets import Budgets
+from meshwright.money.costs import CostQuery
+from meshwright.money.spending import Spending
+from meshwright.parts.money.operations import MoneyOperations
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
 from tests.support.running_mesh import Done, mesh

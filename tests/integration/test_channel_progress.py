@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from meshwright import Agent, Capability, Run
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import RateLimited
 from meshwright.testing import ScriptedModel

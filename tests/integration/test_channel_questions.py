@@ -7,9 +7,9 @@ import pytest
 
 from meshwright import Agent, Capability, Run, tool
 from meshwright.core import topics
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Inbox
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Inbox
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.chat_mesh import (
     PERSONA,

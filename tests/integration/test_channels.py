@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright.app import build_mesh
+from meshwright.agents.prompts import PromptSources
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
+from meshwright.core.settings import load_settings
 from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.relay import ChannelSender
 from meshwright.edges.replies.courier import Courier
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import PromptSources
-from meshwright.settings import load_settings
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.chat_mesh import (
     PERSONA,
     channels,

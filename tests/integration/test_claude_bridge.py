@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from meshwright.bridge import hook, sender
 from meshwright.cli.app import mesh as cli
+from meshwright.edges.bridge import hook, sender
 from tests.support.mqtt_broker import client, mosquitto
 
 pytestmark = pytest.mark.needs("mosquitto")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.sql.folder import lock_folder, make_private
+from meshwright.engine.sql.folder import lock_folder, make_private
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, run, start
 
 ACTOR = '''

@@ -9,7 +9,6 @@ import pytest
 from pydantic import SecretStr
 
 from meshwright import BlockingClient, Client
-from meshwright.app import build_mesh
 from meshwright.core.errors import (
     Draining,
     IdempotencyConflict,
@@ -19,7 +18,8 @@ from meshwright.core.errors import (
     TooLarge,
     Unauthenticated,
 )
-from meshwright.identity.settings import ADMIN_PREFIX
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.identity.settings import ADMIN_PREFIX
 from tests.support.http_mesh import Api, Echo, http_mesh
 from tests.support.settings import load_settings
 
@@ -160,8 +160,8 @@ async def test_long_lists_are_read_page_by_page(mesh: Ready, monkeypatch: pytest
     client, _ = mesh
     task_ids = [(await client.ask("echo", str(number))).task_id for number in range(3)]
     whole = await client.events(task_id=task_ids[0])
-    monkeypatch.setattr("meshwright.client.client.MAX_EVENTS", 2)
-    monkeypatch.setattr("meshwright.client.client.MAX_TASKS", 2)
+    monkeypatch.setattr("meshwright.edges.client.client.MAX_EVENTS", 2)
+    monkeypatch.setattr("meshwright.edges.client.client.MAX_TASKS", 2)
     assert len(whole) > 4 and await client.events(task_id=task_ids[0]) == whole
     assert await client.events(task_id=task_ids[0], limit=3) == whole[-3:]
     assert [task.task_id for task in await client.tasks()] == task_ids[::-1]
@@ -171,7 +171,7 @@ async def test_long_lists_are_read_page_by_page(mesh: Ready, monkeypatch: pytest
 async def test_a_client_in_process_hears_that_its_mesh_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("meshwright.edges.client.transports.RETRY_SECONDS", 0.0)
     running = build_mesh(load_settings(tmp_path, store="memory", model="offline"), agents=[Echo])
     async with running, Client.local(running) as client:
         await client.ask("echo", "Hello")

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from meshwright.core import __version__
-from meshwright.k8s.settings import K8sSettings
-from meshwright.settings import load_settings
+from meshwright.core.settings import load_settings
+from meshwright.parts.k8s.settings import K8sSettings
 from tests.support.manifests import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, tool
+from meshwright.engine.stores.memory import Faults
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.stores.memory import Faults
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept, told_of
 from tests.support.postgres import Location

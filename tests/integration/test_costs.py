@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.app import build_mesh
 from meshwright.core.messages import Caller, Task, Usage
 from meshwright.edges.http.server import serving
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.running_mesh import Done, mesh
 from tests.support.settings import load_settings

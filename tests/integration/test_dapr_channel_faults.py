@@ -11,9 +11,9 @@ from google.protobuf.empty_pb2 import Empty
 from grpc.aio._channel import Channel
 
 from meshwright.core.errors import ConfigError, Draining
-from meshwright.stores.dapr.callbacks import TopicRoute
-from meshwright.stores.dapr.channels import make_channel
-from meshwright.stores.dapr.sidecar import decode_reply
+from meshwright.engine.stores.dapr.callbacks import TopicRoute
+from meshwright.engine.stores.dapr.channels import make_channel
+from meshwright.engine.stores.dapr.sidecar import decode_reply
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
 from tests.support.services import Services
 

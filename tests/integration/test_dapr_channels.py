@@ -12,11 +12,11 @@ import grpc.aio
 import pytest
 
 from meshwright.core.errors import ConfigError, MeshError, NotFound, StoreUnavailable, TooLarge
-from meshwright.kernel.envelope import ActorRef
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.stores.dapr.callbacks import Callbacks
+from meshwright.engine.stores.dapr.channels import choose
+from meshwright.engine.stores.dapr.sidecar import decode_reply, encode_error, encode_result
 from meshwright.models.errors import RateLimited
-from meshwright.stores.dapr.callbacks import Callbacks
-from meshwright.stores.dapr.channels import choose
-from meshwright.stores.dapr.sidecar import decode_reply, encode_error, encode_result
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside
 from tests.support.services import Services
 

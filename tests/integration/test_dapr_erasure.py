@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from meshwright.app import build_mesh
+from meshwright.agents.run.erasure import Eraser
 from meshwright.cli.app import mesh as cli
-from meshwright.events.filter import EventFilter
-from meshwright.events.task_lists import TaskSubject
-from meshwright.events.verify import verify
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.task_lists import TaskSubject
+from meshwright.engine.events.verify import verify
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.erasure import Eraser
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Backends
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Backends
 from tests.contract.test_erasure import ADMIN, ANN, BOB, OTHER, SECRET, Helper, Writer, finished, holding
 from tests.run import DAPR
 from tests.support.postgres import Address

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
-from meshwright.stores.dapr.state import State
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.dapr.state import State
 from tests.support.harness import DaprHarness
 from tests.support.sample_actors import Diary, Line
 from tests.support.services import Services

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
-from meshwright.stores.dapr import DaprStore
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.dapr import DaprStore
 from tests.support.harness import DaprHarness
 from tests.support.services import Services
 

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Client, Run, TaskRequest
-from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.messages import Caller, Usage
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.runtime import Runtime
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.mesh.app import StoreDeps, build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.maintenance import operations
-from meshwright.services.maintenance.operations import Maintenance
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Backends
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.parts.maintenance import operations
+from meshwright.parts.maintenance.operations import Maintenance
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Backends
 from meshwright.testing import ScriptedModel
 from tests.run import DAPR
 from tests.support.running_mesh import mesh as run_mesh

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshwright import Client
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Backends, worker
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Backends, worker
 from tests.support.postgres import Address
 from tests.support.services import Process, Services, Sidecar
 

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from meshwright.sandbox.process import run
+from meshwright.agents.sandbox.process import run
 
 PROGRAMS = 300
 
 
 async def start_programs() -> None:
     """Start programs one after another beside calls by gRPC; each has to end well."""
-    import meshwright.stores.dapr  # noqa: F401, I001 - first, as in a worker
+    import meshwright.engine.stores.dapr  # noqa: F401, I001 - first, as in a worker
 
     import grpc.aio
 

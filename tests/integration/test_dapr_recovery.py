@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import Conflict, StoreUnavailable
-from meshwright.kernel.envelope import ActorRef
-from meshwright.stores.dapr.documents import Documents
-from meshwright.stores.dapr.outbox import StoredActors
-from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
-from meshwright.stores.dapr.sidecar import Options, Sidecar
-from meshwright.stores.dapr.state import State, WorkerLease
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.stores.dapr.documents import Documents
+from meshwright.engine.stores.dapr.outbox import StoredActors
+from meshwright.engine.stores.dapr.recovery import Recovery, Watches, WatchList
+from meshwright.engine.stores.dapr.sidecar import Options, Sidecar
+from meshwright.engine.stores.dapr.state import State, WorkerLease
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")

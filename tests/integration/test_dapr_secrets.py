@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.settings import load_settings
-from meshwright.stack.machine import Ports
+from meshwright.core.settings import load_settings
+from meshwright.parts.stack.machine import Ports
 from tests.run import DAPR
 from tests.support.services import Services
 

@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
+from meshwright.agents.prompts import PromptContext
 from meshwright.core.access import Role
 from meshwright.core.encoding import MAX_RECORD_BYTES
 from meshwright.core.errors import HostError, StoreUnavailable
 from meshwright.core.messages import Caller
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.mesh import Mesh
-from meshwright.prompts import PromptContext
-from meshwright.services.agent_config.operations import AgentConfigs
-from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.llmops.live import SharedPrompts
-from meshwright.services.llmops.operations import PromptRegistry
-from meshwright.services.llmops.records import PromptChange, PromptRequest
-from meshwright.services.llmops.table import Live
-from meshwright.stack.machine import Ports
-from meshwright.stores.dapr import DaprStore, Options
-from meshwright.stores.dapr.sidecar import Sidecar
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.engine.stores.dapr.sidecar import Sidecar
+from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
+from meshwright.mesh.mesh import Mesh
+from meshwright.parts.agent_config.operations import AgentConfigs
+from meshwright.parts.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.parts.llmops.live import SharedPrompts
+from meshwright.parts.llmops.operations import PromptRegistry
+from meshwright.parts.llmops.records import PromptChange, PromptRequest
+from meshwright.parts.llmops.table import Live
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel
 from tests.run import DAPR
 from tests.support.services import Services

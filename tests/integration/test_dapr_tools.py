@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 
 MODULE = Path(__file__).resolve().parents[2] / "tools" / "dapr"
 

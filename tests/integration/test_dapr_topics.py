@@ -5,7 +5,7 @@ import json
 import pytest
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.stores.dapr.callbacks import TopicRoute
+from meshwright.engine.stores.dapr.callbacks import TopicRoute
 from tests.support.dapr_channels import ChannelName, Recorder, beside, own_root
 from tests.support.services import Services
 

@@ -4,12 +4,12 @@ import asyncio
 from pathlib import Path
 
 from meshwright import Agent, Capability, Run
-from meshwright.app import build_mesh
 from meshwright.core.messages import Outcome, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Inbox, Question
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Inbox, Question
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.settings import load_settings
 

@@ -15,21 +15,21 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "runtime" / "meshwright"
 PARTS = {
-    "schedules": "services/schedules",
-    "mcp": "mcp",
+    "schedules": "parts/schedules",
+    "mcp": "parts/mcp",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
-    "agent_config": "services/agent_config",
-    "llmops": "services/llmops",
-    "evaluations": "services/evaluations",
-    "figures": "services/figures",
-    "maintenance": "services/maintenance",
-    "retention": "services/retention",
-    "sinks": "services/sinks",
-    "money": "services/money",
-    "inbox": "services/inbox",
+    "agent_config": "parts/agent_config",
+    "llmops": "parts/llmops",
+    "evaluations": "parts/evaluations",
+    "figures": "parts/figures",
+    "maintenance": "parts/maintenance",
+    "retention": "parts/retention",
+    "sinks": "parts/sinks",
+    "money": "parts/money",
+    "inbox": "parts/inbox",
 }
-RESTING = {"llmops": ("services/experiments",)}
+RESTING = {"llmops": ("parts/experiments",)}
 """The parts that do nothing without another, and go with it."""
 COMMANDS = {
     "schedules": "schedules",
@@ -81,7 +81,7 @@ def without(parts: Iterable[str], target: Path) -> Path:
     """A copy of our source without packages of parts and their lines; returns the folder to import from."""
     copy = target / "runtime" / "meshwright"
     shutil.copytree(SOURCE, copy)
-    names = copy / "parts.py"
+    names = copy / "core/parts.py"
     for folder in (folder for part in parts for folder in (PARTS[part], *RESTING.get(part, ()))):
         shutil.rmtree(copy / folder)
         lines, declared = names.read_text().splitlines(), f'"{folder.replace("/", ".")}.part:'

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.app import build_mesh
 from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
+from meshwright.mesh.app import build_mesh
 from tests.integration.test_otlp import Collector, collector
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import http_mesh

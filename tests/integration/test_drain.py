@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
 
 

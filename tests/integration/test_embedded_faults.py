@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.balance import Balance
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.balance import Balance
 from tests.run import SOAKING
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather

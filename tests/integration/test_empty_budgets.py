@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, Client, Run, Task
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.ledger.budgets import Budgets
+from meshwright.money.budgets import Budgets
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

@@ -11,9 +11,9 @@ import pytest
 from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.errors import ToolFailed
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh_up

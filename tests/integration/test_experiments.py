@@ -13,13 +13,13 @@ from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.cli.output import table
 from meshwright.core.access import Role
 from meshwright.core.messages import TaskRequest
-from meshwright.events.audit import RECORDED
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.audit import RECORDED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.work.record import read_task
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.experiments.commands import FIGURES, VARIANTS
+from meshwright.parts.experiments.commands import FIGURES, VARIANTS
 from meshwright.testing import ScriptedModel
-from meshwright.work.record import read_task
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh, mesh_up
 from tests.support.tenants import holder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from meshwright.kernel.envelope import ActorRef
+from meshwright.engine.kernel.envelope import ActorRef
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.node import Job

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.run.run import Run
 from meshwright.core.capability import Capability
 from meshwright.core.errors import DelegationFailed, MailboxFull
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
 
@@ -183,7 +183,7 @@ async def test_a_run_that_leaves_its_journal_begins_anew_with_the_same_agent(tmp
 
 
 def thread_of(agent_id: str, task_id: str) -> Any:
-    from meshwright.kernel.envelope import ActorRef
+    from meshwright.engine.kernel.envelope import ActorRef
 
     return ActorRef(agent_id, f"default:{task_id}")
 

@@ -19,11 +19,11 @@ from meshwright import Agent, Capability, Run
 from meshwright.component import Component, Figure
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.figures.sums import CallSums, DaySum
+from meshwright.parts.figures.sums import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -230,7 +230,7 @@ async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:
 
 
 async def test_a_label_cannot_break_its_line(api: Api) -> None:
-    from meshwright.services.figures.operations import MetricsText
+    from meshwright.parts.figures.operations import MetricsText
 
     text = MetricsText()
     text.family("x", "gauge", "X.", [({"agent": 'a"}\n\\evil 1'}, 1)])

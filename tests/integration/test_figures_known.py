@@ -15,7 +15,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as pu
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from meshwright import create_agent
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from meshwright.models.providers import convention_name
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh

@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 
-from meshwright.events.filter import EventFilter
-from meshwright.k8s.objects import asking_view
+from meshwright.engine.events.filter import EventFilter
+from meshwright.parts.k8s.objects import asking_view
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.postgres import Address
 from tests.support.tenants import Asker

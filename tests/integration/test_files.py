@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from meshwright import Client
-from meshwright.app import build_mesh
+from meshwright.mesh.app import build_mesh
 from tests.support.running_mesh import ROOT, mesh, mesh_up
 from tests.support.settings import load_settings
 from tests.support.simulator.personas import picture_id

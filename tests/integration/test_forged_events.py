@@ -14,9 +14,9 @@ from meshwright.core.access import Role
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
 from meshwright.core.topics import MESH, TASK_PROGRESS
-from meshwright.events.filter import EventFilter
-from meshwright.identity.rules import event_facts
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.identity.rules import event_facts
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.event_logs import event, forge, payload_fields
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from meshwright import Agent, Capability, Run
+from meshwright.agents.run.transcript import Transcript
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.identity.administration import Administration
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.transcript import Transcript
+from meshwright.mesh.identity.administration import Administration
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for
 
 

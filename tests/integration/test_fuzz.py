@@ -21,11 +21,11 @@ from paho.mqtt.properties import Properties
 
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.messages import Caller, Event, TaskRequest
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.tasks import Tasks
-from meshwright.stores.dapr import DaprStore, Options
-from meshwright.stores.dapr.channels import make_channel
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.engine.stores.dapr.channels import make_channel
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
 from tests.support.event_logs import START, open_log
 from tests.support.fuzz import ANSWER_SECONDS, CANARY, TIMEOUT, VALUES, body, nothing_left, torn, turns
 from tests.support.fuzz_http import check, header_of, post

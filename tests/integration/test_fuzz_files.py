@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from meshwright.bridge import hook, sender
+from meshwright.agents.prompts.prompt import parse_prompt
 from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.edges.bridge import hook, sender
 from meshwright.models.config import read_config
-from meshwright.prompts.prompt import parse_prompt
-from meshwright.services.schedules.times import ScheduleSpec, due_times
+from meshwright.parts.schedules.times import ScheduleSpec, due_times
 from tests.support.fuzz import CPU_SECONDS, TIMEOUT, body, mutated, torn, turns
 from tests.support.mqtt_broker import ROOT
 from tests.support.settings import load_settings

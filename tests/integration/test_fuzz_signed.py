@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.fake_chats import (
     SLACK_SECRET,
     WHATSAPP_SECRET,

@@ -12,17 +12,17 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event, Fault, Outcome
+from meshwright.core.parts import event_types
 from meshwright.core.payloads import Payload, facts_of, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA
 from meshwright.edges.mqtt.connection import BrokerConnection, Publication
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
-from meshwright.events.filter import EventFilter
-from meshwright.events.status import MeshStatus, WaitSummary
-from meshwright.events.tasks import TaskPage, TaskSummary
-from meshwright.identity.rules import event_facts
-from meshwright.parts import event_types
-from meshwright.work.protocol import Wait
-from meshwright.work.record import Attempt, TaskView
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.status import MeshStatus, WaitSummary
+from meshwright.engine.events.tasks import TaskPage, TaskSummary
+from meshwright.engine.work.protocol import Wait
+from meshwright.engine.work.record import Attempt, TaskView
+from meshwright.mesh.identity.rules import event_facts
 from tests.support.event_logs import event
 from tests.support.http_mesh import http_mesh
 from tests.support.tenants import finished_task, holder

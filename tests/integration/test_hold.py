@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest
-from meshwright.app import build_mesh
 from meshwright.core.messages import Caller
-from meshwright.mesh import Mesh, ProcessRole
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh, ProcessRole
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.maintenance import component
-from meshwright.services.maintenance.operations import Maintenance
+from meshwright.parts.maintenance import component
+from meshwright.parts.maintenance.operations import Maintenance
 from tests.support.http_mesh import http_mesh
 from tests.support.postgres import Address
 from tests.support.settings import Settings

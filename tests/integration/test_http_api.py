@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from meshwright.context.service import ContextClient
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.parts import event_types
+from meshwright.agents.context.service import ContextClient
+from meshwright.core.parts import event_types
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.event_logs import payload_fields
 from tests.support.http_mesh import TRACE_ID, Api, http_mesh
 from tests.support.tenants import Asker, fill

@@ -10,9 +10,9 @@ import pytest
 from meshwright import Agent, Capability, Run
 from meshwright.core.topics import MESH
 from meshwright.edges.http.app import create_app
-from meshwright.ledger.keys import Keys, NewKey
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys, NewKey
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.model_api import HELLO, service

@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from meshwright import Client
-from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
+from meshwright.edges.client.transports import MeshUnreachable
 from meshwright.edges.http.server import listen, local_socket, serve
 from meshwright.edges.tls import Certificate
-from meshwright.events.event_types import CertificateReloaded
-from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.tasks import Tasks
-from meshwright.sql.folder import SOCKET_NAME, write_private
+from meshwright.engine.events.event_types import CertificateReloaded
+from meshwright.engine.sql.folder import SOCKET_NAME, write_private
+from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import UP, mesh, mesh_up
 from tests.support.settings import load_settings
@@ -129,7 +129,7 @@ async def test_a_new_certificate_is_served_without_dropping_connections(tmp_path
 
 
 async def _has(mesh: Any, event_type: str) -> bool:
-    from meshwright.events.filter import EventFilter
+    from meshwright.engine.events.filter import EventFilter
 
     return bool(await mesh.log.query(EventFilter(event_type=event_type)))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from meshwright import Agent, Capability, File, Run
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 
 SCRIPT = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><script>alert(1)</script></svg>"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from meshwright.core import http_limits
-from meshwright.stores.dapr.channels import HttpChannel
+from meshwright.engine.stores.dapr.channels import HttpChannel
 from tests.support.dapr_channels import Recorder
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import RunningMesh, mesh_up

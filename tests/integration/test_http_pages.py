@@ -37,7 +37,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_preloads_each_module_that_it_imports() -> None:
-    ui = files("meshwright.services.page") / "web" / "ui"
+    ui = files("meshwright.parts.page") / "web" / "ui"
     waiting, imported = ["app.js"], set[str]()
     while waiting:
         imports = re.findall(r'^import [^;]*? from "\./(.+?)";', (ui / waiting.pop()).read_text(), re.M)

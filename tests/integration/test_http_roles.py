@@ -17,16 +17,16 @@ from meshwright.core.messages import Caller
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.errors import RouterKind
 from meshwright.edges.http.routing import needs_of
-from meshwright.identity.auth import Forbidden, Unauthenticated
-from meshwright.identity.rules import require
-from meshwright.ledger.keys import Keys
+from meshwright.mesh.identity.auth import Forbidden, Unauthenticated
+from meshwright.mesh.identity.rules import require
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import SECRET, Asker, check_untouched, fill, finished_task, holder
 
 TOKEN = "the-admin-token-of-this-test-is-long"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 STREAM = "/events/stream"
-SCRIPTS = files("meshwright.services.page") / "web/ui"
+SCRIPTS = files("meshwright.parts.page") / "web/ui"
 PUBLIC = {"/", "/openapi.json", "/docs", "/docs/docs.css", "/docs/docs.js", "/healthz", "/readyz", "/health"}
 PUBLIC |= {f"/ui/{file.name}" for file in SCRIPTS.iterdir() if file.is_file()}
 PUBLIC |= {f"/ui/vendor/{file.name}" for file in (SCRIPTS / "vendor").iterdir()}

@@ -9,10 +9,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, serve, serving
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
 from tests.support.http_mesh import Echo, http_mesh
 from tests.support.settings import load_settings
 

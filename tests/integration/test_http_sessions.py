@@ -12,10 +12,10 @@ import openai
 import pytest
 
 from meshwright import Client
-from meshwright.identity.auth import Unauthenticated
-from meshwright.ledger.keys import Keys
+from meshwright.engine.sql.folder import SOCKET_NAME
+from meshwright.mesh.identity.auth import Unauthenticated
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
-from meshwright.sql.folder import SOCKET_NAME
+from meshwright.money.keys import Keys
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import Stream, http_mesh
 from tests.support.model_api import HELLO, service

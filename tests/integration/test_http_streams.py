@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 
 from meshwright import Client
-from meshwright.app import build_mesh
 from meshwright.edges.http.server import serving
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import client, mosquitto
 from tests.support.settings import load_settings

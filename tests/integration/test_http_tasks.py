@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from tests.support.manifests import (
     Schemas,
     problems,

@@ -8,12 +8,12 @@ import pytest
 from aiohttp import web
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import KINDS, Keys
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stack.machine import Ports
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.money.keys import KINDS, Keys
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel
 from tests.run import DAPR
 from tests.support.model_api import HELLO, service

@@ -9,10 +9,10 @@ import pytest
 from aiohttp import web
 
 from meshwright import Agent, Capability
+from meshwright.agents.tools.tool import Unchanged
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import tools_of
-from meshwright.tools.tool import Unchanged
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kubectl import read_manifest
 from tests.support.kube_cluster import CONTEXT, Cluster, certified, running_cluster, settings_of

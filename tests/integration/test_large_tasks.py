@@ -20,15 +20,15 @@ from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
-from meshwright.events.filter import EventFilter
-from meshwright.identity.auth import Credentials
-from meshwright.identity.events import EventFeed
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.orchestration.settings import TenantsSettings
-from meshwright.orchestration.tenants import Tenants
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.sqlite import SqliteStore
+from meshwright.mesh.identity.auth import Credentials
+from meshwright.mesh.identity.events import EventFeed
+from meshwright.mesh.orchestration.settings import TenantsSettings
+from meshwright.mesh.orchestration.tenants import Tenants
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.sample_actors import Diary, Line

@@ -17,7 +17,7 @@ from meshwright.models.errors import (
     Unsupported,
 )
 from meshwright.models.port import ChatMessage, ToolCall, ToolSpec
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request
 from tests.support.running_mesh import run

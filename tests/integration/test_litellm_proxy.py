@@ -23,7 +23,7 @@ import pytest
 from meshwright.models.errors import AllProvidersDown, ModelRefused, Unauthorized
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls
 
 ROOT = Path(__file__).resolve().parents[2]

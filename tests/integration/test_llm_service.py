@@ -12,13 +12,10 @@ import pytest
 
 from meshwright import Agent
 from meshwright.agents.loader import load_agents
-from meshwright.app import role_of
 from meshwright.core.errors import Draining, ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.keys import Keys
-from meshwright.ledger.spending import Spending
+from meshwright.mesh.app import role_of
 from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
@@ -28,6 +25,9 @@ from meshwright.models.errors import (
     RateLimited,
 )
 from meshwright.models.port import ModelReply
+from meshwright.money.costs import CostQuery
+from meshwright.money.keys import Keys
+from meshwright.money.spending import Spending
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Failing, Service, service

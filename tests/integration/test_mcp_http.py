@@ -16,9 +16,9 @@ from mcp.server import Server, ServerRequestContext
 
 from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
-from meshwright.app import build_mesh
 from meshwright.core.errors import MeshError
-from meshwright.mcp.connection import bounded_transport
+from meshwright.mesh.app import build_mesh
+from meshwright.parts.mcp.connection import bounded_transport
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
 from tests.support.settings import load_settings

@@ -12,11 +12,11 @@ import pytest
 from meshwright.agents.loader import BoundAgents
 from meshwright.client import Client
 from meshwright.core.access import Role
-from meshwright.events.audit import RECORDED
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Question
-from meshwright.ledger.keys import Keys
-from meshwright.mcp.consent import RELEASED, ConsentActor, ToolDocument
+from meshwright.engine.events.audit import RECORDED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Question
+from meshwright.money.keys import Keys
+from meshwright.parts.mcp.consent import RELEASED, ConsentActor, ToolDocument
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

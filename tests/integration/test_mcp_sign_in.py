@@ -18,15 +18,15 @@ from msgspec.structs import replace
 
 from meshwright import MeshError
 from meshwright.agents.loader import BoundAgents
-from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
-from meshwright.identity.administration import Administration
-from meshwright.kernel.envelope import ActorRef
-from meshwright.mcp.connection import ServerConnection
-from meshwright.mcp.operations import McpOperations
-from meshwright.mcp.settings import McpClient, McpServer
-from meshwright.mcp.sign_in import SIGN_IN, BrowserSignIn, Renewal, SignedIn, SignIns, only_safe
-from meshwright.stack.machine import Ports
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.identity.administration import Administration
+from meshwright.parts.mcp.connection import ServerConnection
+from meshwright.parts.mcp.operations import McpOperations
+from meshwright.parts.mcp.settings import McpClient, McpServer
+from meshwright.parts.mcp.sign_in import SIGN_IN, BrowserSignIn, Renewal, SignedIn, SignIns, only_safe
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import MeshUnderTest, ScriptedModel, tool_call
 from tests.integration.test_mcp_http import Caller, results
 from tests.support.mcp_authority import Authority, guarded_server

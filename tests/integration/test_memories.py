@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, tool
-from meshwright.context.memory import Memory, MemoryItem, MemoryStore
+from meshwright.agents.context.memory import Memory, MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict
 from meshwright.core.messages import Caller
-from meshwright.events.audit import RECORDED
-from meshwright.events.filter import EventFilter
-from meshwright.services.memories.operations import Memories
-from meshwright.sql.meta import DELETED, read_note
+from meshwright.engine.events.audit import RECORDED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.sql.meta import DELETED, read_note
+from meshwright.engine.work.people import Approval
+from meshwright.parts.memories.operations import Memories
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
-from meshwright.work.people import Approval
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh, mesh_up
 from tests.support.tenants import holder

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from meshwright.app import build_mesh
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
-from meshwright.events.audit import RECORDED
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.audit import RECORDED
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
 from tests.support.settings import load_settings

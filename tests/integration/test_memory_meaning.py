@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 
 from meshwright import Agent, Capability, Run
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.spending import Spending
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.costs import CostQuery
+from meshwright.money.spending import Spending
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh_up

@@ -15,23 +15,23 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, Run
-from meshwright.app import build_mesh
 from meshwright.cli.app import run as run_mesh
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked, StoreMoved, StoreTooNew
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.events.verify import verify
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.ledger.keys import Keys
-from meshwright.mesh import Mesh
-from meshwright.services.maintenance.migrate import migrate, reopen
-from meshwright.sql.database import Database, Session
-from meshwright.sql.meta import HELD, read_note, write_note
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.verify import verify
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.sql.database import Database, Session
+from meshwright.engine.sql.meta import HELD, read_note, write_note
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.money.keys import Keys
+from meshwright.parts.maintenance.migrate import migrate, reopen
 from tests.support.fake_provider import FakeProvider
 from tests.support.postgres import PASSWORD, Address, Location
 from tests.support.settings import Settings
@@ -372,7 +372,7 @@ async def test_the_source_refuses_to_work_until_it_is_reopened(
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from meshwright.services.maintenance.migrate import migrate
+from meshwright.parts.maintenance.migrate import migrate
 from tests.integration.test_migrate import database_of
 from tests.support.postgres import Address
 

@@ -16,14 +16,14 @@ from meshwright.core.messages import Caller
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.evaluations.operations import Evaluations
-from meshwright.services.evaluations.records import EvaluationRequest
-from meshwright.services.experiments.operations import Experiments
-from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
-from meshwright.stack.machine import Ports
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.parts.evaluations.operations import Evaluations
+from meshwright.parts.evaluations.records import EvaluationRequest
+from meshwright.parts.experiments.operations import Experiments
+from meshwright.parts.experiments.records import ExperimentRequest, ExperimentRunRequest
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_trace_attributes import REPLY, Teller
 from tests.run import is_there

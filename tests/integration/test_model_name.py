@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from meshwright.app import build_mesh
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.spending import Spending
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import Model
-from meshwright.orchestration.tasks import Tasks
+from meshwright.money.costs import CostQuery
+from meshwright.money.spending import Spending
 from tests.support.fake_provider import FakeProvider, tool_call
 from tests.support.running_mesh import mesh
 from tests.support.settings import load_settings

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Outcome, create_agent, create_router_agent
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
+from meshwright.mesh.app import build_mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from meshwright.core.errors import ConfigError
-from meshwright.identity.broker_rights import broker_acl
-from meshwright.settings import Settings, load_settings
+from meshwright.core.settings import Settings, load_settings
+from meshwright.mesh.identity.broker_rights import broker_acl
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import HELLO, Mosquitto, ask, mosquitto, payloads_of, publish
 

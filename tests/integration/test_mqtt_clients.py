@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshwright.cli.app import mesh as cli
-from meshwright.ledger.keys import Keys
+from meshwright.money.keys import Keys
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import HELLO, Client, Mosquitto, ask, client, mosquitto, payloads_of

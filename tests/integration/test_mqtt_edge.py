@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 from tests.support.mqtt_broker import (
     HELLO,
@@ -373,8 +373,8 @@ async def test_two_meshes_on_one_broker_do_not_see_one_another(
 
 def test_nothing_of_mqtt_is_loaded_where_nobody_asked_for_it() -> None:
     code = (
-        "import sys; from pathlib import Path; from meshwright.app import build_mesh;"
-        "from meshwright.settings import load_settings;"
+        "import sys; from pathlib import Path; from meshwright.mesh.app import build_mesh;"
+        "from meshwright.core.settings import load_settings;"
         "build_mesh(load_settings(Path()), agents=[]); print('paho' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

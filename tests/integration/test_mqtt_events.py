@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     HELLO,

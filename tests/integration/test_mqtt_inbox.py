@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Approval, Capability, Run, tool
-from meshwright.context.memory import MemoryItem, MemoryStore
-from meshwright.mcp.consent import Consents, ToolDocument
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
+from meshwright.parts.mcp.consent import Consents, ToolDocument
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import Client, Mosquitto, ask, client
 

@@ -13,9 +13,9 @@ from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
 from meshwright.edges.mqtt import component as edge
 from meshwright.edges.mqtt import connection
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     HELLO,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.identity.broker_rights import broker_acl
+from meshwright.mesh.identity.broker_rights import broker_acl
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     ROOT,

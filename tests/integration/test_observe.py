@@ -11,7 +11,7 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.toolsets.observe import ObserveTools
 from tests.support.fake_observers import FakeGrafana, FakeLoki

@@ -14,8 +14,8 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import MAX_HEADER_BYTES
-from meshwright.identity import oidc
-from meshwright.settings import load_settings
+from meshwright.core.settings import load_settings
+from meshwright.mesh.identity import oidc
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh
 

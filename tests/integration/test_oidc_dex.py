@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.identity import oidc
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.identity import oidc
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.dex_issuer import DexIssuer, dex_issuer
 from tests.support.http_mesh import Api, http_mesh
 

@@ -15,9 +15,6 @@ from meshwright import MeshError
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.keys import Keys
-from meshwright.ledger.spending import Spending
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -32,6 +29,9 @@ from meshwright.models.errors import (
 )
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, ToolCall
 from meshwright.models.server import HttpModel
+from meshwright.money.costs import CostQuery
+from meshwright.money.keys import Keys
+from meshwright.money.spending import Spending
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, WEATHER, Failing, Service, service

@@ -13,37 +13,37 @@ import pytest
 from msgspec.structs import replace
 
 from meshwright import Agent, Capability, File, Run, TaskRequest
-from meshwright.context.plan import CompressRequest
+from meshwright.agents.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable, Unauthenticated
 from meshwright.core.messages import Caller, Event
 from meshwright.core.operations import operation_of, operations_of
-from meshwright.events.audit import Audit
-from meshwright.events.filter import EventFilter, TaskFilter
-from meshwright.identity.administration import Administration, ModelOperations
-from meshwright.identity.batches import Batches
-from meshwright.identity.events import EventFeed, EventOperations
-from meshwright.identity.operations import Acting, Operations
-from meshwright.identity.rules import check_answer
-from meshwright.ledger.keys import Keys
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.agent_config.operations import AgentConfigs
-from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.evaluations.operations import Evaluations
-from meshwright.services.evaluations.records import Data, EvaluationRequest, Item
-from meshwright.services.experiments.operations import Experiments
-from meshwright.services.experiments.records import ExperimentRequest, ExperimentRunRequest
-from meshwright.services.figures.operations import FiguresOperations
-from meshwright.services.inbox.operations import InboxOperations
-from meshwright.services.keys.operations import KeyOperations
-from meshwright.services.llmops.operations import PromptRegistry
-from meshwright.services.llmops.records import PromptChange, PromptRequest
-from meshwright.services.money.operations import MoneyOperations
-from meshwright.services.schedules.operations import ScheduleChange, ScheduleRequest, Schedules
+from meshwright.engine.events.audit import Audit
+from meshwright.engine.events.filter import EventFilter, TaskFilter
+from meshwright.engine.work.protocol import Wait
+from meshwright.mesh.identity.administration import Administration, ModelOperations
+from meshwright.mesh.identity.batches import Batches
+from meshwright.mesh.identity.events import EventFeed, EventOperations
+from meshwright.mesh.identity.operations import Acting, Operations
+from meshwright.mesh.identity.rules import check_answer
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
+from meshwright.parts.agent_config.operations import AgentConfigs
+from meshwright.parts.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.parts.evaluations.operations import Evaluations
+from meshwright.parts.evaluations.records import Data, EvaluationRequest, Item
+from meshwright.parts.experiments.operations import Experiments
+from meshwright.parts.experiments.records import ExperimentRequest, ExperimentRunRequest
+from meshwright.parts.figures.operations import FiguresOperations
+from meshwright.parts.inbox.operations import InboxOperations
+from meshwright.parts.keys.operations import KeyOperations
+from meshwright.parts.llmops.operations import PromptRegistry
+from meshwright.parts.llmops.records import PromptChange, PromptRequest
+from meshwright.parts.money.operations import MoneyOperations
+from meshwright.parts.schedules.operations import ScheduleChange, ScheduleRequest, Schedules
 from meshwright.testing import MeshUnderTest, mesh_for
-from meshwright.work.protocol import Wait
 
 SECRET = "the-secret-of-the-task"
 ROLES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import tool_call as call
 from tests.support.fake_observers import FakeLoki
 from tests.support.fake_research import FakeWorld

@@ -8,8 +8,8 @@ import pytest
 from meshwright import Agent
 from meshwright.agents.loader import load_agents
 from meshwright.core.messages import Outcome
-from meshwright.events.inbox import Question
-from meshwright.stack.machine import Ports
+from meshwright.engine.events.inbox import Question
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.testing.mesh import Reply
 from tests.support.kube_cluster import running_cluster

@@ -12,11 +12,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from meshwright import Agent, Capability, Run
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
 from meshwright.core.plugins import install_command
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.settings import load_settings
 
 

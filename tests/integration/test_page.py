@@ -18,12 +18,12 @@ from playwright.async_api import Browser, expect
 
 import meshwright
 from benchmarks.coding.job import INSTALL
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
-from meshwright.ledger.keys import Keys
 from meshwright.models.port import ModelReply
+from meshwright.money.keys import Keys
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, reader

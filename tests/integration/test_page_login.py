@@ -19,8 +19,8 @@ from playwright.async_api import async_playwright, expect
 
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import serving
-from meshwright.services.page import login
-from meshwright.stack.machine import Ports
+from meshwright.parts.page import login
+from meshwright.parts.stack.machine import Ports
 from tests.support.dex_issuer import PASSWORD, SECRET, DexIssuer, dex_issuer
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from meshwright import Capability
-from meshwright.orchestration.registry import Registry
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import http_mesh
 from tests.support.page import (

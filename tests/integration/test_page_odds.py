@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, Route, expect
 
 from meshwright.core.access import Role
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import http_mesh
 from tests.support.page import (

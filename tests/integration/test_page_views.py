@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.component import Component, Pages
-from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.edges.http.server import serving
 from meshwright.testing import ScriptedModel, tool_call

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import SUBMIT, ask, mosquitto

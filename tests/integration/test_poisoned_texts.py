@@ -20,15 +20,15 @@ import pytest
 from aiohttp import web
 
 from meshwright import Agent, Capability, File, Run, tool
+from meshwright.agents.context.memory import Memory, MemoryStore
 from meshwright.agents.loader import BoundAgents
-from meshwright.context.memory import Memory, MemoryStore
+from meshwright.agents.run.run import Delegation
 from meshwright.core import topics
 from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Delegation
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
 from meshwright.tools import ToolContext, WebTools

@@ -13,19 +13,19 @@ import psycopg
 import pytest
 
 from meshwright.core.errors import ConfigError, Conflict, StoreFailed, StoreUnavailable
-from meshwright.events import table
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.events.table import BLOCK_EVENTS
-from meshwright.events.verify import verify
-from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.store import AlreadyTaken, Batch
-from meshwright.ledger.spending import activity_of
-from meshwright.sql import postgres
-from meshwright.sql.database import Row, Session
-from meshwright.sql.postgres import PostgresDatabase, PostgresSession
-from meshwright.stores.postgres import PostgresStore, store
+from meshwright.engine.events import table
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.table import BLOCK_EVENTS
+from meshwright.engine.events.verify import verify
+from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.store import AlreadyTaken, Batch
+from meshwright.engine.sql import postgres
+from meshwright.engine.sql.database import Row, Session
+from meshwright.engine.sql.postgres import PostgresDatabase, PostgresSession
+from meshwright.engine.stores.postgres import PostgresStore, store
+from meshwright.money.spending import activity_of
 from tests.support.event_logs import event, open_log, seqs
 from tests.support.observer import PATIENCE_SECONDS
 from tests.support.postgres import PASSWORD, Address, Cluster

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from meshwright.core.errors import StoreFailed
-from meshwright.sql import postgres
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.stack.machine import Ports
+from meshwright.engine.sql import postgres
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.parts.stack.machine import Ports
 from tests.support.postgres import NAME, PASSWORD, USER, Address, Cluster
 from tests.support.services import unavailable
 

@@ -10,13 +10,13 @@ from unittest.mock import ANY
 import pytest
 
 from meshwright import Agent, Capability, Run
+from meshwright.agents.prompts import PromptContext, PromptSources
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
-from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import PromptContext, PromptSources
-from meshwright.services.llmops.operations import PromptRegistry
+from meshwright.engine.events.status import WORKER_BEGUN, WORKER_HELD
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.parts.llmops.operations import PromptRegistry
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -299,7 +299,7 @@ async def test_a_worker_without_the_tables_reads_those_of_the_front(api: Api) ->
 async def test_status_shows_a_worker_that_is_held_until_it_begins(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshwright.orchestration.status._HELD_SECONDS", 3600.0)  # not to expire here
+    monkeypatch.setattr("meshwright.mesh.orchestration.status._HELD_SECONDS", 3600.0)  # not to expire here
     held = {"agents": ["greeter"], "since": "2026-01-01T00:00:00Z", "reason": "no answer in time"}
     api.mesh.tell(WORKER_HELD, held)
     shown = [{"worker": api.mesh.aggregate_id, **held}]

@@ -31,7 +31,7 @@ SOURCE = f"from meshwright import Agent, Capability, Run\n\n\n{inspect.getsource
 
 REFUSING = """
 from meshwright.core.errors import StoreUnavailable
-from meshwright.stores.dapr.sidecar import Sidecar
+from meshwright.engine.stores.dapr.sidecar import Sidecar
 
 invoke = Sidecar.invoke
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from meshwright import Agent, Capability
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.toolsets.proxy import ProxyTools
 from tests.support.fake_services import FakeService, answering

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, ToolFailed, tool
-from meshwright.app import build_mesh
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
-from meshwright.sql.sqlite import FILE_NAME
+from meshwright.agents.run.run import Run
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.sql.sqlite import FILE_NAME
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.running_mesh import mesh, mesh_up
 from tests.support.settings import load_settings

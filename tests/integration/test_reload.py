@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.sql.folder import lock_folder
+from meshwright.engine.sql.folder import lock_folder
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, ready_url, start
 

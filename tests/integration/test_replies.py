@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest
-from meshwright.app import build_mesh
 from meshwright.core.errors import TooLarge
 from meshwright.edges.replies import table
 from meshwright.edges.replies.courier import Address, Courier, Sender, Undeliverable
 from meshwright.edges.replies.table import MAX_CLIENTS, SenderKey
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.mqtt_broker import payloads_of
 from tests.support.settings import load_settings
 

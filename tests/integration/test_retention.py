@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, ToolFailed
-from meshwright.app import build_mesh
 from meshwright.core.errors import DelegationFailed, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.rows import delete_heads
-from meshwright.ledger.costs import CostQuery, costs_of
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.maintenance.verify import verify_store
-from meshwright.services.retention.operations import Retention
-from meshwright.sql.database import Session
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.rows import delete_heads
+from meshwright.engine.sql.database import Session
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.costs import CostQuery, costs_of
+from meshwright.parts.maintenance.verify import verify_store
+from meshwright.parts.retention.operations import Retention
 from tests.support.postgres import Address, Location
 from tests.support.running_mesh import run as mesh_command
 from tests.support.settings import Settings

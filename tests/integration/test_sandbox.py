@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from meshwright.agents.sandbox.boxes import Bubblewrap, Landlock, NoBox
+from meshwright.agents.sandbox.choice import ChosenSandbox
+from meshwright.agents.sandbox.execution import BoxJob
+from meshwright.agents.sandbox.port import BoxLimits, Sandbox, SandboxResult
+from meshwright.agents.sandbox.proxy import HostProxy, Place, parse_place
+from meshwright.agents.sandbox.settings import SandboxSettings
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.boxes import Bubblewrap, Landlock, NoBox
-from meshwright.sandbox.choice import ChosenSandbox
-from meshwright.sandbox.execution import BoxJob
-from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
-from meshwright.sandbox.proxy import HostProxy, Place, parse_place
-from meshwright.sandbox.settings import SandboxSettings
 from tests.integration.test_doctor import answer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import payloads_of

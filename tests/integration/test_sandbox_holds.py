@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.sandbox.attempts import NAMES
+from meshwright.agents.sandbox.attempts import NAMES
 from tests.support.break_outs import ALL
 
 ROOT = Path(__file__).resolve().parents[2]

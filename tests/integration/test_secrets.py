@@ -26,8 +26,8 @@ from aiohttp import web
 
 from meshwright.client import Client
 from meshwright.core.errors import ModelError
+from meshwright.engine.sql.sqlite import FILE_NAME
 from meshwright.models.port import ChatMessage, Model, ModelRequest
-from meshwright.sql.sqlite import FILE_NAME
 from tests.support.leaky_providers import (
     FAILING,
     GROUPS,

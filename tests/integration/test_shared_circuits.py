@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from meshwright import create_agent
-from meshwright.app import build_mesh
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskRequest
-from meshwright.events.inbox import Inbox
-from meshwright.mesh import Mesh
+from meshwright.engine.events.inbox import Inbox
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.status import StatusReader
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.overview import Deployments
 from meshwright.models.port import ChatMessage, Model, ModelRequest
-from meshwright.orchestration.status import StatusReader
-from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
 from tests.support.settings import load_settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import InvalidInput
-from meshwright.events.inbox import Question
+from meshwright.engine.events.inbox import Question
 from tests.support.running_mesh import Done, RunningMesh, mesh, mesh_up
 from tests.support.simulated_mesh import SimulatedMesh
 from tests.support.simulator.scenario import Scenario

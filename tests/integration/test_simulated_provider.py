@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Client
-from meshwright.app import build_mesh
+from meshwright.mesh.app import build_mesh
 from tests.support.settings import load_settings
 from tests.support.simulator.play import Wire, agent_of, play, write_project
 from tests.support.simulator.scenario import Weather, load_scenarios

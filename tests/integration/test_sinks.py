@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from meshwright import TaskRequest
-from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.messages import Caller, TaskVariant
 from meshwright.core.topics import TASK_PROGRESS
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.llmops.operations import PromptRegistry
-from meshwright.services.llmops.records import PromptChange, PromptRequest
-from meshwright.services.sinks.component import Sinks
-from meshwright.stack.machine import Ports
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.parts.llmops.operations import PromptRegistry
+from meshwright.parts.llmops.records import PromptChange, PromptRequest
+from meshwright.parts.sinks.component import Sinks
+from meshwright.parts.stack.machine import Ports
 from tests.support.fake_services import answering
 from tests.support.fake_tracking import (
     PATIENCE_SECONDS,
@@ -279,7 +279,7 @@ async def test_a_sink_that_was_away_gets_all_later_once_through_a_restart(
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
-from meshwright.services.sinks.mlflow import MlflowApi
+from meshwright.parts.sinks.mlflow import MlflowApi
 from tests.integration.test_sinks import http_mesh, mlflow
 
 async def killed(*_, **__):

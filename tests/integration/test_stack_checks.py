@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Backends, redis
+from meshwright.parts.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Backends, redis
 from tests.support.running_stack import UP
 from tests.support.services import COMPONENTS, Services
 from tests.support.settings import Settings

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from meshwright.stack.services import EdgeRights, mosquitto
+from meshwright.parts.stack.services import EdgeRights, mosquitto
 from tests.support.running_stack import listening
 from tests.support.services import COMPONENTS, Services, Sidecar
 from tests.support.settings import Settings

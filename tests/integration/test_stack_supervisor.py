@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Layer, Service
-from meshwright.stack.supervisor import LAUNCH, Log, Patience, Supervisor
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Layer, Service
+from meshwright.parts.stack.supervisor import LAUNCH, Log, Patience, Supervisor
 from tests.support.running_stack import gone, kill, lives
 
 LISTEN = """
@@ -64,8 +64,8 @@ while True:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from meshwright.stack.services import Layer, Service
-from meshwright.stack.supervisor import Supervisor
+from meshwright.parts.stack.services import Layer, Service
+from meshwright.parts.stack.supervisor import Supervisor
 
 async def main(folder, code, port):
     supervisor = Supervisor(Path(folder), warn=print)

@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 
 from meshwright.core.errors import StoreFailed
-from meshwright.events.filter import EventFilter
-from meshwright.sql.folder import FILE_NAME as MARK
-from meshwright.sql.sqlite import FILE_NAME
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.sql.folder import FILE_NAME as MARK
+from meshwright.engine.sql.sqlite import FILE_NAME
 from tests.support.running_mesh import MESH, Errors, mesh, ready_url, start
 from tests.support.sqlite_mesh import PATIENCE_SECONDS, Running, up
 

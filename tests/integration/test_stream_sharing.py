@@ -13,7 +13,7 @@ import pytest
 
 from meshwright.core.access import Role
 from meshwright.edges.http import broadcast
-from meshwright.ledger.keys import Keys
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import Api, Stream, http_mesh
 from tests.support.tenants import holder
 

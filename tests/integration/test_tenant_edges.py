@@ -10,8 +10,8 @@ import pytest
 from meshwright import Agent, Capability, Run
 from meshwright.core.errors import Overloaded, StorageExceeded
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.chat_mesh import http_channel, say
 from tests.support.fake_chats import FakeChats
 from tests.support.http_mesh import Api, http_mesh

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, File, Run
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.tools.tool import ToolContext
 from meshwright.core.errors import MeshError
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import Caller, MemoryScope, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.tools.tool import ToolContext
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import SECRET, THREAD, Asker, fill, finished_task, holder
 

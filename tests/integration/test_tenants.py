@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from meshwright.agents.run.erasure import Eraser
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.http import errors
-from meshwright.events.task_lists import TaskSubject
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.settings import TenantsSettings
-from meshwright.orchestration.tasks import Tasks
-from meshwright.orchestration.tenants import Tenants
-from meshwright.run.erasure import Eraser
+from meshwright.engine.events.task_lists import TaskSubject
+from meshwright.mesh.orchestration.settings import TenantsSettings
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tenants import Tenants
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import Api, http_mesh
 
 TASK = {"agent_id": "echo", "payload": {"text": "hi"}}

@@ -22,10 +22,10 @@ from meshwright.core.errors import ModelError
 from meshwright.core.messages import Caller, Usage
 from meshwright.core.otel import SdkSpans
 from meshwright.core.tracing import Tracing
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
-from meshwright.orchestration.tasks import Tasks
-from meshwright.services.llmops.operations import PromptRegistry
-from meshwright.services.llmops.records import PromptRequest
+from meshwright.parts.llmops.operations import PromptRegistry
+from meshwright.parts.llmops.records import PromptRequest
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.model_api import HELLO, Service, service
 

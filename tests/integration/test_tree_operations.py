@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.operations import TreeOperations
 from meshwright.core.errors import ConfigError, Forbidden, NotFound
 from meshwright.core.messages import Caller
-from meshwright.identity.administration import Administration
-from meshwright.services.retention.operations import Retention
+from meshwright.mesh.identity.administration import Administration
+from meshwright.parts.retention.operations import Retention
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
-from meshwright.trees.leases import Trees
-from meshwright.trees.operations import TreeOperations
 from tests.support.repositories import repository
 
 pytestmark = pytest.mark.needs("git")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Service, service
 from tests.support.running_mesh import mesh

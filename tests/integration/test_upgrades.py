@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase
 
 FIRST, SECOND = "CREATE TABLE pagers (number TEXT);", "ALTER TABLE pagers ADD COLUMN zone TEXT;"
 COPY = "mesh.db.before-pager-2"

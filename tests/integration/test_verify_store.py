@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run
-from meshwright.app import build_mesh
+from meshwright.agents.run.erasure import Eraser
 from meshwright.core.messages import Caller, TaskRequest, Usage
-from meshwright.events.task_lists import TaskSubject
-from meshwright.mesh import Mesh
+from meshwright.engine.events.task_lists import TaskSubject
+from meshwright.engine.sql.database import Session
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.erasure import Eraser
-from meshwright.services.maintenance.verify import StoreVerification, verify_store
-from meshwright.sql.database import Session
+from meshwright.parts.maintenance.verify import StoreVerification, verify_store
 from meshwright.testing import ScriptedModel
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.node import Job, mesh_of

@@ -160,9 +160,9 @@ async def test_a_task_that_keeps_the_interpreter_lock_fails_after_three_restarts
 
 LOCKED_AT_ONCE = """
 import asyncio, functools, os, pathlib, re
-from meshwright.app import build_mesh
+from meshwright.mesh.app import build_mesh
 from meshwright.cli.serving import watching
-from meshwright.settings import load_settings
+from meshwright.core.settings import load_settings
 
 async def main():
     limits = {"held_seconds": 0.2, "restart_seconds": 1.0}
@@ -210,11 +210,11 @@ async def test_a_loop_that_was_held_a_moment_is_an_event(
 
 PROBES_BESIDE_TLS = """
 import asyncio, functools, os, pathlib
-from meshwright.app import build_mesh
+from meshwright.mesh.app import build_mesh
 from meshwright.cli.serving import watching
 from meshwright.edges.http.server import listen
-from meshwright.settings import load_settings
-from meshwright.stack.machine import answering_probes
+from meshwright.core.settings import load_settings
+from meshwright.parts.stack.machine import answering_probes
 
 async def main():
     limits = {"held_seconds": 0.2, "restart_seconds": 1.0}

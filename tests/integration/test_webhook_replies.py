@@ -10,7 +10,7 @@ from aiohttp import web
 
 from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.edges.webhooks.kinds import MARKER
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.fake_forge import FakeForge
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.webhook_mesh import RULE, SECRET, deliver, event, events, issue, receiving, until, webhooks

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.edges.webhooks.kinds import MARKER
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import mesh_up, run
 from tests.support.settings import load_settings

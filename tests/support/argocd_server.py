@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Layer, Service
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Layer, Service
 from tests.support.kube_cluster import BUILD, Cluster, running_cluster
 from tests.support.services import Process
 

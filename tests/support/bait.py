@@ -10,15 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from meshwright.sandbox.choice import ATTEMPTS, MODE, Bait
-from meshwright.sandbox.execution import Interpreter
+from meshwright.agents.sandbox.choice import ATTEMPTS, MODE, Bait
+from meshwright.agents.sandbox.execution import Interpreter
 
 _TIME = 1_000_000_000
 _BREAK_OUTS = Path(__file__).with_name("break_outs.py").read_text()
 # A box does not see the mesh's packages, so `break_outs` gets the module that it imports as text.
 SOURCE = f"""
 import sys, types
-module = sys.modules["meshwright.sandbox.attempts"] = types.ModuleType("meshwright.sandbox.attempts")
+_NAME = "meshwright.agents.sandbox.attempts"
+module = sys.modules[_NAME] = types.ModuleType(_NAME)
 exec({ATTEMPTS!r}, vars(module))
 exec({_BREAK_OUTS!r}, {{"__name__": "__main__"}})
 """

@@ -21,11 +21,11 @@ from typing import Any
 
 import uvloop
 
-from meshwright.sandbox.boxes import Bubblewrap, Landlock, NoBox
-from meshwright.sandbox.choice import Box, broken_out_of
-from meshwright.sandbox.execution import BoxJob, Interpreter
-from meshwright.sandbox.port import BoxLimits, SandboxResult
-from meshwright.sandbox.process import ControlGroup
+from meshwright.agents.sandbox.boxes import Bubblewrap, Landlock, NoBox
+from meshwright.agents.sandbox.choice import Box, broken_out_of
+from meshwright.agents.sandbox.execution import BoxJob, Interpreter
+from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
+from meshwright.agents.sandbox.process import ControlGroup
 from tests.support.bait import SOURCE, WholeBait
 
 BOXES: Mapping[str, type[Bubblewrap | Landlock | NoBox]] = {

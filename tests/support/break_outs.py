@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from meshwright.sandbox.attempts import (
+from meshwright.agents.sandbox.attempts import (
     ATTEMPTS,
     CALLS,
     NEW_USER,

@@ -9,15 +9,13 @@ from typing import Any
 
 from meshwright.core.messages import Event, Usage
 from meshwright.core.money import ZERO, Budget, Price
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
-from meshwright.ledger.balance import OPENED, Balance
-from meshwright.ledger.budgets import Budgets, BudgetView
-from meshwright.ledger.component import Accounting
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.sqlite import SqliteStore
 from meshwright.models.port import (
     MODEL_CALLED,
     Call,
@@ -28,8 +26,10 @@ from meshwright.models.port import (
     OnDelta,
 )
 from meshwright.models.prices import Prices
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.money.account import ACCOUNT, Account, BudgetAccount
+from meshwright.money.balance import OPENED, Balance
+from meshwright.money.budgets import Budgets, BudgetView
+from meshwright.money.component import Accounting
 from meshwright.testing.mesh import BEGINNING, ManualClock
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))

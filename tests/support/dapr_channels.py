@@ -18,10 +18,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from meshwright.core.errors import NotFound
-from meshwright.kernel.envelope import ActorRef
-from meshwright.stack.services import new_secret
-from meshwright.stores.dapr.callbacks import Callbacks, TopicRoute
-from meshwright.stores.dapr.channels import Channel, make_channel
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.stores.dapr.callbacks import Callbacks, TopicRoute
+from meshwright.engine.stores.dapr.channels import Channel, make_channel
+from meshwright.parts.stack.services import new_secret
 from tests.support.services import Services, Sidecar
 
 TYPE = "Counter"

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
-from meshwright.stack.machine import Ports
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.parts.stack.machine import Ports
 from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.services import Services, Sidecar
 

@@ -11,8 +11,8 @@ import pytest
 import yarl
 
 from meshwright.core.encoding import encode
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Layer, Service
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Layer, Service
 from tests.support.services import Process
 
 BUILD = Path(__file__).parent / "build"

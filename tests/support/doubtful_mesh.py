@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from meshwright import Agent, Capability, Run, TaskRequest, tool
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.interrupted_mesh import kept

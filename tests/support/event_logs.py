@@ -11,17 +11,17 @@ from typing import Any
 from meshwright.core.clock import Clock
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
+from meshwright.core.parts import ours
 from meshwright.core.payloads import by_type
-from meshwright.events import table
-from meshwright.events.inbox import InboxProjection
-from meshwright.events.log import EventLog
-from meshwright.events.rows import COLUMNS
-from meshwright.events.status import WaitProjection
-from meshwright.ledger.costs import CallProjection
-from meshwright.orchestration.scoring import OutcomeProjection
-from meshwright.parts import ours
-from meshwright.sql.database import Database
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events import table
+from meshwright.engine.events.inbox import InboxProjection
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.rows import COLUMNS
+from meshwright.engine.events.status import WaitProjection
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.mesh.orchestration.scoring import OutcomeProjection
+from meshwright.money.costs import CallProjection
 from tests.support.postgres import Location
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -58,7 +58,7 @@ def database_at(location: Location | None) -> Database:
     """A folder's SQLite database, or that of an address."""
     if not isinstance(location, str):
         return SqliteDatabase(location, durability="off")
-    from meshwright.sql.postgres import PostgresDatabase
+    from meshwright.engine.sql.postgres import PostgresDatabase
 
     return PostgresDatabase(location, Path(), durable=False)
 

@@ -16,13 +16,13 @@ import pytest
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.guarantees import Signals, Subscription
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.sqlite import FILE_NAME
-from meshwright.stores.memory import Faults, MemoryData
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.guarantees import Signals, Subscription
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import FILE_NAME
+from meshwright.engine.stores.memory import Faults, MemoryData
+from meshwright.engine.stores.sqlite import SqliteStore
 from meshwright.testing.mesh import memory_runtime
 from tests.run import SOAKING
 from tests.support.observer import Watch

@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability, Client, Run, ToolFailed
-from meshwright.app import build_mesh
 from meshwright.core.encoding import encode, struct_reader
 from meshwright.core.messages import Event
 from meshwright.core.payloads import Payload, payload_of
 from meshwright.edges.http.server import serving
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, tool
-from meshwright.app import build_mesh
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import InMemoryStore
-from meshwright.work import Journal, RunSuspended, Work
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.memory import InMemoryStore
+from meshwright.engine.work import Journal, RunSuspended, Work
 from tests.support.turn_driver import a_dispatch, a_task
 
 REF = ActorRef("helper", "default:t1")

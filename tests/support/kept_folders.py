@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from meshwright.events.inbox import Question
+from meshwright.engine.events.inbox import Question
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 
 FOLDERS = Path(__file__).parent / "folders"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Layer, Service
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Layer, Service
 from meshwright.tools import ToolSettings
 from meshwright.toolsets.settings import KubeSettings
 from tests.support.services import Process

@@ -26,7 +26,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-IMPORTED = "app cli client context edges.http events models orchestration services sql stores.postgres"
+IMPORTED = (
+    "mesh.app cli edges.client agents.context edges.http engine.events "
+    "models mesh.orchestration parts engine.sql engine.stores.postgres"
+)
 """Modules and packages of which a command imports some. None starts a thread or loads a large library."""
 
 

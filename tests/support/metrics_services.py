@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from meshwright.core.encoding import encode
-from meshwright.stack.machine import Ports
-from meshwright.stack.services import Layer, Service
+from meshwright.parts.stack.machine import Ports
+from meshwright.parts.stack.services import Layer, Service
 from tests.support.services import Services
 
 BEFORE_SECONDS = 3_000

@@ -14,8 +14,8 @@ import tempfile
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
-from meshwright.events.inbox import Question
-from meshwright.sql.sqlite import FILE_NAME
+from meshwright.engine.events.inbox import Question
+from meshwright.engine.sql.sqlite import FILE_NAME
 from tests.support.postgres import Address, Location
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 

@@ -10,12 +10,12 @@ import aiohttp
 import openai
 
 from meshwright import Agent
-from meshwright.app import build_mesh
 from meshwright.core.errors import ModelError
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.models import GROUPS
 from meshwright.edges.http.server import serving
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from tests.support.settings import load_settings
 

@@ -16,9 +16,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.stack.machine import Ports
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.mesh import Mesh
+from meshwright.parts.stack.machine import Ports
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60  # that a client waits for what has to come

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import ActorRef
+from meshwright.engine.kernel.envelope import ActorRef
 
 PATIENCE_SECONDS = 60
 

@@ -17,7 +17,7 @@ import aiohttp
 from yarl import URL
 
 from meshwright.models.port import ToolCall
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 from meshwright.testing import tool_call
 from tests.support.fake_argocd import FIRST, THIRD, FakeArgocd
 from tests.support.fake_argocd import TOKEN as ARGOCD_TOKEN

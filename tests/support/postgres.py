@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import pytest
 
-from meshwright.stack.machine import Ports
+from meshwright.parts.stack.machine import Ports
 
 USER, PASSWORD, NAME = "mesh", "s3cret-" + secrets.token_hex(8), "mesh"
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "32MB"}

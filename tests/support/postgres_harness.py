@@ -3,12 +3,12 @@
 from importlib import resources
 from pathlib import Path
 
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.migrations import MESH, create_versions, upgrade
-from meshwright.sql.postgres import PostgresDatabase
-from meshwright.stores.postgres import PostgresStore
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.migrations import MESH, create_versions, upgrade
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.engine.stores.postgres import PostgresStore
 from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.postgres import Address, Cluster
 
@@ -42,7 +42,7 @@ class PostgresHarness(RuntimeHarness):
         copy = self.new_data()
         session = PostgresDatabase(copy, self.folder).connect_reader()
         create_versions(session)
-        upgrade(session, MESH, resources.files("meshwright.sql.migrations"), "a copy")
+        upgrade(session, MESH, resources.files("meshwright.engine.sql.migrations"), "a copy")
         old, new = data.rpartition("%3D")[2], copy.rpartition("%3D")[2]
         with session.connection.transaction():
             session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

@@ -7,13 +7,13 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshwright.agents.sandbox.choice import ChosenSandbox
+from meshwright.agents.sandbox.port import Sandbox
+from meshwright.agents.sandbox.settings import SandboxSettings
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.settings import TreeSettings
+from meshwright.agents.trees.tree import Tree, TreeServices
 from meshwright.core.clock import SystemClock
-from meshwright.sandbox.choice import ChosenSandbox
-from meshwright.sandbox.port import Sandbox
-from meshwright.sandbox.settings import SandboxSettings
-from meshwright.trees.leases import Trees
-from meshwright.trees.settings import TreeSettings
-from meshwright.trees.tree import Tree, TreeServices
 
 CALC = {
     "calc.py": "def add(a, b):\n    return a - b\n",

@@ -5,11 +5,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright.core.errors import Conflict
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.guarantees import Subscription
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
 
 
 class Page(BaseModel):

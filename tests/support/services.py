@@ -36,8 +36,8 @@ from typing import Any, NoReturn
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.stack.machine import Ports, find_program, until_it_answers
-from meshwright.stack.services import (
+from meshwright.parts.stack.machine import Ports, find_program, until_it_answers
+from meshwright.parts.stack.services import (
     App,
     Backends,
     EdgeRights,
@@ -49,7 +49,7 @@ from meshwright.stack.services import (
     redis,
     scheduler,
 )
-from meshwright.stack.supervisor import command_of, write_files
+from meshwright.parts.stack.supervisor import command_of, write_files
 from tests.support.settings import Settings
 
 COMPONENTS = Path(__file__).parents[2] / "components"

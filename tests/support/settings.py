@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshwright import settings
+from meshwright.core import settings
 
 _SHORT = """
 http: allowed_hosts insecure listen_host=host listen_port=port

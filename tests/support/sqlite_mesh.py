@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meshwright.agent import Agent
-from meshwright.app import StoreDeps, build_mesh, sqlite_runtime
+from meshwright.agents.agent import Agent
+from meshwright.agents.run.run import Run
 from meshwright.core.capability import Capability
 from meshwright.core.messages import Event, Outcome, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.runtime import Runtime
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.database import Database
+from meshwright.mesh.app import StoreDeps, build_mesh, sqlite_runtime
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
-from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
 from tests.support.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from meshwright.core.payloads import Payload, facts_of, family_of
-from meshwright.settings.model import built_in
+from meshwright.core.settings.model import built_in
 
 FILE = Path(__file__).with_suffix(".json")
 _TOOL = Path(__file__).resolve().parents[2] / "tools/reference.py"

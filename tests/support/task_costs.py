@@ -6,13 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
-from meshwright.ledger.costs import Cost, CostQuery
-from meshwright.ledger.spending import Spending
-from meshwright.mesh import Mesh
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.money.costs import Cost, CostQuery
+from meshwright.money.spending import Spending
 
 PRICE = Price(input=Decimal(3), output=Decimal(15))
 HOLD = (ToolCall(id="c1", name="hold", arguments="{}"),)

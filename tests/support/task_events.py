@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from meshwright.core.messages import Dispatch, Event, Fault, Outcome, Parent, ScoreCard, Task, Usage
-from meshwright.events.tasks import TaskSummary
+from meshwright.engine.events.tasks import TaskSummary
 from tests.support.event_logs import START, LogOnFile, event
 
 CARD = ScoreCard(agent_id="writer", capability="writing", score=1.0, weight=1.0, health=1.0, success=1.0)

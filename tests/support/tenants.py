@@ -5,7 +5,7 @@ from typing import Any
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.access import KEY_ROLES, Role
-from meshwright.ledger.keys import Keys
+from meshwright.money.keys import Keys
 from tests.support.http_mesh import Api
 
 SECRET = "acme-secret"

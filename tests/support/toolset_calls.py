@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from meshwright.agents.run.masks import Masks
+from meshwright.agents.run.tool_chain import LimitLink, MaskLink
+from meshwright.agents.tools.limited import plain_effect, within_limits
+from meshwright.agents.tools.tool import Unchanged
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Task
-from meshwright.run.masks import Masks
-from meshwright.run.tool_chain import LimitLink, MaskLink
 from meshwright.tools import Tool, ToolContext, Toolset, ToolSettings, ToolWrapper
-from meshwright.tools.limited import plain_effect, within_limits
-from meshwright.tools.tool import Unchanged
 
 
 class LimitedTool(ToolWrapper):

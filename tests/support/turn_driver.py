@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Dispatch, Outcome, ScoreCard, Task
-from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
-from meshwright.kernel.turns import ActorKind, Commit, take_turn
+from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message
+from meshwright.engine.kernel.turns import ActorKind, Commit, take_turn
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
 
 SECRET = "the secret that GitHub knows"

@@ -10,14 +10,14 @@ from typing import Any
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.messages import Event, Outcome
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.orchestration.orchestrator import Orchestrator
-from meshwright.orchestration.registry import Registry
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work import AgentThread, Complete, Journal, ThreadState, Work, Worker
+from meshwright.engine.work.protocol import Accept, TaskKey
+from meshwright.mesh.orchestration.orchestrator import Orchestrator
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import AgentThread, Complete, Journal, ThreadState, Work, Worker
-from meshwright.work.protocol import Accept, TaskKey
 from tests.support.turn_driver import a_dispatch, a_task, an_outcome
 
 NEVER = datetime.max.replace(tzinfo=UTC)

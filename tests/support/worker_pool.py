@@ -11,14 +11,11 @@ from meshwright.core.capability import Capability, Registration
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.orchestration.orchestrator import Orchestrator, task_of
-from meshwright.orchestration.registry import Registry
-from meshwright.work import (
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.guarantees import Subscription
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work import (
     AgentThread,
     Answer,
     Cancel,
@@ -30,9 +27,12 @@ from meshwright.work import (
     Work,
     Worker,
 )
-from meshwright.work.claims import Settler
-from meshwright.work.entry import thread_of
-from meshwright.work.protocol import ORCHESTRATOR, Accept
+from meshwright.engine.work.claims import Settler
+from meshwright.engine.work.entry import thread_of
+from meshwright.engine.work.protocol import ORCHESTRATOR, Accept
+from meshwright.mesh.orchestration.orchestrator import Orchestrator, task_of
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.money.account import ACCOUNT, BudgetAccount
 from tests.support.harness import RuntimeHarness
 from tests.support.observer import eventually
 

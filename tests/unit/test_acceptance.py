@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller, Task, TaskRequest, TaskVariant
-from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_task
-from meshwright.work.protocol import Accept
+from meshwright.engine.work.protocol import Accept
+from meshwright.mesh.orchestration.acceptance import PayloadLimits, hash_of, make_task
 from tests.support.turn_driver import NOW
 
 TINY = PayloadLimits(max_payload_bytes=100, max_payload_depth=3)

@@ -12,8 +12,8 @@ import pytest
 
 from meshwright import Agent, Task
 from meshwright.agents.loader import BoundAgent, bind_agents, load_agents
+from meshwright.agents.prompts import Prompts
 from meshwright.agents.toolsets import Toolsets
-from meshwright.prompts import Prompts
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings
 

@@ -15,25 +15,25 @@ def files(choice: Choice) -> set[str]:
 
 
 def test_a_part_is_a_package_a_module_or_a_part_of_services() -> None:
-    assert {"ledger", "mesh", "services"} <= parts().keys()
-    assert parts()["schedules"] == parts()["services.schedules"]
-    assert parts()["trees"] == "trees"  # not that of the services
+    assert {"money", "mesh", "parts"} <= parts().keys()
+    assert parts()["schedules"] == parts()["parts.schedules"]
+    assert parts()["trees"] == "agents.trees"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Tests that concern the ledger in each way, and some that do not."""
     texts = {
-        "support/books.py": "from meshwright.ledger import budgets",
-        "support/meshes.py": "import meshwright.ledger, meshwright.run, meshwright.sql, meshwright.events",
-        "unit/test_imports_it.py": "def test_it():\n    from meshwright.ledger.budgets import Budgets",
-        "unit/test_ledger_by_name.py": "",
-        "unit/test_ledgers.py": "",
+        "support/books.py": "from meshwright.money import budgets",
+        "support/meshes.py": "import meshwright.money, meshwright.cli, meshwright.edges, meshwright.parts",
+        "unit/test_imports_it.py": "def test_it():\n    from meshwright.money.budgets import Budgets",
+        "unit/test_money_by_name.py": "",
+        "unit/test_moneys.py": "",
         "contract/test_uses_support.py": "from tests.support.books import book",
         "contract/test_uses_a_mesh.py": "from tests.support.meshes import mesh",
-        "unit/test_other.py": "from meshwright.ledgers import Other",
-        "integration/test_served.py": "import meshwright.ledger",
-        "acceptance/test_whole.py": "import meshwright.ledger",
+        "unit/test_other.py": "from meshwright.moneys import Other",
+        "integration/test_served.py": "import meshwright.money",
+        "acceptance/test_whole.py": "import meshwright.money",
     }
     for name, text in texts.items():
         (tmp_path / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,23 +42,23 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_near_tests_that_import_a_part_are_named_after_it_or_use_its_support(project: Path) -> None:
-    choice = of_part("ledger", project)
-    near = {"test_imports_it.py", "test_ledger_by_name.py", "test_ledgers.py", "test_uses_support.py"}
+    choice = of_part("money", project)
+    near = {"test_imports_it.py", "test_money_by_name.py", "test_moneys.py", "test_uses_support.py"}
     assert files(choice) == near | {"test_served.py"}  # they are few
     assert {file.name for file in choice.left_out} == {"test_whole.py"}
 
 
 def test_far_tests_are_left_out_where_near_ones_are_many(project: Path) -> None:
     for number in range(6):
-        (project / f"unit/test_ledger_{number}.py").touch()
-    choice = of_part("ledger", project)
+        (project / f"unit/test_money_{number}.py").touch()
+    choice = of_part("money", project)
     assert "test_served.py" not in files(choice)
     assert {file.name for file in choice.left_out} == {"test_served.py", "test_whole.py"}
 
 
 def test_a_name_that_is_no_part_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ValueError, match=r"no such part: ledgr; the parts are agent, .*ledger, .*work$"):
-        of_part("ledgr", TESTS)
+    with pytest.raises(ValueError, match=r"no such part: mony; the parts are agents, .*money, .*toolsets$"):
+        of_part("mony", TESTS)
 
 
 def test_every_package_has_tests() -> None:
@@ -68,15 +68,15 @@ def test_every_package_has_tests() -> None:
 
 def test_what_changed_is_told_with_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [
-        "runtime/meshwright/services/schedules/due.py",
+        "runtime/meshwright/parts/schedules/due.py",
         "tests/support/books.py",
         "tests/unit/test_money.py",
     ]
     changed = [ROOT / path for path in [*paths, "docs/data.md"]]
     monkeypatch.setattr("tests.affected.changed_files", lambda revision: changed)
     choices = since("main", TESTS)
-    assert choices.keys() == {"services.schedules", "tests.support.books", "tests.unit.test_money"}
-    assert "test_schedules.py" in files(choices["services.schedules"])
+    assert choices.keys() == {"parts.schedules", "tests.support.books", "tests.unit.test_money"}
+    assert "test_schedules.py" in files(choices["parts.schedules"])
     assert files(choices["tests.unit.test_money"]) == {"test_money.py"}
 
 
@@ -86,8 +86,8 @@ def test_a_revision_that_git_does_not_know_is_refused() -> None:
 
 
 def test_each_reason_has_its_line() -> None:
-    reasons, paths = choose("ledger", None, TESTS)
+    reasons, paths = choose("money", None, TESTS)
     assert re.match(
-        r"ledger: \d+ test files import it or are named after it; \d+ that take longer", reasons[0]
+        r"money: \d+ test files import it or are named after it; \d+ that take longer", reasons[0]
     )
     assert reasons[-1].startswith(f"{len(paths)} test files")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Outcome
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept, told_of
 

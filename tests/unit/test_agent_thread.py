@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from meshwright.core.messages import Dispatch, Outcome, Task
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind, Commit
-from meshwright.work import AgentThread, Answer, Cancel, Claim, Complete, Suspend, Wait, Withdraw
-from meshwright.work.claims import Reviews
-from meshwright.work.entry import MAX_REMEMBERED_ENDS
-from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
-from meshwright.work.slots import Review, Watch
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind, Commit
+from meshwright.engine.work import AgentThread, Answer, Cancel, Claim, Complete, Suspend, Wait, Withdraw
+from meshwright.engine.work.claims import Reviews
+from meshwright.engine.work.entry import MAX_REMEMBERED_ENDS
+from meshwright.engine.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
+from meshwright.engine.work.slots import Review, Watch
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from meshwright.agents.tools.approval import MARKED, ApprovalCall, may_need_approval, rule_for
+from meshwright.agents.tools.functions import FunctionTool
+from meshwright.agents.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.schema import faults, takes_approval
+from meshwright.engine.work.people import Decision, marked
 from meshwright.tools import Tool, ToolContext, tool
-from meshwright.tools.approval import MARKED, ApprovalCall, may_need_approval, rule_for
-from meshwright.tools.functions import FunctionTool
-from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
-from meshwright.work.people import Decision, marked
 from tests.support.toolset_calls import LimitedTool
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

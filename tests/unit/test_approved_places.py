@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.settings.forms import Table
+from meshwright.core.settings.forms import Table
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from meshwright.toolsets.rest import RestPart, RestService, RestTools
 from tests.support.interrupted_mesh import kept

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.agents.run.run import Run
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for
 
 

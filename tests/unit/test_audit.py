@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from meshwright import Client
-from meshwright.app import build_mesh
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller, Event
-from meshwright.events.audit import RECORDED, Audit, hashed
-from meshwright.events.filter import EventFilter
-from meshwright.events.verify import verify
-from meshwright.mesh import Mesh
+from meshwright.engine.events.audit import RECORDED, Audit, hashed
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.verify import verify
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from tests.support.http_mesh import Echo, Gate
 from tests.support.settings import load_settings

@@ -10,12 +10,12 @@ import pytest
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import TaskRequest
 from meshwright.core.money import Budget
-from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.account import ACCOUNT
-from meshwright.ledger.balance import Balance
-from meshwright.ledger.budgets import Budgets
+from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import CallContext
+from meshwright.money.account import ACCOUNT
+from meshwright.money.balance import Balance
+from meshwright.money.budgets import Budgets
 from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
 

@@ -10,7 +10,6 @@ from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
 from meshwright.core.schema_checks import InvalidSchema
-from meshwright.ledger.estimates import max_prompt_tokens
 from meshwright.models.errors import (
     BudgetExceeded,
     ContentRefused,
@@ -21,6 +20,7 @@ from meshwright.models.errors import (
     RateLimited,
 )
 from meshwright.models.port import STREAM_RESTART, Call, ModelReply
+from meshwright.money.estimates import max_prompt_tokens
 from tests.support.budgets import STEP, budget, replying, request, spending, until
 
 # How a call ends
@@ -132,7 +132,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
         raise StoreUnavailable("the store is away")
 
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.money.charging.PAUSES_SECONDS", (0.0, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr(mesh.runtime, "call", away)
             with pytest.raises(StoreUnavailable):
@@ -144,7 +144,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
 
 async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.money.charging.PAUSES_SECONDS", (0.0, 0.0))
         honest, answers = mesh.runtime.call, iter([True, False])
 
         async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import (
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.models.errors import BudgetExceeded, ModelUnavailable
+from meshwright.models.port import Call
+from meshwright.money.account import (
     ACCOUNT,
     MAX_HELD,
     Account,
@@ -23,10 +25,8 @@ from meshwright.ledger.account import (
     LedgerReply,
     Raise,
 )
-from meshwright.ledger.balance import Balance
-from meshwright.ledger.charging import AccountClient
-from meshwright.models.errors import BudgetExceeded, ModelUnavailable
-from meshwright.models.port import Call
+from meshwright.money.balance import Balance
+from meshwright.money.charging import AccountClient
 from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import STEP, Spending, budget, request, spending, until
 from tests.support.turn_driver import Driven
@@ -205,7 +205,7 @@ async def test_what_a_call_cost_is_booked_in_the_end_where_its_account_was_away(
     async def away(*args: object, **kwargs: object) -> None:
         raise StoreUnavailable("the store is away")
 
-    monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", ())
+    monkeypatch.setattr("meshwright.money.charging.PAUSES_SECONDS", ())
     async with spending(budget(10)) as mesh:
         mesh.provider.open.clear()
         calling = asyncio.create_task(mesh.call(8, context=STEP))

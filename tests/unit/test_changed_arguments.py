@@ -13,10 +13,10 @@ from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput
 from meshwright.core.messages import Caller
-from meshwright.events.inbox import Question
-from meshwright.identity.operations import Operations
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.inbox import Question
+from meshwright.mesh.identity.operations import Operations
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers

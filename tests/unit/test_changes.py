@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.mesh import Mesh
+from meshwright.agents.run.run import Run
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 

@@ -7,9 +7,9 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.redaction import redact
-from meshwright.sql.encrypted import Cipher, EncryptedColumn, Secrets, new_key
-from meshwright.sql.folder import KeyFile
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.sql.encrypted import Cipher, EncryptedColumn, Secrets, new_key
+from meshwright.engine.sql.folder import KeyFile
+from meshwright.engine.sql.sqlite import SqliteDatabase
 
 TEXT = "xoxb-a-token-of-slack ☃"
 

@@ -4,10 +4,10 @@ import gc
 from pathlib import Path
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.app import build_mesh
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
 from meshwright.tools import tool
 from tests.support.settings import load_settings
 

@@ -11,9 +11,9 @@ import pytest
 
 from meshwright.cli.output import Line, line_of
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
-from meshwright.client.client import ENDINGS
 from meshwright.core.display import local_time
 from meshwright.core.messages import Event
+from meshwright.edges.client.client import ENDINGS
 
 CARD = {
     "agent_id": "architect-agent",

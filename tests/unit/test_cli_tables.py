@@ -13,8 +13,8 @@ from meshwright.cli.status import figures_text
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput
-from meshwright.ledger.commands import costs_table
 from meshwright.models.commands import overview_text
+from meshwright.money.commands import costs_table
 
 WIDTHS = [80, 100]
 TASK = {

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from meshwright import BlockingClient, Client
 from meshwright.client import MeshUnreachable
-from meshwright.client.transports import server_events
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
 from meshwright.core.messages import Event
+from meshwright.edges.client.transports import server_events
 from meshwright.models.errors import BudgetExceeded
 
 RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score": 1.0}
@@ -24,7 +24,7 @@ RECEIPT = {"task_id": "t1", "status": "dispatched", "dispatched_to": "a", "score
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.client.transports.FIRST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr("meshwright.edges.client.transports.FIRST_PAUSE_SECONDS", 0.005)
 
 
 @asynccontextmanager
@@ -144,7 +144,7 @@ async def test_no_mesh_at_the_address_is_one_sentence_at_once() -> None:
 
 
 async def test_a_mesh_that_went_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("meshwright.edges.client.transports.RETRY_SECONDS", 0.05)
 
     answered: list[str] = []
 
@@ -289,8 +289,8 @@ async def test_server_events_are_read_however_they_are_cut(size: int) -> None:
 def test_the_client_loads_nothing_of_what_runs_a_mesh() -> None:
     code = "import sys, meshwright.client; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    parts = {name.split(".")[1] for name in done.stdout.split() if name.startswith("meshwright.")}
-    assert parts.isdisjoint({"kernel", "ledger", "models", "work", "stores", "mesh"})
+    parts = {".".join(name.split(".")[1:3]) for name in done.stdout.split() if name.startswith("meshwright.")}
+    assert parts.isdisjoint({"engine.kernel", "engine.work", "engine.stores", "money", "models", "mesh.mesh"})
 
 
 def test_the_blocking_client_has_every_method_and_argument() -> None:

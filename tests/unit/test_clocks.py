@@ -8,8 +8,8 @@ import pytest
 from meshwright.core import clock as clocks
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import StoreUnavailable
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.timers import Timers, every
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.timers import Timers, every
 from meshwright.models.circuits import Retrying
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.messages import Outcome
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
-from meshwright.trees.leases import Trees
-from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, git, repository
 from tests.support.shipped_agents import ARCHITECT, CODER, FIX, ROOT, TESTER, review, shipped, verdict
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.agents.trees.files import TreeFiles
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.operations import TreeOperations
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.tools import ToolSettings, tool
 from meshwright.toolsets.code import CodeTools
 from meshwright.toolsets.quality import QaTools
-from meshwright.trees.files import TreeFiles
-from meshwright.trees.leases import Trees
-from meshwright.trees.operations import TreeOperations
-from meshwright.trees.tree import Tree
 from tests.support.repositories import git, repository
 
 pytestmark = pytest.mark.needs("git", "bwrap")

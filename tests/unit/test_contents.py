@@ -25,8 +25,8 @@ from meshwright.core.messages import (
 )
 from meshwright.core.money import Budget
 from meshwright.core.payloads import facts_of, redacted
-from meshwright.events.projections import StalledProjection
-from meshwright.events.status import (
+from meshwright.engine.events.projections import StalledProjection
+from meshwright.engine.events.status import (
     DeploymentStatus,
     HeldWorker,
     MeshStatus,
@@ -35,12 +35,12 @@ from meshwright.events.status import (
     TenantUse,
     WaitSummary,
 )
-from meshwright.events.tasks import TaskPage, TaskSummary
-from meshwright.identity.batches import Batches
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.tasks import TaskPage, TaskSummary
+from meshwright.engine.work.protocol import StepKey, TaskKey, Wait
+from meshwright.engine.work.record import Attempt, TaskView
+from meshwright.mesh.identity.batches import Batches
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for
-from meshwright.work.protocol import StepKey, TaskKey, Wait
-from meshwright.work.record import Attempt, TaskView
 
 SECRET = "hunter2-of-ann"
 CONTENTS: dict[type[Any], set[str]] = {

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from meshwright.context.memory import MemoryItem
-from meshwright.context.plan import ContextRequest, context_request, plan
-from meshwright.context.rules import DEFAULT_RULES
-from meshwright.context.service import chat_messages
-from meshwright.context.text import count_tokens
-from meshwright.work.conversation import ThreadMessage
+from meshwright.agents.context.memory import MemoryItem
+from meshwright.agents.context.plan import ContextRequest, context_request, plan
+from meshwright.agents.context.rules import DEFAULT_RULES
+from meshwright.agents.context.service import chat_messages
+from meshwright.agents.context.text import count_tokens
+from meshwright.engine.work.conversation import ThreadMessage
 
 
 def memories(*texts: str) -> list[MemoryItem]:

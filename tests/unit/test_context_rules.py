@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshwright.context.plan import CompressRequest, plan
-from meshwright.context.rules import DEFAULT_RULES, FIELDS, ContextRule, Rules, with_defaults
-from meshwright.context.text import count_tokens
+from meshwright.agents.context.plan import CompressRequest, plan
+from meshwright.agents.context.rules import DEFAULT_RULES, FIELDS, ContextRule, Rules, with_defaults
+from meshwright.agents.context.text import count_tokens
 from meshwright.core.errors import ConfigError
-from meshwright.settings.loading import load_settings
-from meshwright.settings.model import Settings
+from meshwright.core.settings.loading import load_settings
+from meshwright.core.settings.model import Settings
 
 
 def request(**fields: Any) -> CompressRequest:

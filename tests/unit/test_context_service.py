@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from meshwright.context.memory import MemoryItem
-from meshwright.context.plan import CompressRequest, CompressResponse, context_request
-from meshwright.context.rules import ContextRule, Rules
-from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
-from meshwright.context.text import count_tokens
+from meshwright.agents.context.memory import MemoryItem
+from meshwright.agents.context.plan import CompressRequest, CompressResponse, context_request
+from meshwright.agents.context.rules import ContextRule, Rules
+from meshwright.agents.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.agents.context.text import count_tokens
+from meshwright.agents.prompts import Prompts
 from meshwright.core.messages import Usage
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
-from meshwright.prompts import Prompts
 from meshwright.testing.mesh import memory_runtime
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.context.text import clip, count_tokens
+from meshwright.agents.context.text import clip, count_tokens
 
 ENGLISH = (
     "A turn is a unit of work. An actor gets a message, reads and changes its own state, "

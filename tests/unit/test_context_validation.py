@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.context.check import problem
-from meshwright.context.plan import CompressRequest, ContextPlan, plan
-from meshwright.context.rules import ContextRule, Rules
+from meshwright.agents.context.check import problem
+from meshwright.agents.context.plan import CompressRequest, ContextPlan, plan
+from meshwright.agents.context.rules import ContextRule, Rules
 
 ULID = "01J9ZK00000000000000000001"
 ORIGINAL = CompressRequest(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.kernel.turns import ActorKind
-from meshwright.work.conversation import Conversation, Recent, TaskMessages, ThreadMessage
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work.conversation import Conversation, Recent, TaskMessages, ThreadMessage
 from tests.support.turn_driver import Driven
 
 

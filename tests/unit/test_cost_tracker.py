@@ -8,8 +8,8 @@ import pytest
 from meshwright import Agent, Capability, Outcome, Run
 from meshwright.agents.loader import load_agents
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.ledger.allowances import Allowances
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.allowances import Allowances
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 from tests.support.task_costs import reply

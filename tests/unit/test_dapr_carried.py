@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from meshwright.core.errors import HostError, StoreTooNew, StoreTooOld
-from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.dapr import DaprStore, Options, outbox
-from meshwright.stores.dapr.documents import Document, OutboxEntry
-from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor
-from meshwright.stores.dapr.sidecar import encode_result
+from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options, outbox
+from meshwright.engine.stores.dapr.documents import Document, OutboxEntry
+from meshwright.engine.stores.dapr.outbox import MAX_CARRIED, StoredActor
+from meshwright.engine.stores.dapr.sidecar import encode_result
 from tests.support.event_logs import event
 
 REF = ActorRef("Diary", "one")

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.stores.dapr.state import Grouping
+from meshwright.engine.stores.dapr.state import Grouping
 
 GIVEN_UP = StoreUnavailable("the worker has started again")
 

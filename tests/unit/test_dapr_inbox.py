@@ -9,10 +9,10 @@ import pytest
 
 from meshwright.core.encoding import encode
 from meshwright.core.messages import Event
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.dapr import DaprStore, Options
-from meshwright.stores.dapr.outbox import StoredActor
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.engine.stores.dapr.outbox import StoredActor
 from tests.support.event_logs import event, open_log
 
 PATIENCE_SECONDS = 60

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from meshwright.stores.dapr import broker
-from meshwright.stores.dapr.broker import Order
+from meshwright.engine.stores.dapr import broker
+from meshwright.engine.stores.dapr.broker import Order
 
 
 @pytest.fixture(autouse=True)

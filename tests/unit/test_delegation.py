@@ -9,11 +9,11 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
-from meshwright.app import build_mesh
-from meshwright.mesh import ProcessRole
+from meshwright.agents.run.run import Run
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import ProcessRole
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import tool_answers
 from tests.support.settings import load_settings

@@ -14,8 +14,8 @@ import pytest
 from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
 from meshwright.core.messages import Outcome
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ChatMessage
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.toolsets.design import DesignSettings, DesignTools
 from tests.support.repositories import repository

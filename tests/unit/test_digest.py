@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from meshwright import Agent, Capability, Run, ToolFailed
-from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import InvalidInput
-from meshwright.services.evaluations import metrics
-from meshwright.services.evaluations.metrics import Metrics
+from meshwright.parts.evaluations import metrics
+from meshwright.parts.evaluations.metrics import Metrics
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from meshwright.core.messages import Task
-from meshwright.services.experiments.records import ExperimentRequest
-from meshwright.services.experiments.results import wilson
-from meshwright.services.experiments.table import Assignment, Assignments, ExperimentRow
+from meshwright.parts.experiments.records import ExperimentRequest
+from meshwright.parts.experiments.results import wilson
+from meshwright.parts.experiments.table import Assignment, Assignments, ExperimentRow
 
 TASKS = 10_000
 NOW = datetime(2026, 11, 2, 8, tzinfo=UTC)

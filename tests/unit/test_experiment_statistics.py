@@ -7,8 +7,8 @@ from statistics import NormalDist, fmean, variance
 import pytest
 
 from meshwright.core.ids import new_id
-from meshwright.services.experiments.records import ExperimentGuard, ExperimentRequest
-from meshwright.services.experiments.results import (
+from meshwright.parts.experiments.records import ExperimentGuard, ExperimentRequest
+from meshwright.parts.experiments.results import (
     ALPHA,
     MIN_COUNT,
     Measurements,
@@ -21,7 +21,7 @@ from meshwright.services.experiments.results import (
     results,
     wilson,
 )
-from meshwright.services.experiments.table import ExperimentRow
+from meshwright.parts.experiments.table import ExperimentRow
 from tests.conftest import DEFAULT_SEED
 
 SIMULATIONS, MOST, EVERY = 1_000, 400, 10

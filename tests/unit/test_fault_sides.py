@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import MeshError, TaskLimitReached, ToolFailed
 from meshwright.core.messages import Fault, Outcome
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.mesh.orchestration.scoring import class_of, counts
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.registry import Registry
-from meshwright.orchestration.scoring import class_of, counts
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept
 from tests.unit.test_attempts import holding

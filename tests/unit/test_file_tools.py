@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from meshwright.agents.tools import toolset as workspace_module
+from meshwright.agents.tools.workspace import path_matches
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, TooLarge
 from meshwright.tools import FileTools, ToolSettings, tools_of
-from meshwright.tools import toolset as workspace_module
-from meshwright.tools.workspace import path_matches
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed
-from meshwright.events.inbox import Question
+from meshwright.engine.events.inbox import Question
+from meshwright.mesh.app import build_mesh
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings
 from meshwright.toolsets.firewall import FirewallTools

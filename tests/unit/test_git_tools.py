@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.process import run
 from meshwright.tools import GitTools, ToolSettings
 from tests.support.sample_tools import limited_tools
 

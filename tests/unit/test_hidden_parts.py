@@ -12,10 +12,10 @@ from meshwright import Agent, Capability, Run, TaskRequest, ToolContext, tool
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput
 from meshwright.core.messages import Caller
-from meshwright.events.answers import RevealedQuestion
-from meshwright.events.inbox import Question
-from meshwright.identity.operations import Operations
-from meshwright.ledger.keys import Keys
+from meshwright.engine.events.answers import RevealedQuestion
+from meshwright.engine.events.inbox import Question
+from meshwright.mesh.identity.operations import Operations
+from meshwright.money.keys import Keys
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 KEY = "zK8vQ2mXw7Rt4LpN9bYc3HsJ6dFgA1eU5iTo"

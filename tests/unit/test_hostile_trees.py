@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ToolFailed
-from meshwright.trees.leases import Trees
-from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, repository, trees_of
 
 pytestmark = pytest.mark.needs("git")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ToolFailed
-from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, repository, tree_of
 
 pytestmark = pytest.mark.needs("git")

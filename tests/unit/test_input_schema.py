@@ -10,11 +10,11 @@ from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.agents.loader import load_agents
 from meshwright.core.capability import Registration
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.kernel.turns import ActorKind
-from meshwright.orchestration.orchestrator import Orchestrator
-from meshwright.orchestration.registry import Registry
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work.protocol import Accept
+from meshwright.mesh.orchestration.orchestrator import Orchestrator
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import mesh_for
-from meshwright.work.protocol import Accept
 from tests.support.turn_driver import Driven, a_task, types_of
 
 

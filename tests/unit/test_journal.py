@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed
-from meshwright.kernel.runtime import Runtime
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work import Journal, RunSuspended
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Journal, RunSuspended
 from tests.support.journals import REF, STREAM, Effects, answer, begun, resumed, started
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import InMemoryStore
+from meshwright.engine.kernel.envelope import Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.memory import InMemoryStore
+from meshwright.engine.work import Journal, RunSuspended
+from meshwright.engine.work.paths import ProgressEvent
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Journal, RunSuspended
-from meshwright.work.paths import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started, work
 from tests.support.turn_driver import a_task
 

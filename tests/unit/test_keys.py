@@ -20,13 +20,13 @@ from meshwright.cli.app import mesh
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, Unauthenticated
-from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import KINDS, PREFIX, KeyProjection, Keys, budget_of
-from meshwright.ledger.proxy import CostDifference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.sqlite import SqliteStore
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.sqlite import SqliteStore
+from meshwright.money.keys import KINDS, PREFIX, KeyProjection, Keys, budget_of
+from meshwright.money.proxy import CostDifference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
 from meshwright.testing import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

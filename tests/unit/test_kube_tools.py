@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, ToolFailed
-from meshwright.settings import load_settings
+from meshwright.core.settings import load_settings
 from meshwright.tools import tools_of
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kubectl import read_manifest, shown

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.agents.run.run import Run
 from meshwright.cli.process import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
 from meshwright.core.logs import levels_of, log_about
-from meshwright.run.run import Run
 from meshwright.testing import mesh_for
 from tests.support.settings import load_settings
 

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.costs import CostQuery, costs_of
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.kernel.envelope import Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.mesh.app import StoreDeps, build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.costs import CostQuery, costs_of
 from meshwright.testing.mesh import memory_runtime
 from tests.support.faults.evidence import BUDGET
 from tests.support.faults.fleet import Books, CountingModel, agents

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, ToolContext, ToolFailed, tool
+from meshwright.agents.run.masks import Masks
 from meshwright.core.redaction import REDACTED
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.masks import Masks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers

@@ -20,10 +20,10 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Caller as Person
-from meshwright.mcp.consent import Consents, ToolDocument
-from meshwright.mcp.operations import McpOperations
-from meshwright.mcp.settings import read_file
-from meshwright.mcp.tools import tool_name
+from meshwright.parts.mcp.consent import Consents, ToolDocument
+from meshwright.parts.mcp.operations import McpOperations
+from meshwright.parts.mcp.settings import read_file
+from meshwright.parts.mcp.tools import tool_name
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
 from tests.support.mcp_server import BIG

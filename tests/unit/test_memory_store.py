@@ -9,17 +9,17 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import HostError, InvalidInput, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.kernel import shared
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.store import Batch, Delivery
-from meshwright.kernel.turns import ActorKind
-from meshwright.sql.sqlite import SqliteDatabase
-from meshwright.stores.memory import DisturbedMail, Faults, InMemoryStore, MemoryData
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel import shared
+from meshwright.engine.kernel.actor import Actor, Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.guarantees import Subscription
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.store import Batch, Delivery
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.engine.stores.memory import DisturbedMail, Faults, InMemoryStore, MemoryData
 from meshwright.testing.mesh import memory_runtime
 
 ONE = ActorRef("Book", "one")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.app import build_mesh
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import (
     ConfigError,
     Draining,
@@ -24,9 +24,9 @@ from meshwright.core.errors import (
 )
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Caller, Receipt
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.settings import load_settings
 

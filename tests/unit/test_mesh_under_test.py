@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run, tool
-from meshwright.app import build_mesh
 from meshwright.core.errors import PromptError, TaskFailed
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import (
     Faults,
     ManualClock,

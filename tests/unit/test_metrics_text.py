@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from meshwright.component import Figure
-from meshwright.services.figures.operations import metrics_text
-from meshwright.services.figures.records import Figures
-from meshwright.services.figures.sums import CallKey, CallSums, CallUsage, Histogram, UsageKey
+from meshwright.parts.figures.operations import metrics_text
+from meshwright.parts.figures.records import Figures
+from meshwright.parts.figures.sums import CallKey, CallSums, CallUsage, Histogram, UsageKey
 
 WRITTEN = Path(__file__).parent.parent / "support" / "metrics.txt"
 FIGURES = {

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.component import wrapped
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
@@ -24,7 +25,6 @@ from meshwright.models.port import (
     OnDelta,
     Wrapper,
 )
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from meshwright import create_agent
-from meshwright.app import build_mesh
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.circuits import Circuits, GuardedServer, Policy
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -26,7 +27,6 @@ from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecover
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
-from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.settings import load_settings
 

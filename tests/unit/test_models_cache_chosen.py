@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.prompts import parse_prompt
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, PromptError
 from meshwright.models.cache import cache_of, cached
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ModelReply
-from meshwright.prompts import parse_prompt
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from tests.support.cached_provider import COST, USAGE, Provider, request
 from tests.support.settings import Settings

@@ -8,10 +8,10 @@ import pytest
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Inbox
-from meshwright.ledger.allowances import Allowances
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Inbox
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.allowances import Allowances
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 from meshwright.toolsets.money import MoneyReadTools, MoneyTools

@@ -16,7 +16,7 @@ from meshwright.core.messages import Caller
 from meshwright.core.operations import NO_STORE, Rule, operation, operation_of, operations_of
 from meshwright.edges.http.errors import CALLER, handle_errors
 from meshwright.edges.http.operation_routes import make_routes
-from meshwright.identity.operations import Acting
+from meshwright.mesh.identity.operations import Acting
 from tests.support.settings import load_settings
 
 _ADMIN = Rule("paints", (Role.ADMIN,))

@@ -11,7 +11,7 @@ from meshwright import Agent
 from meshwright.agents.loader import BoundAgent, BoundAgents, load_agents
 from meshwright.cli.project import shipped_agents
 from meshwright.core.errors import NoAgentAvailable
-from meshwright.orchestration.registry import Registry
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import mesh_for
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ import pytest
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.messages import Fault, Parent
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
-from meshwright.orchestration.orchestrator import Orchestrator
-from meshwright.orchestration.registry import Registry
-from meshwright.work import Cancel
-from meshwright.work.protocol import Accept, Retry
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work import Cancel
+from meshwright.engine.work.protocol import Accept, Retry
+from meshwright.mesh.orchestration.orchestrator import Orchestrator
+from meshwright.mesh.orchestration.registry import Registry
 from tests.support.turn_driver import NOW, Driven, a_task, an_outcome, types_of
 
 

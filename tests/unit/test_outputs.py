@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.kernel.envelope import ActorRef
-from meshwright.mesh import Mesh
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work.earlier import streams_of
+from meshwright.engine.work.protocol import steps_stream
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
-from meshwright.work.earlier import streams_of
-from meshwright.work.protocol import steps_stream
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
 

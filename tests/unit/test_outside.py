@@ -14,9 +14,9 @@ from aiohttp.test_utils import TestServer
 
 from meshwright import Agent, Capability, File, Run, TaskRequest, tool
 from meshwright.agents.loader import BoundAgents
-from meshwright.events.inbox import Question
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.inbox import Question
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import WebTools
 from tests.support.interrupted_mesh import kept

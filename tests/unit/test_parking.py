@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from meshwright.agents.run.limits import Parking, tries_again_at
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import (
     BudgetExceeded,
@@ -14,7 +15,6 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
-from meshwright.run.limits import Parking, tries_again_at
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TOMORROW = NOW + timedelta(days=1)

@@ -12,9 +12,9 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.client import Client
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.inbox import Inbox, Question
-from meshwright.ledger.keys import Keys
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.inbox import Inbox, Question
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.keys import Keys
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 ANN = Caller(requested_by="ann")

@@ -10,10 +10,10 @@ import pytest
 
 from meshwright.agents.loader import bind_agents, installed_agents, load_agents
 from meshwright.agents.toolsets import Toolsets, unusable
-from meshwright.app import build_mesh, component_types
 from meshwright.core.errors import ConfigError
+from meshwright.core.settings import Settings, load_settings
 from meshwright.edges.channels.component import Channels
-from meshwright.settings import Settings, load_settings
+from meshwright.mesh.app import build_mesh, component_types
 from meshwright.tools import ToolSettings
 
 ACTORS = """\
@@ -106,10 +106,11 @@ PART = Part(__name__, 'nosy', component=Pager, events=(ToolCalled,))
 def test_words_and_resources_of_our_parts_import_no_component() -> None:
     script = """
 import sys
-from meshwright.parts import event_types, resource
+from meshwright.core.parts import event_types, resource
 
 assert event_types() and resource("schedules")
-heavy = ("meshwright.mesh", "meshwright.run.run", "meshwright.work", "meshwright.settings", "fastapi")
+heavy = ("meshwright.mesh.mesh", "meshwright.agents.run.run", "meshwright.engine.work")
+heavy += ("meshwright.core.settings", "fastapi")
 print([name for name in sys.modules if name in heavy or name.endswith(".component")])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -162,8 +163,8 @@ def test_a_mesh_says_which_component_would_provide_what_it_lacks(tmp_path: Path)
 
 def test_a_part_is_imported_where_a_setting_that_it_needs_is_set(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from meshwright.app import build_mesh;"
-        "from meshwright.settings import load_settings;"
+        "import sys; from pathlib import Path; from meshwright.mesh.app import build_mesh;"
+        "from meshwright.core.settings import load_settings;"
         "build_mesh(load_settings(Path(), webhooks=eval(sys.argv[1])), project=Path(), agents=[]);"
         "print(*(f'meshwright.edges.{name}.component' in sys.modules for name in ('channels', 'webhooks')))"
     )

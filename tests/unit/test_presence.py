@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.agents.run.run import Run
 from meshwright.core import topics
 from meshwright.core.capability import AgentStatus, Registration
 from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
 from meshwright.core.messages import Event
-from meshwright.kernel.timers import every
-from meshwright.orchestration.registry import Registry
-from meshwright.run.run import Run
+from meshwright.engine.kernel.timers import every
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
 
 

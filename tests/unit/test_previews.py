@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
+from meshwright.agents.tools.tool import Unchanged
 from meshwright.core.errors import ConfigError
-from meshwright.events.inbox import Question
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.inbox import Question
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import tools_of
-from meshwright.tools.tool import Unchanged
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from meshwright.sandbox.process import ProgramResult, run
+from meshwright.agents.sandbox.process import ProgramResult, run
 
 
 async def ran(folder: Path, source: str) -> ProgramResult:

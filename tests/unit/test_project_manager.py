@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Outcome
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
-from meshwright.trees.leases import Trees
-from meshwright.trees.tree import Tree
 from tests.support.repositories import git, repository
 from tests.support.shipped_agents import (
     ARCHITECT,

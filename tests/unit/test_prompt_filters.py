@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Client
+from meshwright.agents.prompts import PromptSources
 from meshwright.core.errors import NotFound
-from meshwright.prompts import PromptSources
 from meshwright.testing import ScriptedModel, mesh_for
 
 OLD, NEW = [f"---\ntags: [a]\n---\nKeep{ending}" for ending in (" it.", " it well.")]

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Client
+from meshwright.agents.prompts import CodePrompt, Prompts
+from meshwright.agents.prompts.history import checkout_of
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Outcome
-from meshwright.events.filter import EventFilter
-from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import CodePrompt, Prompts
-from meshwright.prompts.history import checkout_of
-from meshwright.run.run import Run
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwright.agents.prompts import CodePrompt, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
+from meshwright.agents.prompts.prompt import MAX_PROMPT_BYTES
+from meshwright.agents.prompts.sources import BUILT_IN, GENERIC
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import RUN_VARIABLES
-from meshwright.prompts import CodePrompt, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES
-from meshwright.prompts.sources import BUILT_IN, GENERIC
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 NAMES = (

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, create_agent, create_router_agent, tool
+from meshwright.agents.prompts import parse_prompt
+from meshwright.agents.tools.functions import tools_of
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.component import ModelsComponent
@@ -17,10 +19,8 @@ from meshwright.models.errors import ModelRefused
 from meshwright.models.named import AgentOptions, ModelSettings, litellm_config, open_model, with_fallbacks
 from meshwright.models.port import ModelReply
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
-from meshwright.prompts import parse_prompt
 from meshwright.testing import ScriptedModel, mesh_for
 from meshwright.tools import FileTools
-from meshwright.tools.functions import tools_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 SECRET = "sk-never-shown"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.agents.sandbox.port import Sandbox, SandboxResult
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.sandbox.port import Sandbox, SandboxResult
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
 from meshwright.toolsets.quality import QualityTools
 from meshwright.toolsets.reports import SuiteCommand, command_of, grouped, result_of

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest, tool
-from meshwright.context.memory import Memory, MemoryItem, MemoryStore
+from meshwright.agents.context.memory import Memory, MemoryItem, MemoryStore
 from meshwright.core.errors import ToolFailed
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import NoAgentAvailable, NotFound
-from meshwright.orchestration.presence import HealthProbes
-from meshwright.orchestration.registry import Registry
+from meshwright.mesh.orchestration.presence import HealthProbes
+from meshwright.mesh.orchestration.registry import Registry
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

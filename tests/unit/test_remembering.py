@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from meshwright import Agent, Capability
-from meshwright.kernel.envelope import ActorRef
+from meshwright.agents.run.run import Run
+from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import Clerk, a_clerk
 

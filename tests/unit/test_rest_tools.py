@@ -12,7 +12,7 @@ from aiohttp import web
 
 from meshwright import tool
 from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed
-from meshwright.settings.forms import Table
+from meshwright.core.settings.forms import Table
 from meshwright.tools import ToolSettings
 from meshwright.toolsets.observe import ObserveTools
 from meshwright.toolsets.rest import RestPart, RestService, RestTools

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, ToolFailed, tool
-from meshwright.orchestration.tasks import Tasks
-from meshwright.stores.memory import Faults
+from meshwright.engine.stores.memory import Faults
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, mesh_for
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.messages import Caller, MemoryScope
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_fault_sides import Asker, Other
 

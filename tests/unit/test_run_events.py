@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.run.tool_calls import result_summary as summary_of
+from meshwright.agents.run.tool_calls import result_summary as summary_of
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.calls import RecordedError
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import ModelError
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
@@ -18,9 +21,6 @@ from meshwright.models.errors import (
     Unauthorized,
     Unsupported,
 )
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.calls import RecordedError
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import kept
 

@@ -12,8 +12,8 @@ import pytest
 from meshwright import Agent, Capability, File, Outcome, Run, TaskRequest, tool
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import Keeper, keeper, kept
 

@@ -12,8 +12,8 @@ import pytest
 from meshwright import Agent, Capability, LimitReached, Limits, Run, TaskRequest, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ToolCall
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import a_clerk, tool_answers

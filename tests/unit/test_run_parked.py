@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.messages import Event, Usage
+from meshwright.mesh.orchestration.status import StatusReader
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
 from meshwright.models.server import HttpModel
-from meshwright.orchestration.status import StatusReader
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.interrupted_mesh import kept, told_of

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.engine.work.journal import hash_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.testing import ScriptedModel, mesh_for
-from meshwright.work.journal import hash_of
 
 
 class Reviewer(Agent):

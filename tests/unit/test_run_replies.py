@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.messages import Usage
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ContentRefused, ModelRefused, ReplyCutOff
 from meshwright.models.port import ModelReply, ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
 from tests.support.lookup_agent import Clerk, a_clerk, tool_answers

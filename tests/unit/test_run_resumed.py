@@ -10,16 +10,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright.agents.run.run import Run
 from meshwright.client import Client
 from meshwright.core.messages import Usage
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.envelope import ActorRef
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.adapt import ANSWER_TOOL
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.interrupted_mesh import keeper, kept
 

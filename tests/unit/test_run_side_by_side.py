@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
-from meshwright.events.filter import EventFilter
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers

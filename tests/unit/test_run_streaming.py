@@ -12,15 +12,15 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.app import build_mesh
+from meshwright.agents.run.replies import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.tails import MAX_UNLOGGED
-from meshwright.mesh import Mesh
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.tails import MAX_UNLOGGED
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.replies import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 from tests.support.settings import load_settings
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, TaskRequest, tool
-from meshwright.context.text import count_tokens
+from meshwright.agents.context.text import count_tokens
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ContextTooLong
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
-from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import Keeper, kept
 

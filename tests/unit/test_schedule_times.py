@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import TaskRequest
-from meshwright.services.schedules.times import ScheduleSpec, due_times, fires_at, last_due, local, next_due
+from meshwright.parts.schedules.times import ScheduleSpec, due_times, fires_at, last_due, local, next_due
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ZONES = [

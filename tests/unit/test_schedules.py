@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, Client, MeshError, Run
-from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
-from meshwright.mesh import Mesh
-from meshwright.orchestration.registry import Registry
-from meshwright.services.schedules.operations import Schedules
+from meshwright.engine.work import Worker
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.parts.schedules.operations import Schedules
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
-from meshwright.work import Worker
 from tests.support.observer import PATIENCE_SECONDS, Watch
 from tests.support.settings import load_settings
 

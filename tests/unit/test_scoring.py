@@ -3,7 +3,7 @@
 import pytest
 
 from meshwright.core.capability import Capability
-from meshwright.orchestration.scoring import OutcomeHistory, score_card
+from meshwright.mesh.orchestration.scoring import OutcomeHistory, score_card
 
 
 def score(*outcomes: bool, weight: float = 1.0, preferred: bool = False, healthy: bool = True) -> float:

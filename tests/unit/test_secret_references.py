@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
-from meshwright.settings import Settings, load_settings
+from meshwright.core.settings import Settings, load_settings
+from meshwright.mesh.app import build_mesh
 
 SECRET = "a-password-that-stays-hidden"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
+from meshwright.core.settings import load_settings
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.identity.broker_rights import broker_acl
-from meshwright.settings import load_settings
+from meshwright.mesh.identity.broker_rights import broker_acl
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 

@@ -10,17 +10,17 @@ import pytest
 from pydantic import BaseModel, Field
 
 from meshwright import Agent, BlockingClient, Capability, Client, Run, TaskRequest
+from meshwright.agents.run.delegation import Delegation
+from meshwright.agents.tools.tool import DelegationOptions
 from meshwright.cli.tasks import ask, submit
 from meshwright.client import TaskFields
 from meshwright.core.errors import IdempotencyConflict, InvalidInput, TaskFailed
 from meshwright.core.messages import Caller, Outcome, schema_of
-from meshwright.identity.rules import shown
+from meshwright.engine.work.record import TaskView
+from meshwright.mesh.identity.rules import shown
 from meshwright.models.structure import response_schema, shape_of
-from meshwright.run.delegation import Delegation
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from meshwright.tools import ToolContext
-from meshwright.tools.tool import DelegationOptions
-from meshwright.work.record import TaskView
 
 FIRST = ["agent_id", "text", "payload", "shape", "thread_id", "budget_usd"]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.trees.leases import Trees
+from meshwright.agents.trees.settings import TreeSettings
+from meshwright.agents.trees.shared import SHARED_TREE, SharedTree, SharedTrees
+from meshwright.agents.trees.tree import Tree, TreeServices
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import ToolFailed
-from meshwright.kernel.turns import ActorKind
-from meshwright.stores.memory import MemoryData
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.stores.memory import MemoryData
 from meshwright.testing import memory_runtime
-from meshwright.trees.leases import Trees
-from meshwright.trees.settings import TreeSettings
-from meshwright.trees.shared import SHARED_TREE, SharedTree, SharedTrees
-from meshwright.trees.tree import Tree, TreeServices
 from tests.support.repositories import git, repository, sandbox_in
 
 pytestmark = pytest.mark.needs("git")

@@ -1,8 +1,8 @@
 """Which tasks a worker hands over."""
 
-from meshwright.kernel.envelope import ActorRef
-from meshwright.work.claims import shares
-from meshwright.work.slots import Offer, SlotTable
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work.claims import shares
+from meshwright.engine.work.slots import Offer, SlotTable
 
 
 def test_workers_with_free_slots_get_tasks_up_to_the_average() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from meshwright import Agent, Capability, Run, ToolContext, tool
 from meshwright.core.messages import TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.events.filter import EventFilter
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.interrupted_mesh import PATIENCE_SECONDS, kept
 

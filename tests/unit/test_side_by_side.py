@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Delegation, tool
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import DelegationFailed
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 
 MANY = 50

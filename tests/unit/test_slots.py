@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from meshwright.kernel.envelope import ActorRef
-from meshwright.work import Offer, SlotTable
-from meshwright.work.slots import AGEING_SECONDS
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work import Offer, SlotTable
+from meshwright.engine.work.slots import AGEING_SECONDS
 
 
 def offer(

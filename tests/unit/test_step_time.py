@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, tool
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import ConfigError
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 
 LONG_SECONDS, STEPS = 0.25, 8

@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from meshwright import Agent, Capability
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import ConfigError
 from meshwright.core.schema_checks import InvalidSchema
 from meshwright.models.errors import StructureInvalid
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.recipe_agent import NO_SOUP, SOUP, SOUP_TEXT, Cook, Recipe, said
 

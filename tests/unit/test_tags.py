@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task, create_agent
 from meshwright.agents.loader import load_agents, prompts_brought
+from meshwright.agents.prompts import Prompts, PromptSources
 from meshwright.agents.shipped import warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.providers import LegacyModelName
 from meshwright.models.routing import matching
 from meshwright.models.select import adapter_for
-from meshwright.prompts import Prompts, PromptSources
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_models_routing import ROOT
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
-from meshwright.stores.memory import Faults
+from meshwright.engine.stores.memory import Faults
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import keeper, kept
 

@@ -9,19 +9,19 @@ from decimal import Decimal
 import pytest
 
 from meshwright import Agent, Capability
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import DelegationFailed
 from meshwright.core.money import Price
-from meshwright.events.filter import EventFilter
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.spending import Spending
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work import AgentThread, Cancel, Claim
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused, ModelTimeout
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.money.costs import CostQuery
+from meshwright.money.spending import Spending
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
-from meshwright.work import AgentThread, Cancel, Claim
 from tests.support.interrupted_mesh import keeper
 from tests.support.task_costs import HOLD, PRICE, ROOMY, Other, asks, ledger_of, remember, reply
 from tests.support.turn_driver import Driven, a_dispatch, a_task

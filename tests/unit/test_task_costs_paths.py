@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, TaskRequest
+from meshwright.agents.run.run import Run
 from meshwright.core.errors import ModelError
 from meshwright.core.money import Price
-from meshwright.ledger.costs import CostQuery
-from meshwright.ledger.spending import Spending
-from meshwright.mesh import Mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.money.costs import CostQuery
+from meshwright.money.spending import Spending
 from tests.support.interrupted_mesh import kept
 from tests.support.task_costs import PRICE, check_ledger, reply
 

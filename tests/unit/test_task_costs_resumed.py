@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, TaskRequest
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.charging import AccountClient
-from meshwright.ledger.spending import Spending
+from meshwright.agents.run.run import Run
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ToolCall
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.money.budgets import Budgets
+from meshwright.money.charging import AccountClient
+from meshwright.money.spending import Spending
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import keeper, kept
 from tests.support.task_costs import ROOMY, asks, ledger_of, remember, reply

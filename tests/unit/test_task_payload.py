@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Run
-from meshwright.app import build_mesh
 from meshwright.core.messages import TaskRequest
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from meshwright import TaskRequest
-from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Overloaded
-from meshwright.kernel.store import Batch
-from meshwright.mesh import Mesh
+from meshwright.engine.kernel.store import Batch
+from meshwright.engine.stores.memory import MemoryData
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.offline import OfflineModel
-from meshwright.orchestration.tasks import Tasks
-from meshwright.stores.memory import MemoryData
 from meshwright.testing.mesh import memory_runtime
 from tests.support.settings import load_settings
 from tests.unit.test_mesh import Echo, Gate

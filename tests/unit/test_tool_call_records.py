@@ -19,13 +19,13 @@ import pytest
 
 from meshwright import Agent, Capability, File, Run, TaskRequest, ToolContext, ToolFailed, tool
 from meshwright.core.tracing import Tracing
-from meshwright.kernel.envelope import ActorRef
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work.earlier import streams_of
+from meshwright.engine.work.protocol import steps_stream
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, tool_call
 from meshwright.testing.mesh import Reply
-from meshwright.work.earlier import streams_of
-from meshwright.work.protocol import steps_stream
 from tests.support.interrupted_mesh import kept
 
 FILE = Path(__file__).parents[1] / "support" / "tool_calls.txt"

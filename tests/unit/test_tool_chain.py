@@ -11,14 +11,14 @@ from typing import Any, ClassVar, get_args
 import pytest
 
 from meshwright import Agent, Capability, Part, Run, TaskRequest, ToolContext, ToolFailed, tool
+from meshwright.agents.run.tool_chain import tool_chain
+from meshwright.agents.tools.chain import ToolPosition
 from meshwright.component import Component
 from meshwright.core.errors import ConfigError
 from meshwright.core.tracing import Tracing
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.tool_chain import tool_chain
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolCallWrapper, ToolInvocation, ToolLink
-from meshwright.tools.chain import ToolPosition
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
 

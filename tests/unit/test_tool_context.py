@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, File, Limits, TaskRequest, ToolContext, tool
+from meshwright.agents.run.run import Run
 from meshwright.core.money import Budget, Price
-from meshwright.ledger.budgets import Budgets
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.run import Run
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.budgets import Budgets
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers

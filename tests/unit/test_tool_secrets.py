@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, tool, tools
+from meshwright import Agent, Capability, tool
+from meshwright.agents import tools
 from meshwright.core.redaction import MASK, REDACTED, foreign_words, redact
 from meshwright.models.port import ToolCall
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
@@ -226,7 +227,7 @@ def assert_tools_work(mesh: MeshUnderTest, *, has_history: bool) -> None:
 def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
     from meshwright.agents.component import tool_settings
     from meshwright.core.errors import InvalidInput
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     shutil.copy(workspace / "docs/a.md", workspace / OWN_DATA / "a.md")
     (workspace / "mesh.toml").unlink()
@@ -239,7 +240,7 @@ def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
 
 def test_a_worker_hides_the_folder_of_its_stack(tmp_path: Path) -> None:
     from meshwright.agents.component import tool_settings
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     for path in ("a.md", "state/mesh.lock", "state/mosquitto/mosquitto.conf", "state/mesh-0/cache.db"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

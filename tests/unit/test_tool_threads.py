@@ -15,7 +15,7 @@ import pytest
 from meshwright import Agent, Capability, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Event, Outcome
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import FileTools
 

@@ -14,12 +14,12 @@ from meshwright import Agent, Capability
 from meshwright.agents.component import AgentsComponent
 from meshwright.agents.display import AGENTS
 from meshwright.agents.loader import BoundAgents
-from meshwright.app import build_mesh
 from meshwright.component import Component
 from meshwright.core.errors import ConfigError, InvalidInput, NoAgentAvailable
-from meshwright.orchestration.registry import Registry
-from meshwright.settings import load_settings
-from meshwright.settings.forms import Table
+from meshwright.core.settings import load_settings
+from meshwright.core.settings.forms import Table
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import Tool, ToolContext, Toolset, ToolWrapper, tool
 from meshwright.toolsets.rest import RestPart, RestService, RestTools

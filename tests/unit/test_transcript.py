@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, Client, TaskRequest, tool
+from meshwright.agents.run.recorded import SentMessages
+from meshwright.agents.run.run import Run
+from meshwright.agents.run.transcript import Transcript
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.work.record import StepView
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
-from meshwright.orchestration.tasks import Tasks
-from meshwright.run.recorded import SentMessages
-from meshwright.run.run import Run
-from meshwright.run.transcript import Transcript
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
-from meshwright.work.record import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of
 
 SECRET = "sk-" + "a1B2" * 8

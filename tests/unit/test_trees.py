@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, ToolFailed
-from meshwright.trees.tree import Tree
 from tests.support.repositories import CALC, git, repository, tree_of, trees_of
 
 pytestmark = pytest.mark.needs("git")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshwright import Agent, Capability, Run, tool
-from meshwright.context.memory import Memory, MemoryItem, MemoryStore
+from meshwright.agents.context.memory import Memory, MemoryItem, MemoryStore
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
 

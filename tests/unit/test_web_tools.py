@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from meshwright.agents.tools.web import decode, read_html
 from meshwright.core import http_calls
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata, is_public
 from meshwright.tools import ToolSettings, WebTools, tools_of
-from meshwright.tools.web import decode, read_html
 
 PAGE = """<!doctype html><html><head><title>Example &amp;
  Domain</title><style>p {}</style><script>let x = "<p>no</p>"</script></head>

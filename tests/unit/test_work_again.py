@@ -8,7 +8,7 @@ import pytest
 
 from meshwright import Agent, Capability, Delegation, Run, ToolContext, tool
 from meshwright.core.messages import Outcome
-from meshwright.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 YES, NO = {"approve": True}, {"approve": False}

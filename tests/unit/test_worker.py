@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
-from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import MemoryData
+from meshwright.engine.kernel.envelope import ActorRef, Message
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.memory import MemoryData
+from meshwright.engine.work import Answer, Journal, Offer, Withdraw, Work, claims
+from meshwright.engine.work import worker as worker_module
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Answer, Journal, Offer, Withdraw, Work, claims
-from meshwright.work import worker as worker_module
 from tests.support.turn_driver import NOW
 from tests.support.worker_harness import Gate, at_once, worker_harness
 

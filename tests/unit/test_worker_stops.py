@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Event
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.runtime import Runtime
-from meshwright.stores.memory import MemoryData
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.stores.memory import MemoryData
+from meshwright.engine.work import Cancel
+from meshwright.engine.work.protocol import Stop
+from meshwright.engine.work.worker import until_stopped
 from meshwright.testing.mesh import memory_runtime
-from meshwright.work import Cancel
-from meshwright.work.protocol import Stop
-from meshwright.work.worker import until_stopped
 from tests.support.worker_harness import Gate, at_once, worker_harness
 
 # Stops

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from meshwright.agents.prompts import Prompts
 from meshwright.models.config import read_config
 from meshwright.models.routing import deployments_of, fallbacks_of, matching
-from meshwright.prompts import Prompts
 from tests.support.running_mesh import run
 
 PROMPT = """\

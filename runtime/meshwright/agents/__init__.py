@@ -1,1 +1,1 @@
-"""Agents: how they are found, and bound to their tools."""
+"""Agents: found, bound to their tools, and at work on a task."""

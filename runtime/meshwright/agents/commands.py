@@ -23,10 +23,10 @@ from meshwright.core.errors import NotFound, nearest
 from meshwright.core.schema import described_fields
 
 if TYPE_CHECKING:
+    from meshwright.agents.prompts.history import PromptHistory, Version
     from meshwright.core.messages import TaskStatus
-    from meshwright.events.tasks import TaskSummary
-    from meshwright.prompts.history import PromptHistory, Version
-    from meshwright.settings import Settings
+    from meshwright.core.settings import Settings
+    from meshwright.engine.events.tasks import TaskSummary
 
 _BEGUN: tuple[TaskStatus, ...] = ("running", "waiting")
 _MAX_TASKS = 10_000
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 
 def _settings(data: Path | None = None) -> Settings:
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     return load_settings(Path(), data_dir=data)
 
@@ -139,7 +139,7 @@ def _check(as_json: bool) -> int:
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
     """
     from meshwright.agents.loader import prompts_folder
-    from meshwright.prompts import Prompts
+    from meshwright.agents.prompts import Prompts
 
     settings = _settings()
     declared = _declared(settings)
@@ -165,8 +165,8 @@ def _prompts_of_packages(settings: Settings) -> list[str]:
 
     if not installed(COMPONENTS):
         return []
-    from meshwright.app import build_mesh
-    from meshwright.prompts import PromptSources
+    from meshwright.agents.prompts import PromptSources
+    from meshwright.mesh.app import build_mesh
 
     return build_mesh(settings.without_unread(), agents=()).get(PromptSources).names()
 
@@ -174,9 +174,9 @@ def _prompts_of_packages(settings: Settings) -> list[str]:
 def _history(name: str) -> PromptHistory:
     """The versions of a prompt of this project. Raises NotFound, PromptError."""
     from meshwright.agents.loader import prompts_folder
-    from meshwright.prompts import Prompts
-    from meshwright.prompts.history import PromptHistory
-    from meshwright.settings import load_settings
+    from meshwright.agents.prompts import Prompts
+    from meshwright.agents.prompts.history import PromptHistory
+    from meshwright.core.settings import load_settings
 
     folder = prompts_folder(Path.cwd(), load_settings(Path()))
     names = Prompts(folder).names()

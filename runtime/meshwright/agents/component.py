@@ -9,7 +9,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from meshwright.agent import Agent, AgentTypes
+from meshwright.agents.agent import Agent, AgentTypes
+from meshwright.agents.context.memory import MemoryStore
+from meshwright.agents.context.service import ContextClient
+from meshwright.agents.context.settings import ContextSettings
 from meshwright.agents.event_types import AgentCodeChanged, ToolOverran
 from meshwright.agents.loader import (
     bind_agents,
@@ -19,44 +22,41 @@ from meshwright.agents.loader import (
     prompts_folder,
     variables_of,
 )
+from meshwright.agents.prompts import Prompts, PromptSource, PromptSources
+from meshwright.agents.prompts.sources import BUILT_IN
+from meshwright.agents.run.limits import Parking
+from meshwright.agents.run.runner import Runner
+from meshwright.agents.run.state import Services
+from meshwright.agents.run.tool_chain import tool_chain
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
+from meshwright.agents.tools.limited import Overrun
+from meshwright.agents.tools.settings import ApprovalsSettings, ToolsSettings
+from meshwright.agents.tools.toolset import ToolSettings
 from meshwright.agents.toolsets import Toolsets, can_do_nothing, kinds, unusable, without_agents
-from meshwright.component import Actors, Check, Component, offered
-from meshwright.context.memory import MemoryStore
-from meshwright.context.service import ContextClient
-from meshwright.context.settings import ContextSettings
+from meshwright.agents.trees.leases import Trees
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, PromptError, in_one_line
 from meshwright.core.messages import Task
 from meshwright.core.payloads import Payload
-from meshwright.events.inbox_sources import WholeInbox
-from meshwright.events.settings import PeopleSettings
-from meshwright.events.task_lists import open_code
-from meshwright.kernel.guarantees import Subscription
-from meshwright.kernel.timers import Duty
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.spending import Activity, activity_of
-from meshwright.mesh import FRONT, Mesh
+from meshwright.core.settings import Settings
+from meshwright.core.settings.loading import FILE_NAME
+from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.engine.events.settings import PeopleSettings
+from meshwright.engine.events.task_lists import open_code
+from meshwright.engine.kernel.guarantees import Subscription
+from meshwright.engine.kernel.timers import Duty
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.sql.folder import LOCK_NAME
+from meshwright.engine.work import AgentThread, Worker
+from meshwright.engine.work.claims import Sharing
+from meshwright.engine.work.entry import thread_of
+from meshwright.mesh.components import Actors, Check, Component, offered
+from meshwright.mesh.mesh import FRONT, Mesh
+from meshwright.mesh.orchestration.settings import OrchestrationSettings
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.models.settings import ModelsSettings
-from meshwright.orchestration.settings import OrchestrationSettings
-from meshwright.prompts import Prompts, PromptSource, PromptSources
-from meshwright.prompts.sources import BUILT_IN
-from meshwright.run.limits import Parking
-from meshwright.run.runner import Runner
-from meshwright.run.state import Services
-from meshwright.run.tool_chain import tool_chain
-from meshwright.settings import Settings
-from meshwright.settings.loading import FILE_NAME
-from meshwright.sql.folder import LOCK_NAME
-from meshwright.tools.limited import Overrun
-from meshwright.tools.settings import ApprovalsSettings, ToolsSettings
-from meshwright.tools.toolset import ToolSettings
-from meshwright.trees.leases import Trees
-from meshwright.work import AgentThread, Worker
-from meshwright.work.claims import Sharing
-from meshwright.work.entry import thread_of
+from meshwright.money.budgets import Budgets
+from meshwright.money.spending import Activity, activity_of
 
 _MAX_NAMED = 8  # prompts that no agent reads
 

@@ -18,18 +18,18 @@ from zlib import crc32
 
 from pydantic import ValidationError
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.prompts import CodePrompt
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
+from meshwright.agents.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
+from meshwright.agents.tools.limited import Overrun, ToolThreads, author_place
+from meshwright.agents.tools.tool import Tool
+from meshwright.agents.tools.toolset import Toolset
 from meshwright.agents.toolsets import Toolsets, toolset_classes
 from meshwright.core.capability import Registration
 from meshwright.core.errors import ConfigError, MeshError, nearest, sentence
 from meshwright.core.plugins import AGENTS, installed
-from meshwright.prompts import CodePrompt
-from meshwright.settings import Settings
-from meshwright.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
-from meshwright.tools.limited import Overrun, ToolThreads, author_place
-from meshwright.tools.tool import Tool
-from meshwright.tools.toolset import Toolset
+from meshwright.core.settings import Settings
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"

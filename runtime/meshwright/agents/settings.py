@@ -16,7 +16,7 @@ from meshwright.core.limits import (
     Limits,
 )
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Table
+from meshwright.core.settings.forms import Table
 
 
 class AgentsSettings(Table):

@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
 from meshwright.agents.loader import CHECKOUT, PACKAGED, agents_in, load_agents, project_file
+from meshwright.agents.prompts import PromptSources
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.messages import Task
+from meshwright.core.settings import Settings
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.routing import CallerTags, deployments_of, tags_nobody_answers
 from meshwright.models.settings import ModelsSettings
-from meshwright.prompts import PromptSources
-from meshwright.settings import Settings
 
 _SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
 """A simple request and a complex one: agents choose tags by such."""

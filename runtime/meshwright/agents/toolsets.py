@@ -16,18 +16,18 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.tools.chain import ToolWrapper
+from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.limited import ToolThreads
+from meshwright.agents.tools.tool import Tool, ToolContext
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.clock import Backoff, Clock, SystemClock
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_line
 from meshwright.core.part import Check
+from meshwright.core.parts import ours
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.core.redaction import redact
-from meshwright.parts import ours
-from meshwright.tools.chain import ToolWrapper
-from meshwright.tools.functions import tools_of
-from meshwright.tools.limited import ToolThreads
-from meshwright.tools.tool import Tool, ToolContext
-from meshwright.tools.toolset import Toolset, ToolSettings
 
 _logger = logging.getLogger("meshwright.toolsets")
 _START_SECONDS = 60.0

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from meshwright.agent import Agent
+    from meshwright.agents.agent import Agent
 
 
 def run_mesh(*agents: type[Agent]) -> NoReturn:

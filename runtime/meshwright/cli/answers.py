@@ -28,8 +28,8 @@ from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
     from meshwright.client import Client
-    from meshwright.events.inbox import Question
-    from meshwright.work.record import TaskView
+    from meshwright.engine.events.inbox import Question
+    from meshwright.engine.work.record import TaskView
 
 _context = click.get_current_context
 _ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("question"))
@@ -53,7 +53,7 @@ async def _answer_named(
     mesh: Connection, name: str, one: _AnswerOne, value: Any, kinds: list[str], *, dry_run: bool
 ) -> Document:
     """Answer one of several that are named; `kinds` begins with the kind of the first, which all are of."""
-    from meshwright.events.answers import check_alone
+    from meshwright.engine.events.answers import check_alone
 
     try:
         question = await _find_open(mesh.client, name)

@@ -20,10 +20,10 @@ from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.core.part import Part
-from meshwright.parts import of_packages, ours
+from meshwright.core.parts import of_packages, ours
 
 if TYPE_CHECKING:
-    from meshwright.agent import Agent
+    from meshwright.agents.agent import Agent
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _UNAUTHENTICATED = 401
@@ -69,7 +69,7 @@ _OWN = {
     "check": _Command("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
     "mqtt": _Command("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
     "bridge": _Command(
-        "bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
+        "edges.bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
     ),
     "completion": _Command(
         "cli.nouns", "Print the script that completes commands, agents and ids in a shell.", _ADMINISTRATION

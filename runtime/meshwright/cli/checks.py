@@ -20,9 +20,9 @@ from meshwright.core.errors import ConfigError, MeshError, in_one_line
 from meshwright.edges.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
-    from meshwright.component import Check
-    from meshwright.events.status import MeshStatus
-    from meshwright.settings import Settings
+    from meshwright.core.settings import Settings
+    from meshwright.engine.events.status import MeshStatus
+    from meshwright.mesh.components import Check
 
 _CHECK_SECONDS = 10.0
 _SENTENCE_AT = 18  # the column, behind verdict and name
@@ -30,7 +30,7 @@ _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
 def _settings(data: Path | None = None) -> Settings:
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     return load_settings(Path(), data_dir=data)
 
@@ -52,8 +52,8 @@ def doctor(data: Path | None) -> int:
 
 async def _run_checks(settings: Settings) -> int:
     """Show what each check finds; returns how many failed."""
-    from meshwright.app import build_mesh
-    from meshwright.component import Component
+    from meshwright.mesh.app import build_mesh
+    from meshwright.mesh.components import Component
 
     verdict, sentence, running = await _ask_running(settings)
     _show(verdict, "running", sentence)
@@ -90,7 +90,7 @@ async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
 
     Without one, or where it names no model, the check is None.
     """
-    from meshwright.component import Check
+    from meshwright.mesh.components import Check
 
     async with running_mesh(settings) as running:
         if running is None:
@@ -179,7 +179,7 @@ def _acl() -> None:
     Each client publishes below its own name, and reads its own replies and what its roles let it see of its
     tenant. All else at the broker is closed to clients and to the mesh's own user.
     """
-    from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
+    from meshwright.mesh.identity.broker_rights import broker_acl, lets_anybody_in
 
     settings = _settings()
     if lets_anybody_in(settings):

@@ -29,8 +29,7 @@ from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
-from meshwright.identity.settings import KeysSettings
-from meshwright.sql.folder import (
+from meshwright.engine.sql.folder import (
     SOCKET_NAME,
     make_private,
     open_private,
@@ -38,16 +37,17 @@ from meshwright.sql.folder import (
     read_private,
     write_private,
 )
+from meshwright.mesh.identity.settings import KeysSettings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from meshwright.agent import Agent
+    from meshwright.agents.agent import Agent
     from meshwright.client import Client
     from meshwright.core.messages import Event
-    from meshwright.mesh import Mesh
+    from meshwright.core.settings import Settings
+    from meshwright.mesh.mesh import Mesh
     from meshwright.models.port import Model
-    from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
 _REPORTED_EVENTS = {
@@ -107,7 +107,7 @@ def talk(
     It is the mesh at the URL, else the running mesh of the data folder, else one in this process. `begins`
     says that a new mesh is begun in a folder of --data that is not there. Raises NotFound without it.
     """
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     async def connect_and_use() -> ResultT:
         options = f" --data {target.data}" if target.data else ""
@@ -267,9 +267,9 @@ async def in_process(
 async def _started(
     settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
-    from meshwright.app import build_mesh
     from meshwright.cli.process import forks_apart, log_commands
-    from meshwright.work import Worker
+    from meshwright.engine.work import Worker
+    from meshwright.mesh.app import build_mesh
 
     log_commands(settings.data_dir)
     require_trust(settings)
@@ -289,10 +289,10 @@ async def _started(
 @asynccontextmanager
 async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
-    from meshwright.agent import Agent
-    from meshwright.app import build_mesh, sqlite_runtime
-    from meshwright.mesh import ORCHESTRATION, ProcessRole
-    from meshwright.sql.sqlite import FILE_NAME
+    from meshwright.agents.agent import Agent
+    from meshwright.engine.sql.sqlite import FILE_NAME
+    from meshwright.mesh.app import build_mesh, sqlite_runtime
+    from meshwright.mesh.mesh import ORCHESTRATION, ProcessRole
 
     if fields := dict.fromkeys(error.field for error in settings.unread_secrets):
         tables = ", ".join(f"[{field}]" for field in fields)
@@ -411,7 +411,7 @@ def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings
 
 
 def _new_token() -> str:
-    from meshwright.identity.settings import ADMIN_PREFIX
+    from meshwright.mesh.identity.settings import ADMIN_PREFIX
 
     return ADMIN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
 
@@ -432,7 +432,7 @@ def _make_token(folder: Path) -> str:
 
 
 def _read_token(path: Path) -> str:
-    from meshwright.identity.settings import ADMIN_PREFIX
+    from meshwright.mesh.identity.settings import ADMIN_PREFIX
 
     try:
         token = read_private(path).strip()

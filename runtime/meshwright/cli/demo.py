@@ -21,6 +21,8 @@ from typing import Any
 
 import click
 
+from meshwright.agents.sandbox.choice import ChosenSandbox
+from meshwright.agents.sandbox.settings import SandboxSettings
 from meshwright.agents.shipped import shipped_agents
 from meshwright.cli.batches import show_tree
 from meshwright.cli.connect import Connection, in_process
@@ -32,14 +34,12 @@ from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
 from meshwright.core.messages import Event, Usage
 from meshwright.core.schema import takes_approval
+from meshwright.core.settings import Settings, load_settings
 from meshwright.core.step_events import ToolCalled
 from meshwright.core.task_events import TaskWaiting
+from meshwright.engine.sql.folder import make_private
 from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.sandbox.choice import ChosenSandbox
-from meshwright.sandbox.settings import SandboxSettings
-from meshwright.settings import Settings, load_settings
-from meshwright.sql.folder import make_private
 
 _FOLDER = Path(".mesh", "demo")
 _MAX_KEPT = 3  # demos whose data stays

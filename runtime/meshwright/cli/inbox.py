@@ -22,7 +22,7 @@ from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:
     from meshwright.client import Client
-    from meshwright.events.inbox import Question
+    from meshwright.engine.events.inbox import Question
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6

@@ -217,7 +217,7 @@ def _names(kind: _Kind, items: Sequence[Document]) -> Iterator[tuple[str, str]]:
 
 
 async def _items(ctx: click.Context, kind: _Kind) -> list[Document]:
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     tenant = ctx.params.get("tenant")
     url = ctx.params.get("url") or os.environ.get("MESH_URL")  # a noun has no options of its own

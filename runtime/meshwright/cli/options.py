@@ -98,7 +98,7 @@ class _Since(click.ParamType[str]):
         """The RFC 3339 time of a time, or of so long ago."""
         from datetime import UTC, datetime
 
-        from meshwright.ledger.costs import since_of
+        from meshwright.money.costs import since_of
 
         try:
             return since_of(str(value), datetime.now(UTC)).isoformat()

@@ -26,8 +26,8 @@ from meshwright.core.display import (
     time_of_day,
 )
 from meshwright.core.errors import InvalidInput
+from meshwright.core.parts import event_types
 from meshwright.core.payloads import payload_of
-from meshwright.parts import event_types
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

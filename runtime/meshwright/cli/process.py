@@ -122,7 +122,7 @@ def keep_text(text: str, folder: Path) -> str:
     """Do the same with a traceback that is a text already."""
     from meshwright.core.errors import StoreFailed
     from meshwright.core.redaction import redact  # most commands do without
-    from meshwright.sql.folder import LAST_ERROR, make_private, write_private
+    from meshwright.engine.sql.folder import LAST_ERROR, make_private, write_private
 
     text = redact(text).encode(errors="backslashreplace").decode()  # no file holds half a pair of characters
     if os.environ.get("MESH_DEBUG"):

@@ -23,9 +23,9 @@ from meshwright.cli.options import ask
 from meshwright.models.settings import ModelsSettings
 
 if TYPE_CHECKING:
+    from meshwright.agents.prompts import CodePrompt
     from meshwright.core.capability import Capability, Registration
-    from meshwright.prompts import CodePrompt
-    from meshwright.settings import Settings
+    from meshwright.core.settings import Settings
 
 _TRUST_KEY = "meshwright.trust"
 _TRUST_FILE = "trusted"
@@ -116,7 +116,7 @@ def _is_trusted(folder: Path) -> bool:
 
 
 def _trusted() -> str:
-    from meshwright.sql.folder import read_private
+    from meshwright.engine.sql.folder import read_private
 
     try:
         return read_private(_config_folder() / _TRUST_FILE)
@@ -126,7 +126,7 @@ def _trusted() -> str:
 
 def remember_trust(folder: Path) -> None:
     """Ask no more whether the code of a folder is trusted."""
-    from meshwright.sql.folder import write_private
+    from meshwright.engine.sql.folder import write_private
 
     try:
         _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def declared_agents(settings: Settings) -> DeclaredAgents:
     Computed values stay unknown: agents made by a call, or with attributes that are no literals.
     """
     from meshwright.agents.loader import installed_agents, needs_prompt, project_file
-    from meshwright.prompts import CodePrompt
+    from meshwright.agents.prompts import CodePrompt
 
     folder = project_file(Path(), settings[AgentsSettings].dir)
     declared = DeclaredAgents()
@@ -180,8 +180,8 @@ def declared_agents(settings: Settings) -> DeclaredAgents:
 
 def _read_shipped(folder: Path, include: Sequence[str], declared: DeclaredAgents) -> None:
     """Take in the agents that come with Meshwright and are wanted beside those of the folder."""
+    from meshwright.agents.prompts import CodePrompt
     from meshwright.agents.shipped import shipped_folder, shipped_prompt
-    from meshwright.prompts import CodePrompt
 
     if folder.resolve() == shipped_folder("actors").resolve():
         return
@@ -218,8 +218,8 @@ def _read_file(path: Path, declared: DeclaredAgents) -> None:
 
 def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declared: DeclaredAgents) -> bool:
     """Take in what a class declares; whether all of it that matters here is literal."""
+    from meshwright.agents.prompts import CodePrompt
     from meshwright.core.capability import Registration
-    from meshwright.prompts import CodePrompt
 
     try:
         agent_id = ast.literal_eval(has["agent_id"])

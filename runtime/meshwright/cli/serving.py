@@ -41,17 +41,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
+from meshwright.agents.tools.functions import FunctionTool
 from meshwright.cli.process import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.edges.http.settings import WatchdogSettings
-from meshwright.events.event_types import LoopHeld
-from meshwright.kernel.envelope import ActorRef
-from meshwright.sql.folder import make_private, read_private, write_private
-from meshwright.tools.functions import FunctionTool
+from meshwright.engine.events.event_types import LoopHeld
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
-    from meshwright.mesh import Mesh
-    from meshwright.settings import Settings
+    from meshwright.core.settings import Settings
+    from meshwright.mesh.mesh import Mesh
 
 logger = logging.getLogger("meshwright.watchdog")
 
@@ -222,7 +222,7 @@ class _Watchdog:
 
     def __init__(self, mesh: Mesh, restart: Callable[[], None] | None) -> None:
         from meshwright.agents.loader import BoundAgents
-        from meshwright.work import Worker
+        from meshwright.engine.work import Worker
 
         self.worker = mesh.get(Worker)
         self._agents = mesh.get(BoundAgents)

@@ -32,14 +32,14 @@ from meshwright.core.display import (
 )
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.money import TASK_BUDGET
-from meshwright.ledger.display import spent_of
+from meshwright.money.display import spent_of
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection
     from meshwright.client import Client
     from meshwright.core.files import TaskFile
-    from meshwright.work.protocol import Wait
-    from meshwright.work.record import TaskView
+    from meshwright.engine.work.protocol import Wait
+    from meshwright.engine.work.record import TaskView
 
 _MAX_CHARS = 20_000  # of one text of a step, on a terminal
 _EXPORTED_CHARS = 4_194_304  # of one text, in JSON
@@ -376,7 +376,7 @@ def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
 def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
     """The waits of a task; for a person the question, and the commands that answer it."""
     from meshwright.cli.inbox import question_lines
-    from meshwright.events.inbox import Question, question_id
+    from meshwright.engine.events.inbox import Question, question_id
 
     if view.missing_agent is not None:
         yield "waits for", f"its agent {view.missing_agent}, which is not loaded here"

@@ -28,14 +28,14 @@ from meshwright.cli.process import on_stop_signals, say
 from meshwright.core.clock import unless
 from meshwright.core.display import Column, Document
 from meshwright.core.errors import StoreLocked
+from meshwright.engine.sql.folder import lock_folder
 from meshwright.models.settings import ModelsSettings
-from meshwright.sql.folder import lock_folder
-from meshwright.stack.supervisor import LAUNCH
+from meshwright.parts.stack.supervisor import LAUNCH
 
 if TYPE_CHECKING:
-    from meshwright.settings import Settings
-    from meshwright.stack.stack import AppSpec
-    from meshwright.stack.supervisor import Supervisor
+    from meshwright.core.settings import Settings
+    from meshwright.parts.stack.stack import AppSpec
+    from meshwright.parts.stack.supervisor import Supervisor
 
 OPTION = "--reload"
 _LOOK_SECONDS = 0.5
@@ -197,13 +197,13 @@ class _Reloading:
 
 def apps_of(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec]:
     """The apps of a mesh on Dapr: one with all agents, or one for each."""
-    from meshwright.stack.stack import app_per_agent, one_app
+    from meshwright.parts.stack.stack import app_per_agent, one_app
 
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.component import app_of, tool_settings
-    from meshwright.app import agents_of
-    from meshwright.mesh import FRONT
+    from meshwright.mesh.app import agents_of
+    from meshwright.mesh.mesh import FRONT
 
     tools = tool_settings(settings, Path())
     apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]
@@ -212,9 +212,9 @@ def apps_of(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSp
 
 async def supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
     """Run the processes of a stack until it is stopped, or one of them fails. Raises ServiceFailed."""
-    from meshwright.stack.machine import Ports, components_of
-    from meshwright.stack.stack import Stack
-    from meshwright.stack.supervisor import Supervisor
+    from meshwright.parts.stack.machine import Ports, components_of
+    from meshwright.parts.stack.stack import Stack
+    from meshwright.parts.stack.supervisor import Supervisor
 
     components = components_of(Path())
     several = len(apps) > 1 or apps[0].workers > 1
@@ -251,7 +251,7 @@ async def supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> N
 
 def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Event]:
     """The events that the first signal to stop sets, and the second, which tells the workers to hurry."""
-    from meshwright.stack.services import Layer
+    from meshwright.parts.stack.services import Layer
 
     stopping, hurry = asyncio.Event(), asyncio.Event()
 

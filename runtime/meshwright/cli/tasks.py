@@ -36,7 +36,7 @@ from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, t
 from meshwright.core import display
 from meshwright.core.display import Document
 from meshwright.core.errors import NotFound
-from meshwright.ledger.display import estimated
+from meshwright.money.display import estimated
 
 if TYPE_CHECKING:
     from meshwright.core.messages import Receipt
@@ -372,7 +372,7 @@ def show(
 
 
 async def _export(mesh: Connection, task_id: str, form: str) -> str:
-    from meshwright.identity.export import page_of
+    from meshwright.mesh.identity.export import page_of
 
     export = await mesh.client.export(task_id)
     return page_of(export) if form == "html" else f"{json.dumps(export, ensure_ascii=False, indent=2)}\n"

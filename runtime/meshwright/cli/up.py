@@ -25,17 +25,17 @@ from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
-from meshwright.identity.settings import SecretsSettings
-from meshwright.services.page.settings import PageSettings
-from meshwright.sql.folder import SECRET_KEY, own_folder
+from meshwright.engine.sql.folder import SECRET_KEY, own_folder
+from meshwright.mesh.identity.settings import SecretsSettings
+from meshwright.parts.page.settings import PageSettings
 
 if TYPE_CHECKING:
     from socket import socket
 
-    from meshwright.agent import Agent
-    from meshwright.mesh import Mesh
-    from meshwright.settings import Settings
-    from meshwright.work import Worker
+    from meshwright.agents.agent import Agent
+    from meshwright.core.settings import Settings
+    from meshwright.engine.work import Worker
+    from meshwright.mesh.mesh import Mesh
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
@@ -190,7 +190,7 @@ def worker(
 
 def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
     from meshwright.cli.process import log_service
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     settings = load_settings(Path(), log_level=",".join(log_level) or None, **overrides)
     settings.require_secrets()
@@ -232,9 +232,9 @@ def _own_folder(settings: Settings) -> Iterator[Settings]:
 
 async def _up(settings: Settings, agents: Sequence[type[Agent]] | None = None) -> None:
     from meshwright.agents.loader import check_agents
-    from meshwright.app import build_mesh
     from meshwright.cli.serving import inherited_listener, start_again, watching
     from meshwright.edges.http.server import listen, serve
+    from meshwright.mesh.app import build_mesh
 
     # Before work begins that a port in use would break off.
     with (
@@ -247,10 +247,10 @@ async def _up(settings: Settings, agents: Sequence[type[Agent]] | None = None) -
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
-    from meshwright.app import build_worker, serves_api
     from meshwright.cli.serving import watching
     from meshwright.edges.http.app import create_llm_app
     from meshwright.edges.http.server import listen, serve
+    from meshwright.mesh.app import build_worker, serves_api
 
     serving: _Serving = _answer_probes
     if app_id == MODELS_APP:
@@ -275,9 +275,9 @@ async def _serve(
 
     Raises Abort where it was asked to stop once more before that.
     """
+    from meshwright.agents.prompts import PromptSources
     from meshwright.cli.serving import collecting, writes_apart
-    from meshwright.prompts import PromptSources
-    from meshwright.work import Worker
+    from meshwright.engine.work import Worker
 
     worker = mesh.get(Worker)
     report_problems(mesh)
@@ -312,7 +312,7 @@ async def _serve_api(
 
 
 async def _answer_probes(mesh: Mesh, listener: socket, watch_api: Callable[[bool], None]) -> None:
-    from meshwright.stack.machine import answering_probes
+    from meshwright.parts.stack.machine import answering_probes
 
     stopping = asyncio.Event()
     on_stop_signals(stopping.set)
@@ -364,7 +364,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
     """Run a mesh on Dapr until it is stopped. Raises ServiceFailed, ConfigError, StoreLocked."""
     from meshwright.cli.supervision import apps_of, supervise
     from meshwright.core.plugins import require_sdk
-    from meshwright.stack.machine import locked
+    from meshwright.parts.stack.machine import locked
 
     require_sdk()
     if (cert := settings[HttpSettings].tls_cert) and (key := settings[HttpSettings].tls_key):

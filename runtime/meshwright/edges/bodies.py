@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from meshwright.core.encoding import is_deeper
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
 from meshwright.core.operations import Strict as Strict
-from meshwright.settings import Settings
+from meshwright.core.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"
 BodyLimit = int | tuple[str, ...]

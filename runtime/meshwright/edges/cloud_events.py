@@ -23,6 +23,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import TaskRequest
+from meshwright.core.settings import Settings
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,
@@ -32,9 +33,8 @@ from meshwright.edges.bodies import (
     read_model,
 )
 from meshwright.edges.replies.courier import Address, Courier
-from meshwright.identity.operations import Operations
-from meshwright.settings import Settings
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.identity.operations import Operations
 
 _logger = logging.getLogger("meshwright.edges.bus")
 CONTENT_TYPE = "application/cloudevents+json"

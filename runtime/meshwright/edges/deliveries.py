@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import ConfigError, InvalidInput, Unauthenticated
 from meshwright.edges.bodies import MalformedJson, parse_json
-from meshwright.events.audit import Audit
-from meshwright.mesh import Mesh
+from meshwright.engine.events.audit import Audit
+from meshwright.mesh.mesh import Mesh
 
 STANDARD_PREFIX = "whsec_"
 _MIN_KEY_BYTES, _MAX_KEY_BYTES = 24, 64  # of a standard secret

@@ -25,7 +25,7 @@ from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import standard_key, standard_signature
 from meshwright.edges.replies.courier import Undeliverable
-from meshwright.mesh import Mesh
+from meshwright.mesh.mesh import Mesh
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

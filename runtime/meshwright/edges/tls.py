@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from meshwright.core.errors import ConfigError
+from meshwright.core.settings import Settings
 from meshwright.edges.mqtt.settings import MqttSettings
-from meshwright.events.event_types import CertificateRejected, CertificateReloaded
-from meshwright.settings import Settings
+from meshwright.engine.events.event_types import CertificateRejected, CertificateReloaded
 
 CHECK_SECONDS = 2.0
 """The pause between two looks at files."""

@@ -24,12 +24,12 @@ from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
 from meshwright.core.money import ZERO
 from meshwright.core.plugins import install_command
+from meshwright.core.settings import Settings
+from meshwright.engine.sql.cache import SqliteCache
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.models.settings import ModelsSettings
-from meshwright.settings import Settings
-from meshwright.sql.cache import SqliteCache
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -22,15 +22,15 @@ from meshwright.cli.project import require_trust
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
-from meshwright.ledger.settings import LedgerSettings
+from meshwright.engine.sql.folder import make_private, read_private, write_private
 from meshwright.models.settings import ModelsSettings
-from meshwright.sql.folder import make_private, read_private, write_private
+from meshwright.money.settings import LedgerSettings
 
 if TYPE_CHECKING:
     from meshwright.client import Client
     from meshwright.core.messages import Event
+    from meshwright.core.settings import Settings
     from meshwright.models.overview import Deployments
-    from meshwright.settings import Settings
 
 _SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
 _FALLBACKS = {
@@ -119,7 +119,7 @@ def test(target: Target, group: str | None, as_json: bool) -> int:
 
 
 def _settings(target: Target) -> Settings:
-    from meshwright.settings import load_settings
+    from meshwright.core.settings import load_settings
 
     settings = load_settings(Path(), data_dir=target.data)
     require_folder(target.data, settings)
@@ -147,7 +147,7 @@ async def _running(target: Target, settings: Settings) -> AsyncIterator[Client |
 @asynccontextmanager
 async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
     """The deployments that the settings here choose. Raises ConfigError where nothing answers."""
-    from meshwright.context.text import count_tokens
+    from meshwright.agents.context.text import count_tokens
     from meshwright.models.overview import Deployments
     from meshwright.models.select import choose_model
 
@@ -187,9 +187,9 @@ def _of_file(settings: Settings) -> Deployments:
 
 def _warnings(settings: Settings) -> list[str]:
     from meshwright.agents.loader import prompts_folder, variables_of
+    from meshwright.agents.prompts import Prompts, PromptSources
     from meshwright.agents.shipped import project_agents, warnings_of
     from meshwright.models.config import read_config
-    from meshwright.prompts import Prompts, PromptSources
 
     path = _file_of(settings)
     if settings[ModelsSettings].base_url or not path.is_file():

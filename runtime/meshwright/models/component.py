@@ -8,21 +8,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from meshwright.agent import AgentTypes
+from meshwright.agents.agent import AgentTypes
 from meshwright.agents.component import agents_here, tell_task
+from meshwright.agents.context.text import count_tokens
 from meshwright.agents.loader import project_file
+from meshwright.agents.prompts import PromptSources
 from meshwright.agents.shipped import cache_warnings, warnings_of
-from meshwright.component import Check, Component, offered
-from meshwright.context.text import count_tokens
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, ModelError
 from meshwright.core.messages import Event, Fault
 from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
-from meshwright.events.inbox import Inbox
-from meshwright.events.waits import wake_waiting
-from meshwright.ledger.settings import LedgerSettings
-from meshwright.mesh import Mesh
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.events.waits import wake_waiting
+from meshwright.mesh.components import Check, Component, offered
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.adapt import AdaptedModel, CallSpans
 from meshwright.models.cache import CachedModel, cached, check_redis
 from meshwright.models.circuits import (
@@ -60,7 +60,7 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.models.settings import ModelsSettings
-from meshwright.prompts import PromptSources
+from meshwright.money.settings import LedgerSettings
 
 _logger = logging.getLogger("meshwright.models")
 

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Price
+from meshwright.core.settings import Settings
 from meshwright.models.circuits import Circuits
 from meshwright.models.config import LiteLLMConfig, names_in, read_config, read_text
 from meshwright.models.errors import ModelRefused, Unauthorized
@@ -38,7 +39,6 @@ from meshwright.models.providers import OFFLINE, provider_params
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.settings import ModelsSettings
-from meshwright.settings import Settings
 
 _WITH_KEYS = ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
 _OWN_VALUE = re.compile(

@@ -11,13 +11,13 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.http_calls import read_bounded
 from meshwright.core.money import Price
+from meshwright.engine.sql.folder import make_private, read_private, write_private
 from meshwright.models.config import read_config
 from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url
 from meshwright.models.openai import ChatCompletions, ProxyCompletions
 from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.prices import Prices
-from meshwright.sql.folder import make_private, read_private, write_private
 
 _LISTING_SECONDS = 10.0  # of all requests of a listing together
 

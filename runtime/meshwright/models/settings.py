@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from meshwright.settings.forms import Secret, Table, http_url
+from meshwright.core.settings.forms import Secret, Table, http_url
 
 
 class ModelsSettings(Table):

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meshwright.stores.memory import Faults
+    from meshwright.engine.stores.memory import Faults
     from meshwright.testing.mesh import (
         Events,
         ManualClock,

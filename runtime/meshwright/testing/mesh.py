@@ -17,32 +17,32 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from meshwright.agent import Agent
-from meshwright.app import StoreDeps, build_mesh
+from meshwright.agents.agent import Agent
+from meshwright.agents.prompts.event_types import PromptRejected
+from meshwright.agents.prompts.sources import BUILT_IN
 from meshwright.client import Client
-from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
 from meshwright.core.money import ZERO
+from meshwright.core.settings import load_settings
 from meshwright.core.step_events import ToolCalled
-from meshwright.events.inbox import Inbox, Question
-from meshwright.events.inbox_sources import WholeInbox
-from meshwright.events.log import EventLog
-from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.allowances import invalid_field
-from meshwright.mesh import Mesh
+from meshwright.edges.client.calls import TaskCalls, wait_of
+from meshwright.engine.events.inbox import Inbox, Question
+from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.database import Database
+from meshwright.engine.stores.memory import Faults, InMemoryStore, MemoryData
+from meshwright.mesh.app import StoreDeps, build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.offline import stream_words
 from meshwright.models.port import Adapter, Model, ModelReply, ModelRequest, OnDelta, Price, ToolCall
 from meshwright.models.prices import Prices
-from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts.event_types import PromptRejected
-from meshwright.prompts.sources import BUILT_IN
-from meshwright.settings import load_settings
-from meshwright.sql.database import Database
-from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
+from meshwright.money.allowances import invalid_field
 
 _PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 _SHOWN_EVENTS = 5

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from meshwright.agent import Agent
+    from meshwright.agents.agent import Agent
     from meshwright.testing.mesh import MeshUnderTest, ScriptedModel
 
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import ToolContext, tool
+from meshwright.agents.tools.toolset import Toolset
+from meshwright.agents.tools.workspace import REVISION, GitTools
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.tools.tool import ToolContext, tool
-from meshwright.tools.toolset import Toolset
-from meshwright.tools.workspace import REVISION, GitTools
 from meshwright.toolsets.yaml_text import Unreadable, read_yaml
-from meshwright.trees.tree import Tree
 
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _CHANGING = ("put", "post", "delete", "patch")

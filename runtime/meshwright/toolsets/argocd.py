@@ -16,9 +16,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic_core import from_json
 
+from meshwright.agents.tools.tool import ToolContext, Unchanged, tool
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import ToolContext, Unchanged, tool
+from meshwright.core.settings.forms import Table
 from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows, fits
 
 _API = ("api", "v1", "applications")

@@ -17,13 +17,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
+from meshwright.agents.tools.tool import Tool, ToolContext, tool
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.agents.tools.workspace import path_matches
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.sandbox.port import BoxLimits, SandboxResult
-from meshwright.tools.tool import Tool, ToolContext, tool
-from meshwright.tools.toolset import Toolset, ToolSettings
-from meshwright.tools.workspace import path_matches
 from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
-from meshwright.trees.tree import Tree
 
 MIN_WINDOW_TOKENS = 32_000
 MAX_FILE_BYTES = 1_000_000

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from meshwright.tools.tool import ToolContext, tool
-from meshwright.tools.toolset import Toolset
+from meshwright.agents.tools.tool import ToolContext, tool
+from meshwright.agents.tools.toolset import Toolset
 
 _SCRIPT = (
     r"^\s*(export\s+)?(default\s+)?(async\s+)?(function|class|const)\s+[A-Z]\w*[a-z]\w*"

@@ -17,14 +17,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from meshwright.agents.sandbox.execution import Interpreter
+from meshwright.agents.sandbox.port import BoxLimits, Sandbox, SandboxResult
+from meshwright.agents.tools.tool import ToolContext, tool
+from meshwright.agents.tools.toolset import Toolset
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
-from meshwright.sandbox.execution import Interpreter
-from meshwright.sandbox.port import BoxLimits, Sandbox, SandboxResult
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import ToolContext, tool
-from meshwright.tools.toolset import Toolset
-from meshwright.trees.tree import Tree
+from meshwright.core.settings.forms import Table
 
 _RESULT = ".meshwright-page.json"
 _SOURCE = files("meshwright.toolsets").joinpath("browser.py").read_text()

@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import Unchanged, tool
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata
 from meshwright.core.redaction import foreign_words
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import Unchanged, tool
+from meshwright.core.settings.forms import Table
 from meshwright.toolsets.rest import Params, RestPart, RestService, RestTools, ServiceUrl, fits
 
 _PER_PAGE = 100

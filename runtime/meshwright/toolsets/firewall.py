@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from meshwright.agents.sandbox.process import run
+from meshwright.agents.tools.tool import ToolContext, Unchanged, tool
+from meshwright.agents.tools.toolset import Toolset
 from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed, WaitExpired
-from meshwright.sandbox.process import run
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import ToolContext, Unchanged, tool
-from meshwright.tools.toolset import Toolset
+from meshwright.core.settings.forms import Table
 
 _TABLE = "[tools.firewall.nftables] of mesh.toml"
 _MAX_OUTPUT_BYTES = 4_000_000

@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from meshwright.agents.tools.tool import Tool, ToolContext, tool
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.tools.tool import Tool, ToolContext, tool
-from meshwright.tools.toolset import Toolset, ToolSettings
 from meshwright.toolsets.kubectl import (
     Kubectl,
     ResourceKind,

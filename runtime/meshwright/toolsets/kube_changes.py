@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import Unchanged, tool
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.tools.tool import Unchanged, tool
 from meshwright.toolsets.kube import (
     FILE,
     JSON,

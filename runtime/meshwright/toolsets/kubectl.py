@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import InvalidInput, ToolFailed, nearest
 from meshwright.core.redaction import NAMES_A_SECRET
-from meshwright.sandbox.process import run
 from meshwright.toolsets.settings import KubeSettings
 from meshwright.toolsets.yaml_text import Unreadable, read_yaml
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.agents.tools.tool import Tool, ToolContext, Unchanged, tool
+from meshwright.agents.tools.toolset import Toolset
 from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Task
 from meshwright.core.money import OnEmpty
-from meshwright.tools.tool import Tool, ToolContext, Unchanged, tool
-from meshwright.tools.toolset import Toolset
 
 _Bucket = Literal["hour", "day"]
 _Since = Annotated[str, Field(max_length=40)]

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import Tool, ToolContext, tool
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import Tool, ToolContext, tool
+from meshwright.core.settings.forms import Table
 from meshwright.toolsets.prometheus import Prometheus
 from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows
 

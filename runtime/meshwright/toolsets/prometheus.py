@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import tool
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.tools.tool import tool
 from meshwright.toolsets.rest import RestPart, first_rows
 
 _MAX_SERIES = 50

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from meshwright.agents.tools.tool import Unchanged, tool
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata
-from meshwright.settings.forms import Table
-from meshwright.tools.tool import Unchanged, tool
+from meshwright.core.settings.forms import Table
 from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits
 
 _SERVERS = ("config", "apps", "http", "servers")

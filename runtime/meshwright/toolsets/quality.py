@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from meshwright.agents.sandbox.port import BoxLimits
+from meshwright.agents.tools.tool import ToolContext, tool
+from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ToolFailed
-from meshwright.sandbox.port import BoxLimits
-from meshwright.tools.tool import ToolContext, tool
 from meshwright.toolsets.code import (
     MAX_FILE_BYTES,
     PROGRAM_TIMEOUT,
@@ -20,7 +21,6 @@ from meshwright.toolsets.code import (
     run_command,
 )
 from meshwright.toolsets.reports import grouped
-from meshwright.trees.tree import Tree
 
 _COVERAGE = ".meshwright-coverage.json"
 _MAX_FILES = 40

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import ToolFailed
-from meshwright.sandbox.process import run
 
 _CLONE_SECONDS, _READ_SECONDS = 90.0, 20.0
 _DEPTH = 100

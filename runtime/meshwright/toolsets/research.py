@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from meshwright.agents.tools.tool import Tool, ToolContext, tool
+from meshwright.agents.tools.toolset import ToolSettings
+from meshwright.agents.tools.web import WebTools
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.money import ZERO, Dollars
-from meshwright.settings.forms import Secret, Table, http_url
-from meshwright.tools.tool import Tool, ToolContext, tool
-from meshwright.tools.toolset import ToolSettings
-from meshwright.tools.web import WebTools
+from meshwright.core.settings.forms import Secret, Table, http_url
 from meshwright.toolsets.repositories import overview_of
 from meshwright.toolsets.rest import RestClient, RestService
 

@@ -30,13 +30,13 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import from_json, to_json
 from typing_extensions import TypeVar
 
+from meshwright.agents.tools.functions import tools_of
+from meshwright.agents.tools.tool import Tool
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import open_model_socket, read_bounded, retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
-from meshwright.settings.forms import Secret, Size, Table, has_form, http_url
-from meshwright.tools.functions import tools_of
-from meshwright.tools.tool import Tool
-from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.core.settings.forms import Secret, Size, Table, has_form, http_url
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession

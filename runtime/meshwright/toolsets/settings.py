@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
 
-from meshwright.settings.forms import Table
+from meshwright.core.settings.forms import Table
 
 
 class KubeSettings(Table):

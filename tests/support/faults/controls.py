@@ -7,13 +7,13 @@ import asyncio
 from meshwright.core import topics
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Caller
-from meshwright.kernel.actor import Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.account import LedgerEntry, LedgerReply
-from meshwright.ledger.charging import AccountClient
-from meshwright.work.protocol import Claim, Complete, Work
-from meshwright.work.thread import AgentThread
-from meshwright.work.worker import Running, Worker
+from meshwright.engine.kernel.actor import Turn, turn
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work.protocol import Claim, Complete, Work
+from meshwright.engine.work.thread import AgentThread
+from meshwright.engine.work.worker import Running, Worker
+from meshwright.money.account import LedgerEntry, LedgerReply
+from meshwright.money.charging import AccountClient
 
 ACK_ON_RECEIPT = "ack on receipt"  # the client counts a task as accepted before the mesh has it
 ZOMBIES = "zombies"  # two workers run every task, and both commit

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.kernel.envelope import ActorRef
-from meshwright.stores.dapr.callbacks import AppCallbacks
-from meshwright.stores.dapr.recovery import WatchList
-from meshwright.stores.dapr.sidecar import Sidecar
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.stores.dapr.callbacks import AppCallbacks
+from meshwright.engine.stores.dapr.recovery import WatchList
+from meshwright.engine.stores.dapr.sidecar import Sidecar
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later

@@ -18,12 +18,12 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from meshwright.core.messages import Event
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.costs import CallProjection
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
-from meshwright.stores.dapr.documents import VALUES, Document, put_back
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.engine.stores.dapr.documents import VALUES, Document, put_back
+from meshwright.money.costs import CallProjection
 from tests.support.faults.evidence import AGENTS, listed_in, money_in, written
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, number_of

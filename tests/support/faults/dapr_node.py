@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
 from meshwright.core import topics
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
-from meshwright.kernel.runtime import Runtime
-from meshwright.mesh import Mesh
-from meshwright.sql.writer import ApartDatabase
-from meshwright.stores.dapr import DaprStore, Options
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.writer import ApartDatabase
+from meshwright.engine.stores.dapr import DaprStore, Options
+from meshwright.mesh.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
+from meshwright.mesh.mesh import Mesh
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.fleet import Books, agents

@@ -7,15 +7,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.events.tasks import TaskSummary
-from meshwright.kernel.envelope import ActorRecord, ActorRef
-from meshwright.kernel.rows import record_of
-from meshwright.ledger.balance import Balance
-from meshwright.ledger.costs import CallProjection, CostQuery, costs_of
-from meshwright.sql.database import Database
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.kernel.envelope import ActorRecord, ActorRef
+from meshwright.engine.kernel.rows import record_of
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.money.balance import Balance
+from meshwright.money.costs import CallProjection, CostQuery, costs_of
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, Money
 

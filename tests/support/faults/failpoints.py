@@ -20,13 +20,13 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind, Method
-from meshwright.sql.database import Database, Session
-from meshwright.stores.sqlite import SqliteStore, write_batch
-from meshwright.work.protocol import ORCHESTRATOR
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.turns import ActorKind, Method
+from meshwright.engine.sql.database import Database, Session
+from meshwright.engine.stores.sqlite import SqliteStore, write_batch
+from meshwright.engine.work.protocol import ORCHESTRATOR
 
 
 class Failpoints:

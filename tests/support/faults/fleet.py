@@ -15,11 +15,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
+from meshwright.agents.run.run import Run
+from meshwright.agents.tools.tool import tool
 from meshwright.core.capability import Capability
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.run.run import Run
-from meshwright.tools.tool import tool
 
 TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}
 MAX_CONCURRENCY = 8

@@ -23,16 +23,16 @@ from typing import Any, Protocol
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.errors import Conflict, HostError, NotFound, StoreUnavailable
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Inbox
-from meshwright.kernel import ahead
-from meshwright.ledger.balance import Balance
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.kernel import ahead
+from meshwright.engine.sql.sqlite import SqliteDatabase
+from meshwright.mesh.app import StoreDeps, build_mesh
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.money.balance import Balance
 from tests.support.faults import controls
 from tests.support.faults.evidence import BUDGET
 from tests.support.faults.failpoints import FailingHost, Failpoints

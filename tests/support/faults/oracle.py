@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from meshwright.core.messages import Event, Outcome
-from meshwright.events.tasks import TaskSummary
-from meshwright.kernel.envelope import ActorRecord, ActorRef
-from meshwright.orchestration.acceptance import FINAL
-from meshwright.work.protocol import ORCHESTRATOR, TaskKey
-from meshwright.work.record import TaskRecord
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.kernel.envelope import ActorRecord, ActorRef
+from meshwright.engine.work.protocol import ORCHESTRATOR, TaskKey
+from meshwright.engine.work.record import TaskRecord
+from meshwright.mesh.orchestration.acceptance import FINAL
 
 CLAIMS = ("task.started", "task.resumed")
 ONCE = ("charge",)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from meshwright.app import build_mesh
-from meshwright.mesh import Mesh
+from meshwright.mesh.app import build_mesh
+from meshwright.mesh.mesh import Mesh
 from tests.support.faults.dapr_node import run_until_told
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.fleet import Books, agents

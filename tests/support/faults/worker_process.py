@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from meshwright.stack.services import Layer, Service
+from meshwright.parts.stack.services import Layer, Service
 from tests.support.faults.node import ROOT
 from tests.support.services import Process
 
@@ -102,7 +102,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 def writers_of(pid: int) -> list[int]:
     """The processes that write for another one."""
-    return [child for child in children_of(pid) if "meshwright.sql.writer" in command_of(child)]
+    return [child for child in children_of(pid) if "meshwright.engine.sql.writer" in command_of(child)]
 
 
 def children_of(pid: int) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from meshwright import Agent, Capability, Client, Delegation, Run, tool
-from meshwright.app import build_mesh
+from meshwright.mesh.app import build_mesh
 from tests.support.settings import load_settings
 from tests.support.simulator.job import Job
 from tests.support.simulator.scenario import Scenario

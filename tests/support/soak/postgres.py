@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.ledger.costs import CallProjection
-from meshwright.sql.postgres import PostgresDatabase
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.sql.postgres import PostgresDatabase
+from meshwright.money.costs import CallProjection
 from tests.support.faults.dapr_evidence import by_number
 from tests.support.faults.evidence import AGENTS, heads_in, listed_in, money_in, undelivered_in, written
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books

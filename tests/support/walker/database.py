@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from meshwright.sql.database import Session
-from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
+from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.sqlite import SqliteDatabase, SqliteSession
 
 
 class LastingSession(SqliteSession):

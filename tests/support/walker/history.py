@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshwright.core.messages import Event
-from meshwright.events.inbox import Question
-from meshwright.work.record import TaskView
+from meshwright.engine.events.inbox import Question
+from meshwright.engine.work.record import TaskView
 from tests.support.walker.acts import Act
 from tests.support.walker.programs import Generator, Program, Request
 from tests.support.walker.world import World, job_in

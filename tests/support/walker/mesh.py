@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
-from meshwright import app
-from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.messages import Caller, Event, TaskRequest
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Question
-from meshwright.events.tasks import TaskSummary
-from meshwright.identity.events import EventOperations
-from meshwright.identity.operations import Acting, Operations
-from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.store import Batch
-from meshwright.ledger.costs import Costs
-from meshwright.mesh import Mesh
-from meshwright.orchestration.again import ForkResult, RetryResult
-from meshwright.parts import ours
-from meshwright.services.inbox.operations import InboxOperations
-from meshwright.services.money.operations import MoneyOperations
-from meshwright.settings import Settings, load_settings
-from meshwright.stores.memory import Faults, InMemoryStore, MemoryData
-from meshwright.work.record import TaskView
+from meshwright.core.parts import ours
+from meshwright.core.settings import Settings, load_settings
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Question
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.kernel.store import Batch
+from meshwright.engine.stores.memory import Faults, InMemoryStore, MemoryData
+from meshwright.engine.work.record import TaskView
+from meshwright.mesh import app
+from meshwright.mesh.app import StoreDeps, build_mesh
+from meshwright.mesh.identity.events import EventOperations
+from meshwright.mesh.identity.operations import Acting, Operations
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.again import ForkResult, RetryResult
+from meshwright.money.costs import Costs
+from meshwright.parts.inbox.operations import InboxOperations
+from meshwright.parts.money.operations import MoneyOperations
 from tests.support.walker.acts import Moment
 from tests.support.walker.agents import agents_for
 from tests.support.walker.database import WalkDatabase

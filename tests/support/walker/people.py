@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshwright.core.errors import HostError, MeshError
-from meshwright.events.inbox import Question
-from meshwright.work.protocol import Wait
+from meshwright.engine.events.inbox import Question
+from meshwright.engine.work.protocol import Wait
 from tests.support.walker.acts import Act, picked
 from tests.support.walker.history import Answered, History
 from tests.support.walker.mesh import APPROVER, REQUESTER, STRANGER, WalkedMesh

@@ -15,12 +15,12 @@ from aiohttp import web
 
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Event
-from meshwright.events.inbox import Question
-from meshwright.events.tasks import TaskSummary
-from meshwright.ledger.costs import Costs
+from meshwright.engine.events.inbox import Question
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.work.record import TaskView
+from meshwright.mesh.orchestration.again import ForkResult, RetryResult
 from meshwright.models.port import ChatMessage
-from meshwright.orchestration.again import ForkResult, RetryResult
-from meshwright.work.record import TaskView
+from meshwright.money.costs import Costs
 from tests.support.fake_provider import FakeProvider
 from tests.support.killed_mesh import KilledMesh
 from tests.support.running_mesh import ROOT

@@ -21,13 +21,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from meshwright.agents import component
+from meshwright.agents.prompts import sources
+from meshwright.agents.tools import functions
 from meshwright.core import ids
-from meshwright.kernel import cells, turns
-from meshwright.orchestration import presence, status
-from meshwright.prompts import sources
-from meshwright.sql import database, migrations
-from meshwright.tools import functions
-from meshwright.work.people import Approval
+from meshwright.engine.kernel import cells, turns
+from meshwright.engine.sql import database, migrations
+from meshwright.engine.work.people import Approval
+from meshwright.mesh.orchestration import presence, status
 
 ResultT = TypeVar("ResultT")
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)

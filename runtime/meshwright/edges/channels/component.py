@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from meshwright.agent import Agent, AgentTypes
-from meshwright.component import Check, Component
+from meshwright.agents.agent import Agent, AgentTypes
+from meshwright.agents.run.run import Run
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, ToolFailed
+from meshwright.core.settings import Settings
 from meshwright.edges.channels.chats import ChatChannel, HttpChat, WhatsAppChat
 from meshwright.edges.channels.relay import ChannelReceiver, ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.sockets import MattermostChat, MattermostSocket, SlackChat, SlackSocket
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
-from meshwright.mesh import Mesh
-from meshwright.run.run import Run
-from meshwright.settings import Settings
+from meshwright.mesh.components import Check, Component
+from meshwright.mesh.mesh import Mesh
 from meshwright.tools import FileTools, GitTools, ToolContext, Toolset, WebTools, tool
 
 if TYPE_CHECKING:

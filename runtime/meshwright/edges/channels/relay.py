@@ -38,13 +38,13 @@ from meshwright.edges.channels.chats import (
 from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.outgoing import Receivers, TryLater
 from meshwright.edges.replies.courier import Courier, LineSender, Undeliverable
-from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Inbox, Question
-from meshwright.identity.operations import Operations
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
-from meshwright.work.protocol import TaskKey
-from meshwright.work.record import TaskView, read_task
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.inbox import Inbox, Question
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.engine.work.record import TaskView, read_task
+from meshwright.mesh.identity.operations import Operations
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 
 _ANSWERED = "wait.ended"
 _APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Network, Secret, SigningTable, Table, http_url
+from meshwright.core.settings.forms import Network, Secret, SigningTable, Table, http_url
 
 ChannelKind = Literal["http", "slack", "mattermost", "whatsapp"]
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]

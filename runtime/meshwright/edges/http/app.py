@@ -22,7 +22,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from meshwright.component import Component, Pages
 from meshwright.core import __version__
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
@@ -45,12 +44,13 @@ from meshwright.edges.http.operation_routes import make_routes
 from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.identity.administration import Administration, ModelOperations
-from meshwright.identity.auth import Authenticators, Credentials, bearer_of
-from meshwright.identity.batches import Batches
-from meshwright.identity.rules import Rule
-from meshwright.mesh import Mesh
-from meshwright.orchestration.tenants import Tenants
+from meshwright.mesh.components import Component, Pages
+from meshwright.mesh.identity.administration import Administration, ModelOperations
+from meshwright.mesh.identity.auth import Authenticators, Credentials, bearer_of
+from meshwright.mesh.identity.batches import Batches
+from meshwright.mesh.identity.rules import Rule
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tenants import Tenants
 
 _DESCRIPTION = """
 Give tasks to a mesh of agents, follow them, and read what happened.

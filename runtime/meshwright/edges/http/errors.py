@@ -32,8 +32,8 @@ from meshwright.core.errors import (
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
-from meshwright.identity.operations import record_refusal
-from meshwright.mesh import Mesh
+from meshwright.mesh.identity.operations import record_refusal
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import (
     BudgetExceeded,
     ContentRefused,

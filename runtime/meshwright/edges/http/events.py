@@ -27,10 +27,10 @@ from meshwright.edges.http.broadcast import PIECE_BYTES, PING_SECONDS, Broadcast
 from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
-from meshwright.events.filter import EventFilter
-from meshwright.events.log import Page
-from meshwright.identity.events import Common, EventFeed, EventOperations
-from meshwright.identity.filters import TaskCriteria
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import Page
+from meshwright.mesh.identity.events import Common, EventFeed, EventOperations
+from meshwright.mesh.identity.filters import TaskCriteria
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again

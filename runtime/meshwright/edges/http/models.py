@@ -33,8 +33,8 @@ from meshwright.edges.http.errors import ALL_DOWN, JsonLine, retry_after
 from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
-from meshwright.identity.administration import ModelOperations
-from meshwright.mesh import Mesh
+from meshwright.mesh.identity.administration import ModelOperations
+from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 

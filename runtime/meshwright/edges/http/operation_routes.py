@@ -16,7 +16,7 @@ from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_json
 from meshwright.edges.http.errors import CALLER, JsonLine, kind_of
 from meshwright.edges.http.routing import Endpoint, make_router, problems, read_body, request_words
-from meshwright.identity.operations import check_early
+from meshwright.mesh.identity.operations import check_early
 
 _TRACE, _CALLER = "traceparent", "caller"
 

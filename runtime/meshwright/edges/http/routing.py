@@ -19,6 +19,7 @@ from meshwright.core.errors import Draining
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.core.operations import Rule, operation_of
+from meshwright.core.settings import Settings
 from meshwright.edges.bodies import (
     PAYLOAD,
     PROBLEM_TYPE,
@@ -31,9 +32,8 @@ from meshwright.edges.bodies import (
 )
 from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
-from meshwright.identity.operations import Acting, Operations, check_early
-from meshwright.mesh import Mesh
-from meshwright.settings import Settings
+from meshwright.mesh.identity.operations import Acting, Operations, check_early
+from meshwright.mesh.mesh import Mesh
 
 _JSON = (b"content-type", b"application/json")
 EVENT_STREAM = "text/event-stream"

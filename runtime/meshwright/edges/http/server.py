@@ -21,9 +21,9 @@ from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.tls import Certificate
-from meshwright.ledger.keys import Keys, keys_required
-from meshwright.mesh import Mesh
-from meshwright.sql.folder import SOCKET_NAME
+from meshwright.engine.sql.folder import SOCKET_NAME
+from meshwright.mesh.mesh import Mesh
+from meshwright.money.keys import Keys, keys_required
 
 _LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048

@@ -19,8 +19,8 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.errors import CALLER, kind_of, openai_error
 from meshwright.edges.http.routing import EVENT_STREAM
-from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
-from meshwright.orchestration.tenants import Tenants
+from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
+from meshwright.mesh.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
 """The key of a request's credentials in its scope, if it had to show some."""

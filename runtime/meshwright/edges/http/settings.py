@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from meshwright.settings.forms import HostAndPort, Table
+from meshwright.core.settings.forms import HostAndPort, Table
 
 
 class HttpSettings(Table):

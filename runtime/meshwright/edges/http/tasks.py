@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
+from meshwright.agents.run.transcript import attempt_of
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.operations import operation_of
@@ -26,13 +27,12 @@ from meshwright.edges.http.events import (
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
-from meshwright.identity.batches import Batches
-from meshwright.identity.events import EventOperations
-from meshwright.identity.export import page_of
-from meshwright.identity.operations import Operations, check_early
-from meshwright.mesh import Mesh
-from meshwright.run.transcript import attempt_of
-from meshwright.work.record import StepContentsPage, StepPage, StepView, TaskView
+from meshwright.engine.work.record import StepContentsPage, StepPage, StepView, TaskView
+from meshwright.mesh.identity.batches import Batches
+from meshwright.mesh.identity.events import EventOperations
+from meshwright.mesh.identity.export import page_of
+from meshwright.mesh.identity.operations import Operations, check_early
+from meshwright.mesh.mesh import Mesh
 
 router = make_router("tasks")
 _SUBMIT = operation_of(Operations.submit).rule

@@ -25,10 +25,10 @@ from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refus
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies.courier import Courier, until_answered
-from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
-from meshwright.identity.operations import AnswerRequest, Operations, record_refusal
-from meshwright.mesh import Mesh
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
+from meshwright.mesh.identity.operations import AnswerRequest, Operations, record_refusal
+from meshwright.mesh.mesh import Mesh
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")

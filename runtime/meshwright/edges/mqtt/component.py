@@ -15,7 +15,6 @@ from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from meshwright.component import Check, Component
 from meshwright.core.clock import Backoff
 from meshwright.core.messages import Event
 from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
@@ -40,7 +39,8 @@ from meshwright.edges.mqtt.outgoing import (
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
-from meshwright.mesh import Mesh
+from meshwright.mesh.components import Check, Component
+from meshwright.mesh.mesh import Mesh
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _FIRST_TRY_SECONDS = 2.0  # that a start waits, so that a ready mesh is at its broker where there is one

@@ -35,16 +35,16 @@ from meshwright.edges.mqtt.connection import (
     Publication,
 )
 from meshwright.edges.replies.courier import Address, Sender
-from meshwright.events.inbox import Inbox
-from meshwright.events.inbox_sources import WholeInbox
-from meshwright.identity.auth import Forbidden
-from meshwright.identity.rules import event_facts
-from meshwright.mesh import Mesh
-from meshwright.orchestration.acceptance import FINAL
-from meshwright.orchestration.presence import Presence
-from meshwright.orchestration.registry import Registry
-from meshwright.orchestration.settings import PresenceSettings
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.identity.auth import Forbidden
+from meshwright.mesh.identity.rules import event_facts
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.acceptance import FINAL
+from meshwright.mesh.orchestration.presence import Presence
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.mesh.orchestration.settings import PresenceSettings
 
 _MAX_WAITING = 4096  # events; more, and the oldest are dropped
 _MAX_WAITING_BYTES = 16 * 1024 * 1024  # of them, encoded

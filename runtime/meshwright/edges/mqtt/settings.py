@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.ids import ID_PATTERN
-from meshwright.settings.forms import MqttUrl, Secret, Table, Topic
+from meshwright.core.settings.forms import MqttUrl, Secret, Table, Topic
 
 _BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
 

@@ -9,17 +9,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.errors import Draining, MeshError
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import InternalError
 from meshwright.edges.cloud_events import EventAddress, TaskEvent, accept, envelope, refusal
 from meshwright.edges.replies.courier import Courier, Sender, until_answered
-from meshwright.events.event_types import BusRefused
-from meshwright.identity.operations import Operations
-from meshwright.mesh import Mesh
-from meshwright.stack.settings import DaprSettings, Publisher
+from meshwright.engine.events.event_types import BusRefused
+from meshwright.mesh.components import Component
+from meshwright.mesh.identity.operations import Operations
+from meshwright.mesh.mesh import Mesh
+from meshwright.parts.stack.settings import DaprSettings, Publisher
 
 _logger = logging.getLogger("meshwright.edges.bus")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.resources.abc import Traversable
 
-from meshwright.component import Component
 from meshwright.edges.replies.courier import Courier
-from meshwright.mesh import Mesh
+from meshwright.mesh.components import Component
+from meshwright.mesh.mesh import Mesh
 
 
 class RepliesComponent(Component):

@@ -25,12 +25,12 @@ from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.event_types import ReplyUnsent
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import Address, Lines, Progress, SenderKey, UnsentReply
-from meshwright.events.filter import EventFilter
-from meshwright.mesh import Mesh
-from meshwright.orchestration.acceptance import FINAL
-from meshwright.orchestration.tasks import Tasks
-from meshwright.work.protocol import TaskKey
-from meshwright.work.record import read_task
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.engine.work.record import read_task
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.acceptance import FINAL
+from meshwright.mesh.orchestration.tasks import Tasks
 
 __all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from meshwright.core.errors import TooLarge
 from meshwright.core.messages import Caller, Plain
-from meshwright.sql.database import Session
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.sql.database import Session
+from meshwright.engine.work.protocol import TaskKey
 
 _MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
 MAX_CLIENTS = 32

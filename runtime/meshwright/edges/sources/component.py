@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.component import Component, Pages
 from meshwright.edges.sources.operations import Sources
-from meshwright.mesh import Mesh
+from meshwright.mesh.components import Component, Pages
+from meshwright.mesh.mesh import Mesh
 
 
 class SourcesComponent(Component):

@@ -10,7 +10,7 @@ from meshwright.core.access import Role
 from meshwright.core.messages import Caller
 from meshwright.core.money import Amount
 from meshwright.core.operations import Rule, operation, visible_tenant
-from meshwright.mesh import Mesh
+from meshwright.mesh.mesh import Mesh
 
 _LIST = Rule("lists webhooks and channels", (Role.VIEWER,))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
 from meshwright.agents.shipped import project_agents
 from meshwright.cli.nouns import group_of
 from meshwright.cli.options import json_option
@@ -17,13 +17,13 @@ from meshwright.cli.output import echo_json
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
+from meshwright.core.settings import load_settings
 from meshwright.edges.sources.display import WEBHOOKS
 from meshwright.edges.webhooks.component import Source, sources_of
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event
 from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhooksSettings
-from meshwright.settings import load_settings
 
 webhooks = group_of(WEBHOOKS)
 

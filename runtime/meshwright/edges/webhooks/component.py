@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from meshwright.agent import AgentTypes
-from meshwright.component import Check, Component
+from meshwright.agents.agent import AgentTypes
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.edges.http.settings import HttpSettings
@@ -17,8 +16,9 @@ from meshwright.edges.sources.operations import Sources, SourceTask, SourceView
 from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, misfit, rules_of
 from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings
-from meshwright.mesh import Mesh
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.components import Check, Component
+from meshwright.mesh.mesh import Mesh
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from meshwright.agent import Agent
+from meshwright.agents.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
@@ -26,9 +26,9 @@ from meshwright.edges.replies.courier import Courier
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, field_of, is_own, items_of, kind_of
 from meshwright.edges.webhooks.senders import FORGE, forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
-from meshwright.identity.operations import Operations
-from meshwright.mesh import Mesh
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.identity.operations import Operations
+from meshwright.mesh.mesh import Mesh
 
 _PLACE = re.compile(r"\{\{\s{0,8}([\w.-]{1,200})\s{0,8}\}\}")
 _MAX_VALUE_CHARS = 20_000

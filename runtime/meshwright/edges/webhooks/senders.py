@@ -41,8 +41,8 @@ from meshwright.edges.outgoing import (
 from meshwright.edges.replies.courier import Address, Sender, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, DeliveryItem, field_of
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
-from meshwright.mesh import Mesh
-from meshwright.work.protocol import TaskKey
+from meshwright.engine.work.protocol import TaskKey
+from meshwright.mesh.mesh import Mesh
 
 FORGE = "forge"
 _API_URLS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}

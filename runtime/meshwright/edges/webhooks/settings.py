@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Network, Secret, SigningTable, Table, http_url
+from meshwright.core.settings.forms import Network, Secret, SigningTable, Table, http_url
 
 _SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
 _Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]

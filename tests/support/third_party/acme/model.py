@@ -1,8 +1,6 @@
 """A model that calls the pager, and repeats what it says."""
 
-from meshwright.models.errors import ModelUnavailable
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.settings import Settings
+from meshwright.component import ModelReply, ModelRequest, ModelUnavailable, OnDelta, Settings, ToolCall
 
 
 class Parrot:

@@ -9,22 +9,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshwright import ToolFailed
-from meshwright.component import Component, Pages
-from meshwright.context.memory import MemoryItem
-from meshwright.core.access import KEY_ROLES
-from meshwright.core.messages import Caller, MemoryKind
-from meshwright.identity.auth import Credentials
-from meshwright.mesh import Mesh
-from meshwright.models.port import (
+from meshwright.component import (
+    KEY_ROLES,
+    Caller,
+    Component,
+    Credentials,
+    MemoryItem,
+    MemoryKind,
+    Mesh,
     Model,
     ModelPosition,
     ModelReply,
     ModelRequest,
     ModelWrapper,
     OnDelta,
+    Pages,
+    Prompt,
+    PromptContext,
     Wrapper,
+    parse_prompt,
 )
-from meshwright.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.tools import ToolCallWrapper, ToolInvocation, ToolLink
 
 if TYPE_CHECKING:

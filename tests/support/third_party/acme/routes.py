@@ -7,8 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from acme.rota import RotaJoined
-from meshwright.edges.http.routing import SubmitterDep, ViewerDep, make_router
-from meshwright.mesh import Mesh
+from meshwright.component import Mesh, SubmitterDep, ViewerDep, make_router
 
 if TYPE_CHECKING:
     from acme.night import Night

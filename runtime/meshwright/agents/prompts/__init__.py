@@ -1,0 +1,28 @@
+"""Prompt files: the instructions of agents, as text that you may edit while the mesh runs.
+
+    ---
+    description: Greets people.
+    model: default
+    temperature: 0.2
+    max_tokens: 512
+    tags: [cheap]
+    variables: [agent_name]
+    ---
+    You are {{agent_name}}. You greet people.
+
+A `{{name}}` is replaced by a value, once, and what the value says is never looked at again. There is
+nothing else: no blocks, no expressions, no roles.
+"""
+
+from meshwright.agents.prompts.prompt import Prompt, parse_prompt
+from meshwright.agents.prompts.sources import CodePrompt, PromptContext, Prompts, PromptSource, PromptSources
+
+__all__ = [
+    "CodePrompt",
+    "Prompt",
+    "PromptContext",
+    "PromptSource",
+    "PromptSources",
+    "Prompts",
+    "parse_prompt",
+]

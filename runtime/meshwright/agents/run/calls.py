@@ -1,0 +1,434 @@
+"""The calls of models that a run makes: each a step of its journal, counted, and streamed as it comes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from pydantic import BaseModel
+
+from meshwright.agents.run.earlier import settlements_in
+from meshwright.agents.run.files import AttachedFiles, check_size
+from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
+from meshwright.agents.run.prepared import PreparedPrompt
+from meshwright.agents.run.recorded import SentMessages
+from meshwright.agents.run.replies import Deltas
+from meshwright.agents.run.state import RunState
+from meshwright.agents.tools.limited import cut
+from meshwright.core import topics
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import AgentError, ModelError, ToolFailed, error_of_code
+from meshwright.core.ids import ID_PATTERN, new_id
+from meshwright.core.messages import Event, Outcome, Usage, trace_id_of
+from meshwright.core.money import is_amount
+from meshwright.core.step_events import CutOffReply, InvalidAnswer
+from meshwright.engine.work.paths import OpenStep, ProgressEvent
+from meshwright.engine.work.protocol import WaitKind
+from meshwright.models.errors import BudgetExceeded, StructureInvalid
+from meshwright.models.port import (
+    CHARGE,
+    MODEL_CALLED,
+    Call,
+    CallContext,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    ToolSpec,
+)
+from meshwright.models.structure import read_answer, response_schema
+
+_logger = logging.getLogger("meshwright.agents")
+_MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
+_MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
+_SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
+_CHARGE = "charge"  # the step of it
+_COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
+
+
+@dataclass(slots=True)
+class RunUsage:
+    """The cost of calls of models so far, with those that failed, and of delegated tasks.
+
+    The cost is None once that of one call is unknown.
+    """
+
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: Decimal | None = Decimal(0)
+    model: str | None = None
+    finish_reason: str | None = None
+
+    def add(self, call: Call | Outcome) -> None:
+        """Count one call, or a delegated task."""
+        self.usage = self.usage + call.usage
+        before, more = self.cost_usd, call.cost_usd
+        self.cost_usd = None if before is None or more is None else before + more
+        if isinstance(call, Outcome) or call.model.startswith(CHARGE):
+            return
+        self.model = call.model or self.model
+        self.finish_reason = call.finish_reason or self.finish_reason
+
+    def add_record(self, value: Any) -> list[Call | Outcome]:
+        """Count the calls, or the delegated task, that a record of the journal is of, and return them."""
+        calls = _ended_in(value)
+        for call in calls:
+            self.add(call)
+        return calls
+
+
+class RecordedError(Struct):
+    """A ModelError as a journal keeps it: its class by name, its message, and other plain fields."""
+
+    failed: str
+    message: str
+    fields: dict[str, Any] = msgspec.field(name="known")
+
+    @classmethod
+    def of(cls, error: ModelError) -> RecordedError:
+        """Record an error."""
+        fields = {name: value for name, value in vars(error).items() if name != "message"}
+        plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}
+        return cls(failed=error.code, message=error.message, fields=plain)
+
+    @property
+    def error(self) -> ModelError:
+        """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
+        kind = error_of_code(self.failed, ModelError) or ModelError
+        error = kind.__new__(kind, self.message)
+        vars(error).update(self.fields, message=self.message)
+        return error
+
+
+_StepResult = RecordedError | ModelReply
+"""How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
+
+
+class ModelCalls:
+    """The calls of one run; `usage` is what they have cost, those of earlier claims included.
+
+    `attached` are the files that the run's outcome has.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        self.usage = RunUsage()
+        self.max_record_bytes = state.services.runtime.max_record_bytes
+        self.limits = limits_of(state.services.limits, state.agent, state.task.limits)
+        self.totals = Totals(self.limits)
+        self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
+        self.attached = AttachedFiles(state.journal.earlier)
+        self.dialogue_calls = 0
+        """The calls of its conversations, each of which reads the context."""
+        self.changed = False
+        """Whether a tool of the run, or of a task that it delegated, may have changed something."""
+        self.limit: str | None = None
+        """The limit that was reached: only an answer would do then."""
+        self.prompt: str | None = None
+        """The version of the agent's prompt that was used last."""
+        self.last_answer = ""
+        """The last answer that a model gave in a shape, as JSON."""
+        self._state = state
+        self._settled: set[str] = set()
+        for value in state.journal.earlier:
+            calls = self.usage.add_record(value)
+            self.totals.add_record(value, [call for call in calls if isinstance(call, Call)])
+
+    async def recover(self) -> None:
+        """Have budgets book calls of earlier claims, where a worker ended before it had."""
+        state, budgets = self._state, self._state.services.budgets
+        settlements = settlements_in(state.journal.earlier)
+        self._settled.update(settled.call for settled in settlements)
+        if settlements and budgets is not None:
+            await budgets.recover(state.agent.agent_id, state.call_context(None, None), settlements)
+
+    async def booked(self) -> None:
+        """Return once the calls are durable, and budgets have booked them.
+
+        No one reads the journal of an attempt that has ended. Raises HostError.
+        """
+        budgets = self._state.services.budgets
+        if self._settled and budgets is not None:
+            await self.book()
+            await budgets.booked(self._settled)
+
+    async def book(self) -> None:
+        """Have budgets book the calls once they are durable, on a store that can lose their records alone."""
+        budgets = self._state.services.budgets
+        if not self._settled or budgets is None or not self._state.services.runtime.is_shared:
+            return
+        await self._state.journal.confirm()
+        budgets.book(self._settled)
+
+    def leave_reserved(self) -> None:
+        """Leave calls that are not booked to the run that goes on: its journal may have them."""
+        if (budgets := self._state.services.budgets) is not None:
+            budgets.leave_reserved(self._settled)
+
+    async def charge(self, usd: Decimal, what: str) -> None:
+        """Book what a tool spends with every budget of the run, as a call in a step of its own.
+
+        Raises ToolFailed where a budget or `max_usd` has no room for it, AgentError for a wrong charge.
+        """
+        state = self._state
+        if not (isinstance(usd, Decimal) and is_amount(usd) and re.fullmatch(ID_PATTERN, what)):
+            raise AgentError(
+                f"{state.agent.agent_id} charges {usd!r} for {what!r}",
+                remedy='Write await context.charge(Decimal("0.005"), "web-search")',
+            )
+        async with state.journal.open_step(_CHARGE, {"what": what}) as step:
+            if not step.is_replayed:
+                self._record(step, await self._charged(step, usd, what))
+                step.finish(None)
+
+    async def _charged(self, step: OpenStep, usd: Decimal, what: str) -> Call:
+        if (limit := self.totals.exceeded_by(usd)) is not None:
+            raise ToolFailed(f"{what} costs ${usd}, and the run would exceed {limit.name} (${limit.most})")
+        state = self._state
+        call = Call(
+            call_id=new_id(),
+            model=f"{CHARGE}{what}",
+            user=state.agent.agent_id,
+            thread_id=state.task.thread_id,
+            tenant_id=state.task.tenant_id,
+            cost_usd=usd,
+            cost_source="reported",
+            attempt=state.work.dispatch.attempt,
+            step=step.number,
+        )
+        if (budgets := state.services.budgets) is None:
+            return call
+        request = ModelRequest(messages=(), model=call.model, user=call.user, context=self.context(step))
+        try:
+            hold = await budgets.hold(request, lambda _: usd)
+        except ModelError as error:
+            raise ToolFailed(str(error)) from error
+        for call_id in hold.cut:  # its process ended before the tool could spend it
+            budgets.settle(hold, Decimal(0), call=call_id)
+        budgets.book(hold.cut)
+        return replace(call, call_id=hold.call or call.call_id, settlement=budgets.settle(hold, usd))
+
+    def context(self, step: OpenStep | None) -> CallContext:
+        """The context of a step's calls: who pays for them, and where they are recorded."""
+        number = None if step is None else step.number
+        return self._state.call_context(number, partial(self._record, step), step, self.prompt)
+
+    def _record(self, step: OpenStep | None, call: Call) -> None:
+        self.usage.add(call)
+        self.totals.add_call(call)
+        payload = call.payload()
+        counted = {name: payload[name] for name in _COUNTED if name in payload}
+        if call.settlement is not None:
+            counted["settlement"] = call.settlement.model_dump()
+            self._settled.add(call.settlement.call)
+        if call.outcome == "ok" and not call.model.startswith(CHARGE):
+            self._call_back(call)
+        event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
+        if step is None:
+            self._state.journal.add_call(counted, event)
+        else:
+            step.add_call(counted, event)
+
+    def _call_back(self, call: Call) -> None:
+        """Tell the agent's callbacks of a call, in the words of LiteLLM's."""
+        state = self._state
+        if not state.agent.success_callbacks:
+            return
+        end = state.services.clock.now()
+        used, task = call.usage, state.task
+        tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+        response = {
+            "id": call.call_id,
+            "model": call.model,
+            "usage": {**tokens, "total_tokens": sum(tokens.values())},
+        }
+        kwargs = {
+            "model": call.model,
+            "user": call.user,
+            "response_cost": None if call.cost_usd is None else float(call.cost_usd),
+            "cache_hit": call.cache_hit,
+            "metadata": {"task_id": task.task_id, "tenant_id": task.tenant_id, "tags": [*call.tags]},
+        }
+        for callback in state.agent.success_callbacks:
+            try:
+                callback(kwargs, response, end - timedelta(milliseconds=call.latency_ms), end)
+            except Exception:  # the author's code: the call is made, and its answer counts
+                _logger.exception("A success_callback of %s failed", state.agent.agent_id)
+
+    async def ask(
+        self,
+        prepared: PreparedPrompt,
+        messages: Sequence[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[BaseModel] | None,
+        *,
+        question: dict[str, Any],
+        max_tokens: int | None = None,
+        events: Sequence[ProgressEvent] = (),
+        begins: bool = False,
+    ) -> tuple[ModelReply, dict[str, Any]]:
+        """Call the model, in a step of the journal; return its reply, and what the run had come to by then.
+
+        For a `shape` the reply's content is JSON, unchecked. The step is known by the `question`
+        of the agent's code: a reply in the journal stands, whatever prompt, tools and model are now.
+        `max_tokens` is instead of the prompt's; `events` are published with the step.
+
+        Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. If the
+        provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
+        resumed, so that an agent which went on without an answer does so again.
+        """
+        state, self.prompt, earlier = self._state, prepared.prompt, tuple(self._settled)
+        request = self._request(prepared, messages, specs, shape, max_tokens)
+        streams = shape is None and state.services.stream  # JSON is not shown while it is written
+        async with state.journal.open_step("model", question, paid=True) as step:
+            if step.is_replayed:
+                kind = RecordedError if "failed" in step.result else ModelReply
+                result: _StepResult = kind.model_validate(step.result)
+            else:
+                if (budgets := state.services.budgets) is not None:
+                    budgets.book(earlier)  # they were durable before this step began
+                if begins:
+                    self._check_totals(step)
+                request = replace(request, context=self.context(step))
+                started = time.perf_counter()
+                try:
+                    deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
+                    with state.time.apart(), deltas as on_delta:
+                        result = await state.services.model.complete(request, on_delta)
+                    check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
+                except ModelError as error:
+                    await self._park(error, started)
+                    result = RecordedError.of(error)
+                self._finish(step, request, result, [*events, *_events_of(result, shape)])
+        return self._note(step, request, result), step.totals
+
+    def _request(
+        self,
+        prepared: PreparedPrompt,
+        messages: Sequence[ChatMessage],
+        specs: tuple[ToolSpec, ...],
+        shape: type[BaseModel] | None,
+        max_tokens: int | None,
+    ) -> ModelRequest:
+        state = self._state
+        return ModelRequest(
+            model=prepared.model,
+            messages=tuple(messages),
+            tags=prepared.tags,
+            user=state.agent.agent_id,
+            tools=specs,
+            response_schema=None if shape is None else response_schema(shape),
+            output_mode=prepared.structure,
+            temperature=prepared.temperature,
+            max_tokens=max_tokens or prepared.max_tokens,
+            params=prepared.params,
+            timeout_seconds=state.time.timeout.seconds,
+            cache=prepared.cache,
+        )
+
+    def _check_totals(self, step: OpenStep) -> None:
+        if (limit := self.totals.spent()) is not None:
+            event_id = f"limit/{self._state.work.steps}/{step.key.path}"
+            step.events.append(limit.event("calls", event_id))
+            raise limit.error(self._state.agent.agent_id, is_begun=False)
+
+    def _finish(
+        self, step: OpenStep, request: ModelRequest, result: _StepResult, events: list[ProgressEvent]
+    ) -> None:
+        if isinstance(result, ModelReply):
+            self.totals.add_reply(result)
+        step.sent = self.sent.record_of(request)
+        step.totals = self.totals.now()
+        step.finish(result, events, is_error=isinstance(result, RecordedError))
+
+    def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
+        """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
+        self.dialogue_calls += 1
+        reply = result if isinstance(result, ModelReply) else None
+        self.attached.add(step.key.path, () if reply is None else reply.files)
+        self.sent.add(step.key.path, request, reply)
+        if isinstance(result, RecordedError):
+            raise result.error
+        return result
+
+    async def _park(self, error: ModelError, started: float) -> None:
+        """Let the run wait for money, or for a provider that is away; since `begun` it did nothing else.
+
+        Returns where it cannot, or waiting does not help.
+        """
+        state, parking = self._state, self._state.services.parking
+        now, pauses = state.services.clock.now(), state.journal.pauses
+        kind: WaitKind = "provider"
+        due_at: datetime | None = None
+        subject: dict[str, Any] = {"error": error.code, "pauses": pauses}
+        if isinstance(error, BudgetExceeded):
+            kind, due_at = "money", tries_again_at(error, now, pauses, state.task.priority)
+            subject = {"budget": error.budget, "account": error.account, "on_empty": error.on_empty}
+            subject |= {"of": error.owner, "cheaper": error.can_be_cheaper}
+        elif parking is not None:
+            due_at = parking.due_at(error, now, pauses, state.task.deadline_at)
+        if due_at is not None:
+            state.time.stand_still(started)
+            with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
+                await state.journal.park(kind, str(error), due_at, subject)
+
+    def _show(self, step: int, payload: dict[str, Any]) -> None:
+        state = self._state
+        task, dispatch = state.task, state.work.dispatch
+        state.services.runtime.broadcast(
+            Event(
+                id=new_id(),
+                event_type=topics.MODEL_DELTA,
+                topic=topics.TASK_PROGRESS,
+                time=state.services.clock.now(),
+                tenant_id=task.tenant_id,
+                task_id=task.task_id,
+                agent_id=dispatch.agent_id,
+                trace_id=trace_id_of(task.traceparent),
+                aggregate_id=str(state.ref),
+                payload={"step": step, "attempt": dispatch.attempt, **payload},
+            )
+        )
+
+
+def _ended_in(record: Any) -> list[Call | Outcome]:
+    """The calls, or the delegated task, that a record of the journal is of."""
+    match record:
+        case {"calls": calls}:
+            return [
+                Call.model_validate({key: call[key] for key in _COUNTED if key in call}) for call in calls
+            ]
+        case {"kind": "delegate", "kept": _}:  # it counts in the attempt that asked
+            return []
+        case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
+            return [Outcome.model_validate(outcome)]
+        case _:
+            return []
+
+
+def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+    """The faults of a reply with its text, so that nothing that was paid for is lost."""
+    events: list[ProgressEvent] = []
+    if isinstance(reply, RecordedError):
+        return events
+    if shape is not None and not reply.tool_calls:
+        try:
+            read_answer(shape, reply)
+        except StructureInvalid as error:
+            raw = cut(error.raw, _MAX_RAW_CHARS)
+            invalid = InvalidAnswer(shape=shape.__name__, error=error.message, raw=raw)
+            events.append(ProgressEvent.of(invalid))
+    if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
+        calls = [
+            {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
+        ]
+        text = cut(reply.content, _MAX_CUT_CHARS)
+        events.append(ProgressEvent.of(CutOffReply(text=text, tool_calls=calls)))
+    return events

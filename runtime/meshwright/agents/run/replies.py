@@ -1,0 +1,145 @@
+"""Shows replies in pieces while the model writes them; asks again for those that are no whole answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from meshwright.agents.run.prepared import PreparedPrompt
+from meshwright.core.errors import ModelError
+from meshwright.models.errors import EmptyReply, ReplyCutOff
+from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply
+
+MAX_EMPTY = 2  # replies in a row that are asked for again
+MAX_PARTS = 10  # continuations of one answer
+MAX_ROOM = 4  # times the prompt's max_tokens, if the model's maximum is unknown
+MAX_TRIES = 4  # of a reply that has to be whole
+_MIN_OVERLAP = 16  # characters of a part that its continuation repeats; fewer may be chance
+
+ANSWER_NOW = ChatMessage(role="user", content="Answer now, with what you have; no more tools can be called.")
+REPLY_WAS_EMPTY = ChatMessage(role="user", content="Your reply was empty. Answer now, or call a tool.")
+CONTINUE = ChatMessage(
+    role="user",
+    content="Your answer was cut off at the length limit. Continue exactly where it stopped: repeat nothing, "
+    "and add no remark.",
+)
+
+
+def write_less(room: int) -> ChatMessage:
+    """The request to a model whose reply has to be whole, and does not fit."""
+    return ChatMessage(
+        role="user",
+        content=f"Your last reply was cut off at its limit of {room} tokens and was dropped. Write less in "
+        "one reply: shorter arguments, or a long text in several parts.",
+    )
+
+
+def is_cut_off(reply: ModelReply) -> bool:
+    """Whether a reply ended at `max_tokens`."""
+    return reply.finish_reason == "length"
+
+
+def is_empty(reply: ModelReply) -> bool:
+    """Whether a reply has neither text, nor a file, nor a call of a tool."""
+    return not (reply.tool_calls or reply.files or reply.content.strip())
+
+
+def must_be_whole(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
+    """Whether a reply is of no use in parts: a call of a tool, JSON, or thoughts without a word."""
+    return bool(reply.tool_calls) or shape is not None or is_empty(reply)
+
+
+def joined(text: str, more: str) -> str:
+    """Joins a text and its continuation without the words that it repeats: all of the text, or the last."""
+    if more.startswith(text):
+        return more
+    for length in range(min(len(text), len(more)), _MIN_OVERLAP - 1, -1):
+        if text.endswith(more[:length]):
+            return text + more[length:]
+    return text + more
+
+
+def unusable(reply: ModelReply, prepared: PreparedPrompt, room: int, text: str = "") -> ModelError:
+    """The error for a reply that stays cut off, or empty; `text` is what came before it."""
+    model, text = reply.model or prepared.model, joined(text, reply.content)
+    if not (text or is_cut_off(reply)):
+        return EmptyReply(
+            f"{model} gave neither text nor a tool call, {MAX_EMPTY + 1} times",
+            remedy="Raise max_tokens in its prompt, since reasoning counts, or name another model",
+        )
+    what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
+    return ReplyCutOff(
+        f"{model} reached max_tokens ({room}) {what}, also when asked again",
+        text=text,
+        remedy="Raise max_tokens in its prompt; what it wrote is in the task's reply.cut_off events",
+    )
+
+
+PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
+_MIN_CHARS = 32  # that need not wait for more
+MAX_CHARS = 65_536  # of one piece
+
+
+class Deltas:
+    """Takes an answer as the model writes it (`OnDelta`), and shows it in pieces: at most ten a second.
+
+    A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
+    an answer from 1: where it is 1 again the answer starts again, and what came before is void.
+    Within a block: what is gathered when that fails is not shown.
+    """
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self._show = show
+        self._loop = asyncio.get_running_loop()
+        self._text = ""
+        self._n = 0
+        self._shown_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, text: str) -> None:
+        """Take the next words, or STREAM_RESTART."""
+        if text == STREAM_RESTART:
+            self._restart()
+            return
+        self._text += text
+        if len(self._text) >= _MIN_CHARS and self._loop.time() - self._shown_at >= PAUSE_SECONDS:
+            self._flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def __enter__(self) -> Deltas:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        while kind is None and self._text:
+            self._flush()
+        self._stop_timer()
+
+    def _restart(self) -> None:
+        self._stop_timer()
+        self._text = ""
+        if self._n:
+            self._n = 0
+            self._show({"restart": True})
+
+    def _flush(self) -> None:
+        self._stop_timer()
+        piece, self._text = self._text[:MAX_CHARS], self._text[MAX_CHARS:]
+        self._n += 1
+        self._shown_at = self._loop.time()
+        self._show({"text": _whole(piece), "n": self._n})
+        if self._text:
+            self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _whole(text: str) -> str:
+    """A text that JSON can hold: two halves of a character are joined, a lone one is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

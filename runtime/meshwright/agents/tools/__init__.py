@@ -1,0 +1,1 @@
+"""Tools of agents; `meshwright.tools` is what authors import."""

@@ -1,0 +1,1 @@
+"""The client; `meshwright.client` is what callers import."""

@@ -1,0 +1,1 @@
+"""Durable actors: turns, their work and events, and the stores."""

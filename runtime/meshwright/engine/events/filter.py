@@ -1,0 +1,205 @@
+"""Filters of tasks and of events: the descriptions that lists, queries, tails and replays share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.core.encoding import encode
+from meshwright.core.ids import version_prefix
+from meshwright.core.messages import Event, TaskStatus
+
+if TYPE_CHECKING:
+    from meshwright.engine.sql.database import Session
+
+MAX_LIMIT = 1000
+KEYED = (
+    "task_id",
+    "idempotency_key",
+    "aggregate_id",
+    "trace_id",
+    "agent_id",
+    "event_type",
+    "topic",
+    "tenant_id",
+)
+"""Fields that the log finds events by; `event_version` only narrows what was found."""
+EXACT = (*KEYED, "event_version")
+TASK_FIELDS = (
+    "status", "capability", "agent_id", "thread_id", "parent_task_id", "requested_by", "model", "error",
+)  # fmt: skip
+"""Fields by which tasks are found, each with one value."""
+
+
+class TaskFilter(BaseModel):
+    """Tasks that agree with every field given.
+
+    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
+    `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
+    `tag` is one of such a call. `text` stands in the first 1,000 characters of their request, whatever its
+    case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
+    failed or timed out, `open` those that have not ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: TaskStatus | None = None
+    capability: str | None = None
+    agent_id: str | None = None
+    thread_id: str | None = None
+    parent_task_id: str | None = None
+    requested_by: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    tag: str | None = None
+    error: str | None = None
+    text: str | None = None
+    task_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    dead: bool = False
+    open: bool = False
+
+    def conditions(self, session: Session, tenant_id: str | None) -> tuple[str, dict[str, Any]]:
+        """Returns them in SQL, with their values; without a tenant for the tasks of all."""
+        exact = {"tenant_id": tenant_id, **{name: getattr(self, name) for name in TASK_FIELDS}}
+        values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
+        conditions = [f"tasks.{name} = :{name}" for name in values]
+        if self.task_id is not None:
+            values["task_id"] = session.bindable(self.task_id)
+            end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
+            conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+        of_call, call_values = self.of_call(session, "made")
+        if of_call:
+            conditions.append(
+                "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
+                f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
+            )
+            values |= call_values
+        if self.text is not None:
+            values["text"] = session.bindable(self.text)
+            conditions.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
+        for name, compared in (("since", ">="), ("until", "<=")):
+            if (bound := getattr(self, name)) is not None:
+                values[name] = seconds(bound)
+                conditions.append(f"updated_at {compared} :{name}")
+        if self.dead:
+            conditions.append("status IN ('failed', 'timed_out')")
+        if self.open:
+            conditions.append("completed_at IS NULL")
+        if self.dead or self.status not in (None, "succeeded"):
+            conditions.append("status <> 'succeeded'")
+        return " AND ".join(conditions) or "1 = 1", values
+
+    def of_rows(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a row of another table is of such a task, with its values."""
+        conditions, values = self.conditions(session, None)
+        joined = f"tasks.task_id = {table}.task_id AND tasks.tenant_id = {table}.tenant_id"
+        return f"EXISTS (SELECT 1 FROM tasks WHERE {joined} AND {conditions})", values  # noqa: S608
+
+    def of_call(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a call has the `prompt` and the `tag`, with their values."""
+        conditions, values = list[str](), dict[str, Any]()
+        if self.prompt is not None:
+            values["prompt"] = session.bindable(version_prefix(self.prompt))
+            prefix = f"substr({table}.prompt, 1, length(:prompt)) = :prompt"
+            conditions.append(f"{table}.prompt IS NOT NULL AND {prefix}")
+        if self.tag is not None:
+            values["tag"] = session.bindable(encode(self.tag).decode())  # as the list of them is stored
+            conditions.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
+        return " AND ".join(conditions), values
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether rows that no index finds decide: a page with few of them reads the whole list."""
+        return bool(self.model_fields_set - {"status", "capability", "dead", "open"})
+
+    @property
+    def index(self) -> str | None:
+        """The index that finds them; None for the order of the list."""
+        if self.status not in (None, "succeeded"):
+            return "tasks_by_status"
+        if self.open:
+            return "tasks_open"
+        return None if self.capability is None else "tasks_by_capability"
+
+
+_FIND = {"sqlite": "instr", "postgres": "strpos"}
+"""The function that finds a text in another, by dialect."""
+
+
+class EventFilter(BaseModel):
+    """Events that agree with every field given. Bounds of `seq` are exclusive, those of time inclusive.
+
+    Times without a zone count as UTC. `of_task` says of which tasks they are; `limit` and `order` (by `seq`)
+    are for queries alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after_seq: int | None = Field(default=None, ge=0)
+    before_seq: int | None = Field(default=None, ge=0)
+    since: datetime | None = None
+    until: datetime | None = None
+    trace_id: str | None = None
+    task_id: str | None = None
+    agent_id: str | None = None
+    event_type: str | None = None
+    event_version: int | None = None
+    aggregate_id: str | None = None
+    idempotency_key: str | None = None
+    topic: str | None = None
+    tenant_id: str | None = None
+    of_task: TaskFilter | None = None
+    limit: int = Field(default=100, ge=1, le=MAX_LIMIT)
+    order: Literal["asc", "desc"] = "asc"
+
+    def exact(self) -> dict[str, Any]:
+        """The fields that an event must hold, and their values."""
+        fields = self.__dict__
+        return {name: fields[name] for name in EXACT if fields[name] is not None}
+
+    def period(self) -> tuple[float, float]:
+        """The first and the last moment, in unix seconds; infinite where there is no bound."""
+        since = seconds(self.since) if self.since else float("-inf")
+        until = seconds(self.until) if self.until else float("inf")
+        return since, until
+
+    @property
+    def timed(self) -> bool:
+        """Whether there is a bound of time."""
+        return self.since is not None or self.until is not None
+
+    def first(self) -> int:
+        """The lowest `seq` that fits."""
+        return (self.after_seq or 0) + 1
+
+    def last(self, newest: int) -> int:
+        """The highest `seq` that fits, in a log that ends with `newest`."""
+        return newest if self.before_seq is None else min(newest, self.before_seq - 1)
+
+
+class Matcher:
+    """A filter made ready to judge events one by one, as the log would."""
+
+    def __init__(self, filter: EventFilter) -> None:
+        self._exact = tuple(filter.exact().items())
+        self._before = filter.before_seq
+        self._since, self._until = filter.period()
+        self._timed = filter.timed
+
+    def __call__(self, event: Event) -> bool:
+        """Whether the event is wanted."""
+        for name, value in self._exact:
+            if getattr(event, name) != value:
+                return False
+        if self._before is not None and (event.seq or 0) >= self._before:
+            return False
+        return not self._timed or self._since <= seconds(event.time) <= self._until
+
+
+def seconds(time: datetime) -> float:
+    """A time as unix seconds; one without a zone counts as UTC."""
+    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,383 @@
+"""The inbox: what tasks wait for people to say, a projection of the log with one row for each question.
+
+A question is open until it is answered or expires, while its attempt at the task goes on. All tasks of a
+tenant that wait for the same budget ask one question, which is open while one of them waits. A deployment of
+a model whose key is refused is one item, however many tasks wait for it, until the deployment answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from meshwright.core.encoding import encode
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Event, Plain
+from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.engine.events.filter import TaskFilter, seconds
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.rows import PRUNED_EVENT
+from meshwright.engine.events.status import account_of
+from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
+from meshwright.engine.sql.database import Row, Session
+from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
+
+_WAITING, _ENDED = "task.waiting", "wait.ended"
+_REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
+_REFUSED_PARTS = {"402": "Credit", "404": "Model"}
+_DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
+_MAX_PAGE = 500
+_COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "account", "ended_at", "document")
+_INTO = f"inbox ({', '.join(_COLUMNS)})"
+_REPLACE = (
+    "ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at, document = excluded.document, "
+    "generation = excluded.generation, attempt = excluded.attempt"
+)
+_IS_CURRENT = (
+    "CASE WHEN inbox.task_id = '' THEN 1=1 WHEN account IS NOT NULL THEN EXISTS "
+    "(SELECT 1 FROM waits WHERE waits.account = inbox.account AND waits.tenant_id = inbox.tenant_id) ELSE "
+    "EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id "
+    "AND tasks.completed_at IS NULL AND tasks.generation = inbox.generation "
+    "AND tasks.attempts = inbox.attempt) END"
+)
+_IS_OPEN = f"(ended_at IS NULL OR account IS NOT NULL) AND {_IS_CURRENT}"
+_WAITS = (
+    "SELECT task_id, wait_key, since FROM waits WHERE account = ? AND tenant_id = ? ORDER BY since, wait_key"
+)
+_OF_THREAD = (
+    "WITH RECURSIVE above (id, task_id) AS ("  # noqa: S608 conditions are code
+    f"SELECT id, task_id FROM inbox WHERE tenant_id = :tenant_id AND {_IS_OPEN} UNION "
+    "SELECT above.id, tasks.parent_task_id FROM above JOIN tasks ON tasks.task_id = above.task_id "
+    "WHERE tasks.tenant_id = :tenant_id AND tasks.parent_task_id IS NOT NULL) "
+    "SELECT document FROM inbox WHERE id IN (SELECT above.id FROM above JOIN tasks "
+    "ON tasks.task_id = above.task_id WHERE tasks.tenant_id = :tenant_id AND tasks.thread_id = :thread_id) "
+    "ORDER BY seq, id"
+)
+_FORGET = (
+    "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) "
+    "AND (task_id <> '' OR ended_at IS NOT NULL) AND NOT EXISTS "
+    "(SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id)"
+)
+
+_DELETE = "DELETE FROM inbox WHERE tenant_id = ? AND task_id = ? AND account IS NULL"
+_TENANTS = "SELECT tenant_id FROM inbox UNION SELECT DISTINCT tenant_id FROM tasks"
+_CLEAR = "DELETE FROM inbox WHERE seq >= ? OR (task_id = '' AND document NOT LIKE ?)"
+
+QuestionStatus = Literal["open", "answered", "expired", "closed"]
+
+
+class Question(Plain):
+    """One thing that a task waits for a person to say, or that a person has to mend or decides on.
+
+    `source` names the part of the mesh that takes the decision; it is "" for a question of a task, and for a
+    deployment to mend, whose `task_id` is "" too. An item of a source may come from a task.
+    `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
+    says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
+    may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
+    `tasks` wait for the same answer: for a question of money all that wait for its budget, of which this
+    names the first.
+    """
+
+    id: str
+    seq: int
+    wait_id: str
+    task_id: str
+    tenant_id: str
+    source: str = ""
+    agent_id: str | None = None
+    status: QuestionStatus = "open"
+    question: str = ""
+    subject: dict[str, Any] = Field(default_factory=dict)
+    answer_schema: dict[str, Any] | None = None
+    may_answer: tuple[str, ...] = ()
+    since: datetime | None = None
+    expires_at: datetime | None = None
+    answered_by: str | None = None
+    ended_at: datetime | None = None
+    tasks: int = 1
+
+    @property
+    def takes_answer(self) -> bool:
+        """Whether a person answers it; a deployment is mended."""
+        return bool(self.task_id or self.source)
+
+    @property
+    def kind(self) -> str:
+        """By whom and what for it asks, as in `coder: approval send_mail`, or `mcp/files`."""
+        if not self.task_id:
+            return self.wait_id.rpartition("/")[0]
+        parts = (str(self.subject[name]) for name in ("kind", "tool") if self.subject.get(name))
+        return f"{self.agent_id}: {' '.join(parts) or 'question'}"
+
+
+class InboxPage(Plain):
+    """Some questions, the oldest first; `cursor` asks for those that follow, and is None at the end."""
+
+    items: tuple[Question, ...]
+    cursor: str | None = None
+
+
+class Inbox:
+    """The questions of a mesh."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def page(
+        self,
+        tenant_id: str,
+        *,
+        id: str | None = None,
+        with_ended: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+        of_task: TaskFilter | None = None,
+    ) -> InboxPage:
+        """A tenant's questions, the oldest first, at most 500; `with_ended` also those that have ended.
+
+        `id` is an end or a beginning of their ids, or of the ids of their tasks, or a whole `wait_id`;
+        `of_task` says which tasks ask. Raises InvalidInput for a wrong cursor.
+        """
+        after = 0 if cursor is None else position_of(cursor)
+        view = self._log.view if of_task is None else self._log.view_apart
+        return await view(_list, tenant_id, id, with_ended, limit, after, of_task)
+
+    async def find(self, tenant_id: str, wait_id: str) -> Question | None:
+        """The question of a wait, open or not; None where there is none."""
+        page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), with_ended=True, limit=1)
+        return page.items[0] if page.items else None
+
+    async def next_of(self, tenant_id: str, thread_id: str) -> Question | None:
+        """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
+        return await self._log.view(_next_of, tenant_id, thread_id)
+
+    async def refused(self) -> list[tuple[str, int | None]]:
+        """The deployments that wait for a person to fix their keys, with what they were refused with."""
+        subjects = [question.subject for question in await self._log.view(_refused)]
+        return [(str(subject.get("deployment")), subject.get("status")) for subject in subjects]
+
+    async def tenants(self) -> list[str]:
+        """The tenants that have or had questions or tasks."""
+        return await self._log.view(_tenants)
+
+
+def question_id(tenant_id: str, wait_id: str) -> str:
+    """The short name of a wait."""
+    return derived_id("question", tenant_id, wait_id)
+
+
+class InboxProjection:
+    """The table `inbox`."""
+
+    name = "inbox"
+    version = 2
+    event_types: Collection[str] = (_WAITING, _ENDED, _REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Add questions, and end them. An end may arrive before its question."""
+        for is_pruning, some in by_pruning(events):
+            if not is_pruning:
+                self._change(session, [*some])
+                continue
+            for event in some:
+                for task_id in pruned_tasks(event):
+                    session.execute(_DELETE, (event.tenant_id, task_id))
+
+    def _change(self, session: Session, events: Sequence[Event]) -> None:
+        changes = [(key, event) for event in events for key in _named(event)]
+        rows = _stored(session, {_row_id(event, key) for key, event in changes})
+        for key, event in changes:
+            row_id = _row_id(event, key)
+            if row_id not in rows and not _asks(event):
+                continue
+            document = rows.get(row_id, _begun(row_id, key, event))
+            if event.event_type == _REFUSED and document.get("ended_at") is not None:  # it was mended before
+                document = {**_begun(row_id, key, event), "seq": document["seq"]}
+            rows[row_id] = {**document, **_change(event)}
+        session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
+        if any(event.event_type == PRUNED_EVENT for event in events):
+            session.execute(_FORGET)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget the questions whose first event is in the log, and the items that version 1 had of parts."""
+        session.execute(_CLEAR, (oldest, f'%"wait_id":"{_DEPLOYMENT}%'))
+
+
+_OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at")
+
+
+def _named(event: Event) -> Iterator[str]:
+    """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
+    if (deployment := _deployment_of(event)) is not None:
+        yield f"{_DEPLOYMENT}{deployment.deployment}"
+    elif (wait := _wait_of(event)) is not None and event.task_id and wait.kind in ("person", "money"):
+        yield wait.key
+
+
+def _deployment_of(event: Event) -> DeploymentLeftAlone | DeploymentRecovered | None:
+    return DeploymentLeftAlone.read(event) or DeploymentRecovered.read(event)
+
+
+def _wait_of(event: Event) -> TaskWaiting | WaitEnded | None:
+    return TaskWaiting.read(event) or WaitEnded.read(event)
+
+
+def _row_id(event: Event, key: str) -> str:
+    """The id of the question that an event is of; what asks for money is known by its budget."""
+    waiting = TaskWaiting.read(event)
+    account = account_of(waiting.subject) if waiting is not None and waiting.kind == "money" else None
+    return question_id(event.tenant_id, key if account is None else f"money/{account}")
+
+
+def _asks(event: Event) -> bool:
+    """Whether an event is of a question that a person is asked; for money not every task asks one."""
+    wait = _wait_of(event)
+    if wait is None:
+        return event.event_type == _REFUSED
+    return wait.kind == "person" or (isinstance(wait, TaskWaiting) and _is_for_money(wait.subject))
+
+
+def _is_for_money(subject: Any) -> bool:
+    return isinstance(subject, dict) and subject.get("on_empty") == "ask"
+
+
+def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
+    return {
+        "id": row_id,
+        "seq": event.seq or 0,
+        "wait_id": key,
+        "task_id": event.task_id or "",
+        "tenant_id": event.tenant_id,
+        "since": event.time,
+    }
+
+
+def _change(event: Event) -> dict[str, Any]:
+    if (deployment := DeploymentLeftAlone.read(event)) is not None:
+        return _refusal(deployment)
+    if (end := WaitEnded.read(event)) is not None:
+        status = "expired" if end.how == "expired" else "answered"
+        return {"status": status, "answered_by": end.answered_by, "ended_at": event.time}
+    if (waiting := TaskWaiting.read(event)) is None:
+        return {"status": "closed", "ended_at": event.time}
+    question = {"question": waiting.asked, "agent_id": event.agent_id}
+    question |= {name: getattr(waiting, name) for name in _OF_QUESTION if getattr(waiting, name)}
+    # A run that finds no money asks again, in the same step.
+    return {**question, "status": "open", "ended_at": None} if waiting.kind == "money" else question
+
+
+def _refusal(deployment: DeploymentLeftAlone) -> dict[str, Any]:
+    message = deployment.error.message if deployment.error is not None else ""
+    refused = _REFUSED_PARTS.get(str(deployment.status), "Key")
+    question = f"{refused} refused: {message}. Tasks wait; fix that, then run: mesh models test"
+    subject = {"deployment": deployment.deployment, "status": deployment.status}
+    return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
+
+
+def _row_of(document: dict[str, Any]) -> Row:
+    try:
+        question = Question.model_validate(document)
+    except ValidationError:  # an event that another program has published: the names are ours
+        names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
+        question = Question.model_validate({name: document[name] for name in names})
+    generation, attempt = _attempt_of(question.wait_id)
+    account = account_of(question.subject) if _is_for_money(question.subject) else None
+    ended_at = None if question.ended_at is None else seconds(question.ended_at)
+    text = encode(question.model_dump(exclude_none=True)).decode()
+    return (
+        question.id,
+        question.seq,
+        question.tenant_id,
+        question.task_id,
+        generation,
+        attempt,
+        account,
+        ended_at,
+        text,
+    )
+
+
+def _attempt_of(wait_id: str) -> tuple[int, int]:
+    """The generation and the attempt that a wait is of: `steps/{task}/{generation}/{attempt}/{path}`."""
+    parts = wait_id.split("/")
+    numbers = [int(part) if part.isdecimal() and len(part) < 10 else 0 for part in parts[2:4]]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def _stored(session: Session, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    rows = session.select_in("SELECT id, document FROM inbox WHERE id", ids)
+    return {row_id: from_json(document) for row_id, document in rows}
+
+
+def _list(
+    session: Session,
+    tenant_id: str,
+    id: str | None,
+    with_ended: bool,
+    limit: int,
+    after: int,
+    of_task: TaskFilter | None,
+) -> InboxPage:
+    limit = max(1, min(limit, _MAX_PAGE))
+    values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
+    conditions = ["tenant_id = :tenant_id", "seq > :after", *([] if with_ended else [_IS_OPEN])]
+    if id is not None:
+        values |= {"id": session.bindable(id), "of_wait": question_id(tenant_id, id)}
+        ends = [
+            f"substr({name}, 1, length(:id)), substr({name}, length({name}) - length(:id) + 1)"
+            for name in ("id", "task_id")
+        ]
+        conditions.append(f"(id = :of_wait OR :id IN ({', '.join(ends)}))")
+    if of_task is not None:
+        condition, of_rows = of_task.of_rows(session, "inbox")
+        conditions.append(condition)
+        values |= of_rows
+    query = (
+        f"SELECT document, {_IS_CURRENT}, account FROM inbox "  # noqa: S608 conditions are code
+        f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"
+    )
+    rows = session.execute(query, values).fetchall()
+    items = tuple(
+        _question(document, bool(current))
+        if account is None
+        else _question_for_money(session, document, account)
+        for document, current, account in rows[:limit]
+    )
+    return InboxPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+def _question(document: str, current: bool) -> Question:
+    question = Question.model_validate_json(document)
+    if question.status == "open" and not current:
+        return question.model_copy(update={"status": "closed"})
+    return question
+
+
+def _question_for_money(session: Session, document: str, account: str) -> Question:
+    question = Question.model_validate_json(document)
+    waits = session.execute(_WAITS, (account, session.bindable(question.tenant_id))).fetchall()
+    if not waits:
+        return _question(document, current=False)
+    task_id, wait_id, since = waits[0]
+    update = {"task_id": task_id, "wait_id": wait_id, "since": datetime.fromtimestamp(since, UTC)}
+    update["tasks"] = len({task_id for task_id, *_ in waits})
+    return question.model_copy(update={**update, "status": "open", "answered_by": None, "ended_at": None})
+
+
+def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:
+    rows = session.execute(_OF_THREAD, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
+    questions = (Question.model_validate_json(document) for (document,) in rows)
+    return next((question for question in questions if not _is_for_money(question.subject)), None)
+
+
+def _refused(session: Session) -> list[Question]:
+    rows = session.execute("SELECT document FROM inbox WHERE task_id = '' AND ended_at IS NULL").fetchall()
+    return [Question.model_validate_json(document) for (document,) in rows]
+
+
+def _tenants(session: Session) -> list[str]:
+    return [name for (name,) in session.execute(_TENANTS).fetchall()]

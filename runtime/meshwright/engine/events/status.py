@@ -1,0 +1,243 @@
+"""How a mesh is doing: open tasks by status, what they wait for, and the deployments that are left alone.
+
+The waits of tasks are a projection of the log, the table `waits`. No actor is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal
+
+from pydantic import Field
+
+from meshwright.core.messages import Event, Plain
+from meshwright.core.payloads import Fact
+from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.engine.events.filter import seconds
+from meshwright.engine.events.projections import StalledProjection
+from meshwright.engine.events.tasks import MAX_REASON_CHARS
+from meshwright.engine.sql.database import Row, Session
+from meshwright.engine.work.protocol import WaitKind
+
+WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
+WORKER_HELD, WORKER_BEGUN = "worker.held", "worker.begun"
+NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
+"""After these a task waits for nothing: it has ended, or begins again."""
+_COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "account", "since", "due_at")
+_INTO = f"waits ({', '.join(_COLUMNS)})"
+_REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _COLUMNS[2:]
+)
+_END = "DELETE FROM waits WHERE tenant_id = ? AND wait_key = ?"
+_OF_TASK = "SELECT task_id FROM waits WHERE task_id"
+_END_ALL = "DELETE FROM waits WHERE tenant_id = ? AND task_id = ?"
+_COUNT_TASKS = "SELECT status, count(*) FROM tasks WHERE completed_at IS NULL {} GROUP BY status"
+_COUNT_WAITS = (
+    "SELECT kind, count(*), min(since), min(due_at), max(seq) FROM waits WHERE 1 = 1 {} "
+    "GROUP BY kind ORDER BY count(*) DESC, kind"
+)
+_WAITS_FOR = (
+    "SELECT waits.tenant_id, waits.task_id, wait_key FROM waits LEFT JOIN tasks ON "
+    "tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id "
+    "WHERE kind = ? ORDER BY coalesce(tasks.priority, 5) DESC, since"
+)
+_REASONS = "SELECT seq, reason FROM waits WHERE seq"
+_OPEN_AGENTS = (
+    "SELECT agent_id, tasks, task_id FROM (SELECT agent_id, task_id, seq, "
+    "count(*) OVER (PARTITION BY agent_id) AS tasks, "
+    "row_number() OVER (PARTITION BY agent_id ORDER BY seq) AS place "
+    "FROM tasks WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS open WHERE place <= 5 "
+    "ORDER BY agent_id, place"
+)
+_OF_TENANT = "AND tenant_id = :tenant_id"
+
+
+class WaitSummary(Plain):
+    """Waits of one kind: the `kind`, how many waits, since when the oldest, and when the next is due.
+
+    `reason` is that of the newest.
+    """
+
+    kind: Fact[str]
+    count: Fact[int]
+    oldest: Fact[datetime]
+    next_due: Fact[datetime | None] = None
+    reason: str = ""
+
+
+class DeploymentStatus(Plain):
+    """A deployment of a model that is left alone until then. `status` is what its provider refused with.
+
+    None: it is down, or asked to wait. `reason` holds no keys and no prompt.
+    """
+
+    deployment: str
+    since: datetime
+    until: datetime
+    status: int | None = None
+    reason: str = ""
+
+
+class HeldWorker(Plain):
+    """A process that has begun no work since then, for a `reason`, and its `agents`."""
+
+    worker: str
+    agents: tuple[str, ...]
+    since: datetime
+    reason: str
+
+
+class NoticedLoss(Plain):
+    """The events that a database lacked when it came back: those after `last_seq` up to `lost_until_seq`."""
+
+    at: datetime
+    last_seq: int
+    lost_until_seq: int
+
+
+class MissingAgent(Plain):
+    """An agent that no process of the mesh has loaded, with how many open `tasks` wait for it.
+
+    `task_ids` are the 5 oldest of them.
+    """
+
+    agent_id: str
+    tasks: int
+    task_ids: tuple[str, ...] = ()
+
+
+class TenantUse(Plain):
+    """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
+
+    tenant_id: str
+    open_tasks: int
+    max_open_tasks: int | None = None
+    stored_bytes: int
+    max_storage: int | None = None
+
+
+class MeshStatus(Plain):
+    """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
+
+    `state` is that of the process: one that is `held` or `draining` begins no work before it is released.
+    `missing` are the agents that no process has loaded, and that have open tasks.
+    `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
+    `deployments`, `held`: the workers that wait for something, `projections`: the lists that an error has
+    stopped, and `losses`: the events that the database has lost within a week.
+    """
+
+    state: Fact[Literal["working", "held", "draining"]] = "working"
+    model: Fact[str | None] = None
+    tasks: Fact[dict[str, int]] = Field(default_factory=dict)
+    waits: Fact[tuple[WaitSummary, ...]] = ()
+    missing: Fact[tuple[MissingAgent, ...]] = ()
+    deployments: Fact[tuple[DeploymentStatus, ...]] = ()
+    held: Fact[tuple[HeldWorker, ...]] = ()
+    projections: Fact[tuple[StalledProjection, ...]] = ()
+    losses: Fact[tuple[NoticedLoss, ...]] = ()
+    tenants: Fact[tuple[TenantUse, ...]] = ()
+
+
+class WaitProjection:
+    """The table `waits`."""
+
+    name = "waits"
+    version = 1
+    event_types: Collection[str] = (WAITING, WAIT_ENDED, *NO_MORE)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Add waits, and forget those that have ended."""
+        waits: dict[tuple[str, str], Row] = {}
+        ended_tasks = {event.task_id for event in events if event.event_type in NO_MORE}
+        stored = {task_id for (task_id,) in session.select_in(_OF_TASK, ended_tasks)}
+        for event in [event for event in events if event.task_id]:
+            if event.event_type in NO_MORE:
+                waits = {key: row for key, row in waits.items() if row[2] != event.task_id}
+                if event.task_id in stored:
+                    session.execute(_END_ALL, (event.tenant_id, event.task_id))
+            elif (waiting := TaskWaiting.read(event)) is not None and waiting.key:
+                waits[event.tenant_id, waiting.key] = _row_of(event, waiting)
+            elif (end := WaitEnded.read(event)) is not None and end.key:
+                waits.pop((event.tenant_id, end.key), None)
+                session.execute(_END, (event.tenant_id, end.key))
+        session.insert(_INTO, list(waits.values()), then=_REPLACE)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget what events of the log have made."""
+        session.execute("DELETE FROM waits WHERE seq >= ?", (oldest,))
+
+
+def waits_for(session: Session, kind: WaitKind) -> list[tuple[str, str, str]]:
+    """(tenant_id, task_id, key) of every wait of a kind: the most urgent first, then the oldest."""
+    return session.execute(_WAITS_FOR, (kind,)).fetchall()
+
+
+def waits_for_events(session: Session) -> list[int]:
+    """The places in the log at which the open waits for events begin."""
+    return [seq for (seq,) in session.execute("SELECT seq FROM waits WHERE kind = 'event'").fetchall()]
+
+
+def open_agents(session: Session, tenant_id: str | None) -> list[MissingAgent]:
+    """The agents that have open tasks of a tenant (None: of all), as they are shown where one is missing."""
+    values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    query = _OPEN_AGENTS.format("" if tenant_id is None else _OF_TENANT)
+    rows = session.execute(query, values).fetchall()
+    return [
+        MissingAgent(agent_id=agent_id, tasks=tasks, task_ids=tuple(task_id for *_, task_id in of_agent))
+        for (agent_id, tasks), of_agent in groupby(rows, itemgetter(0, 1))
+    ]
+
+
+def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
+    """How the tasks of a tenant are doing; None: of all tenants."""
+    values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    condition = "" if tenant_id is None else _OF_TENANT
+    tasks = dict(session.execute(_COUNT_TASKS.format(condition), values).fetchall())
+    rows = session.execute(_COUNT_WAITS.format(condition), values).fetchall()
+    reasons = dict(session.select_in(_REASONS, {row[4] for row in rows}))
+    waits = tuple(
+        WaitSummary(
+            kind=kind,
+            count=count,
+            oldest=datetime.fromtimestamp(oldest, UTC),
+            next_due=None if due is None else datetime.fromtimestamp(due, UTC),
+            reason=reasons.get(seq) or "",
+        )
+        for kind, count, oldest, due, seq in rows
+    )
+    return MeshStatus(tasks=tasks, waits=waits)
+
+
+def _row_of(event: Event, waiting: TaskWaiting) -> Row:
+    ends = [seconds(at) for at in (waiting.due_at, waiting.expires_at) if at is not None]
+    return (
+        event.tenant_id,
+        waiting.key,
+        event.task_id,
+        event.seq,
+        waiting.kind or "person",
+        waiting.asked[:MAX_REASON_CHARS] or None,
+        account_of(waiting.subject) if waiting.kind == "money" else None,
+        seconds(waiting.since or event.time),
+        min(ends, default=None),
+    )
+
+
+def account_of(subject: Mapping[str, Any]) -> str | None:
+    """The account that a wait for money is for."""
+    account = subject.get("account")
+    return account if isinstance(account, str) else None
+
+
+def _time(value: Any) -> float | None:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()

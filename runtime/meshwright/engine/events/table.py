@@ -1,0 +1,366 @@
+"""The tables of the log: rows of events, and one summary of the keys of each full block of 2,048 events.
+
+An index would cost an event an entry for each of its keys, and each random key a page of its own. A summary
+is written once, at the end of its table: 4 bytes of hash for each distinct key. A search reads the summaries,
+then the few blocks that can hold what it looks for, and the last block, which has no summary yet.
+
+Tenants are charged for the bytes that their events take: the payload, and `ROW_BYTES` for the rest of a row.
+The table `tenant_storage` has the sums of the full blocks, and changes with them in the same transaction. The
+rows of the last block are added at each reading, so that writing an event costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from meshwright.core.messages import Event
+from meshwright.engine.events.filter import KEYED, EventFilter
+from meshwright.engine.events.rows import (
+    COLUMN_LIST,
+    COLUMNS,
+    ERASED,
+    PAYLOAD,
+    ROW_BYTES,
+    RecentRows,
+    erased_link,
+    event_of,
+    forget_rows,
+    link,
+    recent_rows,
+    sealed_rows,
+)
+from meshwright.engine.sql.database import Row, Session
+
+_OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
+_INTO = f"events ({COLUMN_LIST}, link)"
+
+_BLOCK_BITS = 11
+BLOCK_EVENTS = 1 << _BLOCK_BITS
+"""The events of a full block, which are pruned together; the first number of a block is a multiple of it."""
+_MAX_SUMMARIES = 1024  # read in one go: 5 MB
+_MAX_BLOCKS_READ = 32  # in one go: about 30 ms
+MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
+NEWS_SECONDS = 0.22
+"""The time from a notification of events to the look for those behind it, which had none of their own."""
+
+_LOCK_END = {
+    "sqlite": "SELECT seq, hash FROM event_log",
+    "postgres": "SELECT seq, hash FROM event_log FOR UPDATE",
+}
+_SET_END = "UPDATE event_log SET seq = ?, hash = ?"
+_TAKE_ENDS = "DELETE FROM event_ends RETURNING block, hash"
+SEALED_KINDS = (
+    *("double precision", "text", "bigint", *["text"] * 10, "bytea", "bytea"),
+    *("bytea", "bytea", "bytea"),
+)
+"""The types of the columns of `sealed_rows`."""
+_NOTE_PRUNED = """
+    UPDATE event_log SET pruned_seq = :seq, pruned_hash = (SELECT hash FROM event_blocks WHERE block = :block)
+    WHERE EXISTS (SELECT 1 FROM event_blocks WHERE block = :block AND hash IS NOT NULL)
+"""
+_SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
+_SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
+_SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
+_SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
+_INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys, hash)"
+_REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
+
+IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NOT LIKE 'app.%'))"
+"""A condition: no row of a caller's topic counts as an event of the mesh, whatever its type says."""
+
+
+class Matches(NamedTuple):
+    """Events of a search, and the `seq` up to which (downwards: down to which) there are no others.
+
+    `size` is what their payloads have together, in bytes of JSON.
+    """
+
+    events: list[Event]
+    reached: int
+    size: int
+
+
+Written = tuple[int, Sequence[int]]
+"""The `seq` of the first event that was written, and which of those handed in were known already."""
+
+
+def newest(session: Session) -> int:
+    """The last `seq` of the log, 0 if it is empty."""
+    return session.execute("SELECT seq FROM event_log").fetchall()[0][0]
+
+
+def pruned_through(session: Session) -> int:
+    """The last `seq` whose event was deleted by age."""
+    return session.execute("SELECT coalesce(pruned_seq, 0) FROM event_log").fetchall()[0][0]
+
+
+# Writing
+
+
+def lock(session: Session) -> Row:
+    """Keep other processes from writing until the transaction ends; returns the last `seq` and its hash."""
+    [end] = session.execute(_LOCK_END[session.dialect]).fetchall()
+    return end
+
+
+def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
+    """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
+    if session.dialect == "postgres":
+        return _append(session, rows, now)
+    last, head = lock(session)  # numbers go up in the order of commit
+    first = last + 1
+    dropped: list[int] = []
+    if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:
+        existing_ids = {event_id for (event_id,) in session.select_in(_SELECT_KNOWN, others)}
+        for index, row in enumerate(rows):
+            if row[_OTHER_ID] in existing_ids:
+                dropped.append(index)
+            elif row[_OTHER_ID] is not None:
+                existing_ids.add(row[_OTHER_ID])  # twice in one call is once in the log
+    if dropped:
+        rows = [row for index, row in enumerate(rows) if index not in dropped]
+    if rows:
+        last += len(rows)
+        linked, hashes = link(session, rows, first, head)
+        session.insert(_INTO, linked)
+        session.execute(_SET_END, (last, hashes[-1]))
+        for block in range(_block_of(first), _block_of(last) + 1):
+            low, high = max(first, _first_of(block)), min(last, _last_of(block))
+            recent = recent_rows(session, low, opens_block=low == _first_of(block))  # need not be read again
+            recent.add(linked[low - first : high - first + 1])
+            if high == _last_of(block):
+                _fill(session, block, recent, now, hashes[high - first])
+    return first, dropped
+
+
+def _append(session: Session, rows: Sequence[Row], now: float) -> Written:
+    """The same by a function of the server, which commits of actors call too.
+
+    Other workers are notified at most every 200 ms, however many write, and look again by themselves after
+    that time (`NEWS_SECONDS`).
+    """
+    sealed = sealed_rows(session, rows)
+    columns = zip(*sealed, strict=True) if sealed else [()] * len(SEALED_KINDS)
+    values = [session.channel, None, *session.lists(SEALED_KINDS, columns)]
+    [(first, dropped, fills)] = session.call("mesh_append_events", values).fetchall()
+    if fills:
+        fill_blocks(session, now)
+    return first, dropped
+
+
+def fill_blocks(session: Session, now: float) -> None:
+    """Write the summaries of the full blocks that have none yet, where other processes write the log too."""
+    if session.dialect == "postgres":
+        lock(session)  # no payload is erased meanwhile
+        for block, end_hash in session.execute(_TAKE_ENDS).fetchall():
+            _fill(session, block, RecentRows(_first_of(block)), now, end_hash)
+
+
+def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash: bytes) -> None:
+    """Write the summary of a full block, and the bytes of its tenants; `end_hash` is of its last row."""
+    columns = recent.keys
+    if columns:
+        stored = [(tenant, size) for tenant, size in recent.stored.items() if tenant is not None]
+        session.insert("tenant_storage (tenant_id, bytes)", stored, then=_ADD_BYTES)
+    else:
+        rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
+        columns = [set(column) for column in zip(*rows, strict=True)]
+        _count_stored(session, block, 1)
+    if columns:
+        times, *keyed = columns
+        keys = (_hash_of(kind, key) for kind, column in zip(KEYED, keyed, strict=True) for key in column)
+        row = block, min(times), max(times), now, b"".join(keys), end_hash
+        session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
+
+
+def skip_to(session: Session, seq: int, now: float) -> None:
+    """Go on behind a `seq`: numbers up to there were given once, and are not given again."""
+    last, head = lock(session)
+    if seq > last:
+        if _block_of(last) < _block_of(seq + 1):
+            _fill(session, _block_of(last), RecentRows(last), now, head)  # it never gets its last row
+        session.execute("UPDATE event_log SET seq = ?", (seq,))
+
+
+def _hash_of(kind: str, key: str | None) -> bytes:
+    return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")  # a collision costs a read
+
+
+def _block_of(seq: int) -> int:
+    return seq >> _BLOCK_BITS
+
+
+def _first_of(block: int) -> int:
+    return block << _BLOCK_BITS
+
+
+def _last_of(block: int) -> int:
+    return _first_of(block + 1) - 1
+
+
+# Reading
+
+
+def search(
+    session: Session,
+    filter: EventFilter,
+    first: int,
+    last: int,
+    limit: int,
+    max_bytes: int = MAX_BYTES_READ,
+) -> Matches:
+    """Look for events from `first` to `last`, in the filter's order, a bounded way along.
+
+    It ends with the event that makes them `limit`, or their payloads `max_bytes`.
+    """
+    down = filter.order == "desc"
+    if down:
+        first = max(first, _first_of(_block_of(last) - _MAX_SUMMARIES + 1))
+    else:
+        last = min(last, _last_of(_block_of(first) + _MAX_SUMMARIES - 1))
+    blocks = _blocks_with(session, filter, _block_of(first), _block_of(last))
+    events: list[Event] = []
+    size = 0
+    for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
+        for row in _rows(session, filter, max(first, low), min(last, high), limit - len(events)):
+            events.append(event_of(row))
+            size += len(row[PAYLOAD])
+            if len(events) == limit or size >= max_bytes:
+                return Matches(events, events[-1].seq or 0, size)
+    if len(blocks) <= _MAX_BLOCKS_READ:
+        return Matches(events, first if down else last, size)
+    reached = blocks[_MAX_BLOCKS_READ - 1]
+    return Matches(events, _first_of(reached) if down else _last_of(reached), size)
+
+
+def knows(session: Session, event_id: str) -> bool:
+    """Whether the log has an event of that id."""
+    if session.select_in(_SELECT_KNOWN, [event_id]):
+        return True
+    parts = event_id.split("/")
+    for cut in range(2, len(parts)):
+        aggregate_id, own = "/".join(parts[:cut]), "/".join(parts[cut:])
+        filter = EventFilter(aggregate_id=aggregate_id, order="desc")
+        for block in _blocks_with(session, filter, 0, _block_of(newest(session))):
+            bounds = (_first_of(block), _last_of(block), aggregate_id, own)
+            if session.execute(_SELECT_OWN, bounds).fetchall():
+                return True
+    return False
+
+
+def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
+    """The blocks from `first` to `last` that may hold events of a filter, in the filter's order."""
+    [(after_full, oldest)] = session.execute(
+        _SELECT_OPEN
+    ).fetchall()  # first: a block may be filled meanwhile
+    unfilled = after_full or _block_of(oldest or 0)
+    hashes = [_hash_of(kind, key) for kind, key in filter.exact().items() if kind in KEYED]
+    conditions = ["block BETWEEN :first AND :last"]
+    values: dict[str, Any] = {"first": first, "last": last}
+    if filter.timed:
+        conditions.append("max_time >= :since AND min_time <= :until")
+        values["since"], values["until"] = filter.period()
+    select = "SELECT block, keys" if hashes else "SELECT block, NULL"
+    rows = session.execute(f"{select} FROM event_blocks WHERE {' AND '.join(conditions)}", values).fetchall()
+    blocks = {block for block, keys in rows if keys is None or all(key in keys for key in hashes)}
+    return sorted(blocks | set(range(max(first, unfilled), last + 1)), reverse=filter.order == "desc")
+
+
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring blocks joined: the lowest and the highest `seq` of each run, in the blocks' order."""
+    start = 0
+    for index in range(1, len(blocks) + 1):
+        if index == len(blocks) or abs(blocks[index] - blocks[index - 1]) > 1:
+            low, high = sorted((blocks[start], blocks[index - 1]))
+            yield _first_of(low), _last_of(high)
+            start = index
+
+
+def _rows(session: Session, filter: EventFilter, first: int, last: int, limit: int) -> Iterator[Row]:
+    exact = {name: session.bindable(value) for name, value in filter.exact().items()}
+    equal = (IS_OF_TYPE if name == "event_type" else f"{name} = :{name}" for name in exact)
+    conditions = ["seq BETWEEN :first AND :last", *equal]
+    values = {"first": first, "last": last, "limit": limit, **exact}
+    if filter.timed:
+        conditions.append("time BETWEEN :since AND :until")
+        values["since"], values["until"] = filter.period()
+    if filter.of_task is not None:
+        condition, of_task = filter.of_task.of_rows(session, "events")
+        conditions.append(condition)
+        values |= of_task
+    order = "ORDER BY seq DESC" if filter.order == "desc" else "ORDER BY seq"
+    query = ("SELECT", COLUMN_LIST, "FROM events WHERE", " AND ".join(conditions), order, "LIMIT :limit")
+    return session.stream(" ".join(query), values)
+
+
+# Upkeep
+
+
+def erase_payload(session: Session, seq: int) -> None:
+    """Take the payload of a row away. Its commitment stays, so that the chain verifies."""
+    for payload, own in session.execute("SELECT payload, link FROM events WHERE seq = ?", (seq,)).fetchall():
+        values = (ERASED, None if own is None else erased_link(payload, own), seq)
+        session.execute("UPDATE events SET payload = ?, link = ? WHERE seq = ?", values)
+        freed = len(payload) - len(ERASED)
+        session.execute(_FREE, {"seq": seq, "block": _block_of(seq), "freed": freed})
+    forget_rows(session)
+
+
+def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
+    """The blocks, oldest first, that end at or before a `seq` and had their last event before a time."""
+    query = "SELECT block, written_at FROM event_blocks WHERE block < ? ORDER BY block"
+    old = []
+    for block, written_at in session.execute(query, (_block_of(end + 1),)).fetchall():
+        if written_at >= written_before:
+            break
+        old.append(block)
+    return old
+
+
+def delete_block(session: Session, block: int) -> int:
+    """Delete a block with its events; returns how many those were. The chain begins behind it then."""
+    session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})  # while its summary has the hash
+    _count_stored(session, block, -1)  # while its rows are there to be counted
+    session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
+    forget_rows(session)  # rows in memory have the payload still
+    return session.execute(
+        "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
+    ).rowcount
+
+
+def stored_bytes(session: Session) -> dict[str, int]:
+    """How many bytes the events of each tenant take."""
+    rows = session.execute(_STORED, {"block_bits": _BLOCK_BITS}).fetchall()
+    return {name: int(size) for name, size in rows}
+
+
+def end_of(block: int) -> int:
+    """The `seq` that follows a block."""
+    return _first_of(block + 1)
+
+
+_SUM = f"""
+    SELECT tenant_id, :sign * sum(length(payload) + {ROW_BYTES}) FROM events
+    WHERE seq BETWEEN :first AND :last AND tenant_id IS NOT NULL GROUP BY tenant_id
+"""  # noqa: S608 code
+_ADD_BYTES = "ON CONFLICT (tenant_id) DO UPDATE SET bytes = tenant_storage.bytes + excluded.bytes"
+_COUNT = f"INSERT INTO tenant_storage {_SUM} {_ADD_BYTES}"
+_FREE = """
+    UPDATE tenant_storage SET bytes = bytes - :freed
+    WHERE tenant_id = (SELECT tenant_id FROM events WHERE seq = :seq)
+    AND EXISTS (SELECT 1 FROM event_blocks WHERE block = :block)
+"""
+_STORED = f"""
+    SELECT tenant_id, sum(bytes) FROM (
+        SELECT tenant_id, bytes FROM tenant_storage
+        UNION ALL
+        SELECT tenant_id, length(payload) + {ROW_BYTES} FROM events
+        WHERE seq >= (SELECT coalesce(max(block) + 1, 0) << :block_bits FROM event_blocks)
+    ) AS parts WHERE tenant_id IS NOT NULL GROUP BY tenant_id
+"""  # noqa: S608 code
+
+
+def _count_stored(session: Session, block: int, sign: int) -> None:
+    session.execute(_COUNT, {"sign": sign, "first": _first_of(block), "last": _last_of(block)})

@@ -1,0 +1,254 @@
+"""Lists of tasks: pages, dead letters, what is known of them, and which of some agree with a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from meshwright.engine.events.filter import TaskFilter
+from meshwright.engine.events.tasks import (
+    LISTED,
+    DeadLetterPage,
+    DeadLetters,
+    TaskPage,
+    TaskSummary,
+    summary_of,
+)
+from meshwright.engine.sql.database import Session, marks
+
+_MAX_PAGE = 1000
+_MAX_KNOWN = 200  # values of a field
+_AT_ONCE = 500
+_MAX_BELOW, _MAX_LEVELS = 10_000, 50
+TaskOrder = Literal["created", "changed"]
+"""The newest first: by when they were accepted, or by their last change."""
+
+
+def list_tasks(
+    session: Session, tenant_id: str, filter: TaskFilter, limit: int, before: int, order: TaskOrder
+) -> TaskPage:
+    """One page of a tenant's tasks."""
+    limit = max(1, min(limit, _MAX_PAGE))
+    conditions, values = filter.conditions(session, tenant_id)
+    place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
+    where = (f"WHERE {place} < :before AND", conditions, f"ORDER BY {place} DESC LIMIT :limit")
+    query = ("SELECT", ", ".join(LISTED), "FROM", session.by_index("tasks", index), *where)
+    rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
+    items = tuple(map(summary_of, rows[:limit]))
+    return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
+
+
+def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: int) -> DeadLetterPage:
+    """The groups of a tenant's dead letters, the largest first."""
+    conditions, values = filter.model_copy(update={"dead": True}).conditions(session, tenant_id)
+    query = (
+        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
+        f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
+        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
+        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
+        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
+    )
+    rows = session.execute(query, {**values, "limit": limit}).fetchall()
+    items = tuple(
+        DeadLetters(
+            agent_id=agent_id,
+            error=error,
+            tasks=int(tasks),
+            first_at=datetime.fromtimestamp(first, UTC),
+            last_at=datetime.fromtimestamp(last, UTC),
+            task_id=task_id,
+            reason=reason,
+        )
+        for agent_id, error, tasks, first, last, task_id, reason in rows
+    )
+    return DeadLetterPage(items=items)
+
+
+def tasks_among(session: Session, tenant_id: str, filter: TaskFilter, ids: Sequence[str]) -> set[str]:
+    """Those of some tasks that agree with a filter."""
+    conditions, values = filter.conditions(session, tenant_id)
+    matches: set[str] = set()
+    for at in range(0, len(ids), _AT_ONCE):
+        id_values = {
+            f"id{place}": session.bindable(name) for place, name in enumerate(ids[at : at + _AT_ONCE])
+        }
+        listed = ", ".join(f":{name}" for name in id_values)
+        query = f"SELECT task_id FROM tasks WHERE task_id IN ({listed}) AND {conditions}"  # noqa: S608
+        matches.update(task_id for (task_id,) in session.execute(query, {**values, **id_values}).fetchall())
+    return matches
+
+
+def first_seq(session: Session, tenant_id: str, filter: TaskFilter) -> int | None:
+    """The `seq` of the first event of the tasks that agree with a filter; None where there are none."""
+    conditions, values = filter.conditions(session, tenant_id)
+    query = f"SELECT min(seq) FROM tasks WHERE {conditions}"  # noqa: S608
+    [(seq,)] = session.execute(query, values).fetchall()
+    return seq
+
+
+def known_values(
+    session: Session, tenant_id: str | None, field: str, value: str, *, of_calls: bool = False
+) -> Collection[str] | None:
+    """Returns None where a task has a value of a field, else the last values that there are.
+
+    With `of_calls` a call of a model may have it too. Without a tenant it is about all of them. The values of
+    `prompt` are names, and of a name with a digest the versions of that prompt.
+    """
+    if field == "prompt":
+        return _known_prompts(session, tenant_id, value)
+    of_tenant = "" if tenant_id is None else "tenant_id = :tenant_id AND "
+    values: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    columns = [("tasks", "task_id" if field == "parent_task_id" else field)]
+    if of_calls and field in ("agent_id", "thread_id", "model"):
+        columns += [("calls", field), *([] if field == "thread_id" else [("call_sums", field)])]
+    for table, column in columns:
+        query = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
+        if session.execute(query, {**values, "value": session.bindable(value)}).fetchall():
+            return None
+    last = (
+        f"SELECT {field} FROM tasks WHERE {of_tenant}{field} IS NOT NULL "  # noqa: S608
+        f"GROUP BY {field} ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
+    )
+    return [name for (name,) in session.execute(last, values).fetchall()]
+
+
+def _known_prompts(session: Session, tenant_id: str | None, prompt: str) -> Collection[str] | None:
+    """Returns None where a call was made with a prompt, else the last ones that there are."""
+    condition, values = TaskFilter(prompt=prompt).of_call(session, "calls")
+    of_tenant = "prompt IS NOT NULL"
+    if tenant_id is not None:
+        of_tenant += " AND tenant_id = :tenant_id"
+        values["tenant_id"] = session.bindable(tenant_id)
+    calls = (
+        "(SELECT seq, tenant_id, prompt FROM calls "
+        "UNION ALL SELECT seq, tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
+    )
+    if session.execute(f"SELECT 1 FROM {calls} WHERE {of_tenant} AND {condition} LIMIT 1", values).fetchall():  # noqa: S608
+        return None
+    del values["prompt"]
+    last = (
+        f"SELECT prompt FROM {calls} WHERE {of_tenant} "  # noqa: S608
+        f"GROUP BY prompt ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
+    )
+    versions = [version for (version,) in session.execute(last, values).fetchall()]
+    name, at, _ = prompt.partition("@")
+    of_name = [version for version in versions if at and version.startswith(f"{name}@")]
+    return of_name or [*dict.fromkeys(version.partition("@")[0] for version in versions)]
+
+
+class TasksBelow(NamedTuple):
+    """A task and all that it delegated, level by level; `is_whole` is False where there is more."""
+
+    tasks: list[TaskSummary]
+    is_whole: bool
+
+
+def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
+    """A tenant's task with those below it, at most 10,000 and 50 levels; none where it is not there."""
+    columns = ", ".join(LISTED)
+    level = session.select_in(f"SELECT {columns} FROM tasks WHERE task_id", [task_id])  # noqa: S608
+    by_id: dict[str, TaskSummary] = {}
+    for _ in range(_MAX_LEVELS):
+        tasks = [task for task in map(summary_of, level) if task.tenant_id == tenant_id]
+        new = [task for task in tasks if task.task_id not in by_id]
+        if len(by_id) + len(new) > _MAX_BELOW:
+            return TasksBelow([*by_id.values()], is_whole=False)
+        by_id |= {task.task_id: task for task in new}
+        if not new:
+            return TasksBelow([*by_id.values()], is_whole=True)
+        ids = {task.task_id for task in new}
+        level = session.select_in(f"SELECT {columns} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
+    return TasksBelow([*by_id.values()], is_whole=False)
+
+
+_OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+
+
+_OPEN_CODE = (
+    "SELECT agent_id, code, COUNT(*), SUM(CASE WHEN once > 0 THEN 1 ELSE 0 END) FROM tasks "
+    "WHERE completed_at IS NULL AND code IS NOT NULL GROUP BY agent_id, code ORDER BY agent_id"
+)
+
+
+def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
+    """(tenant_id, task_id, thread_id) of every task that has no outcome."""
+    return session.execute(_OPEN_TASKS).fetchall()
+
+
+def open_code(session: Session) -> list[tuple[str, str, int, int]]:
+    """(agent_id, code, tasks, tasks with steps that are not idempotent) of the tasks that have no outcome."""
+    rows = session.execute(_OPEN_CODE).fetchall()
+    return [(agent_id, code, int(tasks), int(once)) for agent_id, code, tasks, once in rows]
+
+
+class EndedTask(NamedTuple):
+    """The end of a task, in unix seconds. They are ordered: tasks may end at the same time."""
+
+    completed_at: float
+    tenant_id: str
+    task_id: str
+
+
+def ended_tasks(session: Session, after: EndedTask, before: float, limit: int) -> list[EndedTask]:
+    """The tasks that ended behind another one, up to a time, in order."""
+    query = (
+        "SELECT completed_at, tenant_id, task_id FROM tasks WHERE completed_at >= ? AND completed_at <= ? "
+        "AND (completed_at, tenant_id, task_id) > (?, ?, ?) ORDER BY completed_at, tenant_id, task_id LIMIT ?"
+    )
+    values = (after.completed_at, before, *after, limit)
+    return [EndedTask(*row) for row in session.execute(query, values).fetchall()]
+
+
+class TaskSubject(NamedTuple):
+    """Which tasks: those that somebody asked for, those of a thread, or one. One of the three is given."""
+
+    requested_by: str | None = None
+    thread_id: str | None = None
+    task_id: str | None = None
+
+    def __str__(self) -> str:
+        name, value = next((name, value) for name, value in self._asdict().items() if value is not None)
+        return f"{_SUBJECTS[name]} {value!r}"
+
+
+_SUBJECTS = {"requested_by": "requester", "thread_id": "thread", "task_id": "id"}
+
+
+class SubjectTask(NamedTuple):
+    """A task of a subject, or (`is_witness`) another of its thread, which got what was said there."""
+
+    task_id: str
+    has_ended: bool
+    is_witness: bool
+
+
+def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
+    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
+    query = (
+        "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
+        f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
+        "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
+        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
+        "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
+        "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
+        "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
+    )
+    rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
+    return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]
+
+
+def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
+    """Take from the lists what they quote of a task."""
+    key = tenant_id, task_id
+    session.execute("UPDATE tasks SET reason = NULL, text = NULL WHERE tenant_id = ? AND task_id = ?", key)
+    session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
+
+
+def delete_ended_tasks(session: Session, before: int, kept_statuses: Sequence[str]) -> None:
+    """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
+    query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
+    if kept_statuses:
+        query += f" AND status NOT IN ({marks(len(kept_statuses))})"
+    session.execute(query, (before, before, *kept_statuses))

@@ -1,0 +1,162 @@
+"""Answers waits for events: a task that waits for one gets the first event of the log that fits.
+
+The waits are a projection of the log. Each is served from its own place in the log on, in order, so that what
+happened while no process was running counts too: at least once, and the thread takes the first answer alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from meshwright.core import topics
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import HostError, NotFound
+from meshwright.core.messages import Event
+from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.status import NO_MORE, WAITING, waits_for, waits_for_events
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work import Answer
+from meshwright.engine.work.protocol import WaitKind
+from meshwright.engine.work.record import read_task, thread_ref
+
+_logger = logging.getLogger("meshwright.events")
+_Key = tuple[str, str]
+Resume = Callable[[str, str, str, Any], Awaitable[None]]
+"""Gives a task its answer: of its tenant and its id, the key of the wait, and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _EventWait:
+    tenant_id: str
+    task_id: str
+    key: str
+    seq: int
+    has_topic: Callable[[str], bool]
+    match: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> _EventWait | None:
+        wait = TaskWaiting.read(event)
+        if wait is None or wait.kind != "event" or not wait.subject:
+            return None
+        match = wait.subject.get("match") or {}
+        try:
+            has_topic = topics.matcher(str(wait.subject.get("topic")))
+        except ValueError:
+            return None
+        if not isinstance(match, dict):
+            return None
+        return cls(event.tenant_id, event.task_id or "", wait.key, event.seq or 0, has_topic, match)
+
+    def fits(self, event: Event) -> bool:
+        if event.tenant_id != self.tenant_id or (event.seq or 0) <= self.seq:
+            return False
+        if not self.has_topic(event.topic):
+            return False
+        document = event.model_dump(mode="json") if self.match else {}
+        return all(_at(document, path) == value for path, value in self.match.items())
+
+
+def _at(document: Any, path: str) -> Any:
+    for name in path.split("."):
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
+
+
+class EventWaits:
+    """Reads the log while tasks wait for events, and answers them; a part of the mesh's front."""
+
+    def __init__(self, runtime: Runtime, log: EventLog, resume: Resume) -> None:
+        self._runtime = runtime
+        self._log = log
+        self._resume = resume
+        self._open: dict[_Key, _EventWait] = {}
+        self._news = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+        self._end_listening: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Begin with what waits already."""
+        self._end_listening = self._runtime.listen(topics.TASK_PROGRESS, self._note, (WAITING,))
+        self._news.set()  # for what waited before this process ran
+        self._serving = asyncio.create_task(self._serve(), name="waits for events")
+
+    async def stop(self) -> None:
+        """Answer nothing more; the next start goes on."""
+        self._end_listening()
+        serving, self._serving = self._serving, None
+        if serving is not None:
+            serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
+
+    def _note(self, event: Event) -> None:
+        if (wait := TaskWaiting.read(event)) is not None and wait.kind == "event":
+            self._news.set()
+
+    async def _serve(self) -> None:
+        pauses = Backoff(0.25, 30.0)
+        while True:
+            await self._news.wait()
+            self._news.clear()  # before it reads: news that come meanwhile count
+            try:
+                await self._read()
+                pauses.reset()
+            except HostError as error:
+                _logger.warning("Waits for events are answered later: %s", error)
+                self._news.set()
+                await asyncio.sleep(pauses.next())
+
+    async def _read(self) -> None:
+        places = await self._log.view(waits_for_events)
+        if not places:
+            return
+        self._open.clear()
+        reached = min(places) - 1
+        async with aclosing(self._log.follow(EventFilter(after_seq=reached))) as batches:
+            async for batch in batches:
+                for event in batch:
+                    await self._take(event)
+                    reached = event.seq or reached
+                if not self._open and reached >= max(places):  # until `_note` hears of another wait
+                    return
+
+    async def _take(self, event: Event) -> None:
+        if (wait := _EventWait.of(event)) is not None:
+            self._open.setdefault((wait.tenant_id, wait.key), wait)
+        elif (end := WaitEnded.read(event)) is not None:
+            self._open.pop((event.tenant_id, end.key), None)
+        elif event.event_type in NO_MORE:
+            task = event.tenant_id, event.task_id
+            over = [key for key, wait in self._open.items() if (wait.tenant_id, wait.task_id) == task]
+            for key in over:
+                del self._open[key]
+        for key, wait in [*self._open.items()]:
+            if wait.fits(event):
+                with suppress(NotFound):  # it has ended meanwhile
+                    await self._resume(wait.tenant_id, wait.task_id, wait.key, event.model_dump(mode="json"))
+                del self._open[key]  # the first event that fits is the answer
+
+
+_AT_ONCE = 100  # their turns share commits
+
+
+async def wake_waiting(runtime: Runtime, log: EventLog, kind: WaitKind) -> None:
+    """Wake each task that waits for such: the most urgent first, then the longest waiting."""
+
+    async def wake(tenant_id: str, task_id: str, key: str) -> None:
+        with suppress(NotFound):  # a task of long ago
+            record, task = await read_task(runtime, task_id, tenant_id)
+            if (thread := thread_ref(record, task)) is not None:
+                await runtime.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
+
+    waits = await log.view(waits_for, kind)
+    for start in range(0, len(waits), _AT_ONCE):
+        await asyncio.gather(*[wake(*wait) for wait in waits[start : start + _AT_ONCE]])

@@ -1,0 +1,371 @@
+"""The records that earlier claims of an attempt left in its journal, and those that a fork begins with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.messages import ForkedFrom, Task
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.people import RESTART
+from meshwright.engine.work.protocol import DELEGATE, StepKey, TaskKey, Work, answers_stream, claim_stream
+from meshwright.engine.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
+
+
+class CutSteps(NamedTuple):
+    """How many calls of models, cut off by the end of their process, are recorded nowhere, as of a record.
+
+    `ended_in` is the stream of the claim whose own call has ended, and is recorded.
+    """
+
+    count: int
+    ended_in: str | None = None
+
+
+class Earlier:
+    """Finished steps (`results`, by path), steps that may have run (`intents`), and how branches began.
+
+    `unspent` are answers from earlier attempts whose journals could not be followed, `continued` the records
+    of the attempts that this one goes on with.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        answers: Sequence[Record],
+        waits: Sequence[StepKey],
+        stream: str,
+        unspent: Sequence[Record] = (),
+        continued: Sequence[Record] = (),
+    ) -> None:
+        self.values = [record.value for record in (*continued, *records, *answers)]
+        self.results: dict[str, dict[str, Any]] = {}
+        self.intents: dict[str, dict[str, Any]] = {}
+        self.steps = 0
+        """The highest number of a step."""
+        self.answers = answers[-1].n if answers else 0
+        self.last_record = 0
+        self.cut: dict[str, CutSteps] = {}
+        """Steps that called a model and have no result, by path."""
+        self.begun: dict[str, int] = {}
+        """How often each step began that has an intent, by path."""
+        self.waits = {key.path: key for key in waits}
+        """The steps that the attempt waits for, by path."""
+        self._around: set[str] = set()
+        self._numbered: dict[str, dict[str, tuple[str, str] | None]] = {}
+        self._nths: defaultdict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
+        for record in (*continued, *records, *answers):
+            self._index(record)
+            if record.stream == stream:
+                self.last_record = record.n
+        for key in waits:
+            self._index_path(key.path, (key.kind, key.hash))
+            self._nths[place_of(key.path), key.kind, key.hash][key.nth] = key.path
+        self._unspent = {_name_of(record): record.value for record in unspent}
+        for value in self.results.values():
+            self._unspent.pop(value.get("kept", ""), None)  # a claim of this attempt has taken it over
+
+    def numbered_branches(self, prefix: str) -> dict[str, tuple[str, str] | None]:
+        """The branches of a scope that a former release numbered in the order of their starts.
+
+        With kind and hash of the first step; None where that never ended.
+        """
+        return self._numbered.get(prefix, {})
+
+    def nth_at(self, path: str, kind: str, request_hash: str) -> int | None:
+        """The number of the step of a kind and hash that is known at a path; None where there is none."""
+        record = self.results.get(path) or self.intents.get(path)
+        if record is not None and (record["kind"], record["hash"]) == (kind, request_hash):
+            return int(record.get("nth", 1))
+        wait = self.waits.get(path)
+        return wait.nth if wait is not None and (wait.kind, wait.hash) == (kind, request_hash) else None
+
+    def nths(self, key: tuple[str, str, str]) -> Collection[int]:
+        """The numbers of the steps of a kind and hash within the step at a path."""
+        return self._nths.get(key, ())
+
+    def changes_of(self, key: StepKey) -> list[str]:
+        """The paths of the steps that a step is counted with, and that may have changed something.
+
+        Delegated tasks are among them, whatever they have done.
+        """
+        paths = self._nths.get((place_of(key.path), key.kind, key.hash), {}).values()
+        return [path for path in paths if key.kind == DELEGATE or self._has_changed(path)]
+
+    def _has_changed(self, path: str) -> bool:
+        step = {**self.intents.get(path, {}), **self.results.get(path, {})}
+        return bool(step) and _may_have_changed(step)
+
+    def step_at(self, path: str) -> str | None:
+        """The kind of the step at a path, "" if only steps within it are known; None if there is none."""
+        record = self.results.get(path) or self.intents.get(path)
+        if record is not None:
+            return str(record["kind"])
+        if path in self.waits:
+            return self.waits[path].kind
+        return "" if path in self._around else None
+
+    def take_unspent(self, key: StepKey) -> tuple[str, dict[str, Any]] | None:
+        """The first unspent answer to the same question, and its name."""
+        for name, value in self._unspent.items():
+            if (value["kind"], value["hash"]) == (key.kind, key.hash) and "result" in value:
+                del self._unspent[name]
+                return name, value
+        return None
+
+    def _index(self, record: Record) -> None:
+        value = record.value
+        if "cut" in value:
+            path, count = value["cut"]
+            self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
+        if "again" in value:
+            self._index_path(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
+        if "kind" not in value:
+            return  # calls whose step was never journaled, or the beginning of a claim
+        steps = self.intents if "intent" in value else self.results
+        steps[value["path"]] = value
+        if "intent" in value:
+            self.begun[value["path"]] = self.begun.get(value["path"], 0) + 1
+        self.steps = max(self.steps, value["number"])
+        self._index_path(value["path"], (value["kind"], value["hash"]))
+        self._nths[place_of(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value["path"]
+
+    def _index_path(self, path: str, step: tuple[str, str]) -> None:
+        """Note the steps around a path, and how the numbered branches around it began."""
+        parts = path.split(".")
+        for i, part in enumerate(parts):
+            self._around.add(".".join(parts[:i]))
+            if is_branch(part) and part[1:].isdigit():
+                begins = step if parts[i + 1 :] == ["1"] else None
+                before = self._numbered.setdefault("".join(f"{above}." for above in parts[:i]), {})
+                before[part] = before.get(part) or begins
+
+
+def is_branch(part: str) -> bool:
+    """Whether a part of a path names a branch, rather than counts a step."""
+    return part.startswith("b")
+
+
+def place_of(path: str) -> str:
+    """The path of the step that a step is within, whatever the branch; no text for the run itself."""
+    parts = path.split(".")[:-1]
+    while parts and is_branch(parts[-1]):
+        parts.pop()
+    return ".".join(parts)
+
+
+_TOOL, _APPROVE = "tool ", "approve "  # how kinds of steps begin
+
+
+def _name_of(record: Record) -> str:
+    return f"{record.stream}/{record.n}"
+
+
+def changing_steps(records: Sequence[Record]) -> list[str]:
+    """The kinds of steps that may have changed something outside, in the records of an attempt."""
+    steps: dict[str, dict[str, Any]] = {}
+    for record in records:
+        step = record.value.get("failed", record.value)
+        if "kind" in step:
+            steps[step["path"]] = {**steps.get(step["path"], {}), **step}
+    return [step["kind"] for step in steps.values() if _may_have_changed(step)]
+
+
+def _may_have_changed(step: Mapping[str, Any]) -> bool:
+    result = step.get("result")
+    fields = result if isinstance(result, dict) else {}
+    if step["kind"] == DELEGATE:
+        return bool(fields.get("changed"))
+    if not step["kind"].startswith(_TOOL):
+        return "intent" in step
+    has_ended = "error" in step or {"value", "error"} <= fields.keys()
+    return bool("changed" in fields or step.get("changed") or ("intent" in step and not has_ended))
+
+
+def unspent_answers(attempts: Iterable[tuple[Sequence[Record], Sequence[Record]]]) -> list[Record]:
+    """The answers that a later attempt may use: all but approvals of calls that have begun, in any of them.
+
+    `attempts` are the steps and the answers of each, oldest first.
+    """
+    answers: list[Record] = []
+    spent: set[str] = set()
+    for records, own in attempts:
+        answers += own
+        calls = [record.value for record in records if record.value.get("kind", "").startswith(_TOOL)]
+        for record in filter(is_approval, (*records, *own)):
+            if is_used(record.value["path"], calls):
+                spent.add(record.value.get("kept", _name_of(record)))
+    return [answer for answer in answers if _name_of(answer) not in spent]
+
+
+def is_approval(record: Record) -> bool:
+    """Whether a record is the answer to the question whether a tool may run."""
+    return "answered_at" in record.value and record.value["kind"].startswith(_APPROVE)
+
+
+def is_used(path: str, calls: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of the calls came after the decision at a path, where that is."""
+    *scope, place = path.split(".")
+    places = (call["path"].split(".") for call in calls)
+    return any(other[:-1] == scope and int(other[-1]) > int(place) for other in places)
+
+
+async def has_steps(runtime: Runtime, ref: ActorRef, stream: str) -> bool:
+    """Whether the claim that wrote a stream finished a step."""
+    return any("result" in record.value for record in await runtime.records(ref, stream))
+
+
+async def read_steps(
+    runtime: Runtime, ref: ActorRef, steps: str, claims: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """The records of an attempt's claims, at least so many of them, and the answers to its waits."""
+    records: list[Record] = []
+    claim = 0
+    # Only the first claims may have left nothing: each later one begins with a record.
+    while (claim_records := await runtime.records(ref, claim_stream(steps, claim))) or claim < claims:
+        records += claim_records
+        claim += 1
+    return records, await runtime.records(ref, answers_stream(steps))
+
+
+async def read_continued(runtime: Runtime, ref: ActorRef, steps: str) -> list[Record]:
+    """The records of an attempt that another goes on with, but for the steps that ended it.
+
+    Those are refused restarts, and, if no step came after them, errors of models, failed ends of delegated
+    tasks and questions that no one answered in time. They run again; the cost of their calls stays.
+    """
+    records, answers = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
+    steps_begun = [record.value for record in (*records, *answers) if "kind" in record.value]
+    return [
+        _to_run_again(record) if _has_ended_it(record.value, steps_begun) else record
+        for record in (*records, *answers)
+    ]
+
+
+def _to_run_again(record: Record) -> Record:
+    """A record that says where a step began, and what its calls cost."""
+    key = {name: record.value[name] for name in StepKey.__struct_fields__ if name in record.value}
+    return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
+
+
+def _has_ended_it(step: dict[str, Any], steps_begun: Sequence[dict[str, Any]]) -> bool:
+    if "kind" not in step:
+        return False
+    result = step.get("result")
+    fields = result if isinstance(result, dict) else {}
+    if step["kind"] == RESTART:
+        return "result" in step and not fields.get("approve")
+    has_failed = "is_error" in step or "expired" in step
+    has_failed = has_failed or (step["kind"] == DELEGATE and "result" in step and not fields.get("success"))
+    return has_failed and not any(_came_after(other, step) for other in steps_begun)
+
+
+def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether the run got past an answer to a step. Steps of branches beside it do not tell."""
+    path, own = step["path"].split("."), answer["path"].split(".")
+    pairs = enumerate(zip(path, own, strict=False))
+    place = next((i for i, (one, other) in pairs if one != other), len(path))
+    if place == len(path):  # the step around it ended, or it is the answer itself
+        return len(path) < len(own)
+    is_beside = is_branch(path[place]) and is_branch(own[place])
+    return step["number"] > answer["number"] and not is_beside
+
+
+async def streams_of(runtime: Runtime, ref: ActorRef, steps: str) -> list[str]:
+    """The streams in which the steps of an attempt are."""
+    records, _ = await read_steps(runtime, ref, steps, 1)  # the first claim may have left nothing
+    return [steps, *dict.fromkeys(record.stream for record in records), answers_stream(steps)]
+
+
+_SHOWN = 5  # steps, where one is not there
+
+
+async def read_forked(runtime: Runtime, task: Task) -> list[Record]:
+    """The records that a fork begins with; none for any other task. Raises what `read_origin` raises.
+
+    They are read where they are, and stay as they are: no reply is made, or paid for, again.
+    """
+    if task.forked_from is None:
+        return []
+    return await read_origin(runtime, task.tenant_id, task.forked_from)
+
+
+async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> list[Record]:
+    """The records of an attempt's finished steps up to one, without what their calls cost.
+
+    Those are the steps that began no later than that one, and those within it; a step around it begins again.
+    Raises NotFound for a task, an attempt or a step that is not there, Conflict for a step that failed.
+    """
+    stored = await runtime.read(TaskKey(tenant_id, origin.task_id).ref, DispatchedTask)
+    if stored is None or stored.task_json == NO_TASK:
+        raise unknown_task(origin.task_id)
+    task = Task.model_validate_json(stored.task_json)
+    if not 1 <= origin.attempt <= len(stored.attempts):
+        raise NotFound(
+            f"Task {origin.task_id} has no attempt {origin.attempt}; it has {len(stored.attempts)}",
+            remedy=f"mesh task {origin.task_id} shows them",
+            field="attempt",
+        )
+    ref = ActorRef(stored.attempts[origin.attempt - 1].agent_id, f"{tenant_id}:{task.thread_id}")
+    records = await read_forked(runtime, task)
+    *before, last = journals_of(origin.task_id, stored.attempts, origin.attempt)
+    for steps in before:
+        records += await read_continued(runtime, ref, steps)
+    own, answers = await read_steps(runtime, ref, last, 1)  # the first claim may have left nothing
+    return _up_to(origin, [*records, *own, *answers])
+
+
+def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
+    steps = [record for record in records if "kind" in record.value and record.value["kind"] != RESTART]
+    results = {record.value["path"]: record.value for record in steps if "result" in record.value}
+    failed = {record.value["path"] for record in steps if "expired" in record.value}
+    last = results.get(origin.step)
+    if last is None and origin.step not in failed:
+        finished = sorted(results.values(), key=lambda value: value["number"])
+        paths = ", ".join(value["path"] for value in finished[-_SHOWN:])
+        raise NotFound(
+            f"Attempt {origin.attempt} of task {origin.task_id} has no finished step {origin.step!r}",
+            remedy=f"The last are {paths}" if paths else "It has none, or they were deleted",
+            field="step",
+        )
+    if last is None or last.get("is_error"):
+        raise Conflict(
+            f"Step {origin.step} of task {origin.task_id} failed, and nothing goes on from there",
+            remedy=f"Fork from a step before it: mesh task {origin.task_id} --steps lists them",
+            field="step",
+        )
+    return _without_open_decisions(
+        [_copied(record) for record in steps if _belongs(record.value, origin.step, last["number"])]
+    )
+
+
+def _without_open_decisions(records: list[Record]) -> list[Record]:
+    """The records without decisions on calls that the fork has not: it makes its own, and asks for them."""
+    calls = [record.value for record in records if not is_approval(record) and "result" in record.value]
+    return [record for record in records if not is_approval(record) or is_used(record.value["path"], calls)]
+
+
+def _belongs(value: dict[str, Any], step: str, number: int) -> bool:
+    path = value["path"]
+    is_around = step.startswith(f"{path}.") and "intent" not in value
+    return not is_around and (value["number"] <= number or path.startswith(f"{step}."))
+
+
+def _copied(record: Record) -> Record:
+    """A record as the fork has it: nothing in it is paid for, or counted, again."""
+    value = {name: part for name, part in record.value.items() if name != "calls"}
+    value["kept"] = f"{record.stream}/{record.n}"
+    return Record(record.ref, record.stream, record.n, value)
+
+
+async def changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
+    """The kinds of the steps that may have changed something in the attempts that work takes over from."""
+    kinds: list[str] = []
+    for attempt in work.taken_over:
+        records, answers = await read_steps(runtime, ref._replace(type=attempt.agent_id), attempt.steps, 1)
+        changing = changing_steps([*records, *answers])
+        kinds += changing or ([f"attempt {attempt.attempt}"] if attempt.changed else [])
+    return list(dict.fromkeys(kinds))

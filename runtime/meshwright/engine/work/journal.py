@@ -1,0 +1,481 @@
+"""The journal of an attempt: each finished step is kept, so that a resumed run does not repeat it.
+
+A step is known by its path, its kind and a hash of its request. Its path is its number among its siblings,
+given when it starts: `3` is the third step of the run, `3.1` the first within it. Steps that start in an
+asyncio task of their own, as gather and TaskGroup make them, belong to a branch, which is named by the
+request that it begins with: `b5f2c8x2.1` is the first step of the second branch that begins so. So the
+order in which siblings end changes no path. The products of a step (its `step_id`, a delegated task, a
+memory) are named by its kind, its hash and which of these it is, whatever branch it is in.
+
+The hash is of the request of the run's code alone: what a model or a tool gave stands, whatever prompts and
+tools say now. If the code asks for something else, the journal cannot be followed: the attempt ends, and
+the next one gets the answers of this one. A person decides before a step is repeated that may not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from meshwright.core.encoding import Struct, plain
+from meshwright.core.errors import (
+    Conflict,
+    MeshError,
+    NotFound,
+    ReplayMismatch,
+    RestartDenied,
+    ToolFailed,
+    WaitExpired,
+)
+from meshwright.core.messages import Task
+from meshwright.core.step_events import AnswerKept
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.earlier import (
+    CutSteps,
+    Earlier,
+    changes_before,
+    read_continued,
+    read_forked,
+    read_steps,
+    unspent_answers,
+)
+from meshwright.engine.work.paths import (
+    ClaimRecords,
+    OpenStep,
+    Paths,
+    ProgressEvent,
+    Scope,
+    hash_of,
+    identity_of,
+)
+from meshwright.engine.work.people import QUESTIONS, RESTART, Approval, result_of
+from meshwright.engine.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
+from meshwright.engine.work.waits import RunSuspended, Waits
+
+_LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
+
+
+class Journal:
+    """The steps of one claimed attempt: of earlier claims, and of this run.
+
+    A step's record is queued when the step ends and known durable before the next costly step starts,
+    so the last shares the commit that ends the attempt. Each claim writes a stream of its own, so that a
+    worker which goes on without knowing that it lost its claim overwrites nothing. Steps may nest, and run
+    side by side.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ref: ActorRef,
+        work: Work,
+        records: Sequence[Record] = (),
+        answers: Sequence[Record] = (),
+        unspent: Sequence[Record] = (),
+        on_step: Callable[[], None] = lambda: None,
+        *,
+        continued: Sequence[Record] = (),
+    ) -> None:
+        self.ended: MeshError | None = None
+        """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.outside = work.task.outside
+        """Whether the run has read text from outside by now."""
+        self._runtime = runtime
+        self._work = work
+        self._earlier = Earlier(records, answers, work.waits, work.stream, unspent, continued)
+        self._paths = Paths(self._earlier, was_cut=work.was_cut)
+        self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
+        self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
+        self._repeats: list[str] = []
+        self._cut_branches: set[str] = set()
+        """The scopes of tools that may have been under way as the claim before this one ended."""
+
+    @classmethod
+    async def open(
+        cls, runtime: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
+    ) -> Journal:
+        """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
+        replaced = [
+            await read_steps(runtime, ref, steps, 1)  # its first claim may have left none
+            for steps in work.replaced
+        ]
+        unspent = unspent_answers(replaced)
+        continued: list[Record] = []
+        failure: MeshError | None = None
+        try:
+            continued += await read_forked(runtime, work.task)
+        except (Conflict, NotFound) as error:  # its steps were deleted since, or its task
+            failure = error
+        for steps in work.continued:
+            continued += await read_continued(runtime, ref, steps)
+        # A first claim need not look for records.
+        own = await read_steps(runtime, ref, work.steps, work.claim) if work.journaled else ([], [])
+        journal = cls(runtime, ref, work, *own, unspent, on_step, continued=continued)
+        journal.ended = failure
+        if work.must_ask:
+            journal._repeats = await changes_before(runtime, ref, work)
+        return journal
+
+    async def begin(self) -> None:
+        """Ask before the first step whether what attempts before may have changed is repeated.
+
+        Only if the work begins at the start without a request for that. Raises RestartDenied.
+        """
+        if self._repeats:
+            why = "This task failed, and would start over"
+            await self._ask_restart(self._paths.here(), self._repeats, f"{QUESTIONS}.0", why)
+
+    @property
+    def earlier(self) -> list[dict[str, Any]]:
+        """The records of earlier claims: steps, and calls whose step was never journaled."""
+        return self._earlier.values
+
+    @property
+    def answers(self) -> int:
+        """How many answers to its waits the attempt has read."""
+        return self._earlier.answers
+
+    @property
+    def suspended(self) -> RunSuspended | None:
+        """The exception that unwinds the run, once it has only waits left."""
+        return self._waits.suspended
+
+    @property
+    def inside(self) -> OpenStep | None:
+        """The step that the code is within."""
+        return self._paths.here().step
+
+    def read_outside(self) -> None:
+        """Note that the run has read text from outside: a fact of the steps that the code is within."""
+        self.outside = True
+        if self.inside is not None:
+            for step in (self.inside, *self.inside.scope.steps_around()):
+                step.outside = True
+
+    @property
+    def pauses(self) -> int:
+        """How often in a row the run was parked at where it is."""
+        return self._waits.pauses
+
+    def upcoming(self) -> str | None:
+        """The kind of the step that an earlier claim made where the code is, None where there was none.
+
+        It is no text where that step began and left none.
+        """
+        return self._paths.upcoming()
+
+    def join(self, kind: str, request: Any, begins: Mapping[str, Any]) -> None:
+        """Name the branch of the code by a request, where one begins here, whatever its first step will be.
+
+        `begins` are the requests, by kind, of the steps that it may begin with.
+        """
+        self._check_goes_on()
+        self._paths.join(kind, request, begins)
+
+    async def step(
+        self,
+        kind: str,
+        request: Any,
+        run: Callable[[], Awaitable[Any]],
+        *,
+        shape: type[BaseModel | Struct] | None = None,
+        repeatable: bool = True,
+        costly: bool = True,
+        tell: Callable[[Any], Sequence[ProgressEvent]] = lambda result: (),
+    ) -> Any:
+        """Run a step, or return what it gave before: plain JSON data, or a model of the given `shape`.
+
+        `tell` makes progress events of the result, which commit with it. See `open_step`.
+        """
+        async with self.open_step(kind, request, repeatable=repeatable, costly=costly) as step:
+            if not step.is_replayed:
+                result = await run()
+                if shape is None:
+                    result = from_json(to_json(result, fallback=plain))
+                step.finish(result, tell(result))
+            elif shape is not None:
+                return shape.model_validate(step.result)
+        return step.result
+
+    def open_step(
+        self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True, paid: bool = False
+    ) -> OpenStep:
+        """Begin a step. If it was journaled before, it has its result; else `finish` sets it.
+
+        A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
+        not run again, since it may have happened: the run waits until a person decides. A step that is not
+        `costly` need not be durable before the next starts: it is run again for nothing. A step that is
+        `paid` calls a model: it counts the calls that earlier claims did not live to record. If the block
+        raises, the error and the calls that were made in it are recorded, for people: a resumed run runs the
+        step again.
+        """
+        scope, key = self._next(kind, request)
+        opened = OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        if not paid:  # the event of a call has its end and how long it took
+            opened.started_at = self._runtime.clock.now()
+        return opened
+
+    async def enter(self, opened: OpenStep) -> None:
+        """Begin the step that was opened, or give it the result that it had."""
+        key, scope = opened.key, opened.scope
+        if key.path in self._earlier.results:
+            await self._replay(opened)
+            return
+        await self._check_known(scope, key)
+        if key.path in self._earlier.intents:
+            answer = await self._waits.may_repeat(opened)
+            if not answer["approve"]:
+                opened.is_replayed, opened.result = True, result_of(key, answer)
+                self._records.write(key, {"result": opened.result})
+                return
+        if opened.costly:
+            self._take_begun(opened)
+        self._waits.step_begins()
+        self._paths.enter(opened)
+        try:
+            if opened.paid and self._earlier.values:
+                self._count_cut(opened)
+            # Before it runs: after a crash the intent says that it may have happened.
+            if not opened.repeatable:
+                self._records.write(key, {"intent": True, "started_at": opened.started_at})
+                self._earlier.intents[key.path] = key.model_dump()
+            # Else a crash in this step would lose those before it, and pay for them twice.
+            if opened.costly and self._records.is_costly:
+                await self.confirm()
+        except BaseException as error:
+            self.leave(opened, error)
+            raise
+
+    def leave(self, opened: OpenStep, error: BaseException | None) -> None:
+        """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
+        try:
+            if error is None:
+                value = opened.record()
+                value["last"] = self._paths.counter
+                if not opened.events:  # the time of the last is that of the end
+                    value["ended_at"] = self._runtime.clock.now()
+                costly = opened.costly or bool(opened.calls)
+                self._records.write(opened.key, value, opened.events, costly=costly)
+        except BaseException as lost:
+            error = lost
+            raise
+        finally:
+            if error is not None:
+                calls, events, started_at = opened.calls, opened.events, opened.started_at
+                self._records.write_calls(
+                    opened.key, calls, events, error, opened.cut, started_at, changed=opened.changed
+                )
+            if self._paths.leave(opened):
+                self._waits.step_ends(opened)
+
+    def _take_begun(self, opened: OpenStep) -> None:
+        """Note whether the claim before this one may have been in a step as its process ended."""
+        scope = opened.scope
+        opened.was_begun, scope.was_begun = scope.was_begun, False
+        if opened.was_begun and opened.key.kind.startswith("tool "):
+            self._cut_branches.add(scope.prefix)
+
+    def _count_cut(self, opened: OpenStep) -> None:
+        """Count the calls of a step that were cut off, durably before it makes another."""
+        path = opened.key.path
+        cut_steps = self._earlier.cut.get(path, CutSteps(0))
+        before = claim_stream(self._work.steps, self._work.claim - 1)
+        was_begun = opened.was_begun and not self._follows_cut_tools(opened.scope)
+        opened.cut = cut_steps.count + (was_begun and cut_steps.ended_in != before)
+        if opened.cut != cut_steps.count:
+            self._records.write_cut(opened.key, opened.cut)
+
+    def _follows_cut_tools(self, scope: Scope) -> bool:
+        """Whether tools were under way before the next step of a scope: it had not begun then.
+
+        Only if nothing runs beside the scope's code: else a call of it may have been cut off as well.
+        """
+        below = f"{scope.prefix}b"
+        return self._paths.is_alone and any(prefix.startswith(below) for prefix in self._cut_branches)
+
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
+        """Record what a call of a model has cost, and publish an event of it.
+
+        Both commit with the step under way, or at once where there is none, or it fails.
+        """
+        step = self.inside
+        if step is None:
+            key = StepKey(path="", number=self._paths.counter, kind="", hash="")
+            self._records.write_calls(key, [call], [event])
+        else:
+            step.add_call(call, event)
+
+    async def wait(
+        self,
+        step_kind: str,
+        request: Any,
+        *,
+        kind: WaitKind = "person",
+        reason: str = "",
+        subject: dict[str, Any] | None = None,
+        answer_schema: dict[str, Any] | None = None,
+        binds: str = "",
+        may_answer: tuple[str, ...] = (),
+        sealed: tuple[str, ...] = (),
+        due_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        check: Callable[[], None] | None = None,
+        child: Callable[[str, str], Task] | None = None,
+    ) -> Any:
+        """Return the answer to a question, or let the run wait for it. See `Wait` for the fields.
+
+        A `check` may refuse a wait that is not recorded. A `child` makes the task to wait for, of the wait's
+        id and the identity of its step. The run gives up its slot once all that is left of it is waiting.
+        Raises WaitExpired where there is no answer by `expires_at`, and ToolFailed within a step that is not
+        repeatable: it could not be resumed.
+        """
+        scope, key = self._next(step_kind, request)
+        if key.path in self._earlier.results:
+            for step in scope.steps_around():
+                step.has_waited = True
+            return await self._replayed(scope, key)
+        if scope.step is not None and scope.step.runs_once:
+            raise ToolFailed("only a tool that is declared idempotent may wait for something")
+        await self._check_known(scope, key)
+        if key.path not in self._earlier.waits:
+            if (unspent := self._earlier.take_unspent(key)) is not None:
+                return self._keep(key, *unspent)
+            if check is not None:  # a recorded wait passed it when it began
+                check()
+        task = None if child is None else child(self._waits.wait_id(key), identity_of(scope, key))
+        wait = self._waits.wait_of(
+            key,
+            kind=kind,
+            reason=reason,
+            subject=subject or {},
+            answer_schema=answer_schema,
+            binds=binds,
+            may_answer=may_answer,
+            sealed=sealed,
+            child_task_id=None if task is None else task.task_id,
+            due_at=due_at,
+            expires_at=expires_at,
+        )
+        await self._waits.wait(scope, wait, task)
+        return None
+
+    async def park(
+        self,
+        kind: WaitKind,
+        reason: str,
+        due_at: datetime,
+        subject: dict[str, Any] | None = None,
+    ) -> NoReturn:
+        """Let the run wait in the step under way, which is run again at `due_at`, on any worker.
+
+        Raises ToolFailed within a step that is not repeatable.
+        """
+        scope = self._paths.here()
+        opened = scope.step
+        if opened is None:
+            raise ValueError("a run is parked within a step")
+        if opened.runs_once:
+            raise ToolFailed("only a tool that is declared idempotent may wait for something")
+        fields = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
+        await self._waits.wait(scope, self._waits.wait_of(opened.key, **fields, again=True))
+
+    async def confirm(self) -> None:
+        """Return once every step so far is durable."""
+        await self._records.confirm()
+
+    def let_go(self) -> bool:
+        """Take back that it cancelled the asyncio task of the run, if it did; whether only it had."""
+        task, cancelled = self._paths.main, self._waits.cancelled_run
+        self._waits.cancelled_run = False
+        return cancelled and task is not None and task.uncancel() == 0
+
+    async def close(self) -> None:
+        """End the branches that the run has left behind."""
+        remaining = self._waits.stop() | {task for task in self._paths.branch_tasks if not task.done()}
+        for task in remaining:
+            task.cancel()
+        if remaining:
+            await asyncio.wait(remaining, timeout=_LETTING_GO_SECONDS)
+
+    def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
+        self._check_goes_on()
+        return self._paths.next(kind, hash_of(request))
+
+    def _check_goes_on(self) -> None:
+        if self.suspended is not None:  # the agent's code has caught it
+            raise self.suspended
+        if self.ended is not None:  # and that
+            raise self.ended
+
+    async def _replay(self, opened: OpenStep) -> None:
+        record = self._earlier.results[opened.key.path]
+        opened.is_replayed, opened.result = True, await self._replayed(opened.scope, opened.key)
+        opened.totals = record.get("totals", {})
+        if record.get("outside"):
+            self.read_outside()
+
+    async def _replayed(self, scope: Scope, key: StepKey) -> Any:
+        record = self._earlier.results[key.path]
+        await self._check_replay(scope, key, record)
+        if record.get("expired"):
+            raise WaitExpired(f"there was no answer to {key.kind} in time")
+        return record["result"]
+
+    def _keep(self, key: StepKey, name: str, answer: dict[str, Any]) -> Any:
+        """Take over the answer to the same question that an attempt before got."""
+        names = ("result", "answered_by", "started_at", "answered_at")
+        fields = {name: answer[name] for name in names if name in answer}
+        event = ProgressEvent.of(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
+        self._records.write(key, {**fields, "kept": name}, [event])
+        return answer["result"]
+
+    async def _check_known(self, scope: Scope, key: StepKey) -> None:
+        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch."""
+        if key.path in self._earlier.waits:
+            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
+        if key.path in self._earlier.intents:
+            await self._check_replay(scope, key, self._earlier.intents[key.path])
+        elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
+            await self._end_replay(scope, key, "was in a branch that began with something else before")
+
+    async def _check_replay(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
+        """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
+        if (record["kind"], record["hash"]) != (key.kind, key.hash):
+            is_now = f"is {key.kind!r} or asks for something else now"
+            await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
+
+    async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
+        # These may have taken effect: a new attempt would do them again.
+        once = [intent["kind"] for intent in self._earlier.intents.values()]
+        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
+        if once:
+            why = "The agent's code has changed since this task started, so the task can't go on where it was"
+            await self._ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
+        self.ended = ReplayMismatch(
+            f"step {key.path} of task {self._work.task.task_id} {why_not}",
+            remedy="a new attempt starts with an empty journal, and gets the answers of people",
+        )
+        raise self.ended
+
+    async def _ask_restart(self, scope: Scope, steps: Sequence[str], path: str, why: str) -> None:
+        key = StepKey(path=path, number=0, kind=RESTART, hash="")
+        answered = self._earlier.results.get(key.path)
+        if answered is None:
+            step_names = ", ".join(step.removeprefix("tool ") for step in steps)
+            reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
+            subject = {"kind": RESTART, "steps": list(steps)}
+            await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))
+        elif not answered["result"]["approve"]:
+            reason = answered["result"].get("reason")
+            self.ended = RestartDenied(
+                f"{why}: {answered.get('answered_by') or 'a person'} denied that"
+                f"{f': {reason}' if reason else ''}. Nothing was repeated",
+                remedy="Retry it with the former code, or submit a new task for what is still to be done",
+            )
+            raise self.ended

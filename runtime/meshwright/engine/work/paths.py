@@ -1,0 +1,434 @@
+"""Paths of steps, the branches that asyncio tasks make, and the records that a claim writes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar, Token
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+from msgspec.structs import asdict, replace
+
+from meshwright.core import topics
+from meshwright.core.encoding import own_json, stable_json
+from meshwright.core.errors import HostError
+from meshwright.core.messages import Event, trace_id_of
+from meshwright.core.payloads import StepPayload
+from meshwright.engine.kernel.envelope import ActorRef, Record
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.earlier import Earlier, is_branch
+from meshwright.engine.work.protocol import StepKey, Work
+
+_BEGINNING_TURNS = 20
+_NAME_CHARS = 6  # of a branch: two requests that share them are counted together
+
+
+def hash_of(request: Any) -> str:
+    """A short hash of a step's request, the same for the same JSON."""
+    return hashlib.sha256(stable_json(request)).hexdigest()[:16]  # 64 bits tell the steps of a run apart
+
+
+class ProgressEvent(NamedTuple):
+    """An event of a step. Without an `id` it is known by its number in the step."""
+
+    event_type: str
+    payload: StepPayload | Mapping[str, Any]
+    id: str | None = None
+
+    @classmethod
+    def of(cls, payload: StepPayload) -> ProgressEvent:
+        """The event of a payload that has one type."""
+        return cls(payload.event_type, payload)
+
+
+class _Journal(Protocol):
+    async def enter(self, opened: OpenStep) -> None: ...
+    def leave(self, opened: OpenStep, error: BaseException | None) -> None: ...
+
+
+class OpenStep:
+    """A step under way: its result, and the events and calls that commit with it when its block ends."""
+
+    def __init__(
+        self,
+        journal: _Journal,
+        scope: Scope,
+        key: StepKey,
+        request: Any,
+        *,
+        repeatable: bool,
+        costly: bool,
+        paid: bool,
+    ) -> None:
+        self.is_replayed = False
+        self.result: Any = None
+        self.events: list[ProgressEvent] = []
+        self.calls: list[dict[str, Any]] = []
+        self.is_error = False
+        self.sent: dict[str, Any] | None = None
+        """The messages sent to the model, for its record; a replay does without."""
+        self.totals: dict[str, Any] = {}
+        """The totals of the run when a call of a model ended: its limits go by them."""
+        self.key = key
+        self.request = request
+        self.repeatable = repeatable
+        self.costly = costly
+        self.paid = paid
+        self.cut = 0
+        """How many calls of earlier claims were cut off in it, and are still to be recorded."""
+        self.was_begun = False
+        """Whether the claim before this one may have been in it as its process ended."""
+        self.scope = scope
+        self.waits = 0
+        """How many waits are open within it."""
+        self.has_waited = False
+        self.outside = False
+        """Whether its result may have text from outside."""
+        self.changed = False
+        """Whether it may have changed something, though it may fail."""
+        self.started_at: datetime | None = None
+        """When this claim began to run it; None if it is `paid`."""
+        self.token: Token[tuple[Paths, Scope] | None] | None = None
+        self._journal = journal
+
+    async def __aenter__(self) -> Self:
+        await self._journal.enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.is_replayed:
+            self._journal.leave(self, error)
+
+    @property
+    def number(self) -> int:
+        """Its number, for people."""
+        return self.key.number
+
+    @property
+    def identity(self) -> str:
+        """A name that follows from the requests of it and the steps around it, and not from their order."""
+        return identity_of(self.scope, self.key)
+
+    @property
+    def runs_once(self) -> bool:
+        """Whether it, or a step that it is within, may not be repeated."""
+        return not self.repeatable or (self.scope.step is not None and self.scope.step.runs_once)
+
+    def finish(self, result: Any, events: Sequence[ProgressEvent] = (), *, is_error: bool = False) -> None:
+        """Set the result, which may be an error that the code gets again, and add events of it."""
+        self.result, self.is_error = result, is_error
+        self.events += events
+
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
+        """Record what a call within the step has cost, and publish an event of it: both commit with it."""
+        self.calls.append(call)
+        self.events.append(event)
+
+    def record(self) -> dict[str, Any]:
+        """Returns its record, without its key."""
+        value = {"result": self.result}
+        if self.started_at is not None:
+            value["started_at"] = self.started_at
+        if self.calls:
+            value["calls"] = self.calls
+        if self.sent is not None:
+            value["sent"] = self.sent
+        if self.totals:
+            value["totals"] = self.totals
+        if self.is_error:
+            value["is_error"] = True
+        if self.outside:
+            value["outside"] = True
+        return value
+
+    def take_cut(self) -> int:
+        """The number of calls that were cut off and are still to be recorded; 0 from then on."""
+        count, self.cut = self.cut, 0
+        return count
+
+
+class Scope:
+    """A scope in which steps are numbered: the run, the inside of a step, or a branch."""
+
+    __slots__ = ("branches", "numbered", "prefix", "step", "steps", "task", "was_begun")
+
+    def __init__(
+        self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None, *, was_begun: bool = False
+    ) -> None:
+        self.prefix = prefix
+        self.task = task
+        self.step = step
+        self.steps = 0
+        self.branches: dict[str, int] = {}
+        """How many branches began within it, by the name of what they were begun by."""
+        self.numbered: set[str] = set()
+        """The branches of a former release that have been taken up."""
+        self.was_begun = was_begun
+        """Whether the claim before this one may have been in its next step as its process ended."""
+
+    def steps_around(self) -> Iterator[OpenStep]:
+        """The steps that the code is within, from the inside."""
+        step = self.step
+        while step is not None:
+            yield step
+            step = step.scope.step
+
+
+def identity_of(scope: Scope, key: StepKey) -> str:
+    """The identity of a step that is in a scope; see `OpenStep.identity`."""
+    around = "" if scope.step is None else f"{scope.step.identity}/"
+    return f"{around}{key.kind}:{key.hash}:{key.nth}"
+
+
+_SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
+"""The scope of the code. An asyncio task begins in the scope of its maker."""
+
+
+class Paths:
+    """Gives the steps of a run their paths: the same again when it is resumed."""
+
+    def __init__(self, earlier: Earlier, *, was_cut: bool = False) -> None:
+        self.main = asyncio.current_task()
+        """The asyncio task of the run."""
+        self.branch_tasks: set[asyncio.Task[Any]] = set()
+        self.counter = 0
+        """The number of the step that began last."""
+        self._earlier = earlier
+        self._root = Scope("", self.main, None, was_begun=was_cut)
+        self._begun: set[str] = set()
+        """The prefixes of the branches that have begun."""
+        self._last_nths: dict[tuple[str, str, str], int] = {}
+        """The last number that this run gave a step, by its place, kind and hash."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the code is the only one of the run that may be at work."""
+        return not self.branch_tasks and asyncio.current_task() is self.main
+
+    def here(self) -> Scope:
+        """The scope of the code."""
+        paths, scope = _SCOPE.get() or (None, self._root)
+        return scope if paths is self else self._root
+
+    def enter(self, step: OpenStep) -> None:
+        """Let the code be within a step."""
+        scope = Scope(f"{step.key.path}.", step.scope.task, step, was_begun=step.was_begun)
+        step.token = _SCOPE.set((self, scope))
+
+    def leave(self, step: OpenStep) -> bool:
+        """Let the code be where it was before the step; whether it was within it."""
+        if step.token is None:
+            return False
+        _SCOPE.reset(step.token)
+        return True
+
+    def next(self, kind: str, request_hash: str) -> tuple[Scope, StepKey]:
+        """The next step where the code is."""
+        scope = self.here()
+        if scope.task is not asyncio.current_task():
+            scope = self._begin_branch(scope, kind, request_hash, ((kind, request_hash),))
+        scope.steps += 1
+        path = f"{scope.prefix}{scope.steps}"
+        record = self._earlier.results.get(path)
+        if record is None:
+            self.counter = number = max(self.counter, self._earlier.steps) + 1
+        else:  # people see one number for a step in all claims
+            number = record["number"]
+            self.counter = max(self.counter, record.get("last", number))
+        nth = self._nth(scope, path, kind, request_hash)
+        return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash, nth=nth)
+
+    def join(self, kind: str, request: Any, begins: Mapping[str, Any]) -> None:
+        """Name the branch of the code by a request, if one begins here; see `Journal.join`."""
+        scope = self.here()
+        if scope.task is not asyncio.current_task():
+            hashes = [(first, hash_of(first_request)) for first, first_request in begins.items()]
+            self._begin_branch(scope, kind, hash_of(request), hashes)
+
+    def _begin_branch(
+        self, scope: Scope, kind: str, request_hash: str, begins: Collection[tuple[str, str]]
+    ) -> Scope:
+        """The scope of an asyncio task of its own.
+
+        It is named by kind and hash of its first request, and counted among branches of the same name in the
+        order of their starts; so siblings may end in any order. `begins` are the kinds and hashes of
+        steps that it may begin with: a branch that a former release has numbered is found by these.
+        """
+        task = asyncio.current_task()
+        name = self._numbered(scope, begins)
+        if name is None:
+            of_request = hash_of([kind, request_hash])[:_NAME_CHARS]
+            scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
+            name = f"b{of_request}x{nth}"
+        prefix = f"{scope.prefix}{name}."
+        branch = Scope(prefix, task, scope.step, was_begun=scope.was_begun)
+        self._begun.add(prefix)
+        _SCOPE.set((self, branch))  # for this asyncio task alone: it has a context of its own
+        if task is not None:
+            self.branch_tasks.add(task)
+            task.add_done_callback(self.branch_tasks.discard)
+        return branch
+
+    async def repeats_a_change(self, key: StepKey) -> bool:
+        """Whether an unrecorded step repeats a change made in a branch that has not begun.
+
+        A branch is named by its first request, so changed code may begin it as another one. Branches that
+        start side by side have all begun after some turns of the event loop.
+        """
+        for _ in range(_BEGINNING_TURNS):
+            if all(map(self._has_begun, self._earlier.changes_of(key))):
+                return False
+            await asyncio.sleep(0)
+        return True
+
+    def _has_begun(self, path: str) -> bool:
+        parts = path.split(".")
+        ends = [i for i, part in enumerate(parts, start=1) if is_branch(part)]
+        return all(f"{'.'.join(parts[:end])}." in self._begun for end in ends)
+
+    def upcoming(self) -> str | None:
+        """The kind of the step that the journal has next, "" if it left none; None if there is none."""
+        scope = self.here()
+        if scope.task is not asyncio.current_task():  # a branch that has not begun
+            return None
+        return self._earlier.step_at(f"{scope.prefix}{scope.steps + 1}")
+
+    def _nth(self, scope: Scope, path: str, kind: str, request_hash: str) -> int:
+        """The number of a step among steps of its kind and hash: as recorded, or the first free one."""
+        if (nth := self._earlier.nth_at(path, kind, request_hash)) is not None:
+            return nth
+        place = "" if scope.step is None else scope.step.key.path
+        key = (place, kind, request_hash)
+        nth, recorded = self._last_nths.get(key, 0) + 1, self._earlier.nths(key)
+        while nth in recorded:
+            nth += 1
+        self._last_nths[key] = nth
+        return nth
+
+    def _numbered(self, scope: Scope, begins: Collection[tuple[str, str]]) -> str | None:
+        """The branch of a former release that began so, or never ended its first step."""
+        before = self._earlier.numbered_branches(scope.prefix)
+        free = [name for name in sorted(before, key=lambda name: int(name[1:])) if name not in scope.numbered]
+        like_this = [name for name in free if before[name] in begins]
+        name = next(iter(like_this or [name for name in free if before[name] is None]), None)
+        if name is not None:
+            scope.numbered.add(name)
+        return name
+
+
+logger = logging.getLogger("meshwright.work")
+_MAX_ERROR_CHARS = 2_000
+
+
+class ClaimRecords:
+    """The stream of records that one claim writes."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ref: ActorRef,
+        work: Work,
+        last: int,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.is_costly = False
+        """Whether records that are not known durable yet would cost something if they were lost."""
+        self.has_steps = False
+        """Whether this claim has journaled a step."""
+        self._runtime = runtime
+        self._ref, self._name = ref, str(ref)
+        self._work, self._stream = work, work.stream
+        self._trace_id = trace_id_of(work.task.traceparent)
+        self._last = last
+        self._on_step = on_step
+        self._queued: Awaitable[None] | None = None
+
+    def write(
+        self,
+        key: StepKey,
+        value: dict[str, Any],
+        events: Sequence[ProgressEvent] = (),
+        *,
+        costly: bool = True,
+    ) -> None:
+        """Queue the record of a step with its events."""
+        data = own_json(self._ref, {**asdict(key), **value})
+        self._append(data, [self._event(key, n, event) for n, event in enumerate(events, start=1)])
+        self.has_steps = True
+        self.is_costly = self.is_costly or costly
+        if "result" in value:
+            self._on_step()
+
+    def write_cut(self, key: StepKey, count: int) -> None:
+        """Queue how many calls of a step were cut off and are recorded nowhere, before it makes another."""
+        self._append({"cut": (key.path, count)}, [])
+        self.is_costly = True
+
+    def write_calls(
+        self,
+        key: StepKey,
+        calls: Sequence[dict[str, Any]],
+        events: Sequence[ProgressEvent],
+        error: BaseException | None = None,
+        cut: int = 0,
+        started_at: datetime | None = None,
+        *,
+        changed: bool = False,
+    ) -> None:
+        """Queue what calls have cost in a step that has no result, with their events, and why it failed.
+
+        A resumed run runs that step again; `cut` of its calls are still to be recorded.
+        """
+        value: dict[str, Any] = {"calls": calls} if calls else {}
+        if calls and key.path:
+            value["cut"] = (key.path, cut)
+        if isinstance(error, Exception) and not isinstance(error, HostError):
+            message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
+            times = {"started_at": started_at, "ended_at": self._runtime.clock.now()}
+            times |= {"changed": True} if changed else {}
+            value["failed"] = {**key.model_dump(), "error": type(error).__name__, "message": message, **times}
+        if not value:
+            return
+        published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]
+        try:
+            self._append(value, published)
+        except HostError as lost:  # the work is another's by now, or is over: the error itself matters more
+            logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
+
+    async def confirm(self) -> None:
+        """Return once every record so far is durable."""
+        queued = self._queued
+        if queued is not None:
+            await queued
+        if self._queued is queued:  # steps that start side by side wait for it, all of them
+            self._queued, self.is_costly = None, False
+
+    def _append(self, value: Any, events: Sequence[Event]) -> None:
+        self._last += 1
+        self._queued = self._runtime.append(Record(self._ref, self._stream, self._last, value), events)
+
+    def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
+        task, payload = self._work.task, event.payload
+        place: dict[str, Any] = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
+        return Event(
+            id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
+            event_type=event.event_type,
+            topic=topics.TASK_PROGRESS,
+            time=self._runtime.clock.now(),
+            tenant_id=task.tenant_id,
+            task_id=task.task_id,
+            agent_id=self._work.dispatch.agent_id,
+            trace_id=self._trace_id,
+            traceparent=task.traceparent,
+            aggregate_id=self._name,
+            payload=own_json(
+                self._name,
+                replace(payload, **place) if isinstance(payload, StepPayload) else {**place, **payload},
+            ),
+        )

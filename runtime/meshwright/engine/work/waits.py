@@ -1,0 +1,191 @@
+"""Tracks the waits of a run; a run with only waits left gives up its slot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from msgspec.structs import asdict
+
+from meshwright.core.errors import HostError, MailboxFull
+from meshwright.core.messages import Task
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.work.paths import ClaimRecords, OpenStep, Paths, Scope
+from meshwright.engine.work.people import Approval, Repetition, repeat_key
+from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, Work
+
+logger = logging.getLogger("meshwright.work")
+
+_SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only waiting
+
+
+class RunSuspended(BaseException):
+    """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
+
+    trace_name = "Suspended"
+
+    def __init__(self, suspend: Suspend, waits: Sequence[Wait] = ()) -> None:
+        super().__init__(", ".join(wait.wait_id for wait in suspend.waits))
+        self.suspend = suspend
+        self.waits = waits
+        """All that it waits for, also what its thread knows already."""
+
+
+class Waits:
+    """The waits of a run. Once every step under way waits, the run is suspended.
+
+    A run that waits in its own asyncio task alone is unwound by `RunSuspended`. If it has branches, its
+    asyncio task is cancelled; meanwhile its thread records the waits, so that answers can come.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ref: ActorRef,
+        work: Work,
+        earlier: Earlier,
+        paths: Paths,
+        records: ClaimRecords,
+    ) -> None:
+        self.suspended: RunSuspended | None = None
+        self.cancelled_run = False
+        self._runtime = runtime
+        self._ref = ref
+        self._work = work
+        self._earlier = earlier
+        self._paths = paths
+        self._records = records
+        self._open: dict[str, Wait] = {}
+        self._unsent: dict[str, tuple[Wait, Task | None]] = {}
+        self._sending: asyncio.Task[None] | None = None
+        self._check: asyncio.TimerHandle | None = None
+        self._busy = 0
+        self._begins = 0
+
+    @property
+    def pauses(self) -> int:
+        """How often in a row the run was parked at where it is."""
+        return 0 if self._records.has_steps else self._work.pauses
+
+    def step_begins(self) -> None:
+        """Note that a step is under way."""
+        self._busy += 1
+        self._begins += 1  # tells `_look` that a step came, even if it has ended since
+
+    def step_ends(self, step: OpenStep) -> None:
+        """Note that a step has ended, however it did."""
+        if not step.waits:
+            self._busy -= 1
+        if self._open:
+            self._check_soon()
+
+    async def wait(self, scope: Scope, wait: Wait, child: Task | None = None) -> NoReturn:
+        """Wait; the run is resumed with the answer in its journal."""
+        path = wait.step.path
+        self._open[path] = wait
+        # Else its thread has it from an earlier claim.
+        if path not in self._earlier.waits:
+            self._unsent[path] = (wait, child)
+        if self._paths.is_alone:
+            await self._records.confirm()
+            raise self._suspend()
+        around = list(scope.steps_around())
+        for step in around:
+            step.waits += 1
+            self._busy -= step.waits == 1
+        self._check_soon()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:  # cancelled
+            for step in around:
+                step.waits -= 1
+                self._busy += step.waits == 0
+            self._open.pop(path, None)
+            self._unsent.pop(path, None)
+        raise AssertionError("a run that waits is resumed from its start")
+
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Look no more; returns the asyncio tasks that the caller cancels."""
+        if self._check is not None:
+            self._check.cancel()
+        return set() if self._sending is None else {self._sending}
+
+    def _check_soon(self) -> None:
+        if self._check is None and self.suspended is None:
+            self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begins)
+
+    def _look(self, begins: int) -> None:
+        self._check = None
+        main = self._paths.main
+        if self.suspended is not None or not self._open or main is None:
+            return
+        if self._busy:
+            if self._unsent and self._sending is None:
+                self._sending = asyncio.create_task(self._send())
+        elif begins != self._begins:  # a step began since: others may follow
+            self._check_soon()
+        elif not main.cancelling():  # else a stop is ahead of us
+            self._suspend()
+            self.cancelled_run = main.cancel()
+
+    def _suspend(self) -> RunSuspended:
+        is_parked = any(wait.again for wait in self._open.values())
+        pauses = self.pauses + 1 if is_parked else 0
+        suspend = Suspend(**asdict(self._waiting()), pauses=pauses)
+        self.suspended = RunSuspended(suspend, tuple(self._open.values()))
+        return self.suspended
+
+    def _waiting(self) -> Waiting:
+        return Waiting(
+            task_id=self._work.task.task_id,
+            fence=self._work.fence,
+            waits=tuple(wait for wait, _ in self._unsent.values()),
+            children=tuple(child for _, child in self._unsent.values() if child is not None),
+            answers=self._earlier.answers,
+            once=len(self._earlier.intents),
+        )
+
+    async def _send(self) -> None:
+        waiting = self._waiting()
+        try:
+            await self._records.confirm()  # an answer may resume the run behind these steps
+            await self._runtime.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
+            for wait in waiting.waits:
+                self._earlier.waits[wait.step.path] = wait.step
+                self._unsent.pop(wait.step.path, None)
+        except (MailboxFull, HostError) as lost:  # they are sent again, at the latest when the run suspends
+            logger.warning("task %s does not wait yet: %s", self._work.task.task_id, lost)
+        finally:
+            self._sending = None
+            if self._open:
+                self._check_soon()
+
+    async def may_repeat(self, opened: OpenStep) -> dict[str, Any]:
+        """The answer of a person, who is asked each time that a step began and did not end."""
+        question = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
+        if question.path in self._earlier.results:
+            return self._earlier.results[question.path]["result"]
+        what = opened.key.kind.removeprefix("tool ")
+        reason = (
+            f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
+            "not, the task goes on with the result or the reason that you give."
+        )
+        subject = {"kind": opened.key.kind, "request": opened.request}
+        await self.wait(opened.scope, self.question(question, reason, subject, Repetition))
+
+    def question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
+        """A wait for a person, whose answer has that shape."""
+        schema = answer.model_json_schema()
+        return self.wait_of(key, reason=reason, subject=subject, answer_schema=schema)
+
+    def wait_of(self, key: StepKey, **fields: Any) -> Wait:
+        """The wait of a step, with the other fields of it."""
+        return Wait(wait_id=self.wait_id(key), step=key, since=self._runtime.clock.now(), **fields)
+
+    def wait_id(self, key: StepKey) -> str:
+        """The name of the wait of a step."""
+        return f"{self._work.steps}/{key.path}"

@@ -1,0 +1,214 @@
+"""How a mesh is doing: open tasks, what they wait for, use of tenants, deployments, missing agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from meshwright.agents.agent import AgentTypes
+from meshwright.agents.event_types import AgentMissing
+from meshwright.core import topics
+from meshwright.core.errors import NoAgentAvailable, NotFound
+from meshwright.core.messages import Event, Plain
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import LOSS_NOTICED
+from meshwright.engine.events.status import (
+    WORKER_BEGUN,
+    WORKER_HELD,
+    DeploymentStatus,
+    HeldWorker,
+    MeshStatus,
+    MissingAgent,
+    NoticedLoss,
+    open_agents,
+    status_of,
+)
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.timers import Duty
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.engine.work import AgentThread, Cancel
+from meshwright.engine.work.record import read_entry, read_task
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.acceptance import Admission
+from meshwright.mesh.orchestration.presence import CHECK_SECONDS
+from meshwright.mesh.orchestration.registry import Registry
+from meshwright.mesh.orchestration.tenants import Tenants
+from meshwright.models.overview import Deployments
+from meshwright.models.port import Model
+
+PlainT = TypeVar("PlainT", bound=Plain)
+_LOSS_SHOWN = timedelta(days=7)
+_MAX_LOSSES = 10
+_HELD_SECONDS = 60.0  # a worker that is held says so several times within them
+AGENT_MISSING, AGENT_RETURNED = "agent.missing", "agent.returned"
+_MAX_NAMED = 1_000  # events that are read at the start
+
+
+class MissingAgents:
+    """Publishes an event when an agent is missing, and one when it is back.
+
+    Agents in other processes make themselves known within seconds of the start: an agent that may be there is
+    reported once two looks in a row do not find it.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._runtime = mesh.runtime
+        self._registry = mesh.get(Registry)
+        self._loaded = {agent.agent_id for agent in mesh.get(AgentTypes)}
+        self._named: set[str] = set()
+        self._named_before: set[str] = set()  # by an earlier process
+        self._suspects: set[str] = set()
+        self._looking = Duty(mesh.runtime.clock, CHECK_SECONDS, self._look, "missing agents")
+
+    async def start(self) -> None:
+        """Name the missing agents, and look again every few seconds."""
+        self._named, self._suspects = set(), set()
+        self._named_before = await self._left_missing()
+        if not self._runtime.is_shared:  # its agents are all that there will be
+            self._suspects = set(await self._now())
+            await self._look()
+        await self._looking.start()
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await self._looking.stop()
+
+    def is_missing(self, agent_id: str) -> bool:
+        """Whether no process of the mesh has an agent now, as far as this one knows."""
+        return agent_id not in self._loaded and not self._registry.has_worker(agent_id)
+
+    async def of_tenant(self, tenant_id: str | None) -> tuple[MissingAgent, ...]:
+        """The missing agents with open tasks of a tenant; None: of all tenants."""
+        return tuple((await self._now(tenant_id)).values())
+
+    def reach(self, thread: ActorRef) -> None:
+        """See to it that turns of a thread can be called whose agent does not run in this process.
+
+        Raises NoAgentAvailable where only a process that runs the agent could take them, and none does.
+        """
+        runtime = self._runtime
+        if thread.type in runtime.kinds or thread.type in runtime.remote_kinds:
+            return
+        if runtime.forwards and self.is_missing(thread.type):
+            raise NoAgentAvailable(
+                f"The agent {thread.type} of that task is not loaded here, and no other process has it",
+                remedy=f"Start a mesh with the file of {thread.type}, then try again; nothing was changed",
+                field="agent_id",
+            )
+        runtime.register_remote(ActorKind.of(AgentThread, type=thread.type))
+
+    async def held_cancels(self, task_id: str, tenant_id: str) -> list[Cancel]:
+        """The cancels that threads of missing agents pass on only once they are back, below a task."""
+        if not await self.of_tenant(tenant_id):
+            return []
+        cancels, below = list[Cancel](), [task_id]
+        while below:
+            with suppress(NotFound):  # it is on its way to its actor: it has delegated nothing yet
+                record, task = await read_task(self._runtime, below.pop(), tenant_id)
+                entry = await read_entry(self._runtime, record, task)
+                for wait in entry.waits if entry is not None else ():
+                    if (child := wait.child_task_id) is None:
+                        continue
+                    below.append(child)
+                    if self.is_missing(record.attempts[-1].agent_id):
+                        cancels.append(Cancel(task_id=child, parent_key=wait.wait_id))
+        return cancels
+
+    async def _now(self, tenant_id: str | None = None) -> Mapping[str, MissingAgent]:
+        agents = await self._mesh.log.view(open_agents, tenant_id)
+        return {agent.agent_id: agent for agent in agents if self.is_missing(agent.agent_id)}
+
+    async def _left_missing(self) -> set[str]:
+        """The agents that were missing as an earlier process looked last."""
+        seqs: dict[str, dict[str | None, int]] = {}
+        for event_type in (AGENT_MISSING, AGENT_RETURNED):
+            query = EventFilter(event_type=event_type, order="desc", limit=_MAX_NAMED)
+            events = await self._mesh.log.query(query)
+            seqs[event_type] = {event.agent_id: event.seq or 0 for event in reversed(events)}
+        missing, returned = seqs[AGENT_MISSING], seqs[AGENT_RETURNED]
+        return {name for name, seq in missing.items() if name and seq > returned.get(name, 0)}
+
+    async def _look(self) -> None:
+        missing = await self._now()
+        for agent_id, agent in missing.items():
+            if agent_id in self._suspects and agent_id not in self._named:
+                self._record(AGENT_MISSING, agent)
+                self._named.add(agent_id)
+        self._suspects = {*missing}
+        for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
+            tasks = {agent.agent_id: agent for agent in await self._mesh.log.view(open_agents, None)}
+            self._record(AGENT_RETURNED, tasks.get(agent_id) or MissingAgent(agent_id=agent_id, tasks=0))
+            self._named.discard(agent_id)
+            self._named_before.discard(agent_id)
+
+    def _record(self, event_type: str, agent: MissingAgent) -> None:
+        task_ids = list(agent.task_ids)
+        payload = AgentMissing(agent_id=agent.agent_id, tasks=agent.tasks, task_ids=task_ids)
+        self._mesh.tell(event_type, payload, agent_id=agent.agent_id)
+
+
+class StatusReader:
+    """Reads how the open tasks of a mesh are doing."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._log = mesh.log
+        self._tenants = mesh.get(Tenants)
+        self._admission = mesh.get(Admission)
+        self._deployments = mesh.get(Deployments)
+        self._held: dict[str, Event] = {}
+        mesh.runtime.listen(topics.MESH, self._note, (WORKER_HELD, WORKER_BEGUN))
+
+    def _note(self, event: Event) -> None:
+        self._held.pop(event.aggregate_id, None)
+        if event.event_type == WORKER_HELD:
+            self._held[event.aggregate_id] = event
+
+    async def status(self, tenant_id: str | None = "default") -> MeshStatus:
+        """How a tenant's open tasks are doing; None: of all tenants, with the deployments of models."""
+        status = await self._log.view(status_of, tenant_id)
+        missing = await self._mesh.get(MissingAgents).of_tenant(tenant_id)
+        uses = tuple(await self._tenants.uses(tenant_id, self._admission.open_of_tenants))
+        status = status.model_copy(update={"tenants": uses, "state": self._mesh.state, "missing": missing})
+        if tenant_id is not None:
+            return status
+        fields = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
+        fields |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
+        return status.model_copy(update={**fields, "losses": await self._losses()})
+
+    async def _losses(self) -> tuple[NoticedLoss, ...]:
+        since = self._mesh.runtime.clock.now() - _LOSS_SHOWN
+        query = EventFilter(event_type=LOSS_NOTICED, since=since, order="desc", limit=_MAX_LOSSES)
+        events = await self._log.query(query)
+        return tuple(_read(NoticedLoss, [{"at": event.time, **event.fields} for event in events]))
+
+    def _held_now(self) -> tuple[HeldWorker, ...]:
+        oldest = self._mesh.runtime.clock.now() - timedelta(seconds=_HELD_SECONDS)
+        self._held = {worker: event for worker, event in self._held.items() if event.time > oldest}
+        return tuple(
+            _read(HeldWorker, [{"worker": worker, **event.fields} for worker, event in self._held.items()])
+        )
+
+    def _left_alone(self) -> tuple[DeploymentStatus, ...]:
+        """The deployments that get no call now, and why."""
+        return tuple(
+            DeploymentStatus(
+                deployment=circuit.deployment,
+                since=circuit.since,
+                until=circuit.until,
+                status=None if circuit.error.retryable else circuit.error.answered,
+                reason=circuit.error.reason or str(circuit.error),
+            )
+            for circuit in self._deployments.left_alone()
+        )
+
+
+def _read(model: type[PlainT], documents: Iterable[dict[str, Any]]) -> Iterator[PlainT]:
+    for document in documents:
+        with suppress(ValidationError):  # an event that another program has published: the names are ours
+            yield model.model_validate(document)

@@ -1,0 +1,477 @@
+"""Budgets: which of them a call is charged to, and its reservation with all of their accounts, or none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
+
+from msgspec.structs import replace as replace_fields
+
+from meshwright.core import topics
+from meshwright.core.errors import ModelError
+from meshwright.core.ids import derived_id, new_id
+from meshwright.core.messages import Event, Plain
+from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.protocol import DEFAULT_TENANT
+from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
+from meshwright.models.port import CallContext, ModelRequest, Settlement
+from meshwright.money.account import Account, Denial, LedgerEntry, LedgerReply, Raise, ReservationResult
+from meshwright.money.allowances import Allowances
+from meshwright.money.balance import Balance, CallOrigin, Window, renews_at
+from meshwright.money.charging import (
+    EVERY,
+    AccountClient,
+    account_of,
+    accounts_of,
+    announce,
+    check_budgets,
+    is_seen_by,
+    only_key,
+    owner_of,
+    words_for,
+)
+from meshwright.money.estimates import Estimates
+from meshwright.money.event_types import BudgetFreed
+
+_logger = logging.getLogger("meshwright.budgets")
+
+_WAITING_SHARE = 0.5  # of a call's time that it may wait for money
+_TASK_SECONDS = 20.0  # and at most, of a task
+_MARGIN_SECONDS = 10.0  # after a call's own limit: clocks differ, and the last word takes its time
+_CHEAPER = "cheap"
+_EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
+"""The tags that a soft budget's cheaper tag takes the place of."""
+_SHOWN = ("budget", "scope", "key", "window", "hard")
+
+_UpperBound = Callable[[ModelRequest], Decimal | None]
+"""The most that a call may cost; None where it is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
+
+    `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
+    call may cost, and the request may write less. It is over at `until` (unix seconds). `cut` are earlier
+    tries of the step that made it, whose processes ended before they did.
+    """
+
+    request: ModelRequest
+    op: str
+    call: str = ""
+    amount: Decimal | None = None
+    accounts: tuple[Account, ...] = ()
+    cheaper_tag: str | None = None
+    is_limited: bool = False
+    until: float = 0.0
+    cut: tuple[str, ...] = ()
+
+
+class BudgetView(Plain):
+    """An account as clients see it. `renews_at` is None where it never does.
+
+    `estimated_usd` is the part of what is spent that is estimated. `tenant_id` is the tenant whose calls it
+    counts, None for those of all. `cheaper`: calls without room go on with cheaper models before they do what
+    `on_empty` says.
+    """
+
+    budget: str
+    scope: str
+    key: str
+    window: Window
+    hard: bool
+    limit_usd: Amount
+    spent_usd: Amount
+    estimated_usd: Amount = ZERO
+    reserved_usd: Amount
+    renews_at: datetime | None
+    on_empty: OnEmpty = "fail"
+    cheaper: bool = False
+    tenant_id: str | None = None
+
+
+class Budgets:
+    """The budgets of a mesh: those declared, and the allowances that are set while it runs.
+
+    Raises ConfigError for two of one name, and for one that never applies.
+    """
+
+    def __init__(
+        self, declared: Sequence[Budget], runtime: Runtime, allowances: Allowances | None = None
+    ) -> None:
+        check_budgets(declared)
+        self._declared = tuple(declared)
+        self._allowances = allowances
+        self._runtime = runtime
+        self._clients: dict[str, AccountClient] = {}
+        self._under_way: set[str] = set()
+        self._deferred: dict[str, tuple[tuple[Account, ...], Settlement]] = {}  # by call
+        runtime.listen(topics.SPEND, self._wake, (BudgetFreed.event_type,))
+
+    async def hold(
+        self, request: ModelRequest, upper_bound: _UpperBound, limiter: Estimates | None = None
+    ) -> Hold:
+        """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
+
+        Without room for that, it is the amount that such a call will do with according to the `limiter`, and
+        the request is limited to it. While calls under way hold the money, it waits for them: by priority,
+        then by arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the
+        rest. Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`.
+        If a soft budget has no room, or a hard one that says so, the call goes on with its cheaper tag.
+        Raises BudgetExceeded or PriceUnknown, naming the hard budget that has none, and HostError where an
+        account cannot be asked; nothing is reserved then.
+        """
+        budgets = await self._current()
+        if not budgets and not request.context.has_budgets:
+            return Hold(request, "")
+        if limiter is not None:
+            await limiter.prepare()
+        op = _op_of(request)
+        op = f"{op}/{new_id()}" if op in self._under_way else op  # a step that makes two calls at a time
+        call = new_id()
+        try:
+            hold = await self._reserve(Hold(request, op, call), budgets, upper_bound, limiter)
+        except BudgetExceeded as error:
+            cheaper = _downgraded(request, error.cheaper_tag)
+            if cheaper is request:
+                is_dear = not _EXPENSIVE_TAGS.isdisjoint(request.tags)
+                error.can_be_cheaper = is_dear and error.cheaper_tag is None
+                if error.can_be_cheaper and error.on_empty in ("ask", "wait"):
+                    error.remedy += ", or --cheaper in place of USD"
+                raise
+        else:
+            cheaper = _downgraded(request, hold.cheaper_tag)
+            if cheaper is request:
+                return hold
+            self.release(hold)  # the expensive one; the cheaper one reserves for itself
+        return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
+
+    async def _current(self) -> tuple[Budget, ...]:
+        allowed = () if self._allowances is None else await self._allowances.current()
+        return (*self._declared, *allowed) if allowed else self._declared
+
+    def settle(
+        self, hold: Hold, spent: Decimal | None, *, estimated: bool = False, call: str = ""
+    ) -> Settlement | None:
+        """Say what a call cost, 0 where it cost nothing; None, where it is unknown, counts as reserved.
+
+        `call` names one of the hold's `cut` ones. Returns what is booked soon, for `recover`; None where
+        nothing is reserved. On a store that processes share, `book` books what a journal records: without
+        its record a call stays reserved, for the run that makes it again.
+        """
+        if not hold.accounts:
+            return None
+        cost = (hold.amount or ZERO) if spent is None else spent
+        estimated = estimated or (spent is None and bool(cost))
+        settled = Settlement(
+            op=hold.op, call=call or hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
+        )
+        self._under_way.discard(hold.op)
+        self._deferred[settled.call] = hold.accounts, settled
+        if hold.request.context.record is None or not self._runtime.is_shared:  # nobody could resume it
+            self.book([settled.call])
+        return settled
+
+    def release(self, hold: Hold) -> None:
+        """Release what is reserved for a call that was not made, at once: no journal will have it."""
+        self.settle(hold, ZERO)
+        self.book([hold.call])
+
+    def book(self, calls: Iterable[str]) -> None:
+        """Book what these calls cost, those of them that are not booked yet."""
+        for call in calls:
+            if call in self._deferred:
+                accounts, settled = self._deferred.pop(call)
+                for account in accounts:
+                    self._client(account).settle(settled)
+
+    def leave_reserved(self, calls: Iterable[str]) -> None:
+        """Forget the settlements of calls that no journal has."""
+        for call in calls:
+            self._deferred.pop(call, None)
+
+    async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
+        """Book those settlements of a task's earlier calls that a worker could not book before it ended.
+
+        An account that counted them as spent when their time was over, in the same window, corrects that.
+        Raises HostError where one cannot be asked.
+        """
+        budgets = await self._current()
+        by_account: dict[Account, list[Settlement]] = {}
+        for settled in settlements:
+            request = ModelRequest(messages=(), tags=settled.tags, user=user, context=context)
+            for account in accounts_of(request, budgets):
+                by_account.setdefault(account, []).append(settled)
+        for account, of_account in by_account.items():
+            state = await self._runtime.read(account.ref)
+            for settled in of_account:
+                # One that was booked in time is unknown by now.
+                if isinstance(state, Balance) and state.knows(settled.op, settled.call):
+                    self._client(account).settle(settled)
+
+    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> bool:
+        """Book what calls of an attempt, with any of these tags, still hold: no process lives to end them.
+
+        Each counts as what such calls cost as a rule. One that ends after all is booked as what it did cost.
+        Durable when this returns. Returns whether any counts as estimated. Raises HostError.
+        """
+        is_estimated = False
+        attempt, budgets = _attempt_of(user, context), await self._current()
+        cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
+        # Budgets may have changed the tags of its calls.
+        request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
+        for account in accounts_of(request, budgets):
+            state = await self._runtime.read(account.ref)
+            if not isinstance(state, Balance):
+                continue
+            is_estimated = is_estimated or state.estimates(attempt)  # its time may have been over before
+            if state.holds(attempt):
+                await self._client(account).close(attempt)
+                is_estimated = True
+        return is_estimated
+
+    async def booked(self, calls: Collection[str]) -> None:
+        """Return once what these calls cost is booked. Raises HostError where an account is away."""
+        for client in list(self._clients.values()):
+            await client.booked(calls)
+
+    async def settled(self) -> None:
+        """Return once all that was settled so far is booked."""
+        for client in list(self._clients.values()):
+            await client.settled()
+
+    async def views(
+        self, opened: Iterable[Account], tenant_id: str | None = DEFAULT_TENANT
+    ) -> list[BudgetView]:
+        """The accounts of the budgets that name theirs, and those `opened` whose budget still exists.
+
+        A tenant sees its own, the default one also those that count the calls of all; None sees all.
+        """
+        return [await self._view(account) for account in await self.accounts(opened, tenant_id)]
+
+    async def accounts(self, opened: Iterable[Account], tenant_id: str | None) -> list[Account]:
+        """The accounts that `views` shows."""
+        budgets = await self._current()
+        current = {budget.name: budget for budget in budgets}
+        accounts = {
+            account.id: account
+            for budget in budgets
+            if (key := only_key(budget)) is not None
+            for account in [account_of(budget, key)]
+        }
+        for account in opened:
+            budget = current.get(account.budget)
+            if budget is not None and budget.of == EVERY and budget.scope == account.scope:
+                accounts.setdefault(account.id, account_of(budget, account.key))
+            elif account.inline:
+                accounts.setdefault(account.id, account)
+        return [own for own in accounts.values() if tenant_id is None or is_seen_by(own, tenant_id)]
+
+    async def reserved(
+        self, opened: Iterable[Account], tenant_id: str | None
+    ) -> dict[str, dict[str, Decimal]]:
+        """The money held for calls under way: by scope, then by key. A call may be in several."""
+        reserved: dict[str, dict[str, Decimal]] = {}
+        for account in await self.accounts(opened, tenant_id):
+            amount = (await self._view(account)).reserved_usd
+            if amount:
+                of_scope = reserved.setdefault(account.scope, {})
+                of_scope[account.owner_key] = max(amount, of_scope.get(account.owner_key, ZERO))
+        return reserved
+
+    async def add(self, account: Account, amount: Decimal, *, cheaper: bool = False) -> BudgetView:
+        """Raise an account's limit, of its window or for good where that has no end. Durable on return.
+
+        With `cheaper` calls that have no room go on with cheaper models for that time.
+        """
+        more = Raise(account=account, amount=amount, cheaper=cheaper)
+        reply = LedgerReply.model_validate(await self._runtime.call(account.ref, "add", more))
+        announce(self._runtime, account, reply.ready)
+        return await self._view(account)
+
+    async def deny(self, account: Account, reason: str, denied_by: str) -> None:
+        """Deny an account more money: calls without room fail until it is raised or renews.
+
+        Durable when this returns.
+        """
+        await self._runtime.call(
+            account.ref, "deny", Denial(account=account, reason=reason, denied_by=denied_by)
+        )
+
+    async def _reserve(
+        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Estimates | None
+    ) -> Hold:
+        accounts = accounts_of(hold.request, budgets)
+        if not accounts:
+            return hold
+        request = hold.request
+        amount = upper_bound(request)
+        hard = next((account for account in accounts if account.hard), None)
+        if amount is None and hard is not None:
+            problem = f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard"
+            remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
+            raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
+        least = None if limiter is None else partial(limiter.least, request)
+        clock, seconds = self._runtime.clock, request.timeout_seconds
+        now, began = clock.now(), clock.monotonic()
+        entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
+        self._under_way.add(hold.op)
+        cheaper_tag: str | None = None
+        visited: list[Account] = []
+        granted, patience = entry.amount, seconds * _WAITING_SHARE
+        if request.context.task_id is not None:  # a run can wait without its slot
+            patience = min(patience, _TASK_SECONDS)
+        give_up_at = now + timedelta(seconds=patience)
+        cut: dict[str, None] = {}
+        try:
+            for account in accounts:
+                visited.append(account)  # before it answers: what it reserved is released after any error
+                result = await self._client(account).reserve(entry, give_up_at, least)
+                if result.answer in ("crowded", "refused", "busy"):
+                    raise _exceeded(account, entry, result, self._runtime.clock.now())
+                if result.answer == "over":
+                    cheaper_tag = cheaper_tag or account.cheaper_tag
+                granted = min(granted, result.granted_usd)
+                cut |= dict.fromkeys(result.cut)
+                entry = _learned(entry, result, request, limiter)
+        except BaseException:  # also cancelled: whatever may have been reserved is released
+            self.release(replace(hold, accounts=tuple(visited)))
+            raise
+        waited = clock.monotonic() - began
+        if waited > 0:
+            request = request.model_copy(update={"timeout_seconds": seconds - waited})
+        limited = limiter is not None and granted < entry.amount
+        if limiter is not None and limited:
+            request, amount = limiter.limited(request, granted), granted
+        fields = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **fields)
+
+    def _wake(self, event: Event) -> None:
+        freed = BudgetFreed.from_payload(event.payload)
+        if (client := self._clients.get(freed.account)) is not None:
+            client.wake(freed.calls)
+
+    def _client(self, account: Account) -> AccountClient:
+        if account.id not in self._clients:
+            self._clients[account.id] = AccountClient(self._runtime, account, self._forget)
+        client = self._clients[account.id]
+        client.account = account  # whose limit may be another one by now
+        return client
+
+    def _forget(self, client: AccountClient) -> None:
+        self._clients.pop(client.account.id, None)
+
+    async def _view(self, account: Account) -> BudgetView:
+        now = self._runtime.clock.now()
+        state = await self._runtime.read(account.ref)
+        # Nothing renews an account that nobody asks.
+        balance = (state if isinstance(state, Balance) else Balance()).at(now, account.window)
+        return BudgetView(
+            **{name: getattr(account, name) for name in _SHOWN},
+            limit_usd=account.limit_usd + balance.raised,
+            spent_usd=balance.spent,
+            estimated_usd=balance.estimated,
+            reserved_usd=balance.reserved,
+            renews_at=renews_at(account.window, now),
+            on_empty=account.on_empty,
+            cheaper=balance.cheaper,
+            tenant_id=owner_of(account),
+        )
+
+
+def _op_of(request: ModelRequest) -> str:
+    """The id of a reservation: of a task's step always the same, else new."""
+    context = request.context
+    if context.task_id is None:
+        return new_id()
+    return f"{_attempt_of(request.user, context)}{context.path or context.step}"
+
+
+def _attempt_of(user: str, context: CallContext) -> str:
+    """The beginning of the ids of all reservations of an attempt."""
+    where = context.task_id, context.generation, context.attempt
+    return derived_id("call", user, context.tenant_id, *map(str, where)) + "/"
+
+
+def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
+    context, ends = hold.request.context, now + timedelta(seconds=hold.request.timeout_seconds)
+    return LedgerEntry(
+        op=hold.op,
+        call=hold.call,
+        amount=amount,
+        priority=context.priority,
+        since=(context.since or now).timestamp(),  # of its task: a later call keeps the place of the first
+        until=ends.timestamp() + _MARGIN_SECONDS,
+        estimate=estimate,
+        origin=CallOrigin.of(hold.request),
+    )
+
+
+def _learned(
+    entry: LedgerEntry, result: ReservationResult, request: ModelRequest, limiter: Estimates | None
+) -> LedgerEntry:
+    """The entry for the next account: the first publishes the row, and may say what such calls cost."""
+    usual = result.usual_usd
+    if usual is None:
+        return replace_fields(entry, origin=None)
+    if limiter is not None:
+        limiter.note_usual(request, usual)
+    return replace_fields(entry, origin=None, estimate=usual)
+
+
+def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
+    """The request with a cheaper tag in the place of expensive ones; the same one where nothing changes."""
+    if cheaper_tag is None or _EXPENSIVE_TAGS.isdisjoint(request.tags):
+        return request
+    tags = tuple(dict.fromkeys(cheaper_tag if tag in _EXPENSIVE_TAGS else tag for tag in request.tags))
+    return request.model_copy(update={"tags": tags})
+
+
+def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
+    if result.answer == "crowded":
+        problem = f"Budget {account.budget} ({account.key}) has too many calls under way"
+        return ModelUnavailable(problem, remedy="Try again when some have ended")
+    renews = renews_at(account.window, now)
+    owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
+    spent = (
+        f"{_usd(result.spent_usd)} of {_usd(result.limit_usd)} spent, {_usd(result.reserved_usd)} reserved"
+    )
+    if result.answer == "busy":
+        message = (
+            f"Budget {account.budget} of {owner} has all that is left reserved by calls under way: {spent}"
+        )
+        remedy = "Try again when some have ended"
+    else:
+        message = f"Budget {account.budget} of {owner} exceeded: {spent}"
+        missing = result.spent_usd + result.reserved_usd + entry.amount - result.limit_usd
+        remedy = f"Lower max_tokens, or add {_usd(missing)}: mesh budgets raise {words_for(account)} USD"
+        if account.budget == TASK_BUDGET and account.on_empty in ("fail", "cheaper"):
+            remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
+        elif renews and account.on_empty != "ask":
+            remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC. {remedy}"
+    message = f"{message}; this call may cost up to {_usd(entry.amount)}"
+    if result.denied:
+        message = f"{message}. More money was denied by {result.denied}"
+    is_cheaper = account.on_empty == "cheaper" or result.cheaper
+    error = BudgetExceeded(
+        message,
+        budget=account.budget,
+        account=account.id,
+        on_empty="fail" if result.denied else account.on_empty,
+        cheaper_tag=(account.cheaper_tag or _CHEAPER) if is_cheaper else None,
+        owner=account.owner_key,
+        is_busy=result.answer == "busy",
+        remedy=remedy,
+    )
+    error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
+    return error
+
+
+def _usd(amount: Decimal) -> str:
+    exponent = amount.normalize().as_tuple().exponent
+    return f"${amount:.{max(2, -int(exponent))}f}"

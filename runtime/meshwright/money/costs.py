@@ -1,0 +1,421 @@
+"""Costs of calls of models: a row for each event `model.called`, and their sums."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, get_args
+
+from meshwright.core.clock import duration_of
+from meshwright.core.encoding import decode, encode
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event, Plain, Usage
+from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
+from meshwright.engine.events.filter import TaskFilter, seconds
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
+from meshwright.engine.sql.database import Session
+from meshwright.models.event_types import ModelCalled
+from meshwright.models.port import MODEL_CALLED
+from meshwright.money.account import ACCOUNT
+from meshwright.money.task_costs import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
+
+_MAX_COUNT = 1_000_000_000  # of tokens or tries of one call
+_MAX_LATENCY_MS = 1e12
+
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+_TEXTS = {
+    "call_id": "",
+    "thread_id": None,
+    "model": "",
+    "deployment": None,
+    "cost_source": "unknown",
+    "outcome": "ok",
+    "error": None,
+}
+"""Fields of text that are columns as they are, and the default of one that is missing."""
+
+COLUMNS = (
+    *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
+    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", "failed_at", *_TOKENS, *_TEXTS),
+)
+
+_CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
+
+Key = Literal["agent", "tag", "model", "deployment", "prompt", "task", "tenant"]
+KEYS: tuple[Key, ...] = get_args(Key)
+BY_PATTERN = "^({0})(,({0}))?$".format("|".join(KEYS))
+"""The form of keys that costs are summed by: one, or two with a comma between."""
+Bucket = Literal["hour", "day"]
+_BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
+_MAX_KEYS = 500  # listed of one sum
+_MAX_POINTS = 5_000  # listed of a series
+
+_GROUPS: dict[Key, str] = {
+    "agent": "agent_id",
+    "model": "nullif(model, '')",
+    "deployment": "coalesce(deployment, nullif(model, ''))",
+    "prompt": "prompt",
+    "task": "task_id",
+    "tenant": "tenant_id",
+}
+"""The key of each way to sum."""
+
+_SUMS = tuple(
+    f"sum({name})" if name.startswith("cost_") else f"coalesce(sum({name}), 0)"  # of a cost NULL: unknown
+    for name in (f"calls.{figure}" if figure == "calls" else figure for figure in FIGURES)
+)
+_MAX_LAST = 1_000  # calls from which estimates learn at their start
+_LAST_ANSWERED = (
+    "SELECT agent_id, model_group, tags, prompt_tokens, completion_tokens, cost_pico "
+    "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
+    "WHERE outcome = 'ok' AND cache_hit = 0 ORDER BY seq DESC"
+)
+_INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
+_OWN_FIELDS = ("agent_id", "thread_id", "model")  # of a filter: those of the call, not of its task
+_OF_CALL = ("prompt", "tag")
+_COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
+
+
+def row_of(event: Event, time: float) -> tuple[Any, ...]:
+    """The row that an event makes, its columns in the order of COLUMNS. Never fails for what is in it.
+
+    Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
+    as missing.
+    """
+    called = ModelCalled.from_payload(event.payload)
+    return (
+        event.seq,
+        time,
+        event.task_id,
+        called.tenant_id or event.tenant_id,
+        called.user or event.agent_id or "",
+        called.group,
+        _json(called.tags),
+        _pico(called.cost_usd),
+        _pico(called.saved_usd),
+        int(called.cache_hit),
+        _count(called.attempts, 1),
+        _count(called.attempt, None),
+        _count(called.step, None),
+        _latency(called.duration_ms if called.latency_ms is None else called.latency_ms),
+        (called.prompt or "").partition(" ")[0] or None,  # its place changes with each commit
+        encode(called.failed_at).decode() if called.failed_at else None,
+        *[_count(getattr(called.usage, name), 0) for name in _TOKENS],
+        *[getattr(called, name) or default for name, default in _TEXTS.items()],
+    )
+
+
+def _count(value: int | None, default: int | None) -> int | None:
+    return value if value is not None and 0 <= value <= _MAX_COUNT else default
+
+
+def _latency(value: float) -> float:
+    return value if 0 <= value < _MAX_LATENCY_MS else 0.0  # NaN is not
+
+
+def _pico(amount: Decimal | None) -> int | None:
+    cost = None if amount is None else reported_cost(amount)
+    return None if cost is None else pico(cost)
+
+
+@lru_cache(maxsize=1024)
+def _json(tags: tuple[str, ...]) -> str:
+    return encode(list(dict.fromkeys(tags))).decode()
+
+
+class Cost(Plain):
+    """The costs of one agent, tag, model, deployment, prompt, task or tenant; `key` is None for none.
+
+    `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
+    By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.
+    `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
+    is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
+    counts the calls whose cost is unknown, `failed` those without an answer, the cancelled ones too.
+    `cached_tokens` are those of the prompt that a provider had in its cache; `saved_usd` is what our own
+    cache has saved.
+    """
+
+    key: str | None
+    key2: str | None = None
+    time: datetime | None = None
+    calls: int
+    failed: int
+    cache_hits: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_usd: Amount | None
+    estimated_usd: Amount = ZERO
+    reserved_usd: Amount = ZERO
+    estimate_usd: Amount | None = None
+    unpriced: int
+    saved_usd: Amount
+
+
+class Costs(Plain):
+    """Costs by key, the dearest first, and of all calls together; `omitted` items are only in the total.
+
+    A call with two tags counts under each, so that costs by tag may come to more than the total. A series has
+    an item for each `bucket` of UTC in which calls ended, the earliest first.
+    """
+
+    by: str
+    since: datetime | None
+    until: datetime | None = None
+    bucket: Bucket | None = None
+    items: tuple[Cost, ...]
+    omitted: int
+    total: Cost
+
+
+class CallProjection:
+    """The tables `calls` and `call_sums`."""
+
+    name = "calls"
+    version = 2
+    event_types: Collection[str] = (MODEL_CALLED, RECORDS_PRUNED)
+
+    def fold(self, session: Session, events: Sequence[Event]) -> None:
+        """Write a row for each call; those of tasks whose records are gone become sums."""
+        for is_pruning, some in by_pruning(events):
+            if not is_pruning:
+                self._add(session, [*some])
+                continue
+            for event in some:
+                if task_ids := pruned_tasks(event):
+                    sum_up(session, event.tenant_id, task_ids)
+
+    def _add(self, session: Session, events: Sequence[Event]) -> None:
+        rows = [row_of(event, seconds(event.time)) for event in events]
+        stored = _outcomes(session, [row[_CALL_ID] for row in rows if row[_CALL_ID]])
+        if stored or any(row[_OUTCOME] in ("cut", "cancelled") for row in rows):
+            rows = _without_doubles(session, zip(rows, events, strict=True), stored)
+        session.insert(_INTO_CALLS, rows)
+
+    def clear(self, session: Session, oldest: int) -> None:
+        """Forget the calls whose event is in the log."""
+        session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+        clear_sums(session, oldest)
+
+
+def _outcomes(session: Session, call_ids: Collection[str]) -> dict[str, str]:
+    """The outcomes of the calls that have a row already.
+
+    A process that was frozen for longer than its lease, and goes on, ends calls that others took for lost;
+    so does one beside a clock that was set forward.
+    """
+    return dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", call_ids))
+
+
+def _without_doubles(
+    session: Session, pairs: Iterable[tuple[tuple[Any, ...], Event]], stored: Mapping[str, str]
+) -> list[tuple[Any, ...]]:
+    """The rows but for those of calls that were cut off, or seemed to be, and have a better one.
+
+    A run knows best what its call cost; an account that waited for the run in vain can but guess.
+    """
+    outcomes = dict(stored)
+    chosen: dict[object, tuple[Any, ...]] = {}
+    replaced: set[str] = set()
+    for row, event in pairs:
+        call_id, outcome = row[_CALL_ID], row[_OUTCOME]
+        is_guess = event.aggregate_id.startswith(f"{ACCOUNT}/")
+        # Somebody knows better, or another account has guessed already.
+        if outcome == "cut" and (outcomes.get(call_id, "cut") != "cut" or (call_id in outcomes and is_guess)):
+            continue
+        if outcomes.get(call_id) == "cut":
+            chosen.pop(call_id, None)
+            replaced.add(call_id)
+        outcomes[call_id] = outcome
+        chosen[call_id if outcome == "cut" else event.id] = row
+    for call_id in stored.keys() & replaced:
+        session.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
+    return list(chosen.values())
+
+
+class AnsweredCall(NamedTuple):
+    """A call that a model answered, as the ledger has it: whose it was, of which group, with which tags."""
+
+    user: str
+    group: str
+    tags: tuple[str, ...]
+    usage: Usage
+    cost_usd: Decimal | None
+
+
+def last_answered(session: Session) -> list[AnsweredCall]:
+    """Those of the last 1,000 calls that a model answered, the oldest first."""
+    rows = session.execute(_LAST_ANSWERED, {"limit": _MAX_LAST}).fetchall()
+    return [
+        AnsweredCall(
+            user,
+            group,
+            tuple(decode(tags.encode())),
+            Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
+            None if cost is None else from_pico(int(cost)),
+        )
+        for user, group, tags, prompt_tokens, completion_tokens, cost in reversed(rows)
+    ]
+
+
+class CostQuery(NamedTuple):
+    """Which costs: by one key or two (`agent,model`), of calls that ended from `since` to before `until`.
+
+    With a `bucket` they are a series. A `tenant_id` of None is all tenants. Of the filter `of` the agent, the
+    thread, the model and the prompt are those of the call, and all else is that of its task.
+    """
+
+    tenant_id: str | None
+    by: str = "agent"
+    since: datetime | None = None
+    until: datetime | None = None
+    bucket: Bucket | None = None
+    of: TaskFilter | None = None
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys to sum by. Raises InvalidInput."""
+        keys = tuple(key for key in KEYS if key in self.by.split(","))
+        names = sorted(self.by.split(","))
+        if not 1 <= len(keys) <= 2 or sorted(keys) != names:
+            raise InvalidInput(
+                f"{self.by[:40]!r} is nothing to sum costs by",
+                remedy=f"say one of {', '.join(KEYS)}, or two with a comma, such as agent,model",
+                field="by",
+            )
+        return keys if self.by.startswith(keys[0]) else keys[::-1]
+
+
+async def costs_of(log: EventLog, query: CostQuery, *, limit: int | None = None) -> Costs:
+    """The costs of calls of models, most expensive first, and all of them together. Raises InvalidInput.
+
+    At most 500 are listed, and 5,000 of a series.
+    """
+    keys = query.keys
+    maximum = limit or (_MAX_KEYS if query.bucket is None else _MAX_POINTS)
+    return await log.view_apart(_sum_costs, query, keys, maximum)
+
+
+def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
+    """Sum up; a column for each key and the bucket, which are there or not, and then the sums."""
+    tag, joined = _tags(session) if "tag" in keys else ("", "")
+    columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
+    if query.bucket is not None:
+        columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
+    condition, values, of_tasks = _condition(session, query)
+    # A scan looks nothing up: the index pays where it leaves little.
+    is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
+    table = session.by_index("calls", "calls_by_time" if is_narrow else None)
+    source = all_calls(table, condition, of_tasks=of_tasks)
+    named_columns = [f"{column} AS {name}" for name, column in columns.items()]
+    selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
+    first = "bucket, " if "bucket" in columns else ""
+    order = (
+        f"GROUP BY {', '.join(columns)} ORDER BY {first}"
+        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "  # a float is enough to sort by
+        f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
+    )
+    rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
+    whole = ("SELECT", ", ".join(_SUMS), "FROM", source)
+    total = session.execute(" ".join(whole), values).fetchone()  # apart: a call with two tags counts once
+    size, width = _BUCKET_SECONDS.get(query.bucket or "day", 0), 1 + len(columns)
+    items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
+    omitted = rows[0][0] - len(items) if rows else 0
+    fields = {"by": query.by, "since": query.since, "until": query.until, "bucket": query.bucket}
+    return Costs(**fields, items=items, omitted=omitted, total=_cost({}, total))
+
+
+def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any], bool]:
+    """The rows that count: the condition, its values, and whether it asks for their tasks or threads."""
+    values: dict[str, Any] = {}
+    conditions = ["1 = 1"]
+    if query.tenant_id is not None:
+        conditions.append("tenant_id = :tenant_id")
+        values["tenant_id"] = session.bindable(query.tenant_id)
+    if query.since is not None:
+        conditions.append("time >= :since")
+        values["since"] = query.since.timestamp()
+    if query.until is not None:
+        conditions.append("time < :until")
+        values["until"] = query.until.timestamp()
+    if query.of is not None:
+        own_conditions, more = _of(session, query.of)
+        conditions += own_conditions
+        values |= more
+    of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
+    of_tasks = query.of is not None and query.of.model_copy(update=of_calls) != TaskFilter()
+    return " AND ".join(conditions), values, of_tasks
+
+
+def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
+    own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
+    conditions = [f"calls.{name} = :of_{name}" for name in own]
+    values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
+    of_call, call_values = of.of_call(session, "calls")
+    if of_call:
+        conditions.append(of_call)
+        values |= call_values
+    of_task = of.model_copy(update=dict.fromkeys([*own, *_OF_CALL]))
+    if of_task != TaskFilter():
+        condition, more = of_task.of_rows(session, "calls")
+        return [*conditions, condition], {**values, **more}
+    return conditions, values
+
+
+def _bucket(session: Session, seconds: int) -> str:
+    """The number of the bucket in which a call has ended, counted from 1970."""
+    return whole_part(session, f"time / {seconds}")
+
+
+def _tags(session: Session) -> tuple[str, str]:
+    """Each tag of a call as a key: what to select, and what to join for it."""
+    if session.dialect == "sqlite":
+        return "tag.value", "LEFT JOIN json_each(calls.tags) AS tag"
+    return "tag", "LEFT JOIN json_array_elements_text(calls.tags::json) AS tag ON true"
+
+
+def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -> Costs:
+    """The costs with what budgets hold: by scope, and by whose it is."""
+    if costs.bucket is not None or costs.until is not None:  # they are of the past
+        return costs
+    of_keys = reserved.get(costs.by, {})
+    total = max((sum(amounts.values(), ZERO) for amounts in reserved.values()), default=ZERO)
+    items = [
+        cost.model_copy(update={"reserved_usd": of_keys.get(cost.key or "", ZERO)}) for cost in costs.items
+    ]
+    whole = costs.total.model_copy(update={"reserved_usd": total})
+    return costs.model_copy(update={"items": tuple(items), "total": whole})
+
+
+def since_of(text: str, now: datetime, *, field: str = "since") -> datetime:
+    """A time as people give it: `24h` ago (s, m, h, d or w), or RFC 3339; without a zone it is UTC.
+
+    Raises InvalidInput.
+    """
+    with suppress(ValueError, OverflowError):
+        return now - duration_of(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{text[:40]!r} is not a time", remedy="say 24h, 7d or 2026-01-01T00:00Z", field=field
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _cost(names: Mapping[str, Any], row: Sequence[Any], seconds: int = 0) -> Cost:
+    *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
+    fields: dict[str, Any] = {name: int(count) for name, count in zip(_COUNTS, counts, strict=True)}
+    cost_usd = None if cost is None else _dollars(cost, cost_rest)
+    fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
+    if "bucket" in names:
+        fields["time"] = datetime.fromtimestamp(int(names["bucket"]) * seconds, UTC)
+    return Cost(key=names.get("key0"), key2=names.get("key1"), cost_usd=cost_usd, **fields)
+
+
+def _dollars(millions: int, rest: int) -> Decimal:
+    return from_pico(int(millions) * MILLION + int(rest))

@@ -1,0 +1,274 @@
+"""Costs of tasks: estimates from the last ones of an agent or a capability, and the sums of a task's tree.
+
+Sums of calls whose tasks' records are gone, too: one for each hour, tenant, agent, model, deployment, prompt
+and tags. Each row of calls is added to its sum and deleted in one transaction, so that costs stay what they
+were; only the task and the thread of a call are lost. A sum is of the calls of one block of events, so that a
+rebuild makes it again; once those events are pruned it becomes a part of the sum of all such (`seq` 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Plain, TaskStatus
+from meshwright.core.money import Amount, from_pico
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.table import BLOCK_EVENTS
+from meshwright.engine.events.task_lists import tasks_below
+from meshwright.engine.events.tasks import TaskSummary
+from meshwright.engine.sql.database import Session, marks
+
+MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
+HOUR_SECONDS = 3600
+_KEYS = ("seq", "time", "tenant_id", "agent_id", "model", "deployment", "prompt", "tags")
+_COUNTS = {
+    "calls": "1",
+    "failed": "CASE WHEN outcome <> 'ok' THEN 1 ELSE 0 END",
+    "cache_hits": "cache_hit",
+    "prompt_tokens": "prompt_tokens",
+    "cached_tokens": "cached_tokens",
+    "completion_tokens": "completion_tokens",
+    "unpriced": "CASE WHEN cost_pico IS NULL THEN 1 ELSE 0 END",
+}
+_ESTIMATED_PICO = "CASE WHEN cost_source = 'estimated' THEN cost_pico END"
+_AMOUNTS = {"cost": "cost_pico", "estimated": _ESTIMATED_PICO, "saved": "saved_pico"}
+_PARTS = {
+    f"{name}_{part}": f"{value} {operator} {MILLION}"
+    for name, value in _AMOUNTS.items()
+    for part, operator in (("millions", "/"), ("rest", "%"))
+}
+FIGURES = {**_COUNTS, **_PARTS}
+"""The figures of a sum by name, each as that of one row of calls. An amount is NULL where none is known."""
+_MAY_LACK = "coalesce(deployment, '') AS deployment, coalesce(prompt, '') AS prompt"
+_NONE_IF_EMPTY = "nullif(deployment, '') AS deployment, nullif(prompt, '') AS prompt"
+_SHARED = f"time, tenant_id, agent_id, model, {_NONE_IF_EMPTY}, tags"
+_OF_CALL = ", ".join(f"{value} AS {name}" for name, value in FIGURES.items())
+_OLDEST = "(SELECT coalesce(min(seq), 1) FROM events)"
+_BLOCK = (
+    f"CASE WHEN seq < {_OLDEST} THEN 0 ELSE seq / {BLOCK_EVENTS} * {BLOCK_EVENTS} + {BLOCK_EVENTS - 1} END"
+)
+_ADDED = ", ".join(
+    f"{name} = coalesce(call_sums.{name} + excluded.{name}, call_sums.{name}, excluded.{name})"
+    for name in FIGURES
+)
+_OF_PRUNED_EVENTS = f"seq > 0 AND seq < {_OLDEST}"
+
+
+def all_calls(calls: str, condition: str, *, of_tasks: bool = False) -> str:
+    """The calls that a condition finds and the sums of others, as one table `calls`.
+
+    `calls` is the table, perhaps with its index. A sum has the beginning of its hour as its time, and no
+    task and no thread: a condition that is about those reads calls alone (`of_tasks`).
+    """
+    own = f"SELECT task_id, {_SHARED}, {_OF_CALL} FROM {calls} WHERE {condition}"  # noqa: S608 code
+    if of_tasks:
+        return f"({own}) AS calls"
+    sums = f"SELECT NULL, {_SHARED}, {', '.join(FIGURES)} FROM call_sums AS calls WHERE {condition}"  # noqa: S608
+    return f"({own} UNION ALL {sums}) AS calls"
+
+
+def sum_up(session: Session, tenant_id: str, task_ids: Sequence[str]) -> None:
+    """Add the calls of a tenant's tasks to the sums, and delete their rows."""
+    of_tasks = f"tenant_id = ? AND task_id IN ({marks(len(task_ids))})"
+    keys = f"{_BLOCK} AS seq, {_hour(session)} AS time, tenant_id, agent_id, model, {_MAY_LACK}, tags"
+    values = [session.bindable(value) for value in (tenant_id, *task_ids)]
+    session.execute(_add(f"SELECT {keys}, {_OF_CALL} FROM calls WHERE {of_tasks}"), values)  # noqa: S608
+    session.execute(f"DELETE FROM calls WHERE {of_tasks}", values)  # noqa: S608 code
+    rest = ", ".join((*_KEYS[1:], *FIGURES))
+    session.execute(_add(f"SELECT 0 AS seq, {rest} FROM call_sums WHERE {_OF_PRUNED_EVENTS}"))  # noqa: S608
+    session.execute(f"DELETE FROM call_sums WHERE {_OF_PRUNED_EVENTS}")  # noqa: S608 code
+
+
+def clear_sums(session: Session, oldest: int) -> None:
+    """Delete the sums of calls whose event is in the log."""
+    session.execute("DELETE FROM call_sums WHERE seq >= ?", (oldest,))
+
+
+def _hour(session: Session) -> str:
+    """The beginning of the hour in which a call ended, as unix seconds."""
+    return f"{whole_part(session, f'time / {HOUR_SECONDS}')} * {HOUR_SECONDS}"
+
+
+def whole_part(session: Session, number: str) -> str:
+    """A positive number without its fraction."""
+    return f"CAST({number} AS INTEGER)" if session.dialect == "sqlite" else f"floor({number})"
+
+
+def _add(calls: str) -> str:
+    keys, sums = ", ".join(_KEYS), ", ".join(f"sum({name})" for name in FIGURES)
+    return (
+        f"INSERT INTO call_sums ({keys}, {', '.join(FIGURES)}) SELECT {keys}, {sums} "  # noqa: S608 code
+        f"FROM ({calls}) AS added WHERE 1 = 1 GROUP BY {keys} "
+        f"ON CONFLICT ({keys}) DO UPDATE SET {_ADDED}"
+    )
+
+
+_MAX_TASKS = 500  # the last ones count
+_SHARE = 0.9
+
+
+class TaskEstimate(Plain):
+    """The costs of the last tasks of an agent or a capability.
+
+    `tasks` are those that succeeded and whose cost is known, `unknown` those whose cost is not. The amounts
+    are None where there is no such task: `median_usd`, what nine of ten did not exceed, and the most.
+    """
+
+    agent_id: str | None = None
+    capability: str | None = None
+    tasks: int
+    unknown: int
+    median_usd: Amount | None = None
+    p90_usd: Amount | None = None
+    max_usd: Amount | None = None
+
+
+async def estimate_of(
+    log: EventLog, *, agent_id: str | None, capability: str | None, tenant_id: str | None
+) -> TaskEstimate:
+    """Estimate a task from the last 500 that succeeded, of a tenant or of all (None).
+
+    Raises InvalidInput where neither an agent nor a capability is named.
+    """
+    if agent_id is None and capability is None:
+        raise InvalidInput("neither a capability nor an agent is named", remedy="name one", field="agent_id")
+    filters = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
+    costs = await log.view(_costs_of, {name: value for name, value in filters.items() if value is not None})
+    known_costs = sorted(cost for cost in costs if cost is not None)
+    fields = {"tasks": len(known_costs), "unknown": len(costs) - len(known_costs)}
+    if known_costs:
+        shares = {"median_usd": 0.5, "p90_usd": _SHARE, "max_usd": 1.0}
+        fields |= {name: _quantile(known_costs, share) for name, share in shares.items()}
+    return TaskEstimate(agent_id=agent_id, capability=capability, **fields)
+
+
+def _quantile(ordered: list[Decimal], share: float) -> Decimal:
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def _costs_of(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
+    values: dict[str, Any] = {name: session.bindable(value) for name, value in filters.items()}
+    conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in values)]
+    index = "tasks_by_capability" if "capability" in values and "tenant_id" in values else None
+    query = ("SELECT cost_usd FROM", session.by_index("tasks", index), "WHERE", " AND ".join(conditions))
+    order = "ORDER BY seq DESC LIMIT :limit"
+    rows = session.execute(" ".join((*query, order)), {**values, "limit": _MAX_TASKS}).fetchall()
+    return [_amount(cost) for (cost,) in rows]
+
+
+def _amount(text: str | None) -> Decimal | None:
+    try:
+        return None if text is None else Decimal(text)
+    except InvalidOperation:
+        return None
+
+
+_MAX_LISTED = 500
+_NEVER = 1e12  # unix seconds
+_LAG = timedelta(hours=1)  # of the clocks of other machines, and of calls that are recorded late
+_SUMS = (
+    "SELECT task_id, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "  # noqa: S608
+    "count(*) FILTER (WHERE cost_pico IS NULL), "
+    f"coalesce(sum(cost_pico / {MILLION}), 0), coalesce(sum(cost_pico % {MILLION}), 0) FROM calls "
+    "WHERE tenant_id = :tenant_id AND time BETWEEN :since AND :until GROUP BY task_id"
+)
+
+
+class TaskNode(Plain):
+    """A task of a tree; `depth` is how far below the root it is.
+
+    `calls`, tokens, `cost_usd` and `unpriced` (calls whose cost is unknown) are those of its own calls of
+    models; `tree_cost_usd` and `tree_unpriced` those of all below it too.
+    """
+
+    task_id: str
+    parent_task_id: str | None
+    depth: int
+    capability: str
+    agent_id: str | None
+    status: TaskStatus
+    error: str | None
+    created_at: datetime
+    completed_at: datetime | None
+    duration_ms: float | None
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: Amount
+    unpriced: int
+    tree_cost_usd: Amount
+    tree_unpriced: int
+
+
+class TaskTree(Plain):
+    """A task and those below it, each before its own, in the order in which they were delegated.
+
+    `omitted` tasks are in the costs above them alone. `is_whole` is False where the tree is larger than
+    10,000 tasks or deeper than 50: the rest counts nowhere.
+    """
+
+    items: tuple[TaskNode, ...]
+    omitted: int
+    is_whole: bool
+
+
+class _OwnCost(NamedTuple):
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    unpriced: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+def task_tree(session: Session, tenant_id: str, task_id: str) -> TaskTree | None:
+    """The tree of a tenant's task; None where the lists do not have it."""
+    subtree = tasks_below(session, tenant_id, task_id)
+    if not subtree.tasks:
+        return None
+    spent = _spent(session, tenant_id, subtree.tasks)
+    below: dict[str | None, list[TaskSummary]] = {}
+    for task in sorted(subtree.tasks[1:], key=lambda task: task.seq):
+        below.setdefault(task.parent_task_id, []).append(task)
+    sums: dict[str, tuple[Decimal, int]] = {}
+    for task in reversed(subtree.tasks):  # level by level, the deepest first
+        own = spent.get(task.task_id, _OwnCost())
+        parts = [sums[child.task_id] for child in below.get(task.task_id, ())]
+        cost = sum((part[0] for part in parts), start=own.cost_usd)
+        sums[task.task_id] = cost, own.unpriced + sum(part[1] for part in parts)
+    nodes: list[TaskNode] = []
+    waiting = [(subtree.tasks[0], 0)]
+    while waiting and len(nodes) < _MAX_LISTED:
+        task, depth = waiting.pop()
+        waiting += [(child, depth + 1) for child in reversed(below.get(task.task_id, ()))]
+        nodes.append(_node(task, depth, spent.get(task.task_id, _OwnCost()), sums[task.task_id]))
+    return TaskTree(items=tuple(nodes), omitted=len(subtree.tasks) - len(nodes), is_whole=subtree.is_whole)
+
+
+def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, int]) -> TaskNode:
+    fields: dict[str, Any] = {
+        name: getattr(task, name) for name in TaskNode.model_fields if name in TaskSummary.model_fields
+    }
+    tree_cost, tree_unpriced = whole
+    fields |= {"depth": depth, "tree_cost_usd": tree_cost, "tree_unpriced": tree_unpriced, **own._asdict()}
+    return TaskNode(**fields)
+
+
+def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _OwnCost]:
+    """The sums of the calls of tasks, found among those of the time that they took."""
+    ends = [task.completed_at for task in tasks if task.completed_at is not None]
+    times = [*ends, *(task.created_at for task in tasks)]  # ends first where the clock was set back
+    since = (min(times) - _LAG).timestamp()
+    until = (max(times) + _LAG).timestamp() if len(ends) == len(tasks) else _NEVER
+    values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
+    names = {task.task_id for task in tasks}
+    return {
+        task_id: _OwnCost(
+            int(calls), int(prompt), int(answer), int(unpriced), from_pico(int(high) * MILLION + int(low))
+        )
+        for task_id, calls, prompt, answer, unpriced, high, low in session.execute(_SUMS, values).fetchall()
+        if task_id in names
+    }

@@ -1,0 +1,1 @@
+"""Parts beside the tasks, each in a folder that could be removed."""

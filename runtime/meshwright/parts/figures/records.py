@@ -1,0 +1,147 @@
+"""Figures as plain data: the answer of `GET /figures`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from meshwright.core.messages import Plain
+from meshwright.core.money import ZERO, Amount
+
+
+class AgentFigures(Plain):
+    """An agent now. Its `waiting` tasks wait for a slot, the first since `oldest`; `parked` ones wait for
+    something else and hold no slot.
+
+    `slots` are those of all workers that are there. `success` is the share of the last 20 attempts that
+    succeeded, without cancelled ones; `p50_seconds` and `p90_seconds` are of the work of the last 50. `rate`
+    is attempts ended a minute, in the last five; only a caller of all tenants sees it. Figures of no attempt
+    are None. `stuck` counts the running attempts over twice the p90. The cost is of the calls since midnight
+    UTC, of which `unpriced` have no known price.
+    """
+
+    agent_id: str
+    waiting: int = 0
+    running: int = 0
+    parked: int = 0
+    slots: int | None = None
+    oldest: datetime | None = None
+    rate: float | None = None
+    success: float | None = None
+    p50_seconds: float | None = None
+    p90_seconds: float | None = None
+    stuck: int = 0
+    calls_today: int = 0
+    unpriced_today: int = 0
+    cost_today_usd: Amount = ZERO
+
+
+class WorkerFigures(Plain):
+    """A process of the mesh: its run (`incarnation`), its store, the apps that it runs (empty: all of them).
+
+    `lease` says whether its store still holds its work for it. `agents` has the slots of each agent;
+    `running` and `waiting` are tasks, as it said at `seen_at`.
+    """
+
+    incarnation: str
+    store: str
+    host: str
+    pid: int
+    is_front: bool
+    apps: tuple[str, ...] = ()
+    lease: Literal["held", "expired", "unknown"] = "held"
+    started_at: datetime
+    seen_at: datetime
+    agents: dict[str, int] = Field(default_factory=dict)
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def slots(self) -> int:
+        """How many tasks it runs at a time."""
+        return sum(self.agents.values())
+
+
+class ModelFigures(Plain):
+    """A deployment in the last 1,000 calls, without those that the cache answered.
+
+    Attempts that failed count here too, also where another deployment answered the call after them.
+    It is not `well` while it gets no calls, until `until`. `fallbacks` are the calls of other groups that it
+    answered, `retried` those that took more than one try.
+    """
+
+    deployment: str
+    well: bool = True
+    until: datetime | None = None
+    reason: str = ""
+    calls: int = 0
+    failed: int = 0
+    fallbacks: int = 0
+    retried: int = 0
+    p50_seconds: float | None = None
+    p90_seconds: float | None = None
+
+
+class ParkedFigures(Plain):
+    """Waits of an agent's tasks for one kind of thing.
+
+    Those for money are for the `account` of a budget, those for a person for the callers who `may_answer`:
+    none named, everybody but the agent.
+    """
+
+    agent_id: str | None
+    kind: str
+    account: str | None = None
+    may_answer: tuple[str, ...] = ()
+    count: int
+    oldest: datetime
+
+
+class StuckAttempt(Plain):
+    """A running attempt over twice the p90 of its agent."""
+
+    task_id: str
+    tenant_id: str
+    agent_id: str
+    running_seconds: float
+    p90_seconds: float
+
+
+class DeadLetterCounts(Plain):
+    """Ended tasks in the list that failed or timed out, and messages that no actor could take, ever."""
+
+    failed: int = 0
+    timed_out: int = 0
+    messages: int | None = None
+
+
+class DiskFigures(Plain):
+    """Bytes of the disk that has the data folder, and of the mesh's database."""
+
+    free_bytes: int
+    total_bytes: int
+    store_bytes: int
+
+
+class Figures(Plain):
+    """The figures of a mesh; a caller of one tenant sees its tasks alone, and no workers, models or disk."""
+
+    at: datetime
+    agents: tuple[AgentFigures, ...] = ()
+    workers: tuple[WorkerFigures, ...] = ()
+    models: tuple[ModelFigures, ...] = ()
+    parked: tuple[ParkedFigures, ...] = ()
+    stuck: tuple[StuckAttempt, ...] = ()
+    dead_letters: DeadLetterCounts = DeadLetterCounts()
+    disk: DiskFigures | None = None
+
+
+class Scale(Plain):
+    """The tasks of an app that wait for a slot or run; `value`, their sum, is for an autoscaler."""
+
+    app: str
+    value: int
+    waiting: int
+    running: int

@@ -1,0 +1,204 @@
+"""Operations on what waits for people: list it, and answer all of a kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from pydantic import Field
+
+from meshwright.core.access import Role
+from meshwright.core.errors import (
+    Conflict,
+    InvalidInput,
+    MeshError,
+    NotFound,
+)
+from meshwright.core.operations import Rule, operation
+from meshwright.engine.events.answers import check_alone
+from meshwright.engine.events.audit import Audit
+from meshwright.engine.events.filter import TaskFilter
+from meshwright.engine.events.inbox import InboxPage, Question
+from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.engine.work.people import APPROVAL
+from meshwright.mesh.identity.batches import ManyRequest, fault_of
+from meshwright.mesh.identity.filters import InboxCursor, TaskPageQuery, read_filter, require_known
+from meshwright.mesh.identity.operations import Acting, Operations
+from meshwright.mesh.orchestration.again import AnswerPage, AnswerResult
+
+_SHOWN_KINDS = 5
+_KINDS_AT_ONCE = 500
+
+
+class _InboxQuery(TaskPageQuery):
+    """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
+
+    `ended` adds those that were answered, have expired, or whose task no longer waits. All other fields are
+    those of the tasks that ask. `cursor` is the `cursor` of the page before.
+    """
+
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    ended: bool = False
+    cursor: InboxCursor | None = None
+
+
+class AnswerManyRequest(ManyRequest):
+    """The answer to the open questions of the tasks of a filter, or of `all`.
+
+    They are of one `kind`, as the answer to a dry run shows it; where they are not, name it. `id` is the
+    beginning or the end of their ids, or of those of their tasks. With `dry_run` nothing is answered.
+    """
+
+    value: Any = Field(description="The answer; it fits the `answer_schema` of each question.")
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    cursor: InboxCursor | None = None
+    kind: str | None = Field(default=None, min_length=1, max_length=256)
+
+    @property
+    def _has_filter(self) -> bool:
+        return super()._has_filter or self.id is not None or (self.kind is not None and not self.all)
+
+
+class InboxOperations(Acting):
+    """The operations on the inbox. Each raises what the operations of `Operations` raise."""
+
+    @operation(
+        Rule("lists questions", (Role.CONTENTS,)),
+        "GET /inbox",
+        "List what waits for people",
+        name="list_inbox",
+        tag="tasks",
+        request=_InboxQuery,
+    )
+    async def inbox(
+        self,
+        *,
+        id: str | None = None,
+        ended: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+        **of_task: Any,
+    ) -> InboxPage:
+        """List the questions that tasks have for people, the oldest first.
+
+        To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
+        `POST /tasks/{task_id}/answer`; for one with a `source`, send its `id` to `POST /inbox/answer`.
+        """
+        fields, tenant_id = read_filter(self.mesh, self.caller, of_task), self.caller.tenant_id
+        await self.mesh.get(Audit).record_read(self.caller, "inbox")
+        page = await self.mesh.get(WholeInbox).page(
+            tenant_id,
+            id=id,
+            with_ended=ended,
+            limit=limit,
+            cursor=cursor,
+            of_task=TaskFilter(**fields) if any(fields.values()) else None,
+        )
+        if not page.items:
+            await require_known(self.mesh, fields, tenant_id)
+        return page
+
+    @operation(
+        Rule("answers questions", (Role.APPROVER,)),
+        "POST /inbox/answer",
+        "Answer many questions",
+        name="answer_questions",
+        tag="tasks",
+        errors={
+            404: "A value of the filter never was, or no question is of the kind: `detail` says which are.",
+            409: "The questions are of several kinds, and none is named.",
+        },
+        request=AnswerManyRequest,
+    )
+    async def answer_all(
+        self,
+        value: Any,
+        *,
+        id: str | None = None,
+        kind: str | None = None,
+        dry_run: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+        **fields: Any,
+    ) -> AnswerPage:
+        """Give one answer to all open questions of a kind that a page of a filter finds.
+
+        One that somebody else has answered, that has expired, or that the answer does not fit is listed with that
+        reason, and the others are answered. The `cursor` asks for the next page.
+        """  # noqa: E501
+        fields = read_filter(self.mesh, self.caller, fields)
+        tenant_id = self.caller.tenant_id
+        await self.mesh.get(Audit).record_read(self.caller, "inbox")
+        inbox = self.mesh.get(WholeInbox)
+        of_task = TaskFilter(**fields) if any(fields.values()) else None
+        if cursor is None:  # of all pages, before anything is answered
+            kinds = await self._kinds(id, of_task)
+            if not kinds:
+                await require_known(self.mesh, fields, tenant_id)
+            _check_kinds(kinds, kind)
+        page = await inbox.page(tenant_id, id=id, limit=limit, cursor=cursor, of_task=of_task)
+        if id is not None and not (page.items or dry_run):  # it may be one that has ended: that is said
+            page = await inbox.page(tenant_id, id=id, with_ended=True, limit=1, of_task=of_task)
+            page = InboxPage(items=tuple(item for item in page.items if item.id == id))
+        own = [question for question in page.items if question.takes_answer]
+        questions = [question for question in own if kind in (None, question.kind)]
+        _check_arguments(questions, value)
+        items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
+        return AnswerPage(items=tuple(items), cursor=page.cursor)
+
+    async def _kinds(self, id: str | None, of_task: TaskFilter | None) -> Counter[str]:
+        """How many open questions there are of each kind."""
+        kinds = Counter[str]()
+        cursor: str | None = None
+        while True:
+            page = await self.mesh.get(WholeInbox).page(
+                self.caller.tenant_id, id=id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
+            )
+            kinds.update(question.kind for question in page.items if question.takes_answer)
+            if (cursor := page.cursor) is None:
+                return kinds
+
+    async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> AnswerResult:
+        answered = AnswerResult(
+            id=question.id,
+            task_id=question.task_id,
+            wait_id=question.wait_id,
+            kind=question.kind,
+            question=question.question,
+            is_dry=dry_run,
+        )
+        try:
+            check_alone(question, value)
+            if dry_run:
+                return answered
+            if question.source:
+                await self.mesh.get(WholeInbox).answer(question, value, self.caller)
+            else:
+                await Operations(self.mesh, self.caller).answer(question.task_id, question.wait_id, value)
+        except MeshError as error:
+            return replace(answered, refused=fault_of(error))
+        return answered
+
+
+def _check_kinds(kinds: Counter[str], kind: str | None) -> None:
+    listed = ", ".join(f"{name!r} ({count})" for name, count in kinds.most_common(_SHOWN_KINDS))
+    if kind is not None and kinds and kind not in kinds:
+        raise NotFound(f"No question is of the kind {kind!r}", remedy=f"There are {listed}", field="kind")
+    if kind is None and len(kinds) > 1:
+        raise Conflict(
+            f"The questions are of {len(kinds)} kinds, and one answer is for one kind",
+            remedy=f"Name one of {listed}",
+            field="kind",
+        )
+
+
+def _check_arguments(questions: Sequence[Question], value: Any) -> None:
+    are_calls = any(question.subject.get("kind") == APPROVAL for question in questions)
+    if are_calls and isinstance(value, dict) and "arguments" in value:
+        raise InvalidInput(
+            "Changed arguments are for one call alone, not for all of a kind",
+            remedy="Answer that question by itself: POST /tasks/{task_id}/answer, or mesh approve ID",
+            field="value.arguments",
+        )

@@ -1,0 +1,32 @@
+"""The component of MCP servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshwright.engine.kernel.turns import ActorKind
+from meshwright.mesh.components import Actors, Component
+from meshwright.mesh.mesh import ORCHESTRATION, Mesh
+from meshwright.parts.mcp.consent import CONSENT, ConsentActor
+from meshwright.parts.mcp.operations import McpOperations
+from meshwright.parts.mcp.sign_in import SIGN_IN, SignInActor
+
+
+class McpComponent(Component):
+    """Provides the MCP servers of a mesh, with their routes."""
+
+    name = "mcp"
+    operations = McpOperations, "mcp"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._servers = mesh.provide(McpOperations(mesh))
+
+    def actors(self) -> Iterable[Actors]:
+        """Two actors for each server."""
+        kinds = ActorKind.of(ConsentActor, type=CONSENT), ActorKind.of(SignInActor, type=SIGN_IN)
+        return [Actors(kind, ORCHESTRATION) for kind in kinds]
+
+    def assemble(self) -> None:
+        """List the tools that are withheld in the inbox, and part in new keys."""
+        self._servers.assemble()

@@ -1,0 +1,433 @@
+"""Tools of MCP servers as tools of agents: their names, what they may do, their schemas and their results.
+
+A server of the protocol 2026-07-28 may answer a call by `input_required`: questions, and a state to send back
+with the answers. The call is then repeated with both, also by a process that was started since: each round is
+kept, and people are waited for durably. One without questions asks to be called again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+from mimetypes import guess_extension
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.errors import PydanticUserError
+
+from meshwright.agents.tools.limited import head_and_tail
+from meshwright.agents.tools.tool import Effect, Tool, ToolContext
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.core.display import short
+from meshwright.core.errors import InvalidInput, ToolFailed, WaitExpired
+from meshwright.core.files import File
+from meshwright.core.schema import target
+from meshwright.parts.mcp.connection import ServerConnection
+from meshwright.parts.mcp.consent import Consents, ToolDocument
+from meshwright.parts.mcp.settings import McpServer, McpServerSettings, server_of
+from meshwright.parts.mcp.sign_in import SignIns
+
+if TYPE_CHECKING:
+    from mcp import types
+
+
+_MAX_NAME_CHARS = 64  # that models take
+_DIGEST_CHARS = 8  # behind a name that had to be changed
+_MAX_DESCRIPTION_CHARS = 16_000
+_MAX_SCHEMA_CHARS = 64_000
+_MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references followed
+_MAX_SCHEMA_DEPTH = 64
+_MAX_TEXT_CHARS = 400_000
+_MAX_FILE_BYTES = 2_000_000  # of all files of a result
+_logger = logging.getLogger("meshwright.mcp")
+
+
+class McpTool(Tool):
+    """A tool of a server, under the name `SERVER_TOOL`. Raises ValueError for one that is not safe to offer.
+
+    A call of a program that runs here is a read where its table or the program says so, of a server elsewhere
+    where its table says so. All others count as changes.
+    """
+
+    def __init__(
+        self,
+        connection: ServerConnection,
+        name: str,
+        settings: McpServerSettings,
+        remote: types.Tool,
+        server: McpServer,
+    ) -> None:
+        hints = remote.annotations if server.command else None
+        self.target, self._masked = server.where, server.masked
+        self.server, self.remote = name, remote.name
+        self.name = tool_name(name, remote.name)
+        self.description = remote.description or remote.title or remote.name
+        self.parameters = safe_schema(remote.input_schema)
+        if remote.execution is not None and remote.execution.task_support == "required":
+            raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
+        if len(self.description) > _MAX_DESCRIPTION_CHARS:
+            raise ValueError(f"its description has over {_MAX_DESCRIPTION_CHARS:,} characters")
+        reads = is_named(remote.name, settings.reads) or bool(hints and hints.read_only_hint)
+        self.effect: Effect = "read" if reads else "change"
+        self.origin = settings.origin
+        self.is_repeatable = reads or bool(hints and hints.idempotent_hint)
+        # Within a call that may ask and wait, the step that must not be repeated is a smaller one.
+        self.idempotent = self.is_repeatable or connection.is_modern
+        self.needs_approval = settings.approve == "always" or (settings.approve == "changes" and not reads)
+        self.timeout = math.inf if connection.is_modern else settings.timeout_seconds
+        self._seconds = settings.timeout_seconds
+        self._connection = connection
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Call it at the server, which may ask a person first. Raises ToolFailed with the server's words."""
+        values = self.validated(arguments)
+        if self._connection.is_modern:
+            result = await called_in_rounds(self, values, context)
+        else:
+            result = await self.send(values)
+        return contents_of(self.remote, result, self._masked)
+
+    async def send(
+        self, values: Mapping[str, Any], answers: Mapping[str, Any] | None = None, state: str | None = None
+    ) -> Any:
+        """Send one call, or repeat it with `answers` that the server has asked for. Raises ToolFailed."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._connection.call(self.remote, values, answers=answers, state=state)
+        except TimeoutError:
+            problem = f"{self.name} did not end within {self._seconds:g} seconds and was given up"
+            remedy = "" if self.is_repeatable else "It may still take effect: look before you call it again"
+            raise ToolFailed(problem, remedy=remedy) from None
+
+
+def is_named(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns fits a name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def tool_name(server: str, tool: str) -> str:
+    """The name under which a model calls a tool; a digest keeps names apart that had to be changed."""
+    full_name = f"{server}_{tool}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", full_name)
+    if name == full_name and len(name) <= _MAX_NAME_CHARS:
+        return name
+    digest = hashlib.sha256(full_name.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
+    return f"{name[: _MAX_NAME_CHARS - _DIGEST_CHARS - 1]}_{digest}"
+
+
+def document_of(remote: types.Tool) -> str:
+    """All that a person consents to in a tool, as JSON text."""
+    document = {
+        "name": remote.name,
+        "description": remote.description or remote.title or "",
+        "input_schema": remote.input_schema,
+        "annotations": remote.annotations.model_dump(exclude_none=True) if remote.annotations else {},
+    }
+    return json.dumps(document, sort_keys=True, ensure_ascii=False)
+
+
+def safe_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of a stranger without its patterns, which could take for ever to match.
+
+    Raises ValueError for one that is too large, too deep or takes too many steps to check.
+    """
+    text = json.dumps(schema)
+    if len(text) > _MAX_SCHEMA_CHARS:
+        raise ValueError(f"its schema has over {_MAX_SCHEMA_CHARS:,} characters")
+    cleaned = _without_patterns(schema, 0)
+    if schema.get("type", "object") != "object":
+        raise ValueError("its schema is not that of an object")
+    if next(islice(_parts(cleaned, cleaned, 0), _MAX_SCHEMA_PARTS, None), None) is not None:
+        raise ValueError("its schema refers to itself in too many ways")
+    return {"type": "object", "properties": {}, **cleaned}
+
+
+def _without_patterns(value: Any, depth: int, *, is_schema: bool = True) -> Any:
+    """The value without `pattern` keywords; properties may be called so."""
+    if depth > _MAX_SCHEMA_DEPTH:
+        raise ValueError(f"its schema is over {_MAX_SCHEMA_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        names = ("properties", "$defs", "definitions")
+        return {
+            name: _without_patterns(part, depth + 1, is_schema=not (is_schema and name in names))
+            for name, part in value.items()
+            if not (is_schema and name in ("pattern", "patternProperties"))
+        }
+    if isinstance(value, list):
+        return [_without_patterns(part, depth + 1) for part in value]
+    return value
+
+
+def _parts(schema: Any, root: Any, depth: int) -> Iterator[Any]:
+    """The schemas within one, as a check of a value may meet them."""
+    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
+        return
+    yield schema
+    if "$ref" in schema:
+        yield from _parts(target(root, str(schema["$ref"])), root, depth + 1)
+    for name, part in schema.items():
+        if name in ("properties",) and isinstance(part, Mapping):
+            for inner in part.values():
+                yield from _parts(inner, root, depth + 1)
+        elif name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(part, list):
+            for inner in part:
+                yield from _parts(inner, root, depth + 1)
+        elif name in ("items", "additionalProperties"):
+            yield from _parts(part, root, depth + 1)
+
+
+def contents_of(tool: str, result: types.CallToolResult, masked: Callable[[str], str]) -> Any:
+    """A result as text and files, or structured data where it has nothing else. Raises ToolFailed."""
+    parts = [_content(tool, number, content) for number, content in enumerate(result.content, start=1)]
+    size = 0
+    for place, part in enumerate(parts):
+        if isinstance(part, File):
+            size += len(part.data)
+            if size > _MAX_FILE_BYTES:
+                parts[place] = f"[{part.name}: {len(part.data):,} bytes, which is too large to carry]"
+    texts = [head_and_tail(masked(str(part)), _MAX_TEXT_CHARS) for part in parts]
+    if result.is_error:
+        raise ToolFailed("\n".join(texts).strip() or f"{tool} failed, and its server does not say why")
+    if not parts:
+        return json.loads(masked(json.dumps(result.structured_content)))
+    if any(isinstance(part, File) for part in parts):
+        return [part if isinstance(part, File) else text for part, text in zip(parts, texts, strict=True)]
+    return "\n".join(texts)
+
+
+def _content(tool: str, number: int, content: Any) -> str | File:
+    match content.type:
+        case "text":
+            return content.text
+        case "image" | "audio":
+            suffix = guess_extension(content.mime_type) or ""
+            return _file(f"{tool}-{number}{suffix}", content.mime_type, content.data)
+        case "resource":
+            resource = content.resource
+            uri = str(resource.uri)
+            if hasattr(resource, "text"):
+                return f"{uri}:\n{resource.text}"
+            name = uri.rstrip("/").rpartition("/")[2] or f"{tool}-{number}"
+            return _file(name, resource.mime_type or "", resource.blob)
+        case "resource_link":
+            return f"[resource {content.name}: {content.uri}]"
+        case _:
+            return f"[{content.type}]"
+
+
+def _file(name: str, media_type: str, data: str) -> str | File:
+    try:
+        return File(name=name, media_type=media_type, data=base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError, InvalidInput):
+        return f"[{name}: no usable content]"
+
+
+class McpToolset(Toolset):
+    """The tools of one MCP server. Agents name it as `mcp.NAME`, or its table names them."""
+
+    name = "mcp"
+    kind = "mcp"
+    config_type = McpServerSettings
+    config: McpServerSettings
+
+    def __init__(self, settings: ToolSettings) -> None:
+        super().__init__(settings)
+        self._server = server_of(self.table, self.config, settings.project)
+        self._connection: ServerConnection | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Start the program, or connect to the address."""
+        url = self._server.url
+        auth = await self.settings.get(SignIns).provider(self.table, url) if url else None
+        self._connection = ServerConnection(
+            self._server, self.settings.project, self.lost, self.changed, auth
+        )
+        self._unlisten = self._consents().listen(self.table, self.changed)
+        await self._connection.open()
+
+    async def tools(self) -> Sequence[Tool]:
+        """The tools that are offered: named in the table, agreed to, and safe."""
+        connection = self._connection
+        if connection is None:  # before the start none is known
+            return ()
+        listed = {tool.name: tool for tool in await connection.tools()}
+        allowed = [tool for name, tool in listed.items() if is_named(name, self.config.tools)]
+        documents = [ToolDocument.of(tool.name, document_of(tool)) for tool in allowed]
+        consent = await self._consents().offer(self.table, self.config.tools, documents)
+        offered: list[Tool] = []
+        for tool in allowed:
+            if tool.name in consent.withheld:
+                continue
+            try:
+                offered.append(McpTool(connection, self.table, self.config, tool, self._server))
+            except (ValueError, RecursionError) as error:
+                _logger.warning("the tool %s of mcp.%s is left out: %s", tool.name, self.table, error)
+        return offered
+
+    async def check(self) -> str:
+        """How many tools it has, and which of them its table offers."""
+        assert self._connection is not None
+        names = [tool.name for tool in await self._connection.tools()]
+        offered = [name for name in names if is_named(name, self.config.tools)]
+        what = ", ".join(offered) if offered else f"none (mesh mcp show {self.table})"
+        return f"{self._server.where} answers; of its {len(names)} tools are offered: {what}"
+
+    async def close(self) -> None:
+        """End the program, or the connection."""
+        self._unlisten()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _consents(self) -> Consents:
+        return self.settings.get(Consents)
+
+
+# Rounds of a call
+
+_MAX_ROUNDS = 100
+_MAX_FIELDS = 20
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 60.0  # before a server without questions is called again
+_DONE = {"done": True}
+_TYPES: Mapping[str, Any] = {"string": str, "number": float, "integer": int, "boolean": bool}
+
+
+class _ServerTool(Protocol):
+    server: str
+    name: str
+    is_repeatable: bool
+
+    async def send(
+        self, values: Mapping[str, Any], answers: Mapping[str, Any] | None = None, state: str | None = None
+    ) -> Any: ...
+
+
+class LinkVisit(BaseModel):
+    """A person's word that an address was opened, and what it asks for is done."""
+
+    model_config = ConfigDict(title="Opened")
+
+    is_done: bool = Field(alias="done")
+
+
+async def called_in_rounds(tool: _ServerTool, values: Mapping[str, Any], context: ToolContext) -> Any:
+    """The result of a call, after as many rounds as its server asks for. Raises ToolFailed."""
+    answers: dict[str, Any] | None = None
+    state: str | None = None
+    pause = _MIN_PAUSE_SECONDS
+    for _ in range(_MAX_ROUNDS):
+        result, request = await _round(tool, values, answers, state, context)
+        if request is None:
+            return result
+        state, questions = request.get("requestState"), request.get("inputRequests") or {}
+        if questions:
+            answers = {key: await _answer(tool, question, context) for key, question in questions.items()}
+            pause = _MIN_PAUSE_SECONDS
+        else:
+            await context.sleep(pause)
+            answers, pause = None, min(2 * pause, _MAX_PAUSE_SECONDS)
+    raise ToolFailed(f"{tool.name} still asks for more after {_MAX_ROUNDS} rounds")
+
+
+async def _round(
+    tool: _ServerTool,
+    values: Mapping[str, Any],
+    answers: Mapping[str, Any] | None,
+    state: str | None,
+    context: ToolContext,
+) -> tuple[Any, dict[str, Any] | None]:
+    """One round: the result, or what the server asks for, which the journal keeps.
+
+    The result itself is kept by the step of the whole call. If the process died just between the two, only a
+    call that may be repeated is repeated.
+    """
+    results: list[Any] = []
+
+    async def send() -> dict[str, Any]:
+        result = await tool.send(values, answers, state)
+        if result.result_type == "input_required":
+            return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+        results.append(result)
+        return _DONE
+
+    document = await context.step(tool.name, send, repeatable=tool.is_repeatable)
+    if document != _DONE:
+        if isinstance(document, dict) and "resultType" in document:
+            return None, document
+        raise ToolFailed(f"{tool.name} was interrupted and is not run again", remedy=str(document or ""))
+    if not results and not tool.is_repeatable:
+        raise ToolFailed(f"{tool.name} was run, and its result is lost", remedy="Look whether it took effect")
+    return (results[0] if results else await tool.send(values, answers, state)), None
+
+
+async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolContext) -> Any:
+    """The answer of a person to one question. Raises ToolFailed for requests that are none."""
+    from mcp import types
+
+    if request.get("method") != "elicitation/create":
+        subject = "a model" if request.get("method") == "sampling/createMessage" else "your folders"
+        raise ToolFailed(f"{tool.name} was not run: its server asks for {subject}, which it does not get")
+    params = request["params"]
+    question = f"The MCP server {tool.server} asks, for a call of {tool.name}: {short(params['message'])}"
+    about = {"server": tool.server, "tool": tool.name}
+    try:
+        if params.get("mode") == "url":
+            url = _safe_url(tool, params["url"])
+            question = f"{question} Open {url} and say whether you have done what it asks."
+            visit = await context.ask_person(question, shape=LinkVisit, about={**about, "url": url})
+            return types.ElicitResult(action="accept" if visit.is_done else "decline")
+        shape = shape_of(tool.name, params["requestedSchema"])
+        answer = await context.ask_person(question, shape=shape, about=about)
+        content = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return types.ElicitResult(action="accept", content=content)
+    except WaitExpired:
+        return types.ElicitResult(action="cancel")
+
+
+def _safe_url(tool: _ServerTool, url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or parts.username or not parts.hostname:
+        raise ToolFailed(f"{tool.name} was not run: its server asks a person to open {short(url)!r}")
+    return url
+
+
+def shape_of(tool: str, schema: Mapping[str, Any]) -> type[BaseModel]:
+    """The shape of an answer, of the few kinds of fields that servers may ask for. Raises ToolFailed."""
+    properties, required = schema.get("properties") or {}, set(schema.get("required") or ())
+    fields: dict[str, Any] = {}
+    for number, (name, field) in enumerate(properties.items()):
+        kind = _type_of(field)
+        is_required = name in required
+        described = Field(
+            ... if is_required else None, alias=name, description=short(field.get("description") or name)
+        )
+        fields[f"field_{number}"] = (kind if is_required else kind | None, described)
+    try:
+        if not fields or len(fields) > _MAX_FIELDS:
+            raise ValueError(f"{len(fields)} fields")
+        return create_model("Answer", __config__=ConfigDict(extra="forbid"), **fields)
+    except (ValueError, TypeError, PydanticUserError) as error:
+        problem = f"{tool} was not run: its server asks in a form that is not known"
+        raise ToolFailed(f"{problem}: {error}") from error
+
+
+def _type_of(schema: Mapping[str, Any]) -> Any:
+    one_of: Any = Literal
+    choices = schema.get("enum") or [one["const"] for one in schema.get("oneOf") or schema.get("anyOf") or ()]
+    if choices:
+        return one_of[tuple(choices)]
+    if schema.get("type") == "array":
+        items: Any = _type_of(schema.get("items") or {})
+        return list[items]
+    return _TYPES.get(str(schema.get("type")), str)

@@ -1,0 +1,25 @@
+"""[schedules], with the schedules of the file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from meshwright.core.ids import Identifier
+from meshwright.core.settings.forms import Table
+from meshwright.parts.schedules.times import ScheduleSpec
+
+
+class ScheduleJob(ScheduleSpec):
+    """One of [[schedules.jobs]]: a schedule with its id and its tenant."""
+
+    id: Identifier
+    tenant_id: Identifier = "default"
+
+
+class SchedulesSettings(Table):
+    """[schedules]: tasks that are submitted by themselves, at due times."""
+
+    max_per_tenant: int = Field(default=1_000, ge=1, le=100_000)
+    """Schedules of a tenant."""
+    jobs: tuple[ScheduleJob, ...] = ()
+    """Schedules of this file."""

@@ -1,1 +1,0 @@
-"""Services of a mesh beside its tasks, each a component."""

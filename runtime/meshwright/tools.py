@@ -1,0 +1,38 @@
+"""Tools of agents: the `@tool` decorator, and toolsets for files, web pages and git."""
+
+from meshwright.agents.sandbox.port import BoxLimits, Sandbox
+from meshwright.agents.tools.chain import ToolCallWrapper, ToolInvocation, ToolLink, ToolWrapper
+from meshwright.agents.tools.functions import (
+    FunctionTool,
+    delegate_tool,
+    recall_tool,
+    remember_tool,
+    tools_of,
+)
+from meshwright.agents.tools.tool import Tool, ToolContext, Unchanged, tool
+from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.agents.tools.web import WebTools
+from meshwright.agents.tools.workspace import FileTools, GitTools
+
+__all__ = [
+    "BoxLimits",
+    "FileTools",
+    "FunctionTool",
+    "GitTools",
+    "Sandbox",
+    "Tool",
+    "ToolCallWrapper",
+    "ToolContext",
+    "ToolInvocation",
+    "ToolLink",
+    "ToolSettings",
+    "ToolWrapper",
+    "Toolset",
+    "Unchanged",
+    "WebTools",
+    "delegate_tool",
+    "recall_tool",
+    "remember_tool",
+    "tool",
+    "tools_of",
+]
