@@ -24,18 +24,18 @@ test: .venv/.dev  ## lint, types, near tests (ARGS=all for everything, PART=ledg
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, agents, rows of benchmarks; hostile input
 	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents marked benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
-		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
+		$(BIN)/python -m pytest tests/journeys/integration/test_fuzz*.py -q -s
 
 kills: .venv/.dev  ## 20,000 tasks and 500 kills on SQLite, 5,000 and 200 on PostgreSQL and on Dapr (PERCENT=5 for a part, STORES=sqlite)
 	@SOAK=1 SOAK_PERCENT=$(or $(PERCENT),100) MESH_TEST_SEED=$${MESH_TEST_SEED:-random} \
-		$(BIN)/python -m pytest tests/integration/test_soak.py -q -s -k "$(or $(STORES),test)" \
+		$(BIN)/python -m pytest tests/journeys/integration/test_soak.py -q -s -k "$(or $(STORES),test)" \
 		--basetemp="$$(mktemp -d)/kills"
 
 oldest: .venv/.dev  ## install the oldest versions that pyproject.toml allows, and try the mesh and each extra with them
 newest: .venv/.dev  ## the same with the newest
 oldest newest:
 	@SOAK=1 MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
-		tests/integration/test_versions.py tests/integration/test_extras.py $(ARGS)
+		tests/journeys/integration/test_versions.py tests/project/integration/test_extras.py $(ARGS)
 
 lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
 	@$(BIN)/python tests/run.py lint imports
@@ -68,12 +68,12 @@ kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k
 	@"$(PYTHON)" tests/support/build kube
 	@"$(PYTHON)" tests/support/mcp/install kube >/dev/null
 	@SOAK=1 $(BIN)/python -m pytest -q -k "k8s or kube" \
-		$(addprefix tests/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_kills.py ops_scenarios.py)
+		$(addprefix tests/*/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_kills.py ops_scenarios.py)
 
 argocd: .venv/.dev  ## build Argo CD and that API server with Go, once, and try the toolset argocd (needs etcd, kubectl, redis)
 	@"$(PYTHON)" tests/support/build kube
 	@"$(PYTHON)" tests/support/build argocd
-	@SOAK=1 $(BIN)/python -m pytest -q tests/integration/test_argocd_real.py
+	@SOAK=1 $(BIN)/python -m pytest -q tests/toolsets/integration/test_argocd_real.py
 
 image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
 	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \

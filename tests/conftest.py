@@ -19,7 +19,14 @@ from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ManualClock
 from tests.run import CPU, SOAKING, compile_once, is_there
 
-pytest_plugins = ["tests.forks", "tests.support.postgres", "tests.support.services"]
+pytest_plugins = [
+    "tests.forks",
+    "tests.support.postgres",
+    "tests.support.services",
+    "tests.support.unit_fixtures",
+    "tests.support.contract_fixtures",
+    "tests.support.integration_fixtures",
+]
 DEFAULT_SEED = 20_260_101
 """Of all chance, so that the same change gives the same result; `make soak` takes another each time."""
 SEED = pytest.StashKey[int]()

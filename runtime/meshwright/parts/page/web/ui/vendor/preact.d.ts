@@ -1,4 +1,4 @@
-// The types of what the page uses of preact.js, for `tsc`: see tests/integration/test_page.py.
+// The types of what the page uses of preact.js, for `tsc`: see tests/parts/integration/test_page.py.
 export interface Signal<T> { value: T; peek(): T }
 export function signal<T>(value: T): Signal<T>;
 export function computed<T>(work: () => T): { readonly value: T };

@@ -1,0 +1,56 @@
+"""All that authors and callers are shown is of the modules that `public` of `[tool.meshwright]` lists."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PUBLIC = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["meshwright"]["public"]
+PYTHON = sorted(
+    path
+    for folder in ("actors", "examples", "tests/support/third_party")
+    for path in (ROOT / folder).rglob("*.py")
+)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def imported(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "meshwright":
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "meshwright")
+
+
+def is_public(module: str) -> bool:
+    return module in PUBLIC or module.startswith("meshwright.toolsets.")
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_agents_examples_and_packages_import_public_modules_alone(path: Path) -> None:
+    assert [module for module in imported(path.read_text()) if not is_public(module)] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_import_public_modules_alone(path: Path) -> None:
+    lines = re.findall(r"^ *(?:from|import) (meshwright[\w.]*)", path.read_text(), flags=re.MULTILINE)
+    assert [module for module in lines if not is_public(module)] == []
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_there(module: str) -> None:
+    names = getattr(import_module(module), "__all__", [])
+    assert [name for name in names if not hasattr(import_module(module), name)] == []
+
+
+def test_the_drawing_of_the_districts_is_that_of_the_import_rules() -> None:
+    command = [sys.executable, str(ROOT / "tools/districts.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
