@@ -75,7 +75,4 @@ async def ours(folder: str) -> dict[str, float]:
     assert outcome.success, outcome
     assert outcome.result is not None
     answers = outcome.result["text"].split()
-    return {
-        "seconds": seconds,
-        "kept": sum(answer == str(number) for number, answer in enumerate(answers)),
-    }
+    return {"seconds": seconds, "kept": sum(answer == str(number) for number, answer in enumerate(answers))}

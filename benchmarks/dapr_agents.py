@@ -75,12 +75,7 @@ async def rival(bench: Bench, python: Path) -> Round:
         async with ground(folder, protocol="none", components=components) as here:
             process = await asyncio.create_subprocess_exec(
                 str(python),
-                *(
-                    "-m",
-                    "benchmarks.dapr_agents_side",
-                    str(result),
-                    str(seconds),
-                ),
+                *("-m", "benchmarks.dapr_agents_side", str(result), str(seconds)),
                 cwd=ROOT,
                 env={**clean_environment(), **here.replicas[0].app.environment()},
                 stdin=DEVNULL,

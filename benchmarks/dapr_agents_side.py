@@ -22,11 +22,7 @@ from dapr_agents import AgentRunner, DurableAgent  # pyrefly: ignore[missing-imp
 from dapr_agents.agents.configs import AgentStateConfig  # pyrefly: ignore[missing-import]
 from dapr_agents.llm.chat import ChatClientBase  # pyrefly: ignore[missing-import]
 from dapr_agents.storage.daprstores.stateservice import StateStoreService  # pyrefly: ignore[missing-import]
-from dapr_agents.types.message import (  # pyrefly: ignore[missing-import]
-    AssistantMessage,
-    LLMChatCandidate,
-    LLMChatResponse,
-)
+from dapr_agents.types.message import AssistantMessage, LLMChatCandidate, LLMChatResponse  # pyrefly: ignore[missing-import]
 
 from benchmarks.load import drive
 

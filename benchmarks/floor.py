@@ -97,13 +97,7 @@ class Floor:
     """
 
     def __init__(
-        self,
-        writer: Writer,
-        sample: dict[str, Any],
-        *,
-        commits: int,
-        model: InstantModel,
-        last_seq: int = 0,
+        self, writer: Writer, sample: dict[str, Any], *, commits: int, model: InstantModel, last_seq: int = 0
     ) -> None:
         self._writer = writer
         self._sample = sample

@@ -135,10 +135,7 @@ async def _play(bench: Bench, contender: Contender, scenario: Scenario) -> Score
                 await process.wait()
             booked = folder / "booked"
             score = judge(
-                scenario,
-                job,
-                simulator.ledger,
-                Decimal(booked.read_text()) if booked.exists() else None,
+                scenario, job, simulator.ledger, Decimal(booked.read_text()) if booked.exists() else None
             )
             return replace(score, reasons=(*score.reasons, _STOPPED)) if was_stopped else score
 

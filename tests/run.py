@@ -92,19 +92,12 @@ SOAKED = {
         ("test_embedded_faults.py", "test_dapr_faults.py", "test_memory_kills.py"),
         environment={"DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
     ),
-    "agents": Tier(
-        ("integration",),
-        ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
-    ),
+    "agents": Tier(("integration",), ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py")),
     "marked": Tier(
         ("integration", "acceptance"),
         options=("-m", "soak", "--ignore-glob=*/test_soak.py"),  # which is `make kills`
     ),
-    "benchmarks": Tier(
-        ("integration",),
-        ("test_benchmark_rows.py",),
-        needs=DAPR,
-    ),
+    "benchmarks": Tier(("integration",), ("test_benchmark_rows.py",), needs=DAPR),
 }
 """Parts of tiers that `make soak` runs by themselves, larger."""
 APART = {"near": NEAR, **SOAKED}
@@ -172,12 +165,7 @@ def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
             f"--rootdir={tests.parent}",
             *(option for tier in tiers.values() for option in tier.options),
         ]
-        spread = [
-            f"--junitxml={report}",
-            "--durations=60",
-            "--durations-min=2",
-            f"--forks={processes}",
-        ]
+        spread = [f"--junitxml={report}", "--durations=60", "--durations-min=2", f"--forks={processes}"]
         pytest = [PYTHON, "-m", "pytest", *options]
         started = time.monotonic()
         status = execute([*pytest, *spread, *paths], environment)

@@ -16,10 +16,7 @@ from typing import Any
 
 import dapr.ext.workflow as workflow
 from dapr_agents import AgentRunner, DurableAgent, OpenAIChatClient, tool  # pyrefly: ignore[missing-import]
-from dapr_agents.agents.configs import (  # pyrefly: ignore[missing-import]
-    AgentExecutionConfig,
-    AgentStateConfig,
-)
+from dapr_agents.agents.configs import AgentExecutionConfig, AgentStateConfig  # pyrefly: ignore[missing-import]
 from dapr_agents.storage.daprstores.stateservice import StateStoreService  # pyrefly: ignore[missing-import]
 
 from tests.support.simulator.job import Job

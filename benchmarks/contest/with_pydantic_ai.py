@@ -14,17 +14,9 @@ from httpx2 import AsyncClient, ConnectError, HTTPStatusError  # pyrefly: ignore
 from pydantic_ai import Agent  # pyrefly: ignore[missing-import]
 from pydantic_ai.models.openai import OpenAIChatModel  # pyrefly: ignore[missing-import]
 from pydantic_ai.providers.openai import OpenAIProvider  # pyrefly: ignore[missing-import]
-from pydantic_ai.retries import (  # pyrefly: ignore[missing-import]
-    AsyncHTTPX2TenacityTransport,
-    RetryConfig,
-    wait_retry_after,
-)
+from pydantic_ai.retries import AsyncHTTPX2TenacityTransport, RetryConfig, wait_retry_after  # pyrefly: ignore[missing-import]
 from pydantic_ai.usage import UsageLimits  # pyrefly: ignore[missing-import]
-from tenacity import (  # pyrefly: ignore[missing-import]
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_exponential  # pyrefly: ignore[missing-import]
 
 from tests.support.simulator.job import Job
 

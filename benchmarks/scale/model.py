@@ -149,9 +149,7 @@ class _Worker:
         milliseconds = cost.group + cost.task / ROUNDS * len(group)
         loop = self._costs.loop.group
         self._machine.run(
-            self._loop,
-            loop,
-            lambda: self._machine.run(self._writer, milliseconds, lambda: self._send(group)),
+            self._loop, loop, lambda: self._machine.run(self._writer, milliseconds, lambda: self._send(group))
         )
 
     def _send(self, group: list[int]) -> None:

@@ -66,7 +66,7 @@ HOMES = {
 
 _ELSEWHERE = {
     "component": "Actor ActorRef Actors Check Column Component Fact Mesh ModelSettings Pages Payload "
-    "Resource Settings Tasks Turn Verb build_mesh load_settings open_model turn with_fallbacks",
+    "Resource Settings Tasks Turn Verb build_mesh load_settings open_model turn with_fallbacks"
 }
 """Names of other modules that were here once: a program that looks for one is told where it is."""
 

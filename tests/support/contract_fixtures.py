@@ -10,14 +10,7 @@ from meshwright.engine.work import slots, worker
 from meshwright.testing import ManualClock
 from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
-from tests.support.harness import (
-    HARNESSES,
-    OF_ONE_WORKER,
-    PARTLY,
-    WITHOUT,
-    DaprHarness,
-    RuntimeHarness,
-)
+from tests.support.harness import HARNESSES, OF_ONE_WORKER, PARTLY, WITHOUT, DaprHarness, RuntimeHarness
 from tests.support.model_adapters import adapter, any_api, calling
 from tests.support.postgres import Location
 from tests.support.postgres_harness import PostgresHarness

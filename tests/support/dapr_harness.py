@@ -138,10 +138,7 @@ class DaprHarness(RuntimeHarness):
         log = EventLog(database) if database else None
         store = DaprStore(options, clock=setup.clock, database=database, log=log)
         runtime = Runtime(
-            store,
-            clock=setup.clock,
-            max_mailbox=setup.max_mailbox,
-            max_record_bytes=setup.max_record_bytes,
+            store, clock=setup.clock, max_mailbox=setup.max_mailbox, max_record_bytes=setup.max_record_bytes
         )
         data.hosts.append(runtime)
         self._sidecars[runtime], self.stores[runtime] = sidecar, store

@@ -43,10 +43,7 @@ def environment_of(folder: Path) -> dict[str, str]:
     actors = folder / "actors"
     actors.mkdir()
     (actors / "painter.py").write_text(AGENTS)
-    return {
-        "MESH_AGENTS__DIR": str(actors),
-        "MESH_LEDGER__BUDGETS": '[{"name": "purse", "limit_usd": "5"}]',
-    }
+    return {"MESH_AGENTS__DIR": str(actors), "MESH_LEDGER__BUDGETS": '[{"name": "purse", "limit_usd": "5"}]'}
 
 
 async def fill(running: RunningMesh) -> None:

@@ -284,12 +284,7 @@ class ModelError(MeshError):
     failed_at: tuple[str, ...] = ()
 
     def __init__(
-        self,
-        message: str,
-        *,
-        remedy: str = "",
-        field: str = "",
-        retry_after_seconds: float | None = None,
+        self, message: str, *, remedy: str = "", field: str = "", retry_after_seconds: float | None = None
     ) -> None:
         super().__init__(message, remedy=remedy, field=field)
         self.retry_after_seconds = retry_after_seconds

@@ -93,8 +93,7 @@ class TaskRequest(BaseModel):
         "of the agent, else one day.",
     )
     thread_id: Identifier | None = Field(
-        default=None,
-        description="A conversation: one agent runs its tasks in order. Default: the task's id.",
+        default=None, description="A conversation: one agent runs its tasks in order. Default: the task's id."
     )
     limits: Limits | None = Field(
         default=None,

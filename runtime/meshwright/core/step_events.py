@@ -47,9 +47,7 @@ class CallsRefused(StepPayload, type="calls.refused", word="limit"):
 
 
 class ReachedLimit(
-    StepPayload,
-    type="limit.steps limit.no_progress limit.tokens limit.money limit.time",
-    word="limit",
+    StepPayload, type="limit.steps limit.no_progress limit.tokens limit.money limit.time", word="limit"
 ):
     limit: Fact[str]
     most: Fact[Any]

@@ -25,13 +25,7 @@ from meshwright.core.ids import derived_id
 from meshwright.core.messages import TaskRequest
 from meshwright.core.settings import Settings
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import (
-    PROBLEM_TYPE,
-    InvalidFields,
-    problem_of,
-    read_json,
-    read_model,
-)
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
 from meshwright.edges.replies.courier import Address, Courier
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.identity.operations import Operations

@@ -39,11 +39,7 @@ async def approver(api: Api, tenant_id: str) -> dict[str, str]:
 def noted(memory_id: str, tenant_id: str, **fields: Any) -> MemoryItem:
     given = {"status": "quarantined", "trust": 0, "agent_id": "reader", "task_id": f"t-{memory_id}", **fields}
     return MemoryItem(
-        memory_id=memory_id,
-        tenant_id=tenant_id,
-        scope="global",
-        text=f"{NOTE}, says {memory_id}.",
-        **given,
+        memory_id=memory_id, tenant_id=tenant_id, scope="global", text=f"{NOTE}, says {memory_id}.", **given
     )
 
 

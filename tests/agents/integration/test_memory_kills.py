@@ -42,10 +42,7 @@ class Course:
         self.subject = f"subject {number}"
         first, second = f"/memories/{one}", f"/memories/{other}"
         text = {"text": f"The word is {self.secret}.", "subject": self.subject}
-        ends = [
-            Step("DELETE", second, None, ("active", None)),
-            Step("DELETE", first, None, (None, None)),
-        ]
+        ends = [Step("DELETE", second, None, ("active", None)), Step("DELETE", first, None, (None, None))]
         if number % 2:
             ends = [Step("DELETE", f"/memories?subject=subject%20{number}", None, (None, None))]
         self.steps = [

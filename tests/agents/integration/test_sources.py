@@ -7,12 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.access import Role
-from tests.support.chat_mesh import (
-    http_channel,
-    mattermost_channel,
-    slack_channel,
-    whatsapp_channel,
-)
+from tests.support.chat_mesh import http_channel, mattermost_channel, slack_channel, whatsapp_channel
 from tests.support.fake_chats import SLACK_SECRET, WHATSAPP_SECRET, WHSEC, FakeChats
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

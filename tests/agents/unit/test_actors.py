@@ -74,19 +74,10 @@ def task(text: str) -> Task:
     ("agent_id", "capabilities"),
     [
         ("simple-agent", {"general-query"}),
-        (
-            "researcher-agent",
-            {"deep-research", "market-analysis", "technical-research", "tech-consultation"},
-        ),
+        ("researcher-agent", {"deep-research", "market-analysis", "technical-research", "tech-consultation"}),
         ("architect-agent", {"tech-consultation", "architecture-review", "code-review"}),
-        (
-            "qa-tester",
-            {"qa-review", "test-planning", "test-generation", "test-analysis", "code-review"},
-        ),
-        (
-            "ui-agent",
-            {"ui-design", "component-generation", "screen-generation", "ui-review", "bug-fix"},
-        ),
+        ("qa-tester", {"qa-review", "test-planning", "test-generation", "test-analysis", "code-review"}),
+        ("ui-agent", {"ui-design", "component-generation", "screen-generation", "ui-review", "bug-fix"}),
         ("project-manager", {"project-management", "task-orchestration"}),
         ("api-coder", {"api-design", "backend-coding", "code-review", "bug-fix"}),
     ],

@@ -59,16 +59,8 @@ async def test_a_task_without_an_input_names_file_line_and_values(tmp_path: Path
 @pytest.mark.parametrize(
     ("head", "line", "problem"),
     [
-        (
-            "variables: [enviroment]",
-            3,
-            "'enviroment'. did you mean 'environment'? There are agent_name",
-        ),
-        (
-            "inputs: [environment]",
-            3,
-            "input 'environment' is filled in by the mesh or the agent. list it",
-        ),
+        ("variables: [enviroment]", 3, "'enviroment'. did you mean 'environment'? There are agent_name"),
+        ("inputs: [environment]", 3, "input 'environment' is filled in by the mesh or the agent. list it"),
         ("variables: [environment]\ninputs: [customer]", 4, "input 'customer' is declared and not used"),
         ("variables: []", 5, "variable 'environment' is not declared. add it to the list: variables: [env"),
     ],

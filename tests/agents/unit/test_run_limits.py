@@ -25,10 +25,7 @@ def asks(word: str, **fields: Any) -> ModelReply:
     return ModelReply(model="m", tool_calls=(call,), finish_reason="tool_calls", **fields)
 
 
-COSTLY = {
-    "usage": Usage(prompt_tokens=90, completion_tokens=10),
-    "cost_usd": Decimal("0.01"),
-}
+COSTLY = {"usage": Usage(prompt_tokens=90, completion_tokens=10), "cost_usd": Decimal("0.01")}
 LIMITS: list[tuple[str, Any, str]] = [
     ("max_steps", 3, "limit.steps"),
     ("max_tokens", 300, "limit.tokens"),

@@ -185,9 +185,7 @@ async def pass_seconds(mesh: MeshUnderTest, clock: ManualClock, seconds: float) 
 
 
 @pytest.mark.far("forty tasks wait for an hour")
-async def test_of_forty_tasks_that_wait_for_an_hour_the_most_urgent_go_on_first(
-    rng: random.Random,
-) -> None:
+async def test_of_forty_tasks_that_wait_for_an_hour_the_most_urgent_go_on_first(rng: random.Random) -> None:
     reply = ModelReply(content="Bought.", model="m", usage=Usage(completion_tokens=1024))
     model, clock = ScriptedModel(*[reply] * 20), ManualClock()
     ledger = {"budgets": [HOURLY], "default_price": A_DOLLAR}

@@ -26,8 +26,7 @@ def reply(content: str = "", **fields: Any) -> ModelReply:
 
 
 CUT_CALL = reply(
-    finish_reason="length",
-    tool_calls=(ToolCall(id="c1", name="look_up", arguments='{"word": "fence"}'),),
+    finish_reason="length", tool_calls=(ToolCall(id="c1", name="look_up", arguments='{"word": "fence"}'),)
 )
 
 

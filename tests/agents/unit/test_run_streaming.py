@@ -98,12 +98,7 @@ async def test_an_answer_is_shown_while_it_is_written_and_kept_nowhere() -> None
         kept = await mesh.mesh.log.query(EventFilter(task_id=receipt.task_id, limit=1000))
         order = [event.event_type for event in mesh.events(task_id=receipt.task_id)]
     assert outcome.text == "The beginning of a longer answer, and its end."
-    assert first.payload == {
-        "text": "The beginning of a longer answer,",
-        "n": 1,
-        "step": 2,
-        "attempt": 1,
-    }
+    assert first.payload == {"text": "The beginning of a longer answer,", "n": 1, "step": 2, "attempt": 1}
     assert (second.payload["text"], second.payload["n"]) == (" and its end.", 2)
     assert (first.task_id, first.agent_id, first.seq) == (receipt.task_id, "writer", None)
     assert order.index("model.called") > order.index("model.delta")
@@ -264,9 +259,7 @@ async def test_what_is_over_that_size_does_not_wait_for_more() -> None:
 # Following
 
 
-async def test_a_reader_that_does_not_read_costs_the_writer_nothing(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_reader_that_does_not_read_costs_the_writer_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async with mesh_for(Writer, model=Typist(["."])) as mesh:
         following = mesh.mesh.log.follow(EventFilter(after_seq=0), live=True)
         seen = await anext(following)

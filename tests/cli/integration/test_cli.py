@@ -383,11 +383,7 @@ def test_a_text_that_is_not_utf_8_is_refused_by_name(
 ) -> None:
     command = [sys.executable, "-m", "meshwright.cli", *arguments]
     done = subprocess.run(
-        command,
-        input=b"caf\xe9 \xff",
-        capture_output=True,
-        cwd=tmp_path,
-        env=os.environ | {"LC_ALL": locale},
+        command, input=b"caf\xe9 \xff", capture_output=True, cwd=tmp_path, env=os.environ | {"LC_ALL": locale}
     )
     assert (
         done.stderr.decode() == f"mesh: {what} is not UTF-8; convert it, as with iconv -f latin1 -t utf-8\n"

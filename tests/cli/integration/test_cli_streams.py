@@ -16,12 +16,7 @@ def test_a_broken_pipe_is_quiet() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = subprocess.run(
-            [*MESH, "--help"],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        done = subprocess.run([*MESH, "--help"], stdout=writing, stderr=subprocess.PIPE, check=False)
     finally:
         os.close(writing)
     assert done.stderr == b""

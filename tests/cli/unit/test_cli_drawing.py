@@ -333,8 +333,7 @@ def test_a_line_that_comes_during_a_question_is_drawn_after_it(stream: io.String
 async def test_the_spinner_says_what_happens_and_for_how_long() -> None:
     stream, shown = Terminal(), "running read_file 0 s"
     mesh = ScriptedMesh(
-        event("task.accepted", "parent"),
-        event("model.called", "parent", tool_calls=["read_file"]),
+        event("task.accepted", "parent"), event("model.called", "parent", tool_calls=["read_file"])
     )
     with drawing(stream=stream) as canvas, anyio.fail_after(60):
         async with anyio.create_task_group() as group:

@@ -128,10 +128,7 @@ class Failing:
         return Counter(" ".join(text.split()[:2]) for text in said)
 
 
-_FIELDS: dict[str, dict[str, Any]] = {
-    "deadline": {"deadline": 2},
-    "money": {"budget_usd": "0.02"},
-}
+_FIELDS: dict[str, dict[str, Any]] = {"deadline": {"deadline": 2}, "money": {"budget_usd": "0.02"}}
 
 
 def environment_of(folder: Path, provider: FakeProvider) -> dict[str, str]:

@@ -99,10 +99,7 @@ def test_a_secret_of_another_form_than_expected_is_not_shown(
     ("text", "problem"),
     [
         (f'[mqtt]\npassword = ["{SECRET}"]', "mqtt.password: expected text"),
-        (
-            f'[keys]\nadmin_token = "{SECRET}"',
-            "keys.admin_token: expected at least 32 characters",
-        ),
+        (f'[keys]\nadmin_token = "{SECRET}"', "keys.admin_token: expected at least 32 characters"),
         (f'[webhooks.sources]\ngithub = "{SECRET}"', "webhooks.sources.github: expected a table"),
         (
             f'[[channels]]\ntoken = "{SECRET}"',

@@ -247,10 +247,7 @@ def test_a_wrong_variable_is_named(tmp_path, monkeypatch):
             {"mqtt": {"url": "127.0.0.1"}},
             "mqtt.url: expected a URL without a user (mqtt.username), like mqtt",
         ),
-        (
-            {"orchestration": {"max_attempts": 0}},
-            "orchestration.max_attempts: must be at least 1, not '0'",
-        ),
+        ({"orchestration": {"max_attempts": 0}}, "orchestration.max_attempts: must be at least 1, not '0'"),
     ],
 )
 def test_a_wrong_option_is_named_by_its_place_in_the_tables(tmp_path, options, said):

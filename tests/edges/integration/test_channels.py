@@ -32,11 +32,7 @@ from tests.support.chat_mesh import (
     whatsapp,
     whatsapp_channel,
 )
-from tests.support.fake_chats import (
-    WHSEC,
-    FakeChats,
-    standard_headers,
-)
+from tests.support.fake_chats import WHSEC, FakeChats, standard_headers
 
 
 async def test_message_is_answered_once_where_it_came_from(tmp_path: Path) -> None:

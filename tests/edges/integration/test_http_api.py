@@ -132,14 +132,7 @@ async def test_a_context_is_compressed(api):
     request = {"sender": "pm", "receiver": "architect-agent", "project_id": "p", "task_summary": "Choose"}
     status, made = await api.call("POST", "/compress", json=request)
     assert status == 200
-    assert set(made) == {
-        "success",
-        "compressed_context",
-        "method",
-        "stats",
-        "validation_passed",
-        "error",
-    }
+    assert set(made) == {"success", "compressed_context", "method", "stats", "validation_passed", "error"}
     assert made["method"] == "deterministic"
     assert {"input_tokens", "output_tokens", "ratio", "duration_ms"} <= set(made["stats"])
     status, problem = await api.call("POST", "/compress", json={"sender": "pm"})

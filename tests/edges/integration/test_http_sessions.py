@@ -46,11 +46,7 @@ class Connections:
         assert (problem["status"], problem["code"]) == (401, "Unauthenticated")
         assert await self._stream.block() == {}  # that was the last
         closed = await self._socket.receive(timeout=SECONDS)
-        assert (closed.type, closed.data, closed.extra) == (
-            aiohttp.WSMsgType.CLOSE,
-            4401,
-            problem["detail"],
-        )
+        assert (closed.type, closed.data, closed.extra) == (aiohttp.WSMsgType.CLOSE, 4401, problem["detail"])
         return str(problem["detail"])
 
     async def is_open(self) -> bool:

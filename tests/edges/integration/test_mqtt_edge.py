@@ -293,20 +293,12 @@ async def test_the_first_key_closes_the_topics_without_a_client(api: Api, broker
 
 
 async def test_a_named_client_cancels_and_answers_only_its_own(api: Api, broker: Mosquitto) -> None:
-    await ask(
-        broker,
-        OF_ADA,
-        {"agent_id": "gate", "task_id": "of-ada"},
-    )
+    await ask(broker, OF_ADA, {"agent_id": "gate", "task_id": "of-ada"})
     for verb, body in (("cancel", ""), ("answer", {"key": "k", "value": 1})):
         topic = f"mesh/default/clients/bob/tasks/of-ada/{verb}"
         problem = await ask(broker, topic, body)
         assert (problem["status"], problem["code"]) == (403, "Forbidden")
-    cancelled = await ask(
-        broker,
-        "mesh/default/clients/ada/tasks/of-ada/cancel",
-        "",
-    )
+    cancelled = await ask(broker, "mesh/default/clients/ada/tasks/of-ada/cancel", "")
     assert cancelled["task_id"] == "of-ada"
 
 

@@ -8,13 +8,7 @@ import pytest
 
 from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import (
-    HELLO,
-    Mosquitto,
-    client,
-    payloads_of,
-    publish,
-)
+from tests.support.mqtt_broker import HELLO, Mosquitto, client, payloads_of, publish
 from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_sub")

@@ -10,15 +10,7 @@ import pytest
 from meshwright.core.errors import ConfigError
 from meshwright.mesh.identity.broker_rights import broker_acl
 from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import (
-    ROOT,
-    Mosquitto,
-    ask,
-    client,
-    mosquitto,
-    network,
-    payloads_of,
-)
+from tests.support.mqtt_broker import ROOT, Mosquitto, ask, client, mosquitto, network, payloads_of
 from tests.support.settings import Settings
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")

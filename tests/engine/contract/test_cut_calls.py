@@ -234,9 +234,7 @@ async def test_an_answered_call_of_a_task_that_ends_without_a_run_costs_what_its
     assert await rows(pool, 1) == [("ok", COST)]
 
 
-async def test_a_call_thought_to_be_cut_off_that_ends_is_charged_once(
-    start_workers: StartWorkers,
-) -> None:
+async def test_a_call_thought_to_be_cut_off_that_ends_is_charged_once(start_workers: StartWorkers) -> None:
     pool = await start_workers(calls_once, settle=settler)
     pool.hold("t1 call")
     await pool.submit("t1")

@@ -15,9 +15,7 @@ from tests.support.worker_pool import StartWorkers
 
 TASKS = 20
 
-pytestmark = [
-    pytest.mark.parametrize("harness", ["dapr", "dapr-http"], indirect=True),
-]
+pytestmark = [pytest.mark.parametrize("harness", ["dapr", "dapr-http"], indirect=True)]
 
 
 async def test_tasks_that_a_sidecar_took_for_an_app_that_is_gone_get_their_outcomes(

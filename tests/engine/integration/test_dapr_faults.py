@@ -107,9 +107,7 @@ async def test_a_worker_claims_nothing_until_its_front_has_given_it_the_prompts(
     assert "is taken up again" not in mesh.replica.log
 
 
-async def test_a_worker_whose_calls_of_actors_all_fail_works_by_what_its_front_shares(
-    mesh: DaprMesh,
-) -> None:
+async def test_a_worker_whose_calls_of_actors_all_fail_works_by_what_its_front_shares(mesh: DaprMesh) -> None:
     mesh.replica.break_on_purpose(dapr_controls.NO_CALLS)
     async with mesh:
         evidence = await mesh.judge()

@@ -63,8 +63,7 @@ def test_the_page_names_every_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decision", "answer"),
-    [("y", "web was restarted"), ("n\nnot today", "web was not restarted")],
+    ("decision", "answer"), [("y", "web was restarted"), ("n\nnot today", "web was not restarted")]
 )
 async def test_approval(tmp_path: Path, decision: str, answer: str) -> None:
     async with of_file("approval.py", tmp_path) as running:

@@ -15,17 +15,7 @@ from tests.support.fake_provider import text_of
 from tests.support.killed_mesh import KilledMesh, killed_mesh
 from tests.support.repositories import git, repository
 from tests.support.scripted_provider import ScriptedProvider
-from tests.support.shipped_agents import (
-    ARCHITECT,
-    CODER,
-    FIX,
-    MANAGER,
-    TESTER,
-    goal,
-    plan,
-    review,
-    verdict,
-)
+from tests.support.shipped_agents import ARCHITECT, CODER, FIX, MANAGER, TESTER, goal, plan, review, verdict
 
 __all__ = ["killed_mesh"]
 

@@ -21,11 +21,7 @@ SCENARIOS = load_scenarios()
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [
-        ("cut-off", {}),
-        ("thinking", {"steps": 30}),
-        ("release", {"steps": 100, "tasks": 1}),
-    ],
+    [("cut-off", {}), ("thinking", {"steps": 30}), ("release", {"steps": 100, "tasks": 1})],
 )
 async def test_all_tasks_of_a_scenario_are_done(
     name: str, changes: dict[str, int], wire: Wire, tmp_path: Path

@@ -88,12 +88,7 @@ async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
     async with mosquitto(tmp_path / "broker") as broker, badge_edge(tmp_path, broker) as mesh:
         refused = await ask(broker, "mesh/default/clients/ada/submit", hello)
         assert refused["code"] == "ForeignTenant"
-        outcome = await ask(
-            broker,
-            "mesh/factory/clients/ada/submit",
-            hello,
-            reply="outcome",
-        )
+        outcome = await ask(broker, "mesh/factory/clients/ada/submit", hello, reply="outcome")
         assert outcome["success"]
         assert (await mesh.get(Tasks).task("t1", "factory")).requested_by == "device ada"
 

@@ -133,10 +133,7 @@ def test_an_absurd_cost_of_a_proxy_is_named_and_not_taken(cost: str) -> None:
     wire = ProxyCompletions()
     known = wire.headers_say({"x-litellm-response-cost": cost}, streamed=False)
     usage = {"prompt_tokens": 5, "completion_tokens": 5}
-    for reply in (
-        read(wire, openai_body(usage), **known),
-        read(wire, openai_body({**usage, "cost": cost})),
-    ):
+    for reply in (read(wire, openai_body(usage), **known), read(wire, openai_body({**usage, "cost": cost}))):
         assert (reply.cost_usd, reply.cost_source) == (None, "estimated")
         assert "cost" in reply.usage_problem
 

@@ -11,11 +11,7 @@ import yaml
 
 from meshwright.core.errors import ModelError
 from meshwright.core.files import File
-from meshwright.models.errors import (
-    ModelRefused,
-    ModelUnavailable,
-    Unsupported,
-)
+from meshwright.models.errors import ModelRefused, ModelUnavailable, Unsupported
 from meshwright.models.port import ChatMessage, ToolCall, ToolSpec
 from meshwright.parts.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault

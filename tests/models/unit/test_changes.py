@@ -156,10 +156,7 @@ async def test_changes_of_a_run_that_read_from_outside_need_an_approval_of_the_n
 
 @pytest.mark.parametrize(
     ("answer", "result"),
-    [
-        ({"approve": False, "result": "half of it"}, "half of it"),
-        ({"approve": True}, "restarted"),
-    ],
+    [({"approve": False, "result": "half of it"}, "half of it"), ({"approve": True}, "restarted")],
 )
 async def test_a_change_that_was_interrupted_is_told_as_such(
     tmp_path: Path, answer: dict[str, Any], result: str

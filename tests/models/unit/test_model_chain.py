@@ -17,14 +17,7 @@ from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.component import wrapped
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
-from meshwright.models.port import (
-    Model,
-    ModelReply,
-    ModelRequest,
-    ModelWrapper,
-    OnDelta,
-    Wrapper,
-)
+from meshwright.models.port import Model, ModelReply, ModelRequest, ModelWrapper, OnDelta, Wrapper
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings

@@ -221,8 +221,7 @@ async def test_the_cheapest_and_the_least_busy_are_asked_by_their_strategies(
 
 async def test_calls_of_a_deployment_at_a_time_are_bounded(make: Make, fake: FakeProvider) -> None:
     model = make(
-        [deployment(fake, "default", TIERS["medium"])],
-        router_settings={"default_max_parallel_requests": 2},
+        [deployment(fake, "default", TIERS["medium"])], router_settings={"default_max_parallel_requests": 2}
     )
     fake.gate = opened = asyncio.Event()
     calls = [asyncio.create_task(model.complete(request())) for _ in range(3)]

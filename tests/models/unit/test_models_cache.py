@@ -126,9 +126,7 @@ async def test_whatever_changes_an_answer_is_another_call(
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"user": "other"}, {"timeout_seconds": 1.0}, {"context": CallContext(task_id="t2")}],
-    ids=str,
+    "other", [{"user": "other"}, {"timeout_seconds": 1.0}, {"context": CallContext(task_id="t2")}], ids=str
 )
 async def test_who_asks_for_which_task_is_the_same_call(
     provider: Provider, clock: ManualClock, other: dict[str, Any]
@@ -148,10 +146,7 @@ async def test_a_schema_in_another_order_is_another_call(provider: Provider, clo
 
 @pytest.mark.parametrize(
     "odd",
-    [
-        request(response_schema={"enum": [object()]}),
-        request(text="\ud800"),
-    ],
+    [request(response_schema={"enum": [object()]}), request(text="\ud800")],
     ids=["foreign", "half a character"],
 )
 async def test_a_request_that_no_json_can_say_is_answered_and_not_kept(

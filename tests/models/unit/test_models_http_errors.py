@@ -44,8 +44,7 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
         ),
         (
             Fault(
-                status=400,
-                body={"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}},
+                status=400, body={"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}
             ),
             ContextTooLong,
         ),
@@ -55,10 +54,7 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             ),
             ContextTooLong,
         ),
-        (
-            Fault(status=400, body={"message": "Input is too long for requested model."}),
-            ContextTooLong,
-        ),
+        (Fault(status=400, body={"message": "Input is too long for requested model."}), ContextTooLong),
         (Fault(status=413), ContextTooLong),
         (
             Fault(

@@ -103,11 +103,7 @@ async def test_usage_and_cost_are_a_series_by_each_key(tmp_path: Path, by: str, 
     replies = [reply("0.25"), reply("0.5", model="small"), reply("1")]
     settings = load_settings(tmp_path, listen_port=0)
     mesh_ = build_mesh(settings, project=tmp_path, agents=[Clerk], model=ScriptedModel(*replies))
-    async with (
-        mesh_,
-        serving(mesh_, "127.0.0.1", 0) as server,
-        aiohttp.ClientSession(server.url) as session,
-    ):
+    async with mesh_, serving(mesh_, "127.0.0.1", 0) as server, aiohttp.ClientSession(server.url) as session:
         for tenant_id in ("acme", "acme", "umbrella"):
             caller = Caller(tenant_id=tenant_id)
             receipt = await mesh_.get(Tasks).submit(TaskRequest(agent_id="clerk"), caller)

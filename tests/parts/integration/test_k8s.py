@@ -10,13 +10,7 @@ import pytest
 import yaml
 
 from meshwright.parts.stack.machine import Ports
-from tests.support.manifests import (
-    Schemas,
-    problems,
-    schemas_of_dapr,
-    schemas_of_keda,
-    schemas_of_kubernetes,
-)
+from tests.support.manifests import Schemas, problems, schemas_of_dapr, schemas_of_keda, schemas_of_kubernetes
 from tests.support.running_mesh import mesh, mesh_up, run
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -181,11 +181,7 @@ async def test_every_view_is_well_with_something_in_it(
         await page.get_by_role("article").first.wait_for()
         [tried] = (await api.call("GET", "/v1/experiments", headers=ADMIN))[1]["items"]
         [judged] = (await api.call("GET", "/v1/evaluations", headers=ADMIN))[1]["items"]
-        ids = {
-            "TASK": task_id,
-            "EXPERIMENT": tried["experiment_id"],
-            "EVALUATION": judged["evaluation_id"],
-        }
+        ids = {"TASK": task_id, "EXPERIMENT": tried["experiment_id"], "EVALUATION": judged["evaluation_id"]}
         for view, button in VISITS:
             await page.goto(f"{api.url}/#/{re.sub('[A-Z]{2,}', lambda found: ids[found[0]], view)}")
             await expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -377,11 +377,7 @@ def test_mcp_json_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TOKEN", "t0")
     servers = {
         "one": {"type": "stdio", "command": "npx", "args": ["-y", "${PACKAGE:-server}"], "env": {"A": "b"}},
-        "two": {
-            "type": "http",
-            "url": "https://x/mcp",
-            "headers": {"Authorization": "Bearer ${TOKEN}"},
-        },
+        "two": {"type": "http", "url": "https://x/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"}},
     }
     (tmp_path / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
     known = read_file(tmp_path)

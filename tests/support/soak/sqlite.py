@@ -29,14 +29,7 @@ class SqliteSoak:
     """One mesh after another on the same folder, until the plan is done."""
 
     def __init__(
-        self,
-        nodes: Nodes,
-        job: Job,
-        course: Course,
-        rng: random.Random,
-        *,
-        clock: WallClock,
-        disk: SmallDisk,
+        self, nodes: Nodes, job: Job, course: Course, rng: random.Random, *, clock: WallClock, disk: SmallDisk
     ) -> None:
         self._nodes, self._job, self._course, self._rng = nodes, job, course, rng
         self._clock, self._disk = clock, disk

@@ -126,10 +126,7 @@ def test_each_fault_is_found_and_a_sound_document_has_none(change: Change, expec
             lambda found: see(found).update(parameters=[{"name": "as", "in": "query", "required": True}]),
             ["GET /parcels/{id} needs the query parameter 'as' now"],
         ),
-        (
-            lambda found: send(found)["requestBody"].update(required=True),
-            ["POST /parcels needs a body now"],
-        ),
+        (lambda found: send(found)["requestBody"].update(required=True), ["POST /parcels needs a body now"]),
         (
             lambda found: see(found)["responses"].update({"202": see(found)["responses"].pop("200")}),
             ["GET /parcels/{id} does not answer 200 any more"],
@@ -138,10 +135,7 @@ def test_each_fault_is_found_and_a_sound_document_has_none(change: Change, expec
             lambda found: parcel(found).update(required=["id", "state"]),
             ["POST /parcels body needs 'state' now"],
         ),
-        (
-            lambda found: parcel(found).update(required=[]),
-            ["GET /parcels/{id} 200 may lack 'id' now"],
-        ),
+        (lambda found: parcel(found).update(required=[]), ["GET /parcels/{id} 200 may lack 'id' now"]),
         (
             lambda found: parcel(found)["properties"]["state"].update(enum=["sent"]),
             ["POST /parcels body.state takes no lost any more"],
@@ -152,10 +146,7 @@ def test_each_fault_is_found_and_a_sound_document_has_none(change: Change, expec
         ),
         (
             lambda found: parcel(found)["properties"]["id"].update(type="integer"),
-            [
-                "GET /parcels/{id} 200.id may be integer now",
-                "POST /parcels body.id takes no string any more",
-            ],
+            ["GET /parcels/{id} 200.id may be integer now", "POST /parcels body.id takes no string any more"],
         ),
         (
             lambda found: parcel(found)["properties"].pop("state"),
@@ -163,10 +154,7 @@ def test_each_fault_is_found_and_a_sound_document_has_none(change: Change, expec
         ),
         (lambda found: parcel(found)["properties"].update(more={"type": "string"}), []),
         (lambda found: found["paths"].update({"/letters": found["paths"]["/parcels"]}), []),
-        (
-            lambda found: found["paths"].update({"/parcels/{key}": found["paths"].pop("/parcels/{id}")}),
-            [],
-        ),
+        (lambda found: found["paths"].update({"/parcels/{key}": found["paths"].pop("/parcels/{id}")}), []),
     ],
 )
 def test_change_that_breaks_clients_is_named_once_and_one_that_does_not_is_not(

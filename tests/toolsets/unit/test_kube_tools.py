@@ -117,10 +117,7 @@ async def test_change_of_a_kind_that_is_not_listed_is_refused(kubectl: Path, tmp
 @pytest.mark.parametrize("missing", ["kubeconfig", "contexts", "namespaces"])
 async def test_nothing_listed_allows_nothing(kubectl: Path, missing: str) -> None:
     nothing = {missing: None if missing == "kubeconfig" else []}
-    with pytest.raises(
-        ToolFailed,
-        match=r"No cluster is set up.*Write a table \[kube\.default\]",
-    ):
+    with pytest.raises(ToolFailed, match=r"No cluster is set up.*Write a table \[kube\.default\]"):
         await calling(kubectl, **nothing)("kube_get", kind="pods")
     whole = {"kubeconfig": "/nowhere", "contexts": ["prod"], "namespaces": ["web"]}
     assert len(await KubeTools(settings_of(whole)).tools()) == 12

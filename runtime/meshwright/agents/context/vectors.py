@@ -200,10 +200,7 @@ class Vectors:
     async def begin(self, clock: Clock) -> None:
         """Begin to embed what has no vector of the model. Idempotent."""
         if not self._duties:
-            self._duties = [
-                Duty(clock, _PAUSE_SECONDS, self.fill),
-                Duty(clock, 0, self._fill_when_wanted),
-            ]
+            self._duties = [Duty(clock, _PAUSE_SECONDS, self.fill), Duty(clock, 0, self._fill_when_wanted)]
         for duty in self._duties:
             await duty.start()
 

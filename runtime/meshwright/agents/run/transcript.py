@@ -321,13 +321,7 @@ async def transcripts(
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         transcripts.append(
             Transcript(
-                task.task_id,
-                attempt.attempt,
-                attempt.agent_id,
-                [*records, *answers],
-                events,
-                own,
-                copied,
+                task.task_id, attempt.attempt, attempt.agent_id, [*records, *answers], events, own, copied
             )
         )
     return transcripts

@@ -84,11 +84,7 @@ class TreeOperations:
         workspace = (mesh.project / mesh.settings[ToolsSettings].workspace).resolve()
         self._trees = mesh.provide(
             Trees(
-                _folder(mesh),
-                sources,
-                workspace,
-                TreeServices(mesh.get(Sandbox), shared),
-                mesh.runtime.clock,
+                _folder(mesh), sources, workspace, TreeServices(mesh.get(Sandbox), shared), mesh.runtime.clock
             )
         )
         self._sweeping = Duty(mesh.runtime.clock, _PAUSE_SECONDS, self._sweep)

@@ -8,8 +8,6 @@ PART = Part(
     component="component:TreesComponent",
     settings="settings:TreesSettings",
     resources="display:RESOURCES",
-    commands={
-        "trees": "List the trees that tasks work on; show what was changed.",
-    },
+    commands={"trees": "List the trees that tasks work on; show what was changed."},
     heading="Mesh",
 )

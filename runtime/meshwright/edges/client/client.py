@@ -16,16 +16,7 @@ from meshwright.core.clock import Backoff
 from meshwright.core.errors import Conflict, MeshError, Overloaded, error_of_code
 from meshwright.core.files import File
 from meshwright.core.ids import new_id
-from meshwright.core.messages import (
-    ENDED,
-    Event,
-    Outcome,
-    Plain,
-    Receipt,
-    ScoreCard,
-    TaskRequest,
-    Usage,
-)
+from meshwright.core.messages import ENDED, Event, Outcome, Plain, Receipt, ScoreCard, TaskRequest, Usage
 from meshwright.edges.client.administration import AdministrationCalls
 from meshwright.edges.client.calls import (
     MAX_TASKS,

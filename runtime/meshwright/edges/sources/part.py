@@ -7,8 +7,6 @@ PART = Part(
     "sources",
     component="component:SourcesComponent",
     resources="display:RESOURCES",
-    commands={
-        "channels": "List channels, the agents that answer, and whether each is connected.",
-    },
+    commands={"channels": "List channels, the agents that answer, and whether each is connected."},
     heading="Mesh",
 )

@@ -9,8 +9,6 @@ PART = Part(
     settings="settings:WebhooksSettings",
     events="meshwright.edges.event_types:WEBHOOK_EVENTS",
     needs=("webhooks.sources", "webhooks.rules", "webhooks.push", "webhooks.notify"),
-    commands={
-        "webhooks": "List webhook sources and rules; try a delivery.",
-    },
+    commands={"webhooks": "List webhook sources and rules; try a delivery."},
     heading="Mesh",
 )

@@ -452,8 +452,4 @@ def _write_with(
     table.lock(session)
     result, new_events = function(session, *args, **kwargs)
     events = [event.sealed(mend=True) for event in new_events]
-    return (
-        result,
-        events,
-        table.insert(session, [row_of(event, own_id(event)) for event in events], now),
-    )
+    return (result, events, table.insert(session, [row_of(event, own_id(event)) for event in events], now))

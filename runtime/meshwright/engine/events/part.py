@@ -12,9 +12,4 @@ AUDIT = Part(
 TRACING = Part(
     __name__, "tracing", component="component:TracingComponent", settings="settings:TracingSettings"
 )
-PEOPLE = Part(
-    __name__,
-    "people",
-    component="component:PeopleComponent",
-    settings="settings:PeopleSettings",
-)
+PEOPLE = Part(__name__, "people", component="component:PeopleComponent", settings="settings:PeopleSettings")

@@ -204,12 +204,7 @@ def _last_of(block: int) -> int:
 
 
 def search(
-    session: Session,
-    filter: EventFilter,
-    first: int,
-    last: int,
-    limit: int,
-    max_bytes: int = MAX_BYTES_READ,
+    session: Session, filter: EventFilter, first: int, last: int, limit: int, max_bytes: int = MAX_BYTES_READ
 ) -> Matches:
     """Look for events from `first` to `last`, in the filter's order, a bounded way along.
 

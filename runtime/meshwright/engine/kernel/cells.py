@@ -87,11 +87,7 @@ class Cells:
     """The active actors of a runtime, least recently used first."""
 
     def __init__(
-        self,
-        max_active: int,
-        max_bytes: int,
-        max_resting: int,
-        evicted: Callable[[Sequence[ActorRef]], None],
+        self, max_active: int, max_bytes: int, max_resting: int, evicted: Callable[[Sequence[ActorRef]], None]
     ) -> None:
         self.kinds: dict[str, ActorKind] = {}
         self.remote_kinds: dict[str, ActorKind] = {}

@@ -112,13 +112,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
 
     def grant(
-        self,
-        owner: str,
-        claims: int,
-        *,
-        was_cut: bool = True,
-        journaled: bool = True,
-        is_over: bool = False,
+        self, owner: str, claims: int, *, was_cut: bool = True, journaled: bool = True, is_over: bool = False
     ) -> Grant:
         """The grant of the task to a worker, once it was claimed so many times before."""
         return Grant(
@@ -216,11 +210,7 @@ _MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with
 
 
 def unsuccessful(
-    status: Literal["cancelled", "failed"],
-    attempt: Entry | Grant,
-    agent_id: str,
-    fault: Fault,
-    now: datetime,
+    status: Literal["cancelled", "failed"], attempt: Entry | Grant, agent_id: str, fault: Fault, now: datetime
 ) -> Outcome:
     """The outcome of an attempt that its agent did not end itself, with its cost and changes."""
     return Outcome(

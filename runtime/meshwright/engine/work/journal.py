@@ -366,11 +366,7 @@ class Journal:
         return None
 
     async def park(
-        self,
-        kind: WaitKind,
-        reason: str,
-        due_at: datetime,
-        subject: dict[str, Any] | None = None,
+        self, kind: WaitKind, reason: str, due_at: datetime, subject: dict[str, Any] | None = None
     ) -> NoReturn:
         """Let the run wait in the step under way, which is run again at `due_at`, on any worker.
 

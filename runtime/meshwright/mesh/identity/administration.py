@@ -15,16 +15,8 @@ from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import NotFound
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import (
-    ScoreCard,
-)
-from meshwright.core.operations import (
-    Rule,
-    Strict,
-    has_role,
-    operation,
-    visible_tenant,
-)
+from meshwright.core.messages import ScoreCard
+from meshwright.core.operations import Rule, Strict, has_role, operation, visible_tenant
 from meshwright.core.payloads import redacted
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.status import MeshStatus

@@ -137,12 +137,7 @@ class OidcTokens:
             expires_at = datetime.fromtimestamp(int(claims["exp"]), UTC)
         except (OverflowError, ValueError, OSError):
             raise Unauthenticated("The token is refused: its exp is no time", remedy=_REMEDY) from None
-        return Caller(
-            tenant_id=tenant_id,
-            requested_by=f"oidc:{name}",
-            roles=roles,
-            expires_at=expires_at,
-        )
+        return Caller(tenant_id=tenant_id, requested_by=f"oidc:{name}", roles=roles, expires_at=expires_at)
 
     async def _key(self, key_id: str) -> jwt.PyJWK | None:
         """The issuer's key of that id. Raises IssuerUnavailable where none can be fetched."""

@@ -21,14 +21,7 @@ from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthentica
 from meshwright.core.files import File, task_file_of
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS
-from meshwright.core.messages import (
-    Caller,
-    Outcome,
-    Receipt,
-    TaskRequest,
-    TaskVariant,
-    trace_id_of,
-)
+from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant, trace_id_of
 from meshwright.core.operations import Rule, Strict, has_role, is_own, operation
 from meshwright.core.payloads import redacted
 from meshwright.core.task_events import TaskScored
@@ -180,11 +173,7 @@ class Operations(Acting):
         for url in referred_in(request.payload):
             await self._check_may_read(url)
         return await self.mesh.get(Tasks).submit(
-            request,
-            self.caller,
-            idempotency_key=idempotency_key,
-            traceparent=traceparent,
-            variants=variants,
+            request, self.caller, idempotency_key=idempotency_key, traceparent=traceparent, variants=variants
         )
 
     @operation(SEE_TASK, "GET /tasks/{task_id}", "Show a task", name="show_task", tag="tasks", errors=NO_TASK)

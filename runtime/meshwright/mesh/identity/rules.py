@@ -82,11 +82,7 @@ def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | No
             field="tenant_id",
         )
     return CallContext(
-        purpose=LLM_SERVICE,
-        tenant_id=tenant_id,
-        agent_id=user,
-        key_id=caller.key_id,
-        budgets=caller.budgets,
+        purpose=LLM_SERVICE, tenant_id=tenant_id, agent_id=user, key_id=caller.key_id, budgets=caller.budgets
     )
 
 

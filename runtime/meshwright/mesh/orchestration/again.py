@@ -139,11 +139,7 @@ async def plan_again(
     generation = task.generation + 1
     if begin == "start":
         return RetryResult(
-            task_id=task_id,
-            begin=begin,
-            generation=generation,
-            agent_id=task.agent_id,
-            error=outcome.error,
+            task_id=task_id, begin=begin, generation=generation, agent_id=task.agent_id, error=outcome.error
         )
     if keep is not None and outcome.completed_at < runtime.clock.now() - keep:
         raise Conflict(

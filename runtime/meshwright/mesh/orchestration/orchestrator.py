@@ -282,10 +282,7 @@ class Orchestrator(Actor[TaskRecord]):
         state.cancelling = False
         state.pauses.clear()
         payload = TaskRetried(
-            generation=self.task.generation,
-            begin=begin,
-            thread_id=self.task.thread_id,
-            error=outcome.error,
+            generation=self.task.generation, begin=begin, thread_id=self.task.thread_id, error=outcome.error
         )
         self._publish(turn, payload, agent_id=card.agent_id)
         self._dispatch(turn, card, continues, must_ask=must_ask)

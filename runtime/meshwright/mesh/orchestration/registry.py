@@ -276,11 +276,7 @@ class Registry:
         raise NoAgentAvailable(f"{agent_id!r} has no capability {name!r}", remedy=has, field="capability")
 
     def _nobody(
-        self,
-        capability: str,
-        exclude: Collection[str],
-        agent_id: str | None,
-        payload: dict[str, Any] | None,
+        self, capability: str, exclude: Collection[str], agent_id: str | None, payload: dict[str, Any] | None
     ) -> NoAgentAvailable:
         having = [
             member

@@ -9,8 +9,6 @@ PART = Part(
     settings="settings:AgentConfigSettings",
     events="event_types:EVENTS",
     resources="display:RESOURCES",
-    commands={
-        "config": "Change what a mesh does while it runs.",
-    },
+    commands={"config": "Change what a mesh does while it runs."},
     heading="Mesh",
 )

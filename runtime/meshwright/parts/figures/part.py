@@ -7,8 +7,6 @@ PART = Part(
     "figures",
     component="component:FiguresComponent",
     settings="settings:FiguresSettings",
-    commands={
-        "workers": "List workers with their leases, slots and tasks.",
-    },
+    commands={"workers": "List workers with their leases, slots and tasks."},
     heading="Mesh",
 )

@@ -10,12 +10,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from meshwright.core.access import Role
-from meshwright.core.errors import (
-    Conflict,
-    InvalidInput,
-    MeshError,
-    NotFound,
-)
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.operations import Rule, operation
 from meshwright.engine.events.answers import check_alone
 from meshwright.engine.events.audit import Audit

@@ -280,11 +280,7 @@ def _items(server: str, view: ConsentView) -> Iterator[Question]:
     for tool in view.withheld.values():
         before = view.accepted.get(tool.name)
         why = "is new" if before is None else "has changed"
-        subject = {
-            "is_new": before is None,
-            "digest": tool.digest,
-            "difference": difference(before, tool),
-        }
+        subject = {"is_new": before is None, "digest": tool.digest, "difference": difference(before, tool)}
         yield _item(server, tool, why, subject, tool.refused_by)
 
 

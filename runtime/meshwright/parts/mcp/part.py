@@ -12,7 +12,7 @@ PART = Part(
     resources="display:RESOURCES",
     toolset="tools:McpToolset",
     commands={
-        "mcp": "List MCP servers, add one, sign in, look at its tools and accept those that have changed.",
+        "mcp": "List MCP servers, add one, sign in, look at its tools and accept those that have changed."
     },
     heading="Mesh",
 )

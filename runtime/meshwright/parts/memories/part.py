@@ -8,8 +8,6 @@ PART = Part(
     component="component:MemoriesComponent",
     settings="settings:MemoriesSettings",
     resources="display:RESOURCES",
-    commands={
-        "memory": "List what agents remember, edit, promote and forget it.",
-    },
+    commands={"memory": "List what agents remember, edit, promote and forget it."},
     heading="Mesh",
 )

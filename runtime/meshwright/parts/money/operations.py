@@ -8,14 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import ZERO, Budget, Dollars, OnEmpty
-from meshwright.core.operations import (
-    Rule,
-    Strict,
-    operation,
-    require_all_tenants,
-    tenant_of,
-    visible_tenant,
-)
+from meshwright.core.operations import Rule, Strict, operation, require_all_tenants, tenant_of, visible_tenant
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.mesh.identity.filters import TaskCriteria, read_filter, require_known

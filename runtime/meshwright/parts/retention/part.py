@@ -8,8 +8,6 @@ PART = Part(
     component="component:RetentionComponent",
     settings="settings:RetentionSettings",
     events="event_types:EVENTS",
-    commands={
-        "prune": "Have old tasks leave the lists, and erase their contents.",
-    },
+    commands={"prune": "Have old tasks leave the lists, and erase their contents."},
     heading="Mesh",
 )

@@ -9,8 +9,6 @@ PART = Part(
     settings="settings:SchedulesSettings",
     events="event_types:EVENTS",
     resources="display:RESOURCES",
-    commands={
-        "schedules": "List schedules, make them, pause, resume and run them.",
-    },
+    commands={"schedules": "List schedules, make them, pause, resume and run them."},
     heading="Mesh",
 )
