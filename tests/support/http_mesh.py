@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,14 @@ class Api:
         client: Client,
         gate: asyncio.Event,
         url: str,
-        published: list[Event] | None = None,
+        misfits: set[str] | None = None,
     ) -> None:
         self.mesh = mesh
         self.session = session
         self.gate = gate
         self.url = url
         self.client = client
-        self.published = [] if published is None else published
+        self.misfits = set[str]() if misfits is None else misfits
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """The status and the document of an answer; a problem must be one by its type too."""
@@ -179,10 +179,10 @@ async def http_mesh(
     """A mesh with an echo, a gate and other agents, served on a free port.
 
     At the end each event that it has published fits the payload of its type, as `read` takes it without a
-    default in the place of a field. A test that forges events clears `published`.
+    default in the place of a field. A test that forges events clears `misfits`.
     """
     opened = asyncio.Event()
-    published: list[Event] = []
+    misfits = set[str]()
     gate = type("TestGate", (Gate,), {"opened": opened, "__doc__": Gate.__doc__})
     chosen = load_settings(project, **{"durability": "normal", "model": "offline", **settings})
     mesh = build_mesh(chosen, project=project, agents=[Echo, gate, *agents], model=script)
@@ -192,19 +192,17 @@ async def http_mesh(
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
         Client(server.url) as client,
     ):
-        mesh.runtime.listen("#", published.append, sealed=True)
-        yield Api(mesh, session, client, opened, server.url, published)
+        mesh.runtime.listen("#", lambda event: misfits.update(misfit(mesh.events, event)), sealed=True)
+        yield Api(mesh, session, client, opened, server.url, misfits)
         opened.set()
-    assert misfits(mesh.events, published) == set()
+    assert misfits == set()
 
 
-def misfits(kinds: Mapping[str, type[Payload]], events: Iterable[Event]) -> set[str]:
-    """The faults of payloads that do not fit the types of their events."""
-    faults = set[str]()
-    for event in events:
-        try:
-            if (kind := payload_of(kinds, event.event_type)) is not None:
-                struct_reader(kind, strict=True)(encode(event.payload))
-        except ValueError as error:
-            faults.add(f"{event.event_type}: {error}")
-    return faults
+def misfit(kinds: Mapping[str, type[Payload]], event: Event) -> set[str]:
+    """The fault of a payload that does not fit the type of its event."""
+    try:
+        if (kind := payload_of(kinds, event.event_type)) is not None:
+            struct_reader(kind, strict=True)(encode(event.payload))
+    except ValueError as error:
+        return {f"{event.event_type}: {error}"}
+    return set()

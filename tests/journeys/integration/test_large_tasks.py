@@ -150,7 +150,7 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
 
 async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> None:
     told: list[str] = []
-    notices = Notices(lambda event_type, known: told.append(event_type))
+    notices = Notices(lambda payload: told.append(payload.event_type))
     views = Views(Topics("mesh", "replies"), notices, kinds=None)
 
     async def hear() -> None:

@@ -319,7 +319,7 @@ async def test_a_subscriber_that_does_not_read_is_dropped(tmp_path: Path) -> Non
         event = await asyncio.wait_for(_until(api, "subscriber.dropped"), 60)
         assert "not read in time" in event.payload["reason"]
         writer.transport.abort()
-        api.published.clear()  # those changes had half a payload
+        api.misfits.clear()  # those changes had half a payload
 
 
 async def _until(api: Api, event_type: str) -> Any:
