@@ -48,8 +48,8 @@ from meshwright.engine.kernel.timers import Duty
 from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.folder import LOCK_NAME
 from meshwright.engine.work import AgentThread, Worker
-from meshwright.engine.work.claims import Sharing
 from meshwright.engine.work.entry import thread_of
+from meshwright.engine.work.sharing import Sharing
 from meshwright.mesh.components import Actors, Check, Component, offered
 from meshwright.mesh.mesh import FRONT, Mesh
 from meshwright.mesh.orchestration.settings import OrchestrationSettings

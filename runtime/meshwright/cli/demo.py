@@ -33,12 +33,12 @@ from meshwright.cli.timeline import Answering, NoAnswerError, draw, drawing, fol
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
 from meshwright.core.messages import Event, Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.schema import takes_approval
 from meshwright.core.settings import Settings, load_settings
 from meshwright.core.step_events import ToolCalled
 from meshwright.core.task_events import TaskWaiting
 from meshwright.engine.sql.folder import make_private
-from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 
 _FOLDER = Path(".mesh", "demo")

@@ -24,9 +24,9 @@ from meshwright.client import Client
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
+from meshwright.core.model_events import ModelCalled, ModelDelta
 from meshwright.core.schema import takes_approval
 from meshwright.core.task_events import TaskWaiting, WaitEnded
-from meshwright.models.event_types import ModelCalled, ModelDelta
 
 if TYPE_CHECKING:
     from meshwright.core.messages import Event

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from meshwright.core.clock import Clock
 from meshwright.core.errors import ModelError, error_of_code
 from meshwright.core.messages import Fault
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelTimeout,
@@ -34,7 +35,6 @@ from meshwright.models.errors import (
     is_mendable,
     is_refusal,
 )
-from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 
 COOLED_DOWN = "deployment.cooled_down"

@@ -17,6 +17,7 @@ from meshwright.agents.shipped import cache_warnings, warnings_of
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, ModelError
 from meshwright.core.messages import Event, Fault
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelRetried
 from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
 from meshwright.engine.events.inbox import Inbox
@@ -34,7 +35,6 @@ from meshwright.models.circuits import (
     GuardedServer,
     Retrying,
 )
-from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered, ModelRetried
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     POSITIONS,

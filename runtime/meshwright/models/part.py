@@ -7,7 +7,7 @@ PART = Part(
     "models",
     component="component:ModelsComponent",
     settings="settings:ModelsSettings",
-    events="event_types:EVENTS",
+    events="meshwright.core.model_events:EVENTS",
     commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
     heading="Mesh",
 )

@@ -13,12 +13,12 @@ from meshwright.core.clock import duration_of
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Plain, Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.engine.sql.database import Session
-from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import MODEL_CALLED
 from meshwright.money.account import ACCOUNT
 from meshwright.money.task_costs import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part

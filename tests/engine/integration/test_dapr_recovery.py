@@ -11,9 +11,10 @@ from meshwright.core.errors import Conflict, StoreUnavailable
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.stores.dapr.documents import Documents
 from meshwright.engine.stores.dapr.outbox import StoredActors
-from meshwright.engine.stores.dapr.recovery import Recovery, Watches, WatchList
+from meshwright.engine.stores.dapr.recovery import Recovery
 from meshwright.engine.stores.dapr.sidecar import Options, Sidecar
 from meshwright.engine.stores.dapr.state import State, WorkerLease
+from meshwright.engine.stores.dapr.watches import Watches, WatchList
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")

@@ -1,7 +1,7 @@
 """Which tasks a worker hands over."""
 
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work.claims import shares
+from meshwright.engine.work.sharing import shares
 from meshwright.engine.work.slots import Offer, SlotTable
 
 

@@ -12,6 +12,7 @@ from meshwright import create_agent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.circuits import Circuits, GuardedServer, Policy
@@ -23,7 +24,6 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
-from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel

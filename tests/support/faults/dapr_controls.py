@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from meshwright.core.errors import StoreUnavailable
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.stores.dapr.callbacks import AppCallbacks
-from meshwright.engine.stores.dapr.recovery import WatchList
 from meshwright.engine.stores.dapr.sidecar import Sidecar
+from meshwright.engine.stores.dapr.watches import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later

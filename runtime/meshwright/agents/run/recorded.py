@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from meshwright.agents.run.tool_calls import error_text, is_journaled, seconds_of
 from meshwright.core.messages import Event, Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.step_events import ToolCalled
 from meshwright.engine.kernel.envelope import Record
-from meshwright.models.event_types import ModelCalled
 from meshwright.models.port import MODEL_CALLED, ChatMessage, ModelReply, ModelRequest
 
 TOOL, APPROVE, _DELEGATE = "tool ", "approve ", "delegate"

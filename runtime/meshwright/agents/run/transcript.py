@@ -34,6 +34,7 @@ from meshwright.agents.tools.approval import arguments_text
 from meshwright.agents.tools.limited import cut
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.messages import Event, Task
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.redaction import redact, redact_data
 from meshwright.core.step_events import RunProgress, ToolCalled
 from meshwright.engine.events.filter import EventFilter
@@ -45,7 +46,6 @@ from meshwright.engine.work.journal import hash_of
 from meshwright.engine.work.people import asked_about
 from meshwright.engine.work.protocol import Wait, steps_stream
 from meshwright.engine.work.record import StepStatus, StepSummary, StepView, TaskRecord
-from meshwright.models.event_types import ModelCalled
 
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary

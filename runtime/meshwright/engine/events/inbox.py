@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from meshwright.core.encoding import encode
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Event, Plain
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
@@ -24,7 +25,6 @@ from meshwright.engine.events.rows import PRUNED_EVENT
 from meshwright.engine.events.status import account_of
 from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
-from meshwright.models.event_types import DeploymentLeftAlone, DeploymentRecovered
 
 _WAITING, _ENDED = "task.waiting", "wait.ended"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"

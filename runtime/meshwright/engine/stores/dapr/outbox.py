@@ -22,7 +22,7 @@ from meshwright.engine.stores.dapr.sidecar import CALL, DELIVER, Sidecar, decode
 from meshwright.engine.stores.dapr.state import growing_pause
 
 if TYPE_CHECKING:
-    from meshwright.engine.stores.dapr.recovery import WatchList
+    from meshwright.engine.stores.dapr.watches import WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
 

@@ -30,9 +30,10 @@ from meshwright.engine.stores.dapr.callbacks import AppCallbacks
 from meshwright.engine.stores.dapr.channels import Channel, choose, make_channel
 from meshwright.engine.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
 from meshwright.engine.stores.dapr.outbox import Outbox, StoredActor, StoredActors
-from meshwright.engine.stores.dapr.recovery import Recovery, Watches, WatchList
+from meshwright.engine.stores.dapr.recovery import Recovery
 from meshwright.engine.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
 from meshwright.engine.stores.dapr.state import State, WorkerLease
+from meshwright.engine.stores.dapr.watches import Watches, WatchList
 
 _logger = logging.getLogger("meshwright.dapr")
 
