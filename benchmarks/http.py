@@ -28,7 +28,8 @@ from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.cli.serving import collect_young
 from meshwright.core.encoding import encode
-from meshwright.core.messages import Event, Outcome, Receipt, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.edges.http.server import serving
 from tests.support.settings import Settings
 

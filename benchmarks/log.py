@@ -12,8 +12,9 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Dispatch, Event, Outcome
+from meshwright.core.messages import Dispatch, Outcome
 from meshwright.engine.events import table
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.sql.database import Session

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         ToolFailed,
         WaitExpired,
     )
+    from meshwright.core.events import Event
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
-    from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
+    from meshwright.core.messages import Outcome, Receipt, Task, TaskRequest
     from meshwright.core.part import Part
     from meshwright.engine.work.people import Approval
 
@@ -42,7 +43,7 @@ HOMES = {
     "Capability": "core.capability",
     "Client": "client",
     "Delegation": "agents.run.delegation",
-    "Event": "core.messages",
+    "Event": "core.events",
     "File": "core.files",
     "LimitReached": "core.errors",
     "Limits": "core.limits",

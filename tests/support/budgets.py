@@ -7,7 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from meshwright.core.messages import Event, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog

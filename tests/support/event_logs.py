@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.clock import Clock
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.core.parts import ours
 from meshwright.core.payloads import by_type
 from meshwright.engine.events import table

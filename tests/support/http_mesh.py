@@ -11,7 +11,7 @@ import aiohttp
 
 from meshwright import Agent, Capability, Client, Run, ToolFailed
 from meshwright.core.encoding import encode, struct_reader
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.payloads import Payload, payload_of
 from meshwright.edges.http.server import serving
 from meshwright.mesh.app import build_mesh

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, tool
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh

@@ -13,7 +13,8 @@ from typing import Any
 from meshwright.agents.agent import Agent
 from meshwright.agents.run.run import Run
 from meshwright.core.capability import Capability
-from meshwright.core.messages import Event, Outcome, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome, TaskRequest
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.database import Database

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from meshwright.core.messages import Dispatch, Event, Fault, Outcome, Parent, ScoreCard, Task, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Dispatch, Fault, Outcome, Parent, ScoreCard, Task, Usage
 from meshwright.engine.events.tasks import TaskSummary
 from tests.support.event_logs import START, LogOnFile, event
 

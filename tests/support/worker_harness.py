@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from meshwright.core.capability import Capability, Registration
-from meshwright.core.messages import Event, Outcome
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.turns import ActorKind

@@ -10,7 +10,8 @@ from meshwright.core import topics
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import ENDED, Event, Fault, Outcome, Parent, Receipt, Task
+from meshwright.core.events import Event
+from meshwright.core.messages import ENDED, Fault, Outcome, Parent, Receipt, Task
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.guarantees import Subscription
 from meshwright.engine.kernel.runtime import Runtime

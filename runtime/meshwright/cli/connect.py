@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from meshwright.agents.agent import Agent
     from meshwright.client import Client
-    from meshwright.core.messages import Event
+    from meshwright.core.events import Event
     from meshwright.core.settings import Settings
     from meshwright.mesh.mesh import Mesh
     from meshwright.models.port import Model

@@ -32,7 +32,8 @@ from meshwright.cli.project import trust_option
 from meshwright.cli.timeline import Answering, NoAnswerError, draw, drawing, follow_task, print_answer
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
-from meshwright.core.messages import Event, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.schema import takes_approval
 from meshwright.core.settings import Settings, load_settings

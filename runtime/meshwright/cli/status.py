@@ -30,7 +30,8 @@ from meshwright.core.errors import HostError, NotFound
 
 if TYPE_CHECKING:
     from meshwright.client import EventFields
-    from meshwright.core.messages import Event, TaskStatus
+    from meshwright.core.events import Event
+    from meshwright.core.messages import TaskStatus
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _GIGABYTE = 1e9

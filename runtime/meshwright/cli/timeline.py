@@ -29,7 +29,7 @@ from meshwright.core.schema import takes_approval
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 
 if TYPE_CHECKING:
-    from meshwright.core.messages import Event
+    from meshwright.core.events import Event
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}

@@ -1,4 +1,4 @@
-"""The plain data of the mesh: tasks, outcomes and events.
+"""The plain data of the mesh: tasks and outcomes; `core.events` has events.
 
 Everything here travels as JSON that another language can read. Unknown fields survive a round trip, so
 that an older process can pass on what a newer one sent. Times are RFC 3339 in UTC, durations seconds.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from msgspec import UNSET, Raw, UnsetType, convert, field
-from msgspec.structs import force_setattr, replace
+from msgspec import Raw, field
+from msgspec.structs import force_setattr
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,9 +22,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.core.encoding import Struct, encode, write_struct
 from meshwright.core.errors import TaskFailed
 from meshwright.core.files import TaskFile
 from meshwright.core.ids import Identifier
@@ -32,7 +31,6 @@ from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Li
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
 from meshwright.core.payloads import Fact
 from meshwright.core.schema_checks import object_schema
-from meshwright.core.topics import APPLICATION, type_on
 
 TaskStatus = Literal[
     "accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"
@@ -494,119 +492,3 @@ class Outcome(Struct, kw_only=True):
         except ValidationError as error:
             problem = f"{who} answered in another shape than {shape.__name__}: {error}"
             raise TaskFailed(problem, task_id=self.task_id) from error
-
-
-class Event(Struct, kw_only=True):
-    """Something that happened, in the past tense (`task.accepted`), on a topic of the bus.
-
-    Callers publish on topics that begin with `app.`, and the types of such events begin so too. An event of
-    any other type was made by the mesh.
-
-    `id` is `{actor}/{n}`, n counting what that actor sent, so that a consumer can drop a repeat.
-    `aggregate_id` is the actor whose story the event belongs to; `seq` is the log's own number.
-    """
-
-    id: str
-    event_type: str
-    event_version: int = 1
-    topic: str
-    time: datetime
-    tenant_id: str = "default"
-    task_id: str | None = None
-    agent_id: str | None = None
-    trace_id: str | None = None
-    traceparent: str | None = None
-    aggregate_id: str = ""
-    idempotency_key: str | None = None
-    payload: Any = field(default_factory=dict)
-    seq: int | None = None
-    unknown: dict[str, Any] | UnsetType = UNSET
-    """Fields of a newer version, which are passed on."""
-
-    def __post_init__(self) -> None:
-        if type(self.time) is not datetime:
-            force_setattr(self, "time", convert(self.time, datetime))
-        if self.topic[:4] == APPLICATION:
-            force_setattr(self, "event_type", type_on(self.topic, self.event_type))
-
-    @classmethod
-    def model_validate(cls, value: Any) -> Self:
-        """Read plain data. Raises ValueError where it does not fit."""
-        event = super().model_validate(value)
-        if isinstance(value, dict) and not value.keys() <= _EVENT_FIELDS:
-            unknown = {name: field for name, field in value.items() if name not in _EVENT_FIELDS}
-            return event.model_copy(update={"unknown": unknown})
-        return event
-
-    @classmethod
-    def model_validate_json(cls, data: bytes | str) -> Self:
-        """Read JSON. Raises ValueError where it is none, or does not fit."""
-        return cls.model_validate(from_json(data))
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it has as JSON, its payload being JSON already."""
-        payload = self.payload
-        size = len(self.id) + len(self.topic) + len(self.idempotency_key or "")
-        size += len(payload) if isinstance(payload, bytes) else 0
-        return size + len(encode(self.unknown)) if self.unknown else size
-
-    @property
-    def title(self) -> str:
-        """Its name in a refusal."""
-        return f"the event {self.event_type!r}"
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The payload as plain data; empty where it is no object."""
-        payload = self.payload
-        if isinstance(payload, (Json, BaseModel, Struct)):
-            try:
-                payload = decode(encode(payload))
-            except ValueError:  # of a row that was altered
-                return {}
-        return payload if isinstance(payload, dict) else {}
-
-    def encode(self) -> bytes:
-        """The event as JSON, as it is stored and sent. Raises ValueError where it cannot be JSON."""
-        event = self if type(self.payload) is Json else self._with(as_json(self.id, self.payload))
-        if not self.unknown:
-            return write_struct(event)
-        return to_json({**from_json(write_struct(replace(event, unknown=UNSET))), **self.unknown})
-
-    def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
-        """Its fields as plain data, for `json` as JSON has them."""
-        if mode == "json":
-            return from_json(self.encode())
-        fields = super().model_dump()
-        return {**fields, **fields.pop("unknown", {})}
-
-    def model_dump_json(self) -> str:
-        """It as JSON."""
-        return self.encode().decode()
-
-    def sealed(self, *, mend: bool = False) -> Event:
-        """This event, its payload made JSON now.
-
-        Raises InvalidInput where it cannot be JSON; to `mend` it replaces that by something that says so.
-        """
-        if type(self.payload) is Json:
-            return self
-        return self._with(Json(encode(self.payload)) if mend else as_json(self.id, self.payload))
-
-    def plain(self) -> Event:
-        """A copy whose payload is plain data of its own."""
-        return self._with(decode(encode(self.payload)))
-
-    def _with(self, payload: Any) -> Event:
-        return replace(self, payload=payload)
-
-
-_EVENT_FIELDS = frozenset(Event.__struct_fields__)
-
-
-@lru_cache(maxsize=512)
-def trace_id_of(traceparent: str | None) -> str | None:
-    """The trace id inside a W3C traceparent, if there is one."""
-    parts = traceparent.split("-") if traceparent else []
-    return parts[1] if len(parts) == 4 else None

@@ -19,18 +19,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    Protocol,
-    Self,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import NODEFAULT, StructMeta
@@ -38,6 +27,7 @@ from pydantic import BaseModel
 
 from meshwright.core.display import Document
 from meshwright.core.encoding import Json, Struct, decode, encode, from_plain, struct_reader
+from meshwright.core.events import Event
 from meshwright.core.money import ZERO
 from meshwright.core.topics import MESH
 
@@ -77,13 +67,6 @@ class _PayloadType(StructMeta):
         super().__init__(*args)
 
 
-class _Event(Protocol):
-    @property
-    def event_type(self) -> str: ...
-    @property
-    def payload(self) -> Any: ...
-
-
 class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
     """Base of the payloads of events. The head of a class names the `type` of its events, or several.
 
@@ -102,7 +85,7 @@ class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
     event_unlisted: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def read(cls, event: _Event) -> Self | None:
+    def read(cls, event: Event) -> Self | None:
         """The payload of an event of this type, None for an event of another type.
 
         A field that is missing, or has another shape, is as its default, or empty: an event may be older, or

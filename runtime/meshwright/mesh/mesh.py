@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from meshwright.core import topics
 from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import Draining, HostError, StoreFailed, TooLarge
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.core.parts import ours
 from meshwright.core.payloads import Payload
 from meshwright.core.settings import Settings

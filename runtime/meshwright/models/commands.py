@@ -28,7 +28,7 @@ from meshwright.money.settings import LedgerSettings
 
 if TYPE_CHECKING:
     from meshwright.client import Client
-    from meshwright.core.messages import Event
+    from meshwright.core.events import Event
     from meshwright.core.settings import Settings
     from meshwright.models.overview import Deployments
 

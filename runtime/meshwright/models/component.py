@@ -16,7 +16,8 @@ from meshwright.agents.prompts import PromptSources
 from meshwright.agents.shipped import cache_warnings, warnings_of
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, ModelError
-from meshwright.core.messages import Event, Fault
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelRetried
 from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from meshwright.core import topics
 from meshwright.core.errors import InvalidInput, NotFound, sentence
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Event
 from meshwright.core.money import MAX_DOLLARS, Budget, OnEmpty, is_amount
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef

@@ -13,8 +13,9 @@ from msgspec.structs import replace as replace_fields
 
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import Event, Plain
+from meshwright.core.messages import Plain
 from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.protocol import DEFAULT_TENANT

@@ -21,8 +21,9 @@ from meshwright.core.errors import (
     NotFound,
     StoreUnavailable,
 )
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, TaskBudget
+from meshwright.core.messages import TaskBudget
 from meshwright.core.money import TASK_BUDGET, Budget
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.protocol import DEFAULT_TENANT, tenant_scoped

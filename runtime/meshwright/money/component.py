@@ -17,8 +17,9 @@ from typing import Any
 from meshwright.agents.agent import AgentTypes
 from meshwright.core import topics
 from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, Usage
+from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.kernel.runtime import Runtime

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from meshwright.core.clock import duration_of
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, Plain, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Plain, Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.engine.events.filter import TaskFilter, seconds

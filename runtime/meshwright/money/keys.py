@@ -23,8 +23,8 @@ from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.clock import duration_of
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError, NotFound, Unauthenticated
+from meshwright.core.events import Event
 from meshwright.core.ids import ID_PATTERN, Identifier, new_id
-from meshwright.core.messages import Event
 from meshwright.core.money import Budget
 from meshwright.core.settings import Settings
 from meshwright.edges.http.settings import HttpSettings

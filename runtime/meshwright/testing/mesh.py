@@ -24,7 +24,8 @@ from meshwright.client import Client
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
-from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest
 from meshwright.core.money import ZERO
 from meshwright.core.settings import load_settings
 from meshwright.core.step_events import ToolCalled

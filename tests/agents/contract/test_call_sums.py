@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED

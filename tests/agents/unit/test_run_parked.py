@@ -14,7 +14,8 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.agents.run.run import Run
-from meshwright.core.messages import Event, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Usage
 from meshwright.mesh.orchestration.status import StatusReader
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.circuits import MAX_TRIES

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from meshwright import Agent, Capability, TaskRequest, tool
 from meshwright.agents.run.replies import MAX_CHARS, PAUSE_SECONDS, Deltas
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.tails import MAX_UNLOGGED
 from meshwright.mesh.app import build_mesh

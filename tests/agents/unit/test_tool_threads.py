@@ -14,7 +14,8 @@ import pytest
 
 from meshwright import Agent, Capability, tool
 from meshwright.core.errors import ConfigError
-from meshwright.core.messages import Event, Outcome
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import FileTools

@@ -14,7 +14,7 @@ from meshwright.agents.run.recorded import SentMessages
 from meshwright.agents.run.run import Run
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.work.record import StepView
 from meshwright.mesh.orchestration.tasks import Tasks

@@ -12,7 +12,7 @@ import pytest
 from meshwright.cli.output import Line, line_of
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.core.display import local_time
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.edges.client.client import ENDINGS
 
 CARD = {

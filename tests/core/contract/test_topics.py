@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.guarantees import Subscription
 from tests.support.harness import RuntimeHarness

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from meshwright.core.access import Role
 from meshwright.core.encoding import Struct, encode
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, Fault, Outcome
+from meshwright.core.messages import Fault, Outcome
 from meshwright.core.parts import event_types
 from meshwright.core.payloads import Payload, facts_of, redacted
 from meshwright.core.topics import MESH, MODEL_DELTA

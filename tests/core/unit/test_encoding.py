@@ -15,7 +15,8 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import as_json, encode, plain, stable_json
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, Fault, ScoreCard
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault, ScoreCard
 from meshwright.models.port import CallContext, ChatMessage, ModelRequest, ToolCall, ToolSpec
 
 NOW = datetime(2026, 3, 1, 12, 30, 0, 5, tzinfo=UTC)

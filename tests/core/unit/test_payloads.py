@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Event, Fault
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault
 from meshwright.core.payloads import Fact, Payload, StepPayload, by_type, declared, facts_of, payload_of
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     DURABLE,

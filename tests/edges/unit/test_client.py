@@ -15,7 +15,7 @@ from aiohttp import web
 from meshwright import BlockingClient, Client
 from meshwright.client import MeshUnreachable
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.edges.client.transports import server_events
 from meshwright.models.errors import BudgetExceeded
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from meshwright.cli.app import mesh as cli
 from meshwright.core.clock import SystemClock
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events import table
 from meshwright.engine.events.rows import ERASED_EVENT, PRUNED_EVENT
 from meshwright.engine.events.verify import (

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import Conflict
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.engine.events.filter import EventFilter, Matcher
 from meshwright.engine.sql.database import Session
 from meshwright.engine.sql.sqlite import SqliteDatabase

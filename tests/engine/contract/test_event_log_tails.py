@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from pydantic import BaseModel
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.tails import MAX_BUFFERED
 from tests.support.event_logs import LogOnFile, event, seqs

@@ -7,7 +7,7 @@ import pytest
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.inbox import Inbox, Question, question_id
 from meshwright.engine.events.tasks import PRUNED
 from meshwright.engine.sql.database import Session

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.encoding import decode, encode
-from meshwright.core.messages import Event, Fault
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault
 from meshwright.engine.events import table
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.sql.database import Session

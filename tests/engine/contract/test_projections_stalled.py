@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.projections import FAILED

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.errors import Conflict, StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef, Record

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.errors import TooLarge
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef, Message, Record
 from meshwright.engine.kernel.runtime import Runtime

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from meshwright.cli.status import status_text
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.status import MeshStatus, status_of
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import accepted, dispatched, ended, progress

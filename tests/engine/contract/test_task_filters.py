@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Dispatch, Event, Parent, Task
+from meshwright.core.events import Event
+from meshwright.core.messages import Dispatch, Parent, Task
 from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.events.task_lists import known_values
 from meshwright.engine.sql.database import Session

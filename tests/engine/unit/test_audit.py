@@ -9,7 +9,8 @@ import pytest
 
 from meshwright import Client
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import Caller, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller
 from meshwright.engine.events.audit import RECORDED, Audit, hashed
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.verify import verify

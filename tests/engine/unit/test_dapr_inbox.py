@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.encoding import encode
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.dapr import DaprStore, Options

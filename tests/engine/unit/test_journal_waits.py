@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.memory import InMemoryStore

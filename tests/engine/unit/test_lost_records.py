@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from meshwright.core.errors import StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.mesh.app import StoreDeps, build_mesh

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright.core.errors import HostError, InvalidInput, StoreFailed, StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel import shared

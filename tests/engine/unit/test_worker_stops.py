@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.memory import MemoryData

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.mesh.orchestration.tasks import Tasks

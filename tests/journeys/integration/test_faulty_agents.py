@@ -11,8 +11,9 @@ from meshwright.agents.agent import Agent
 from meshwright.agents.run.run import Run
 from meshwright.core.capability import Capability
 from meshwright.core.errors import DelegationFailed, MailboxFull
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, TaskRequest
+from meshwright.core.messages import TaskRequest
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.faults.oracle import complaints

@@ -11,8 +11,8 @@ import pytest
 
 from meshwright.cli.output import document, event_line
 from meshwright.core.access import Role
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.core.topics import MESH, TASK_PROGRESS
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.identity.rules import event_facts

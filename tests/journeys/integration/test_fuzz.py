@@ -20,7 +20,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshwright.core.access import ALL_ROLES
-from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.dapr import DaprStore, Options
 from meshwright.engine.stores.dapr.channels import make_channel

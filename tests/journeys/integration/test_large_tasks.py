@@ -15,7 +15,8 @@ from fastapi import FastAPI
 
 from meshwright import Client
 from meshwright.core.clock import SystemClock
-from meshwright.core.messages import Caller, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller
 from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions

@@ -25,7 +25,7 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.agents.run.run import Delegation
 from meshwright.core import topics
 from meshwright.core.errors import Conflict
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ToolCall

@@ -19,7 +19,8 @@ from meshwright import Agent
 from meshwright.agents.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.mqtt.outgoing import TASK_VERBS
 from meshwright.engine.events.audit import RECORDED
 from meshwright.engine.events.filter import EventFilter

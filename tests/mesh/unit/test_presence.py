@@ -14,7 +14,7 @@ from meshwright.agents.run.run import Run
 from meshwright.core import topics
 from meshwright.core.capability import AgentStatus, Registration
 from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.timers import every
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for

@@ -11,7 +11,8 @@ import yaml
 from meshwright import create_agent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Event, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import TaskRequest
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Usage
 from meshwright.models.port import Call
 from meshwright.money.costs import COLUMNS, Cost, CostQuery, costs_of, row_of, since_of
 from tests.support.event_logs import START, LogOnFile, event, open_log

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import Conflict, NotFound, Overloaded
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.sqlite import SqliteDatabase

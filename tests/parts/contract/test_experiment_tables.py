@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.messages import Event, Fault, Outcome, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault, Outcome, Usage
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.sqlite import SqliteDatabase

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.sqlite import SqliteDatabase

@@ -12,7 +12,8 @@ import pytest
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import Caller, Event, Receipt, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, Receipt, TaskRequest
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.turns import ActorKind

@@ -18,8 +18,8 @@ from meshwright import Agent, Capability, Client, Run
 from meshwright.cli.app import run as run_mesh
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked, StoreMoved, StoreTooNew
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.verify import verify

@@ -17,7 +17,8 @@ from meshwright.agents.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable, Unauthenticated
-from meshwright.core.messages import Caller, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller
 from meshwright.core.operations import operation_of, operations_of
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import EventFilter, TaskFilter

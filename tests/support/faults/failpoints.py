@@ -18,7 +18,7 @@ from typing import Any
 
 from meshwright.core.clock import Clock
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from meshwright.core.messages import Event, Outcome
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef
 from meshwright.engine.work.protocol import ORCHESTRATOR, TaskKey

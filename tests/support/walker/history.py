@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.work.record import TaskView
 from tests.support.walker.acts import Act

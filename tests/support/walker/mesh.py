@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 from unittest.mock import patch
 
 from meshwright.core.access import ALL_ROLES
-from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.parts import ours
 from meshwright.core.settings import Settings, load_settings
 from meshwright.engine.events.filter import EventFilter

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.work.record import TaskView

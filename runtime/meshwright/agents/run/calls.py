@@ -28,8 +28,9 @@ from meshwright.agents.tools.limited import cut
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import AgentError, ModelError, ToolFailed, error_of_code
+from meshwright.core.events import Event, trace_id_of
 from meshwright.core.ids import ID_PATTERN, new_id
-from meshwright.core.messages import Event, Outcome, Usage, trace_id_of
+from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import is_amount
 from meshwright.core.step_events import CutOffReply, InvalidAnswer
 from meshwright.engine.work.paths import OpenStep, ProgressEvent

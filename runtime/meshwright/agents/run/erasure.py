@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from meshwright.core import topics
 from meshwright.core.encoding import decode
 from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.events import Event, trace_id_of
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Caller, Event, Task, trace_id_of
+from meshwright.core.messages import Caller, Task
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.events import table
 from meshwright.engine.events.audit import Audit

@@ -16,7 +16,8 @@ from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 from meshwright.agents.run.tool_calls import error_text, is_journaled, seconds_of
-from meshwright.core.messages import Event, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.step_events import ToolCalled
 from meshwright.engine.kernel.envelope import Record

@@ -33,7 +33,8 @@ from meshwright.agents.run.tool_calls import content_of, result_summary
 from meshwright.agents.tools.approval import arguments_text
 from meshwright.agents.tools.limited import cut
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.messages import Event, Task
+from meshwright.core.events import Event
+from meshwright.core.messages import Task
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.redaction import redact, redact_data
 from meshwright.core.step_events import RunProgress, ToolCalled

@@ -19,8 +19,9 @@ from meshwright.agents.trees.tree import Tree, TreeChange, TreeLease, TreeServic
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, NotFound, ToolFailed
+from meshwright.core.events import Event
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.operations import Rule, operation
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.tasks import PRUNED

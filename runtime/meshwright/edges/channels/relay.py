@@ -19,8 +19,9 @@ from pydantic_core import from_json
 
 from meshwright.core.display import visible
 from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, MeshError, NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import ENDED, Caller, Event, Outcome, TaskRequest
+from meshwright.core.messages import ENDED, Caller, Outcome, TaskRequest
 from meshwright.core.redaction import Marks, redact
 from meshwright.core.schema import takes_approval
 from meshwright.core.step_events import RunProgress

@@ -22,7 +22,7 @@ from meshwright.core import __version__
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Draining, HostError, MeshError, NotFound, StoreUnavailable, error_of_code
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 
 if TYPE_CHECKING:
     import aiohttp

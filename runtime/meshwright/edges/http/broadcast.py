@@ -16,7 +16,7 @@ from typing import NamedTuple
 from fastapi.sse import KEEPALIVE_COMMENT
 
 from meshwright.core.errors import HostError
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 
 PING_SECONDS = 15.0
 PIECE_BYTES = 128 * 1024  # written at a time: what a client that reads nothing makes us hold

@@ -20,7 +20,7 @@ from starlette.responses import StreamingResponse
 
 from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.broadcast import PIECE_BYTES, PING_SECONDS, Broadcast

@@ -16,7 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (

@@ -19,8 +19,9 @@ from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.payloads import Payload
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.core.topics import AGENTS, TASK_PROGRESS

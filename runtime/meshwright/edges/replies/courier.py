@@ -20,7 +20,8 @@ from typing import Any, Generic, TypeVar
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, NotFound
-from meshwright.core.messages import ENDED, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import ENDED
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.event_types import ReplyUnsent
 from meshwright.edges.replies import table

@@ -16,8 +16,9 @@ from meshwright.agents.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
+from meshwright.core.events import Event
 from meshwright.core.ids import ID_PATTERN, derived_id
-from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.payloads import Payload
 from meshwright.core.schema import fault_text, faults
 from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of

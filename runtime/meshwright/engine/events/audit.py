@@ -16,8 +16,9 @@ from typing import Any
 from meshwright.core import topics
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.redaction import redact_data
 from meshwright.engine.events.event_types import AuditRecorded
 from meshwright.engine.events.filter import EventFilter

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
 from meshwright.core.errors import ConfigError, HostError
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
 from meshwright.engine.events.audit import Audit, aggregate_of

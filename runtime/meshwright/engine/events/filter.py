@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.encoding import encode
+from meshwright.core.events import Event
 from meshwright.core.ids import version_prefix
-from meshwright.core.messages import Event, TaskStatus
+from meshwright.core.messages import TaskStatus
 
 if TYPE_CHECKING:
     from meshwright.engine.sql.database import Session

@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Event, Plain
+from meshwright.core.messages import Plain
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import TaskFilter, seconds

@@ -12,8 +12,8 @@ from msgspec.structs import force_setattr
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import HostError, StoreFailed
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.core.payloads import Payload
 from meshwright.engine.events import table
 from meshwright.engine.events.event_types import EventsPruned, LossAccepted, LossNoticed, StoreUpgraded

@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Event, Plain
+from meshwright.core.messages import Plain
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
 from meshwright.engine.events.event_types import ProjectionFailed

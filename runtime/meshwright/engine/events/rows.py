@@ -25,7 +25,7 @@ import msgspec
 from msgspec import UNSET
 
 from meshwright.core.encoding import decode, encode
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.topics import MESH
 from meshwright.engine.events.filter import KEYED, seconds
 from meshwright.engine.sql.database import Row, Session, marks

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from meshwright.core.messages import Event, Plain
+from meshwright.core.events import Event
+from meshwright.core.messages import Plain
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import seconds

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Seque
 from itertools import islice
 
 from meshwright.core.encoding import Json, decode, encode
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.filter import EventFilter, Matcher
 from meshwright.engine.events.rows import COLUMN_LIST, PAYLOAD, event_of
 from meshwright.engine.events.table import MAX_BYTES_READ, Matches

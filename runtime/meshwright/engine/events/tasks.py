@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting

@@ -16,7 +16,7 @@ from typing import Any
 from meshwright.core import topics
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import HostError, NotFound
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog

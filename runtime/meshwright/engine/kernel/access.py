@@ -8,7 +8,7 @@ from typing import Any
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import HostError, StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.ahead import AheadExecutor
 from meshwright.engine.kernel.cells import Cells
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Record

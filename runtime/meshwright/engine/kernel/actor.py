@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct, as_json
-from meshwright.core.messages import Event, trace_id_of
+from meshwright.core.events import Event, trace_id_of
 from meshwright.core.payloads import Payload
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 

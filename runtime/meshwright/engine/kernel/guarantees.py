@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from meshwright.core import topics
 from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRef, Message
 
 Listener = Callable[[Event], None]

@@ -16,8 +16,8 @@ from typing import Any
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES, as_json
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.kernel.access import StoreAccess
 from meshwright.engine.kernel.ahead import AheadExecutor

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from meshwright.core.errors import Conflict, StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.cells import Cell, Surroundings, settle, without_alarm
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.guarantees import dead_letter

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from meshwright.core.errors import Conflict, NotFound, StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.guarantees import Bus
 from meshwright.engine.kernel.turns import ActorKind

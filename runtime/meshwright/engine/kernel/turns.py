@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 
 from meshwright.core.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.actor import Actor, Turn
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 

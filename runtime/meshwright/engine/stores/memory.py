@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Conflict
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.guarantees import RECORD_GAP

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events import table
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import Written

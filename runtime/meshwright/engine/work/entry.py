@@ -8,8 +8,9 @@ from typing import Any, Literal
 from msgspec import field
 
 from meshwright.core.encoding import Struct, encode
+from meshwright.core.events import Event
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import Event, Fault, Outcome, Usage
+from meshwright.core.messages import Fault, Outcome, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work.protocol import (

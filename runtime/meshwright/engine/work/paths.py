@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 from meshwright.core import topics
 from meshwright.core.encoding import own_json, stable_json
 from meshwright.core.errors import HostError
-from meshwright.core.messages import Event, trace_id_of
+from meshwright.core.events import Event, trace_id_of
 from meshwright.core.payloads import StepPayload
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from meshwright.core import topics
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
 from meshwright.core.logs import log_about
-from meshwright.core.messages import Event
 from meshwright.core.task_events import WorkStopping
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime

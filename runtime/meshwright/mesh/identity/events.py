@@ -7,8 +7,9 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from meshwright.core.access import Role
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import ENDED, Event
+from meshwright.core.messages import ENDED
 from meshwright.core.operations import Rule, has_role, operation
 from meshwright.core.task_events import TaskEnded
 from meshwright.engine.events.audit import Audit

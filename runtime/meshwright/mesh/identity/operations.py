@@ -18,10 +18,11 @@ from meshwright.agents.run.files import referred_in
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.access import Role
 from meshwright.core.errors import Forbidden, HostError, MeshError, Unauthenticated
+from meshwright.core.events import trace_id_of
 from meshwright.core.files import File, task_file_of
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS
-from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant, trace_id_of
+from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant
 from meshwright.core.operations import Rule, Strict, has_role, is_own, operation
 from meshwright.core.payloads import redacted
 from meshwright.core.task_events import TaskScored

@@ -16,7 +16,8 @@ from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Forbidden
-from meshwright.core.messages import Caller, Event, Fault
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller, Fault
 from meshwright.core.operations import Rule as Rule
 from meshwright.core.operations import has_role as has_role
 from meshwright.core.operations import is_own as is_own

@@ -17,9 +17,10 @@ from meshwright.agents.trees.settings import WORKSPACE
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode, is_deeper
 from meshwright.core.errors import HostError, InvalidInput, Overloaded, TooLarge
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.limits import DEADLINE_SECONDS
-from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, TaskVariant
+from meshwright.core.messages import ENDED, Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.task_events import TaskAccepted
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime

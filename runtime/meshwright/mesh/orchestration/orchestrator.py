@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable, NotFound
-from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Parent, Receipt, ScoreCard, Task
+from meshwright.core.events import Event
+from meshwright.core.messages import ENDED, Dispatch, Fault, Outcome, Parent, Receipt, ScoreCard, Task
 from meshwright.core.payloads import Payload
 from meshwright.core.task_events import (
     AttemptFailed,

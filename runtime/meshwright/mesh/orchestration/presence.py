@@ -11,8 +11,9 @@ from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, Outcome
+from meshwright.core.messages import Outcome
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.timers import Duty

@@ -19,7 +19,8 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from meshwright.core.capability import Capability
-from meshwright.core.messages import Event, Fault, Outcome, ScoreCard
+from meshwright.core.events import Event
+from meshwright.core.messages import Fault, Outcome, ScoreCard
 from meshwright.engine.events.tasks import outcome_of
 from meshwright.engine.sql.database import Session
 

@@ -13,7 +13,8 @@ from meshwright.agents.agent import AgentTypes
 from meshwright.agents.event_types import AgentMissing
 from meshwright.core import topics
 from meshwright.core.errors import NoAgentAvailable, NotFound
-from meshwright.core.messages import Event, Plain
+from meshwright.core.events import Event
+from meshwright.core.messages import Plain
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import LOSS_NOTICED
 from meshwright.engine.events.status import (

@@ -18,8 +18,9 @@ from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.operations import Rule, operation
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.kernel.actor import Actor, Turn, turn

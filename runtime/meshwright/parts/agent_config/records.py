@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, Conflict, NotFound, Overloaded
+from meshwright.core.events import Event
 from meshwright.core.http_calls import is_metadata
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import Event
 from meshwright.edges.bodies import ChangeBody
 from meshwright.engine.sql.database import Session, marks
 from meshwright.models.providers import PROVIDERS, provider_of

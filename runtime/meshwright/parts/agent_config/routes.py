@@ -22,9 +22,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from meshwright.core import topics
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, Overloaded
+from meshwright.core.events import Event
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Caller
 from meshwright.core.operations import operation_of
 from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, NotFound, Overloaded
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.sql.database import Session, marks
 
 

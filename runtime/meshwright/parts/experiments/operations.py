@@ -12,8 +12,9 @@ from meshwright.agents.agent import AgentTypes
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
+from meshwright.core.events import Event
 from meshwright.core.ids import Identifier, derived_id, new_id
-from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.operations import Limit, Rule, operation, operation_of
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.inbox import Question, question_id

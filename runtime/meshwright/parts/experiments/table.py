@@ -18,7 +18,8 @@ import msgspec
 
 from meshwright.core.encoding import Struct, decode, encode
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.messages import Event, Task, TaskVariant, Usage
+from meshwright.core.events import Event
+from meshwright.core.messages import Task, TaskVariant, Usage
 from meshwright.core.money import ZERO, Amount, exact, pico
 from meshwright.core.task_events import TaskScored
 from meshwright.engine.sql.database import Session

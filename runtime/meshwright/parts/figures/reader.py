@@ -18,7 +18,7 @@ from meshwright.agents.loader import BoundAgents
 from meshwright.core import topics
 from meshwright.core.encoding import decode
 from meshwright.core.errors import HostError, NotFound
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.money import from_pico
 from meshwright.engine.events.inbox import question_id
 from meshwright.engine.kernel.timers import Duty

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from meshwright.core.encoding import Json, Struct, decode, encode
-from meshwright.core.messages import Event, TaskStatus
+from meshwright.core.events import Event
+from meshwright.core.messages import TaskStatus
 from meshwright.engine.events.filter import seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.sql.database import Session

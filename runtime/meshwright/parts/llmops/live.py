@@ -23,7 +23,7 @@ from meshwright.agents.prompts.sources import NO_RUN
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import HostError, NotFound, PromptError
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.core.payloads import by_type
 from meshwright.engine.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.engine.kernel.actor import Actor, Turn, turn

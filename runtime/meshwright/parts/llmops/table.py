@@ -13,7 +13,7 @@ import msgspec
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.sql.database import Session
 
 PRODUCTION = "production"

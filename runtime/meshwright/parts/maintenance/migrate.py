@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event, Plain
+from meshwright.core.messages import Plain
 from meshwright.core.payloads import Payload
 from meshwright.engine.events.event_types import StoreMigrated, StoreReopened
 from meshwright.engine.events.log import EventLog

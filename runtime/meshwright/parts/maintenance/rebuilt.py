@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from meshwright.core.display import short
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.sql.migrations import create_versions, upgrade

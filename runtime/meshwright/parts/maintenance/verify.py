@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import Json
 from meshwright.core.errors import StoreTooOld
-from meshwright.core.messages import ENDED, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import ENDED
 from meshwright.core.money import from_pico
 from meshwright.core.task_events import TaskStarted
 from meshwright.engine.events.projections import Projection

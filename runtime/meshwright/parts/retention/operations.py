@@ -23,7 +23,8 @@ from pydantic import BaseModel
 from meshwright.agents.run.erasure import Memory, forget_tasks, memories_of
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, InvalidInput
-from meshwright.core.messages import Caller, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller
 from meshwright.core.operations import Rule, operation
 from meshwright.core.topics import MESH
 from meshwright.engine.events.audit import Audit

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import Event
 from meshwright.core.money import Budget
 from meshwright.parts.schedules.event_types import ScheduleChanged, ScheduleRun
 from meshwright.parts.schedules.times import ScheduleSpec, fires_at, last_due, next_due

@@ -26,7 +26,8 @@ from meshwright.core.errors import (
     NoAgentAvailable,
     NotFound,
 )
-from meshwright.core.messages import ENDED, Caller, Event, Plain, TaskStatus
+from meshwright.core.events import Event
+from meshwright.core.messages import ENDED, Caller, Plain, TaskStatus
 from meshwright.core.money import Amount
 from meshwright.edges.replies.courier import until_answered
 from meshwright.engine.sql.database import Session

@@ -13,7 +13,8 @@ from meshwright.core.access import Role
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
 from meshwright.core.errors import HostError
-from meshwright.core.messages import Caller, Event
+from meshwright.core.events import Event
+from meshwright.core.messages import Caller
 from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey

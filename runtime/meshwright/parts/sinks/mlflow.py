@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Event, Outcome
+from meshwright.core.events import Event
+from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.outgoing import TryLater, json_of

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.agents.prompts.prompt import fields_and_body
 from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Event
 from meshwright.core.redaction import foreign_words, redact
 from meshwright.core.task_events import TaskScored
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of

@@ -26,8 +26,8 @@ from pydantic_core import to_json
 
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.guarantees import Bus
 from meshwright.engine.stores.dapr.documents import OutboxEntry

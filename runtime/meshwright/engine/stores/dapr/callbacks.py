@@ -17,8 +17,8 @@ from pydantic_core import from_json, to_json
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import plain
 from meshwright.core.errors import Draining, HostError, MeshError, NotFound, TooLarge
+from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Event
 from meshwright.engine.events.event_types import BusRefused
 from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.engine.kernel.store import Delivery, Receiver

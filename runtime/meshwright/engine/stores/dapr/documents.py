@@ -31,7 +31,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Conflict, StoreTooNew, StoreTooOld, StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.guarantees import RECORD_GAP
 from meshwright.engine.stores.dapr.sidecar import StoredValue, Write

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from meshwright.core.errors import Draining, MailboxFull, MeshError
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Message
 from meshwright.engine.kernel.store import Delivery, Receiver

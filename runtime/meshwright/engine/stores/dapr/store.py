@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError, Conflict, HostError, StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.store import Batch, Receiver, SharedStore, Takeover

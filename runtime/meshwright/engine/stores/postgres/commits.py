@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events import table
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import NEWS_SECONDS, Written, fill_blocks, newest, pruned_through

@@ -23,7 +23,7 @@ import psycopg
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import Conflict, StoreFailed, StoreMoved, StoreUnavailable
-from meshwright.core.messages import Event
+from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record_of
