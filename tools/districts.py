@@ -38,7 +38,8 @@ def layers(project: dict[str, Any]) -> list[list[str]]:
     """The districts of each layer, the outermost first."""
     rows = project["importlinter"]["contracts"][0]["layers"]
     names = [[name.strip(" ()") for name in row.split("|")] for row in rows]
-    return [row for row in names if row != ["__main__"]]
+    districts = {path.stem for path in SOURCE.iterdir()} - {"__main__"}
+    return [row for row in ([name for name in row if name in districts] for row in names) if row]
 
 
 def sentence_of(district: str) -> str:
