@@ -92,4 +92,4 @@ async def test_a_document_of_the_wrong_shape_is_refused_for_good(tmp_path: Path,
         assert await office.callbacks.take(TOPIC, data)
         [refused] = office.emitted
     assert refused.event_type == "bus.refused"
-    assert refused.payload["begins"] == data.decode()
+    assert refused.payload.begins == data.decode()

@@ -18,7 +18,7 @@ BUYER = """
 from pathlib import Path
 from meshwright import Agent, Capability, tool
 
-CHARGES = Path(__file__).parents[2] / "charges"
+CHARGES = Path(__file__).parent.parent / "charges"
 
 
 class Buyer(Agent):

@@ -30,7 +30,7 @@ from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, reader
 from tests.support.services import unavailable
 from tests.support.tenants import holder
 
-SCRIPTS = Path(meshwright.__file__).parent / "services/page/web/ui"
+SCRIPTS = Path(meshwright.__file__).parent / "parts/page/web/ui"
 VENDORED = {
     "preact.js": "e22f582879c091538f3b1b683f18df5adf9cc0592d8e8b15999b63ccdb82c50b",
     "LICENSES.txt": "7ff3c6221e05cb21ba022406269b2159a659298da14f572dc58719d7bd73b68e",

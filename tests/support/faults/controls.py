@@ -71,7 +71,7 @@ def take_any_end() -> None:
 
     @turn
     def complete(self: AgentThread, turn: Turn, completed: Complete) -> bool:
-        entry = self._entry(completed.task_id)
+        entry = self.state.entry(completed.task_id)
         if entry is not None:
             return fenced(self, turn, completed.model_copy(update={"fence": entry.fence}))
         turn.publish(topics.TASK_RESULTS, "attempt.ended", completed.outcome, task_id=completed.task_id)
