@@ -9,8 +9,8 @@
             return make_router(self.mesh, self.config)
 
 Ours are listed in `meshwright.core.parts`; a package registers its `Part` under the entry point group
-`meshwright.components`. A component overrides what it has to offer, and nothing else. The names that it needs
-are here: actors, the payloads of its events, its resources, and the mesh with its settings and tasks.
+`meshwright.components`. A component overrides what it has to offer, and nothing else. `meshwright.component`
+has the names that it needs: actors, the payloads of its events, its resources, the mesh and its settings.
 """
 
 from __future__ import annotations
