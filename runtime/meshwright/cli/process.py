@@ -37,7 +37,7 @@ _Form = Callable[[logging.LogRecord, str, Mapping[str, str]], str]
 
 
 def log_commands(folder: Path) -> None:
-    """Show the warnings of a command to whoever typed it: `mesh: warning: ...`."""
+    """Show the warnings of a command to its user: `mesh: warning: ...`."""
     from meshwright.core.logs import MESH_LOGGER
 
     _install(_Lines(folder, _command_line), {"": logging.WARNING, MESH_LOGGER: logging.INFO})

@@ -270,7 +270,7 @@ class Picker(Adapter):
             down.reason = met[0].reason if met else ""
             return down
         what = f"All deployments of model {group!r} are at their limit (rpm, tpm)"
-        return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)  # when the counts begin anew
+        return AllProvidersDown(what, retry_after_seconds=60 - time.time() % 60)  # the counts start again
 
 
 class _Plan(NamedTuple):

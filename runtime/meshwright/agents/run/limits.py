@@ -287,7 +287,7 @@ class StepTime:
         return self
 
     def __enter__(self) -> None:
-        self._others += 1  # nothing is due meanwhile: the time begins anew with the end
+        self._others += 1  # nothing is due meanwhile: the time starts again at the end
 
     def __exit__(self, *error: object) -> None:
         self._others -= 1

@@ -101,7 +101,7 @@ class MattermostChat:
             return None
 
     async def missed(self) -> list[ChannelMessage]:
-        """Returns what was said in the last hour, the oldest first."""
+        """Returns the messages of the last hour, the oldest first."""
         since = int((time.time() - _CAUGHT_UP_SECONDS) * 1000)
         messages: list[ChannelMessage] = []
         for channel in await self.call("GET", f"/users/{self.user_id}/channels"):
