@@ -9,6 +9,7 @@ from typing import Any
 
 from meshwright.core.events import Event
 from meshwright.core.messages import Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
@@ -17,15 +18,7 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from meshwright.engine.stores.sqlite import SqliteStore
-from meshwright.models.port import (
-    MODEL_CALLED,
-    Call,
-    CallContext,
-    ChatMessage,
-    ModelReply,
-    ModelRequest,
-    OnDelta,
-)
+from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import ACCOUNT, Account, BudgetAccount
 from meshwright.money.balance import OPENED, Balance
@@ -118,7 +111,9 @@ class Spending:
 
     async def recorded(self) -> list[dict[str, Any]]:
         """The calls that accounts have published, since no run did."""
-        return [event.fields for event in await self.log.query(EventFilter(event_type=MODEL_CALLED))]
+        return [
+            event.fields for event in await self.log.query(EventFilter(event_type=ModelCalled.event_type))
+        ]
 
     def happened(self, event_type: str) -> list[Event]:
         return [event for event in self.events if event.event_type == event_type]

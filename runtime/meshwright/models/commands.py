@@ -22,6 +22,7 @@ from meshwright.cli.project import require_trust
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
+from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelCalled
 from meshwright.engine.sql.folder import make_private, read_private, write_private
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.settings import LedgerSettings
@@ -42,8 +43,7 @@ _HEALTH_FILE = "models.json"
 _UNKNOWN = {"status": "unknown"}
 _CALLS = 1000  # the last ones, from which health is read
 _CIRCUITS = 100  # the last events of each type
-_COOLED_DOWN = "deployment.cooled_down"
-_CIRCUIT_EVENTS = (_COOLED_DOWN, "deployment.refused", "deployment.recovered")
+_COOLED_DOWN, _REFUSED = DeploymentLeftAlone.event_types
 
 
 @click.group(cls=Noun)
@@ -301,8 +301,8 @@ _TESTED = (
 
 def _called_health(target: Target, settings: Settings) -> dict[str, Document]:
     async def last_calls(mesh: Connection) -> list[Event]:
-        events = await mesh.client.events(limit=_CALLS, event_type="model.called")
-        for event_type in _CIRCUIT_EVENTS:
+        events = await mesh.client.events(limit=_CALLS, event_type=ModelCalled.event_type)
+        for event_type in (_COOLED_DOWN, _REFUSED, DeploymentRecovered.event_type):
             events += await mesh.client.events(limit=_CIRCUITS, event_type=event_type)
         return sorted(events, key=lambda event: event.seq or 0)
 
@@ -312,23 +312,22 @@ def _called_health(target: Target, settings: Settings) -> dict[str, Document]:
         events = talk(target, last_calls)
     except MeshError:  # the data is in use, or its events are not for us: what was called is not known
         return {}
-    return {
-        name: _health_from(event)
-        for event in events
-        if isinstance(name := event.fields.get("deployment"), str)
-        and name
-        and event.fields.get("outcome") != "cancelled"
-    }
+    return {deployment: health for deployment, health in map(_health_from, events) if deployment}
 
 
-def _health_from(event: Event) -> Document:
-    at, error = event.time.isoformat(), event.fields.get("error")
-    if not isinstance(error, dict):
-        return {"status": error or "ok", "at": at}
-    name = f"refused {event.fields.get('status') or ''}".strip()
-    if event.event_type == _COOLED_DOWN:
-        name = "cooling down"
-    return {"status": name, "at": at, "reason": event.fields.get("reason") or error.get("message", "")}
+def _health_from(event: Event) -> tuple[str | None, Document]:
+    """A deployment with its health after an event; None for a call that was cancelled."""
+    at = event.time.isoformat()
+    if (call := ModelCalled.read(event)) is not None:
+        deployment = None if call.outcome == "cancelled" else call.deployment
+        return deployment, {"status": call.error or "ok", "at": at}
+    if (pause := DeploymentLeftAlone.read(event)) is not None:
+        status = f"refused {pause.status or ''}".strip()
+        if event.event_type == _COOLED_DOWN:
+            status = "cooling down"
+        message = pause.error.message if pause.error is not None else ""
+        return pause.deployment, {"status": status, "at": at, "reason": pause.reason or message}
+    return DeploymentRecovered.from_payload(event.payload).deployment, {"status": "ok", "at": at}
 
 
 def _tested_health(settings: Settings) -> dict[str, Document]:

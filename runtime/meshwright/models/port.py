@@ -12,19 +12,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from msgspec import UNSET, field
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import asdict, force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
 from meshwright.core.files import File
 from meshwright.core.messages import TaskBudget, Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
 _UNSTATED_MAX_TOKENS = 4096  # of a reply, which budgets allow for where the caller names no limit
-MODEL_CALLED = "model.called"
-"""The event of a call; a `Call` is its payload."""
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
 """The source of a cost: our price list for counted tokens, the server's report, our price list for estimated
 tokens, or nothing."""
@@ -144,15 +143,11 @@ class Call(Struct):
         if self.saved_usd is not None:
             exact(self, "saved_usd", self.saved_usd)
 
-    def payload(self) -> dict[str, Any]:
-        """The payload of `model.called`."""
-        payload = self.model_dump()
-        del payload["settlement"]  # accounts alone read it
-        for name in ("finish_reason", "step", "attempt", "prompt", "failed_at"):
-            if payload[name] in (None, ()):
-                del payload[name]
-        payload["duration_ms"] = self.latency_ms
-        return payload
+    def payload(self) -> ModelCalled:
+        """The payload of its event."""
+        fields = asdict(self)
+        del fields["settlement"]  # accounts alone read it
+        return ModelCalled(**fields, duration_ms=self.latency_ms)
 
 
 OnCall = Callable[[Call], None]

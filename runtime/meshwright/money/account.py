@@ -20,10 +20,11 @@ from typing import Any, Literal
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
 from meshwright.core.ids import derived_id
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.models.port import MODEL_CALLED, Call
+from meshwright.models.port import Call
 from meshwright.money.balance import OPENED, Balance, CallOrigin, QueuedCall, Reservation, Window, renews_at
 from meshwright.money.event_types import BudgetChanged, BudgetOpened
 
@@ -352,7 +353,7 @@ class BudgetAccount(Actor[Balance]):
             cut = Call(call_id=reservation.call, outcome="cut", **cost, **origin.of_call())
             ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
-            turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)
+            turn.publish(topic, ModelCalled.event_type, cut.payload(), **ids)
 
     def _result(
         self, answer: _Answer, granted: Decimal, cut: tuple[str, ...], usual: Decimal | None

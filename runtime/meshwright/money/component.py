@@ -28,7 +28,6 @@ from meshwright.mesh.components import Actors, Component, Pages
 from meshwright.mesh.mesh import ORCHESTRATION, Mesh
 from meshwright.models.errors import ContentRefused, ModelTimeout
 from meshwright.models.port import (
-    MODEL_CALLED,
     STREAM_RESTART,
     Call,
     CostSource,
@@ -265,16 +264,16 @@ def call_events(runtime: Runtime) -> OnCall:
 
     def publish(call: Call) -> None:
         """Publish `model.called`; the id of the event ends with the id of the call."""
-        aggregate = f"mesh/{runtime.incarnation}"
+        aggregate, payload = f"mesh/{runtime.incarnation}", call.payload()
         event = Event(
             id=f"{aggregate}/{call.call_id}",
-            event_type=MODEL_CALLED,
+            event_type=payload.event_type,
             topic=topics.MESH,
             time=runtime.clock.now(),
             tenant_id=call.tenant_id or "default",
             agent_id=call.user,
             aggregate_id=aggregate,
-            payload=call.payload(),
+            payload=payload,
         )
         try:
             runtime.emit([event])

@@ -20,7 +20,6 @@ from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.engine.sql.database import Session
-from meshwright.models.port import MODEL_CALLED
 from meshwright.money.account import ACCOUNT
 from meshwright.money.task_costs import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
 
@@ -178,7 +177,7 @@ class CallProjection:
 
     name = "calls"
     version = 2
-    event_types: Collection[str] = (MODEL_CALLED, RECORDS_PRUNED)
+    event_types: Collection[str] = (ModelCalled.event_type, RECORDS_PRUNED)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write a row for each call; those of tasks whose records are gone become sums."""

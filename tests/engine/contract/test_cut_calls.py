@@ -15,7 +15,7 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work import Work, worker
 from meshwright.engine.work.claims import Settler, SettleResult
 from meshwright.engine.work.paths import ProgressEvent
-from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import Account
 from meshwright.money.balance import Balance
@@ -90,7 +90,7 @@ async def call(shift: Shift, parked: timedelta | None = None) -> None:
                 return  # a process that is killed records nothing
             assert call.settlement is not None
             known = {"settlement": call.settlement.model_dump()}
-            step.add_call(known, ProgressEvent(MODEL_CALLED, call.payload(), call.call_id))
+            step.add_call(known, ProgressEvent.of(call.payload(), call.call_id))
 
         context = CallContext(
             task_id=task.task_id,

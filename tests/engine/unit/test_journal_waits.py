@@ -10,6 +10,7 @@ import pytest
 
 from meshwright.core.errors import ToolFailed
 from meshwright.core.events import Event
+from meshwright.core.payloads import StepPayload
 from meshwright.engine.kernel.envelope import Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.memory import InMemoryStore
@@ -162,12 +163,19 @@ async def test_a_run_waits_only_when_all_it_did_is_durable(slow: SlowDisk, effec
 # Events
 
 
+class _Note(StepPayload):
+    note: str
+
+
 async def test_a_step_tells_once_what_came_of_it(runtime: Runtime, effects: Effects) -> None:
     told: list[Event] = []
     runtime.listen("task-progress", told.append)
 
     def tell(result: Any) -> list[ProgressEvent]:
-        return [ProgressEvent("model.called", {"said": result}), ProgressEvent("money.spent", {})]
+        return [
+            ProgressEvent("model.called", _Note(note=result)),
+            ProgressEvent("money.spent", StepPayload()),
+        ]
 
     for opened in (begun, begun, resumed):
         journal = await opened(runtime)
@@ -177,7 +185,7 @@ async def test_a_step_tells_once_what_came_of_it(runtime: Runtime, effects: Effe
         (f"{REF}/{STREAM}/1.1", "model.called"),
         (f"{REF}/{STREAM}/1.2", "money.spent"),
     ]
-    assert told[0].payload == {"step": 1, "path": "1", "attempt": 1, "said": "yes"}
+    assert told[0].payload == {"step": 1, "path": "1", "attempt": 1, "note": "yes"}
     assert (told[0].task_id, told[0].agent_id) == ("t1", "helper")
 
 
@@ -197,7 +205,7 @@ class Commits(Runtime):
 
 
 def call(name: str) -> tuple[dict[str, Any], ProgressEvent]:
-    return {"model": name}, ProgressEvent("model.called", {}, name)
+    return {"model": name}, ProgressEvent("model.called", StepPayload(), name)
 
 
 async def test_a_call_commits_with_its_step_and_its_event_has_its_id() -> None:

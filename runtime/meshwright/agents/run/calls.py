@@ -36,16 +36,7 @@ from meshwright.core.step_events import CutOffReply, InvalidAnswer
 from meshwright.engine.work.paths import OpenStep, ProgressEvent
 from meshwright.engine.work.protocol import WaitKind
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
-from meshwright.models.port import (
-    CHARGE,
-    MODEL_CALLED,
-    Call,
-    CallContext,
-    ChatMessage,
-    ModelReply,
-    ModelRequest,
-    ToolSpec,
-)
+from meshwright.models.port import CHARGE, Call, CallContext, ChatMessage, ModelReply, ModelRequest, ToolSpec
 from meshwright.models.structure import read_answer, response_schema
 
 _logger = logging.getLogger("meshwright.agents")
@@ -224,14 +215,15 @@ class ModelCalls:
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
         self.totals.add_call(call)
-        payload = call.payload()
-        counted = {name: payload[name] for name in _COUNTED if name in payload}
+        counted: dict[str, Any] = {name: getattr(call, name) for name in _COUNTED}
+        if call.finish_reason is None:
+            del counted["finish_reason"]
         if call.settlement is not None:
-            counted["settlement"] = call.settlement.model_dump()
+            counted["settlement"] = call.settlement
             self._settled.add(call.settlement.call)
         if call.outcome == "ok" and not call.model.startswith(CHARGE):
             self._call_back(call)
-        event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
+        event = ProgressEvent.of(call.payload(), call.call_id)
         if step is None:
             self._state.journal.add_call(counted, event)
         else:

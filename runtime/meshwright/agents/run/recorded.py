@@ -21,7 +21,7 @@ from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.step_events import ToolCalled
 from meshwright.engine.kernel.envelope import Record
-from meshwright.models.port import MODEL_CALLED, ChatMessage, ModelReply, ModelRequest
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 
 TOOL, APPROVE, _DELEGATE = "tool ", "approve ", "delegate"
 
@@ -42,7 +42,7 @@ class RecordedStep(NamedTuple):
         called = next((event for event in self.events if event.event_type == "tool.called"), None)
         if called is not None:
             return f"{TOOL}{called.fields.get('tool', '')}"
-        return "model" if any(event.event_type == MODEL_CALLED for event in self.events) else ""
+        return "model" if any(event.event_type == ModelCalled.event_type for event in self.events) else ""
 
     @property
     def has_ended(self) -> bool:
@@ -138,7 +138,7 @@ def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[
 
     `first_start` is that of the step's first run, where a later one has ended it.
     """
-    events = [event for event in step.events if event.event_type == MODEL_CALLED]
+    events = [event for event in step.events if event.event_type == ModelCalled.event_type]
     calls = [event.fields for event in events] or (step.record or {}).get("calls") or []
     usage, cost, is_known = Usage(), Decimal(0), bool(calls)
     for call in calls:

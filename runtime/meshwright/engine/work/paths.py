@@ -36,13 +36,13 @@ class ProgressEvent(NamedTuple):
     """An event of a step. Without an `id` it is known by its number in the step."""
 
     event_type: str
-    payload: StepPayload | Mapping[str, Any]
+    payload: StepPayload
     id: str | None = None
 
     @classmethod
-    def of(cls, payload: StepPayload) -> ProgressEvent:
+    def of(cls, payload: StepPayload, id: str | None = None) -> ProgressEvent:
         """The event of a payload that has one type."""
-        return cls(payload.event_type, payload)
+        return cls(payload.event_type, payload, id)
 
 
 class _Journal(Protocol):
@@ -414,8 +414,8 @@ class ClaimRecords:
         self._queued = self._runtime.append(Record(self._ref, self._stream, self._last, value), events)
 
     def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
-        task, payload = self._work.task, event.payload
-        place: dict[str, Any] = {"step": key.number, "path": key.path, "attempt": self._work.dispatch.attempt}
+        task, attempt = self._work.task, self._work.dispatch.attempt
+        payload = replace(event.payload, step=key.number, path=key.path, attempt=attempt)
         return Event(
             id=f"{self._name}/{event.id or f'{self._work.steps}/{key.path}.{n}'}",
             event_type=event.event_type,
@@ -427,8 +427,5 @@ class ClaimRecords:
             trace_id=self._trace_id,
             traceparent=task.traceparent,
             aggregate_id=self._name,
-            payload=own_json(
-                self._name,
-                replace(payload, **place) if isinstance(payload, StepPayload) else {**place, **payload},
-            ),
+            payload=own_json(self._name, payload),
         )

@@ -20,11 +20,11 @@ from meshwright.core.encoding import Struct, decode, encode
 from meshwright.core.errors import Conflict, NotFound, StorageExceeded
 from meshwright.core.events import Event
 from meshwright.core.messages import Task, TaskVariant, Usage
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import ZERO, Amount, exact, pico
 from meshwright.core.task_events import TaskScored
 from meshwright.engine.sql.database import Session
 from meshwright.mesh.orchestration.acceptance import FINAL
-from meshwright.models.port import MODEL_CALLED
 from meshwright.parts.experiments.records import (
     Experiment,
     ExperimentRequest,
@@ -236,6 +236,7 @@ class Assignments:
 # The tables `experiment_tasks` and `experiment_scores`: the metrics of tasks, made from their events
 
 _ACCEPTED, _RETRIED, _DENIED = "task.accepted", "task.retried", "approval.denied"
+_CALLED = ModelCalled.event_type
 SCORED = "task.scored"
 _MARK = b'"variants"'
 _MAX_NAME = 64
@@ -275,7 +276,7 @@ class ExperimentProjection:
 
     name = "experiments"
     version = 1
-    event_types: Collection[str] = (_ACCEPTED, _RETRIED, MODEL_CALLED, _DENIED, SCORED, *sorted(FINAL))
+    event_types: Collection[str] = (_ACCEPTED, _RETRIED, _CALLED, _DENIED, SCORED, *sorted(FINAL))
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add tasks, count what they do, and note how they end."""
@@ -387,7 +388,7 @@ def _unit_of(row: ExperimentRow, event: Event, acceptance: _Acceptance) -> str:
 
 def _apply(row: dict[str, Any], event: Event) -> bool:
     """Change the row of a task by an event; returns whether that changed it."""
-    if event.event_type == MODEL_CALLED:
+    if event.event_type == _CALLED:
         row["model_calls"] += 1
     elif event.event_type == _DENIED:
         row["denials"] += 1
