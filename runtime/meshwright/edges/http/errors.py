@@ -17,41 +17,19 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import (
-    Forbidden,
-    HostError,
-    InvalidInput,
-    MeshError,
-    ModelError,
-    NotFound,
-    Overloaded,
-    StorageExceeded,
-    TooLarge,
-    Unauthenticated,
-)
+from meshwright.core.errors import MeshError, Overloaded, StorageExceeded
 from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
 from meshwright.mesh.identity.operations import record_refusal
 from meshwright.mesh.mesh import Mesh
-from meshwright.models.errors import (
-    BudgetExceeded,
-    ContentRefused,
-    ContextTooLong,
-    ModelRefused,
-    ModelTimeout,
-    ModelUnavailable,
-    RateLimited,
-    Unauthorized,
-)
+from meshwright.models.wire.errors import base_headers, openai_answer
 
-ALL_DOWN = "All providers unavailable"
 CALLER, KIND = "meshwright.caller", "meshwright.kind"
 """The keys of a request's caller and of its router's kind in its scope."""
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _GONE = 499  # for a client that is not there any more
 _MAX_PATH_CHARS = 200  # of a request that was refused
-_RETRY_AFTER_SECONDS = 1  # what a busy or a stopping runtime asks for
 _PATIENCE = 10  # refusals in a second that are answered at once
 _SPREAD = 16  # held answers are not let go at the same time
 _MAX_TENANTS = 10_000
@@ -125,30 +103,16 @@ def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:
     record_refusal(mesh, error, caller=caller, request=request, address=address)
 
 
-def retry_after(wait_seconds: float | None) -> dict[str, str]:
-    """The header that says when to try again, where that is known."""
-    return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
-
-
 def _is_tenants_limit(error: MeshError) -> bool:
     return isinstance(error, (Overloaded, StorageExceeded)) and error.field == "tenant_id"
 
 
 def error_response(error: MeshError, shape: ErrorShape = "problem") -> Response:
     """Answers with an error that was raised on purpose, in the shape that the clients of a router know."""
-    wait_seconds = getattr(error, "retry_after_seconds", None)
-    if wait_seconds is None and isinstance(error, HostError):
-        wait_seconds = _RETRY_AFTER_SECONDS
-    headers = retry_after(wait_seconds)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     if shape == "problem":
-        return _response(problem_of(error), headers)
-    if isinstance(error, (BudgetExceeded, StorageExceeded)) or (
-        isinstance(error, ModelError) and wait_seconds is None
-    ):
-        headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
-    return JsonLine(openai_error(error), _refusal_of(error).status, headers)
+        return _response(problem_of(error), base_headers(error))
+    status, headers, document = openai_answer(error)
+    return JsonLine(document, status, headers)
 
 
 def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
@@ -178,59 +142,10 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
     return _response(problem, headers)
 
 
-# Errors in OpenAI's shape
-
-
-class _Refusal(NamedTuple):
-    """How OpenAI's API answers an error; without a code it is the error's own name."""
-
-    status: int
-    type: str
-    code: str | None = None
-
-
-_REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
-    (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
-    (Forbidden, _Refusal(403, "permission_error", "forbidden")),
-    (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
-    (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
-    (InvalidInput, _Refusal(400, "invalid_request_error")),
-    (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
-    (Overloaded, _Refusal(429, "requests", "rate_limit_exceeded")),
-    (StorageExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
-    (RateLimited, _Refusal(429, "requests", "rate_limit_exceeded")),
-    (ContextTooLong, _Refusal(400, "invalid_request_error", "context_length_exceeded")),
-    (ContentRefused, _Refusal(400, "invalid_request_error", "content_filter")),
-    (ModelRefused, _Refusal(400, "invalid_request_error")),
-    (ModelTimeout, _Refusal(504, "server_error", "timeout")),
-    (ModelUnavailable, _Refusal(503, "server_error", "providers_unavailable")),
-    (Unauthorized, _Refusal(502, "server_error", "provider_unauthorized")),
-    (ModelError, _Refusal(502, "server_error")),
-    (HostError, _Refusal(503, "server_error")),
-    (MeshError, _Refusal(500, "server_error")),
-)
-"""The first that fits counts."""
-
-
 class OpenAIErrorBody(BaseModel):
     """An error as OpenAI's API answers it."""
 
     error: dict[str, str | None]
-
-
-def openai_error(error: MeshError) -> dict[str, Any]:
-    """Returns an error's document in OpenAI's shape. It also ends a stream that began well."""
-    refusal = _refusal_of(error)
-    # Of providers that are down no more is said, since who they are is ours.
-    message = ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
-    if isinstance(error, ContextTooLong):  # words that clients look for
-        message = f"This model's maximum context length is exceeded. {message}"
-    fields = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
-    return {"error": {"message": message, **fields}}
-
-
-def _refusal_of(error: MeshError) -> _Refusal:
-    return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
 
 
 # Floods

@@ -7,10 +7,11 @@ import base64
 from array import array
 from collections.abc import Coroutine
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 
 from meshwright.core import __version__
@@ -18,25 +19,26 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Draining, NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
-from meshwright.edges.http.chat import (
-    TAGS_HEADER,
-    ChatAnswer,
-    ChatRequest,
-    RequestMessage,
-    StreamedCall,
-    messages_of,
-    model_request,
-    params_of,
-)
-from meshwright.edges.http.errors import ALL_DOWN, JsonLine, retry_after
-from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
+from meshwright.edges.bodies import PROBLEM_TYPE, Strict
+from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.mesh.identity.administration import ModelOperations
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
+from meshwright.models.wire.chat import (
+    TAGS_HEADER,
+    ChatCall,
+    ChatRequest,
+    RequestMessage,
+    messages_of,
+    params_of,
+)
+from meshwright.models.wire.errors import ALL_DOWN, retry_after
+from meshwright.models.wire.port import WireCall
+from meshwright.models.wire.responses import ResponseCall, ResponseDocument, ResponsesRequest
+from meshwright.models.wire.stream import StreamedCall
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
@@ -158,14 +160,7 @@ async def _complete_chat(
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, body.model)
     context = await operations.call_model(**_caller_of(request, body))
-    call_request = model_request(body, context, request.headers.get(TAGS_HEADER, ""))
-    answer = ChatAnswer(call_request.model)
-    if body.stream:
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
-        call = await _begun(request, mesh, call_request)
-        return ServerSentEvents(call.frames(answer, with_usage=with_usage), call.end)
-    reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
-    return JsonLine(answer.whole(reply), headers=_cost_of(reply))
+    return await _answer(request, mesh, ChatCall(body, request.headers.get(TAGS_HEADER, "")), context)
 
 
 @openai_router.post(
@@ -179,18 +174,8 @@ async def _respond(
 ) -> Response:
     """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
     _check_group(request, operations, body.model)
-    try:
-        chat = chat_request(body)
-    except ValidationError as error:
-        raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
     context = await operations.call_model(**_caller_of(request, body))
-    call_request = model_request(chat, context, request.headers.get(TAGS_HEADER, ""))
-    answer = ResponseAnswer(body)
-    if body.stream:
-        call = await _begun(request, mesh, call_request)
-        return ServerSentEvents(answer.frames(call), call.end)
-    reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
-    return JsonLine(answer.whole(reply), headers=_cost_of(reply))
+    return await _answer(request, mesh, ResponseCall(body, request.headers.get(TAGS_HEADER, "")), context)
 
 
 @openai_router.post("/v1/embeddings", summary="Embed texts", response_model=EmbeddingList)
@@ -270,9 +255,20 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
     return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
 
 
-async def _begun(request: Request, mesh: Mesh, call_request: ModelRequest) -> StreamedCall:
-    """A call whose answer has begun to stream: what fails before has the status of its error."""
-    call = StreamedCall(mesh.get(Model), call_request)
+async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext) -> Response:
+    """Make the call for its caller, and answer as its wire does."""
+    user = context.agent_id or LLM_SERVICE
+    call_request = call.request.model_copy(update={"context": context, "user": user})
+    complete = partial(mesh.get(Model).complete, call_request)
+    if call.streams:
+        streamed = await _begun(request, StreamedCall(complete))
+        return ServerSentEvents(call.frames(streamed), streamed.end)
+    reply = await _unless_gone(request, complete())
+    return JsonLine(call.whole(reply), headers=_cost_of(reply))
+
+
+async def _begun(request: Request, call: StreamedCall) -> StreamedCall:
+    """The call once its answer has begun to stream: an error before that has its own status."""
     try:
         await _unless_gone(request, call.begun())
     except BaseException:  # also where the server ends: nothing else would end the call

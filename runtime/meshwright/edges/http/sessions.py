@@ -17,10 +17,11 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, Overloaded
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
-from meshwright.edges.http.errors import CALLER, kind_of, openai_error
+from meshwright.edges.http.errors import CALLER, kind_of
 from meshwright.edges.http.routing import EVENT_STREAM
 from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.mesh.orchestration.tenants import Tenants
+from meshwright.models.wire.errors import openai_error
 
 CREDENTIALS = "meshwright.credentials"
 """The key of a request's credentials in its scope, if it had to show some."""

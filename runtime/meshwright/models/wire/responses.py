@@ -8,14 +8,15 @@ from collections.abc import AsyncGenerator, Mapping
 from itertools import count
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import Identifier, new_id
-from meshwright.edges.http.chat import ChatRequest, StreamedCall, UnsupportedParameter
-from meshwright.edges.http.errors import openai_error
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.models.wire.chat import TAGS_HEADER, ChatRequest, model_request
+from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
+from meshwright.models.wire.stream import StreamedCall
 
 _PASSED_OVER = frozenset(
     {"store", "truncation", "include", "metadata", "background", "conversation", "prompt"}
@@ -82,7 +83,10 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         "tenant_id": request.tenant_id,
         "metadata": {"tags": tags} if isinstance(tags, list) else None,
     }
-    return ChatRequest.model_validate(fields)
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_body(error) from None
 
 
 def _messages_of(request: ResponsesRequest) -> list[dict[str, Any]]:
@@ -170,11 +174,18 @@ def _refused(where: str, kind: Any) -> InvalidInput:
 # Answers
 
 
-class ResponseAnswer:
-    """One response: its id and time, and its parts as OpenAI writes them."""
+class ResponseCall:
+    """A response: its request, and its answer with one id and time, in parts as OpenAI writes them.
 
-    def __init__(self, request: ResponsesRequest) -> None:
-        self._request = request
+    Raises InvalidInput for a request that the mesh cannot do; `header` has more tags, with commas between.
+    """
+
+    passed_over: tuple[str, ...] = ()
+
+    def __init__(self, body: ResponsesRequest, header: str = "") -> None:
+        self.request = model_request(chat_request(body), header)
+        self.streams = bool(body.stream)
+        self._body = body
         self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg")}
         self._created_at = int(time.time())
 
@@ -203,7 +214,7 @@ class ResponseAnswer:
             return b"event: %s\ndata: %s\n\n" % (kind.encode(), document)
 
         for kind in ("response.created", "response.in_progress"):
-            yield frame(kind, response=self._document("in_progress", [], self._request.model))
+            yield frame(kind, response=self._document("in_progress", [], self._body.model))
         place = {"item_id": self._ids["msg"], "output_index": 0, "content_index": 0}
         text = ""
         try:
@@ -253,7 +264,7 @@ class ResponseAnswer:
         return {**head, "content": content}
 
     def _document(self, status: str, output: list[dict[str, Any]], model: str) -> dict[str, Any]:
-        request, others = self._request, self._request.model_extra or {}
+        request, others = self._body, self._body.model_extra or {}
         return {
             "id": self._ids["resp"],
             "object": "response",
@@ -302,3 +313,24 @@ def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
 def _call_item(call: ToolCall) -> dict[str, Any]:
     about = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
     return {"type": "function_call", "id": f"fc_{call.id[:64]}", "status": "completed", **about}
+
+
+class ResponsesDialect:
+    """OpenAI's Responses API."""
+
+    path = "/v1/responses"
+
+    def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ResponseCall:
+        """Reads a request. Raises InvalidInput with the field that is wrong."""
+        try:
+            request = ResponsesRequest.model_validate(body)
+        except ValidationError as error:
+            raise invalid_body(error) from None
+        return ResponseCall(request, headers.get(TAGS_HEADER, ""))
+
+    def error(self, error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Returns status, headers and document of an error."""
+        return openai_answer(error)
+
+
+RESPONSES = ResponsesDialect()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import to_json
 
 from meshwright.core.capability import LLM_SERVICE
@@ -18,18 +17,9 @@ from meshwright.core.ids import Identifier, new_id
 from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
-from meshwright.edges.http.errors import openai_error
-from meshwright.models.errors import ModelUnavailable
-from meshwright.models.port import (
-    STREAM_RESTART,
-    CallContext,
-    ChatMessage,
-    Model,
-    ModelReply,
-    ModelRequest,
-    ToolCall,
-    ToolSpec,
-)
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
+from meshwright.models.wire.stream import StreamedCall
 
 TAGS_HEADER = "x-litellm-tags"
 _MAX_TAGS, _MAX_TAG_CHARS = 16, 64
@@ -46,12 +36,6 @@ _DEFAULTS: dict[str, Any] = {
 }
 """Parameters for whose effect a reply has no place: only these values will do. Others go to the provider."""
 _PARTS = ("text", "image_url", "file", "input_audio", "refusal")
-
-
-class UnsupportedParameter(InvalidInput):
-    """The mesh's models have no such parameter."""
-
-    status = 400
 
 
 class ChatPart(BaseModel):
@@ -163,7 +147,7 @@ class ChatRequest(BaseModel):
     cache: dict[str, Any] | None = None
 
 
-def model_request(request: ChatRequest, context: CallContext, header: str = "") -> ModelRequest:
+def model_request(request: ChatRequest, header: str = "") -> ModelRequest:
     """Make the request that the mesh's model takes; `header` has more tags, with commas between.
 
     Raises InvalidInput for what it cannot do.
@@ -176,8 +160,7 @@ def model_request(request: ChatRequest, context: CallContext, header: str = "") 
         model=request.model,
         messages=messages_of(request.messages),
         tags=_tags_of(request, header),
-        user=context.agent_id or LLM_SERVICE,
-        context=context,
+        user=LLM_SERVICE,
         tools=_tools_of(request),
         tool_choice="required" if _must_call(request) else optional,
         response_schema=schema,
@@ -298,12 +281,19 @@ def _content_of(number: int, content: str | list[ChatPart] | None) -> tuple[str,
 # Answers
 
 
-class ChatAnswer:
-    """One answer: its id and time, which all of its pieces share, and its parts as OpenAI writes them."""
+class ChatCall:
+    """A chat completion: its request, and its answer, whose pieces share one id and time.
 
-    def __init__(self, model: str) -> None:
+    Raises InvalidInput for a request that the mesh cannot do; `header` has more tags, with commas between.
+    """
+
+    passed_over: tuple[str, ...] = ()
+
+    def __init__(self, body: ChatRequest, header: str = "") -> None:
+        self.request = model_request(body, header)
+        self.streams = bool(body.stream)
+        self._with_usage = body.stream_options is not None and body.stream_options.include_usage
         self._head = {"id": f"chatcmpl-{new_id()}", "created": int(time.time())}
-        self._model = model
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The answer at once."""
@@ -321,27 +311,41 @@ class ChatAnswer:
             "usage": _usage_body(reply.usage),
         }
 
-    def piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        """A piece of a streamed answer."""
+    async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events; an error ends it."""
+        yield _frame(self._piece({"role": "assistant", "content": ""}))
+        try:
+            async for text in call.pieces():
+                yield _frame(self._piece({"content": text}))
+            reply = await call.reply()
+        except MeshError as error:
+            yield _frame(openai_error(error))
+            return
+        for document in self._last(reply):
+            yield _frame(document)
+        yield b"data: [DONE]\n\n"
+
+    def _piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._chunk([choice])
 
-    def last(self, reply: ModelReply, *, with_usage: bool) -> Iterator[dict[str, Any]]:
+    def _last(self, reply: ModelReply) -> Iterator[dict[str, Any]]:
         """Yields the end of a streamed answer: the tools that it calls, why it ended, and its tokens."""
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
-            yield self.piece({"tool_calls": calls})
+            yield self._piece({"tool_calls": calls})
         if files := _files_body(reply):
-            yield self.piece(files)
-        yield self.piece({}, _ending(reply))
-        if with_usage:
+            yield self._piece(files)
+        yield self._piece({}, _ending(reply))
+        if self._with_usage:
             usage = _usage_body(reply.usage)
             if reply.cost_usd is not None:
                 usage["cost"] = float(reply.cost_usd)  # no header can say it before
             yield {**self._chunk([]), "usage": usage}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**self._head, "object": "chat.completion.chunk", "model": self._model, "choices": choices}
+        model = self.request.model
+        return {**self._head, "object": "chat.completion.chunk", "model": model, "choices": choices}
 
 
 def _call_body(call: ToolCall) -> dict[str, Any]:
@@ -382,82 +386,26 @@ def _usage_body(usage: Usage) -> dict[str, Any]:
     }
 
 
-class StreamedCall:
-    """A call in progress, and the pieces of its answer. Its creator must end it."""
-
-    def __init__(self, model: Model, request: ModelRequest) -> None:
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self._first: str | None = None
-        self._sent = ""
-        self._repeated: str | None = None
-        self._parted = False
-        self._task = asyncio.create_task(model.complete(request, self._take), name="streamed-call")
-        self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
-
-    async def begun(self) -> None:
-        """Wait for the first piece, or for the end of the call. Raises the error that it ended with."""
-        self._first = await self._pieces.get()
-        if self._first is None:
-            await self.reply()
-
-    async def pieces(self) -> AsyncGenerator[str]:
-        """The text, as it comes; without a stream below, all of it at the end. Raises ModelError."""
-        piece = self._first
-        while piece is not None:
-            yield piece
-            piece = await self._pieces.get()
-        reply = await self.reply()
-        if reply.content and not self._sent:
-            yield reply.content
-
-    async def reply(self) -> ModelReply:
-        """The whole answer. Raises ModelError."""
-        if self._parted:
-            raise ModelUnavailable("the stream broke off, and another attempt answers in other words")
-        return await asyncio.shield(self._task)
-
-    async def end(self) -> None:
-        """Break off what is under way."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def frames(self, answer: ChatAnswer, *, with_usage: bool) -> AsyncGenerator[bytes]:
-        """The answer as server-sent events; an error ends it."""
-        yield _frame(answer.piece({"role": "assistant", "content": ""}))
-        try:
-            async for text in self.pieces():
-                yield _frame(answer.piece({"content": text}))
-            reply = await self.reply()
-        except MeshError as error:
-            yield _frame(openai_error(error))
-            return
-        for document in answer.last(reply, with_usage=with_usage):
-            yield _frame(document)
-        yield b"data: [DONE]\n\n"
-
-    def _take(self, text: str) -> None:
-        if text == STREAM_RESTART:
-            self._repeated = ""
-        elif self._repeated is None:
-            self._tell(text)
-        else:
-            self._repeat(self._repeated + text)
-
-    def _repeat(self, repeated: str) -> None:
-        """Another attempt: sent text cannot be taken back, so it has to begin with that text."""
-        self._repeated = repeated
-        if repeated.startswith(self._sent):
-            self._tell(repeated[len(self._sent) :])
-            self._repeated = None
-        elif not self._sent.startswith(repeated):
-            self._parted = True
-            self._task.cancel()
-
-    def _tell(self, text: str) -> None:
-        if text:
-            self._sent += text
-            self._pieces.put_nowait(text)
-
-
 def _frame(document: dict[str, Any]) -> bytes:
     return b"data: %s\n\n" % to_json(document)
+
+
+class ChatDialect:
+    """OpenAI's chat completions."""
+
+    path = "/v1/chat/completions"
+
+    def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatCall:
+        """Reads a request. Raises InvalidInput with the field that is wrong."""
+        try:
+            request = ChatRequest.model_validate(body)
+        except ValidationError as error:
+            raise invalid_body(error) from None
+        return ChatCall(request, headers.get(TAGS_HEADER, ""))
+
+    def error(self, error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Returns status, headers and document of an error."""
+        return openai_answer(error)
+
+
+CHAT = ChatDialect()

@@ -1,0 +1,1 @@
+"""Wires: how clients ask for calls of models, and read the answers."""

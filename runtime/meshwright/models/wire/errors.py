@@ -1,0 +1,127 @@
+"""Errors of calls of models, as the SDKs of providers know them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from meshwright.core.errors import (
+    Forbidden,
+    HostError,
+    InvalidInput,
+    MeshError,
+    ModelError,
+    NotFound,
+    Overloaded,
+    StorageExceeded,
+    TooLarge,
+    Unauthenticated,
+    sentence,
+)
+from meshwright.models.errors import (
+    BudgetExceeded,
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+)
+
+ALL_DOWN = "All providers unavailable"
+_RETRY_AFTER_SECONDS = 1  # what a busy or a stopping runtime asks for
+
+
+class UnsupportedParameter(InvalidInput):
+    """The mesh's models have no such parameter."""
+
+    status = 400
+
+
+class _Refusal(NamedTuple):
+    """How OpenAI's API answers an error; without a code it is the error's own name."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+_REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
+    (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
+    (Forbidden, _Refusal(403, "permission_error", "forbidden")),
+    (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
+    (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
+    (InvalidInput, _Refusal(400, "invalid_request_error")),
+    (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
+    (Overloaded, _Refusal(429, "requests", "rate_limit_exceeded")),
+    (StorageExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
+    (RateLimited, _Refusal(429, "requests", "rate_limit_exceeded")),
+    (ContextTooLong, _Refusal(400, "invalid_request_error", "context_length_exceeded")),
+    (ContentRefused, _Refusal(400, "invalid_request_error", "content_filter")),
+    (ModelRefused, _Refusal(400, "invalid_request_error")),
+    (ModelTimeout, _Refusal(504, "server_error", "timeout")),
+    (ModelUnavailable, _Refusal(503, "server_error", "providers_unavailable")),
+    (Unauthorized, _Refusal(502, "server_error", "provider_unauthorized")),
+    (ModelError, _Refusal(502, "server_error")),
+    (HostError, _Refusal(503, "server_error")),
+    (MeshError, _Refusal(500, "server_error")),
+)
+"""The first that fits counts."""
+
+
+def openai_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Returns status, headers and document of an error as OpenAI's API answers it."""
+    return _refusal_of(error).status, refusal_headers(error), openai_error(error)
+
+
+def openai_error(error: MeshError) -> dict[str, Any]:
+    """Returns an error's document in OpenAI's shape. It also ends a stream that began well."""
+    refusal = _refusal_of(error)
+    message = message_of(error)
+    if isinstance(error, ContextTooLong):  # words that clients look for
+        message = f"This model's maximum context length is exceeded. {message}"
+    fields = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
+    return {"error": {"message": message, **fields}}
+
+
+def message_of(error: MeshError) -> str:
+    """Returns the text of an error for clients: of providers that are down it names none."""
+    return ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
+
+
+def refusal_headers(error: MeshError) -> dict[str, str]:
+    """Returns the headers of an error: when to try again, and whether a client may by itself."""
+    headers = base_headers(error)
+    is_final = isinstance(error, ModelError) and "Retry-After" not in headers
+    if is_final or isinstance(error, (BudgetExceeded, StorageExceeded)):
+        headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
+    return headers
+
+
+def base_headers(error: MeshError) -> dict[str, str]:
+    """Returns the headers of an error in any shape: when to try again, and how to authenticate."""
+    wait_seconds = getattr(error, "retry_after_seconds", None)
+    if wait_seconds is None and isinstance(error, HostError):
+        wait_seconds = _RETRY_AFTER_SECONDS
+    headers = retry_after(wait_seconds)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def retry_after(wait_seconds: float | None) -> dict[str, str]:
+    """The header that says when to try again, where that is known."""
+    return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+
+
+def invalid_body(error: ValidationError) -> InvalidInput:
+    """Returns the error for the first wrong field of a body, without what was sent."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"])) or "body"
+    return InvalidInput(f"{field}: {sentence(first)}", field=field)
+
+
+def _refusal_of(error: MeshError) -> _Refusal:
+    return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))

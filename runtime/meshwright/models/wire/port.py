@@ -1,0 +1,47 @@
+"""The port to a wire: a client's request is read into a call, and the call writes its answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
+
+from meshwright.core.errors import MeshError
+from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.wire.stream import StreamedCall
+
+
+class WireCall(Protocol):
+    """One call as a client asked for it. It answers once, whole or streamed.
+
+    `request` has the context of nobody: the caller replaces `context` and `user`.
+    """
+
+    @property
+    def request(self) -> ModelRequest:
+        """The call to make."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client wants the answer in pieces."""
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """The fields of the client's request that have no effect here."""
+
+    def whole(self, reply: ModelReply) -> dict[str, Any]:
+        """Returns the answer at once, as a document."""
+
+    def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
+        """Yields the answer as server-sent events; an error ends it in the words of the SDK."""
+
+
+class Dialect(Protocol):
+    """An API of calls of models. `path` is the path of its route."""
+
+    path: str
+
+    def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> WireCall:
+        """Reads a request. Raises InvalidInput with the field that is wrong."""
+
+    def error(self, error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Returns status, headers and document of an error."""

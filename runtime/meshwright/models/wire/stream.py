@@ -1,0 +1,76 @@
+"""A streamed call: what its model writes comes in pieces, before the reply is whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+from meshwright.models.errors import ModelUnavailable
+from meshwright.models.port import STREAM_RESTART, ModelReply, OnDelta
+
+
+class StreamedCall:
+    """A call in progress, and the pieces of its answer. Its creator must end it.
+
+    `complete` makes the call and hands on each piece of its text, as `Model.complete` does.
+    """
+
+    def __init__(self, complete: Callable[[OnDelta], Coroutine[Any, Any, ModelReply]]) -> None:
+        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self._first: str | None = None
+        self._sent = ""
+        self._repeated: str | None = None
+        self._parted = False
+        self._task = asyncio.create_task(complete(self._take), name="streamed-call")
+        self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
+
+    async def begun(self) -> None:
+        """Wait for the first piece, or for the end of the call. Raises the error that it ended with."""
+        self._first = await self._pieces.get()
+        if self._first is None:
+            await self.reply()
+
+    async def pieces(self) -> AsyncGenerator[str]:
+        """The text, as it comes; without a stream below, all of it at the end. Raises ModelError."""
+        piece = self._first
+        while piece is not None:
+            yield piece
+            piece = await self._pieces.get()
+        reply = await self.reply()
+        if reply.content and not self._sent:
+            yield reply.content
+
+    async def reply(self) -> ModelReply:
+        """The whole answer. Raises ModelError."""
+        if self._parted:
+            raise ModelUnavailable("the stream broke off, and another attempt answers in other words")
+        return await asyncio.shield(self._task)
+
+    async def end(self) -> None:
+        """Break off what is under way."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _take(self, text: str) -> None:
+        if text == STREAM_RESTART:
+            self._repeated = ""
+        elif self._repeated is None:
+            self._tell(text)
+        else:
+            self._repeat(self._repeated + text)
+
+    def _repeat(self, repeated: str) -> None:
+        """Another attempt: sent text cannot be taken back, so it has to begin with that text."""
+        self._repeated = repeated
+        if repeated.startswith(self._sent):
+            self._tell(repeated[len(self._sent) :])
+            self._repeated = None
+        elif not self._sent.startswith(repeated):
+            self._parted = True
+            self._task.cancel()
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self._sent += text
+            self._pieces.put_nowait(text)
