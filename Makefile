@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex mcp tsc kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex mcp tsc harness kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -63,6 +63,9 @@ mcp:  ## install the MCP servers that tests run, with npm and pip, once
 
 tsc:  ## install the TypeScript compiler of the coding jobs, and pyright, with npm, once
 	@"$(PYTHON)" benchmarks/coding/compiler/install >/dev/null
+
+harness:  ## install Codex, Claude Code and their adapters for the Agent Client Protocol, with npm, once (1.2 GB)
+	@"$(PYTHON)" tests/support/harness_programs/install
 
 kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k8s/ and the tools of agents on it (needs etcd, kubectl)
 	@"$(PYTHON)" tests/support/build kube
