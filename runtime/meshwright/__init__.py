@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshwright.cli import run_mesh
     from meshwright.client import BlockingClient, Client
     from meshwright.core.capability import Capability
+    from meshwright.core.checks import CheckResult
     from meshwright.core.errors import (
         LimitReached,
         MeshError,
@@ -41,6 +42,7 @@ HOMES = {
     "Approval": "engine.work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
+    "CheckResult": "core.checks",
     "Client": "client",
     "Delegation": "agents.run.delegation",
     "Event": "core.events",
@@ -76,6 +78,7 @@ __all__ = [
     "Approval",
     "BlockingClient",
     "Capability",
+    "CheckResult",
     "Client",
     "Delegation",
     "Event",

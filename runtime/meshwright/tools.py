@@ -13,9 +13,11 @@ from meshwright.agents.tools.tool import Tool, ToolContext, Unchanged, tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.agents.tools.web import WebTools
 from meshwright.agents.tools.workspace import FileTools, GitTools
+from meshwright.core.checks import CheckResult
 
 __all__ = [
     "BoxLimits",
+    "CheckResult",
     "FileTools",
     "FunctionTool",
     "GitTools",

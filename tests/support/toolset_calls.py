@@ -34,7 +34,7 @@ class LimitedTool(ToolWrapper):
     async def preview(self, arguments: str, context: ToolContext) -> Any:
         work = self.inner.preview(arguments, context)
         try:
-            return await within_limits(self, work, context, plain_effect, self._seconds)
+            return await within_limits(self, work, context.task, plain_effect, self._seconds)
         except MeshError as error:
             self._masks.clean_error(error, self)
             raise

@@ -22,6 +22,7 @@ from meshwright.agents.tools.functions import tools_of
 from meshwright.agents.tools.limited import ToolThreads
 from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.core.checks import CheckResult
 from meshwright.core.clock import Backoff, Clock, SystemClock
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_line
 from meshwright.core.part import Check
@@ -395,6 +396,11 @@ class _SharedTool(ToolWrapper):
         """Ask the tool for its preview where its toolset is ready."""
         self._owner.check_ready(self.name)
         return await super().preview(arguments, context)
+
+    async def check(self, arguments: str, context: ToolContext) -> CheckResult:
+        """Ask the tool whether a call has happened, where its toolset is ready."""
+        self._owner.check_ready(self.name)
+        return await super().check(arguments, context)
 
 
 def _in_words(error: BaseException) -> str:

@@ -186,6 +186,8 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
     yield "asked", question["question"].partition("\nIts effect:\n")[0]  # which comes below, whole
     subject = question.get("subject") or {}
     fields = {name: value for name, value in subject.items() if name not in _OF_MESH}
+    if fields.get("check") and fields["check"] in question["question"]:  # all of what a check saw is there
+        del fields["check"]
     if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
         yield from _lines_of("about", fields)
     else:

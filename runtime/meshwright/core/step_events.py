@@ -91,6 +91,20 @@ class StepFinished(StepPayload, type="step.finished", word="step"):
         return self.name or "?", seconds(self.duration_ms)
 
 
+class StepChecked(StepPayload, type="step.checked", word="check"):
+    """A check looked whether a step that was interrupted has happened."""
+
+    name: Fact[str]
+    outcome: Fact[Literal["happened", "did_not_happen", "unknown"]]
+    evidence: str
+    """what the check saw, or why it failed"""
+    duration_ms: Fact[float]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        outcome = str(self.outcome).replace("_", " ")
+        return f"{self.name or '?'} {outcome}", seconds(self.duration_ms), short(self.evidence)
+
+
 class RunProgress(StepPayload, type="run.progress", word="progress"):
     text: str
 

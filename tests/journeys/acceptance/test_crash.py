@@ -135,6 +135,75 @@ async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_p
         assert (again.status, again.body["field"]) == (404, "key")
 
 
+CHECKED = """
+import asyncio
+from pathlib import Path
+from meshwright import Agent, Capability, CheckResult, Run
+
+HERE = Path(__file__).parent
+
+
+class Payer(Agent):
+    \"\"\"Pays, and can look what it has paid.\"\"\"
+
+    agent_id = "payer"
+    capabilities = (Capability("paying"),)
+
+    async def run(self, run: Run) -> str:
+        name = run.task.text
+
+        async def pay() -> str:
+            with (HERE / "ledger.txt").open("a") as ledger:
+                ledger.write(f"{name} {run.step_id}\\n")
+            while not (HERE / "go").exists():
+                await asyncio.sleep(0.05)
+            return "paid again"
+
+        async def was_paid(step_id: str) -> CheckResult:
+            seen = f"the ledger has {name} {step_id}" if step_id in (HERE / "ledger.txt").read_text() else ""
+            if name == "happened":
+                return CheckResult.happened("receipt 8", seen)
+            return CheckResult.did_not_happen(seen) if name == "refused" else CheckResult.unknown(seen)
+
+        return await run.step("pay", pay, check=was_paid)
+"""
+
+
+async def test_checks_decide_what_a_kill_left_in_doubt(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/payer.py").write_text(CHECKED)
+    ledger, names = tmp_path / "actors/ledger.txt", ["happened", "refused", "unknown"]
+    actors, where = {"MESH_AGENTS__DIR": str(tmp_path / "actors")}, ("--data", str(tmp_path / "data"))
+    async with mesh_up(tmp_path / "data", **actors) as first:
+        tasks = [await first.submit(name, agent_id="payer", capability="paying") for name in names]
+        while not ledger.exists() or len(ledger.read_text().splitlines()) < len(names):
+            await asyncio.sleep(0.05)
+        await first.kill()
+    (tmp_path / "actors/go").touch()
+    keys = dict(line.split() for line in ledger.read_text().splitlines())
+    async with mesh_up(tmp_path / "data", **actors) as second:
+        outcomes = [await second.outcome(task_id) for task_id in tasks[:2]]
+        assert [outcome["result"]["text"] for outcome in outcomes] == ["receipt 8", "paid again"]
+        await second.until(lambda event: event["event_type"] == "task.waiting")
+        [question] = (await second.get("/inbox")).body["items"]
+        assert question["subject"]["check"] == f"the ledger has unknown {keys['unknown']}"
+        page = (await mesh("inbox", *where)).out
+        assert f"Its check cannot tell: the ledger has unknown {keys['unknown']}." in " ".join(page.split())
+        done = await mesh("deny", question["id"], "--reason", "receipt 9", *where)
+        assert done.status == 0, done.err
+        assert (await second.outcome(tasks[2]))["result"]["text"] == "receipt 9"
+        events = (await mesh("events", "--task", tasks[0], *where)).out
+        assert re.search(r"step\.checked .*pay happened .*the ledger has happened", events), events
+        steps = (await mesh("task", tasks[0], "--steps", *where)).out
+        assert re.search(r"check pay .*happened: the ledger has happened", steps), steps
+    assert Counter(line.split()[0] for line in ledger.read_text().splitlines()) == {
+        "happened": 1,
+        "refused": 2,
+        "unknown": 1,
+    }
+    assert ledger.read_text().split().count(keys["refused"]) == 2, "the second payment has another key"
+
+
 async def test_a_stop_drains_and_the_next_start_goes_on(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with FakeOpenAI(seconds=0.2) as provider:

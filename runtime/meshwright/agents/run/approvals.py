@@ -208,7 +208,7 @@ class CallApproval:
         work = tool.preview(await self._masks.put_back(tool, arguments), self._context)
         seconds = self._state.services.tool_timeout_seconds
         try:
-            return await within_limits(tool, work, self._context, plain_effect, seconds)
+            return await within_limits(tool, work, self._context.task, plain_effect, seconds)
         except MeshError as error:
             self._masks.clean_error(error, tool)
             raise

@@ -67,13 +67,14 @@ def result_of(answer: Any) -> dict[str, Any] | None:
     if inspect.iscoroutine(answer):
         answer.close()
         raise AgentError("run returns a coroutine", remedy="Write `return await ...`")
-    data = _plain_data({"text": answer} if isinstance(answer, str) else answer, "run returns")
+    data = plain_data({"text": answer} if isinstance(answer, str) else answer, "run returns")
     if data is not None and not isinstance(data, dict):
         raise AgentError(f"run returns {_a(answer)}", remedy="Return text, or an object (a dict)")
     return data
 
 
-def _plain_data(value: Any, what: str) -> Any:
+def plain_data(value: Any, what: str) -> Any:
+    """A value of the author's as JSON data. Raises AgentError."""
     try:
         return from_json(to_json(value))
     except (PydanticSerializationError, ValueError) as error:
@@ -98,7 +99,7 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
             f"the function of step {name!r} is not async: it returns {_a(work)}",
             remedy="Give run.step an async function",
         )
-    return _plain_data(await work, f"step {name!r} returns")
+    return plain_data(await work, f"step {name!r} returns")
 
 
 def fault_of(agent: Agent, error: BaseException) -> Fault:

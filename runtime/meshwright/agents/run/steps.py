@@ -7,12 +7,14 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from meshwright.agents.run.author import UnawaitedCalls, awaited, noted
+from meshwright.agents.run.checks import StepCheckFunction, check_step, refuse_check
 from meshwright.agents.run.state import RunState
 from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import QuestionOptions
@@ -168,13 +170,23 @@ class RunSteps:
 
     @noted
     async def step(
-        self, name: str, run: Callable[[], Awaitable[_ResultT]], *, repeatable: bool = True
+        self,
+        name: str,
+        run: Callable[[], Awaitable[_ResultT]],
+        *,
+        repeatable: bool = True,
+        check: StepCheckFunction | None = None,
     ) -> _ResultT:
         """Run an async function once, however often the work is resumed; the result is plain JSON data.
 
-        With `repeatable=False` it is never run a second time where it may have happened already. Steps may
-        run side by side. Raises AgentError where `run` is no async function, or gives what JSON cannot hold.
+        With `repeatable=False` it is never run a second time where it may have happened already: a person is
+        asked. So it is with a `check`, which is asked first: an async function that gets the step's id, the
+        `step_id` that `run` had, and returns a `CheckResult`. It changes nothing, has the time of a tool, and
+        cannot tell where it fails. Steps may run side by side. Raises AgentError where `run` or `check` is no
+        async function, or gives what JSON cannot hold.
         """
+        if check is not None:
+            refuse_check(name, check)
         started = time.perf_counter()
 
         def tell(result: Any) -> list[ProgressEvent]:
@@ -182,7 +194,14 @@ class RunSteps:
             return [ProgressEvent.of(StepFinished(name=name, duration_ms=duration_ms))]
 
         return await self._journal.step(
-            name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
+            name,
+            {},
+            lambda: self._timed(name, run),
+            repeatable=repeatable and check is None,
+            tell=tell,
+            check=None
+            if check is None
+            else partial(check_step, self._state, name, lambda: self.step_id, check),
         )
 
     async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:

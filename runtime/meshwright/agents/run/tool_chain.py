@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.agents.run.approvals import CallApproval
 from meshwright.agents.run.calls import ModelCalls
+from meshwright.agents.run.checks import CheckedTool, check_call
 from meshwright.agents.run.files import DELEGATE_TOOL, check_size, fitting
 from meshwright.agents.run.masks import redacted_arguments
 from meshwright.agents.run.state import RunState
@@ -31,6 +32,7 @@ from meshwright.agents.tools.chain import (
 )
 from meshwright.agents.tools.limited import plain_result, within_limits
 from meshwright.agents.tools.tool import Tool, ToolContext
+from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, NotFound, ToolFailed
 from meshwright.core.files import File
@@ -75,13 +77,17 @@ class _ApprovalLink(ToolLink[RunInvocation]):
 class _JournalLink(ToolLink[RunInvocation]):
     """Executes the call in a step of the journal, once; the run learns from the result that is there.
 
-    A call of a tool that is not idempotent, and was cut off, has what a person says came of it.
+    A call that was cut off has the result that the tool's check knows. A call of a tool that is not
+    idempotent, and whose check cannot tell, has what a person says came of it.
     """
 
     async def call(self, call: RunInvocation) -> Any:
         state, tool, started = call.state, call.tool, time.perf_counter()
         request = {"arguments": call.arguments}
-        async with state.journal.open_step(f"tool {tool.name}", request, repeatable=tool.idempotent) as step:
+        opened = state.journal.open_step(
+            f"tool {tool.name}", request, repeatable=tool.idempotent, check=_check_of(call)
+        )
+        async with opened as step:
             if not step.is_replayed:
                 call.step = step
                 result = from_json(to_json(await self.inner.call(call), fallback=plain))
@@ -94,6 +100,35 @@ class _JournalLink(ToolLink[RunInvocation]):
         state.knowledge.learn(tool, call.arguments, result)
         state.masks.learn(tool, result, lambda: _read_again(call))
         return result
+
+
+def _check_of(call: RunInvocation) -> StepCheck | None:
+    """Asks the tool whether the call has happened; None if it has no check, or the call was not allowed."""
+    decision = call.approval.decision
+    if not call.tool.has_check or not (decision is None or decision.approve):
+        return None
+
+    def finish(result: dict[str, Any]) -> None:
+        result |= changed_call(call.arguments, call.approval.changed_by) | _change_of(call)
+        step = call.state.journal.inside
+        _keep(call, result, 0 if step is None else step.number)
+
+    async def check() -> CheckResult:
+        probe = RunInvocation(
+            CheckedTool(call.tool), call.arguments, call.context, call.state, call.calls, call.outside
+        )
+        return await check_call(call, probe, finish)
+
+    return check
+
+
+def _keep(call: RunInvocation, result: dict[str, Any], step: int) -> None:
+    """Note in a result which masks it has, and keep it whole where it is long."""
+    state, tool = call.state, call.tool
+    state.masks.note(tool, result)
+    output = state.outputs.tool
+    is_offered = state.tools.get(output.name, output) is output
+    state.outputs.keep(tool, result, step, is_offered=is_offered)
 
 
 async def _read_again(call: RunInvocation) -> Any:
@@ -159,7 +194,7 @@ class _ResultLink(ToolLink[RunInvocation]):
     """
 
     async def call(self, call: RunInvocation) -> dict[str, Any]:
-        state, tool = call.state, call.tool
+        tool = call.tool
         result: dict[str, Any] = {"value": None, "error": None}
         result |= changed_call(call.arguments, call.approval.changed_by)
         try:
@@ -172,10 +207,7 @@ class _ResultLink(ToolLink[RunInvocation]):
             call.step.changed = call.has_begun and tool.may_change
             call.calls.changed |= call.step.changed
             raise
-        state.masks.note(tool, result)
-        output = state.outputs.tool
-        is_offered = state.tools.get(output.name, output) is output
-        state.outputs.keep(tool, result, call.step.number, is_offered=is_offered)
+        _keep(call, result, call.step.number)
         return result
 
 
@@ -192,7 +224,9 @@ def _failure_of(call: RunInvocation, error: MeshError) -> dict[str, Any]:
     One whose process ended in the middle before may have taken effect already.
     """
     change, decision = _change_of(call) if call.has_begun else {}, call.approval.decision
-    may_have_run = call.step.was_begun and (decision is None or decision.approve)
+    may_have_run = (
+        call.step.was_begun and not call.step.is_ruled_out and (decision is None or decision.approve)
+    )
     if call.tool.may_change and may_have_run:
         note = f"{call.tool.name} was interrupted before, and may have taken effect then"
         return {"error": f"{error}. {note}", **_change_of(call), "uncertain": True}
@@ -268,7 +302,7 @@ class LimitLink(ToolLink[RunInvocation]):
             partial(plain_result, max_chars=tool.max_chars),
         )
         work = tool.call(call.whole_arguments, context)
-        return await within_limits(tool, work, context, read_result, seconds)
+        return await within_limits(tool, work, context.task, read_result, seconds)
 
 
 class ToolResult(NamedTuple):

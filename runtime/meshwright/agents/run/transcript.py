@@ -44,7 +44,7 @@ from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import read_forked, read_steps
 from meshwright.engine.work.journal import hash_of
-from meshwright.engine.work.people import asked_about
+from meshwright.engine.work.people import CHECK, asked_about
 from meshwright.engine.work.protocol import Wait, steps_stream
 from meshwright.engine.work.record import StepStatus, StepSummary, StepView, TaskRecord
 
@@ -205,6 +205,9 @@ class Transcript:
         if result is None:
             lines = [line for event in step.events if (line := RunProgress.read(event)) is not None]
             return lines[0].text if lines else ""
+        if step.kind.startswith(CHECK) and isinstance(result, dict):
+            words = str(result.get("outcome", "")).replace("_", " ")
+            return f"{words}: {result['evidence']}" if result.get("evidence") else words
         if step.kind == ATTACH and (files := files_in(result)):
             return str(files[0])
         if step.kind.startswith(APPROVE) and isinstance(result, dict):

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple, get_args
 from typing_extensions import TypeVar
 
 from meshwright.agents.tools.tool import Tool, ToolContext
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import ConfigError
 
 
@@ -39,6 +40,15 @@ class ToolWrapper(Tool):
     async def preview(self, arguments: str, context: ToolContext) -> Any | None:
         """The inner tool's preview."""
         return await self.inner.preview(arguments, context)
+
+    @property
+    def has_check(self) -> bool:
+        """Whether the inner tool has one."""
+        return self.inner.has_check
+
+    async def check(self, arguments: str, context: ToolContext) -> CheckResult:
+        """The result of the inner tool's check."""
+        return await self.inner.check(arguments, context)
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The inner tool's arguments."""

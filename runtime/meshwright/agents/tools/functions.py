@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache, partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import from_json, to_json
 
-from meshwright.agents.tools.limited import ToolThreads
+from meshwright.agents.tools.limited import ToolThreads, as_check_result
 from meshwright.agents.tools.tool import (
     MARK,
     MAX_ERRORS,
@@ -24,6 +24,7 @@ from meshwright.agents.tools.tool import (
     refusal,
     tool,
 )
+from meshwright.core.checks import CheckResult
 from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.files import TaskFile
@@ -32,6 +33,7 @@ from meshwright.models.structure import WithoutTitles, repaired
 
 _MAX_ARGUMENTS_CHARS = 65_536
 _Text = Annotated[str, Field(min_length=1)]
+_STEP_ID = "step_id"  # a parameter of checks
 _NO_ORDERS = "This was noted in earlier runs: it gives no orders. Cite the lines that you use by their ids."
 
 
@@ -52,6 +54,7 @@ class FunctionTool(Tool):
         self.contained = declaration.contained
         self.target = str(getattr(getattr(function, "__self__", None), "target", ""))
         self._preview = _preview_of(function, declaration.preview)
+        self._check = _check_of(function, declaration.check)
         self.threads = threads or ToolThreads()
         self.description, meanings = read_docstring(function.__doc__ or "")
         try:
@@ -91,6 +94,17 @@ class FunctionTool(Tool):
         if self._preview is None:
             return None
         return await self._preview(**self._values(arguments, context))
+
+    @property
+    def has_check(self) -> bool:
+        """Whether `@tool` names one."""
+        return self._check is not None
+
+    async def check(self, arguments: str, context: ToolContext) -> CheckResult:
+        """Check the arguments, and ask the function that the tool names."""
+        if self._check is None:
+            return await super().check(arguments, context)
+        return await self._check.call(self._values(arguments, context), context)
 
     def _values(self, arguments: str, context: ToolContext) -> dict[str, Any]:
         return self._read(arguments) | dict.fromkeys(self._context_names, context)
@@ -151,6 +165,52 @@ def _preview_of(function: Callable[..., Any], name: str) -> Callable[..., Any] |
     if list(parameters_of(preview)) != list(parameters_of(function)):
         raise refusal(function, f"names the preview {name!r}, which takes other parameters", remedy)
     return preview
+
+
+class _ToolCheck(NamedTuple):
+    """The check of a tool, bound to its owner, and its parameters that take the context of the call."""
+
+    function: Callable[..., Awaitable[CheckResult]]
+    context_names: tuple[str, ...]
+
+    async def call(self, values: Mapping[str, Any], context: ToolContext) -> CheckResult:
+        """Ask it, with those of the values that it takes."""
+        offered = {_STEP_ID: context.step_id, **values, **dict.fromkeys(self.context_names, context)}
+        names = [name for name in parameters_of(self.function) if name in offered]
+        return as_check_result(await self.function(**{name: offered[name] for name in names}), self.function)
+
+
+def _check_of(
+    function: Callable[..., Any], check: str | Callable[..., Awaitable[CheckResult]]
+) -> _ToolCheck | None:
+    """The check of a tool. Raises ConfigError where it cannot be one."""
+    if not check:
+        return None
+    owner = getattr(function, "__self__", None)
+    name = check if isinstance(check, str) else getattr(check, "__name__", repr(check))
+    target: Any = getattr(owner, check, None) if isinstance(check, str) else check
+    if inspect.isfunction(target) and next(iter(inspect.signature(target).parameters), "") == "self":
+        target = target.__get__(owner)
+    remedy = f"write `async def {name}(self, ...) -> CheckResult` beside it, with parameters of the tool"
+    if not inspect.iscoroutinefunction(target):
+        raise refusal(function, f"has the check {name!r}, which is no async function of its owner", remedy)
+    try:
+        hints = get_type_hints(target)
+    except (NameError, AttributeError, TypeError) as error:
+        raise refusal(
+            function, f"has the check {name!r}, with a type that cannot be read: {error}", remedy
+        ) from error
+    if hints.get("return") is not CheckResult:
+        problem = f"has the check {name!r}, which does not say that it returns a CheckResult"
+        raise refusal(function, problem, remedy)
+    context_names = tuple(parameter for parameter, hint in hints.items() if hint is ToolContext)
+    names = {_STEP_ID, *parameters_of(function), *context_names}
+    for parameter in parameters_of(target).values():
+        is_own = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not is_own or (parameter.name not in names and parameter.default is parameter.empty):
+            problem = f"has the check {name!r}, which takes {parameter.name!r}: no parameter of the tool"
+            raise refusal(function, problem, f"let it take some of {', '.join(sorted(names))}")
+    return _ToolCheck(target, context_names)
 
 
 def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import itertools
 import logging
 import math
@@ -16,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from meshwright.agents.tools.tool import Tool, ToolContext, Unchanged
+from meshwright.agents.tools.tool import ToolContext, Unchanged
+from meshwright.core.checks import CheckResult
 from meshwright.core.encoding import plain
 from meshwright.core.errors import MeshError, ToolFailed
 from meshwright.core.files import File, TaskFile
@@ -60,10 +62,26 @@ logger = logging.getLogger("meshwright.tools")
 _MAX_WHOLE_CHARS = 400_000
 
 
+class LimitedWork(Protocol):
+    """Something that runs within the limits of a tool."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for errors."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Its own seconds, None for the usual ones."""
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it does no harm to run it twice."""
+
+
 async def within_limits(
-    tool: Tool,
+    tool: LimitedWork,
     work: Awaitable[Any],
-    context: ToolContext,
+    task: Task,
     read_result: Callable[[Any], Any],
     timeout_seconds: float,
 ) -> Any:
@@ -72,7 +90,7 @@ async def within_limits(
     A MeshError of a tool passes as it is, every other exception becomes ToolFailed, and so does a call that
     takes longer, or than the task says.
     """
-    seconds, of_task = tool.timeout or timeout_seconds or math.inf, context.task.timeout
+    seconds, of_task = tool.timeout or timeout_seconds or math.inf, task.timeout
     if of_task is not None and seconds != math.inf:
         seconds = min(seconds, of_task)
     limit = asyncio.timeout(None if seconds == math.inf else seconds)
@@ -104,6 +122,20 @@ def plain_result(result: Any, max_chars: int) -> dict[str, Any]:
     if len(text) > max_chars:
         value = head_and_tail(text, _MAX_WHOLE_CHARS)
     return {"value": value, "error": None, "files": files} if files else {"value": value, "error": None}
+
+
+def as_check_result(value: Any, check: Callable[..., Any]) -> CheckResult:
+    """The value of a check. Raises ToolFailed, with file and line, where it is none."""
+    if isinstance(value, CheckResult):
+        return value
+    if inspect.iscoroutine(value):
+        value.close()
+    name = getattr(check, "__name__", repr(check))
+    code = getattr(inspect.unwrap(check), "__code__", None)
+    place = "" if code is None else f" ({_Place(code.co_filename, code.co_firstlineno).short})"
+    problem = f"The check {name} returned a {type(value).__name__}, not a CheckResult{place}"
+    logger.error("%s", problem)
+    raise ToolFailed(problem, remedy="Let it return CheckResult.happened, did_not_happen or unknown")
 
 
 def plain_effect(effect: Any) -> Any:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Un
 from pydantic_core import from_json
 
 from meshwright.agents.tools.settings import Effect
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.files import File, TaskFile
 from meshwright.core.ids import ID_PATTERN
@@ -157,11 +158,18 @@ class ToolContext(Protocol):
     ) -> Any:
         """Ask a person, and wait for the answer without holding a slot; the tool has to be idempotent."""
 
-    async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
+    async def step(
+        self,
+        name: str,
+        run: Callable[[], Awaitable[Any]],
+        *,
+        repeatable: bool = True,
+        check: Callable[[str], Awaitable[CheckResult]] | None = None,
+    ) -> Any:
         """Run an async function once within the call, however often that is resumed; the result is JSON data.
 
         A tool that waits within a call, by `ask_person` or `sleep`, has to be idempotent; the part of it that
-        must not be repeated is such a step with `repeatable=False`.
+        must not be repeated is such a step with `repeatable=False`, or with a `check`: see `Run.step`.
         """
 
     async def sleep(self, seconds: float) -> None:
@@ -208,6 +216,7 @@ class Declaration:
     network: bool
     contained: bool
     preview: str
+    check: str | Callable[..., Awaitable[CheckResult]]
     max_chars: int
 
 
@@ -228,6 +237,7 @@ def tool(
     network: bool = False,
     contained: bool = False,
     preview: str = "",
+    check: str | Callable[..., Awaitable[CheckResult]] = "",
     max_chars: int = MAX_RESULT_CHARS,
 ) -> Callable[[FunctionT], FunctionT]: ...
 
@@ -246,6 +256,7 @@ def tool(
     network: bool = False,
     contained: bool = False,
     preview: str = "",
+    check: str | Callable[..., Awaitable[CheckResult]] = "",
     max_chars: int = MAX_RESULT_CHARS,
 ) -> FunctionT | Callable[[FunctionT], FunctionT]:
     """Let the model call a method: with a docstring, every parameter annotated, async or not.
@@ -264,6 +275,11 @@ def tool(
     diff, a plan), and changes nothing. It is shown to those who approve, and the tool runs only while its
     effect is still the one that was shown. An idempotent tool also runs where the preview is `Unchanged`: its
     call was cut off behind the change, or another has made the same one.
+    `check` is an async function, or names a method of the owner, that says whether a call which was cut off
+    has happened. It takes those parameters of the tool that it needs, and `step_id`, which the call had in
+    its context; it returns a `CheckResult`, and changes nothing. A call that happened has the result that it
+    gives; one that did not runs again; where it cannot tell, an idempotent tool runs again, and about any
+    other a person is asked. It has the limits of a call, and where it fails it cannot tell.
     It returns whatever pydantic can write as JSON. Of more than `max_chars` the model gets head and tail, and
     the rest by the tool `output`. A `File` anywhere in that is shown to the model beside it. Raise ToolFailed
     to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the line that raised
@@ -286,6 +302,7 @@ def tool(
             network=network,
             contained=contained,
             preview=preview,
+            check=check,
             max_chars=max_chars,
         )
         setattr(function, MARK, declaration)
@@ -355,6 +372,18 @@ class Tool(ABC):
         It changes nothing. Raises what `call` raises; no person is asked then, and the call fails.
         """
         return None
+
+    @property
+    def has_check(self) -> bool:
+        """Whether it can say of a call that was cut off whether it has happened."""
+        return type(self).check is not Tool.check
+
+    async def check(self, arguments: str, context: ToolContext) -> CheckResult:
+        """Whether a call that was cut off has happened; `step_id` of the context is that of the call.
+
+        It changes nothing. What it raises counts as `unknown`.
+        """
+        return CheckResult.unknown(f"{self.name} has no check")
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The arguments of a call as plain data, checked and with their defaults: what a person approves.

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
+from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import Struct, plain
 from meshwright.core.errors import (
     Conflict,
@@ -36,6 +37,7 @@ from meshwright.core.messages import Task
 from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.doubts import Doubts
 from meshwright.engine.work.earlier import (
     CutSteps,
     Earlier,
@@ -54,7 +56,7 @@ from meshwright.engine.work.paths import (
     hash_of,
     identity_of,
 )
-from meshwright.engine.work.people import QUESTIONS, RESTART, Approval, result_of
+from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
 from meshwright.engine.work.waits import RunSuspended, Waits
 
@@ -92,6 +94,7 @@ class Journal:
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
+        self._doubts = Doubts(work, self._earlier, self._waits)
         self._repeats: list[str] = []
         self._cut_branches: set[str] = set()
         """The scopes of tools that may have been under way as the claim before this one ended."""
@@ -188,12 +191,14 @@ class Journal:
         repeatable: bool = True,
         costly: bool = True,
         tell: Callable[[Any], Sequence[ProgressEvent]] = lambda result: (),
+        check: StepCheck | None = None,
     ) -> Any:
         """Run a step, or return what it gave before: plain JSON data, or a model of the given `shape`.
 
         `tell` makes progress events of the result, which commit with it. See `open_step`.
         """
-        async with self.open_step(kind, request, repeatable=repeatable, costly=costly) as step:
+        opened = self.open_step(kind, request, repeatable=repeatable, costly=costly, check=check)
+        async with opened as step:
             if not step.is_replayed:
                 result = await run()
                 if shape is None:
@@ -204,19 +209,30 @@ class Journal:
         return step.result
 
     def open_step(
-        self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True, paid: bool = False
+        self,
+        kind: str,
+        request: Any,
+        *,
+        repeatable: bool = True,
+        costly: bool = True,
+        paid: bool = False,
+        check: StepCheck | None = None,
     ) -> OpenStep:
         """Begin a step. If it was journaled before, it has its result; else `finish` sets it.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
-        not run again, since it may have happened: the run waits until a person decides. A step that is not
+        not run again, since it may have happened: its `check` says whether it has, and where there is none,
+        or it cannot tell, the run waits until a person decides. A repeatable step that may have been cut off
+        is checked too, and runs again unless it has happened. A step that is not
         `costly` need not be durable before the next starts: it is run again for nothing. A step that is
         `paid` calls a model: it counts the calls that earlier claims did not live to record. If the block
         raises, the error and the calls that were made in it are recorded, for people: a resumed run runs the
         step again.
         """
         scope, key = self._next(kind, request)
-        opened = OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        opened = OpenStep(
+            self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid, check=check
+        )
         if not paid:  # the event of a call has its end and how long it took
             opened.started_at = self._runtime.clock.now()
         return opened
@@ -228,14 +244,12 @@ class Journal:
             await self._replay(opened)
             return
         await self._check_known(scope, key)
-        if key.path in self._earlier.intents:
-            answer = await self._waits.may_repeat(opened)
-            if not answer["approve"]:
-                opened.is_replayed, opened.result = True, result_of(key, answer)
-                self._records.write(key, {"result": opened.result})
-                return
         if opened.costly:
             self._take_begun(opened)
+        if self._doubts.is_open(opened) and (record := await self._doubts.settle(opened)) is not None:
+            opened.is_replayed, opened.result = True, record["result"]
+            self._records.write(key, record)
+            return
         self._waits.step_begins()
         self._paths.enter(opened)
         try:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from msgspec.structs import asdict, replace
 
 from meshwright.core import topics
+from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import own_json, stable_json
 from meshwright.core.errors import HostError
 from meshwright.core.events import Event, trace_id_of
@@ -63,6 +64,7 @@ class OpenStep:
         repeatable: bool,
         costly: bool,
         paid: bool,
+        check: StepCheck | None = None,
     ) -> None:
         self.is_replayed = False
         self.result: Any = None
@@ -82,6 +84,9 @@ class OpenStep:
         """How many calls of earlier claims were cut off in it, and are still to be recorded."""
         self.was_begun = False
         """Whether the claim before this one may have been in it as its process ended."""
+        self.check = check
+        self.is_ruled_out = False
+        """Whether its check knows that it did not happen before."""
         self.scope = scope
         self.waits = 0
         """How many waits are open within it."""
@@ -93,17 +98,17 @@ class OpenStep:
         self.started_at: datetime | None = None
         """When this claim began to run it; None if it is `paid`."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
-        self._journal = journal
+        self.journal = journal
 
     async def __aenter__(self) -> Self:
-        await self._journal.enter(self)
+        await self.journal.enter(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.is_replayed:
-            self._journal.leave(self, error)
+            self.journal.leave(self, error)
 
     @property
     def number(self) -> int:

@@ -91,11 +91,19 @@ QUESTIONS = "0"
 """The path of questions of the journal itself, before the first step."""
 RESTART, REPEAT = "restart", "repeat"
 """The steps that ask whether a run starts over, and whether a step runs again that may have taken effect."""
+CHECK = "check "
+"""How the kinds of steps begin that check whether another has happened."""
 
 
 def repeat_key(step: StepKey, times: int) -> StepKey:
     """The key of the question whether a step runs again that began so many times."""
     return StepKey(path=f"{QUESTIONS}.{step.path}.{times}", number=step.number, kind=REPEAT, hash="")
+
+
+def check_key(step: StepKey, times: str) -> StepKey:
+    """The key of the step that checks whether another has happened; `times` tells its runs apart."""
+    kind = f"{CHECK}{step.kind.removeprefix('tool ')}"
+    return StepKey(path=f"{QUESTIONS}.{step.path}.{times}", number=step.number, kind=kind, hash=step.hash)
 
 
 def asked_about(step: StepKey) -> str:

@@ -15,7 +15,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import ClaimRecords, OpenStep, Paths, Scope
-from meshwright.engine.work.people import Approval, Repetition, repeat_key
+from meshwright.engine.work.people import Approval
 from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, Work
 
 logger = logging.getLogger("meshwright.work")
@@ -163,19 +163,6 @@ class Waits:
             self._sending = None
             if self._open:
                 self._check_soon()
-
-    async def may_repeat(self, opened: OpenStep) -> dict[str, Any]:
-        """The answer of a person, who is asked each time that a step began and did not end."""
-        question = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
-        if question.path in self._earlier.results:
-            return self._earlier.results[question.path]["result"]
-        what = opened.key.kind.removeprefix("tool ")
-        reason = (
-            f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
-            "not, the task goes on with the result or the reason that you give."
-        )
-        subject = {"kind": opened.key.kind, "request": opened.request}
-        await self.wait(opened.scope, self.question(question, reason, subject, Repetition))
 
     def question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
         """A wait for a person, whose answer has that shape."""

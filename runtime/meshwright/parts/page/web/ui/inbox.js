@@ -124,7 +124,7 @@ function Many({ picked }) {
   const confirm = (/** @type {boolean} */ approve) =>
     ask({
       title: `${approve ? "Approve" : "Deny"} ${picked.length} ${picked.length === 1 ? "question" : "questions"}`,
-      text: html`<p>${approve ? "Each of these is done once:" : "None of these is done, and each agent gets the reason:"}</p><ol class="plan">${picked.map((question) => html`<li key=${question.id}><p class="question"><${Text} value=${sentence(question)} /></p><${Facts} subject=${question.subject ?? {}} /></li>`)}</ol>`,
+      text: html`<p>${approve ? "Each of these is done once:" : "None of these is done, and each agent gets the reason:"}</p><ol class="plan">${picked.map((question) => html`<li key=${question.id}><p class="question"><${Text} value=${sentence(question)} /></p><${Facts} subject=${question.subject ?? {}} asked=${question.question} /></li>`)}</ol>`,
       fields: [{ name: "reason", label: "Reason" }],
       yes: `${approve ? "Approve" : "Deny"} all ${picked.length}`,
       isDanger: !approve,
@@ -141,13 +141,14 @@ function Many({ picked }) {
 /** The question without its effect, which stands below it. @param {any} question */
 const sentence = (question) => question.question.split("\nIts effect:\n")[0];
 
-/** What a question is about: arguments, effect, and other data. @param {{subject: any}} given */
-function Facts({ subject }) {
+/** What a question is about: arguments, effect, what a check saw, and other data. @param {{subject: any, asked: string}} given */
+function Facts({ subject, asked }) {
   const { kind, agent_id, hidden_parts, ...about } = subject;
   const fields = kind === "question" ? about : {};
   return html`${subject.arguments && kind !== "question" && Object.keys(subject.arguments).length ? html`<h2>Arguments</h2><${Fields} fields=${subject.arguments} />` : null}
     ${Object.keys(fields).length ? html`<h2>About</h2><${Fields} fields=${fields} />` : null}
-    ${kind === "question" ? null : html`${Object.keys(subject.request ?? {}).length ? html`<h2>Its request</h2><${Shown} value=${subject.request} />` : null}
+    ${kind === "question" ? null : html`${subject.check && !asked.includes(subject.check) ? html`<h2>Its check</h2><p class="question"><${Text} value=${subject.check} /></p>` : null}
+      ${Object.keys(subject.request ?? {}).length ? html`<h2>Its request</h2><${Shown} value=${subject.request} />` : null}
       <${Changed} subject=${subject} />
       ${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
       ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}`}`;
@@ -176,7 +177,7 @@ export function Item({ question: listed, kind }) {
     <p class="question"><${Text} value=${sentence(question)} /></p>
     ${isTask && subject.hidden_parts?.lines ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
     ${subject.why && subject.kind !== "question" ? html`<p class="dim"><${Text} value=${subject.why} /></p>` : null}
-    <${Facts} subject=${subject} />
+    <${Facts} subject=${subject} asked=${question.question} />
     ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
     ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
     <${Answer} question=${question} decides=${decides} isUnseen=${Boolean(subject.hidden_parts?.lines) && !opened} />

@@ -1,0 +1,110 @@
+"""Doubts: a step was interrupted, and may have happened. Its check decides, else a person."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from meshwright.core.checks import CheckResult, StepCheck
+from meshwright.core.step_events import StepChecked
+from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.work.paths import OpenStep, ProgressEvent
+from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
+from meshwright.engine.work.protocol import Work
+from meshwright.engine.work.waits import Waits
+
+_MAX_EVIDENCE_CHARS = 300  # in a question
+
+
+class CheckStep(OpenStep):
+    """The step that runs the check of another, whose identity it has: both know the same idempotency key."""
+
+    def __init__(self, checked: OpenStep, times: str) -> None:
+        super().__init__(
+            checked.journal,
+            checked.scope,
+            check_key(checked.key, times),
+            checked.request,
+            repeatable=True,
+            costly=False,
+            paid=False,
+        )
+        self._checked = checked
+
+    @property
+    def identity(self) -> str:
+        """The identity of the step that it checks."""
+        return self._checked.identity
+
+    async def run(self, check: StepCheck) -> CheckResult:
+        """The result of the check, as recorded where it ran before."""
+        async with self:
+            if not self.is_replayed:
+                started = time.perf_counter()
+                checked = await check()
+                payload = StepChecked(
+                    name=self._checked.key.kind.removeprefix("tool "),
+                    outcome=checked.outcome,
+                    evidence=checked.evidence,
+                    duration_ms=round((time.perf_counter() - started) * 1000, 3),
+                )
+                self.finish(checked.model_dump(), [ProgressEvent.of(payload)])
+        return CheckResult.model_validate(self.result)
+
+
+class Doubts:
+    """The doubts of a run about steps that earlier claims began and did not end."""
+
+    def __init__(self, work: Work, earlier: Earlier, waits: Waits) -> None:
+        self._work = work
+        self._earlier = earlier
+        self._waits = waits
+
+    def is_open(self, opened: OpenStep) -> bool:
+        """Whether a step may have happened before, and is not simply run again."""
+        is_checked = opened.check is not None and opened.was_begun
+        return is_checked or opened.key.path in self._earlier.intents
+
+    async def settle(self, opened: OpenStep) -> dict[str, Any] | None:
+        """The record of a step that is not run again; None for one that is.
+
+        A person is asked about a step that is not repeatable where its check cannot tell, or there is none.
+        """
+        path, outside, checked = opened.key.path, False, None
+        times_begun = self._earlier.begun.get(path, 0) if path in self._earlier.intents else 0
+        if opened.check is not None:
+            # A check counts for one run of its step: of one without intents, for one claim.
+            step = CheckStep(opened, f"c{times_begun}" if times_begun else f"k{self._work.claim}")
+            checked = await step.run(opened.check)
+            opened.is_ruled_out, outside = checked.outcome == "did_not_happen", step.outside
+        if checked is not None and checked.outcome == "happened":
+            return {"result": checked.result, **({"outside": True} if outside else {})}
+        if opened.is_ruled_out or not times_begun:
+            return None
+        answer = await self._answer(opened, times_begun, checked)
+        return None if answer["approve"] else {"result": result_of(opened.key, answer)}
+
+    async def _answer(
+        self, opened: OpenStep, times_begun: int, checked: CheckResult | None
+    ) -> dict[str, Any]:
+        """The answer of a person, who is asked each time that a step began and did not end."""
+        question = repeat_key(opened.key, times_begun)
+        if question.path in self._earlier.results:
+            return self._earlier.results[question.path]["result"]
+        name = opened.key.kind.removeprefix("tool ")
+        evidence = "" if checked is None else f" Its check cannot tell: {_as_sentence(checked.evidence)}"
+        reason = (
+            f"The mesh stopped while {name} was running.{evidence} Check whether it took effect. May it run "
+            "again? If not, the task goes on with the result or the reason that you give."
+        )
+        subject = {"kind": opened.key.kind, "request": opened.request}
+        if checked is not None:
+            subject["check"] = checked.evidence
+        await self._waits.wait(opened.scope, self._waits.question(question, reason, subject, Repetition))
+
+
+def _as_sentence(evidence: str) -> str:
+    """The beginning of the evidence; the subject of the question has all of it."""
+    text = " ".join(evidence.split())
+    text = f"{text[:_MAX_EVIDENCE_CHARS]}..." if len(text) > _MAX_EVIDENCE_CHARS else text
+    return text if text.endswith((".", "!", "?")) else f"{text}."
