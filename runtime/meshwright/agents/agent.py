@@ -29,6 +29,7 @@ from meshwright.core.money import Budget
 if TYPE_CHECKING:
     from meshwright.models.named import ModelSpec
 
+_LISTS = ("capabilities", "toolsets", "skills", "fallbacks", "budgets", "delegates_to", "health_check_urls")
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
 
 
@@ -40,17 +41,17 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods,
-    as classes, or by the names under which installed packages bring them; `answers` the shape of its
-    answers (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the
-    agent's own; `model` a group of models or one named outright (default: what the prompt says), with
-    `fallbacks` for the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says
-    how both are called, as `create_agent` fills it; `params` further parameters of its calls of
-    models, like {"reasoning_effort": "low"}; `budgets` what it may spend, beside those of the
-    settings; `limits` how far a conversation with its model may go, where those of the settings are not to
-    hold; `timeout` how many seconds a step of its runs may take, and `deadline` its tasks, where callers
-    say nothing (default: settings); `cache_options` which cache `create_agent` was asked for;
-    `success_callbacks` LiteLLM's functions, which get `(kwargs, response_obj, start_time, end_time)` of
+    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods, as
+    classes, or by the names under which installed packages bring them; `skills` the names of its skills, or
+    patterns like "*"; `answers` the shape of its answers (default: text); `task_tags` the tags that callers
+    may choose (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright
+    (default: what the prompt says), with `fallbacks` for the latter and `num_retries` of a failed call
+    (default: the mesh's); `model_specs` says how both are called, as `create_agent` fills it; `params`
+    further parameters of its calls of models, like {"reasoning_effort": "low"}; `budgets` what it may spend,
+    beside those of the settings; `limits` how far a conversation with its model may go, where those of the
+    settings are not to hold; `timeout` how many seconds a step of its runs may take, and `deadline` its
+    tasks, where callers say nothing (default: settings); `cache_options` which cache `create_agent` was asked
+    for; `success_callbacks` LiteLLM's functions, which get `(kwargs, response_obj, start_time, end_time)` of
     each successful call of a model, and must not block; `prompt_text` stands where there is no prompt file;
     `variables` the texts for `{{name}}` in its prompt, like {"environment": "staging"}; `delegates_to` the
     agents to which it may give tasks; `reflects` whether a model draws a lesson from each run that called
@@ -63,6 +64,7 @@ class Agent:
     capabilities: ClassVar[Sequence[Capability]]
     prompt: ClassVar[str] = ""
     toolsets: ClassVar[Sequence[type[Toolset] | str]] = ()
+    skills: ClassVar[Sequence[str]] = ()
     answers: ClassVar[type[BaseModel] | None] = None
     task_tags: ClassVar[frozenset[str]] = frozenset()
     model: ClassVar[str] = ""
@@ -141,7 +143,11 @@ class Agent:
             capabilities=tuple(cls.capabilities),
             health_check_urls=tuple(cls.health_check_urls),
             deadline=cls.deadline,
-            metadata={"description": (cls.__doc__ or "").strip().partition("\n")[0], "prompt": cls.prompt},
+            metadata={
+                "description": (cls.__doc__ or "").strip().partition("\n")[0],
+                "prompt": cls.prompt,
+                **({"skills": ", ".join(cls.skills)} if cls.skills else {}),
+            },
         )
 
 
@@ -169,7 +175,7 @@ def _check_seconds(agent: type[Agent], name: str, most: float) -> None:
 
 
 def _check_lists(agent: type[Agent]) -> None:
-    for name in ("capabilities", "toolsets", "fallbacks", "budgets", "delegates_to", "health_check_urls"):
+    for name in _LISTS:
         value = getattr(agent, name, ())
         if isinstance(value, str) or not isinstance(value, Sequence):
             complaint = f"has {name} that are no list: {value!r}"
@@ -180,6 +186,10 @@ def _check_lists(agent: type[Agent]) -> None:
     if name := reserved_param(agent.params):
         complaint = f"has {name!r} among its params"
         raise _refusal(agent, complaint, "Say it in its prompt file, or in litellm_config.yaml", "params")
+    for skill in agent.skills:
+        if not isinstance(skill, str):
+            complaint = f"has {skill!r} among its skills, which is no name"
+            raise _refusal(agent, complaint, 'Write skills = ("pdf-forms",), or ("*",) for all', "skills")
     for toolset in agent.toolsets:
         if not (isinstance(toolset, str) or (isinstance(toolset, type) and issubclass(toolset, Toolset))):
             complaint = f"has {toolset!r} among its toolsets, which is no class of a Toolset"

@@ -29,6 +29,7 @@ from meshwright.agents.run.runner import Runner
 from meshwright.agents.run.state import Services
 from meshwright.agents.run.tool_chain import tool_chain
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
+from meshwright.agents.skills.catalog import Skills
 from meshwright.agents.tools.limited import Overrun
 from meshwright.agents.tools.settings import ApprovalsSettings, ToolsSettings
 from meshwright.agents.tools.toolset import ToolSettings
@@ -119,7 +120,9 @@ class AgentsComponent(Component):
         settings = replace(tool_settings(mesh.settings, mesh.project), get=mesh.get)
         self._unusable = unusable(settings, mesh.get(AgentTypes))
         self._toolsets = Toolsets(settings, mesh.runtime.clock, mesh.tell)
-        bound = bind_agents(agents_here(mesh), self._toolsets, self._overran, mesh.get(AgentTypes))
+        bound = bind_agents(
+            agents_here(mesh), self._toolsets, self._overran, mesh.get(AgentTypes), mesh.get(Skills)
+        )
         self._agents = mesh.provide(bound)
         self.parts += [self._toolsets, *self._agents.values()]
         self._codes = {agent.agent_id: code_of(agent) for agent in mesh.get(AgentTypes)}
@@ -211,6 +214,7 @@ class AgentsComponent(Component):
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
             trees=self._trees(),
+            skills=mesh.get(Skills),
         )
 
     def _trees(self) -> Trees | None:

@@ -21,6 +21,8 @@ from pydantic import ValidationError
 from meshwright.agents.agent import Agent
 from meshwright.agents.prompts import CodePrompt
 from meshwright.agents.settings import AgentsSettings, PromptsSettings
+from meshwright.agents.skills.catalog import Skills
+from meshwright.agents.skills.tools import SkillTool
 from meshwright.agents.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
 from meshwright.agents.tools.limited import Overrun, ToolThreads, author_place
 from meshwright.agents.tools.tool import Tool
@@ -321,6 +323,7 @@ class BoundAgent:
         toolsets: Toolsets,
         on_overrun: Callable[[Overrun], None] = lambda overrun: None,
         capabilities: Collection[str] = (),
+        skills: Skills | None = None,
     ) -> None:
         self.agent = agent
         settings = toolsets.settings
@@ -332,12 +335,17 @@ class BoundAgent:
             self._own.append(delegate_tool(agent.delegates_to, capabilities))
         if agent.remembers:
             self._own.append(remember_tool())
+        if skills is not None and skills.has_any(agent.agent_id):
+            self._own.append(SkillTool(skills, agent.agent_id, self._runs_programs))
         self._offers = self._offered()
         self.tools = self._by_name()
         names = [tool.name for offer in self._offers for tool in offer]  # a slip shows at once
         if twice := sorted({name for name in names if names.count(name) > 1}):
             problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
             raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
+
+    def _runs_programs(self) -> bool:
+        return any(tool.effect == "run" for tool in self.tools.values())
 
     async def ready_tools(self) -> Mapping[str, Tool]:
         """The tools of a run that starts now, by name. Toolsets that it needs are started side by side."""
@@ -407,6 +415,7 @@ def bind_agents(
     toolsets: Toolsets,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
     others: Sequence[type[Agent]] = (),
+    skills: Skills | None = None,
 ) -> BoundAgents:
     """Make each agent with its tools, by agent id; `others` are those that they may delegate to as well.
 
@@ -415,7 +424,9 @@ def bind_agents(
     all_classes = (*classes, *others)
     able = {capability.name for cls in all_classes for capability in cls.capabilities}
     able -= {cls.agent_id for cls in all_classes}  # a name of both means the agent
-    return BoundAgents({cls.agent_id: BoundAgent(cls(), toolsets, on_overrun, able) for cls in classes})
+    return BoundAgents(
+        {cls.agent_id: BoundAgent(cls(), toolsets, on_overrun, able, skills) for cls in classes}
+    )
 
 
 def code_of(agent: type[Agent]) -> str:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import click
 
 from meshwright.agents.settings import AgentsSettings
+from meshwright.agents.skills.settings import SkillsSettings
 from meshwright.cli.options import ask
 from meshwright.models.settings import ModelsSettings
 
@@ -85,6 +86,8 @@ def _risks(folder: Path, settings: Settings) -> list[str]:
         risks.append(
             f"{settings[AgentsSettings].dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})"
         )
+    skills = [name for name in settings[SkillsSettings].dirs if risks and name.is_dir()]
+    risks += [f"{name}/: instructions for its agents" for name in skills]
     if text := _text_of(Path("mesh.toml")):
         url = settings[ModelsSettings].base_url
         sends = url and url in text
@@ -226,6 +229,8 @@ def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declar
         prompt = ast.literal_eval(has["prompt"]) if "prompt" in has else agent_id
         capabilities = tuple(_capabilities(has.get("capabilities")))
         described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
+        if "skills" in has:
+            described["skills"] = ", ".join(ast.literal_eval(has["skills"]))
         agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
     except (ValueError, TypeError):
         return False

@@ -46,6 +46,7 @@ NAMES = (
     "models.part:PART",
     "agents.context.part:PART",
     "parts.mcp.part:PART",
+    "agents.skills.part:PART",
     "agents.part:AGENTS",
     "engine.events.part:PEOPLE",
     "mesh.orchestration.part:ORCHESTRATION",

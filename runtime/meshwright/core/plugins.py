@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMPONENTS = "meshwright.components"
 AGENTS = "meshwright.agents"
 TOOLSETS = "meshwright.toolsets"
+SKILLS = "meshwright.skills"
 STORES = "meshwright.stores"
 MODELS = "meshwright.models"
 

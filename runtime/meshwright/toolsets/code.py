@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
+from meshwright.agents.skills.tools import sandbox_options
 from meshwright.agents.tools.tool import Tool, ToolContext, tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.agents.tools.workspace import path_matches
@@ -259,9 +260,11 @@ class CodeTools(EditingTools, ProposingTools):
             seconds: how long it may take
         """
         tree = await context.tree()
+        readable, env = sandbox_options(self.settings, context.agent_id)
 
         async def work() -> dict[str, Any]:
-            finished = await tree.run(("bash", "-c", command), BoxLimits(seconds=float(seconds)))
+            limits = BoxLimits(seconds=float(seconds))
+            finished = await tree.run(("bash", "-c", command), limits, readable=readable, env=env)
             return {"status": finished.status, **_ended(finished), "output": _shortened(tree, finished)}
 
         return await tree.once(context.step_id, work)

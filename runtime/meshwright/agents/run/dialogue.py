@@ -67,7 +67,7 @@ class Dialogue(Generic[ShapeT]):
     ) -> None:
         self._run, self._state, self._calls = run, state, calls
         self._prepared, self._question, self._shape = prepared, question, shape
-        self._messages = prepared.messages(question)
+        self._messages = prepared.messages(question, has_tools=tools is not None)
         self._limit: Limit | None = None
         """The limit that was reached: only an answer will do."""
         self._failed_call: FailedCall | None = None

@@ -27,6 +27,8 @@ from meshwright.agents.run.earlier import earlier_changes
 from meshwright.agents.run.files import files_of
 from meshwright.agents.run.memories import recalled
 from meshwright.agents.run.state import RunState
+from meshwright.agents.skills.catalog import NO_SKILLS
+from meshwright.agents.skills.event_types import SkillsOffered
 from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.encoding import Struct
@@ -75,21 +77,30 @@ class PreparedPrompt(Struct):
     changes: str = ""
     """The changes of earlier attempts at the task, for a message of the user's role."""
     outside: bool = False
-    """Whether the conversation, or those changes, come of text from outside."""
+    """Whether the conversation, those changes or the skills come of text from outside."""
+    skills: str = ""
+    """The names and descriptions of the agent's skills, for the system prompt of a run with tools."""
+    outside_skills: str = ""
+    """Those of skills that strangers wrote, for a message of the user's role."""
+    skill_digests: dict[str, str] = field(default_factory=dict)
     max_calls: int | None = None
     """The calls of one reply that may run, as the setting was; None in journals that do not have it."""
     totals: dict[str, Any] = field(default_factory=dict)
     """The totals of the run by then, for each limit that holds."""
 
-    def messages(self, question: ChatMessage) -> list[ChatMessage]:
-        """The messages that a conversation begins with, the question last."""
-        texts = filter(None, (self.recalled, self.changes))
+    def messages(self, question: ChatMessage, *, has_tools: bool = False) -> list[ChatMessage]:
+        """The messages that a conversation begins with, the question last; skills where there are tools."""
+        skills, outside_skills = (self.skills, self.outside_skills) if has_tools else ("", "")
+        texts = filter(None, (outside_skills, self.recalled, self.changes))
         messages = [ChatMessage(role="user", content=text) for text in texts]
-        return [ChatMessage(role="system", content=self.system), *self.history, *messages, question]
+        system = "\n\n".join(filter(None, (self.system, skills)))
+        return [ChatMessage(role="system", content=system), *self.history, *messages, question]
 
     def events(self) -> list[ProgressEvent]:
-        """The events that memories were recalled, the sender's context came, and it was compressed."""
+        """The events that skills are offered, memories were recalled, and what became of the context."""
         payloads: list[StepPayload] = []
+        if self.skill_digests:
+            payloads.append(SkillsOffered(skills=self.skill_digests))
         if self.memories:
             payloads.append(MemoryRecalled(count=self.memories, tokens=self.memory_tokens))
         if self.received:
@@ -133,6 +144,7 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
     history, outside = await _conversation(state, window.input)
     earlier = await earlier_changes(state)
+    skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
     prepared = PreparedPrompt(
         system="",
         model=model,
@@ -144,7 +156,10 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
         params={**prompt.params, **agent.params, **variant.params},
         history=history,
         changes=earlier.text,
-        outside=outside or earlier.outside,
+        outside=outside or earlier.outside or bool(skills.outside),
+        skills=skills.text,
+        outside_skills=skills.outside,
+        skill_digests=skills.digests,
         window=window.input,
         max_output=window.output,
         max_calls=services.max_calls_per_reply,

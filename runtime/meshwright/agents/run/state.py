@@ -17,6 +17,7 @@ from meshwright.agents.run.delegation import Delegation, Knowledge
 from meshwright.agents.run.limits import Parking, StepTime
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.tool_calls import Outputs
+from meshwright.agents.skills.catalog import Skills
 from meshwright.agents.tools.chain import ToolChain
 from meshwright.agents.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.agents.tools.tool import Tool
@@ -87,6 +88,7 @@ class Services:
     budgets: Budgets | None
     activity: Callable[[str, datetime], Awaitable[Activity]] | None
     trees: Trees | None
+    skills: Skills | None = None
     project_id: str = "default"
     usual_calls: UsualCalls = field(default_factory=UsualCalls)
 

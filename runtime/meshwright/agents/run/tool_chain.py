@@ -37,7 +37,7 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, NotFound, ToolFailed
 from meshwright.core.files import File
 from meshwright.core.tracing import TENANT, GenAI
-from meshwright.engine.work.paths import OpenStep
+from meshwright.engine.work.paths import OpenStep, ProgressEvent
 from meshwright.models.port import ToolCall
 
 _MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something
@@ -92,7 +92,8 @@ class _JournalLink(ToolLink[RunInvocation]):
                 call.step = step
                 result = from_json(to_json(await self.inner.call(call), fallback=plain))
                 events = tool_events(tool.name, call.arguments, result, None if step.has_waited else started)
-                step.finish(result, events)
+                more = tool.events(result["value"]) if result["error"] is None else ()
+                step.finish(result, [*events, *map(ProgressEvent.of, more)])
         result = step.result
         # Text is of a person: the call was cut off, and is not run again.
         call.calls.changed |= "changed" in result if is_journaled(result) else tool.may_change

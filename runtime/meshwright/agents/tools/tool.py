@@ -33,6 +33,7 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.files import File, TaskFile
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Task
+from meshwright.core.payloads import StepPayload
 from meshwright.core.schema import faults, with_defaults
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import ShapeT, repaired
@@ -384,6 +385,10 @@ class Tool(ABC):
         It changes nothing. What it raises counts as `unknown`.
         """
         return CheckResult.unknown(f"{self.name} has no check")
+
+    def events(self, value: Any) -> Sequence[StepPayload]:
+        """Further events of the step of a call that succeeded, by its value as the step records it."""
+        return ()
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The arguments of a call as plain data, checked and with their defaults: what a person approves.

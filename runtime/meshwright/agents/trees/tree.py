@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -199,12 +200,22 @@ class Tree:
         return "\n".join([*lines[:most], *more])
 
     async def run(
-        self, argv: Sequence[str], limits: BoxLimits = _LIMITS, network: Sequence[str] = ()
+        self,
+        argv: Sequence[str],
+        limits: BoxLimits = _LIMITS,
+        network: Sequence[str] = (),
+        *,
+        readable: Sequence[Path] = (),
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> SandboxResult:
-        """Run a program in the sandbox, at the root of the tree. Call it within `once`."""
-        env = {**_ENVIRONMENT, "GOCACHE": str(self.root / ".go_cache"), **self.settings.env}
+        """Run a program in the sandbox, at the root of the tree. Call it within `once`.
+
+        It may read the folders `readable`, and has the variables `env`, beside those of the settings.
+        """
+        env = {**_ENVIRONMENT, "GOCACHE": str(self.root / ".go_cache"), **env, **self.settings.env}
+        folders = [*self._readable(), *readable]
         finished = await self._services.sandbox.run(
-            argv, self.root, limits=limits, network=network, env=env, read=self._readable()
+            argv, self.root, limits=limits, network=network, env=env, read=folders
         )
         return replace(finished, output=self.named_from_root(finished.output))
 
