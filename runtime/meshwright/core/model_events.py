@@ -21,7 +21,7 @@ class ModelCalled(
     listed="call_id, model, deployment, group, tags, user, thread_id, tenant_id, usage, cost_usd, "
     "cost_source, cache_hit, saved_usd, attempts, outcome (ok, failed, cancelled or cut), error, reason, "
     "tool_calls, finish_reason, latency_ms, duration_ms, prompt, failed_at (deployments, one for each failed "
-    "attempt)",
+    "attempt), passed_over (fields of a client's request that had no effect)",
 ):
     call_id: Fact[str]
     model: Fact[str]
@@ -45,6 +45,7 @@ class ModelCalled(
     finish_reason: Fact[str | None] = None
     prompt: Fact[str | None] = None
     failed_at: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
     duration_ms: Fact[float]
 
     def event_line(self, event: Document) -> Sequence[object]:
@@ -61,6 +62,7 @@ class ModelCalled(
             seconds(self.duration_ms),
             f"-> {', '.join(self.tool_calls)}" if self.tool_calls else finish(self.finish_reason),
             short(self.reason or ""),
+            f"passed over {', '.join(self.passed_over)}" if self.passed_over else "",
         )
 
 

@@ -108,8 +108,9 @@ class Call(Struct):
     was not believed. `cost_usd` is None if the cost is unknown, and 0 for an answer from a cache, which
     `saved_usd` would have cost. `attempts` counts tries within the call, `attempt` numbers the attempt of the
     task. A call is `cut` if its process ended first. `prompt` is the version of its prompt, None for a call
-    of a client. `failed_at` are the deployments whose attempts failed in it, one for each. `settlement` is
-    its booking in budgets, where any reserved money for it; no event has it.
+    of a client. `failed_at` are the deployments whose attempts failed in it, one for each. `passed_over`
+    names fields of a client's request that had no effect. `settlement` is its booking in budgets, where any
+    reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -136,6 +137,7 @@ class Call(Struct):
     attempt: int | None = None
     prompt: str | None = None
     failed_at: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ class CallContext(Struct, omit_defaults=True):
     prompt: str | None = None
     traceparent: str | None = None
     is_own_endpoint: bool = False
+    passed_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:
@@ -208,7 +211,7 @@ class CallContext(Struct, omit_defaults=True):
 
 _OF_THE_RUN: dict[str, Any] = {
     **dict.fromkeys(("record", "since", "path", "take_cut", "prompt", "traceparent")),
-    **{"priority": 5, "on_empty": "fail", "is_own_endpoint": False},
+    **{"priority": 5, "on_empty": "fail", "is_own_endpoint": False, "passed_over": ()},
 }
 """Fields of a context that change no answer: they stay in the process."""
 

@@ -292,7 +292,7 @@ _of_reply = attrgetter(*_OF_REPLY)
 
 def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
     fields = {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
-    fields["prompt"] = request.context.prompt
+    fields["prompt"], fields["passed_over"] = request.context.prompt, request.context.passed_over
     return fields
 
 

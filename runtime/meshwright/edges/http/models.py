@@ -258,6 +258,7 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
 async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext) -> Response:
     """Make the call for its caller, and answer as its wire does."""
     user = context.agent_id or LLM_SERVICE
+    context = context.model_copy(update={"passed_over": call.passed_over})
     call_request = call.request.model_copy(update={"context": context, "user": user})
     complete = partial(mesh.get(Model).complete, call_request)
     if call.streams:

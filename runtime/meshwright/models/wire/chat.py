@@ -63,12 +63,16 @@ class PastCall(BaseModel):
 
 
 class RequestMessage(BaseModel):
-    """One message of the conversation."""
+    """One message of the conversation.
+
+    `thinking_blocks` is LiteLLM's: the provider's blocks of thinking, as they came with an answer.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ChatPart] | None = None
     tool_calls: list[PastCall] | None = None
     tool_call_id: _CallId | None = None
+    thinking_blocks: list[dict[str, Any]] | None = None
 
 
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -258,6 +262,7 @@ def _message_of(number: int, message: RequestMessage) -> ChatMessage:
             for call in message.tool_calls or ()
         ),
         tool_call_id=message.tool_call_id,
+        thinking=tuple(message.thinking_blocks or ()),
     )
 
 
@@ -301,7 +306,7 @@ class ChatCall:
         if reply.tool_calls:
             message["content"] = reply.content or None
             message["tool_calls"] = [_call_body(call) for call in reply.tool_calls]
-        message |= _files_body(reply)
+        message |= _files_body(reply) | _thinking_body(reply)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _ending(reply)}
         return {
             **self._head,
@@ -334,8 +339,8 @@ class ChatCall:
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
             yield self._piece({"tool_calls": calls})
-        if files := _files_body(reply):
-            yield self._piece(files)
+        if others := _files_body(reply) | _thinking_body(reply):
+            yield self._piece(others)
         yield self._piece({}, _ending(reply))
         if self._with_usage:
             usage = _usage_body(reply.usage)
@@ -369,6 +374,11 @@ def _files_body(reply: ModelReply) -> dict[str, Any]:
             "expires_at": 0,
         }
     return body
+
+
+def _thinking_body(reply: ModelReply) -> dict[str, Any]:
+    """The blocks of thinking of a reply, as LiteLLM writes them."""
+    return {"thinking_blocks": list(reply.thinking)} if reply.thinking else {}
 
 
 def _ending(reply: ModelReply) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Protocol
 
 from meshwright.core.errors import MeshError
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.wire.stream import StreamedCall
+
+_MAX_NAMES = 32
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def plain_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns field names of a client's request for an event, which must hold no contents.
+
+    Names that no API has are one `?`.
+    """
+    return tuple(dict.fromkeys(name if _NAME.fullmatch(name) else "?" for name in names))[:_MAX_NAMES]
 
 
 class WireCall(Protocol):

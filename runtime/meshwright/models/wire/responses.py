@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from itertools import count
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.errors import MeshError
 from meshwright.core.ids import Identifier, new_id
-from meshwright.models.port import ModelReply, ToolCall
+from meshwright.models.port import ModelReply
 from meshwright.models.wire.chat import TAGS_HEADER, ChatRequest, model_request
 from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
+from meshwright.models.wire.port import plain_names
+from meshwright.models.wire.response_items import NOT_STORED, Conversation, reasoning_item
+from meshwright.models.wire.response_tools import ResponseTools
 from meshwright.models.wire.stream import StreamedCall
 
-_PASSED_OVER = frozenset(
-    {"store", "truncation", "include", "metadata", "background", "conversation", "prompt"}
-)
-"""Parameters without an effect here; those of _STORED must not ask for one."""
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
-_REMEDY = "Send the whole conversation as `input`: responses are not stored here"
-_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "text"}
+"""Fields that ask for what the mesh has not stored, or would have to."""
+_TO_PROVIDER = frozenset(
+    {"top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"}
+    | {"repetition_penalty", "parallel_tool_calls", "service_tier", "prompt_cache_key", "safety_identifier"}
+    | {"prompt_cache_retention", "thinking", "tags", "cache", "n", "logprobs", "top_logprobs"}
+)
+"""Fields that chat completions have too, or other providers than OpenAI."""
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "store": (False,),
+    "truncation": ("disabled",),
+    "include": ([], ["reasoning.encrypted_content"]),
+}
+"""Values that ask for nothing but what the mesh does."""
 
 
 class ResponsesRequest(BaseModel):
@@ -59,21 +69,44 @@ class ResponseDocument(BaseModel):
     output: list[dict[str, Any]]
 
 
-def chat_request(request: ResponsesRequest) -> ChatRequest:
-    """The chat completion that a response is made of. Raises InvalidInput for what there is not here."""
-    others = dict(request.model_extra or {})
-    for name in _STORED:
-        if others.pop(name, None):
-            raise UnsupportedParameter(f"{name} is not possible here", remedy=_REMEDY, field=name)
-    tags = (others.get("metadata") or {}).get("tags")
+class _Reading:
+    """A request as a chat completion, with its tools and what is passed over."""
+
+    def __init__(self, request: ResponsesRequest) -> None:
+        others = {name: value for name, value in (request.model_extra or {}).items() if value is not None}
+        for name in _STORED:
+            if others.pop(name, None):
+                raise UnsupportedParameter(f"{name} is not possible here", remedy=NOT_STORED, field=name)
+        self.tools = ResponseTools()
+        self.tools.add("tools", request.tools or [])
+        conversation = Conversation(self.tools)
+        conversation.read(request.instructions, request.input)
+        self.tools.require_some()
+        tools = [f"tools.{kind}" for _, kind in self.tools.passed_over]
+        items = [f"input.{kind}" for kind in conversation.passed_over]
+        self.passed_over = plain_names([*_without_effect(others), *tools, *items])
+        self.chat = _chat_request(request, conversation.messages, self.tools, others)
+
+
+def _without_effect(others: Mapping[str, Any]) -> list[str]:
+    names = [name for name in others if name not in _TO_PROVIDER and name != "metadata"]
+    return [name for name in names if others[name] not in _USUAL.get(name, ())]
+
+
+def _chat_request(
+    request: ResponsesRequest, messages: list[dict[str, Any]], tools: ResponseTools, others: dict[str, Any]
+) -> ChatRequest:
     text_options = request.text or {}
+    metadata = others.get("metadata")
+    tags = metadata.get("tags") if isinstance(metadata, Mapping) else None
+    choice = tools.choose(request.tool_choice)  # it may narrow the tools
     fields: dict[str, Any] = {
-        **{name: value for name, value in others.items() if name not in _PASSED_OVER},
+        **{name: value for name, value in others.items() if name in _TO_PROVIDER},
         "model": request.model,
-        "messages": _messages_of(request),
+        "messages": messages,
         "stream": request.stream,
-        "tools": [_tool_of(number, tool) for number, tool in enumerate(request.tools or ())] or None,
-        "tool_choice": _choice_of(request.tool_choice),
+        "tools": tools.functions or None,
+        "tool_choice": choice,
         "response_format": _format_of(text_options.get("format")),
         "verbosity": text_options.get("verbosity"),
         "reasoning_effort": (request.reasoning or {}).get("effort"),
@@ -89,75 +122,6 @@ def chat_request(request: ResponsesRequest) -> ChatRequest:
         raise invalid_body(error) from None
 
 
-def _messages_of(request: ResponsesRequest) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
-    if request.instructions:
-        messages.append({"role": "system", "content": request.instructions})
-    items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
-    for number, item in enumerate(items):
-        match item.get("type") or "message":
-            case "message":
-                messages.append(
-                    {"role": item.get("role"), "content": _content_of(number, item.get("content"))}
-                )
-            case "function_call":
-                function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-                call = {"id": item.get("call_id"), "type": "function", "function": function}
-                if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant", "content": None})
-                messages[-1].setdefault("tool_calls", []).append(call)
-            case "function_call_output":
-                content = _content_of(number, item.get("output"))
-                messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
-            case "reasoning":
-                pass  # a summary for people; providers want back what they wrote themselves
-            case other:
-                raise _refused(f"input.{number}.type", other)
-    return messages
-
-
-def _content_of(number: int, content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    return [_part_of(f"input.{number}.content.{place}", part) for place, part in enumerate(content)]
-
-
-def _part_of(where: str, part: Any) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind in _PARTS:
-        return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
-    if kind == "input_image" and isinstance(part.get("image_url"), str):
-        detail = {"detail": part["detail"]} if part.get("detail") else {}
-        return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
-    if kind == "input_file":
-        names = {
-            "file_data": "file_data",
-            "file_id": "file_id",
-            "file_url": "file_id",
-            "filename": "filename",
-        }
-        return {"type": "file", "file": {ours: part[name] for name, ours in names.items() if part.get(name)}}
-    raise _refused(f"{where}.type", kind)
-
-
-def _tool_of(number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        raise _refused(f"tools.{number}.type", tool.get("type"))
-    names = ("name", "description", "parameters", "strict")
-    return {
-        "type": "function",
-        "function": {name: tool[name] for name in names if tool.get(name) is not None},
-    }
-
-
-def _choice_of(choice: str | dict[str, Any] | None) -> Any:
-    if not isinstance(choice, dict):
-        return choice
-    if choice.get("type") != "function":
-        raise _refused("tool_choice.type", choice.get("type"))
-    return {"type": "function", "function": {"name": choice.get("name")}}
-
-
 def _format_of(text_format: Any) -> Any:
     if not isinstance(text_format, Mapping) or text_format.get("type") != "json_schema":
         return text_format
@@ -165,10 +129,6 @@ def _format_of(text_format: Any) -> Any:
         "type": "json_schema",
         "json_schema": {name: value for name, value in text_format.items() if name != "type"},
     }
-
-
-def _refused(where: str, kind: Any) -> InvalidInput:
-    return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=_REMEDY, field=where)
 
 
 # Answers
@@ -180,13 +140,14 @@ class ResponseCall:
     Raises InvalidInput for a request that the mesh cannot do; `header` has more tags, with commas between.
     """
 
-    passed_over: tuple[str, ...] = ()
-
     def __init__(self, body: ResponsesRequest, header: str = "") -> None:
-        self.request = model_request(chat_request(body), header)
+        reading = _Reading(body)
+        self.request = model_request(reading.chat, header)
         self.streams = bool(body.stream)
+        self.passed_over = reading.passed_over
+        self._tools = reading.tools
         self._body = body
-        self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg")}
+        self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg", "rs")}
         self._created_at = int(time.time())
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
@@ -229,34 +190,31 @@ class ResponseCall:
         except MeshError as error:
             document = openai_error(error)
             yield frame("error", **document["error"], **document)
+            failed = self._document("failed", [], self._body.model) | {"error": document["error"]}
+            yield frame("response.failed", response=failed)  # Codex reads this one alone
             return
         if text:
             yield frame("response.output_text.done", **place, text=text, logprobs=[])
             yield frame("response.content_part.done", **place, part=_text_part(text))
             yield frame("response.output_item.done", output_index=0, item=self._message(text))
-        for index, tool_call in enumerate(reply.tool_calls, start=int(bool(text))):
-            item, at = _call_item(tool_call), {"output_index": index}
-            unwritten = {**item, "arguments": "", "status": "in_progress"}
-            yield frame("response.output_item.added", **at, item=unwritten)
-            at_item = {"item_id": item["id"], **at}
-            arguments = tool_call.arguments
-            yield frame("response.function_call_arguments.delta", **at_item, delta=arguments)
-            function = {"name": tool_call.name, "arguments": arguments}
-            yield frame("response.function_call_arguments.done", **at_item, **function)
+        for index, item in enumerate(self._others(reply), start=int(bool(text))):
+            at = {"output_index": index}
+            yield frame("response.output_item.added", **at, item=_begun(item))
+            for kind, fields in _changes(item):
+                yield frame(kind, item_id=item["id"], **at, **fields)
             yield frame("response.output_item.done", **at, item=item)
-        for index, item in enumerate(_pictures(reply), start=int(bool(text)) + len(reply.tool_calls)):
-            yield frame(
-                "response.output_item.added", output_index=index, item={**item, "status": "in_progress"}
-            )
-            yield frame("response.output_item.done", output_index=index, item=item)
         response = self.whole(reply)
         yield frame(f"response.{response['status']}", response=response)
 
     def _output(self, reply: ModelReply) -> list[dict[str, Any]]:
-        pictures = _pictures(reply)
-        has_message = bool(reply.content) or not (reply.tool_calls or pictures)
-        messages = [self._message(reply.content)] if has_message else []
-        return [*messages, *map(_call_item, reply.tool_calls), *pictures]
+        others = self._others(reply)
+        has_message = bool(reply.content) or all(item["type"] == "reasoning" for item in others)
+        return [*([self._message(reply.content)] if has_message else []), *others]
+
+    def _others(self, reply: ModelReply) -> list[dict[str, Any]]:
+        """The items behind the message, whose text is streamed before they are whole."""
+        reasoning = [reasoning_item(self._ids["rs"], reply.thinking)] if reply.thinking else []
+        return [*reasoning, *map(self._tools.item_of, reply.tool_calls), *_pictures(reply)]
 
     def _message(self, text: str) -> dict[str, Any]:
         content = [_text_part(text)]
@@ -310,9 +268,30 @@ def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
     ]
 
 
-def _call_item(call: ToolCall) -> dict[str, Any]:
-    about = {"call_id": call.id, "name": call.name, "arguments": call.arguments}
-    return {"type": "function_call", "id": f"fc_{call.id[:64]}", "status": "completed", **about}
+def _begun(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item before its text, its arguments or its input have come."""
+    empty = {"summary": list[Any](), "arguments": "", "input": ""}
+    emptied = {name: empty[name] for name in empty if isinstance(item.get(name), type(empty[name]))}
+    return {**item, **emptied, **({"status": "in_progress"} if "status" in item else {})}
+
+
+def _changes(item: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events between the begin and the end of an item."""
+    match item["type"]:
+        case "function_call":
+            arguments = item["arguments"]
+            yield "response.function_call_arguments.delta", {"delta": arguments}
+            yield "response.function_call_arguments.done", {"name": item["name"], "arguments": arguments}
+        case "custom_tool_call":
+            yield "response.custom_tool_call_input.delta", {"delta": item["input"]}
+            yield "response.custom_tool_call_input.done", {"input": item["input"]}
+        case "reasoning":
+            for number, part in enumerate(item["summary"]):
+                at, event = {"summary_index": number}, "response.reasoning_summary"
+                yield f"{event}_part.added", {**at, "part": {**part, "text": ""}}
+                yield f"{event}_text.delta", {**at, "delta": part["text"]}
+                yield f"{event}_text.done", {**at, "text": part["text"]}
+                yield f"{event}_part.done", {**at, "part": part}
 
 
 class ResponsesDialect:
