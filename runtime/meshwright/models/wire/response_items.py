@@ -26,7 +26,7 @@ _THINKING = ("thinking", "redacted_thinking")
 _MARK = "mesh-thinking-1:"  # begins the blocks of thinking that a client keeps for us
 
 
-class Conversation:
+class ConversationReader:
     """Reads the items of a conversation into messages.
 
     Tools that came with an item are added to `tools`. `passed_over` are the kinds of the items

@@ -17,7 +17,7 @@ from meshwright.models.port import ModelReply
 from meshwright.models.wire.chat import TAGS_HEADER, ChatRequest, model_request
 from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
 from meshwright.models.wire.port import plain_names
-from meshwright.models.wire.response_items import NOT_STORED, Conversation, reasoning_item
+from meshwright.models.wire.response_items import NOT_STORED, ConversationReader, reasoning_item
 from meshwright.models.wire.response_tools import ResponseTools
 from meshwright.models.wire.stream import StreamedCall
 
@@ -79,7 +79,7 @@ class _Reading:
                 raise UnsupportedParameter(f"{name} is not possible here", remedy=NOT_STORED, field=name)
         self.tools = ResponseTools()
         self.tools.add("tools", request.tools or [])
-        conversation = Conversation(self.tools)
+        conversation = ConversationReader(self.tools)
         conversation.read(request.instructions, request.input)
         self.tools.require_some()
         tools = [f"tools.{kind}" for _, kind in self.tools.passed_over]
