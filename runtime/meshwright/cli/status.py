@@ -153,8 +153,24 @@ def figures_text(figures: Document) -> list[str]:
     parts = [table(_agent_columns(now), agents)] if agents else []
     parts += [table(_MODELS, models)] if models else []
     parts += [table(_STUCK, stuck)] if stuck else []
-    lines = [*_letters(figures["dead_letters"]), *_disk(figures["disk"]), *_workers(figures["workers"])]
+    lines = [
+        *_unreached(figures["parked"], now),
+        *_letters(figures["dead_letters"]),
+        *_disk(figures["disk"]),
+        *_workers(figures["workers"]),
+    ]
     return [*parts, "\n".join(lines)] if lines else parts
+
+
+def _unreached(parked: Sequence[Document], now: datetime) -> list[str]:
+    """A line for open questions that were shown to nobody who may answer them."""
+    waits = [wait for wait in parked if wait.get("unreached")]
+    if not waits:
+        return []
+    count = sum(wait["unreached"] for wait in waits)
+    oldest = min(datetime.fromisoformat(wait["unreached_since"]) for wait in waits)
+    age = _duration((now - oldest).total_seconds())
+    return [f"questions that reached nobody: {count:,}, the oldest {age} ago (mesh inbox)"]
 
 
 def _agent_columns(now: datetime) -> tuple[Column, ...]:

@@ -127,6 +127,18 @@ class WaitEnded(WorkPayload, type="wait.ended", word="waited"):
         return f"{self.how or '?'} ({self.kind or '?'})", self.answered_by and f"by {self.answered_by}"
 
 
+class QuestionReached(Payload, type="question.reached", word="reached"):
+    """A question was shown to a person who may answer it: for the first time in the inbox, or in a chat."""
+
+    key: Fact[str]
+    """of the question"""
+    by: Fact[str]
+    """the caller, or the channel"""
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (f"the question is shown to {self.by or '?'}",)
+
+
 class ApprovalRequested(WorkPayload, type="approval.requested", word="approval"):
     key: Fact[str]
     tool: Fact[str | None]

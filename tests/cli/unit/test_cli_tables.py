@@ -48,6 +48,11 @@ FIGURES = {
             **{"calls_today": 12_345, "unpriced_today": 12, "cost_today_usd": "1234.5678"},
         }
     ],
+    "parked": [
+        {"kind": "person", "unreached": 12_000, "unreached_since": "2026-11-18T13:47:00Z"},
+        {"kind": "person", "unreached": 345, "unreached_since": "2026-11-19T13:47:00Z"},
+        {"kind": "money"},
+    ],
     "models": [
         {
             **{"deployment": "quality/openai/gpt-5.4-with-a-long-name", "well": False},
@@ -115,6 +120,7 @@ def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
         "12%",
         "…WXY64T",
         "3.36 min",
+        "questions that reached nobody: 12,345, the oldest 3 d ago (mesh inbox)",
     ):
         assert part in text
     assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")

@@ -100,10 +100,12 @@ async def test_question_is_answered_in_the_chat_by_those_who_may(tmp_path: Path)
             _, again = await say(api, "chat", "m-2", "green", sender="boss")
             posts = await chats.until(2)
             open_tasks = await api.mesh.log.query(EventFilter(event_type="task.accepted"))
+            [reached] = await api.mesh.log.query(EventFilter(event_type="question.reached"))
     assert question["content"].startswith("Which colour?") and question["context"]["kind"] == "question"
     assert given_by_boss == again and again["accepted"][0]["task_id"] == asked["accepted"][0]["task_id"]
     assert posts[1]["content"] == "They said: green"
     assert len(open_tasks) == 1
+    assert reached.payload["by"] == "channel chat"
 
 
 class Boss(Agent):
@@ -195,6 +197,7 @@ async def test_chat_is_told_that_a_person_was_asked_who_is_not_there(tmp_path: P
         [question] = (await api.mesh.get(Inbox).page("default")).items
         await api.mesh.get(Tasks).answer(accepted["accepted"][0]["task_id"], question.wait_id, "blue")
         posts = await chats.until(2)
+        assert await api.mesh.log.query(EventFilter(event_type="question.reached")) == []
     assert [post["content"] for post in posts] == [
         "I have asked a colleague. The answer comes here.",
         "They said: blue",

@@ -82,6 +82,19 @@ async def test_the_next_attempt_asks_for_itself(store: LogOnFile) -> None:
     assert [question.wait_id for question in await questions(store)] == [key("t-1", attempt=2)]
 
 
+async def test_a_question_says_whom_it_reached_first(store: LogOnFile) -> None:
+    reached = [
+        about("t-1", "question.reached", {"key": key("t-1"), "by": by}) for by in ("channel support", "ann")
+    ]
+    await store.write([*begun("t-1"), waiting("t-1"), waiting("t-1", "2"), *reached])
+    first, second = await questions(store)
+    assert (first.reached_by, first.reached_at) == ("channel support", reached[0].time)
+    assert (second.reached_by, second.reached_at) == (None, None)
+    await store.write([wait_ended("t-1")])
+    [ended_question, _] = await questions(store, with_ended=True)
+    assert (ended_question.status, ended_question.reached_by) == ("answered", "channel support")
+
+
 async def test_an_end_that_arrives_before_its_question_counts(store: LogOnFile) -> None:
     await store.write([*begun("t-1"), wait_ended("t-1"), waiting("t-1")])
     assert await questions(store) == []

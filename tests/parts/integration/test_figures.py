@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, TaskRequest
 from meshwright.component import Component, Figure
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
@@ -26,6 +26,7 @@ from meshwright.models.port import ModelReply
 from meshwright.parts.figures.sums import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.interrupted_mesh import told_of
 from tests.support.running_mesh import mesh
 from tests.support.tenants import Asker, holder
 
@@ -315,3 +316,25 @@ async def test_prometheus_accepts_all_metrics(api: Api) -> None:
     command = [promtool, "check", "metrics"]
     checked = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+async def test_a_question_that_reached_nobody_is_counted_until_an_approver_lists_it(api: Api) -> None:
+    receipt = await api.mesh.get(Tasks).submit(TaskRequest(agent_id="asker", payload={"text": "Ask."}))
+    key = (await told_of(api.mesh, "task.waiting")).payload["key"]
+    viewer, approver = [await holder(api, "default", role) for role in (Role.CONTENTS, Role.APPROVER)]
+    assert (await api.call("GET", "/inbox", headers=viewer))[0] == 200
+    [waits] = [wait for wait in (await figures(api))["parked"] if wait["kind"] == "person"]
+    assert waits["unreached"] == waits["count"] == 1 and waits["unreached_since"] == waits["oldest"]
+    text = await (await api.session.get("/metrics", headers=ADMIN)).text()
+    assert 'meshwright_questions_unreached{agent="asker"} 1' in text
+    assert re.search(r'^meshwright_questions_unreached_seconds{agent="asker"} [0-9.e-]+$', text, re.M)
+    for _ in range(2):
+        _, page = await api.call("GET", "/inbox", headers=approver)
+        await told_of(api.mesh, "question.reached")
+    assert page["items"][0]["reached_by"] == "default-agent"
+    [waits] = [wait for wait in (await figures(api))["parked"] if wait["kind"] == "person"]
+    assert (waits["unreached"], waits["unreached_since"]) == (0, None)
+    text = await (await api.session.get("/metrics", headers=ADMIN)).text()
+    assert "meshwright_questions_unreached{" not in text
+    reached = await api.mesh.log.query(EventFilter(event_type="question.reached"))
+    assert [(event.payload["key"], event.task_id) for event in reached] == [(key, receipt.task_id)]

@@ -25,7 +25,7 @@ from meshwright.core.messages import ENDED, Caller, Outcome, TaskRequest
 from meshwright.core.redaction import Marks, redact
 from meshwright.core.schema import takes_approval
 from meshwright.core.step_events import RunProgress
-from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
 from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     SCHEME,
@@ -260,6 +260,9 @@ class ChannelSender(LineSender[ChannelAddress]):
             message = self._message(channel, address, derived_id(event.tenant_id, event.id), text, kind)
             message.timestamp = event.time
             await self._post(channel, message)
+        if text and kind == "question" and self._answerers(channel, waiting):
+            payload = QuestionReached(key=waiting.key, by=f"channel {channel.name}")
+            self._mesh.tell(payload, tenant_id=event.tenant_id, task_id=event.task_id)
 
     def _channel(self, address: ChannelAddress) -> ChatChannel:
         if address.channel not in self._channels:
@@ -283,14 +286,17 @@ class ChannelSender(LineSender[ChannelAddress]):
     async def _question(
         self, channel: ChatChannel, where: ChannelAddress, event: Event, waiting: TaskWaiting
     ) -> str:
-        callers = {requester_of(channel.name, sender) for sender in channel.settings.answer_by}
-        may_answer = waiting.may_answer or callers
-        if callers.isdisjoint(may_answer):
+        if not self._answerers(channel, waiting):
             return channel.settings.asked
         how = _TO_APPROVE if takes_approval(waiting.answer_schema) else _TO_ANSWER
         how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
         question = visible(redact(waiting.asked, Marks()))
         return f"{question}\n\n{how}"
+
+    def _answerers(self, channel: ChatChannel, waiting: TaskWaiting) -> set[str]:
+        """The callers of a channel that may answer a question."""
+        callers = {requester_of(channel.name, sender) for sender in channel.settings.answer_by}
+        return callers & {*(waiting.may_answer or callers)}
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""

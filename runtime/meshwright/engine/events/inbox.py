@@ -19,7 +19,7 @@ from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Plain
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
-from meshwright.core.task_events import TaskWaiting, WaitEnded
+from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.rows import PRUNED_EVENT
@@ -27,7 +27,7 @@ from meshwright.engine.events.status import account_of
 from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
 
-_WAITING, _ENDED = "task.waiting", "wait.ended"
+_WAITING, _ENDED, _REACHED = "task.waiting", "wait.ended", "question.reached"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
 _REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
@@ -80,7 +80,8 @@ class Question(Plain):
     says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
     may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
     `tasks` wait for the same answer: for a question of money all that wait for its budget, of which this
-    names the first.
+    names the first. `reached_at` is when it was first shown to somebody who may answer it, the caller or
+    channel `reached_by`; None: to nobody yet.
     """
 
     id: str
@@ -97,6 +98,8 @@ class Question(Plain):
     may_answer: tuple[str, ...] = ()
     since: datetime | None = None
     expires_at: datetime | None = None
+    reached_at: datetime | None = None
+    reached_by: str | None = None
     answered_by: str | None = None
     ended_at: datetime | None = None
     tasks: int = 1
@@ -176,7 +179,7 @@ class InboxProjection:
 
     name = "inbox"
     version = 2
-    event_types: Collection[str] = (_WAITING, _ENDED, _REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT)
+    event_types: Collection[str] = (_WAITING, _ENDED, _REACHED, _REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add questions, and end them. An end may arrive before its question."""
@@ -198,6 +201,8 @@ class InboxProjection:
             document = rows.get(row_id, _begun(row_id, key, event))
             if event.event_type == _REFUSED and document.get("ended_at") is not None:  # it was mended before
                 document = {**_begun(row_id, key, event), "seq": document["seq"]}
+            if event.event_type == _REACHED and document.get("reached_at") is not None:
+                continue  # the first time counts
             rows[row_id] = {**document, **_change(event)}
         session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
         if any(event.event_type == PRUNED_EVENT for event in events):
@@ -215,6 +220,8 @@ def _named(event: Event) -> Iterator[str]:
     """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
     if (deployment := _deployment_of(event)) is not None:
         yield f"{_DEPLOYMENT}{deployment.deployment}"
+    elif (reached := QuestionReached.read(event)) is not None:
+        yield reached.key
     elif (wait := _wait_of(event)) is not None and event.task_id and wait.kind in ("person", "money"):
         yield wait.key
 
@@ -263,6 +270,8 @@ def _change(event: Event) -> dict[str, Any]:
     if (end := WaitEnded.read(event)) is not None:
         status = "expired" if end.how == "expired" else "answered"
         return {"status": status, "answered_by": end.answered_by, "ended_at": event.time}
+    if (reached := QuestionReached.read(event)) is not None:
+        return {"reached_at": event.time, "reached_by": reached.by}
     if (waiting := TaskWaiting.read(event)) is None:
         return {"status": "closed", "ended_at": event.time}
     question = {"question": waiting.asked, "agent_id": event.agent_id}

@@ -90,6 +90,8 @@ _METRICS = {
         "Work of the last 50 attempts, without the time that they were parked.",
     ),
     "waits": ("gauge", "Waits of parked tasks, by what they are for."),
+    "questions_unreached": ("gauge", "Open questions that were shown to nobody who may answer them."),
+    "questions_unreached_seconds": ("gauge", "Age of the oldest of these questions."),
     "tasks_accepted_total": ("counter", "Tasks that were accepted, by the agent that was chosen first."),
     "tasks_ended_total": ("counter", "Tasks that have ended, by how."),
     "dead_letters_total": (
@@ -200,9 +202,13 @@ def _of_agents(figures: Figures) -> dict[str, _Samples]:
             for value, field in fields.items()
         ]
 
-    waits = Counter[tuple[str, str]]()
+    waits, unreached, ages = Counter[tuple[str, str]](), Counter[str](), dict[str, float]()
     for parked in figures.parked:
-        waits[parked.agent_id or "", parked.kind] += parked.count
+        agent_id = parked.agent_id or ""
+        waits[agent_id, parked.kind] += parked.count
+        if (since := parked.unreached_since) is not None:
+            unreached[agent_id] += parked.unreached
+            ages[agent_id] = max(ages.get(agent_id, 0.0), (figures.at - since).total_seconds())
     return {
         "tasks": by("state", {"waiting": "waiting", "running": "running", "parked": "parked"}),
         "agent_slots": per_agent(lambda agent: agent.slots),
@@ -213,6 +219,8 @@ def _of_agents(figures: Figures) -> dict[str, _Samples]:
         "agent_cost_today_usd": per_agent(lambda agent: float(agent.cost_today_usd)),
         "agent_attempt_seconds": by("share", {"0.5": "p50_seconds", "0.9": "p90_seconds"}),
         "waits": [({"agent": agent_id, "kind": kind}, count) for (agent_id, kind), count in waits.items()],
+        "questions_unreached": [({"agent": agent_id}, count) for agent_id, count in unreached.items()],
+        "questions_unreached_seconds": [({"agent": agent_id}, age) for agent_id, age in ages.items()],
     }
 
 

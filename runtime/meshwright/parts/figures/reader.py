@@ -268,22 +268,36 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
     return _Snapshot(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
 
 
+class _PersonWaits(NamedTuple):
+    """When waits for persons began: all, and those whose question was shown to nobody."""
+
+    all: list[float]
+    unreached: list[float]
+
+
 def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[ParkedFigures]:
     """Waits for persons, by agent and who may answer."""
     ids = [question_id(tenant_id, key) for _, tenant_id, key, _ in waits]
     documents = {name: decode(text.encode()) for name, text in session.select_in(_SELECT_QUESTIONS, ids)}
-    times_by_agent: defaultdict[tuple[str | None, tuple[str, ...]], list[float]] = defaultdict(list)
+    by_agent: defaultdict[tuple[str | None, tuple[str, ...]], _PersonWaits]
+    by_agent = defaultdict(lambda: _PersonWaits([], []))
     for (agent_id, _, _, since), name in zip(waits, ids, strict=True):
-        times_by_agent[agent_id, tuple(documents.get(name, {}).get("may_answer") or ())].append(since)
+        document = documents.get(name, {})
+        times = by_agent[agent_id, tuple(document.get("may_answer") or ())]
+        times.all.append(since)
+        if not document.get("reached_at"):
+            times.unreached.append(since)
     return [
         ParkedFigures(
             agent_id=agent_id,
             kind="person",
             may_answer=may_answer,
-            count=len(times),
-            oldest=_time(min(times)),
+            count=len(times.all),
+            oldest=_time(min(times.all)),
+            unreached=len(times.unreached),
+            unreached_since=_time(min(times.unreached)) if times.unreached else None,
         )
-        for (agent_id, may_answer), times in times_by_agent.items()
+        for (agent_id, may_answer), times in by_agent.items()
     ]
 
 

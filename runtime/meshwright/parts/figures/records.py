@@ -88,7 +88,8 @@ class ParkedFigures(Plain):
     """Waits of an agent's tasks for one kind of thing.
 
     Those for money are for the `account` of a budget, those for a person for the callers who `may_answer`:
-    none named, everybody but the agent.
+    none named, everybody but the agent. Of the latter, `unreached` are shown to none of them yet, the oldest
+    since `unreached_since`.
     """
 
     agent_id: str | None
@@ -97,6 +98,8 @@ class ParkedFigures(Plain):
     may_answer: tuple[str, ...] = ()
     count: int
     oldest: datetime
+    unreached: int = 0
+    unreached_since: datetime | None = None
 
 
 class StuckAttempt(Plain):

@@ -9,9 +9,10 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import Field
 
-from meshwright.core.access import Role
+from meshwright.core.access import Role, granted
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.operations import Rule, operation
+from meshwright.core.task_events import QuestionReached
 from meshwright.engine.events.answers import check_alone
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import TaskFilter
@@ -93,7 +94,17 @@ class InboxOperations(Acting):
         )
         if not page.items:
             await require_known(self.mesh, fields, tenant_id)
+        for question in page.items:
+            if question.reached_at is None and self._may_answer(question):
+                payload = QuestionReached(key=question.wait_id, by=self.caller.requested_by)
+                self.mesh.tell(payload, tenant_id=tenant_id, task_id=question.task_id)
         return page
+
+    def _may_answer(self, question: Question) -> bool:
+        """Whether a question is an open one of a task, and the caller decides on such."""
+        is_asked = question.status == "open" and bool(question.task_id) and not question.source
+        is_named = not question.may_answer or self.caller.requested_by in question.may_answer
+        return is_asked and is_named and Role.APPROVER in granted(self.caller.roles)
 
     @operation(
         Rule("answers questions", (Role.APPROVER,)),
