@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -10,11 +11,13 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from meshwright.core.files import TaskFile
+from meshwright.engine.work.people import Approval, Repetition
 from tests.support.walker.acts import Act, Moment
 from tests.support.walker.history import Answered, History, Plan
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.programs import Generator, Job, Op, Request, all_ops, edited, lines_of
 from tests.support.walker.shrink import shrunk
+from tests.support.walker.simulation import SimulatedLoop, simulate
 from tests.support.walker.walk import run_walk
 from tests.support.walker.world import Effect
 
@@ -46,6 +49,23 @@ def test_a_walk_without_faults_shows_nothing() -> None:
     assert findings_of(walk) == []
     assert [effect.request for effect in walk.world.effects] == [MAIL, PAY, DEPLOY, MAIL]
     assert {view.status for view in walk.tasks.values()} == {"succeeded"}
+
+
+def test_people_tell_the_result_of_a_step_that_a_kill_cut_off() -> None:
+    program = {"j0": Job("a0x", (Op("tool", request=MAIL),))}
+    walk = run_walk(Plan(1, program, (Act("kill", Moment("effects", 1)),)))
+    [effect], [answer] = walk.world.effects, walk.answers
+    assert (answer.value, answer.is_taken) == ({"approve": False, "result": effect.receipt}, True)
+    assert findings_of(walk) == []
+
+
+def test_a_simulation_leaves_the_forms_of_answers_as_they_are() -> None:
+    async def fields(loop: SimulatedLoop | None = None) -> list[set[str]]:
+        return [{*shape.model_json_schema()["properties"]} for shape in (Approval, Repetition)]
+
+    expected = [{"approve", "reason"}, {"approve", "reason", "result"}]
+    assert simulate(fields, 1) == expected
+    assert asyncio.run(fields()) == expected
 
 
 def root(walk: History) -> str:

@@ -16,9 +16,12 @@ import selectors
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+from unittest.mock import patch
+
+from pydantic import BaseModel
 
 from meshwright.agents import component
 from meshwright.agents.prompts import sources
@@ -173,12 +176,18 @@ def _remembered() -> tuple[tuple[Any, str, Any], ...]:
     return (
         (functions, "create_model", create_model),
         (turns, "_describe", functools.cache(turns._describe)),
-        (Approval, "model_json_schema", functools.partial(copy.deepcopy, Approval.model_json_schema())),
+        (Approval, "model_json_schema", _remembered_schemas()),
         (cells, "TypeAdapter", functools.cache(cells.TypeAdapter)),
         (component, "code_of", functools.cache(component.code_of)),
         (sources, "checkout_of", functools.cache(sources.checkout_of)),
         (migrations, "migration_steps", functools.cache(migrations.migration_steps)),
     )
+
+
+def _remembered_schemas() -> classmethod[Any, Any, dict[str, Any]]:
+    """A method that asks for the schema of each class once: those below a class have others."""
+    schema_of = functools.cache(BaseModel.model_json_schema.__func__)
+    return classmethod(lambda model: copy.deepcopy(schema_of(model)))
 
 
 def _schema_of(model: Any) -> dict[str, Any]:
@@ -200,19 +209,17 @@ def _simulated(loop: SimulatedLoop, seed: int | str) -> Iterator[None]:
         (presence, "CHECK_SECONDS", NEVER_SECONDS),
         *_remembered(),
     )
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     state = random.getstate()
-    for owner, name, simulated in patches:
-        setattr(owner, name, simulated)
-    random.seed(f"chance {seed}")
-    ids._RANDOM.seed(f"ids {seed}")  # ids decide the order of what is sorted by them
-    try:
-        yield
-    finally:
-        for owner, name, real in before:
-            setattr(owner, name, real)
-        random.setstate(state)
-        ids._RANDOM.seed()
+    with ExitStack() as stack:
+        for owner, name, simulated in patches:
+            stack.enter_context(patch.object(owner, name, simulated))
+        random.seed(f"chance {seed}")
+        ids._RANDOM.seed(f"ids {seed}")  # ids decide the order of what is sorted by them
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            ids._RANDOM.seed()
 
 
 def simulate(main: Callable[[SimulatedLoop], Coroutine[Any, Any, ResultT]], seed: int | str) -> ResultT:
