@@ -54,8 +54,10 @@ async def kept(
     )
     async with asyncio.timeout(PATIENCE_SECONDS):
         await mesh.start()
-        yield mesh
-        await mesh.stop(drain_seconds=0)
+        try:
+            yield mesh
+        finally:
+            await mesh.stop(drain_seconds=0)
 
 
 async def told_of(mesh: Mesh, event_type: str) -> Event:

@@ -87,5 +87,7 @@ HostT = TypeVar("HostT", bound=Runtime)
 @asynccontextmanager
 async def started(runtime: HostT) -> AsyncIterator[HostT]:
     await runtime.start()
-    yield runtime
-    await runtime.stop()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop()

@@ -166,10 +166,12 @@ async def reader(browser: Browser, url: str, **options: Any) -> AsyncIterator[Re
     context = await browser.new_context(**options)
     context.set_default_timeout(SECONDS)
     expect.set_options(timeout=SECONDS)
-    reader = Reader(await context.new_page())
-    await reader.page.goto(url)
-    yield reader
-    await context.close()
+    try:
+        reader = Reader(await context.new_page())
+        await reader.page.goto(url)
+        yield reader
+    finally:
+        await context.close()
 
 
 def priced_reply(text: str, tokens: int = 10) -> ModelReply:

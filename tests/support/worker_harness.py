@@ -105,9 +105,11 @@ async def worker_harness(
     runtime = runtime or memory_runtime()
     harness = WorkerHarness(runtime, script, slots)
     await runtime.start()
-    yield harness
-    await harness.worker.drain(0)
-    await runtime.stop()
+    try:
+        yield harness
+    finally:
+        await harness.worker.drain(0)
+        await runtime.stop()
 
 
 class Gate:
