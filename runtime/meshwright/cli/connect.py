@@ -28,6 +28,7 @@ from meshwright.cli.options import Target
 from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.engine.sql.folder import (
     SOCKET_NAME,
@@ -164,7 +165,7 @@ def say_asked(
 
 
 def listed(
-    target: Target, ask: Callable[[Client], Awaitable[Sequence[BaseModel]]], *, need: Need = "log"
+    target: Target, ask: Callable[[Client], Awaitable[Sequence[BaseModel | Struct]]], *, need: Need = "log"
 ) -> list[Document]:
     """A list that the chosen mesh gives, as plain data."""
 

@@ -20,7 +20,6 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import Plain
 from meshwright.core.schema_checks import object_schema
 
 LLM_SERVICE = "llm-service"
@@ -79,13 +78,15 @@ class Capability:
     input_schema: _InputSchema = Field(default=None, exclude_if=lambda schema: schema is None)
 
 
-class Registration(Plain):
+class Registration(BaseModel):
     """How an agent makes itself known. `agent_id` is its app-id and names its topic and its model user.
 
     A `system` part of the mesh is shown among the agents but takes no tasks. The agent scores 0 while one
     of `health_check_urls`, what it depends on, does not answer. `deadline` is how many seconds its tasks may
     take that bring none. `unmet` has why the agent cannot take tasks for some of its capabilities now.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     version: int = 1
     agent_id: Identifier

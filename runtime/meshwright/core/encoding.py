@@ -14,7 +14,7 @@ from itertools import repeat
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import msgspec
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticSerializationError, core_schema, from_json, to_json
 
 from meshwright.core.errors import InvalidInput, TooLarge
@@ -147,6 +147,10 @@ class Struct(msgspec.Struct, **_OPTIONS):
         )
 
 
+class View(Struct):
+    """Base of what clients read. Its JSON schema allows other fields: a later version may have more."""
+
+
 def _plain_default(default: Any) -> Any:
     if isinstance(default, Decimal):
         return Decimal(default)
@@ -166,7 +170,8 @@ def _model_of(kind: type[Struct]) -> type[BaseModel]:
             default = Field(default_factory=field.default_factory)
         fields[field.encode_name] = (field.type, default)
     name = vars(kind).get("schema_name", kind.__name__)
-    return create_model(name, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
+    config = ConfigDict(extra="allow") if issubclass(kind, View) else None
+    return create_model(name, __config__=config, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
 
 
 def as_json(source: object, value: Any) -> Json:

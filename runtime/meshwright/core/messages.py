@@ -42,12 +42,6 @@ _MAX_FAULT_CHARS = 4_000
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 
 
-class Plain(BaseModel):
-    """Base of stored and sent models, checked when they are made: immutable, and unknown fields survive."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
 _FIRST = ("agent_id", "text", "payload", "shape", "thread_id", "budget_usd")
 
 

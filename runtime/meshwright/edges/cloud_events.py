@@ -89,7 +89,7 @@ class TaskEvent:
         return f"cloudevent:{derived_id(self.source, self.event_id)}"
 
 
-class EventAddress(Address):
+class EventAddress(Address, kw_only=True):
     """A topic to which an outcome goes as a CloudEvent with these attributes."""
 
     topic: str

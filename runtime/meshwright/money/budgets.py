@@ -12,11 +12,11 @@ from functools import partial
 from msgspec.structs import replace as replace_fields
 
 from meshwright.core import topics
+from meshwright.core.encoding import View
 from meshwright.core.errors import ModelError
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import Plain
-from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty
+from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty, exact
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.protocol import DEFAULT_TENANT
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
@@ -73,7 +73,7 @@ class Hold:
     cut: tuple[str, ...] = ()
 
 
-class BudgetView(Plain):
+class BudgetView(View, kw_only=True):
     """An account as clients see it. `renews_at` is None where it never does.
 
     `estimated_usd` is the part of what is spent that is estimated. `tenant_id` is the tenant whose calls it
@@ -94,6 +94,10 @@ class BudgetView(Plain):
     on_empty: OnEmpty = "fail"
     cheaper: bool = False
     tenant_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit_usd", "spent_usd", "estimated_usd", "reserved_usd"):
+            exact(self, name, getattr(self, name))
 
 
 class Budgets:

@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from meshwright.core.clock import duration_of
-from meshwright.core.encoding import decode, encode
+from meshwright.core.encoding import View, decode, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
-from meshwright.core.messages import Plain, Usage
+from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
-from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
+from meshwright.core.money import ZERO, Amount, exact, from_pico, pico, reported_cost
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
@@ -127,7 +127,7 @@ def _json(tags: tuple[str, ...]) -> str:
     return encode(list(dict.fromkeys(tags))).decode()
 
 
-class Cost(Plain):
+class Cost(View, kw_only=True):
     """The costs of one agent, tag, model, deployment, prompt, task or tenant; `key` is None for none.
 
     `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
@@ -155,8 +155,12 @@ class Cost(Plain):
     unpriced: int
     saved_usd: Amount
 
+    def __post_init__(self) -> None:
+        for name in ("cost_usd", "estimated_usd", "reserved_usd", "estimate_usd", "saved_usd"):
+            exact(self, name, getattr(self, name))
 
-class Costs(Plain):
+
+class Costs(View, kw_only=True):
     """Costs by key, the dearest first, and of all calls together; `omitted` items are only in the total.
 
     A call with two tags counts under each, so that costs by tag may come to more than the total. A series has

@@ -10,11 +10,12 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
-from pydantic import Field
+from msgspec import field
 
 from meshwright.core.capability import AgentInfo
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
-from meshwright.core.messages import Caller, Plain, TaskBudget
+from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.engine.events.filter import EventFilter, seconds
 from meshwright.engine.events.inbox import Inbox, InboxPage
@@ -222,7 +223,7 @@ _ENDED = (
 _OPEN = "SELECT count(*) FROM tasks WHERE tenant_id = ? AND completed_at IS NULL"
 
 
-class Activity(Plain):
+class Activity(Struct, kw_only=True):
     """The activity in a tenant since a time. Of each list there are 20 entries at most, the last ones.
 
     `ended` counts tasks by agent and outcome; `failed` has those that failed or timed out; `open` counts
@@ -238,7 +239,7 @@ class Activity(Plain):
     open: int
     dead_letters: int
     waiting: InboxPage
-    decisions: dict[str, int] = Field(default_factory=dict)
+    decisions: dict[str, int] = field(default_factory=dict)
     costs: Costs
 
 

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
+from meshwright.core.encoding import View
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Plain, TaskStatus
-from meshwright.core.money import Amount, from_pico
+from meshwright.core.messages import TaskStatus
+from meshwright.core.money import Amount, exact, from_pico
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.events.task_lists import tasks_below
@@ -111,7 +112,7 @@ _MAX_TASKS = 500  # the last ones count
 _SHARE = 0.9
 
 
-class TaskEstimate(Plain):
+class TaskEstimate(View, kw_only=True):
     """The costs of the last tasks of an agent or a capability.
 
     `tasks` are those that succeeded and whose cost is known, `unknown` those whose cost is not. The amounts
@@ -126,6 +127,10 @@ class TaskEstimate(Plain):
     p90_usd: Amount | None = None
     max_usd: Amount | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("median_usd", "p90_usd", "max_usd"):
+            exact(self, name, getattr(self, name))
+
 
 async def estimate_of(
     log: EventLog, *, agent_id: str | None, capability: str | None, tenant_id: str | None
@@ -139,15 +144,20 @@ async def estimate_of(
     filters = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
     costs = await log.view(_costs_of, {name: value for name, value in filters.items() if value is not None})
     known_costs = sorted(cost for cost in costs if cost is not None)
-    fields = {"tasks": len(known_costs), "unknown": len(costs) - len(known_costs)}
-    if known_costs:
-        shares = {"median_usd": 0.5, "p90_usd": _SHARE, "max_usd": 1.0}
-        fields |= {name: _quantile(known_costs, share) for name, share in shares.items()}
-    return TaskEstimate(agent_id=agent_id, capability=capability, **fields)
+    median, p90, highest = (_quantile(known_costs, share) for share in (0.5, _SHARE, 1.0))
+    return TaskEstimate(
+        agent_id=agent_id,
+        capability=capability,
+        tasks=len(known_costs),
+        unknown=len(costs) - len(known_costs),
+        median_usd=median,
+        p90_usd=p90,
+        max_usd=highest,
+    )
 
 
-def _quantile(ordered: list[Decimal], share: float) -> Decimal:
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+def _quantile(ordered: list[Decimal], share: float) -> Decimal | None:
+    return None if not ordered else ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
 def _costs_of(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
@@ -178,7 +188,7 @@ _SUMS = (
 )
 
 
-class TaskNode(Plain):
+class TaskNode(View):
     """A task of a tree; `depth` is how far below the root it is.
 
     `calls`, tokens, `cost_usd` and `unpriced` (calls whose cost is unknown) are those of its own calls of
@@ -203,8 +213,12 @@ class TaskNode(Plain):
     tree_cost_usd: Amount
     tree_unpriced: int
 
+    def __post_init__(self) -> None:
+        for name in ("cost_usd", "tree_cost_usd"):
+            exact(self, name, getattr(self, name))
 
-class TaskTree(Plain):
+
+class TaskTree(View):
     """A task and those below it, each before its own, in the order in which they were delegated.
 
     `omitted` tasks are in the costs above them alone. `is_whole` is False where the tree is larger than
@@ -249,9 +263,8 @@ def task_tree(session: Session, tenant_id: str, task_id: str) -> TaskTree | None
 
 
 def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, int]) -> TaskNode:
-    fields: dict[str, Any] = {
-        name: getattr(task, name) for name in TaskNode.model_fields if name in TaskSummary.model_fields
-    }
+    names = {*TaskNode.__struct_fields__} & {*TaskSummary.__struct_fields__}
+    fields: dict[str, Any] = {name: getattr(task, name) for name in names}
     tree_cost, tree_unpriced = whole
     fields |= {"depth": depth, "tree_cost_usd": tree_cost, "tree_unpriced": tree_unpriced, **own._asdict()}
     return TaskNode(**fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.edges.replies import table
-from meshwright.edges.replies.table import Address, Progress, SenderKey, UnsentReply
+from meshwright.edges.replies.table import Progress, SenderKey, StoredAddress, UnsentReply
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.postgres import PostgresDatabase
 from meshwright.engine.sql.sqlite import SqliteDatabase
@@ -29,8 +29,8 @@ async def database(location: Location, tmp_path: Path) -> AsyncIterator[Database
     await opened.close()
 
 
-def box(name: str, client: str = "ada") -> Address:
-    return Address.model_validate({"client": client, "box": name})
+def box(name: str, client: str = "ada") -> StoredAddress:
+    return {"client": client, "box": name}
 
 
 def unsent(seq: int, tenant_id: str = "acme", failures: int = 0) -> UnsentReply:

@@ -38,7 +38,7 @@ class Echo(Agent):
         return f"you said: {run.task.text}"
 
 
-class Mailbox(Address):
+class Mailbox(Address, kw_only=True):
     """A place in memory."""
 
     box: str

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
+from msgspec import Meta
 from pydantic import Field
 
 from meshwright.agents.context import memory_table
@@ -31,9 +32,10 @@ from meshwright.agents.context.text import (
 from meshwright.agents.context.vectors import Vectors
 from meshwright.core.clock import Clock
 from meshwright.core.display import duration
+from meshwright.core.encoding import View
 from meshwright.core.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.core.ids import Identifier
-from meshwright.core.messages import MemoryKind, MemoryScope, Plain
+from meshwright.core.messages import MemoryKind, MemoryScope
 from meshwright.engine.sql.database import Database
 from meshwright.engine.sql.writer import Together
 
@@ -50,7 +52,7 @@ _MAX_MEMORY_CHARS = 4000
 _MAX_SUBJECT_CHARS = 100
 
 
-class MemoryItem(Plain):
+class MemoryItem(View, kw_only=True):
     """One memory. `score` is its relevance to the query it was found by: more is better.
 
     `scope_id` names the task, agent or project; for `global` it means nothing. `created_at` is set when the
@@ -71,7 +73,9 @@ class MemoryItem(Plain):
     kind: MemoryKind = "fact"
     subject: str | None = None
     status: MemoryStatus = "active"
-    trust: int = Field(default=BY_MODEL, ge=BY_STRANGERS, le=BY_PERSON)
+    trust: Annotated[int, Field(ge=BY_STRANGERS, le=BY_PERSON), Meta(ge=BY_STRANGERS, le=BY_PERSON)] = (
+        BY_MODEL
+    )
     step: str | None = None
     expires_at: datetime | None = None
     superseded_by: str | None = None
@@ -396,7 +400,7 @@ class Memory:
         return self._clock.now().timestamp()
 
     def _fields(self, item: MemoryItem) -> dict[str, Any]:
-        fields = item.model_dump(include=set(memory_table.FIELDS))
+        fields = {name: getattr(item, name) for name in memory_table.FIELDS}
         fields["scope_id"] = "" if item.scope == _GLOBAL else item.scope_id
         fields["created_at"] = item.created_at or self._clock.now()
         fields["subject"] = subject_of(item.subject)

@@ -97,7 +97,7 @@ async def remembered(state: RunState, new: NewMemory, *, has_asked: bool) -> str
     if new.subject and isinstance(services.memory, MemoryCatalog):  # it may contradict one of more trust
         item = await services.memory.find(memory_id, task.tenant_id) or item
     if inside is not None:
-        facts = item.model_dump(include={"memory_id", "scope", "kind", "status", "trust"})
+        facts = {name: getattr(item, name) for name in ("memory_id", "scope", "kind", "status", "trust")}
         inside.events.append(ProgressEvent.of(MemoryStored(**facts, text_chars=len(new.text))))
     if item.status == "active":
         return f"Remembered for {new.scope}."

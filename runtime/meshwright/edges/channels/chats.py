@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, Protocol
 
+from msgspec import field
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from meshwright.core.encoding import encode
@@ -99,13 +100,13 @@ def time_of(value: Any, unit: float = 1.0) -> datetime:
         return datetime.now(UTC)
 
 
-class ChannelAddress(Address):
+class ChannelAddress(Address, kw_only=True):
     """The address of a reply: a conversation in a channel, and the message that it answers."""
 
     channel: str
     thread_id: str
     message_id: str
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def task_of(tenant_id: str, channel: str, message_id: str) -> str:

@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 from meshwright.core.capability import AgentInfo
 from meshwright.core.clock import Backoff
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, MeshError, Overloaded, error_of_code
 from meshwright.core.events import Event
 from meshwright.core.files import File
 from meshwright.core.ids import new_id
-from meshwright.core.messages import ENDED, Outcome, Plain, Receipt, ScoreCard, TaskRequest, Usage
+from meshwright.core.messages import ENDED, Outcome, Receipt, ScoreCard, TaskRequest, Usage
 from meshwright.edges.client.administration import AdministrationCalls
 from meshwright.edges.client.calls import (
     MAX_TASKS,
@@ -67,7 +68,7 @@ class EventFields(CriteriaFields, total=False):
     topic: str | None
 
 
-class Completion(Plain):
+class Completion(Struct):
     """The answer of a model."""
 
     content: str

@@ -382,7 +382,7 @@ class RetainedInbox:
             await asyncio.sleep(_GATHER_SECONDS)
 
 
-class MqttAddress(Address):
+class MqttAddress(Address, kw_only=True):
     """A client's response topic, and its correlation data in base 64; `attributes` are of a CloudEvent."""
 
     topic: str

@@ -25,7 +25,7 @@ from meshwright.core.messages import ENDED
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.event_types import ReplyUnsent
 from meshwright.edges.replies import table
-from meshwright.edges.replies.table import Address, Lines, Progress, SenderKey, UnsentReply
+from meshwright.edges.replies.table import Address, Lines, Progress, SenderKey, StoredAddress, UnsentReply
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.engine.work.record import read_task
@@ -113,7 +113,7 @@ class Courier:
         The outcome of a task that ended before may be sent already: read it after this, or say that the task
         `may_have_ended`; then its outcome is sent to this address all the same.
         """
-        await self._mesh.database.write(table.add_address, scheme, task, _plain(address))
+        await self._mesh.database.write(table.add_address, scheme, task, _stored(address))
         if may_have_ended:
             await self._lanes[scheme].catch_up(task, address)
 
@@ -217,8 +217,8 @@ class _SenderLane:
     async def asked(self, task: TaskKey) -> list[Address]:
         return [*map(self._typed, await self._read(table.addresses, self._key.scheme, task))]
 
-    def _typed(self, stored: Address) -> Address:
-        return self._sender.kind.model_validate(stored.model_dump(mode="json"))
+    def _typed(self, stored: StoredAddress) -> Address:
+        return self._sender.kind.model_validate(stored)
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
         """Send the outcome of a task that ended before the address was known."""
@@ -297,13 +297,13 @@ class _SenderLane:
 
     def _joins(self, seq: int, address: Address) -> bool:
         """Put a reply into its line; False for one that waits for another try since before a crash."""
-        if (seq, _plain(address).model_dump_json()) in self._retries:
+        if table.reply_key(seq, _stored(address)) in self._retries:
             return False
         self._lines.join(self._line(address), seq)
         return True
 
     def _line(self, address: Address) -> str:
-        return "" if self._ordered is None else self._ordered.line(self._typed(address))
+        return "" if self._ordered is None else self._ordered.line(address)
 
     async def _confirm(self) -> None:
         """Wait for the deliveries in order, and store the position."""
@@ -337,7 +337,7 @@ class _SenderLane:
     def _retry_later(
         self, reply: UnsentReply, attempt: asyncio.Task[UnsentReply | None] | None = None
     ) -> None:
-        line = self._line(reply.address)
+        line = self._line(self._typed(reply.address))
         if self._ordered is not None:
             self._lines.join(line, reply.seq, waits=True)
         work = self._keep_on(partial(self._retry, reply, attempt))
@@ -353,7 +353,7 @@ class _SenderLane:
         """Send a reply whenever it is due, until it has arrived or is dropped; an `attempt` is on its way."""
         failed: UnsentReply | None = reply
         if attempt is None:
-            await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
+            await self._lines.comes_first(self._line(self._typed(reply.address)), reply.seq, patient=True)
         else:
             failed = await attempt
         task = TaskKey(reply.tenant_id, reply.task_id)
@@ -397,7 +397,7 @@ class _SenderLane:
         self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
     ) -> UnsentReply:
         retry_at = self._mesh.runtime.clock.now() + timedelta(seconds=pause)
-        fields = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
+        fields = {"address": _stored(address), "failures": failures, "retry_at": retry_at}
         return UnsentReply(seq=event.seq or 0, **task._asdict(), **fields)
 
     async def _postpone(self, failed: UnsentReply) -> None:
@@ -416,9 +416,8 @@ class _SenderLane:
         self._mesh.tell(event_type, payload, **task._asdict())
 
 
-def _plain(address: Address) -> Address:
-    """A stored address: without its scheme's type, with all of its fields."""
-    return Address.model_validate(address.model_dump(mode="json"))
+def _stored(address: Address) -> StoredAddress:
+    return address.model_dump(mode="json")
 
 
 async def until_answered(

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
+from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import TooLarge
-from meshwright.core.messages import Caller, Plain
+from meshwright.core.messages import Caller
 from meshwright.engine.sql.database import Session
 from meshwright.engine.work.protocol import TaskKey
 
@@ -24,10 +27,14 @@ _ADDRESSES = f"SELECT place, address FROM reply_addresses {_OF_TASK} ORDER BY pl
 _UNSENT = f"SELECT document FROM unsent_replies {_OF_SENDER}"  # noqa: S608 code
 
 
-class Address(Plain):
+class Address(Struct):
     """The destination of an outcome: the fields of its scheme, and the client that asked for it."""
 
     client: str = Caller().requested_by
+
+
+StoredAddress = dict[str, Any]
+"""The fields of an address, whatever its scheme."""
 
 
 class SenderKey(NamedTuple):
@@ -44,45 +51,51 @@ class Progress(NamedTuple):
     owner: str
 
 
-class UnsentReply(Plain):
+class UnsentReply(Struct, kw_only=True):
     """An outcome that could not be sent, by the number of its event, and the time of the next try."""
 
     seq: int
     tenant_id: str
     task_id: str
-    address: Address
+    address: StoredAddress
     failures: int = 0
     retry_at: datetime
 
     @property
     def key(self) -> tuple[int, str]:
         """Identifies the reply in all of its tries."""
-        return self.seq, self.address.model_dump_json()
+        return reply_key(self.seq, self.address)
 
 
-def add_address(session: Session, scheme: str, task: TaskKey, address: Address) -> None:
+def reply_key(seq: int, address: StoredAddress) -> tuple[int, str]:
+    """The key of the reply to an address, by the number of its event."""
+    return seq, encode(address).decode()
+
+
+def add_address(session: Session, scheme: str, task: TaskKey, address: StoredAddress) -> None:
     """Send the outcome of a task there too: no client displaces another. Raises TooLarge for too many."""
     rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()
-    rows = [(place, Address.model_validate_json(text)) for place, text in rows]
-    if len({other.client for _, other in rows if other.client != address.client}) >= MAX_CLIENTS:
+    rows = [(place, from_json(text)) for place, text in rows]
+    client = address["client"]
+    if len({other["client"] for _, other in rows if other["client"] != client}) >= MAX_CLIENTS:
         raise TooLarge(
             f"{MAX_CLIENTS} clients wait for the outcome of task {task.task_id} already",
             remedy="Follow the task's events instead",
             field="reply",
         )
     same = [place for place, other in rows if other == address]
-    own = [place for place, other in rows if other.client == address.client and place not in same]
+    own = [place for place, other in rows if other["client"] == client and place not in same]
     for place in (*same, *own[: 1 - _MAX_REPLIES]):
         session.execute(f"DELETE FROM reply_addresses {_OF_TASK} AND place = ?", (scheme, *task, place))  # noqa: S608 code
     place = rows[-1][0] + 1 if rows else 1
-    row = (scheme, *task, place, address.model_dump_json())
+    row = (scheme, *task, place, encode(address).decode())
     session.insert("reply_addresses (scheme, tenant_id, task_id, place, address)", [row])
 
 
-def addresses(session: Session, scheme: str, task: TaskKey) -> list[Address]:
+def addresses(session: Session, scheme: str, task: TaskKey) -> list[StoredAddress]:
     """The addresses that get the outcome of a task, in the order in which they were asked for."""
     rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()
-    return [Address.model_validate_json(text) for _, text in rows]
+    return [from_json(text) for _, text in rows]
 
 
 def progress(session: Session, sender: SenderKey) -> Progress | None:

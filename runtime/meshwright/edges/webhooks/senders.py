@@ -64,7 +64,7 @@ _SHAS = {
 }
 
 
-class _ForgeAddress(Address):
+class _ForgeAddress(Address, kw_only=True):
     """The address of an outcome: of a source, the path of its API that takes comments or statuses."""
 
     source: str
@@ -239,7 +239,7 @@ _TIMEOUT_SECONDS = 20.0
 _ALL = "*"
 
 
-class PushAddress(Address):
+class PushAddress(Address, kw_only=True):
     """A URL that gets outcomes of a tenant. A task's own has its secret, encrypted; others have none."""
 
     url: str

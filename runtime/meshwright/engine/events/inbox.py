@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from msgspec import field
+from msgspec.structs import asdict
 from pydantic_core import from_json
 
-from meshwright.core.encoding import encode
+from meshwright.core.encoding import View, encode
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Plain
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered
 from meshwright.core.task_events import QuestionReached, TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import TaskFilter, seconds
@@ -71,7 +71,7 @@ _CLEAR = "DELETE FROM inbox WHERE seq >= ? OR (task_id = '' AND document NOT LIK
 QuestionStatus = Literal["open", "answered", "expired", "closed"]
 
 
-class Question(Plain):
+class Question(View, kw_only=True):
     """One thing that a task waits for a person to say, or that a person has to mend or decides on.
 
     `source` names the part of the mesh that takes the decision; it is "" for a question of a task, and for a
@@ -93,7 +93,7 @@ class Question(Plain):
     agent_id: str | None = None
     status: QuestionStatus = "open"
     question: str = ""
-    subject: dict[str, Any] = Field(default_factory=dict)
+    subject: dict[str, Any] = field(default_factory=dict)
     answer_schema: dict[str, Any] | None = None
     may_answer: tuple[str, ...] = ()
     since: datetime | None = None
@@ -118,7 +118,7 @@ class Question(Plain):
         return f"{self.agent_id}: {' '.join(parts) or 'question'}"
 
 
-class InboxPage(Plain):
+class InboxPage(View):
     """Some questions, the oldest first; `cursor` asks for those that follow, and is None at the end."""
 
     items: tuple[Question, ...]
@@ -291,13 +291,13 @@ def _refusal(deployment: DeploymentLeftAlone) -> dict[str, Any]:
 def _row_of(document: dict[str, Any]) -> Row:
     try:
         question = Question.model_validate(document)
-    except ValidationError:  # an event that another program has published: the names are ours
+    except ValueError:  # an event that another program has published: the names are ours
         names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
         question = Question.model_validate({name: document[name] for name in names})
     generation, attempt = _attempt_of(question.wait_id)
     account = account_of(question.subject) if _is_for_money(question.subject) else None
     ended_at = None if question.ended_at is None else seconds(question.ended_at)
-    text = encode(question.model_dump(exclude_none=True)).decode()
+    fields = {name: value for name, value in asdict(question).items() if value is not None}
     return (
         question.id,
         question.seq,
@@ -307,7 +307,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         attempt,
         account,
         ended_at,
-        text,
+        encode(fields).decode(),
     )
 
 

@@ -12,10 +12,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from meshwright.core.clock import Backoff
-from meshwright.core.encoding import Json
+from meshwright.core.encoding import Json, View
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
-from meshwright.core.messages import Plain
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
 from meshwright.engine.events.event_types import ProjectionFailed
@@ -70,7 +69,7 @@ class Projection(Protocol):
         ...
 
 
-class StalledProjection(Plain):
+class StalledProjection(View):
     """A projection that raised: it has every event before this `seq`, and is tried again at `retry_at`."""
 
     name: str

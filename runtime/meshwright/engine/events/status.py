@@ -11,10 +11,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
-from pydantic import Field
+from msgspec import field
 
+from meshwright.core.encoding import View
 from meshwright.core.events import Event
-from meshwright.core.messages import Plain
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import seconds
@@ -56,7 +56,7 @@ _OPEN_AGENTS = (
 _OF_TENANT = "AND tenant_id = :tenant_id"
 
 
-class WaitSummary(Plain):
+class WaitSummary(View):
     """Waits of one kind: the `kind`, how many waits, since when the oldest, and when the next is due.
 
     `reason` is that of the newest.
@@ -69,7 +69,7 @@ class WaitSummary(Plain):
     reason: str = ""
 
 
-class DeploymentStatus(Plain):
+class DeploymentStatus(View):
     """A deployment of a model that is left alone until then. `status` is what its provider refused with.
 
     None: it is down, or asked to wait. `reason` holds no keys and no prompt.
@@ -82,7 +82,7 @@ class DeploymentStatus(Plain):
     reason: str = ""
 
 
-class HeldWorker(Plain):
+class HeldWorker(View):
     """A process that has begun no work since then, for a `reason`, and its `agents`."""
 
     worker: str
@@ -91,7 +91,7 @@ class HeldWorker(Plain):
     reason: str
 
 
-class NoticedLoss(Plain):
+class NoticedLoss(View):
     """The events that a database lacked when it came back: those after `last_seq` up to `lost_until_seq`."""
 
     at: datetime
@@ -99,7 +99,7 @@ class NoticedLoss(Plain):
     lost_until_seq: int
 
 
-class MissingAgent(Plain):
+class MissingAgent(View):
     """An agent that no process of the mesh has loaded, with how many open `tasks` wait for it.
 
     `task_ids` are the 5 oldest of them.
@@ -110,7 +110,7 @@ class MissingAgent(Plain):
     task_ids: tuple[str, ...] = ()
 
 
-class TenantUse(Plain):
+class TenantUse(View, kw_only=True):
     """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
 
     tenant_id: str
@@ -120,7 +120,7 @@ class TenantUse(Plain):
     max_storage: int | None = None
 
 
-class MeshStatus(Plain):
+class MeshStatus(View):
     """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
 
     `state` is that of the process: one that is `held` or `draining` begins no work before it is released.
@@ -132,7 +132,7 @@ class MeshStatus(Plain):
 
     state: Fact[Literal["working", "held", "draining"]] = "working"
     model: Fact[str | None] = None
-    tasks: Fact[dict[str, int]] = Field(default_factory=dict)
+    tasks: Fact[dict[str, int]] = field(default_factory=dict)
     waits: Fact[tuple[WaitSummary, ...]] = ()
     missing: Fact[tuple[MissingAgent, ...]] = ()
     deployments: Fact[tuple[DeploymentStatus, ...]] = ()

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from msgspec import Raw
 from pydantic import BaseModel
 
-from meshwright.core.encoding import Json, Struct, encode
+from meshwright.core.encoding import Json, Struct, View, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
-from meshwright.core.messages import Outcome, Parent, Plain, TaskStatus, Usage
-from meshwright.core.money import Amount
+from meshwright.core.messages import Outcome, Parent, TaskStatus, Usage
+from meshwright.core.money import Amount, exact
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
 from meshwright.engine.events.filter import seconds
@@ -34,7 +34,7 @@ _TIMES = ("created_at", "updated_at", "completed_at")
 ModelT = TypeVar("ModelT", bound=Struct)
 
 
-class TaskSummary(Plain):
+class TaskSummary(View):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
 
     `error` is the type of the error by which it failed.
@@ -71,8 +71,11 @@ class TaskSummary(Plain):
     code: Fact[str | None] = None
     once: Fact[int] = 0
 
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
 
-class TaskPage(Plain):
+
+class TaskPage(View):
     """Some tasks, newest first; `cursor` asks for those that follow, and is None at the end."""
 
     items: Fact[tuple[TaskSummary, ...]]
@@ -232,7 +235,7 @@ class _TaskRow:
 
 
 _COLUMNS = tuple(_TaskRow.__annotations__)
-LISTED = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
+LISTED = (*(name for name in TaskSummary.__struct_fields__ if name != "usage"), *USAGE)
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")
@@ -422,7 +425,7 @@ def _reason(error: Any) -> str | None:
     return f"{error.get('type', 'Error')}: {error.get('message', '')}"[:MAX_REASON_CHARS]
 
 
-class DeadLetters(Plain):
+class DeadLetters(View):
     """The tasks of one agent that failed or timed out by one type of error, and are not worked on again.
 
     `reason` is that of the last of them, `task_id` its id.
@@ -437,7 +440,7 @@ class DeadLetters(Plain):
     reason: str | None
 
 
-class DeadLetterPage(Plain):
+class DeadLetterPage(View):
     """The largest groups of dead letters."""
 
     items: tuple[DeadLetters, ...]

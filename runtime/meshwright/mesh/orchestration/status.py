@@ -7,14 +7,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from meshwright.agents.agent import AgentTypes
 from meshwright.agents.event_types import AgentMissing
 from meshwright.core import topics
+from meshwright.core.encoding import View
 from meshwright.core.errors import NoAgentAvailable, NotFound
 from meshwright.core.events import Event
-from meshwright.core.messages import Plain
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import LOSS_NOTICED
 from meshwright.engine.events.status import (
@@ -41,7 +39,7 @@ from meshwright.mesh.orchestration.tenants import Tenants
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model
 
-PlainT = TypeVar("PlainT", bound=Plain)
+ViewT = TypeVar("ViewT", bound=View)
 _LOSS_SHOWN = timedelta(days=7)
 _MAX_LOSSES = 10
 _HELD_SECONDS = 60.0  # a worker that is held says so several times within them
@@ -209,7 +207,7 @@ class StatusReader:
         )
 
 
-def _read(model: type[PlainT], documents: Iterable[dict[str, Any]]) -> Iterator[PlainT]:
+def _read(model: type[ViewT], documents: Iterable[dict[str, Any]]) -> Iterator[ViewT]:
     for document in documents:
-        with suppress(ValidationError):  # an event that another program has published: the names are ours
+        with suppress(ValueError):  # an event that another program has published: the names are ours
             yield model.model_validate(document)

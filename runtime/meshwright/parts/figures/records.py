@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from msgspec import field
 
-from meshwright.core.messages import Plain
-from meshwright.core.money import ZERO, Amount
+from meshwright.core.encoding import View
+from meshwright.core.money import ZERO, Amount, exact
 
 
-class AgentFigures(Plain):
+class AgentFigures(View):
     """An agent now. Its `waiting` tasks wait for a slot, the first since `oldest`; `parked` ones wait for
     something else and hold no slot.
 
@@ -37,8 +37,11 @@ class AgentFigures(Plain):
     unpriced_today: int = 0
     cost_today_usd: Amount = ZERO
 
+    def __post_init__(self) -> None:
+        exact(self, "cost_today_usd", self.cost_today_usd)
 
-class WorkerFigures(Plain):
+
+class WorkerFigures(View, kw_only=True):
     """A process of the mesh: its run (`incarnation`), its store, the apps that it runs (empty: all of them).
 
     `lease` says whether its store still holds its work for it. `agents` has the slots of each agent;
@@ -54,7 +57,7 @@ class WorkerFigures(Plain):
     lease: Literal["held", "expired", "unknown"] = "held"
     started_at: datetime
     seen_at: datetime
-    agents: dict[str, int] = Field(default_factory=dict)
+    agents: dict[str, int] = field(default_factory=dict)
     running: int = 0
     waiting: int = 0
 
@@ -64,7 +67,7 @@ class WorkerFigures(Plain):
         return sum(self.agents.values())
 
 
-class ModelFigures(Plain):
+class ModelFigures(View):
     """A deployment in the last 1,000 calls, without those that the cache answered.
 
     Attempts that failed count here too, also where another deployment answered the call after them.
@@ -84,7 +87,7 @@ class ModelFigures(Plain):
     p90_seconds: float | None = None
 
 
-class ParkedFigures(Plain):
+class ParkedFigures(View, kw_only=True):
     """Waits of an agent's tasks for one kind of thing.
 
     Those for money are for the `account` of a budget, those for a person for the callers who `may_answer`:
@@ -102,7 +105,7 @@ class ParkedFigures(Plain):
     unreached_since: datetime | None = None
 
 
-class StuckAttempt(Plain):
+class StuckAttempt(View):
     """A running attempt over twice the p90 of its agent."""
 
     task_id: str
@@ -112,7 +115,7 @@ class StuckAttempt(Plain):
     p90_seconds: float
 
 
-class DeadLetterCounts(Plain):
+class DeadLetterCounts(View):
     """Ended tasks in the list that failed or timed out, and messages that no actor could take, ever."""
 
     failed: int = 0
@@ -120,7 +123,7 @@ class DeadLetterCounts(Plain):
     messages: int | None = None
 
 
-class DiskFigures(Plain):
+class DiskFigures(View):
     """Bytes of the disk that has the data folder, and of the mesh's database."""
 
     free_bytes: int
@@ -128,7 +131,7 @@ class DiskFigures(Plain):
     store_bytes: int
 
 
-class Figures(Plain):
+class Figures(View):
     """The figures of a mesh; a caller of one tenant sees its tasks alone, and no workers, models or disk."""
 
     at: datetime
@@ -141,7 +144,7 @@ class Figures(Plain):
     disk: DiskFigures | None = None
 
 
-class Scale(Plain):
+class Scale(View):
     """The tasks of an app that wait for a slot or run; `value`, their sum, is for an autoscaler."""
 
     app: str

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from msgspec import Meta
 
 from meshwright.agents.trees.leases import LEASES
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import Plain
 from meshwright.engine.events.verify import FILE_NAME as HEADS
 from meshwright.engine.events.verify import KEY_NAME, Head
 from meshwright.engine.sql.folder import (
@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]
 """Called with how many pages are copied, and how many there are."""
 
 
-class Backup(Plain):
+class Backup(Struct):
     """The contents of a backup: how many tasks, how many of them open, and the last event of the log.
 
     `trees` counts those of tasks in the folder. They are not in the file: they change beside the store.
@@ -64,8 +64,12 @@ class Backup(Plain):
     open_tasks: int
     last_seq: int
     last_event_at: datetime | None
-    trees: int = Field(default=0, ge=0)
-    front: str = Field(default="", pattern=r"^[a-z0-9-]{0,80}$")  # it names a folder to write to
+    trees: Annotated[int, Meta(ge=0)] = 0
+    front: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{0,80}\Z")] = ""  # it names a folder to write to
+
+
+_NOTED = ("made_at", "open_tasks", "last_seq")
+"""The fields of a backup that the store restored from it notes."""
 
 
 class Written(NamedTuple):
@@ -212,7 +216,7 @@ def _fill(draft: Path, copy: sqlite3.Connection, backup: Backup, progress: Progr
         _copy_pages(copy, session.connection, progress)
         session.execute("PRAGMA secure_delete=ON")  # the keys have files of their own
         session.execute("DROP TABLE backup")
-        write_note(session, HELD, backup.model_dump(include={"made_at", "open_tasks", "last_seq"}))
+        write_note(session, HELD, {name: getattr(backup, name) for name in _NOTED})
         Marker(draft.parent, sync=None).start(session)
     _sync(draft)
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Plain
 from meshwright.core.payloads import Payload
 from meshwright.engine.events.event_types import StoreMigrated, StoreReopened
 from meshwright.engine.events.log import EventLog
@@ -60,7 +60,7 @@ Progress = Callable[[int, int], None]
 """Called with how many rows are copied, and how many there are."""
 
 
-class MigrationReport(Plain):
+class MigrationReport(Struct):
     """The contents of a store that was migrated."""
 
     source: str

@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import UTC
 from typing import Any
 
+from msgspec.structs import fields
+from pydantic_core import from_json
+
 from meshwright.core.access import Role
+from meshwright.core.encoding import View, write_struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Caller, Task
 from meshwright.core.money import OnEmpty
@@ -35,7 +39,9 @@ class TaskMoney(Component):
         """The costs of calls of models, as `GET /costs` has them. Raises what its operation raises."""
         operations = MoneyOperations(self.mesh, self._viewer(task))
         costs = await operations.costs(by, since=since, until=until, bucket=bucket)
-        return costs.model_dump(mode="json", exclude_defaults=True)
+        items = [_without_defaults(cost) for cost in costs.items]
+        document = {**_without_defaults(costs), "items": items, "total": _without_defaults(costs.total)}
+        return from_json(write_struct(document))
 
     async def budgets(self, task: Task) -> list[dict[str, Any]]:
         """The budgets of the task's tenant, with what each has spent and holds."""
@@ -45,7 +51,8 @@ class TaskMoney(Component):
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""
         estimate = await MoneyOperations(self.mesh, self._viewer(task)).estimate(agent_id=agent_id)
-        return estimate.model_dump(mode="json", exclude_none=True)
+        values = estimate.model_dump(mode="json")
+        return {name: value for name, value in values.items() if value is not None}
 
     async def prices(self, task: Task) -> list[dict[str, Any]]:
         """The prices of each group of models; no names of deployments, no settings."""
@@ -91,6 +98,11 @@ class TaskMoney(Component):
             remedy = "Set reads_log = True in the class of the agent, whose tasks run at the front then"
             raise ToolFailed("This worker has no event log to read", remedy=remedy)
         return _caller(task, task.requested_by, Role.VIEWER)
+
+
+def _without_defaults(view: View) -> dict[str, Any]:
+    values = {field.name: (getattr(view, field.name), field.default) for field in fields(view)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def _caller(task: Task, name: str, role: Role) -> Caller:

@@ -17,6 +17,7 @@ from typing import Any
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.clock import Backoff, unless
+from meshwright.core.encoding import View
 from meshwright.core.errors import (
     Conflict,
     HostError,
@@ -27,7 +28,7 @@ from meshwright.core.errors import (
     NotFound,
 )
 from meshwright.core.events import Event
-from meshwright.core.messages import ENDED, Caller, Plain, TaskStatus
+from meshwright.core.messages import ENDED, Caller, TaskStatus
 from meshwright.core.money import Amount
 from meshwright.edges.replies.courier import until_answered
 from meshwright.engine.sql.database import Session
@@ -72,7 +73,7 @@ class ScheduledRun(RunRecord):
     cost_usd: Amount | None = None
 
 
-class SchedulePage(Plain):
+class SchedulePage(View):
     """Some schedules by id; `cursor` asks for those that follow, and is None at the end."""
 
     items: tuple[ScheduleSummary, ...]
