@@ -183,7 +183,7 @@ async def log_in(person: Reader, token: str) -> None:
     """Log in, and wait for the views."""
     await person.page.get_by_label("Key or token").fill(token)
     await person.page.get_by_role("button", name="Log in").click()
-    await expect(person.page.get_by_role("navigation", name="Views")).to_be_visible()
+    await expect(person.page.locator("#main")).to_be_visible()
 
 
 @asynccontextmanager
@@ -196,6 +196,19 @@ async def open_view(
             await log_in(person, token)
         yield person.page
         assert [text for text in person.complaints if not text.startswith("Failed to load resource")] == []
+
+
+def questions(page: Page) -> Locator:
+    """The lines of the inbox's list."""
+    return page.get_by_role("list", name="Questions").get_by_role("listitem")
+
+
+async def choose_question(page: Page, text: str) -> Locator:
+    """Choose the question with that text in the list; returns it as it is shown whole."""
+    link = questions(page).filter(has_text=text).first.get_by_role("link")
+    await link.click()
+    await expect(link).to_have_attribute("aria-current", "true")
+    return page.get_by_role("article")
 
 
 def dialog(page: Page) -> Locator:

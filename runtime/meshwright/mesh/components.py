@@ -54,7 +54,8 @@ class Pages(NamedTuple):
 
     They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
     that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
-    shows what `view.js` of the folder exports by default, in the order of `place`.
+    shows what `view.js` of the folder exports by default: under the heading `group` of its side bar, which is
+    Work, Fleet, Insight, Settings or one of your own, in the order of `place`.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Pages(NamedTuple):
     is_open: bool = False
     view: str = ""
     place: int = 100
+    group: str = "More"
 
 
 class Figure(NamedTuple):

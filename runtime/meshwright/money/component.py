@@ -379,7 +379,7 @@ class LedgerComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/money", self.folder("web"), view="Money", place=10)]
+        return [Pages("/ui/money", self.folder("web"), view="Money", place=10, group="Insight")]
 
     def actors(self) -> Iterable[Actors]:
         """The accounts, and the allowances."""

@@ -184,14 +184,14 @@ async def test_a_person_answers_understands_a_failure_and_has_it_done_again(
         await expect(page.get_by_text("Nothing waits for a person.")).to_be_visible()
         asks = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
         await page.get_by_role("article", name="Release 1.4?").wait_for()  # it came by itself
-        await expect(page.locator(".badge")).to_have_text("1")
+        await expect(page.locator(".side .badge")).to_have_text("1")
         await page.get_by_label("Reason").fill("not on a Friday")
         await page.get_by_role("button", name="Deny").click()
         await expect(page.get_by_text("Nothing waits for a person.")).to_be_visible()
         outcome = await api.client.outcome(asks)
         assert outcome.text == "kept: not on a Friday"
         failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
-        await page.get_by_role("link", name="Tasks").click()
+        await page.get_by_role("link", name="Tasks", exact=True).click()
         row = page.get_by_role("row").filter(has_text="not today")
         await row.get_by_role("link", name=f"…{failed[-6:]}").click()
         await expect(page.get_by_text("ValueError: not today").first).to_be_visible()
@@ -226,13 +226,13 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
         links = await page.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts()
         assert links == [
             "Tasks",
-            "Mesh",
-            "Money",
-            "Events",
-            "Prompts",
-            "Experiments",
             "Schedules",
             "Deliveries",
+            "Mesh",
+            "Prompts",
+            "Experiments",
+            "Money",
+            "Events",
             "Configuration",
         ]
         assert viewer not in await page.evaluate(
@@ -292,7 +292,7 @@ async def test_a_page_that_lost_the_mesh_goes_on_when_it_is_back(tmp_path: Path,
         task_id = await api.finished(agent_id="echo", payload={"text": "Meanwhile"})
         async with serving(api.mesh, "127.0.0.1", urlsplit(server.url).port or 0):
             await expect(person.page.get_by_role("status")).to_have_text("live")
-            await person.page.get_by_role("link", name="Tasks").click()
+            await person.page.get_by_role("link", name="Tasks", exact=True).click()
             await expect(person.page.get_by_role("link", name=f"…{task_id[-6:]}")).to_be_visible()
 
 

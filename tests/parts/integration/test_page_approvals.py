@@ -15,7 +15,7 @@ from meshwright.core.display import visible
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.doubtful_mesh import KEY, Deployer, Payer, doubtful_mesh
 from tests.support.http_mesh import http_mesh
-from tests.support.page import SHOTS, confirm, dialog, open_view, press
+from tests.support.page import SHOTS, choose_question, confirm, dialog, open_view, press, questions
 
 pytestmark = pytest.mark.needs("chromium")
 DIFF = f"""\
@@ -132,7 +132,7 @@ async def test_an_approval_shows_characters_in_the_order_in_which_they_run(
     async with doubtful_mesh(tmp_path) as doubtful:
         await doubtful.asks("deploy", **BIDI)
         async with open_view(browser, doubtful.api, "inbox") as page:
-            card = page.get_by_role("article").filter(has_text="deployer wants")
+            card = await choose_question(page, "deploy:")
             await expect(card.locator("dd")).to_have_text(SEEN_BIDI)
             question = card.locator(".question")
             for text in SEEN_BIDI:
@@ -147,7 +147,7 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, b
         await doubtful.asks("notify", who="ann")
         await doubtful.asks("deploy", version="3", note=KEY)
         async with open_view(browser, doubtful.api, "inbox") as page:
-            await expect(page.get_by_role("article")).to_have_count(5)
+            await expect(questions(page)).to_have_count(5)
             boxes = page.get_by_role("checkbox", name="Choose")
             await expect(boxes).to_have_count(3)  # not the doubt, nor what is hidden in part
             await press(page, "Choose all 2 of deployer, deploy")
@@ -160,14 +160,14 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, b
             doubtful.script.replies("Done.", "Done.")
             await confirm(page, "Approve all 2")
             await doubtful.ends(*tasks)
-            await expect(page.get_by_role("article")).to_have_count(3)
+            await expect(questions(page)).to_have_count(3)
     assert (sorted(Deployer.done), Payer.paid) == (["deploy 1", "deploy 2"], ["paid"])
 
 
 @pytest.mark.parametrize("happened", [True, False])
 async def test_a_doubt_is_answered_in_its_own_words(tmp_path: Path, browser: Browser, happened: bool) -> None:
     async with doubtful_mesh(tmp_path) as doubtful, open_view(browser, doubtful.api, "inbox") as page:
-        card = page.get_by_role("article").filter(has_text="charge the card was running")
+        card = await choose_question(page, "charge the card was running")
         await expect(card.get_by_role("button", name="Approve")).to_have_count(0)
         if happened:
             await card.get_by_label("Its result (JSON or text)").fill("receipt 7")
@@ -201,8 +201,11 @@ async def test_cards_fit_and_are_readable(tmp_path: Path, browser: Browser, sche
         await doubtful.asks("deploy", version="1", note=json.dumps({"token": KEY}))
         await doubtful.asks("deploy", version="2")
         async with open_view(browser, doubtful.api, "inbox", **options) as page:
-            await expect(page.get_by_role("article")).to_have_count(4)
+            await expect(page.get_by_text("1 of 4")).to_be_visible()
             await check(page, f"cards-{width}-{scheme}")
+            if width < 820:
+                await page.get_by_role("link", name="All", exact=True).click()
+                await check(page, f"list-{width}-{scheme}")
             await press(page, "Choose all 2 of deployer, deploy")
             await press(page, "Approve all…")
             await expect(dialog(page)).to_be_visible()

@@ -24,6 +24,7 @@ from tests.support.page import (
     open_view,
     press,
     priced_reply,
+    questions,
 )
 
 pytestmark = pytest.mark.needs("chromium")
@@ -37,7 +38,7 @@ async def test_an_approval_shows_how_the_tool_was_decided_on_before(tmp_path: Pa
         await press(page, "Approve")
         await api.client.outcome(first)
         await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
-        card = page.get_by_role("article").filter(has_text="to production")
+        card = page.get_by_role("article").filter(has_text="production")
         await card.get_by_text("Earlier decisions on deploy").click()
         await expect(page.get_by_text("approved by anonymous")).to_be_visible()
         await expect(page.locator(".diff .add")).to_contain_text("production")
@@ -48,7 +49,7 @@ async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, browse
     async with http_mesh(tmp_path, Releaser) as api, open_view(browser, api, "inbox") as page:
         for text in ("one", "two", "three"):
             await api.submit(agent_id="releaser", payload={"text": text})
-        await expect(page.get_by_role("article")).to_have_count(3)
+        await expect(questions(page)).to_have_count(3)
         await page.route("**/inbox?**", lambda route: route.abort())  # it hears of nothing more
         for item in (await api.get("/inbox"))["items"][:2]:
             answer = {"key": item["wait_id"], "value": {"approve": True}}

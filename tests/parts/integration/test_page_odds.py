@@ -23,6 +23,7 @@ from tests.support.page import (
     open_view,
     press,
     priced_reply,
+    questions,
     reader,
 )
 from tests.support.tenants import holder
@@ -53,7 +54,7 @@ async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, br
         await api.submit(agent_id="gate", payload={})
         await page.route("**/status", hold)
         await page.route("**/tasks?*", hold)
-        await page.get_by_role("link", name="Tasks").click()
+        await page.get_by_role("link", name="Tasks", exact=True).click()
         await expect(page.get_by_text("Asking…")).to_be_visible()
         running = page.locator(".cards").get_by_role("link", name="running")
         await expect(running).to_have_text("running ")
@@ -82,13 +83,13 @@ async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, browser: B
         asked = [await api.submit(agent_id="deployer", payload={"text": "Deploy."}) for _ in calls]
         kept = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
         async with open_view(browser, api, "inbox") as page:
-            await expect(page.get_by_role("article")).to_have_count(3)
+            await expect(questions(page)).to_have_count(3)
             await press(page, "Choose all 2 of deployer, deploy")
             await press(page, "Approve all…")
             await confirm(page, "Approve all 2")
             for task_id in asked:
                 assert (await api.client.outcome(task_id)).success
-            await expect(page.get_by_role("article")).to_have_count(1)
+            await expect(questions(page)).to_have_count(1)
             assert (await api.get(f"/tasks/{kept}"))["status"] == "waiting"
 
 

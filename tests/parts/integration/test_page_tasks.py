@@ -174,7 +174,7 @@ async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, browser: Browse
         figures = await api.get("/figures") | {"stuck": [{"task_id": running, **facts}]}
         async with open_view(browser, api, "inbox") as page:
             await page.route("**/figures", lambda route: route.fulfill(json=figures))
-            await page.get_by_role("link", name="Tasks").click()
+            await page.get_by_role("link", name="Tasks", exact=True).click()
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows.filter(has_text="gate").get_by_text("stuck")).to_be_visible()
             await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_visible()

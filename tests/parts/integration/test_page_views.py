@@ -102,7 +102,7 @@ async def test_another_package_adds_a_view(
             for _ in range(2):
                 await page.get_by_role("button", name="Called").click()
             await expect(page.get_by_text("This view has failed: too often")).to_be_visible()
-            await page.get_by_role("link", name="Tasks").click()
+            await page.get_by_role("link", name="Tasks", exact=True).click()
             await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
             assert [
                 text for text in person.complaints if "401" not in text and "Unexpected" not in text

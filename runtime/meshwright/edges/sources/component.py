@@ -21,4 +21,4 @@ class SourcesComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/deliveries", self.folder("web"), view="Deliveries", place=70)]
+        return [Pages("/ui/deliveries", self.folder("web"), view="Deliveries", place=70, group="Work")]

@@ -82,7 +82,7 @@ class AuditComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/events", self.folder("web"), view="Events", place=20)]
+        return [Pages("/ui/events", self.folder("web"), view="Events", place=20, group="Insight")]
 
     async def start(self) -> None:
         """Begin to sign, and say which settings are others than at the last start."""

@@ -31,7 +31,7 @@ class ExperimentsComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/experiments", self.folder("web"), view="Experiments", place=50)]
+        return [Pages("/ui/experiments", self.folder("web"), view="Experiments", place=50, group="Fleet")]
 
     def routes(self) -> APIRouter:
         """/v1/experiments."""

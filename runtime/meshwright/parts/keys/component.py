@@ -47,7 +47,7 @@ class KeysComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/keys", self.folder("web"), view="Keys", place=90)]
+        return [Pages("/ui/keys", self.folder("web"), view="Keys", place=90, group="Settings")]
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

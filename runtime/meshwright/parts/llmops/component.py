@@ -38,7 +38,7 @@ class RegistryComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/prompts", self.folder("web"), view="Prompts", place=40)]
+        return [Pages("/ui/prompts", self.folder("web"), view="Prompts", place=40, group="Fleet")]
 
     def routes(self) -> Sequence[APIRouter]:
         """/v1/prompts."""

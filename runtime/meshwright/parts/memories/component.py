@@ -21,7 +21,7 @@ class MemoriesComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/memory", self.folder("web"), view="Memory", place=30)]
+        return [Pages("/ui/memory", self.folder("web"), view="Memory", place=30, group="Fleet")]
 
     def assemble(self) -> None:
         """List what is in quarantine in the inbox."""

@@ -43,10 +43,11 @@ class Login(Strict):
 
 
 class PageView(BaseModel):
-    """A view that a component adds to the page: its title, and the path of its `view.js`."""
+    """A view that a component adds to the page: its title, its group, and the path of its `view.js`."""
 
     path: str
     title: str
+    group: str
 
 
 class Me(BaseModel):
@@ -151,7 +152,7 @@ async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     view_pages = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
     view_pages.reverse()  # `offered` has the last one first
     view_pages.sort(key=lambda pages: pages.place)
-    views = tuple(PageView(path=pages.path, title=pages.view) for pages in view_pages)
+    views = tuple(PageView(path=pages.path, title=pages.view, group=pages.group) for pages in view_pages)
     me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me
 

@@ -23,7 +23,7 @@ class SchedulesComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/schedules", self.folder("web"), view="Schedules", place=60)]
+        return [Pages("/ui/schedules", self.folder("web"), view="Schedules", place=60, group="Work")]
 
     async def begin(self) -> None:
         """Run the schedules that are due."""

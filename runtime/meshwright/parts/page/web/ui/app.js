@@ -1,9 +1,10 @@
 // @ts-check
-/** The page: the header, and the view that the address names. */
+/** The page: its views, and the one that the address names in the frame. */
 import { html, render, signal, useEffect } from "./vendor/preact.js";
 import { Dialogs } from "./dialog.js";
 import { Inbox } from "./inbox.js";
-import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
+import { choose, Frame } from "./frame.js";
+import { call, follow, may, me, notice, route, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
 import { TaskPage } from "./task.js";
@@ -11,18 +12,16 @@ import { Tasks } from "./tasks.js";
 import { TryIt } from "./try.js";
 
 /**
- * The views of tasks and of the whole mesh by name: what each shows, its title in the header (none: it is not there), and the roles that it takes.
- * @type {Record<string, {show: () => any, title: string, roles: string[]}>}
+ * The views of tasks and of the whole mesh by name: what each shows, its title in the side bar (none: it is not there), its group, and the roles that it takes.
+ * @type {Record<string, import("./frame.js").View>}
  */
 const VIEWS = {
-  inbox: { show: Inbox, title: "Inbox", roles: ["contents"] },
-  tasks: { show: Tasks, title: "Tasks", roles: ["viewer"] },
-  task: { show: TaskPage, title: "", roles: ["viewer", "submitter"] },
-  mesh: { show: MeshPage, title: "Mesh", roles: ["viewer"] },
+  inbox: { show: Inbox, title: "Inbox", group: "Work", roles: ["contents"] },
+  tasks: { show: Tasks, title: "Tasks", group: "Work", roles: ["viewer"] },
+  task: { show: TaskPage, title: "", group: "Work", roles: ["viewer", "submitter"] },
+  try: { show: TryIt, title: "Try it", group: "Work", roles: ["submitter"] },
+  mesh: { show: MeshPage, title: "Mesh", group: "Fleet", roles: ["viewer"] },
 };
-
-/** @type {typeof VIEWS} */
-const LAST = { try: { show: TryIt, title: "Try it", roles: ["submitter"] } };
 
 /** The views of the parts of the mesh by their paths, null until they are loaded. */
 const others = signal(/** @type {typeof VIEWS | null} */ (null));
@@ -33,8 +32,8 @@ async function load() {
   others.value = Object.fromEntries(views.flat());
 }
 
-/** @param {{path: string, title: string}} view @returns {Promise<[string, (typeof VIEWS)[string]][]>} */
-async function loaded({ path, title }) {
+/** @param {{path: string, title: string, group: string}} view @returns {Promise<[string, (typeof VIEWS)[string]][]>} */
+async function loaded({ path, title, group }) {
   try {
     const { default: view, roles = ["viewer"] } = await import(`${path}/view.js`);
     const show = () => {
@@ -44,7 +43,7 @@ async function loaded({ path, title }) {
         return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
       }
     };
-    return [[path.replace("/ui/", "/").slice(1).replaceAll("/", "-"), { show, title, roles }]];
+    return [[path.replace("/ui/", "/").slice(1).replaceAll("/", "-"), { show, title, group, roles }]];
   } catch (/** @type {any} */ error) {
     notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
     return [];
@@ -55,7 +54,7 @@ function App() {
   useEffect(() => {
     ask();
   }, []);
-  if (me.value === null) return html`<main><p class="dim">${notice.value?.text ?? "Asking the mesh…"}</p></main>`;
+  if (me.value === null) return html`<main class="alone"><p class="dim">${notice.value?.text ?? "Asking the mesh…"}</p></main>`;
   return me.value === undefined ? html`<${Login} />` : html`<${Shell} />`;
 }
 
@@ -86,40 +85,21 @@ function Shell() {
   useEffect(() => {
     if (named && me.value.all_tenants) choose(named);
   }, [named]);
-  const views = { ...VIEWS, ...others.value, ...LAST };
+  const views = { ...VIEWS, ...others.value };
   const able = Object.entries(views).filter(([, one]) => may(...one.roles));
+  const titled = able.filter(([, one]) => one.title);
   const isHere = able.some(([key]) => key === route.value.view);
   const isComing = !isHere && Boolean(route.value.view) && others.value === null;
-  const first = able.find(([, one]) => one.title)?.[0] ?? "none";
-  const name = isHere ? route.value.view : isComing ? "coming" : first;
+  const name = isHere ? route.value.view : isComing ? "coming" : titled[0]?.[0] ?? "none";
   const view = isComing ? COMING : views[name] ?? { show: NoRole, title: "No role" };
-  const current = name === "task" ? "tasks" : name;
   useEffect(() => {
-    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
   }, [view, waiting.value]);
-  return html`<header class="top">
-      <a class="unseen" href="#main" onClick=${skip}>To the content</a>
-      <b>Meshwright</b>
-      <nav aria-label="Views">${able.filter(([, one]) => one.title).map(([key, one]) => html`<a key=${key} href=${to(key)} aria-current=${key === current ? "page" : undefined}>${one.title}${key === "inbox" && waiting.value ? html` <span class="badge">${waiting.value}</span>` : ""}</a>`)}</nav>
-      <span class="line mine">
-      ${me.value.all_tenants && me.value.logged_in ? html`<${Tenant} />` : null}
-      <span class="dim" role="status">${may("viewer") ? live.value : ""}</span>
-      <${Account} /></span>
-    </header>
-    ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
-    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
-    <${Dialogs} />`;
+  return html`<${Frame} views=${titled} current=${name === "task" ? "tasks" : name}><${view.show} key=${`${name}/${route.value.id}`} /><//><${Dialogs} />`;
 }
 
 const COMING = { show: () => html`<p class="dim">Loading…</p>`, title: "Loading" };
 const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
-
-/** Goes on with the content, for the keyboard; the address stays that of the view. @param {Event} event */
-function skip(event) {
-  event.preventDefault();
-  document.getElementById("main")?.focus();
-}
 
 /** Counts the inbox, also where another view is open. */
 function useBadge() {
@@ -128,27 +108,6 @@ function useBadge() {
   useEffect(() => {
     if (data) waiting.value = data.items.length ? `${data.items.length}${data.cursor ? "+" : ""}` : "";
   }, [data]);
-}
-
-function Account() {
-  const leave = () =>
-    act("Logged out", async () => {
-      await call("DELETE", "/session");
-      location.reload(); // with all that was shown
-    });
-  return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
-}
-
-/** Act for a tenant from now on. @param {string} named */
-function choose(named) {
-  tenant.value = named;
-  sessionStorage.setItem("tenant", named);
-  touch();
-}
-
-function Tenant() {
-  const set = (/** @type {any} */ event) => choose(event.target.value.trim());
-  return html`<label key=${tenant.value}>Tenant <input defaultValue=${tenant.value} size="4" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -121,6 +121,8 @@ export const pulse = signal(0);
 export const slow = signal(0);
 /** Whether events come: connecting, live or reconnecting. */
 export const live = signal("connecting");
+/** Since when the mesh does not answer, in milliseconds; 0 while it does. */
+export const lostAt = signal(0);
 /** The last events, the newest first. */
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
@@ -247,6 +249,7 @@ export async function follow() {
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
+      lostAt.value = 0;
       pause = 500;
       touch();
       for await (const { id, event, comment } of blocksOf(answer)) {
@@ -262,6 +265,7 @@ export async function follow() {
     if (number !== followed) return;
     streams = 0;
     live.value = "reconnecting";
+    if (!document.hidden) lostAt.value ||= Date.now();
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }

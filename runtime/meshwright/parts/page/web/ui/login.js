@@ -1,6 +1,7 @@
 // @ts-check
 /** The login: a key or token, or a login at an issuer, becomes a cookie that no script can read. */
 import { html, useEffect, useState } from "./vendor/preact.js";
+import { Icon } from "./icons.js";
 import { call, Failed, me } from "./lib.js";
 
 const VIEW = "view";
@@ -24,7 +25,7 @@ export function Login() {
       setError(problem);
     }
   };
-  return html`<main><h1>Meshwright</h1>
+  return html`<main class="alone"><h1><${Icon} name="mark" /> Meshwright</h1>
     ${issuer ? html`<p><a class="button" href="/session/oidc" onClick=${() => sessionStorage.setItem(VIEW, location.hash)}>Log in with ${issuer}</a></p>` : null}
     <form class="stack" onSubmit=${send}>
       <label>Key or token <input name="token" type="password" autocomplete="current-password" required autofocus /></label>

@@ -2,7 +2,7 @@
 /** Talk with an agent, or give the mesh a task by a form. */
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { filled, Inputs, parsed } from "./form.js";
-import { Item } from "./inbox.js";
+import { Item } from "./inbox_item.js";
 import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
 
 const AMOUNT = "[0-9]*[.]?[0-9]+";

@@ -1,0 +1,52 @@
+// @ts-check
+/** One sentence above every view: how the mesh is, with the way to what is wrong. */
+import { html } from "./vendor/preact.js";
+import { Icon } from "./icons.js";
+import { may, slow, to, useData } from "./lib.js";
+
+/** @typedef {{level: "bad" | "wait", text: any, href: string}} Finding */
+
+/** @param {number} count @param {string} one @param {string} [many] */
+const counted = (count, one, many = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : many}`;
+
+/** What is not well, the worst first. @param {any} status @param {any} figures @returns {Finding[]} */
+export function findings(status, figures) {
+  /** @type {Finding[]} */
+  const all = [];
+  const add = (/** @type {Finding["level"]} */ level, /** @type {any} */ text, /** @type {string} */ href) => all.push({ level, text, href });
+  const waits = Object.fromEntries(status.waits.map((/** @type {any} */ wait) => [wait.kind, wait]));
+  if (status.state !== "working") add("bad", `The mesh is ${status.state} and begins no work`, to("inbox"));
+  for (const one of status.missing ?? []) add("bad", `No process runs ${one.agent_id}: ${counted(one.tasks, "task waits", "tasks wait")} for it`, to("tasks", { agent_id: one.agent_id }));
+  const models = figures?.models ?? [];
+  const away = models.filter((/** @type {any} */ model) => !model.well);
+  const since = (status.deployments ?? []).map((/** @type {any} */ one) => one.since).sort()[0];
+  const behind = waits.provider ? `: ${counted(waits.provider.count, "task waits", "tasks wait")} for them` : "";
+  if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}${behind}`, to("mesh"));
+  const expired = (figures?.workers ?? []).filter((/** @type {any} */ worker) => worker.lease === "expired");
+  if (expired.length) add("bad", counted(expired.length, "worker has lost its lease", "workers have lost their lease"), to("mesh"));
+  for (const one of status.projections ?? []) add("bad", `The list ${one.name} has stopped`, to("events"));
+  if (status.losses?.length) add("bad", "The database lacks events that the mesh had seen", to("events"));
+  if (figures?.stuck?.length) add("wait", counted(figures.stuck.length, "task runs far longer than usual", "tasks run far longer than usual"), to("tasks", { stuck: 1 }));
+  if (waits.money) add("wait", html`${counted(waits.money.count, "task waits", "tasks wait")} for money`, to("inbox"));
+  return all;
+}
+
+/** A time of today as a clock, an older one with its day. @param {{time: string}} given */
+function Clock({ time }) {
+  const at = new Date(time);
+  const isToday = at.toDateString() === new Date().toDateString();
+  return html`<time datetime=${time}>${isToday ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : at.toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" })}</time>`;
+}
+
+const SHOWN = 2;
+
+/** The sentence, for those who may see the figures. */
+export function Health() {
+  const { data: status } = useData(may("viewer") ? "/status" : null, slow);
+  const { data: figures } = useData(may("viewer") ? "/figures" : null, slow);
+  if (!status) return null;
+  const all = findings(status, figures);
+  if (!all.length) return html`<p class="health"><${Icon} name="well" /> <span>All is well: <a href=${to("tasks", { status: "running" })}>${(status.tasks.running ?? 0).toLocaleString()} running</a>, ${(status.tasks.waiting ?? 0).toLocaleString()} waiting.</span></p>`;
+  const level = all.some((one) => one.level === "bad") ? "bad" : "wait";
+  return html`<p class=${`health ${level}`}><${Icon} name="trouble" />${all.slice(0, SHOWN).map((one, at) => html`<span key=${at}><a href=${one.href}>${one.text}</a>.</span>`)}${all.length > SHOWN ? html`<a href=${to("mesh")}>${all.length - SHOWN} more</a>` : null}</p>`;
+}

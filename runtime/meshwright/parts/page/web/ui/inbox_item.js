@@ -1,0 +1,147 @@
+// @ts-check
+/** One question to a person: what it is about, and the buttons that answer it. */
+import { html, useState } from "./vendor/preact.js";
+import { ask } from "./dialog.js";
+import { Earlier } from "./earlier.js";
+import { filled, Inputs, isPlain, worded } from "./form.js";
+import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
+import { isMoney, Money } from "./inbox_money.js";
+import { Key } from "./keys.js";
+import { act, Ago, asked, call, Failed, may, Shown, TaskLink, to, useData } from "./lib.js";
+import { answer, isDecision, isDoubt, postpone, send, sentence, wordOf } from "./questions.js";
+import { Text, visible } from "./unseen.js";
+
+const SHORT_CHARS = 80;
+
+/** A question with all that is needed to answer it: the effect first, the buttons always in sight. @param {{question: any}} given */
+export function Item({ question: listed }) {
+  const [opened, setOpened] = useState(/** @type {any} */ (null));
+  const question = opened ? { ...listed, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : listed;
+  const subject = question.subject ?? {};
+  const isTask = Boolean(question.task_id);
+  const isHidden = Boolean(subject.hidden_parts?.lines);
+  return html`<article class="item" aria-label=${visible(question.question)}>
+    <div class="item-body" tabindex="0">
+      <p class="question asked"><${Text} value=${sentence(question)} /></p>
+      <p class="line dim"><span>${wordOf(listed)} of <b><${Text} value=${question.agent_id ?? question.source} /></b></span> <${Ago} time=${question.since} />
+        ${isTask ? html`<span>task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
+        ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}</p>
+      ${isTask && isHidden ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
+      ${subject.why && subject.kind !== "question" ? html`<p><span class="dim">Why it asks:</span> <${Text} value=${subject.why} /></p>` : null}
+      <${Facts} subject=${subject} asked=${question.question} />
+      ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
+      ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
+    </div>
+    <footer><${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} /></footer>
+  </article>`;
+}
+
+/** What a question is about: its effect first, then what is known, then the call. @param {{subject: any, asked: string}} given */
+export function Facts({ subject, asked: text }) {
+  const { kind, agent_id, hidden_parts, ...about } = subject;
+  const isQuestion = kind === "question";
+  const fields = isQuestion ? about : {};
+  const names = Object.keys(subject.arguments ?? {});
+  return html`${isQuestion ? null : html`${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
+      ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
+      ${subject.check && !text.includes(subject.check) ? html`<h2>Its check</h2><p class="question"><${Text} value=${subject.check} /></p>` : null}`}
+    ${Object.keys(fields).length ? html`<h2>About</h2><${Fields} fields=${fields} />` : null}
+    ${!isQuestion && names.length ? html`<h2>Arguments${subject.tool ? html` <span class="dim">of ${subject.tool}</span>` : ""}</h2><${Fields} fields=${subject.arguments} />` : null}
+    ${isQuestion ? null : html`<${Changed} subject=${subject} />${Object.keys(subject.request ?? {}).length ? html`<h2>Its request</h2><${Shown} value=${subject.request} />` : null}`}`;
+}
+
+/** @param {{characters: number, lines: number}} counts */
+const sizeOf = ({ characters, lines }) => `${characters.toLocaleString("en")} ${characters === 1 ? "character" : "characters"} in ${lines.toLocaleString("en")} ${lines === 1 ? "line" : "lines"}`;
+
+/** Says how much of a question is hidden, and opens it for those who may answer. @param {{question: any, isOpen: boolean, open: (whole: any) => void}} given */
+function Hidden({ question, isOpen, open }) {
+  const size = sizeOf(question.subject.hidden_parts);
+  if (isOpen) return html`<p class="dim">You see what was hidden (${size}). The audit trail says so.</p>`;
+  const show = () => act("Shown, and recorded", async () => open(await call("POST", `/tasks/${question.task_id}/reveal`, { key: question.wait_id })));
+  return html`<p class="line"><span class="mark">${size} hidden</span>${may("approver", "submitter") ? html`<button type="button" onClick=${show}>Show what is hidden</button>` : null}</p>`;
+}
+
+/** @param {{fields: Record<string, any>}} given */
+const Fields = ({ fields }) =>
+  html`<dl class="facts">${Object.entries(fields).map(([name, value]) => html`<dt><${Text} value=${name} /></dt><dd>${isShort(value) ? html`<code><${Text} value=${String(value)} /></code>` : html`<${Shown} value=${value} />`}</dd>`)}</dl>`;
+
+/** Whether a value stands in one line. @param {any} value */
+const isShort = (value) => (typeof value === "string" ? value.length <= SHORT_CHARS && value !== "" && !value.includes("\n") : typeof value === "number" || typeof value === "boolean");
+
+/** A diff with its colours, or any other effect as it is. @param {{value: any}} given */
+function Effect({ value }) {
+  const text = typeof value === "string" ? value : (value?.diff ?? value?.text ?? JSON.stringify(value, null, 2));
+  return html`<pre tabindex="0" class="diff">${String(text).split("\n").map((line) => html`<span class=${/^\+(?!\+\+)/.test(line) ? "add" : /^-(?!--)/.test(line) ? "del" : ""}><${Text} value=${line} />${"\n"}</span>`)}</pre>`;
+}
+
+/** The model's last words before the question, where somebody asks for them. @param {{task: string}} given */
+function LastWords({ task }) {
+  const [isOpen, open] = useState(false);
+  const { data, error } = useData(isOpen && may("contents", "submitter") ? `/tasks/${task}/steps?${asked({ contents: true, limit: 500 })}` : null);
+  const said = data?.items.filter((/** @type {any} */ step) => step.kind === "model" && step.reply?.content).at(-1);
+  return html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}>
+    <summary>What the model said before</summary>
+    <${Failed} error=${error} />
+    ${isOpen && data ? (said ? html`<${Shown} value=${said.reply.content} />` : html`<p class="dim">Its calls of tools came without words. The task has all steps.</p>`) : null}
+  </details>`;
+}
+
+/** @param {{question: any, decides: boolean, isUnseen: boolean}} given */
+function Answer({ question, decides, isUnseen }) {
+  const [reason, setReason] = useState("");
+  const isMine = may("approver", "submitter");
+  const notNow = html`<button type="button" onClick=${() => postpone(question)}>Not now</button>`;
+  if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
+  if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
+  if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
+  if (isDoubt(question)) return html`<${Doubt} question=${question} notNow=${notNow} />`;
+  const approve = () => answer(question, { approve: true }, "Approved");
+  const deny = () => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied");
+  const warn = () =>
+    ask({
+      title: "Approve what is not shown?",
+      text: `${sizeOf(question.subject.hidden_parts)} look like secrets and are hidden. They run, or are committed, too.`,
+      yes: "Approve unseen",
+      isDanger: true,
+      done: "Approved",
+      work: () => send(question, { approve: true }),
+    });
+  if (decides)
+    return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+      <button type="button" class="yes" aria-keyshortcuts="a" onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
+      <label>Reason <input aria-keyshortcuts="d" value=${reason} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && deny()} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
+      <button type="button" class="no" onClick=${deny}>Deny<${Key} name="d" /></button>
+      ${changeable(question) ? html`<button type="button" onClick=${() => changeArguments(question, (value) => send(question, value))}>Change arguments…</button>` : null}
+      ${notNow}
+    </form>`;
+  return html`<${Form} question=${question} notNow=${notNow} />`;
+}
+
+/** A step that may have happened, or a run that would start over: buttons that say what they do. @param {{question: any, notNow: any}} given */
+function Doubt({ question, notNow }) {
+  const [text, setText] = useState("");
+  const hasResult = Boolean(question.answer_schema?.properties?.result);
+  const happened = hasResult ? { approve: false, ...(text.trim() ? { result: worded({}, text) } : {}) } : { approve: false, ...(text.trim() ? { reason: text } : {}) };
+  return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+    <button type="button" class="yes" onClick=${() => answer(question, { approve: true }, hasResult ? "It runs again" : "It starts over")}>${hasResult ? "It did not happen: run again" : "Start over, and repeat these steps"}</button>
+    <label class="wide">${hasResult ? "Its result (JSON or text)" : "Reason"} <textarea rows="2" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>
+    <button type="button" class=${hasResult ? undefined : "no"} onClick=${() => answer(question, happened, hasResult ? "It goes on with that result" : "It ends")}>${hasResult ? "It happened, with this result" : "End the task here"}</button>
+    ${notNow}
+  </form>`;
+}
+
+/** A form of the question's schema; for none, or one that is not plain, a text or JSON. @param {{question: any, notNow: any}} given */
+function Form({ question, notNow }) {
+  const schema = question.answer_schema;
+  const hasFields = isPlain(schema);
+  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
+  const send = (/** @type {any} */ event) => {
+    event.preventDefault();
+    const given = new FormData(event.target);
+    answer(question, hasFields ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
+  };
+  return html`<form class="bar" onSubmit=${send}>
+    ${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
+    <button class="yes">Answer</button>${notNow}
+  </form>`;
+}

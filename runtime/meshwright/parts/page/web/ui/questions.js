@@ -1,0 +1,66 @@
+// @ts-check
+/** Questions to people: their kinds, their words, and how an answer is sent. */
+import { signal } from "./vendor/preact.js";
+import { isMoney } from "./inbox_money.js";
+import { act, call } from "./lib.js";
+
+const NOT_NOW_MS = 3_600_000;
+/** Until when questions are put off in this browser, by their ids, in milliseconds. */
+export const later = signal(/** @type {Record<string, number>} */ (JSON.parse(sessionStorage.getItem("later") ?? "{}")));
+
+/** Whether a schema is of an answer that approves or denies. @param {any} schema */
+export const takesApproval = (schema) => schema?.properties?.approve?.type === "boolean";
+/** Sends an answer. @param {any} question @param {any} value */
+export const send = (question, value) =>
+  question.source
+    ? call("POST", "/inbox/answer", { id: question.id, value })
+    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value });
+
+/** Whether an answer came too late: another caller has given one, or the question is gone. @param {any} error */
+export const isSettled = (error) => error.status === 409 || error.status === 404;
+
+/** Sends an answer and says how it ended. @param {any} question @param {any} value @param {string} done */
+export const answer = (question, value, done) =>
+  act(done, async () => {
+    try {
+      await send(question, value);
+    } catch (/** @type {any} */ error) {
+      if (!isSettled(error)) throw error;
+      throw Object.assign(new Error(`It was settled meanwhile. ${error.message}`), { isSoft: true });
+    }
+  });
+
+/** Hide a question in this browser for an hour, or until a time. @param {any} question @param {number} [until] */
+export function postpone(question, until) {
+  later.value = { ...later.value, [question.id]: until ?? Date.now() + NOT_NOW_MS };
+  sessionStorage.setItem("later", JSON.stringify(later.value));
+}
+
+/** Whether a question is approved or denied. @param {any} question */
+export const isDecision = (question) => takesApproval(question.answer_schema) && !isMoney(question);
+/** Whether a crash or a deploy left a step in doubt, which is answered by itself. @param {any} question */
+export const isDoubt = (question) => !question.source && /\/0\.[^/]*$/.test(question.wait_id);
+/** Whether one answer may be for this question and others: all of it is seen. @param {any} question */
+export const isForMany = (question) => isDecision(question) && !isDoubt(question) && !question.subject?.hidden_parts?.lines;
+/** By whom and what for a question asks, as the mesh sees it. @param {any} question */
+export const kindOf = (question) => (question.task_id ? `${question.agent_id}: ${question.subject?.kind} ${question.subject?.tool}` : question.wait_id.replace(/\/[^/]*$/, ""));
+
+/** The kind of a question in a word. @param {any} question */
+export function wordOf(question) {
+  if (!question.task_id && !question.source) return "model";
+  if (isMoney(question)) return "money";
+  if (isDoubt(question)) return "in doubt";
+  return isDecision(question) ? "approval" : "question";
+}
+
+/** A question in one line: the call that is asked about, else the question itself. @param {any} question */
+export function titleOf(question) {
+  const { tool, arguments: given } = question.subject ?? {};
+  if (!isDecision(question) || isDoubt(question) || !tool) return sentence(question).trim();
+  const values = Object.values(given ?? {}).map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
+  return [tool, values.join(", ")].filter(Boolean).join(": ");
+}
+
+/** The question without its effect, which stands below it. @param {any} question */
+export const sentence = (question) => question.question.split("\nIts effect:\n")[0];
+
