@@ -301,7 +301,7 @@ async def test_an_approval_shows_the_whole_call_for_its_picture(tmp_path: Path, 
     script = ScriptedModel(call, "Done.")
     async with http_mesh(tmp_path, Deployer, Releaser, script=script) as api:
         deploys = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
-        async with reader(browser, api.url, viewport={"width": 960, "height": 580}) as person:
+        async with reader(browser, api.url, viewport={"width": 1200, "height": 680}) as person:
             card = person.page.get_by_role("article")
             await card.get_by_text("production").first.wait_for()
             await expect(card.locator("dd").first).to_have_text("1.4")

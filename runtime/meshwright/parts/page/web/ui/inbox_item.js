@@ -8,7 +8,7 @@ import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Key } from "./keys.js";
 import { act, Ago, asked, call, Failed, may, Shown, TaskLink, to, useData } from "./lib.js";
-import { answer, isDecision, isDoubt, postpone, send, sentence, wordOf } from "./questions.js";
+import { answer, isDecision, isDoubt, postpone, send, sentence, titleOf, wordOf } from "./questions.js";
 import { Text, visible } from "./unseen.js";
 
 const SHORT_CHARS = 80;
@@ -20,9 +20,10 @@ export function Item({ question: listed }) {
   const subject = question.subject ?? {};
   const isTask = Boolean(question.task_id);
   const isHidden = Boolean(subject.hidden_parts?.lines);
+  const title = titleOf(listed);
   return html`<article class="item" aria-label=${visible(question.question)}>
     <div class="item-body" tabindex="0">
-      <p class="question asked"><${Text} value=${sentence(question)} /></p>
+      ${title === sentence(question).trim() ? html`<p class="question asked"><${Text} value=${title} /></p>` : html`<h2 class="asked"><${Text} value=${title} /></h2><p class="question"><${Text} value=${sentence(question)} /></p>`}
       <p class="line dim"><span>${wordOf(listed)} of <b><${Text} value=${question.agent_id ?? question.source} /></b></span> <${Ago} time=${question.since} />
         ${isTask ? html`<span>task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
         ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}</p>
