@@ -15,10 +15,13 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from meshwright.core.task_events import TaskWaiting
+from meshwright.engine.work.people import is_doubt
 from tests.support.walker.history import History, Plan
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.report import script_of, shortest
@@ -27,6 +30,7 @@ from tests.support.walker.walk import run_walk
 _TOLD_EVERY_SECONDS = 15.0
 _SEEDS_AT_ONCE = 8
 _MAX_WALK_SECONDS = 300
+_CHECKS = {"some": None, "all": True, "none": False}
 _BROKE_OFF = "the walk broke off"
 
 
@@ -35,6 +39,8 @@ class Seen(NamedTuple):
 
     seed: int
     findings: list[tuple[str, str, str]]
+    doubts: int = 0
+    """How many doubts whether a step was done have reached people."""
 
 
 class Place(NamedTuple):
@@ -55,26 +61,36 @@ class Place(NamedTuple):
             return asyncio.run(walk_on(plan, folder, make))
 
 
-def walk(place: Place, seed: int) -> Seen:
+def walk(place: Place, checks: bool | None, seed: int) -> Seen:
+    plan = Plan.of(seed)
+    plan = plan if checks is None else replace(plan, checks=checks)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(_MAX_WALK_SECONDS)
     try:
-        findings = findings_of(place.walk(Plan.of(seed)))
+        history = place.walk(plan)
+        findings = findings_of(history)
     except Exception as error:  # noqa: BLE001 a walk that breaks off is a finding too
         where = traceback.extract_tb(error.__traceback__)[-1]
         rule = f"{_BROKE_OFF}: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
         return Seen(seed, [(rule, "", "".join(traceback.format_exception(error, limit=-4)))])
     finally:
         signal.alarm(0)
-    return Seen(seed, [(finding.rule, finding.shape, finding.text) for finding in findings])
+    rows = [(finding.rule, finding.shape, finding.text) for finding in findings]
+    return Seen(seed, rows, doubts_of(history))
+
+
+def doubts_of(history: History) -> int:
+    """How many steps of a walk people were asked about, whether they were done; each time counts."""
+    waits = (waiting for event in history.events if (waiting := TaskWaiting.read(event)) is not None)
+    return len({waiting.key for waiting in waits if "request" in waiting.subject and is_doubt(waiting.key)})
 
 
 def _too_long(number: int, frame: object) -> None:
     raise TimeoutError(f"the walk took more than {_MAX_WALK_SECONDS} s")
 
 
-def walk_some(place: Place, seeds: list[int]) -> list[Seen]:
-    return [walk(place, seed) for seed in seeds]
+def walk_some(place: Place, checks: bool | None, seeds: list[int]) -> list[Seen]:
+    return [walk(place, checks, seed) for seed in seeds]
 
 
 def seeds_of(options: argparse.Namespace) -> Iterator[int]:
@@ -94,7 +110,7 @@ def batches_of(seeds: Iterable[int], ends_at: float) -> Iterator[list[int]]:
 def results_of(options: argparse.Namespace) -> Iterator[Seen]:
     ends_at = time.monotonic() + (options.seconds or float("inf"))
     batches = batches_of(seeds_of(options), ends_at)
-    walked = partial(walk_some, Place(options.store, options.database))
+    walked = partial(walk_some, Place(options.store, options.database), _CHECKS[options.checks])
     if options.processes == 1:
         yield from itertools.chain.from_iterable(map(walked, batches))
         return
@@ -122,6 +138,7 @@ def main() -> int:
         dest="exceptions",
         help="beginning of a kind of findings that is no failure",
     )
+    parser.add_argument("--checks", choices=_CHECKS, default="some", help="whether checks of steps can look")
     parser.add_argument("--tries", type=int, default=300, help="walks to shrink a finding by; 0: as it is")
     options = parser.parse_args()
     if options.seed is not None:
@@ -141,15 +158,16 @@ class Report:
 
     def run(self) -> int:
         begun = told = time.monotonic()
-        walks = 0
+        walks = doubts = 0
         for walks, seen in enumerate(results_of(self._options), 1):
+            doubts += seen.doubts
             for rule, shape, text in seen.findings:
                 self._take(walks, seen.seed, rule, shape, text)
             if time.monotonic() - told > _TOLD_EVERY_SECONDS:
                 told = time.monotonic()
                 rate = walks / (told - begun)
                 print(f"{walks} walks, {rate:.1f} a second, {self._counts.total()} findings", flush=True)
-        print(f"{walks} walks in {time.monotonic() - begun:.0f} s")
+        print(f"{walks} walks in {time.monotonic() - begun:.0f} s, {doubts} doubts reached people")
         for kind, count in self._counts.most_common():
             print(f"{count:6} {kind}")
         return 1 if self._news else 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Coroutine, Sequence
 from typing import Any, ClassVar
 
-from meshwright import Agent, Capability, Run, tool
+from meshwright import Agent, Capability, CheckResult, Run, tool
 from meshwright.core.errors import DelegationFailed, ToolFailed, WaitExpired
 from meshwright.core.files import File
 from meshwright.tools import ToolContext, Toolset
@@ -34,12 +34,12 @@ class WalkTools(Toolset):
         """Pay, once for each key."""
         return await self._act("pay", account, amount, context)
 
-    @tool
+    @tool(check="_was_mailed")
     async def mail(self, account: str, amount: int, context: ToolContext) -> str:
         """Send a mail."""
         return await self._act("mail", account, amount, context)
 
-    @tool(needs_approval=True)
+    @tool(check="_was_deployed", needs_approval=True)
     async def deploy(self, account: str, amount: int, context: ToolContext) -> str:
         """Deploy."""
         return await self._act("deploy", account, amount, context)
@@ -49,10 +49,19 @@ class WalkTools(Toolset):
         """Grant, once for each key."""
         return await self._act("grant", account, amount, context)
 
-    @tool(needs_approval=True)
+    @tool(check="_was_launched", needs_approval=True)
     async def launch(self, account: str, amount: int, context: ToolContext) -> str:
         """Launch."""
         return await self._act("launch", account, amount, context)
+
+    async def _was_mailed(self, account: str, amount: int, step_id: str) -> CheckResult:
+        return await self.world.check(Request("mail", account, amount), step_id)
+
+    async def _was_deployed(self, account: str, amount: int, step_id: str) -> CheckResult:
+        return await self.world.check(Request("deploy", account, amount), step_id)
+
+    async def _was_launched(self, account: str, amount: int, step_id: str) -> CheckResult:
+        return await self.world.check(Request("launch", account, amount), step_id)
 
     async def _act(self, name: str, account: str, amount: int, context: ToolContext) -> str:
         assert name in TOOLS
@@ -130,7 +139,10 @@ class Walker(Agent):
         async def act() -> str:
             return await self.world.do(request, run.task.task_id, run.step_id)
 
-        result = await run.step(request.account, act, repeatable=False)
+        async def check(step_id: str) -> CheckResult:
+            return await self.world.check(request, step_id)
+
+        result = await run.step(request.account, act, check=check)
         self.world.read_result(request, result)
         return result
 

@@ -11,12 +11,13 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from meshwright import CheckResult
 from tests.support.walker.programs import Program, Request
 from tests.support.walker.world import Effect, World
 
 FOLDER = "WALK_FOLDER"
 PACE = 0.05
-_PROGRAM, _LINES = "program.pickle", "world.jsonl"
+_PROGRAM, _LINES, _CHECKS = "program.pickle", "world.jsonl", "checks"
 
 
 class FileWorld(World):
@@ -26,6 +27,7 @@ class FileWorld(World):
         super().__init__(pickle.loads((folder / _PROGRAM).read_bytes()), str(folder), pace=PACE)  # noqa: S301 our own
         self._lines = folder / _LINES
         self._chance = random.Random()
+        self.checks = (folder / _CHECKS).exists()
 
     async def do(self, request: Request, task_id: str, key: str) -> str:
         await asyncio.sleep(self._chance.choice((0, 0, 1, 2, 7)) * PACE)
@@ -33,6 +35,19 @@ class FileWorld(World):
         self._write(effect=[effect.number, request.tool, request.account, request.amount, task_id, key])
         await asyncio.sleep(self._chance.choice((0, 0, 0, 3)) * PACE)
         return effect.receipt
+
+    async def check(self, request: Request, key: str) -> CheckResult:
+        if not self.checks:
+            return CheckResult.unknown("nobody can look")
+        *whole, _ = self._lines.read_bytes().split(b"\n")
+        effects = [line["effect"] for line in map(json.loads, whole) if "effect" in line]
+        return self.look(
+            [
+                Effect(number, Request(tool, account, amount), task_id, sent, 0, 0)
+                for number, tool, account, amount, task_id, sent in effects
+            ],
+            key,
+        )
 
     def read_result(self, request: Request, result: Any) -> None:
         self._write(result=[request.tool, request.account, request.amount, result])
@@ -61,6 +76,8 @@ class WorldFiles:
         self._world = world
         self._read_bytes = 0
         (folder / _LINES).touch()
+        if world.checks:
+            (folder / _CHECKS).touch()
 
     def write_program(self, program: Program) -> None:
         (self._folder / _PROGRAM).write_bytes(pickle.dumps(dict(program)))

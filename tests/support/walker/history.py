@@ -30,6 +30,8 @@ class Plan:
     """Dollars that each of them may spend."""
     lies: bool = False
     """Whether the provider reports how many tokens it used as no provider could."""
+    checks: bool = False
+    """Whether the checks of tools and steps can look what has happened; else they cannot tell."""
 
     @classmethod
     def of(cls, seed: int | str) -> Plan:
@@ -51,6 +53,7 @@ class Plan:
             thread="talk" if chance.random() < 0.2 else None,
             purse=chance.choice((0.0005, 0.0015, 0.0025, 0.0045)) if chance.random() < 0.2 else None,
             lies=chance.random() < 0.2,
+            checks=chance.random() < 0.5,
         )
 
 

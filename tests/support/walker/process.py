@@ -265,7 +265,7 @@ class ProcessMesh:
 
 async def walk_on(plan: Plan, folder: Path, make: Callable[[dict[str, str]], KilledMesh]) -> History:
     """Walk on real processes, and return what happened."""
-    world = World(plan.program, plan.seed, lies=plan.lies)
+    world = World(plan.program, plan.seed, lies=plan.lies, checks=plan.checks)
     mesh = ProcessMesh(world, folder, make, parks=plan.parks)
     try:
         return await Walk(mesh, world, plan).run()

@@ -38,7 +38,7 @@ def run_walk(plan: Plan) -> History:
 
 
 async def _walk_in_memory(loop: SimulatedLoop, plan: Plan, database: sqlite3.Connection) -> History:
-    world = World(plan.program, plan.seed, lies=plan.lies)
+    world = World(plan.program, plan.seed, lies=plan.lies, checks=plan.checks)
     settings: dict[str, Any] = {"models": {"park": plan.parks}}
     if plan.purse is not None:  # a purse takes no call whose price is not known
         settings["ledger"] = {"default_price": _USUAL_PRICE}

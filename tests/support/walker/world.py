@@ -9,10 +9,12 @@ import asyncio
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from meshwright import CheckResult, ToolFailed
 from tests.support.walker.programs import Program, Request
 
 JOB = re.compile(r"\bjob (j\d+)\b")
@@ -112,11 +114,14 @@ class World:
     """Seconds that a second of a program takes."""
     lies: bool = False
     """Whether the provider reports how many tokens it used as no provider could."""
+    checks: bool = False
+    """Whether somebody who was cut off can look what has happened, but for one look in twenty."""
     act: int = 0
     incarnation: int = 0
     changed: set[Request] = field(default_factory=set)
     """The requests that people put in the place of others."""
     _executions: Counter[tuple[str, Request]] = field(default_factory=Counter)
+    _looks: Counter[str] = field(default_factory=Counter)
 
     async def do(self, request: Request, task_id: str, key: str) -> str:
         """Do it, for a caller that says by which key it would ask again."""
@@ -129,6 +134,21 @@ class World:
         await asyncio.sleep(pause.choice((0, 0, 0, 3)))
         await self.gate.point(f"behind {request}", effect=True)
         return effect.receipt
+
+    async def check(self, request: Request, key: str) -> CheckResult:
+        """Look whether a request was done by a key. Raises ToolFailed where the world does not answer."""
+        if not self.checks:
+            return CheckResult.unknown("nobody can look")
+        await self.gate.point(f"check {request}")
+        return self.look(self.effects, key)
+
+    def look(self, effects: Sequence[Effect], key: str) -> CheckResult:
+        """What a look finds among effects."""
+        self._looks[key] += 1
+        if random.Random(f"{self.seed} look {key} {self._looks[key]}").random() < 1 / 20:
+            raise ToolFailed("the world does not answer")
+        receipts = [effect.receipt for effect in effects if effect.key == key]
+        return CheckResult.happened(receipts[-1]) if receipts else CheckResult.did_not_happen()
 
     def read_result(self, request: Request, result: Any) -> None:
         """Look whether a result is that of its request."""
