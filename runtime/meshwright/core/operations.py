@@ -36,7 +36,7 @@ Limit = Annotated[int, Field(ge=1, le=500)]
 """How many items a page may have."""
 
 
-class Strict(BaseModel):
+class Input(BaseModel):
     """Base of bodies and queries: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")

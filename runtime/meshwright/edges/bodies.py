@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
-from meshwright.core.operations import Strict as Strict
+from meshwright.core.operations import Input
 from meshwright.core.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"
@@ -27,7 +27,7 @@ _ENVELOPE_DEPTH = 1
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
-class ChangeBody(Strict):
+class ChangeBody(Input):
     """Base of bodies that may be a whole answer: fields that only answers have (`facts`) are ignored."""
 
     facts: ClassVar[frozenset[str]] = frozenset()

@@ -22,7 +22,7 @@ from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.http_calls import is_public, open_public_socket, read_bounded, retry_after
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 from meshwright.edges.deliveries import standard_key, standard_signature
 from meshwright.edges.replies.courier import Undeliverable
 from meshwright.mesh.mesh import Mesh
@@ -258,7 +258,7 @@ def _usable_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-class Notify(Strict):
+class Notify(Input):
     """The URL that gets the outcome of a task, and the secret that signs it (`whsec_...`)."""
 
     url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(usable_url)]

@@ -24,7 +24,6 @@ from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, 
 
 _FULL = 0.85  # of the window, from which on a conversation is shortened
 _ENOUGH = 0.7  # shortened so far, no turn is summarised
-_GOAL = 0.5  # so that the beginning, which providers cache, changes seldom
 _TAIL = 0.3  # of the window for the turns that are never summarised
 _SUMMARY = 0.1  # and for the summary of the others
 _AFTER_REFUSAL = 0.75  # of what did not fit, the window is taken to be at most

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput, sentence
 from meshwright.core.ids import ID_PATTERN, derived_id
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
 from meshwright.edges.deliveries import SignatureKind, standard_key
 from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, json_of
@@ -30,7 +30,7 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-class ChannelMessage(Strict):
+class ChannelMessage(Input):
     """A message that somebody sent in a chat, or that is sent there.
 
     `id` is the service's own, which stays the same when it is delivered again; `thread_id` names the

@@ -21,8 +21,8 @@ from starlette.responses import StreamingResponse
 from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
+from meshwright.core.operations import Input
 from meshwright.core.topics import type_on
-from meshwright.edges.bodies import Strict
 from meshwright.edges.http.broadcast import PIECE_BYTES, PING_SECONDS, Broadcast
 from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
@@ -52,7 +52,7 @@ _Time = Annotated[AwareDatetime, BeforeValidator(_read_ago)]
 """A time: `24h` ago (s, m, h, d or w), or RFC 3339 with a zone."""
 
 
-class Start(Strict):
+class Start(Input):
     """The beginning: behind the event of this `seq`."""
 
     after_seq: _Seq | None = None
@@ -314,7 +314,7 @@ def _frame_of(event: Event) -> bytes:
 _NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
-class EventRequest(Strict):
+class EventRequest(Input):
     """An event from outside. Its topic begins with `app.`, and so does the type that the log has for it."""
 
     topic: str = Field(max_length=256, pattern=rf"^app(\.{_NAME})+$")

@@ -18,8 +18,9 @@ from meshwright.core import __version__
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Draining, NotFound
 from meshwright.core.ids import Identifier
+from meshwright.core.operations import Input
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import PROBLEM_TYPE, Strict
+from meshwright.edges.bodies import PROBLEM_TYPE
 from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
@@ -84,7 +85,7 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-class CompleteRequest(Strict):
+class CompleteRequest(Input):
     """Messages to be answered, by how good or how fast the model has to be."""
 
     model: Literal["quality", "fast"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ValidationError, create_model
 
-from meshwright.core.operations import OperationSpec, Strict, operations_of
+from meshwright.core.operations import Input, OperationSpec, operations_of
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_json
 from meshwright.edges.http.errors import CALLER, JsonLine, kind_of
@@ -145,7 +145,7 @@ class OperationEndpoint(Endpoint):
 
 
 def _model(name: str, fields: Mapping[str, Any], about: str = "") -> type[BaseModel]:
-    return create_model(name, __base__=Strict, __doc__=about or None, **fields)
+    return create_model(name, __base__=Input, __doc__=about or None, **fields)
 
 
 def _read_part(

@@ -13,9 +13,9 @@ from pydantic import Field
 from meshwright.agents.run.transcript import attempt_of
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import ENDED, Receipt
-from meshwright.core.operations import operation_of
+from meshwright.core.operations import Input, operation_of
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import Strict, read_model
+from meshwright.edges.bodies import read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
@@ -147,7 +147,7 @@ _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304
 
 
-class _Contents(Strict):
+class _Contents(Input):
     attempt: int | None = Field(default=None, ge=1)
     max_chars: int = Field(default=_MAX_CHARS, ge=100, le=_MOST_CHARS)
 

@@ -16,7 +16,7 @@ from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import ScoreCard
-from meshwright.core.operations import Rule, Strict, has_role, operation, visible_tenant
+from meshwright.core.operations import Input, Rule, has_role, operation, visible_tenant
 from meshwright.core.payloads import redacted
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.status import MeshStatus
@@ -63,7 +63,7 @@ class Verification(BaseModel):
     notes: list[str]
 
 
-class EraseRequest(Strict):
+class EraseRequest(Input):
     """The contents to erase: of the tasks that somebody asked for, of a thread, or of one task."""
 
     requested_by: str | None = Field(default=None, min_length=1, max_length=256)

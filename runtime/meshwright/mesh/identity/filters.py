@@ -13,7 +13,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, error_of_code, nearest
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, TaskStatus
-from meshwright.core.operations import Strict, require
+from meshwright.core.operations import Input, require
 from meshwright.engine.events.task_lists import known_values
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
@@ -56,7 +56,7 @@ class TaskCriteria(BaseModel):
     )
 
 
-class TaskQuery(Strict, TaskCriteria):
+class TaskQuery(Input, TaskCriteria):
     """Tasks that agree with every field given. A value that there never was is a 404, with those there are.
 
     `task_id` is the beginning or the end of their ids; `since` and `until` bound the time of their last

@@ -23,7 +23,7 @@ from meshwright.core.files import File, task_file_of
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS
 from meshwright.core.messages import Caller, Outcome, Receipt, TaskRequest, TaskVariant
-from meshwright.core.operations import Rule, Strict, has_role, is_own, operation
+from meshwright.core.operations import Input, Rule, has_role, is_own, operation
 from meshwright.core.payloads import redacted
 from meshwright.core.task_events import TaskScored
 from meshwright.engine.events.answers import RevealedQuestion
@@ -62,7 +62,7 @@ _NO_ROOM = (
 )
 
 
-class QuestionKey(Strict):
+class QuestionKey(Input):
     """A question that a task waits for: `key` is its `wait_id`."""
 
     key: str = Field(min_length=1, max_length=512)
@@ -74,7 +74,7 @@ class AnswerRequest(QuestionKey):
     value: Any
 
 
-class ScoreRequest(Strict):
+class ScoreRequest(Input):
     """A score of a task by its name, such as `thumbs`; the comment says why."""
 
     name: Identifier
@@ -95,7 +95,7 @@ class _TaskListQuery(TaskPageQuery):
     order: TaskOrder = "created"
 
 
-class RetryRequest(Strict):
+class RetryRequest(Input):
     """How a task is worked on again.
 
     `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
@@ -108,7 +108,7 @@ class RetryRequest(Strict):
     dry_run: bool = False
 
 
-class ForkRequest(Strict):
+class ForkRequest(Input):
     """The finished step to go on from, by its `path`, and of which attempt, by default of the last.
 
     `deadline` is in seconds from now, by default as long as that of the other task. With `dry_run` nothing is

@@ -12,7 +12,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import TaskStatus
 from meshwright.core.money import Amount, Budget, Dollars
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 
 JUDGE = "judge"
 """The agent that judges where no other is named."""
@@ -21,7 +21,7 @@ Label = FiniteFloat | bool
 Kind = Literal["metric", "score", "preference"]
 
 
-class Criterion(Strict):
+class Criterion(Input):
     """A criterion that a judge goes by: a name, and what it means where that does not say it."""
 
     name: Identifier
@@ -43,7 +43,7 @@ def _listed(value: Any) -> Any:
     return criteria
 
 
-class JudgeRequest(Strict):
+class JudgeRequest(Input):
     """The judge: an agent, `judge` if none is named, with another group of models if `model` says one.
 
     Each of `votes` is a task of its own, and their median counts. With `pairwise` it compares each `output`
@@ -59,7 +59,7 @@ class JudgeRequest(Strict):
     pass_score: float = Field(default=5.0, ge=0, le=10)
 
 
-class Item(Strict):
+class Item(Input):
     """An answer to evaluate, or without an `output` a request that an agent is to answer first.
 
     `label` is a person's: a score, true or false, or one for each criterion; of two answers 1 where `output`
@@ -76,7 +76,7 @@ class Item(Strict):
     model: str | None = Field(default=None, max_length=200)
 
 
-class TaskSelection(Strict):
+class TaskSelection(Input):
     """Tasks as `GET /tasks` finds them, the newest first."""
 
     agent_id: Identifier | None = None
@@ -93,7 +93,7 @@ class TaskSelection(Strict):
     limit: int = Field(default=100, ge=1, le=500)
 
 
-class Data(Strict):
+class Data(Input):
     """Items, or the requests and answers of `tasks` that succeeded, or the requests of those that failed."""
 
     items: list[Item] | None = Field(default=None, min_length=1)
@@ -107,7 +107,7 @@ class Data(Strict):
         return self
 
 
-class Plan(Strict):
+class Plan(Input):
     """How items are evaluated: by criteria that a judge goes by, and by metrics.
 
     `agent_id` answers the items without an output. `budget_usd` bounds each task that is made.

@@ -11,7 +11,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import TaskVariant
 from meshwright.core.money import Amount, Dollars
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 from meshwright.parts.llmops.records import Version
 
 SUCCESS = "success"
@@ -45,7 +45,7 @@ Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storabl
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class VariantSpec(Strict):
+class VariantSpec(Input):
     """A variant: which share of the tasks gets it, and what it changes. Fields left out change nothing.
 
     `version` is one of the agent's registered prompt, `model` a group of models, `params` more parameters of
@@ -69,7 +69,7 @@ class VariantSpec(Strict):
         return TaskVariant(experiment=experiment_id, agent_id=agent_id, tags=tags, **fields)
 
 
-class ExperimentGuard(Strict):
+class ExperimentGuard(Input):
     """Stops the experiment where a variant is surely too bad: `worse_by` as against the first variant, or
     beyond `bound`, in the unit of the metric."""
 
@@ -85,7 +85,7 @@ class ExperimentGuard(Strict):
         return self
 
 
-class ExperimentRequest(Strict):
+class ExperimentRequest(Input):
     """An experiment on an agent. The first variant is the one that the others are compared with.
 
     Tasks of one `unit` get the same variant. `minimum_difference` is the smallest difference of the metric
@@ -153,7 +153,7 @@ class ExperimentPage(BaseModel):
     cursor: str | None = None
 
 
-class ExperimentRunRequest(Strict):
+class ExperimentRunRequest(Input):
     """Without inputs the experiment begins to choose variants for live tasks.
 
     With inputs, the payloads of tasks, each variant gets each of them `repeats` times, at once.

@@ -19,7 +19,8 @@ from meshwright.agents.prompts.prompt import (
 )
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
-from meshwright.edges.bodies import ChangeBody, Strict
+from meshwright.core.operations import Input
+from meshwright.edges.bodies import ChangeBody
 from meshwright.parts.llmops.table import MatchedVersion, PromptRow
 
 MAX_VERSION = 2**31 - 1
@@ -74,7 +75,7 @@ class PromptRequest(PromptChange):
     name: Identifier
 
 
-class VersionQuery(Strict):
+class VersionQuery(Input):
     """Which version to show: by its number or by a label, else the newest."""
 
     version: Version | None = None

@@ -16,7 +16,7 @@ from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller, Fault, Outcome, TaskRequest, TaskVariant, Usage
 from meshwright.core.money import Amount, Dollars
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 from meshwright.edges.http.routing import MeshDep, ReadyMesh, by_rule, make_router, problems
 from meshwright.mesh.identity.administration import ModelOperations
 from meshwright.mesh.identity.operations import Operations
@@ -38,7 +38,7 @@ TEST = "test"
 """The experiment of the variant that such a task has."""
 
 
-class PromptTestOptions(Strict):
+class PromptTestOptions(Input):
     """The version to test, by its number or a label, else the newest; the agent, and how long to wait."""
 
     version: Version | None = None

@@ -23,7 +23,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, MemoryKind, MemoryScope
-from meshwright.core.operations import Limit, Rule, Strict, operation
+from meshwright.core.operations import Input, Limit, Rule, operation
 from meshwright.engine.events.audit import RECORDED, Audit, hashed
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
@@ -48,7 +48,7 @@ _SHOWN: tuple[MemoryStatus, ...] = ("active", "quarantined")
 _PAUSE_SECONDS = 3600.0
 
 
-class MemoryChange(Strict):
+class MemoryChange(Input):
     """The fields of a memory that change. `subject` and `expires_at` may be null, for none."""
 
     text: str = Field(default="", min_length=1)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.money import ZERO, Budget, Dollars, OnEmpty
-from meshwright.core.operations import Rule, Strict, operation, require_all_tenants, tenant_of, visible_tenant
+from meshwright.core.operations import Input, Rule, operation, require_all_tenants, tenant_of, visible_tenant
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.mesh.identity.filters import TaskCriteria, read_filter, require_known
@@ -29,7 +29,7 @@ Without `on_empty` an allowance that is replaced keeps its own; a new one has `f
 _Spender = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class _CostQuery(Strict, TaskCriteria):
+class _CostQuery(Input, TaskCriteria):
     """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
 
     With a `bucket` the costs are a series. Agent, thread, model and prompt are those of the call, all other
@@ -49,7 +49,7 @@ class BudgetList(BaseModel):
     items: list[BudgetView]
 
 
-class RaiseRequest(Strict):
+class RaiseRequest(Input):
     """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own.
 
     With `cheaper` those of its calls that have no room go on with cheaper models, before they do what the

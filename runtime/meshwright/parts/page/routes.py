@@ -21,7 +21,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import Forbidden, MeshError, NotFound, PromptError
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
-from meshwright.edges.bodies import Strict
+from meshwright.core.operations import Input
 from meshwright.edges.http.errors import error_response
 from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, needs, problems, record_misuse
 from meshwright.edges.http.settings import HttpSettings
@@ -36,7 +36,7 @@ login_router = make_router("page", is_open=True)
 router = make_router("page")
 
 
-class Login(Strict):
+class Login(Input):
     """The key or token to log in with."""
 
     token: str = Field(min_length=1, max_length=8_192, json_schema_extra={"format": "password"})
