@@ -2,10 +2,12 @@
 
 import asyncio
 import inspect
+from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, Run
 from tests.support.fake_provider import Call, FakeProvider
+from tests.support.http_mesh import Api, http_mesh
 
 KEY = "sk-key-of-a-provider-0123456789"
 ADMIN = "mesh-admin-" + "t" * 43
@@ -49,3 +51,20 @@ async def called(fake: FakeProvider, of: str, times: int = 1) -> list[Call]:
         fake.arrived.clear()
         await asyncio.wait_for(fake.arrived.wait(), 60)
     return fake.calls_of(of)
+
+
+def mesh_of(project: Path, **settings: Any) -> Any:
+    """A mesh whose model is what the environment offers: none, so the built-in one."""
+    return http_mesh(project, Asker, **{"model": "auto", "admin_token": ADMIN, **settings})
+
+
+async def change(api: Api, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """Call a route of configurations as the administrator."""
+    return await api.call(method, f"/api/agents{path}", json=body, headers={**AS_ADMIN, **headers})
+
+
+async def next_event(api: Api, event_type: str) -> Any:
+    """Wait for the first event of a type."""
+    async for event in api.client.stream(after_seq=0):
+        if event.event_type == event_type:
+            return event
