@@ -9,7 +9,7 @@ from meshwright.engine.work.journal import Journal
 from meshwright.engine.work.protocol import Answer, Cancel, Claim, Complete, Suspend, Wait, Work
 from meshwright.engine.work.slots import Offer, SlotTable, Withdraw
 from meshwright.engine.work.thread import AgentThread
-from meshwright.engine.work.waits import RunSuspended
+from meshwright.engine.work.waits import RunInterrupted, RunSuspended
 from meshwright.engine.work.worker import Worker
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Complete",
     "Journal",
     "Offer",
+    "RunInterrupted",
     "RunSuspended",
     "SlotTable",
     "Suspend",

@@ -55,6 +55,9 @@ class Earlier:
         self.waits = {key.path: key for key in waits}
         """The steps that the attempt waits for, by path."""
         self._around: set[str] = set()
+        self._requests: defaultdict[str, defaultdict[str, dict[int, set[str]]]]
+        self._requests = defaultdict(lambda: defaultdict(dict))
+        self._unfinished: set[str] = set()
         self._numbered: dict[str, dict[str, tuple[str, str] | None]] = {}
         self._nths: defaultdict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
         for record in (*continued, *records, *answers):
@@ -63,6 +66,7 @@ class Earlier:
                 self.last_record = record.n
         for key in waits:
             self._index_path(key.path, (key.kind, key.hash))
+            self._index_request(key.path)
             self._nths[place_of(key.path), key.kind, key.hash][key.nth] = key.path
         self._unspent = {_name_of(record): record.value for record in unspent}
         for value in self.results.values():
@@ -74,6 +78,24 @@ class Earlier:
         With kind and hash of the first step; None where that never ended.
         """
         return self._numbered.get(prefix, {})
+
+    def requests_in(self, prefix: str) -> Mapping[str, Mapping[int, Collection[str]]]:
+        """The recorded branches of a scope that are named by their requests, by name and number.
+
+        With the kinds of the results in each.
+        """
+        return self._requests.get(prefix, {})
+
+    def number_at(self, path: str) -> int:
+        """The number of the step at a path, for people; 0 where none is known."""
+        record = self.results.get(path) or self.intents.get(path)
+        if record is not None:
+            return int(record["number"])
+        return self.waits[path].number if path in self.waits else 0
+
+    def has_begun(self, path: str) -> bool:
+        """Whether an earlier claim is known to have begun the step at a path, whatever came of it."""
+        return path in self._unfinished or self.step_at(path) is not None
 
     def nth_at(self, path: str, kind: str, request_hash: str) -> int | None:
         """The number of the step of a kind and hash that is known at a path; None where there is none."""
@@ -121,7 +143,11 @@ class Earlier:
         if "cut" in value:
             path, count = value["cut"]
             self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
+            self._unfinished.add(path)
+        if "failed" in value:
+            self._unfinished.add(value["failed"]["path"])
         if "again" in value:
+            self._unfinished.add(value["again"]["path"])
             self._index_path(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
@@ -131,6 +157,7 @@ class Earlier:
             self.begun[value["path"]] = self.begun.get(value["path"], 0) + 1
         self.steps = max(self.steps, value["number"])
         self._index_path(value["path"], (value["kind"], value["hash"]))
+        self._index_request(value["path"], "" if "intent" in value else value["kind"])
         self._nths[place_of(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value["path"]
 
     def _index_path(self, path: str, step: tuple[str, str]) -> None:
@@ -143,10 +170,26 @@ class Earlier:
                 before = self._numbered.setdefault("".join(f"{above}." for above in parts[:i]), {})
                 before[part] = before.get(part) or begins
 
+    def _index_request(self, path: str, kind: str = "") -> None:
+        """Note the branches around a path that are named by requests, and the kind of a result in them."""
+        parts = path.split(".")
+        for i, part in enumerate(parts):
+            if is_request(part):
+                name, _, nth = part.rpartition("x")
+                prefix = "".join(f"{above}." for above in parts[:i])
+                kinds = self._requests[prefix][name].setdefault(int(nth), set())
+                if kind and i == len(parts) - 2:
+                    kinds.add(kind)
+
 
 def is_branch(part: str) -> bool:
     """Whether a part of a path names a branch, rather than counts a step."""
     return part.startswith("b")
+
+
+def is_request(part: str) -> bool:
+    """Whether a part of a path names a branch by its request alone: see `Paths.by_request`."""
+    return part.startswith("by")
 
 
 def place_of(path: str) -> str:
@@ -270,6 +313,8 @@ def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
     place = next((i for i, (one, other) in pairs if one != other), len(path))
     if place == len(path):  # the step around it ended, or it is the answer itself
         return len(path) < len(own)
+    if is_request(path[place]) and is_request(own[place]):  # it began after the answer had come
+        return bool(step["number"] > answer.get("last", answer["number"]))
     is_beside = is_branch(path[place]) and is_branch(own[place])
     return step["number"] > answer["number"] and not is_beside
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -58,8 +59,9 @@ from meshwright.engine.work.paths import (
 )
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
-from meshwright.engine.work.waits import RunSuspended, Waits
+from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
+_REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
 
@@ -86,6 +88,8 @@ class Journal:
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.is_closed = False
+        """Whether the run is over: nothing more can be a step of it."""
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
@@ -149,6 +153,16 @@ class Journal:
         """The exception that unwinds the run, once it has only waits left."""
         return self._waits.suspended
 
+    def interrupt(self, error: MeshError) -> RunInterrupted:
+        """End the run with an error, whatever its code makes of it; returns the exception that unwinds it."""
+        self.ended = self.ended or error
+        return RunInterrupted(str(error))
+
+    @property
+    def is_of_caller(self) -> bool:
+        """Whether the code that runs now may be the run's: that of another run is not."""
+        return self._paths.is_of_caller
+
     @property
     def inside(self) -> OpenStep | None:
         """The step that the code is within."""
@@ -180,6 +194,14 @@ class Journal:
         """
         self._check_goes_on()
         self._paths.join(kind, request, begins)
+
+    def by_request(self) -> AbstractContextManager[None]:
+        """A block in which new asyncio tasks take steps that are known by what they ask for.
+
+        See `Paths.by_request`: so the code of a framework may take them in any order, in any task.
+        """
+        self._check_goes_on()
+        return self._paths.by_request()
 
     async def step(
         self,
@@ -275,6 +297,8 @@ class Journal:
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._runtime.clock.now()
                 costly = opened.costly or bool(opened.calls)
+                if costly:
+                    self._paths.end_begun(opened.scope)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
             error = lost
@@ -407,6 +431,7 @@ class Journal:
 
     async def close(self) -> None:
         """End the branches that the run has left behind."""
+        self.is_closed = True
         remaining = self._waits.stop() | {task for task in self._paths.branch_tasks if not task.done()}
         for task in remaining:
             task.cancel()
@@ -453,6 +478,18 @@ class Journal:
             await self._check_replay(scope, key, self._earlier.intents[key.path])
         elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
+        elif scope.by_request and not self._earlier.has_begun(key.path):
+            await self._check_claimed(scope, key)
+
+    async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
+        """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""
+        with self._waits.busy():
+            path = await self._paths.unclaimed(scope)
+        self._check_goes_on()
+        if path is not None:
+            place = f"{self._earlier.number_at(path)} ({self._earlier.step_at(path)!r}, {path})"
+            why_not = f"is new ({key.kind!r}), and the recorded step {place} is not asked for now"
+            await self._end_replay(scope, key, f"{why_not}. {_REPEATABLE}")
 
     async def _check_replay(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
         """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""

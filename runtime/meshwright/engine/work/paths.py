@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from types import TracebackType
@@ -26,6 +27,9 @@ from meshwright.engine.work.protocol import StepKey, Work
 
 _BEGINNING_TURNS = 20
 _NAME_CHARS = 6  # of a branch: two requests that share them are counted together
+_REQUEST_CHARS = 10  # of a branch that is known by its request alone
+_PATIENCE_SECONDS = 5.0  # without a recorded step that is taken up, for the code between two of them
+_LOOK_SECONDS = 0.02
 
 
 def hash_of(request: Any) -> str:
@@ -161,10 +165,27 @@ class OpenStep:
 class Scope:
     """A scope in which steps are numbered: the run, the inside of a step, or a branch."""
 
-    __slots__ = ("branches", "numbered", "prefix", "step", "steps", "task", "was_begun")
+    __slots__ = (
+        "around",
+        "branches",
+        "by_request",
+        "numbered",
+        "prefix",
+        "step",
+        "steps",
+        "task",
+        "was_begun",
+    )
 
     def __init__(
-        self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None, *, was_begun: bool = False
+        self,
+        prefix: str,
+        task: asyncio.Task[Any] | None,
+        step: OpenStep | None,
+        *,
+        was_begun: bool = False,
+        around: Scope | None = None,
+        by_request: bool = False,
     ) -> None:
         self.prefix = prefix
         self.task = task
@@ -176,6 +197,15 @@ class Scope:
         """The branches of a former release that have been taken up."""
         self.was_begun = was_begun
         """Whether the claim before this one may have been in its next step as its process ended."""
+        self.around = around
+        """The scope that it is a branch in; None for the run, or the inside of a step."""
+        self.by_request = by_request
+        """Whether it has, or is, branches that are named by their requests alone."""
+
+    @property
+    def base(self) -> Scope:
+        """The run, or the inside of the step, that it is in, whatever the branch."""
+        return self if self.around is None else self.around
 
     def steps_around(self) -> Iterator[OpenStep]:
         """The steps that the code is within, from the inside."""
@@ -193,6 +223,8 @@ def identity_of(scope: Scope, key: StepKey) -> str:
 
 _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
 """The scope of the code. An asyncio task begins in the scope of its maker."""
+_RUN: ContextVar[object] = ContextVar("_RUN", default=None)
+"""Marks the run that the code is of."""
 
 
 class Paths:
@@ -208,8 +240,19 @@ class Paths:
         self._root = Scope("", self.main, None, was_begun=was_cut)
         self._begun: set[str] = set()
         """The prefixes of the branches that have begun."""
+        self._requests: dict[str, Scope] = {}
+        """The scopes in which branches are named by their requests alone, by their prefixes."""
+        self._unclaimed: dict[str, set[str]] = {}
+        """The recorded branches of these that have not begun again."""
         self._last_nths: dict[tuple[str, str, str], int] = {}
         """The last number that this run gave a step, by its place, kind and hash."""
+        self._marker = object()  # the paths themselves would be in a circle with the asyncio task
+        _RUN.set(self._marker)
+
+    @property
+    def is_of_caller(self) -> bool:
+        """Whether the code is in this run, or in none: threads of a framework have no context."""
+        return _RUN.get() in (self._marker, None)
 
     @property
     def is_alone(self) -> bool:
@@ -266,19 +309,82 @@ class Paths:
         steps that it may begin with: a branch that a former release has numbered is found by these.
         """
         task = asyncio.current_task()
-        name = self._numbered(scope, begins)
-        if name is None:
-            of_request = hash_of([kind, request_hash])[:_NAME_CHARS]
-            scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
-            name = f"b{of_request}x{nth}"
+        if is_own := scope.by_request and scope.task is None:
+            name = self._named_by_request(scope, kind, request_hash)
+        else:
+            name = self._numbered(scope, begins) or _named_in_order(scope, kind, request_hash)
         prefix = f"{scope.prefix}{name}."
-        branch = Scope(prefix, task, scope.step, was_begun=scope.was_begun)
+        branch = Scope(
+            prefix, task, scope.step, was_begun=scope.was_begun, around=scope.base, by_request=is_own
+        )
         self._begun.add(prefix)
+        if is_own:
+            self._unclaimed[scope.prefix].discard(name)
         _SCOPE.set((self, branch))  # for this asyncio task alone: it has a context of its own
         if task is not None:
             self.branch_tasks.add(task)
             task.add_done_callback(self.branch_tasks.discard)
         return branch
+
+    @contextmanager
+    def by_request(self) -> Iterator[None]:
+        """Let an asyncio task that is made here take steps that are known by what they ask for.
+
+        Its branch belongs to the run, or to the step around the code, whatever asyncio task makes it. It is
+        named by its first request and counted among equal ones: a recorded result is taken first.
+        """
+        base = self.here().base
+        scope = self._requests.get(base.prefix)
+        if scope is None or scope.step is not base.step:
+            scope = Scope(
+                base.prefix, None, base.step, was_begun=base.was_begun, around=base, by_request=True
+            )
+            self._requests[base.prefix] = scope
+            recorded = self._earlier.requests_in(base.prefix).items()
+            self._unclaimed[base.prefix] = {f"{name}x{nth}" for name, nths in recorded for nth in nths}
+        token = _SCOPE.set((self, scope))
+        try:
+            yield
+        finally:
+            _SCOPE.reset(token)
+
+    def _named_by_request(self, scope: Scope, kind: str, request_hash: str) -> str:
+        of_request = f"by{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
+        recorded = self._earlier.requests_in(scope.prefix).get(of_request, {})
+        unclaimed = self._unclaimed[scope.prefix]
+        free = [nth for nth in sorted(recorded) if f"{of_request}x{nth}" in unclaimed]
+        nth = next((nth for nth in free if kind in recorded[nth]), next(iter(free), 0))
+        if not nth:
+            nth = max(scope.branches.get(of_request, 0), *recorded, 0) + 1
+            scope.branches[of_request] = nth
+        return f"{of_request}x{nth}"
+
+    async def unclaimed(self, scope: Scope) -> str | None:
+        """The path of a recorded step that the code does not ask for any more, None if there is none.
+
+        Call it for a step that no earlier claim began, known by its request. Steps beside it that are
+        recorded may come later: the code between them has some seconds for each.
+        """
+        turns, left = 0, -1
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _PATIENCE_SECONDS
+        while names := self._unclaimed[scope.base.prefix]:
+            if len(names) != left:
+                left, due = len(names), loop.time() + _PATIENCE_SECONDS
+            elif loop.time() >= due:
+                paths = (f"{scope.base.prefix}{name}.1" for name in names)
+                return min(paths, key=self._earlier.number_at)
+            turns += 1
+            await asyncio.sleep(0 if turns < _BEGINNING_TURNS else _LOOK_SECONDS)
+        return None
+
+    def end_begun(self, scope: Scope) -> None:
+        """Note that a costly step of a scope has ended that no earlier claim ended.
+
+        Steps known by their requests that begin from now on are new: no earlier claim was in one of them.
+        """
+        if (requests := self._requests.get(scope.base.prefix)) is not None:
+            requests.was_begun = False
 
     async def repeats_a_change(self, key: StepKey) -> bool:
         """Whether an unrecorded step repeats a change made in a branch that has not begun.
@@ -325,6 +431,12 @@ class Paths:
         if name is not None:
             scope.numbered.add(name)
         return name
+
+
+def _named_in_order(scope: Scope, kind: str, request_hash: str) -> str:
+    of_request = hash_of([kind, request_hash])[:_NAME_CHARS]
+    scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
+    return f"b{of_request}x{nth}"
 
 
 logger = logging.getLogger("meshwright.work")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from msgspec.structs import asdict
@@ -33,6 +34,10 @@ class RunSuspended(BaseException):
         self.suspend = suspend
         self.waits = waits
         """All that it waits for, also what its thread knows already."""
+
+
+class RunInterrupted(BaseException):
+    """Unwinds a run that has ended, past code that catches every Exception; `Journal.ended` says why."""
 
 
 class Waits:
@@ -82,6 +87,17 @@ class Waits:
             self._busy -= 1
         if self._open:
             self._check_soon()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """A block in which the run does not count as only waiting."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if self._open:
+                self._check_soon()
 
     async def wait(self, scope: Scope, wait: Wait, child: Task | None = None) -> NoReturn:
         """Wait; the run is resumed with the answer in its journal."""
