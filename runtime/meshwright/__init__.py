@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from meshwright.core.messages import Outcome, Receipt, Task, TaskRequest
     from meshwright.core.part import Part
     from meshwright.engine.work.people import Approval
+    from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
 
 HOMES = {
     "Agent": "agents.agent",
@@ -43,6 +44,7 @@ HOMES = {
     "BlockingClient": "client",
     "Capability": "core.capability",
     "CheckResult": "core.checks",
+    "ChatMessage": "models.port",
     "Client": "client",
     "Delegation": "agents.run.delegation",
     "Event": "core.events",
@@ -51,6 +53,7 @@ HOMES = {
     "Limits": "core.limits",
     "MeshError": "core.errors",
     "ModelError": "core.errors",
+    "ModelReply": "models.port",
     "Outcome": "core.messages",
     "Part": "core.part",
     "Receipt": "core.messages",
@@ -58,8 +61,10 @@ HOMES = {
     "Task": "core.messages",
     "TaskFailed": "core.errors",
     "TaskRequest": "core.messages",
+    "ToolCall": "models.port",
     "ToolContext": "agents.tools.tool",
     "ToolFailed": "core.errors",
+    "ToolSpec": "models.port",
     "Toolset": "agents.tools.toolset",
     "WaitExpired": "core.errors",
     "run_mesh": "cli",
@@ -79,6 +84,7 @@ __all__ = [
     "BlockingClient",
     "Capability",
     "CheckResult",
+    "ChatMessage",
     "Client",
     "Delegation",
     "Event",
@@ -87,6 +93,7 @@ __all__ = [
     "Limits",
     "MeshError",
     "ModelError",
+    "ModelReply",
     "Outcome",
     "Part",
     "Receipt",
@@ -94,8 +101,10 @@ __all__ = [
     "Task",
     "TaskFailed",
     "TaskRequest",
+    "ToolCall",
     "ToolContext",
     "ToolFailed",
+    "ToolSpec",
     "Toolset",
     "WaitExpired",
     "__version__",

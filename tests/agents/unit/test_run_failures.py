@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.agents.run.calls import RecordedError
+from meshwright.agents.run.replies import RecordedError
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import ModelError
 from meshwright.mesh.orchestration.tasks import Tasks

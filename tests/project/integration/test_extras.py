@@ -50,6 +50,22 @@ class Clerk(Agent):
         return f"jam on shelf {shelf}"
 
 '''
+ASKER = '''\
+from meshwright import Agent, Capability
+
+
+class Asker(Agent):
+    """Asks by the client of an SDK."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    prompt_text = "You answer."
+
+    async def run(self, run):
+        messages = [{"role": "user", "content": run.task.text}]
+        answer = await run.openai().chat.completions.create(model="default", messages=messages)
+        return answer.choices[0].message.content
+'''
 REDIS = """
 import asyncio, sys
 from meshwright.core.errors import CacheUnavailable
@@ -151,7 +167,8 @@ WITHOUT_EXTRA = pytest.mark.parametrize("there", ["plain"], indirect=True)
 def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras.keys() - {"all"} == {
-        *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp", "sentiment")
+        *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp", "sentiment"),
+        "openai",
     }
 
 
@@ -219,6 +236,14 @@ async def test_litellm_answers_plainly_streamed_and_with_tools(there: Installed,
     assert asked.status == 0 and "There is jam." in asked.out, asked
     assert fake.calls[-2].body["stream"] and fake.calls[-2].body["tools"]
     assert fake.calls[-1].body["messages"][-1]["content"] == "jam on shelf 2"
+
+
+@with_extra("openai")
+async def test_the_client_of_openai_answers_in_a_run(there: Installed) -> None:
+    (there.folder / "actors").mkdir(exist_ok=True)
+    (there.folder / "actors" / "askers.py").write_text(ASKER)
+    asked = await there.mesh("ask", "asker", "What is a mesh?")
+    assert (asked.status, "offline model" in asked.out) == (0, True), asked
 
 
 @BY_ITSELF

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 from pydantic import BaseModel
 
@@ -22,26 +21,30 @@ from meshwright.agents.run.files import AttachedFiles, check_size
 from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
 from meshwright.agents.run.prepared import PreparedPrompt
 from meshwright.agents.run.recorded import SentMessages
-from meshwright.agents.run.replies import Deltas
+from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, events_of
 from meshwright.agents.run.state import RunState
-from meshwright.agents.tools.limited import cut
 from meshwright.core import topics
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import AgentError, ModelError, ToolFailed, error_of_code
+from meshwright.core.errors import AgentError, ModelError, ToolFailed
 from meshwright.core.events import Event, trace_id_of
 from meshwright.core.ids import ID_PATTERN, new_id
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import is_amount
-from meshwright.core.step_events import CutOffReply, InvalidAnswer
 from meshwright.engine.work.paths import OpenStep, ProgressEvent
 from meshwright.engine.work.protocol import WaitKind
-from meshwright.models.errors import BudgetExceeded, StructureInvalid
-from meshwright.models.port import CHARGE, Call, CallContext, ChatMessage, ModelReply, ModelRequest, ToolSpec
-from meshwright.models.structure import read_answer, response_schema
+from meshwright.models.errors import BudgetExceeded
+from meshwright.models.port import (
+    CHARGE,
+    Call,
+    CallContext,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolSpec,
+)
+from meshwright.models.structure import response_schema
 
 _logger = logging.getLogger("meshwright.agents")
-_MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
-_MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 _SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
 _CHARGE = "charge"  # the step of it
 _COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
@@ -75,33 +78,6 @@ class RunUsage:
         for call in calls:
             self.add(call)
         return calls
-
-
-class RecordedError(Struct):
-    """A ModelError as a journal keeps it: its class by name, its message, and other plain fields."""
-
-    failed: str
-    message: str
-    fields: dict[str, Any] = msgspec.field(name="known")
-
-    @classmethod
-    def of(cls, error: ModelError) -> RecordedError:
-        """Record an error."""
-        fields = {name: value for name, value in vars(error).items() if name != "message"}
-        plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}
-        return cls(failed=error.code, message=error.message, fields=plain)
-
-    @property
-    def error(self) -> ModelError:
-        """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
-        kind = error_of_code(self.failed, ModelError) or ModelError
-        error = kind.__new__(kind, self.message)
-        vars(error).update(self.fields, message=self.message)
-        return error
-
-
-_StepResult = RecordedError | ModelReply
-"""How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
 
 
 class ModelCalls:
@@ -277,30 +253,72 @@ class ModelCalls:
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
         resumed, so that an agent which went on without an answer does so again.
         """
-        state, self.prompt, earlier = self._state, prepared.prompt, tuple(self._settled)
+        self.prompt = prepared.prompt
         request = self._request(prepared, messages, specs, shape, max_tokens)
-        streams = shape is None and state.services.stream  # JSON is not shown while it is written
+        step, result = await self._step(request, question, shape, events=events, begins=begins)
+        self.dialogue_calls += 1
+        return self._note(step, request, result), step.totals
+
+    async def complete(
+        self,
+        request: ModelRequest,
+        prompt: str | None,
+        question: dict[str, Any],
+        on_delta: OnDelta | None = None,
+    ) -> ModelReply:
+        """Make a call of a model as the code wants it, in a step that is known by `question`.
+
+        `on_delta` takes its text, all at once where the step is replayed. Raises what `ask` raises.
+        """
+        self.prompt = prompt
+        step, result = await self._step(request, question, None, begins=True, on_delta=on_delta)
+        reply = self._note(step, request, result)
+        if step.is_replayed and on_delta is not None and reply.content:
+            on_delta(reply.content)
+        return reply
+
+    async def _step(
+        self,
+        request: ModelRequest,
+        question: dict[str, Any],
+        shape: type[BaseModel] | None,
+        *,
+        events: Sequence[ProgressEvent] = (),
+        begins: bool = False,
+        on_delta: OnDelta | None = None,
+    ) -> tuple[OpenStep, StepResult]:
+        state, earlier = self._state, tuple(self._settled)
         async with state.journal.open_step("model", question, paid=True) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
-                result: _StepResult = kind.model_validate(step.result)
-            else:
-                if (budgets := state.services.budgets) is not None:
-                    budgets.book(earlier)  # they were durable before this step began
-                if begins:
-                    self._check_totals(step)
-                request = replace(request, context=self.context(step))
-                started = time.perf_counter()
-                try:
-                    deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
-                    with state.time.apart(), deltas as on_delta:
-                        result = await state.services.model.complete(request, on_delta)
-                    check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
-                except ModelError as error:
-                    await self._park(error, started)
-                    result = RecordedError.of(error)
-                self._finish(step, request, result, [*events, *_events_of(result, shape)])
-        return self._note(step, request, result), step.totals
+                return step, kind.model_validate(step.result)
+            if (budgets := state.services.budgets) is not None:
+                budgets.book(earlier)  # they were durable before this step began
+            if begins:
+                self._check_totals(step)
+            request = replace(request, context=self.context(step))
+            started = time.perf_counter()
+            result: StepResult
+            try:
+                with state.time.apart(), self._deltas(step, request, on_delta) as take:
+                    result = await state.services.model.complete(request, take)
+                check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
+            except ModelError as error:
+                await self._park(error, started)
+                result = RecordedError.of(error)
+            self._finish(step, request, result, [*events, *events_of(result, shape)])
+        return step, result
+
+    @contextmanager
+    def _deltas(
+        self, step: OpenStep, request: ModelRequest, on_delta: OnDelta | None
+    ) -> Iterator[OnDelta | None]:
+        """The functions that take the text of a reply; JSON is not shown while it is written."""
+        if request.response_schema is not None or not self._state.services.stream:
+            yield on_delta
+            return
+        with Deltas(partial(self._show, step.number)) as show:
+            yield show if on_delta is None else partial(_take_both, show, on_delta)
 
     def _request(
         self,
@@ -333,7 +351,7 @@ class ModelCalls:
             raise limit.error(self._state.agent.agent_id, is_begun=False)
 
     def _finish(
-        self, step: OpenStep, request: ModelRequest, result: _StepResult, events: list[ProgressEvent]
+        self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
     ) -> None:
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
@@ -341,9 +359,8 @@ class ModelCalls:
         step.totals = self.totals.now()
         step.finish(result, events, is_error=isinstance(result, RecordedError))
 
-    def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
+    def _note(self, step: OpenStep, request: ModelRequest, result: StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
-        self.dialogue_calls += 1
         reply = result if isinstance(result, ModelReply) else None
         self.attached.add(step.key.path, () if reply is None else reply.files)
         self.sent.add(step.key.path, request, reply)
@@ -391,6 +408,11 @@ class ModelCalls:
         )
 
 
+def _take_both(show: OnDelta, on_delta: OnDelta, text: str) -> None:
+    show(text)
+    on_delta(text)
+
+
 def _ended_in(record: Any) -> list[Call | Outcome]:
     """The calls, or the delegated task, that a record of the journal is of."""
     match record:
@@ -404,24 +426,3 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
             return [Outcome.model_validate(outcome)]
         case _:
             return []
-
-
-def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
-    """The faults of a reply with its text, so that nothing that was paid for is lost."""
-    events: list[ProgressEvent] = []
-    if isinstance(reply, RecordedError):
-        return events
-    if shape is not None and not reply.tool_calls:
-        try:
-            read_answer(shape, reply)
-        except StructureInvalid as error:
-            raw = cut(error.raw, _MAX_RAW_CHARS)
-            invalid = InvalidAnswer(shape=shape.__name__, error=error.message, raw=raw)
-            events.append(ProgressEvent.of(invalid))
-    if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
-        calls = [
-            {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
-        ]
-        text = cut(reply.content, _MAX_CUT_CHARS)
-        events.append(ProgressEvent.of(CutOffReply(text=text, tool_calls=calls)))
-    return events

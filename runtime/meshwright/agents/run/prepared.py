@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from msgspec import field
 
@@ -22,7 +23,7 @@ from meshwright.agents.context.event_types import (
 from meshwright.agents.context.memory import MemoryItem
 from meshwright.agents.context.plan import context_request
 from meshwright.agents.context.service import Compression, chat_messages
-from meshwright.agents.prompts import PromptContext
+from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.agents.run.earlier import earlier_changes
 from meshwright.agents.run.files import files_of
 from meshwright.agents.run.memories import recalled
@@ -133,14 +134,46 @@ material to judge: how far it is, what failed and need not be tried again, and w
 """
 
 
-async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
-    """Recall memories, fill in the prompt, and read the conversation."""
+@cache
+def _no_prompt() -> Prompt:
+    return parse_prompt("none", b"---\ndescription: none\ntags: [default]\n---\nNone", source="built-in")
+
+
+class CallSettings(NamedTuple):
+    """The settings of an agent's calls of models for a task, and the prompt file that has them."""
+
+    prompt: Prompt
+    version: str | None
+    model: str
+    tags: tuple[str, ...]
+    params: dict[str, Any]
+    variant: TaskVariant
+
+
+def call_settings(state: RunState, *, needs_prompt: bool = True) -> CallSettings:
+    """Read them from the prompt file, the agent, and what is tried with the task.
+
+    An agent that needs no prompt, and has none, gets the defaults of a prompt file.
+    """
     agent, task, services = state.agent, state.task, state.services
     variant = task.variant_for(agent.agent_id) or _NOTHING_TRIED
     run = PromptContext(task.tenant_id, agent.agent_id, task.task_id, task.thread_id, variant.version)
-    prompt = services.prompts.resolve(agent.prompt, run)
-    model = variant.model or agent.model or prompt.model
-    tags = _tags_of(agent, task, prompt.tags) if variant.tags is None else variant.tags
+    has_prompt = needs_prompt or agent.prompt in services.prompts.names()
+    prompt = services.prompts.resolve(agent.prompt, run) if has_prompt else _no_prompt()
+    return CallSettings(
+        prompt=prompt,
+        version=prompt.version if has_prompt else None,
+        model=variant.model or agent.model or prompt.model,
+        tags=_tags_of(agent, task, prompt.tags) if variant.tags is None else variant.tags,
+        params={**prompt.params, **agent.params, **variant.params},
+        variant=variant,
+    )
+
+
+async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
+    """Recall memories, fill in the prompt, and read the conversation."""
+    agent, task, services = state.agent, state.task, state.services
+    prompt, version, model, tags, params, variant = call_settings(state)
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
     history, outside = await _conversation(state, window.input)
     earlier = await earlier_changes(state)
@@ -153,7 +186,7 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
         tags=tags,
         cache=prompt.cache,
         structure=prompt.structure,
-        params={**prompt.params, **agent.params, **variant.params},
+        params=params,
         history=history,
         changes=earlier.text,
         outside=outside or earlier.outside or bool(skills.outside),
@@ -177,7 +210,7 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
     if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
         values = {**input_texts(task.payload), **values}
     system = prompt.render_from(values)
-    return prepared.model_copy(update={"system": system, "prompt": prompt.version})
+    return prepared.model_copy(update={"system": system, "prompt": version})
 
 
 async def _context(

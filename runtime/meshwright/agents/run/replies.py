@@ -1,4 +1,4 @@
-"""Shows replies in pieces while the model writes them; asks again for those that are no whole answer."""
+"""Replies of models: shown in pieces while they are written, asked for again where partial, recorded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from pydantic import BaseModel
 
 from meshwright.agents.run.prepared import PreparedPrompt
-from meshwright.core.errors import ModelError
-from meshwright.models.errors import EmptyReply, ReplyCutOff
+from meshwright.agents.tools.limited import cut
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import ModelError, error_of_code
+from meshwright.core.step_events import CutOffReply, InvalidAnswer
+from meshwright.engine.work.paths import ProgressEvent
+from meshwright.models.errors import EmptyReply, ReplyCutOff, StructureInvalid
 from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply
+from meshwright.models.structure import read_answer
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
 MAX_PARTS = 10  # continuations of one answer
@@ -143,3 +149,55 @@ class Deltas:
 def _whole(text: str) -> str:
     """A text that JSON can hold: two halves of a character are joined, a lone one is replaced."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+_MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
+_MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
+
+
+class RecordedError(Struct):
+    """A ModelError as a journal keeps it: its class by name, its message, and other plain fields."""
+
+    failed: str
+    message: str
+    fields: dict[str, Any] = msgspec.field(name="known")
+
+    @classmethod
+    def of(cls, error: ModelError) -> RecordedError:
+        """Record an error."""
+        fields = {name: value for name, value in vars(error).items() if name != "message"}
+        plain = {name: value for name, value in fields.items() if isinstance(value, str | int | float | None)}
+        return cls(failed=error.code, message=error.message, fields=plain)
+
+    @property
+    def error(self) -> ModelError:
+        """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
+        kind = error_of_code(self.failed, ModelError) or ModelError
+        error = kind.__new__(kind, self.message)
+        vars(error).update(self.fields, message=self.message)
+        return error
+
+
+StepResult = RecordedError | ModelReply
+"""How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
+
+
+def events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+    """The faults of a reply with its text, so that nothing that was paid for is lost."""
+    events: list[ProgressEvent] = []
+    if isinstance(reply, RecordedError):
+        return events
+    if shape is not None and not reply.tool_calls:
+        try:
+            read_answer(shape, reply)
+        except StructureInvalid as error:
+            raw = cut(error.raw, _MAX_RAW_CHARS)
+            invalid = InvalidAnswer(shape=shape.__name__, error=error.message, raw=raw)
+            events.append(ProgressEvent.of(invalid))
+    if reply.finish_reason == "length" and (shape is None or reply.tool_calls):
+        calls = [
+            {"tool": call.name, "arguments": cut(call.arguments, _MAX_CUT_CHARS)} for call in reply.tool_calls
+        ]
+        text = cut(reply.content, _MAX_CUT_CHARS)
+        events.append(ProgressEvent.of(CutOffReply(text=text, tool_calls=calls)))
+    return events

@@ -11,6 +11,7 @@ from typing import Any, Literal, Unpack, overload
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
 from meshwright.agents.run.calls import ModelCalls, RunUsage
+from meshwright.agents.run.clients import RunClients
 from meshwright.agents.run.delegation import Delegation
 from meshwright.agents.run.dialogue import Dialogue
 from meshwright.agents.run.earlier import EarlierChange, EarlierChanges, earlier_changes
@@ -18,9 +19,7 @@ from meshwright.agents.run.files import ATTACH, check_size, files_in, parts_of, 
 from meshwright.agents.run.memories import NewMemory, recalled, remembered
 from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
 from meshwright.agents.run.state import RunState
-from meshwright.agents.run.steps import RunSteps
-from meshwright.agents.run.tool_calls import value_of
-from meshwright.agents.run.tool_chain import RunTools, call_tool
+from meshwright.agents.run.tool_chain import RunTools
 from meshwright.agents.tools.tool import DelegationOptions
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
@@ -29,21 +28,20 @@ from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.core.step_events import FileAttached
 from meshwright.engine.work.paths import ProgressEvent
 from meshwright.engine.work.record import read_task
-from meshwright.models.port import ChatMessage, ToolCall
+from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.money.spending import Activity
 
 
-class Run(RunSteps):
+class Run(RunClients):
     """The work of one agent on one task. Tools get it as their context."""
 
     def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
-        super().__init__(state, unawaited)
+        super().__init__(state, calls, unawaited)
         self.agent = state.agent
         self.task = state.task
         """The task being worked on."""
         self.tools = RunTools(state, calls)
-        self._calls = calls
         self._prepared: PreparedPrompt | None = None
 
     @property
@@ -317,13 +315,7 @@ class Run(RunSteps):
         characters. Raises ToolFailed where the tool fails or its approval is denied, AgentError where the
         agent has no such tool.
         """
-        agent_id, state = self.agent_id, self._state
-        if tool not in state.tools:
-            names = ", ".join(state.tools) or "none"
-            raise AgentError(f"{agent_id} has no tool {tool!r}", remedy=f"Call one of {names}")
-        call = ToolCall(id="", name=tool, arguments=json.dumps(arguments, ensure_ascii=False))
-        result = await call_tool(self, state, self._calls, call, outside=state.journal.outside)
-        return value_of(result, state.tools[tool])
+        return await self._call(tool, json.dumps(arguments, ensure_ascii=False))
 
     @noted
     async def remember(

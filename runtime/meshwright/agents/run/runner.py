@@ -28,7 +28,7 @@ from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
 from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.work import Complete, Journal, RunSuspended, Work
+from meshwright.engine.work import Complete, Journal, RunInterrupted, RunSuspended, Work
 from meshwright.engine.work.claims import SettleResult
 from meshwright.engine.work.conversation import TaskMessages, ThreadMessage, conversation_of
 from meshwright.engine.work.protocol import Wait
@@ -235,6 +235,9 @@ class _Attempt:
             self._check_followed()
             if not isinstance(error, MeshError):
                 self._unawaited.check(error)
+            raise
+        except (BaseExceptionGroup, RunInterrupted):
+            self._check_followed()
             raise
         self._check_followed()
         self._unawaited.check()

@@ -1,0 +1,149 @@
+"""The part of a `Run` for agents of other frameworks: raw calls, clients of SDKs, tools as functions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from meshwright.agents.run.author import UnawaitedCalls, noted
+from meshwright.agents.run.calls import ModelCalls
+from meshwright.agents.run.completions import Shape, ToolChoice, question_of_call, request_of, request_of_run
+from meshwright.agents.run.functions import function_of
+from meshwright.agents.run.prepared import CallSettings, call_settings
+from meshwright.agents.run.state import RunState
+from meshwright.agents.run.steps import RunSteps
+from meshwright.agents.run.tool_calls import value_of
+from meshwright.agents.run.tool_chain import call_tool
+from meshwright.agents.run.transport import HttpPackage, library_of, run_transport
+from meshwright.agents.run.wire import RunWire, past_frameworks
+from meshwright.agents.tools.tool import Tool
+from meshwright.core.errors import AgentError
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_URL = "http://run"  # no host: the transport answers before one is looked for
+_NO_KEY = "run"  # SDKs want a key; the run itself is what lets a call in
+
+
+class RunClients(RunSteps):
+    """Calls of models and tools by code that the mesh does not know, each a step of the run.
+
+    Such a step is known by what it asks for, and counted among equal ones: it may be taken in any asyncio
+    task, side by side with others. What the code does between two of them must be repeatable.
+    """
+
+    def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
+        super().__init__(state, unawaited)
+        self._calls = calls
+
+    @noted
+    async def complete(
+        self,
+        messages: Sequence[ChatMessage | Mapping[str, Any]],
+        *,
+        tools: Sequence[ToolSpec | Mapping[str, Any]] = (),
+        shape: Shape | None = None,
+        model: str = "",
+        tags: Sequence[str] = (),
+        tool_choice: ToolChoice = "auto",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        on_delta: OnDelta | None = None,
+    ) -> ModelReply:
+        """Make one call of a model as a paid step: these messages alone, without prompt file and memory.
+
+        Messages are `ChatMessage`, tools `ToolSpec`, or dicts as OpenAI's API has them. With a
+        `shape`, a pydantic model or a JSON schema, the reply's `content` is JSON, which you check. `model`
+        and `tags` are by default those of the agent; other settings that you leave out are the provider's.
+        `on_delta` takes the text in pieces as it comes, "" where another attempt begins it again, and all at
+        once where the step is replayed.
+
+        A call that ended is never made again: when the run is resumed it returns the same reply, or raises
+        the same error. Raises ModelError; LimitReached where tokens, money or time of the run are used up;
+        InvalidInput with the field of a message or tool that is none. If the provider or the money is away
+        the run waits, and the call is made again.
+        """
+        fields = {"model": model, "tags": tuple(tags), "tool_choice": tool_choice}
+        settings = {"temperature": temperature, "max_tokens": max_tokens, "params": dict(params or {})}
+        request = request_of(messages, tools, shape, **fields, **settings)
+        return await self._by_request(partial(self._ask, request, on_delta))
+
+    def _ask(self, request: ModelRequest, on_delta: OnDelta | None) -> Coroutine[Any, Any, ModelReply]:
+        own_request = request_of_run(self._state, self._settings, request)
+        version = self._settings.version
+        return self._calls.complete(own_request, version, question_of_call(request), on_delta)
+
+    @cached_property
+    def _settings(self) -> CallSettings:
+        return call_settings(self._state, needs_prompt=False)
+
+    async def _by_request(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Do work in an asyncio task of its own, whose steps are known by what they ask for."""
+        with self._journal.by_request():
+            task = asyncio.create_task(work())
+        return await task
+
+    @property
+    def wire(self) -> RunWire:
+        """The run as an HTTP server of models: what `transport` and the clients send their requests to."""
+        return RunWire(self._journal, self._ask_for_framework)
+
+    async def _ask_for_framework(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        with past_frameworks(self._journal):
+            return await self._by_request(partial(self._ask, request, on_delta))
+
+    def transport(self, package: HttpPackage = "httpx") -> Any:
+        """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.
+
+        `httpx.AsyncClient(transport=run.transport())` for a framework that takes a client of its own. It
+        answers chat completions and responses at any host. For sync code in a thread it is the
+        transport of `httpx.Client` too.
+        """
+        return run_transport(self.wire, package)
+
+    def openai(self) -> AsyncOpenAI:
+        """A client of OpenAI's SDK whose every call of a model is a step of this run.
+
+        It answers in this run alone, with the errors that the SDK knows, and repeats none by itself. Raises
+        AgentError without the extra `meshwright[openai]`.
+        """
+        client = library_of("httpx", "openai").AsyncClient(transport=self.transport())
+        return library_of("openai", "openai").AsyncOpenAI(
+            api_key=_NO_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client
+        )
+
+    def functions(self, *names: str) -> list[Callable[..., Awaitable[Any]]]:
+        """The agent's tools, or those of these names, as async functions for a framework.
+
+        Each has the name, the parameters, the annotations and the docstring of its tool; one that is known
+        by a JSON schema alone, as of an MCP server, gets them from that. A call is checked, bounded, approved
+        and journaled as `call` does it, and returns plain JSON data. Raises AgentError for a name that is no
+        tool, and for a tool whose parameters Python cannot name.
+        """
+        tools = self._state.tools
+        for name in names:
+            self._tool(name)
+        return [function_of(tools[name], partial(self._call_for_framework, name)) for name in names or tools]
+
+    async def _call_for_framework(self, name: str, arguments: str) -> Any:
+        with past_frameworks(self._journal):
+            return await self._by_request(lambda: self._call(name, arguments))
+
+    async def _call(self, name: str, arguments: str) -> Any:
+        state, tool = self._state, self._tool(name)
+        context: Any = self  # the whole `Run`
+        call = ToolCall(id="", name=name, arguments=arguments)
+        result = await call_tool(context, state, self._calls, call, outside=state.journal.outside)
+        return value_of(result, tool)
+
+    def _tool(self, name: str) -> Tool:
+        state = self._state
+        if name not in state.tools:
+            names = ", ".join(state.tools) or "none"
+            raise AgentError(f"{state.agent.agent_id} has no tool {name!r}", remedy=f"Call one of {names}")
+        return state.tools[name]

@@ -1,0 +1,118 @@
+"""Calls of models that an agent's code makes itself: its messages alone, without prompt and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec.structs import replace
+from pydantic import BaseModel
+
+from meshwright.agents.run.prepared import CallSettings
+from meshwright.agents.run.state import RunState
+from meshwright.core.errors import AgentError
+from meshwright.core.limits import reserved_param
+from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
+from meshwright.models.structure import response_schema
+from meshwright.models.wire.chat import CHAT
+
+ToolChoice = Literal["auto", "required", "none"]
+"""Whether the model may, must or must not call one of the tools."""
+Shape = type[BaseModel] | Mapping[str, Any]
+"""The shape of an answer: a pydantic model, or a JSON schema."""
+
+_OWN_MODEL = frozenset({"", "default"})
+
+
+def request_of(
+    messages: Sequence[ChatMessage | Mapping[str, Any]],
+    tools: Sequence[ToolSpec | Mapping[str, Any]],
+    shape: Shape | None,
+    **fields: Any,
+) -> ModelRequest:
+    """Make the request of a call; `RunClients.complete` describes the arguments.
+
+    Raises InvalidInput with the field of a message or a tool that is none.
+    """
+    if isinstance(messages, str) or not messages:
+        remedy = 'Write run.complete([{"role": "user", "content": "What is a turn?"}])'
+        raise AgentError("run.complete is given no list of messages", remedy=remedy)
+    if name := reserved_param(fields["params"]):
+        raise AgentError(f"run.complete is given {name!r} among its params", remedy="Leave it out")
+    return ModelRequest(
+        messages=_read(messages, "messages"),
+        tools=_read(tools, "tools"),
+        response_schema=_schema_of(shape),
+        user="",
+        **fields,
+    )
+
+
+def _read(items: Sequence[Any], name: Literal["messages", "tools"]) -> tuple[Any, ...]:
+    """Messages, or tools, as the port has them, in their order."""
+    foreign = [dict(item) if isinstance(item, Mapping) else item for item in items if _is_foreign(item)]
+    body: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": ""}]}
+    request = CHAT.read({**body, name: foreign}, {}).request if foreign else None
+    converted = iter(getattr(request, name) if request is not None else ())
+    return tuple(next(converted) if _is_foreign(item) else item for item in items)
+
+
+def _is_foreign(item: Any) -> bool:
+    return not isinstance(item, ChatMessage | ToolSpec)
+
+
+def _schema_of(shape: Shape | None) -> dict[str, Any] | None:
+    if shape is None or isinstance(shape, Mapping):
+        return None if shape is None else dict(shape)
+    return response_schema(shape)
+
+
+def request_of_run(state: RunState, settings: CallSettings, request: ModelRequest) -> ModelRequest:
+    """A request as a run makes it: model, tags and parameters are the agent's where it leaves them open."""
+    return replace(
+        request,
+        model=settings.model if request.model in _OWN_MODEL else request.model,
+        tags=request.tags or settings.tags,
+        user=state.agent.agent_id,
+        params={**settings.params, **request.params},
+        output_mode=settings.prompt.structure,
+        timeout_seconds=state.time.timeout.seconds,
+        cache=request.cache and settings.prompt.cache,
+    )
+
+
+def question_of_call(request: ModelRequest) -> dict[str, Any]:
+    """The part of a request that its step is known by: what the code asks, of which model, with which tools.
+
+    A recorded reply stands, whatever the settings of the call and the descriptions of tools are now. Ids of
+    calls of tools are counted, since some frameworks make new ones each time.
+    """
+    numbers: dict[str, int] = {}
+    question: dict[str, Any] = {
+        "complete": [_asked(message, numbers) for message in request.messages],
+        "model": request.model,
+        "tools": [tool.name for tool in request.tools],
+        "tool_choice": request.tool_choice,
+    }
+    if request.response_schema is not None:
+        form = request.response_format or {}
+        question["shape"] = form.get("json_schema", {}).get("name") or request.response_schema.get("title")
+    if request.inputs:
+        question["embed"] = request.inputs
+    return question
+
+
+def _asked(message: ChatMessage, numbers: dict[str, int]) -> dict[str, Any]:
+    asked: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.parts:
+        asked["parts"] = message.parts
+    if message.tool_calls:
+        calls = message.tool_calls
+        asked["calls"] = [[_number(call.id, numbers), call.name, call.arguments] for call in calls]
+    if message.tool_call_id is not None:
+        asked["answers"] = _number(message.tool_call_id, numbers)
+    return asked
+
+
+def _number(call_id: str, numbers: dict[str, int]) -> int:
+    return numbers.setdefault(call_id, len(numbers))

@@ -1,0 +1,122 @@
+"""Answers what the SDKs of model providers send, each call as a step of one run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from meshwright.core.errors import (
+    HostError,
+    InvalidInput,
+    LimitReached,
+    MeshError,
+    NotFound,
+    ReplayMismatch,
+    RestartDenied,
+    Unauthenticated,
+)
+from meshwright.engine.work import Journal
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.wire.chat import CHAT
+from meshwright.models.wire.dialects import DIALECTS
+from meshwright.models.wire.port import Dialect, WireCall
+from meshwright.models.wire.stream import StreamedCall
+
+_ENDING = (HostError, LimitReached, ReplayMismatch, RestartDenied)
+"""The errors that end the run, whatever its code makes of them."""
+
+
+@contextmanager
+def past_frameworks(journal: Journal) -> Iterator[None]:
+    """A block whose errors that end the run pass code which catches every Exception."""
+    try:
+        yield
+    except _ENDING as error:
+        raise journal.interrupt(error) from error
+
+
+class WireAnswer(NamedTuple):
+    """The answer to a request: `body` is a document, or the pieces of a stream, which must be closed."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes | AsyncGenerator[bytes]
+
+
+class RunWire:
+    """The APIs of model providers as one run answers them: with the same replies when it is resumed.
+
+    `complete` makes a call as a step of the run. A call of a client after the run's end, or from the code of
+    another run, is refused with 401. Errors that end the run are raised past whoever sent the request.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        complete: Callable[[ModelRequest, OnDelta | None], Coroutine[Any, Any, ModelReply]],
+    ) -> None:
+        self._journal = journal
+        self._complete = complete
+
+    async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
+        """Answer a request; `headers` have lower-case names."""
+        dialect = DIALECTS.get(f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}")
+        try:
+            self._check_open()
+            if dialect is None or method != "POST":
+                problem = f"A run does not answer {method} {path}"
+                raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
+            call = dialect.read(_document(body), headers)
+            return await (self._streamed(call) if call.streams else self._whole(call))
+        except MeshError as error:
+            return _refusal(dialect or CHAT, error)
+
+    def _check_open(self) -> None:
+        if self._journal.is_closed or not self._journal.is_of_caller:
+            which = "has ended" if self._journal.is_closed else "is another's"
+            raise Unauthenticated(
+                f"The run of this client {which}", remedy="Make a client in each run: run.openai()"
+            )
+
+    async def _whole(self, call: WireCall) -> WireAnswer:
+        reply = await self._complete(call.request, None)
+        return WireAnswer(200, {"content-type": "application/json"}, to_json(call.whole(reply)))
+
+    async def _streamed(self, call: WireCall) -> WireAnswer:
+        streamed = StreamedCall(partial(self._complete, call.request))
+        try:
+            await streamed.begun()
+        except BaseException:
+            await streamed.end()
+            raise
+        return WireAnswer(200, {"content-type": "text/event-stream"}, _frames(call, streamed))
+
+
+async def _frames(call: WireCall, streamed: StreamedCall) -> AsyncGenerator[bytes]:
+    try:
+        async for frame in call.frames(streamed):
+            yield frame
+    finally:
+        await streamed.end()
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = from_json(body)
+    except ValueError as error:
+        raise InvalidInput(f"The body is not JSON: {error}", field="body") from error
+    if not isinstance(document, dict):
+        raise InvalidInput("The body is no JSON object", field="body")
+    return document
+
+
+def _refusal(dialect: Dialect, error: MeshError) -> WireAnswer:
+    """An error as the SDK knows it, which it does not repeat by itself: the mesh has tried what helps."""
+    status, headers, document = dialect.error(error)
+    headers = {name.lower(): value for name, value in headers.items()}
+    headers |= {"content-type": "application/json", "x-should-retry": "false"}
+    return WireAnswer(status, headers, to_json(document))
