@@ -13,6 +13,7 @@ from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.tool_chain import LimitLink, MaskLink
 from meshwright.agents.tools.limited import plain_effect, within_limits
 from meshwright.agents.tools.tool import Unchanged
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Task
 from meshwright.tools import Tool, ToolContext, Toolset, ToolSettings, ToolWrapper
@@ -56,7 +57,8 @@ class Context:
 class Calls:
     """A started toolset, with its tools by name.
 
-    A preview says `Unchanged` just where the call says that it has changed nothing.
+    A preview says `Unchanged` just where the call says that it has changed nothing. The check of a tool finds
+    a change that was just made.
     """
 
     def __init__(self, toolset: Toolset, tools: Mapping[str, Tool]) -> None:
@@ -72,7 +74,15 @@ class Calls:
         if effect is not None and isinstance(result, dict):
             has_changed = result.get("changed", result.get("started", True))
             assert isinstance(effect, Unchanged) is not has_changed, (name, effect, result)
+        if tool.has_check:
+            checked = await self.check(name, step_id=context.step_id, **arguments)
+            assert checked.outcome == "happened" and checked.evidence, (name, checked)
         return result
+
+    async def check(self, name: str, /, **arguments: Any) -> CheckResult:
+        """The result of the check of a tool, without a call."""
+        context: Any = Context(step_id=arguments.pop("step_id", "t1/1"))
+        return await LimitedTool(self.tools[name], 60).check(json.dumps(arguments), context)
 
 
 @asynccontextmanager

@@ -17,9 +17,10 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from meshwright.agents.tools.tool import ToolContext, Unchanged, tool
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.settings.forms import Table
-from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows, fits
+from meshwright.toolsets.rest import RestPart, RestService, RestTools, first_rows, fits, settled
 
 _API = ("api", "v1", "applications")
 _HERE = "https://kubernetes.default.svc"
@@ -130,7 +131,13 @@ class Argocd(RestPart[ArgocdService]):
         target = [_parsed(item.get("predictedLiveState")) for item in items]
         return _difference(_texts(live), _texts(target))
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_sync_app")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_sync_app",
+        check="_has_begun_sync",
+    )
     async def sync_app(
         self, name: Name, revision: Revision, context: ToolContext, prune: bool = False
     ) -> dict[str, Any]:
@@ -167,7 +174,13 @@ class Argocd(RestPart[ArgocdService]):
             raise InvalidInput(f"{revision} may soon be another commit", remedy=remedy, field="revision")
         return {**await self._plan(app, revision), "prune": prune}
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_rollback_app")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_rollback_app",
+        check="_has_begun_rollback",
+    )
     async def rollback_app(self, name: Name, id: int) -> dict[str, Any]:
         """Deploy again what was deployed before; `app` then says how it goes.
 
@@ -186,7 +199,13 @@ class Argocd(RestPart[ArgocdService]):
         app, revision = await self._rolled_back(name, id)
         return Unchanged() if _is_deployed(app, revision) else await self._plan(app, revision)
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_create_app")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_create_app",
+        check="_was_created",
+    )
     async def create_app(
         self, name: Name, repo: Repo, path: Path, namespace: Name, project: Name = "default"
     ) -> dict[str, Any]:
@@ -216,7 +235,13 @@ class Argocd(RestPart[ArgocdService]):
         _check_same(existing_app, app)
         return Unchanged()
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_app")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_delete_app",
+        check="_was_deleted",
+    )
     async def delete_app(self, name: Name, cascade: bool) -> dict[str, Any]:
         """Delete an application.
 
@@ -239,6 +264,34 @@ class Argocd(RestPart[ArgocdService]):
         resources = (app.get("status", {}).get("resources") or []) if cascade else []
         deleted = sorted(f"{item.get('kind', '')} {item.get('name', '')}" for item in resources)
         return {"before": _summary(app)["source"], "deletes": deleted}
+
+    async def _has_begun_sync(self, name: str, step_id: str, revision: str) -> CheckResult:
+        state = _operation_of(await self._app(name), step_id)
+        words = "is not of this call" if state is None else f"is of this call, and {state['phase']}"
+        result = {"started": True, "revision": revision}
+        return settled(state is not None, result, f"The last operation of {name} {words}.")
+
+    async def _has_begun_rollback(self, name: str, id: int) -> CheckResult:
+        app, revision = await self._rolled_back(name, id)
+        is_so = _is_deployed(app, revision)
+        words = "deploys" if is_so else "does not deploy"
+        result = {"started": True, "revision": revision}
+        return settled(is_so, result, f"The last operation of {name} {words} {revision}.")
+
+    async def _was_created(
+        self, name: str, repo: str, path: str, namespace: str, project: str = "default"
+    ) -> CheckResult:
+        app = self._wanted(name, repo, path, namespace, project)
+        existing_app = await self._find(name)
+        if existing_app is not None:
+            _check_same(existing_app, app)
+        words = "There is no" if existing_app is None else "There is the"
+        return settled(existing_app is not None, {"changed": True}, f"{words} application {name}.")
+
+    async def _was_deleted(self, name: str) -> CheckResult:
+        is_gone = _is_gone(await self._find(name))
+        words = "is gone, or goes" if is_gone else "is there"
+        return settled(is_gone, {"changed": True}, f"The application {name} {words}.")
 
     async def check(self) -> None:
         """Read the applications, which takes the token."""

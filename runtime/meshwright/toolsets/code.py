@@ -23,6 +23,7 @@ from meshwright.agents.tools.tool import Tool, ToolContext, tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.agents.tools.workspace import path_matches
 from meshwright.agents.trees.tree import Tree
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.toolsets.reports import REPORT, SuiteCommand, command_of, result_of
 
@@ -195,6 +196,7 @@ class ProposingTools(ReadingTools):
         exclusive=True,
         needs_approval=True,
         preview="_proposed",
+        check="_was_proposed",
     )
     async def propose(
         self,
@@ -217,6 +219,12 @@ class ProposingTools(ReadingTools):
             return {"revision": await tree.commit(message, expected=expected), "branch": tree.branch}
 
         return await tree.once(context.step_id, work)
+
+    async def _was_proposed(self, context: ToolContext) -> CheckResult:
+        result = await (await context.tree()).result_of(context.step_id)
+        if result is None:
+            return CheckResult.unknown("The tree has no commit of this call that has ended.")
+        return CheckResult.happened(result, f"The branch {result['branch']} has commit {result['revision']}.")
 
     async def _proposed(self, title: str, context: ToolContext, body: str = "") -> str:
         """The changes, as far as they can be shown, with the id of the tree that has all of them."""

@@ -13,11 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from meshwright.agents.tools.tool import Unchanged, tool
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata
 from meshwright.core.redaction import foreign_words
 from meshwright.core.settings.forms import Table
-from meshwright.toolsets.rest import Params, RestPart, RestService, RestTools, ServiceUrl, fits
+from meshwright.toolsets.rest import Params, RestPart, RestService, RestTools, ServiceUrl, fits, settled
 
 _PER_PAGE = 100
 _MAX_TUNNELS = 20
@@ -107,7 +108,13 @@ class Cloudflare(RestPart[CloudflareService]):
         answer = await self._answer("GET", *path, params=params)
         return {"records": [_shown(record) for record in answer["result"]], **_pages(answer)}
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_set_record")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_set_record",
+        check="_was_set",
+    )
     async def set_record(
         self,
         zone: Name,
@@ -151,7 +158,13 @@ class Cloudflare(RestPart[CloudflareService]):
     ) -> dict[str, Any] | Unchanged:
         return (await self._set(zone, type, name, content, was, ttl, proxied)).preview
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_record")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_delete_record",
+        check="_was_deleted",
+    )
     async def delete_record(self, zone: Name, type: RecordType, name: Name, was: Content) -> dict[str, Any]:
         """Delete a DNS record.
 
@@ -182,7 +195,13 @@ class Cloudflare(RestPart[CloudflareService]):
             for tunnel, config in zip(tunnels, configs, strict=True)
         ]
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_route_tunnel")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_route_tunnel",
+        check="_was_routed",
+    )
     async def route_tunnel(
         self, tunnel: TunnelName, zone: Name, host: Name, service: Origin, was: str
     ) -> dict[str, Any]:
@@ -212,6 +231,34 @@ class Cloudflare(RestPart[CloudflareService]):
     ) -> dict[str, Any] | Unchanged:
         effect, _, _ = await self._route(tunnel, zone, host, service, was)
         return Unchanged(effect) if _is_routed(effect) else effect
+
+    async def _was_set(
+        self,
+        zone: str,
+        type: str,
+        name: str,
+        content: str,
+        was: str,
+        ttl: int | None = None,
+        proxied: bool | None = None,
+    ) -> CheckResult:
+        change = await self._set(zone, type, name, content, was, ttl, proxied)
+        record = change.effect["before"]
+        state = "has" if change.is_done else "does not have"
+        return settled(
+            change.is_done, {"changed": True, "record": record}, f"{type} {name} {state} that content."
+        )
+
+    async def _was_deleted(self, zone: str, type: str, name: str, was: str) -> CheckResult:
+        is_gone = (await self._delete(zone, type, name, was)).before is None
+        state = "There is no" if is_gone else "There still is the"
+        return settled(is_gone, {"changed": True}, f"{state} record {type} {name}.")
+
+    async def _was_routed(self, tunnel: str, zone: str, host: str, service: str, was: str) -> CheckResult:
+        effect, _, _ = await self._route(tunnel, zone, host, service, was)
+        is_so = _is_routed(effect)
+        state = "leads to" if is_so else "does not lead to"
+        return settled(is_so, {"changed": True, **effect}, f"{host} {state} {service}.")
 
     async def check(self) -> None:
         """Read a zone, which takes the token."""

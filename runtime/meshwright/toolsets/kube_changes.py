@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from meshwright.agents.tools.tool import Unchanged, tool
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.toolsets.kube import (
     FILE,
@@ -25,7 +26,8 @@ from meshwright.toolsets.kube import (
     facts_of,
     label_of,
 )
-from meshwright.toolsets.kubectl import ResourceKind, hidden_difference, items_of
+from meshwright.toolsets.kubectl import ResourceKind, hidden_difference, items_of, list_of
+from meshwright.toolsets.rest import settled
 
 _Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=64)]
 _Replicas = Annotated[int, Field(ge=0, le=10_000)]
@@ -40,7 +42,14 @@ _GONE = "(NotFound)"
 class KubeTools(KubeReadTools):
     """Reads and changes what a table [kube.NAME] allows of clusters; a person approves each change."""
 
-    @tool(idempotent=True, effect="change", origin="workspace", needs_approval=True, preview="_preview_apply")
+    @tool(
+        idempotent=True,
+        effect="change",
+        origin="workspace",
+        needs_approval=True,
+        preview="_preview_apply",
+        check="_was_applied",
+    )
     async def kube_apply(
         self, manifest: Manifest, take_over: bool = False, cluster: Cluster = ""
     ) -> list[dict[str, Any]]:
@@ -66,7 +75,12 @@ class KubeTools(KubeReadTools):
         return Unchanged(effect) if effect["diff"] == NO_CHANGE and "takes_over" not in effect else effect
 
     @tool(
-        idempotent=True, effect="change", origin="workspace", needs_approval=True, preview="_preview_delete"
+        idempotent=True,
+        effect="change",
+        origin="workspace",
+        needs_approval=True,
+        preview="_preview_delete",
+        check="_was_deleted",
     )
     async def kube_delete(
         self, kind: KindName, name: Name, uid: _Uid, namespace: Namespace = "", cluster: Cluster = ""
@@ -110,7 +124,9 @@ class KubeTools(KubeReadTools):
         }
         return {"cluster": cluster, "deletes": label_of(document), "uid": uid, **metadata}
 
-    @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_scale")
+    @tool(
+        idempotent=True, effect="change", needs_approval=True, preview="_preview_scale", check="_was_scaled"
+    )
     async def kube_scale(
         self,
         kind: KindName,
@@ -153,7 +169,13 @@ class KubeTools(KubeReadTools):
             "uid": _uid(document),
         }
 
-    @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_restart")
+    @tool(
+        idempotent=True,
+        effect="change",
+        needs_approval=True,
+        preview="_preview_restart",
+        check="_was_restarted",
+    )
     async def kube_restart(
         self, kind: KindName, name: Name, was: _Number, namespace: Namespace = "", cluster: Cluster = ""
     ) -> dict[str, Any]:
@@ -188,7 +210,7 @@ class KubeTools(KubeReadTools):
         replicas = document["spec"].get("replicas")
         return {"cluster": cluster, "restarts": label_of(document), "pods": replicas, "uid": _uid(document)}
 
-    @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_undo")
+    @tool(idempotent=True, effect="change", needs_approval=True, preview="_preview_undo", check="_was_undone")
     async def kube_undo(
         self,
         kind: KindName,
@@ -232,6 +254,55 @@ class KubeTools(KubeReadTools):
         template = await self._template(cluster, resource, document, to_revision)
         diff = hidden_difference(label_of(document), document["spec"]["template"], template)
         return {"cluster": cluster, "diff": diff or "no change", "uid": _uid(document)}
+
+    async def _was_applied(self, manifest: str, take_over: bool = False, cluster: str = "") -> CheckResult:
+        cluster = self.kubectl.cluster(cluster)
+        objects = await self.objects_of(cluster, manifest)
+        effect = await self.effect_of(cluster, objects, take_over=take_over)
+        if effect["diff"] != NO_CHANGE or "takes_over" in effect:
+            return CheckResult.unknown(f"Applying it would change the cluster now:\n{effect['diff']}")
+        live = await self.kubectl.with_file(cluster, list_of(objects), "get", JSON, FILE)
+        facts = [facts_of(item) for item in items_of(live)]
+        return CheckResult.happened(facts, "The cluster has all of the manifest.")
+
+    async def _was_deleted(
+        self, kind: str, name: str, uid: str, namespace: str = "", cluster: str = ""
+    ) -> CheckResult:
+        cluster, resource, namespace = await self._target(kind, namespace, cluster)
+        label = f"{resource.name} {namespace}/{name}"
+        try:
+            document = await self.one(cluster, resource, name, namespace)
+        except ToolFailed as error:
+            if _GONE not in error.message:
+                raise
+            return CheckResult.happened(f"{label} is deleted", f"There is no {label}.")
+        if document["metadata"].get("uid") != uid:
+            return CheckResult.happened(f"{label} is deleted", f"{label} is another object by now.")
+        return CheckResult.unknown(f"{label} is still there.")
+
+    async def _was_scaled(
+        self, kind: str, name: str, replicas: int, namespace: str = "", cluster: str = ""
+    ) -> CheckResult:
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _SCALED)
+        document = await self.one(cluster, resource, name, namespace)
+        now = document["spec"].get("replicas", 1)
+        return settled(now == replicas, facts_of(document), f"{label_of(document)} has {now} replicas.")
+
+    async def _was_restarted(
+        self, kind: str, name: str, was: int, namespace: str = "", cluster: str = ""
+    ) -> CheckResult:
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        is_so = _annotations(document["spec"]["template"]).get(_RESTARTED) == str(was)
+        return settled(is_so, facts_of(document), _mark_words(document, is_so))
+
+    async def _was_undone(
+        self, kind: str, name: str, to_revision: int, was: int, namespace: str = "", cluster: str = ""
+    ) -> CheckResult:
+        cluster, resource, namespace = await self._target(kind, namespace, cluster, _ROLLED)
+        document = await self.one(cluster, resource, name, namespace)
+        is_so = _annotations(document).get(_UNDONE) == _undone(was, to_revision)
+        return settled(is_so, facts_of(document), _mark_words(document, is_so))
 
     async def _target(
         self, kind: str, namespace: str, cluster: str, kinds: tuple[str, ...] = ()
@@ -285,6 +356,10 @@ class KubeTools(KubeReadTools):
         flags = ("--type=json", "--field-manager=meshwright", JSON, "--patch-file=")
         patch = [*tests, *operations]
         return facts_of(await self.kubectl.with_file(cluster, patch, "patch", *target, *flags))
+
+
+def _mark_words(document: dict[str, Any], is_so: bool) -> str:
+    return f"{label_of(document)} {'has the mark' if is_so else 'does not have the mark'} of this call."
 
 
 def _undone(was: int, revision: int) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from meshwright.agents.tools.tool import Tool, ToolContext, tool
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.settings.forms import Table
 from meshwright.toolsets.prometheus import Prometheus
@@ -240,7 +241,13 @@ class Alertmanager(RestPart):
         ]
         return sorted(silences, key=lambda silence: silence["until"])[:_MAX_ALERTS]
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_silence")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_silence",
+        check="_was_silenced",
+    )
     async def silence(
         self, matchers: Matchers, minutes: SilenceMinutes, reason: Reason, context: ToolContext
     ) -> dict[str, Any]:
@@ -282,6 +289,17 @@ class Alertmanager(RestPart):
         loud = [alert for alert in alerts if ours.issuperset(alert["status"]["silencedBy"])]
         names = sorted({alert["labels"].get("alertname", "") for alert in loud})
         return {"minutes": minutes, "silences": names}
+
+    async def _was_silenced(
+        self, matchers: Matchers, minutes: SilenceMinutes, reason: Reason, context: ToolContext
+    ) -> CheckResult:
+        conditions = _all_read(matchers)
+        ours = await self._ours(conditions, _comment(reason, context))
+        silences = [silence for silence in await self._held() if silence["id"] in ours]
+        if not silences:
+            return CheckResult.unknown("Alertmanager has no silence of this call.")
+        result = {"id": ours[0], "until": silences[0]["endsAt"], "matchers": [*map(_text, conditions)]}
+        return CheckResult.happened(result, f"Alertmanager has the silence {ours[0]} of this call.")
 
     async def check(self) -> None:
         """Read the silences."""

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from meshwright.agents.tools.tool import Unchanged, tool
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import is_metadata
 from meshwright.core.settings.forms import Table
-from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits
+from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits, settled
 
 _SERVERS = ("config", "apps", "http", "servers")
 _MAX_ROUTES = 200
@@ -79,7 +80,9 @@ class Caddy(RestPart[CaddyService]):
         ]
         return {"servers": servers, "etag": current.etag}
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_set_route")
+    @tool(
+        idempotent=True, needs_approval=True, origin="outside", preview="_preview_set_route", check="_was_set"
+    )
     async def set_route(
         self, id: RouteId, hosts: Annotated[list[Host], Field(min_length=1)], upstream: Upstream, etag: Etag
     ) -> dict[str, Any]:
@@ -106,7 +109,13 @@ class Caddy(RestPart[CaddyService]):
             await self.server.call("POST", *base, body=route if is_list else [route], headers=headers)
         return {"id": id, "changed": True}
 
-    @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_delete_route")
+    @tool(
+        idempotent=True,
+        needs_approval=True,
+        origin="outside",
+        preview="_preview_delete_route",
+        check="_was_deleted",
+    )
     async def delete_route(self, id: RouteId, etag: Etag) -> dict[str, Any]:
         """Delete a route.
 
@@ -136,6 +145,18 @@ class Caddy(RestPart[CaddyService]):
     async def _preview_delete_route(self, id: RouteId, etag: Etag) -> dict[str, Any] | Unchanged:
         existing = (await self._read()).find(id)
         return {"server": existing[0], "before": existing[2], "after": None} if existing else Unchanged()
+
+    async def _was_set(self, id: str, hosts: list[str], upstream: str) -> CheckResult:
+        current, _, route = await self._change(id, hosts, upstream)
+        existing = current.find(id)
+        is_so = existing is not None and existing[2] == route
+        state = "leads to" if is_so else "does not lead to"
+        return settled(is_so, {"id": id, "changed": True}, f"Route {id} {state} {upstream}.")
+
+    async def _was_deleted(self, id: str) -> CheckResult:
+        is_gone = (await self._read()).find(id) is None
+        state = "has no" if is_gone else "still has the"
+        return settled(is_gone, {"id": id, "changed": True}, f"Caddy {state} route {id}.")
 
     async def check(self) -> None:
         """Read the routes."""

@@ -33,6 +33,7 @@ from typing_extensions import TypeVar
 from meshwright.agents.tools.functions import tools_of
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import open_model_socket, read_bounded, retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
@@ -117,6 +118,14 @@ class RestService(Table):
 
 
 ServiceT = TypeVar("ServiceT", bound=RestService, default=RestService)
+
+
+def settled(is_so: bool, result: Any, evidence: str) -> CheckResult:
+    """The result of a check that reads the state which its call makes.
+
+    Where it is another, the call may still be on its way, or others have changed the state since.
+    """
+    return CheckResult.happened(result, evidence) if is_so else CheckResult.unknown(evidence)
 
 
 class RestReply(NamedTuple):

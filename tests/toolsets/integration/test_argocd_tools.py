@@ -84,6 +84,8 @@ async def test_a_sync_begins_once_for_a_call(call: Calls, argocd: FakeArgocd) ->
     assert await call("sync_app", **sync) == {"started": False, "phase": "Running"}
     with pytest.raises(ToolFailed, match="another operation of shop is running"):
         await call("sync_app", **sync | {"step_id": "t2/7"})
+    other = await call.check("sync_app", **sync | {"step_id": "t2/7"})
+    assert (other.outcome, other.evidence) == ("unknown", "The last operation of shop is not of this call.")
     operation = argocd.apps["shop"]["operation"]
     argocd.finish("shop", operation["sync"], operation["info"])
     assert await call("sync_app", **sync) == {"started": False, "phase": "Succeeded"}

@@ -63,6 +63,19 @@ async def test_a_record_is_changed_once_and_keeps_what_it_has_besides(
     assert len([asked for asked in cloudflare.asked if not asked.startswith("GET")]) == before == 1
 
 
+async def test_a_check_cannot_tell_of_a_record_that_is_not_there_yet(
+    call: Calls, cloudflare: FakeCloudflare
+) -> None:
+    change = {**WIKI, "content": "192.0.2.2", "was": "192.0.2.1"}
+    checks = [
+        await call.check("set_record", **change),
+        await call.check("delete_record", **WIKI, was="192.0.2.1"),
+    ]
+    assert [checked.outcome for checked in checks] == ["unknown", "unknown"]  # it may be on its way
+    assert "There still is the record" in checks[1].evidence
+    assert not [request for request in cloudflare.asked if not request.startswith("GET")]
+
+
 async def test_a_record_that_others_changed_stays(call: Calls, cloudflare: FakeCloudflare) -> None:
     with pytest.raises(
         ToolFailed, match=r"does not have '192\.0\.2\.9' any more but '192\.0\.2\.1'\. Read it"

@@ -146,6 +146,12 @@ class Tree:
             self._end(step_id, result, step.before)
             return result
 
+    async def result_of(self, step_id: str) -> Any | None:
+        """The result of a step that has ended; None for one that has not, and what it left is undone."""
+        async with self._held():
+            step = self._read(step_id)
+        return step.result if step is not None and step.has_ended else None
+
     async def share(self) -> bool:
         """Save the state of a new tree for other workers; false where one of them was faster."""
         async with self._held():
