@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from meshwright.core.part import Part
     from meshwright.engine.work.people import Approval
     from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
+    from meshwright.parts.coding.agent import CodingAgent
 
 HOMES = {
     "Agent": "agents.agent",
@@ -46,6 +47,7 @@ HOMES = {
     "CheckResult": "core.checks",
     "ChatMessage": "models.port",
     "Client": "client",
+    "CodingAgent": "parts.coding.agent",
     "Delegation": "agents.run.delegation",
     "Event": "core.events",
     "File": "core.files",
@@ -86,6 +88,7 @@ __all__ = [
     "ChatMessage",
     "CheckResult",
     "Client",
+    "CodingAgent",
     "Delegation",
     "Event",
     "File",

@@ -57,7 +57,7 @@ class Agent:
     agents to which it may give tasks; `reflects` whether a model draws a lesson from each run that called
     tools, at one call more; `max_concurrency` how many tasks a worker runs at once (default: a setting);
     `reads_log` whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what
-    must answer for it to be chosen.
+    must answer for it to be chosen. A base of agents that is none itself is defined with `abstract=True`.
     """
 
     agent_id: ClassVar[str]
@@ -87,8 +87,10 @@ class Agent:
     reads_log: ClassVar[bool] = False
     health_check_urls: ClassVar[Sequence[str]] = ()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if abstract:
+            return
         agent_id = getattr(cls, "agent_id", "")
         if not re.fullmatch(ID_PATTERN, agent_id):
             raise ConfigError(

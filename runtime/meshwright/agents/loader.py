@@ -127,7 +127,9 @@ def installed_agents() -> list[type[Agent]]:
 
 
 def _is_agent(value: Any) -> bool:
-    return inspect.isclass(value) and issubclass(value, Agent) and value is not Agent
+    return (
+        inspect.isclass(value) and issubclass(value, Agent) and hasattr(value, "agent_id")
+    )  # no base of agents
 
 
 def needs_prompt(agent: type[Agent]) -> bool:

@@ -47,6 +47,7 @@ NAMES = (
     "agents.context.part:PART",
     "parts.mcp.part:PART",
     "agents.skills.part:PART",
+    "parts.coding.part:PART",
     "agents.part:AGENTS",
     "engine.events.part:PEOPLE",
     "mesh.orchestration.part:ORCHESTRATION",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
@@ -21,6 +22,7 @@ from meshwright.agents.tools.tool import QuestionOptions
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, sentence
 from meshwright.core.ids import derived_id
+from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, StepFinished
 from meshwright.engine.work.paths import ProgressEvent
@@ -248,6 +250,22 @@ class RunSteps:
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent.of(RunProgress(text=cut(text, _MAX_PROGRESS_CHARS)))])
+
+    @noted
+    async def publish(self, name: str, request: Mapping[str, Any], payload: StepPayload) -> None:
+        """Publish an event of the run: once for a name and a request, however often the work is resumed."""
+        async with self._journal.open_step(name, request, costly=False) as step:
+            if not step.is_replayed:
+                step.finish(None, [ProgressEvent.of(payload)])
+
+    def program(self) -> AbstractContextManager[None]:
+        """A block in which a program works for the run: without the timeout of steps, which it bounds itself.
+
+        A program that goes on where it was does not ask again for what it has: recorded calls of models may
+        be left out from now on.
+        """
+        self._journal.may_skip = True
+        return self._state.time.apart()
 
     @noted
     async def state(self, name: str, reason: str = "") -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agents.sandbox.execution import (
-    PROXY_VARIABLES,
     START,
     SYSTEM_FILES,
     SYSTEM_FOLDERS,
@@ -51,7 +50,6 @@ def _order(
     job: BoxJob,
     environment: dict[str, str],
     *,
-    listens: Sequence[str] = (),
     seccomp: bytes = b"",
     landlock: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def _order(
         "argv": list(job.argv),
         "tree": str(job.tree),
         "environment": environment,
-        "listens": listens,
+        **job.listens,
         "seccomp": seccomp.hex(),
         "landlock": landlock,
     }
@@ -88,12 +86,11 @@ class Bubblewrap:
         """Run a job in the box. Raises ToolFailed where it cannot be started."""
         readable = with_bases(job.readable)
         folders = [*readable, *self._interpreter.folders]
-        environment = environment_of(readable, self._interpreter, "/tmp", job.environment)
+        environment = environment_of(readable, self._interpreter, "/tmp", job.environment_in("/tmp"))
         with ExitStack() as stack:
             data = _own_files(stack)
             command = [self.program, *self._options(job, folders, data), "--"]
-            listens = PROXY_VARIABLES if job.proxy else ()
-            order = _order(job, environment, listens=listens, seccomp=self.filter)
+            order = _order(job, environment, seccomp=self.filter)
             plan = BoxPlan(
                 [*command, *self._interpreter.command(START)],
                 order,
@@ -130,7 +127,8 @@ class Bubblewrap:
         yield from ("--size", room, "--tmpfs", "/dev/shm", "--size", room, "--tmpfs", "/tmp")
         for folder in readable:
             yield from ("--ro-bind", str(folder), str(folder))
-        yield from ("--bind", str(job.tree), str(job.tree))
+        for folder in job.writable:
+            yield from ("--bind", str(folder), str(folder))
         # Two of them are in memory and would have no bound; by /proc root could change the kernel.
         yield from (option for place in ("/dev", "/proc", "/") for option in ("--remount-ro", place))
 
@@ -249,7 +247,8 @@ class NoBox:
         if sys.platform != "linux":
             raise ToolFailed("Programs of tools run on Linux alone")
         readable = with_bases(job.readable)
-        environment = environment_of(readable, self._interpreter, str(job.tree), job.environment)
+        own = job.environment_in(str(job.tree))
+        environment = environment_of(readable, self._interpreter, str(job.tree), own)
         threads = await asyncio.to_thread(threads_of_user)
         plan = BoxPlan(self._interpreter.command(START), _order(job, environment), "group", threads)
         return await execute(job, plan)

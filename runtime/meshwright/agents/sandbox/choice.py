@@ -21,9 +21,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from meshwright.agents.sandbox.boxes import Bubblewrap, Landlock, NoBox, remove_left_over_folders
 from meshwright.agents.sandbox.execution import PROXY_VARIABLES, START, BoxJob, Interpreter
-from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
+from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
 from meshwright.agents.sandbox.process import remove_left_over_groups
 from meshwright.agents.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.agents.sandbox.settings import SandboxSettings
@@ -96,19 +98,37 @@ class ChosenSandbox:
         read: Sequence[Path] = (),
     ) -> SandboxResult:
         """Run a program in the box, as `Sandbox` says it. Raises ToolFailed, InvalidInput."""
-        if not argv or any("\0" in word for word in (*argv, *env, *env.values())):
-            raise InvalidInput("expected a program and its arguments, without null characters", field="argv")
+        _check_words(argv, env)
         folders = [*self._settings.read, *read]
         tree = self._checked(tree, folders)
         places = self._places(network)
         box = await self.choose()
         if places and not box.has_network:
-            remedy = "Install bubblewrap, whose box can have a network"
-            raise ToolFailed(f"The box of {box.name} has no network", remedy=remedy)
+            raise _no_network(box)
         is_private = self._settings.allow_private_addresses
         proxy = HostProxy(places, allow_private=is_private, tell=self._tell) if places else None
         bounded = limits.within(self._settings.limits)
         return await box.run(BoxJob(argv, tree, bounded, env, folders, proxy))
+
+    async def run_connected(
+        self,
+        argv: Sequence[str],
+        tree: Path,
+        connection: BoxConnection,
+        *,
+        limits: BoxLimits = _USUAL_LIMITS,
+        env: Mapping[str, str] = {},
+        read: Sequence[Path] = (),
+    ) -> SandboxResult:
+        """Run a program that talks to the mesh, as `Sandbox` says it. Raises ToolFailed, InvalidInput."""
+        _check_words(argv, env)
+        folders = [*self._settings.read, *read]
+        tree, home = self._checked(tree, folders), self._checked(connection.home, ())
+        box = await self.choose()
+        if not box.has_network:
+            raise _no_network(box)
+        bounded = limits.within(replace(self._settings.limits, seconds=limits.seconds))
+        return await box.run(BoxJob(argv, tree, bounded, env, folders, None, connection._replace(home=home)))
 
     async def choose(self) -> Box:
         """The box, chosen and tried once. Raises ToolFailed, with the remedy, where none works here."""
@@ -172,6 +192,16 @@ class ChosenSandbox:
                 remedy = f'Add "{place}" to allow_hosts in [sandbox] of mesh.toml'
                 raise ToolFailed(f"No run may call {place}", remedy=remedy)
         return places
+
+
+def _check_words(argv: Sequence[str], env: Mapping[str, str]) -> None:
+    if not argv or any("\0" in word for word in (*argv, *env, *env.values())):
+        raise InvalidInput("expected a program and its arguments, without null characters", field="argv")
+
+
+def _no_network(box: Box) -> ToolFailed:
+    remedy = "Install bubblewrap, whose box can have a network"
+    return ToolFailed(f"The box of {box.name} has no network", remedy=remedy)
 
 
 def _fingerprint(box: Box) -> str:

@@ -22,9 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from meshwright.agents.sandbox.port import BoxLimits, SandboxResult
+from meshwright.agents.sandbox.port import ADDRESS, BoxConnection, BoxLimits, BoxServer, SandboxResult
 from meshwright.agents.sandbox.process import ControlGroup, Overrun, watch
-from meshwright.agents.sandbox.proxy import HostProxy
 from meshwright.core.errors import ToolFailed
 
 START = files("meshwright.agents.sandbox").joinpath("start.py").read_text()
@@ -57,14 +56,34 @@ _HOME = "home = "
 
 
 class BoxJob(NamedTuple):
-    """One run: the program, the folders, the limits, and the proxy to the hosts that it may call."""
+    """One run: the program, the folders, the limits, and the server that it may call: a proxy, or ours."""
 
     argv: Sequence[str]
     tree: Path
     limits: BoxLimits
     environment: Mapping[str, str]
     readable: Sequence[Path]
-    proxy: HostProxy | None = None
+    proxy: BoxServer | None = None
+    connection: BoxConnection | None = None
+
+    @property
+    def server(self) -> BoxServer | None:
+        """All that is in its network."""
+        return self.connection.server if self.connection else self.proxy
+
+    @property
+    def writable(self) -> Sequence[Path]:
+        """The folders that it may write to."""
+        return (self.tree, self.connection.home) if self.connection else (self.tree,)
+
+    def environment_in(self, scratch: str) -> dict[str, str]:
+        """Its own variables, and where its home is."""
+        return {"HOME": str(self.connection.home) if self.connection else scratch, **self.environment}
+
+    @property
+    def listens(self) -> dict[str, Any]:
+        """The part of an order that says how the program learns the address of its server."""
+        return {"listens": PROXY_VARIABLES if self.proxy else (), "mark": ADDRESS if self.connection else ""}
 
 
 class BoxPlan(NamedTuple):
@@ -100,11 +119,12 @@ async def execute(job: BoxJob, plan: BoxPlan) -> SandboxResult:
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     with ours:
         with theirs:
-            process = _start(plan, theirs.fileno())
+            process = _start(plan, theirs.fileno(), job.connection)
         return await _BoxRun(job, plan, process, ours).finish()
 
 
-def _start(plan: BoxPlan, control: int) -> subprocess.Popen[bytes]:
+def _start(plan: BoxPlan, control: int, connection: BoxConnection | None) -> subprocess.Popen[bytes]:
+    channel = None if connection is None else connection.channel.fileno()
     # Not by the event loop: uvloop's processes inherit more files than are passed.
     try:
         return subprocess.Popen(
@@ -112,9 +132,9 @@ def _start(plan: BoxPlan, control: int) -> subprocess.Popen[bytes]:
             pass_fds=(control, *plan.descriptors),
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL if channel is None else channel,
+            stdout=subprocess.PIPE if channel is None else channel,
+            stderr=subprocess.STDOUT if channel is None else subprocess.PIPE,
             start_new_session=True,
         )
     except OSError as error:
@@ -156,7 +176,7 @@ class _BoxRun:
         text, is_cut = self._output.text()
         status = self._process.returncode or 0
         status = 128 - status if status < 0 else status
-        refused = tuple(self._job.proxy.refused) if self._job.proxy else ()
+        refused = tuple(self._job.server.refused) if self._job.server else ()
         return SandboxResult(
             None if self._ended_by else status, text, is_cut, self._ended_by, round(seconds, 3), refused
         )
@@ -178,8 +198,8 @@ class _BoxRun:
                     self._group.add(starter)
                 else:
                     self._watch = asyncio.create_task(watch(self._process.pid, self._limits, self._end))
-                if descriptors and self._job.proxy is not None:
-                    await self._job.proxy.serve(socket.socket(fileno=descriptors[0]))
+                if descriptors and self._job.server is not None:
+                    await self._job.server.serve(socket.socket(fileno=descriptors[0]))
                 await loop.sock_sendall(self._control, b"go")
         except TimeoutError:
             raise ToolFailed(f"The box did not start within {_START_SECONDS:g} seconds") from None
@@ -229,7 +249,7 @@ class _BoxRun:
     async def _read(self) -> None:
         reader = asyncio.StreamReader()
         pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout or self._process.stderr
         )
         try:
             while chunk := await reader.read(_CHUNK_BYTES):
@@ -261,8 +281,8 @@ class _BoxRun:
         self._stop()
         if self._watch is not None:
             self._watch.cancel()
-        if self._job.proxy is not None:
-            await self._job.proxy.close()
+        if self._job.server is not None:
+            await self._job.server.close()
         try:
             async with asyncio.timeout(_END_SECONDS):
                 await self._wait()

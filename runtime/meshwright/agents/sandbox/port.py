@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -48,6 +49,35 @@ class SandboxResult(Struct, frozen=True):
     refused: tuple[str, ...] = ()
 
 
+class BoxServer(Protocol):
+    """Answers the programs of a box: nothing else is in its network. `refused` lists what it did not let."""
+
+    refused: list[str]
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept connections at a listening socket, until it is closed."""
+        ...
+
+    async def close(self) -> None:
+        """End all connections, and accept no more."""
+        ...
+
+
+ADDRESS = "{server}"
+"""Stands for the address of a `BoxServer` in the arguments and variables of a connected program."""
+
+
+class BoxConnection(NamedTuple):
+    """A program's ties to the mesh: `channel` is its stdin and stdout, `server` all of its network.
+
+    `home` is a folder beside the tree that it may write to, its HOME, which stays.
+    """
+
+    channel: socket.socket
+    server: BoxServer
+    home: Path
+
+
 class Sandbox(Protocol):
     """Runs programs in a box. `name` is "bubblewrap", "landlock", or "none" where there is no box.
 
@@ -77,5 +107,23 @@ class Sandbox(Protocol):
         `[sandbox] allow_hosts` has to allow; `read` are further folders that it may read. `limits` are cut to
         those of the settings. Once this returns, raises or is cancelled, nothing that it started is left.
         Raises ToolFailed, with the remedy, where no box works here and where the program cannot be started.
+        """
+        ...
+
+    async def run_connected(
+        self,
+        argv: Sequence[str],
+        tree: Path,
+        connection: BoxConnection,
+        *,
+        limits: BoxLimits = BoxLimits(),  # noqa: B008 - it is frozen
+        env: Mapping[str, str] = {},
+        read: Sequence[Path] = (),
+    ) -> SandboxResult:
+        """Run a program that talks to the mesh while it runs; the output of the result is its stderr.
+
+        It is as `run` says, but for its home, its network and the seconds of `limits`, which are not cut. In
+        arguments and variables `{server}` is replaced by the address of the server. Raises ToolFailed where
+        the box has no network.
         """
         ...

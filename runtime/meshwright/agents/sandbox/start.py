@@ -61,13 +61,16 @@ def _say(error: OSError, control: socket.socket) -> None:
 
 def _become(order: dict[str, Any], control: socket.socket) -> None:
     os.chdir(order["tree"])
-    environment = order["environment"]
+    argv, environment = order["argv"], order["environment"]
     sent: list[socket.socket] = []
-    if order["listens"]:
+    if order["listens"] or order["mark"]:
         listener = socket.create_server(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         environment |= dict.fromkeys(order["listens"], address)
         sent = [listener]
+        if order["mark"]:
+            argv = [word.replace(order["mark"], address) for word in argv]
+            environment = {name: value.replace(order["mark"], address) for name, value in environment.items()}
     socket.send_fds(control, [b"ready"], [listener.fileno() for listener in sent])
     if control.recv(2) != b"go":
         os._exit(_NOT_STARTED)
@@ -79,7 +82,7 @@ def _become(order: dict[str, Any], control: socket.socket) -> None:
     os.umask(0o022)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and a command would inherit
         signal.signal(number, signal.SIG_DFL)
-    os.execvpe(order["argv"][0], order["argv"], environment)
+    os.execvpe(argv[0], argv, environment)
 
 
 def _install(program: bytes) -> None:

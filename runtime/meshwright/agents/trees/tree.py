@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from meshwright.agents.sandbox.port import BoxLimits, Sandbox, SandboxResult
+from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox, SandboxResult
 from meshwright.agents.trees.files import Git, TreeFiles, left_out, locked, record
 from meshwright.agents.trees.settings import TreeSettings
 from meshwright.agents.trees.shared import SharedState, SharedTrees, bundle, unbundle
@@ -224,6 +224,46 @@ class Tree:
             argv, self.root, limits=limits, network=network, env=env, read=folders
         )
         return replace(finished, output=self.named_from_root(finished.output))
+
+    async def run_connected(
+        self,
+        argv: Sequence[str],
+        connection: BoxConnection,
+        limits: BoxLimits,
+        *,
+        env: Mapping[str, str],
+        read: Sequence[Path],
+    ) -> SandboxResult:
+        """Run a program that works on the files by itself; what it has changed stays, however it ends.
+
+        Nothing else reads or changes the tree meanwhile. Raises ToolFailed where the box cannot be started,
+        the tree is then larger than it may be, or another worker has changed it meanwhile.
+        """
+        variables = {**_ENVIRONMENT, **self.settings.env, **env}
+        folders = [*self._readable(), *read]
+        async with self._held():
+            try:
+                finished = await self._services.sandbox.run_connected(
+                    argv, self.root, connection, limits=limits, env=variables, read=folders
+                )
+            except BaseException:
+                with suppress(ToolFailed):  # the error of the program matters more
+                    await self._keep()
+                raise
+            if not await self._keep():
+                raise ToolFailed("another worker has changed the tree meanwhile")
+            return finished
+
+    async def _keep(self) -> bool:
+        """Save the state of the files for other workers; false where one of them was faster."""
+        snapshot = await self.snapshot()
+        return self._services.shared is None or await self._share("", snapshot, None)
+
+    def home(self, name: str) -> Path:
+        """A folder beside the tree for what a program keeps of its own. It is erased with the tree."""
+        folder = self.folder / "homes" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
 
     def _readable(self) -> list[Path]:
         """The folders that programs may read; of Node's packages also a link beside the tree.

@@ -88,6 +88,9 @@ class Journal:
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.may_skip = False
+        """Whether recorded steps that are known by what they ask for may be left out: a program that goes on
+        where it was does not ask again for what it has."""
         self.is_closed = False
         """Whether the run is over: nothing more can be a step of it."""
         self.outside = work.task.outside
@@ -478,7 +481,7 @@ class Journal:
             await self._check_replay(scope, key, self._earlier.intents[key.path])
         elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
-        elif scope.by_request and not self._earlier.has_begun(key.path):
+        elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
             await self._check_claimed(scope, key)
 
     async def _check_claimed(self, scope: Scope, key: StepKey) -> None:

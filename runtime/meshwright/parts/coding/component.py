@@ -1,0 +1,62 @@
+"""The component of coding agents: the agents that its tables make, and whether their programs can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from meshwright.agents.agent import Agent
+from meshwright.agents.loader import BoundAgents
+from meshwright.agents.sandbox.port import Sandbox
+from meshwright.core.capability import Capability
+from meshwright.core.settings import Settings
+from meshwright.mesh.components import Check, Component
+from meshwright.parts.coding.settings import CodingProgram, CodingSettings
+
+
+class CodingComponent(Component):
+    """Gives the coding agents of a mesh the tables of [coding]."""
+
+    name = "coding"
+    config: CodingSettings
+
+    @classmethod
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+        """An agent for each table with capabilities."""
+        tables: CodingSettings = settings.table("coding")
+        return [_agent(name, table) for name, table in tables.items() if table.capabilities]
+
+    def assemble(self) -> None:
+        """Give the agents of this process their programs."""
+        if not self.config:
+            return
+        from meshwright.parts.coding.agent import CodingAgent
+
+        for bound in self.mesh.get(BoundAgents).values():
+            if isinstance(bound.agent, CodingAgent):
+                bound.agent.programs = self.config
+
+    def checks(self) -> Iterable[Check]:
+        """Whether each program is there, and speaks its protocol."""
+        return [
+            Check(f"coding.{name}", partial(self._check, name, table)) for name, table in self.config.items()
+        ]
+
+    async def _check(self, name: str, table: CodingProgram) -> str:
+        from meshwright.parts.coding.doctor import version_in_box
+
+        return await version_in_box(name, table, self.mesh.get(Sandbox))
+
+
+def _agent(name: str, table: CodingProgram) -> type[Agent]:
+    from meshwright.parts.coding.agent import CodingAgent
+
+    fields = {
+        "__doc__": f"Has changes of code done by {name}, a coding agent.",
+        "__module__": __name__,
+        "agent_id": name,
+        "coder": name,
+        "capabilities": tuple(Capability(capability) for capability in table.capabilities),
+        "prompt_text": "A coding agent does the work; this prompt names its model and its tags.",
+    }
+    return type(f"Coding{name.title()}", (CodingAgent,), fields)

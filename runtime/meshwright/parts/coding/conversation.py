@@ -1,0 +1,108 @@
+"""A conversation by the Agent Client Protocol: its session, and its permissions, which people decide."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Mapping
+from typing import Any
+
+from meshwright.core.errors import WaitExpired
+from meshwright.engine.work.people import Approval
+from meshwright.parts.coding.acp import AcpClient, Permission, PromptEnd
+from meshwright.parts.coding.event_types import PermissionDecided
+from meshwright.parts.coding.gateway import Gateway
+from meshwright.parts.coding.programs import Launch
+from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, prompt_of, title_of
+
+_MAX_INPUT_CHARS = 8_000
+_CALLS = ("tool_call", "tool_call_update")
+
+
+class AcpConversation:
+    """One session by the protocol. Permissions are questions of the run, asked once for a call."""
+
+    def __init__(
+        self,
+        work: CodingWork,
+        launch: Launch,
+        report: CallReport,
+        gateway: Gateway,
+        streams: tuple[StreamReader, StreamWriter],
+        earlier: str,
+    ) -> None:
+        self._work, self._launch, self._report, self._gateway = work, launch, report, gateway
+        self._earlier = earlier
+        self._client = AcpClient(*streams, self._decide, self._update)
+        self._decisions: dict[str, asyncio.Future[bool]] = {}
+        self._prompt = ""
+
+    async def listen(self) -> None:
+        """Take what the program says until it ends."""
+        await self._client.listen()
+
+    async def open(self, text: str) -> OpenedSession:
+        """Begin, or go on with the earlier session where the agent can."""
+        client, earlier = self._client, self._earlier
+        features = await client.initialize()
+        folder, agent = str(self._work.tree.root), f"{features.name} {features.version}".strip()
+        headers = [{"name": "Authorization", "value": f"Bearer {self._gateway.token}"}]
+        server = {"type": "http", "name": "mesh", "url": f"{self._gateway.address}/mcp", "headers": headers}
+        servers = [server] if features.has_http_tools else []
+        if earlier and await client.take_up(earlier, folder, servers, features):
+            opened = OpenedSession(earlier, agent, "resumed")
+        else:
+            session_id = await client.new_session(folder, servers)
+            opened = OpenedSession(session_id, agent, "restarted" if earlier else "new")
+        if self._launch.mode:
+            await client.set_mode(self._launch.mode)
+        self._prompt = prompt_of(opened.how, text)
+        return opened
+
+    async def ended(self) -> PromptEnd:
+        """Ask for the work; returns how the agent ended it."""
+        return await self._client.prompt(self._prompt, self._work.settings.max_seconds)
+
+    async def _decide(self, permission: Permission) -> str | None:
+        key = str(permission.call.get("toolCallId", ""))
+        if key not in self._decisions:
+            self._decisions[key] = asyncio.ensure_future(self._ask_person(permission))
+        is_allowed = await asyncio.shield(self._decisions[key])
+        return permission.option(allow=is_allowed)
+
+    async def _ask_person(self, permission: Permission) -> bool:
+        run, call = self._work.run, dict(self._report.call(str(permission.call.get("toolCallId"))))
+        call |= {name: value for name, value in permission.call.items() if value is not None}
+        title = title_of(call)
+        about = {"kind": str(call.get("kind", "other")), "input": _input(call.get("rawInput"))}
+        question = f"{self._work.name} asks for a permission: {title}"
+        try:
+            answer = await run.ask_person(question, shape=Approval, about=about)
+        except WaitExpired:
+            answer = Approval(approve=False)
+        decided = PermissionDecided(title=title, allowed=answer.approve)
+        await run.publish("coding permission", {"session": self._work.number, "about": about}, decided)
+        return answer.approve
+
+    def _update(self, update: Mapping[str, Any]) -> None:
+        if update.get("sessionUpdate") not in _CALLS:
+            return
+        listed = update.get("locations")
+        locations = listed if isinstance(listed, list) else []
+        paths = [str(place.get("path", "")) for place in locations if isinstance(place, dict)]
+        names = ("title", "kind", "status", "rawInput")
+        fields = {name: update.get(name) for name in names} | {"paths": paths or None}
+        self._report.add(str(update.get("toolCallId", ""))[:200], fields)
+
+
+def _input(value: Any) -> str:
+    """The input of a call as text, without ids, which differ when a session is taken up again."""
+    return json.dumps(_without_ids(value), ensure_ascii=False, sort_keys=True)[:_MAX_INPUT_CHARS]
+
+
+def _without_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = {key: field for key, field in value.items() if not key.lower().endswith("id")}
+        return {key: _without_ids(field) for key, field in fields.items()}
+    return [_without_ids(item) for item in value] if isinstance(value, list) else value

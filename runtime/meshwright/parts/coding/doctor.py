@@ -1,0 +1,96 @@
+"""Tries the program of a coding agent in a box, for `mesh doctor`: is it there, and new enough?"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox
+from meshwright.core.errors import ConfigError, MeshError
+from meshwright.parts.coding.acp import MAX_LINE_BYTES, AcpClient, AgentFeatures, Permission
+from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
+from meshwright.parts.coding.settings import CodingProgram
+
+_LIMITS = BoxLimits(seconds=120.0, memory_mb=4096, processes=256)
+
+
+class _NoServer:
+    """A network in which nobody answers."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    async def serve(self, listener: socket.socket) -> None:
+        listener.close()
+
+    async def close(self) -> None:
+        pass
+
+
+async def version_in_box(name: str, table: CodingProgram, sandbox: Sandbox) -> str:
+    """The name and version of a program. Raises ConfigError for one that cannot be used."""
+    with TemporaryDirectory(prefix="meshwright-coding-") as folder:
+        tree, home = (Path(mkdtemp(dir=folder)) for _ in range(2))
+        launch = launch_of(name, table, home, "none")
+        try:
+            version = await _version(table, launch, sandbox, tree, home)
+        except MeshError as error:
+            remedy = install_of(table) or "Try its command by hand"
+            raise ConfigError(
+                f"[coding.{name}] cannot be used: {error.message}", remedy=remedy, field=f"coding.{name}"
+            ) from error
+    check_age(name, table, version)
+    return version
+
+
+async def _version(table: CodingProgram, launch: Launch, sandbox: Sandbox, tree: Path, home: Path) -> str:
+    if table.protocol == "headless":
+        argv = [launch.argv[0], "--version"]
+        finished = await sandbox.run(argv, tree, limits=_LIMITS, env=launch.env, read=launch.read)
+        return finished.output.strip().partition("\n")[0][:200]
+    features = await _features(launch, sandbox, tree, home)
+    how = "resumes sessions" if features.resumes or features.loads else "begins again after a stop"
+    return f"{features.name or launch.argv[0]} {features.version}, {how}"
+
+
+async def _features(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) -> AgentFeatures:
+    ours, theirs = socket.socketpair()
+    connection = BoxConnection(theirs, _NoServer(), home)
+    box = asyncio.create_task(
+        sandbox.run_connected(launch.argv, tree, connection, limits=_LIMITS, env=launch.env, read=launch.read)
+    )
+    box.add_done_callback(lambda _: theirs.close())
+    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+    client = AcpClient(reader, writer, _refuse, lambda update: None)
+    listening = asyncio.create_task(client.listen())
+    try:
+        return await client.initialize()
+    except MeshError:
+        await asyncio.wait([box], timeout=1.0)
+        if box.done():
+            await box  # raises where it could not be started at all
+        raise
+    finally:
+        writer.transport.abort()
+        for task in (listening, box):
+            task.cancel()
+        await asyncio.gather(listening, box, return_exceptions=True)
+
+
+async def _refuse(permission: Permission) -> None:
+    return None
+
+
+def check_age(name: str, table: CodingProgram, version: str) -> None:
+    """Raise ConfigError for a version that is older than can be used."""
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    oldest = oldest_of(table)
+    if numbers and oldest and (int(numbers[1]), int(numbers[2])) < oldest:
+        raise ConfigError(
+            f"[coding.{name}] is too old: {version}, and {'.'.join(map(str, oldest))} is needed",
+            remedy=install_of(table),
+            field=f"coding.{name}.command",
+        )

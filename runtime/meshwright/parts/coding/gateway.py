@@ -1,0 +1,169 @@
+"""The gateway of one run: calls of models and of tools by HTTP, for the coding agent in the box of that run.
+
+It is all of the box's network, listens there alone, and lives as long as the attempt. Each call of a model is
+a step of the run. `/mcp` offers the tools of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from contextvars import copy_context
+from typing import Any
+
+from meshwright.agents.run.run import Run
+from meshwright.core.errors import MeshError, NotFound, TooLarge, Unauthenticated
+from meshwright.core.http_limits import LimitedServer
+from meshwright.models.wire.dialects import DIALECTS
+from meshwright.parts.coding.mcp import McpAnswers
+
+_logger = logging.getLogger("meshwright.coding")
+_MAX_BODY_BYTES = 64_000_000
+_MAX_REFUSED = 20
+_STOP_SECONDS = 1
+_MCP = "/mcp"
+_COUNT_TOKENS = "/v1/messages/count_tokens"
+_PASSED = ("content-type", "anthropic-version", "anthropic-beta")
+_Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+_Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Gateway:
+    """Answers the programs of a box with `token`, and nobody else; `refused` lists what they tried beside.
+
+    It belongs to the asyncio context in which it is made: that of the run's own code. `interrupted` has the
+    exception that ends the run in the middle of a call, which its own code has to raise.
+    """
+
+    def __init__(self, run: Run, model: str = "") -> None:
+        self.token = f"mesh-run-{secrets.token_urlsafe(32)}"
+        self.refused: list[str] = []
+        self.address = ""
+        self._run = run
+        self._model = model or "default"
+        self._tools = McpAnswers(run)
+        self._context = copy_context()
+        self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._server: LimitedServer | None = None
+        self._is_open = True
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept connections at a listening socket, until it is closed."""
+        listener.setblocking(False)
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://{host}:{port}"
+        self._server = LimitedServer(self.answer, interface="asgi3", timeout_graceful_shutdown=_STOP_SECONDS)
+        await self._server.start(listener)
+
+    async def close(self) -> None:
+        """Refuse every call from now on, and end all connections."""
+        self._is_open = False
+        if self._server is not None:
+            self._server.force_exit = True
+            await self._server.close()
+            self._server = None
+
+    async def answer(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
+        """Answer one request, as an ASGI application: each in a task of its own, as a branch of the run."""
+        if scope["type"] != "http":
+            return
+        answering = self._answer(scope, receive, send)
+        try:
+            await asyncio.create_task(answering, context=self._context.copy())
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it unwinds the run, whose code waits elsewhere
+            if not self.interrupted.done():
+                self.interrupted.set_exception(error)
+            await _reply(send, 503, {"error": {"message": "The run has ended", "type": "server_error"}})
+
+    async def _answer(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
+        path, method = scope["path"], scope["method"]
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        try:
+            self._check(scope, headers)
+            body = await _body(receive)
+            if path == _MCP:
+                status, document = await self._tools.answer(method, body)
+                await _reply(send, status, document)
+            elif method == "POST" and (path in DIALECTS or path == _COUNT_TOKENS):
+                await self._ask(path, headers, body, send)
+            elif method == "HEAD":  # some clients look whether anybody answers
+                await _reply(send, 200, None)
+            else:
+                raise NotFound(f"The gateway of a run has no {method} {path}")
+        except MeshError as error:
+            dialect = DIALECTS.get(path) or DIALECTS["/v1/chat/completions"]
+            status, more, document = dialect.error(error)
+            await _reply(send, status, document, more)
+
+    def _check(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        """Raise Unauthenticated for a caller that is not this run's, or comes after its end."""
+        host = headers.get("host", "")
+        if f"http://{host}" != self.address and len(self.refused) < _MAX_REFUSED:
+            self.refused.append(f"{host[:200]}: a run may call its gateway alone")
+        _, _, bearer = headers.get("authorization", "").partition(" ")
+        key = headers.get("x-api-key") or bearer
+        if not (self._is_open and hmac.compare_digest(key.encode(), self.token.encode())):
+            raise Unauthenticated(
+                "This key is not that of a run that is under way",
+                remedy="A coding agent is given the key of its own run, for as long as that lasts",
+            )
+        if f"http://{host}" != self.address:
+            raise NotFound("The gateway of a run is no proxy: a box has no other network")
+
+    async def _ask(self, path: str, headers: Mapping[str, str], body: bytes, send: _Send) -> None:
+        document = _document(body)
+        if self._model and "model" in document:
+            document["model"] = self._model
+        passed_headers = {name: headers[name] for name in _PASSED if name in headers}
+        answer = await self._run.wire.answer("POST", path, passed_headers, json.dumps(document).encode())
+        await _begin(send, answer.status, [*answer.headers.items()])
+        if isinstance(answer.body, bytes):
+            return await send({"type": "http.response.body", "body": answer.body})
+        async with aclosing(answer.body) as pieces:
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _body(receive: _Receive) -> bytes:
+    parts, size, more = list[bytes](), 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > _MAX_BODY_BYTES:
+            raise TooLarge(f"The request has more than {_MAX_BODY_BYTES:,} bytes")
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise NotFound("The request is no object of JSON")
+    return document
+
+
+async def _begin(send: _Send, status: int, headers: list[tuple[str, str]]) -> None:
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+async def _reply(send: _Send, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
+    body = b"" if document is None else json.dumps(document).encode()
+    own = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    await _begin(send, status, [*own.items()])
+    await send({"type": "http.response.body", "body": body})

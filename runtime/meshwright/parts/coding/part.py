@@ -1,0 +1,12 @@
+"""The part coding."""
+
+from meshwright.core.part import Part
+
+PART = Part(
+    __name__,
+    "coding",
+    component="component:CodingComponent",
+    settings="settings:CodingSettings",
+    events="event_types:EVENTS",
+    heading="Mesh",
+)

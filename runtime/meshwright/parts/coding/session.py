@@ -1,0 +1,141 @@
+"""One session with a coding agent: its process in the box of the tree, and the gateway of its run."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
+from meshwright.core.redaction import redact
+from meshwright.parts.coding.acp import MAX_LINE_BYTES, PromptEnd
+from meshwright.parts.coding.conversation import AcpConversation
+from meshwright.parts.coding.errors import CodingAgentFailed
+from meshwright.parts.coding.gateway import Gateway
+from meshwright.parts.coding.headless import HeadlessConversation
+from meshwright.parts.coding.programs import Launch, launch_of
+from meshwright.parts.coding.settings import CodingProgram
+from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWork, OpenedSession, prompt_of
+
+_BOX = BoxLimits(processes=512, file_mb=1024, output_bytes=200_000)
+_GOODBYE_SECONDS = 5.0  # for what it still writes, once its input has ended
+_ResultT = TypeVar("_ResultT")
+
+
+class CodingSession:
+    """A session with the program that runs in the box."""
+
+    def __init__(
+        self,
+        work: CodingWork,
+        talk: AgentConversation,
+        report: CallReport,
+        gateway: Gateway,
+        box: asyncio.Task[SandboxResult],
+    ) -> None:
+        self._work, self._talk, self._report = work, talk, report
+        self._gateway, self._box = gateway, box
+
+    @property
+    def refused(self) -> list[str]:
+        """The hosts that the programs of the box tried in vain."""
+        return self._gateway.refused
+
+    async def open(self, text: str, *, is_lost: bool) -> OpenedSession:
+        """Begin or go on, and ask for the work; `is_lost` says that an earlier session cannot go on."""
+        with self._work.run.program():
+            opened = await self._within_box(
+                self._talk.open(prompt_of("restarted", text) if is_lost else text)
+            )
+        return opened._replace(how="restarted") if is_lost else opened
+
+    async def ended(self) -> PromptEnd:
+        """How the agent ended the work. Raises CodingAgentFailed with the last words of its program."""
+        with self._work.run.program():
+            end = await self._within_box(self._talk.ended())
+            await self._report.complete()
+        return end
+
+    async def _within_box(self, work: Awaitable[_ResultT]) -> _ResultT:
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait([working, self._gateway.interrupted], return_when=asyncio.FIRST_COMPLETED)
+            if self._gateway.interrupted.done():
+                await self._gateway.interrupted
+            return await working
+        except CodingAgentFailed as error:
+            ending = await self._ending()
+            raise type(error)(f"{self._work.name}: {error.message}{ending}", remedy=error.remedy) from error
+        finally:
+            working.cancel()
+
+    async def _ending(self) -> str:
+        """How the program ended, with its last words. Raises ToolFailed where it could not be started."""
+        await asyncio.wait([self._box], timeout=1.0)
+        if not self._box.done() or self._box.cancelled():
+            return ""
+        finished = self._box.result()
+        words = redact(" ".join(finished.output[-600:].split()))
+        reason = f"the limit of {finished.ended_by}" if finished.ended_by else f"status {finished.status}"
+        return f" (its program ended by {reason}{f': {words}' if words else ''})"
+
+
+@asynccontextmanager
+async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[CodingSession]:
+    """Start the program in the box of the tree, for a new session or an `earlier` one.
+
+    The gateway of the run answers as long as the block lasts. At its end nothing of the program is left but
+    its home and its files.
+    """
+    gateway = Gateway(work.run, work.settings.model)
+    home = work.tree.home(work.name)
+    launch = launch_of(work.name, work.settings, home, gateway.token, earlier)
+    ours, theirs = socket.socketpair()
+    box = asyncio.create_task(_run(work, launch, BoxConnection(theirs, gateway, home)))
+    box.add_done_callback(lambda _: theirs.close())
+    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+    report = CallReport(work)
+    talk: AgentConversation
+    if work.settings.protocol == "acp":
+        talk = AcpConversation(work, launch, report, gateway, (reader, writer), earlier)
+    else:
+        talk = HeadlessConversation(work, report, reader, writer, earlier)
+    session = CodingSession(work, talk, report, gateway, box)
+    listening = asyncio.create_task(talk.listen())
+    try:
+        yield session
+        with suppress(OSError):
+            writer.write_eof()
+        await asyncio.wait([box], timeout=_GOODBYE_SECONDS)
+    finally:
+        await gateway.close()
+        writer.transport.abort()
+        for task in (listening, box):
+            task.cancel()
+        await asyncio.wait([listening, box])
+        _forget(listening, box)
+
+
+def _forget(*tasks: asyncio.Task[Any]) -> None:
+    """Have looked at the errors of tasks whose result is not used."""
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
+
+
+async def _run(work: CodingWork, launch: Launch, connection: BoxConnection) -> SandboxResult:
+    limits = _limits(work.settings)
+    return await work.tree.run_connected(launch.argv, connection, limits, env=launch.env, read=launch.read)
+
+
+def _limits(settings: CodingProgram) -> BoxLimits:
+    # A session is bounded by its prompt; the box is the bound of an agent that does not end.
+    return BoxLimits(
+        seconds=settings.max_seconds + 300.0,
+        memory_mb=settings.max_memory_mb,
+        processes=_BOX.processes,
+        file_mb=_BOX.file_mb,
+        output_bytes=_BOX.output_bytes,
+    )

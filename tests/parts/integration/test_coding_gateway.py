@@ -1,0 +1,139 @@
+"""The gateway of a run: whom it answers, with which key, and for how long."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+
+from meshwright import Agent, Capability, Run, ToolContext, tool
+from meshwright.parts.coding.gateway import Gateway
+from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
+
+QUESTION = {"model": "gpt-x", "messages": [{"role": "user", "content": "How?"}]}
+PATHS = ("/v1/chat/completions", "/v1/responses", "/mcp")
+
+
+class Doors:
+    """The gateways of runs that wait until they may end."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, Gateway] = {}
+        self.changed = asyncio.Condition()
+        self.may_end = asyncio.Event()
+
+    async def of(self, task_id: str) -> Gateway:
+        async with self.changed:
+            await self.changed.wait_for(lambda: task_id in self.open)
+        return self.open[task_id]
+
+
+@pytest.fixture
+def doors() -> Doors:
+    return Doors()
+
+
+def opener(doors: Doors) -> type[Agent]:
+    class Opener(Agent):
+        """Opens a gateway for its run."""
+
+        agent_id = "opener"
+        capabilities = (Capability("opening"),)
+        prompt_text = "You answer."
+
+        @tool(idempotent=True, effect="read")
+        async def price(self, item: str, context: ToolContext) -> str:
+            """The price of an item."""
+            return f"{item} is 7"
+
+        async def run(self, run: Run) -> str:
+            gateway = Gateway(run)
+            await gateway.serve(socket.create_server(("127.0.0.1", 0)))
+            try:
+                async with doors.changed:
+                    doors.open[run.task.task_id] = gateway
+                    doors.changed.notify_all()
+                with run.program():
+                    await doors.may_end.wait()
+            finally:
+                await gateway.close()
+            return "closed"
+
+    return Opener
+
+
+async def asked(gateway: Gateway, path: str, body: Any, key: str, **headers: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session:
+        auth_headers = {"authorization": f"Bearer {key}", **headers}
+        async with session.post(gateway.address + path, json=body, headers=auth_headers) as response:
+            return response.status, await response.json(content_type=None)
+
+
+async def begun(mesh: MeshUnderTest, doors: Doors) -> tuple[str, Gateway]:
+    receipt = await mesh.client.submit("opener", "Open.")
+    return receipt.task_id, await doors.of(receipt.task_id)
+
+
+async def test_calls_of_models_and_tools_are_steps_of_the_run(doors: Doors) -> None:
+    async with mesh_for(opener(doors), model=ScriptedModel("So.")) as mesh:
+        task_id, gateway = await begun(mesh, doors)
+        status, reply = await asked(gateway, "/v1/chat/completions", QUESTION, gateway.token)
+        assert (status, reply["choices"][0]["message"]["content"]) == (200, "So.")
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        _, listed = await asked(gateway, "/mcp", message, gateway.token)
+        assert "price" in [one["name"] for one in listed["result"]["tools"]]
+        call = {"name": "price", "arguments": {"item": "tea"}}
+        message |= {"method": "tools/call", "params": call}
+        _, called = await asked(gateway, "/mcp", message, gateway.token)
+        assert called["result"] == {"content": [{"type": "text", "text": "tea is 7"}], "isError": False}
+        doors.may_end.set()
+        outcome = await mesh.client.outcome(task_id)
+        assert outcome.result["text"] == "closed"
+        names = mesh.events(task_id=task_id).names
+        assert names.count("model.called") == 1
+        assert names.count("price") == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_another_key_and_one_after_the_end_are_refused(doors: Doors, path: str) -> None:
+    async with mesh_for(opener(doors)) as mesh:
+        task_id, gateway = await begun(mesh, doors)
+        _, other = await begun(mesh, doors)
+        for key in (other.token, "", "guess", "mesh-run-"):
+            status, document = await asked(gateway, path, QUESTION, key)
+            assert status == 401, (key, document)
+            assert "not that of a run that is under way" in json.dumps(document)
+        doors.may_end.set()
+        await mesh.client.outcome(task_id)
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(QUESTION).encode()}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [
+            (b"authorization", f"Bearer {gateway.token}".encode()),
+            (b"host", gateway.address[7:].encode()),
+        ]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        await gateway.answer(scope, receive, send)
+        assert sent[0]["status"] == 401
+        with pytest.raises(aiohttp.ClientError):
+            await asked(gateway, path, QUESTION, gateway.token)
+
+
+async def test_it_is_no_proxy_and_names_who_was_wanted(doors: Doors) -> None:
+    async with mesh_for(opener(doors)) as mesh:
+        _, gateway = await begun(mesh, doors)
+        status, document = await asked(
+            gateway, "/v1/chat/completions", QUESTION, gateway.token, host="example.org"
+        )
+        assert (status, gateway.refused) == (404, ["example.org: a run may call its gateway alone"])
+        assert "is no proxy" in json.dumps(document)
+        status, document = await asked(gateway, "/elsewhere", QUESTION, gateway.token)
+        assert (status, "has no POST /elsewhere" in json.dumps(document)) == (404, True)
+        doors.may_end.set()
