@@ -13,18 +13,9 @@ from meshwright.cli.app import mesh as cli
 from meshwright.core.clock import SystemClock
 from meshwright.core.events import Event
 from meshwright.engine.events import table
+from meshwright.engine.events.heads import FILE_NAME, KEY_NAME, SIGNED, Head, HeadKeeper, Signer, stored_heads
 from meshwright.engine.events.rows import ERASED_EVENT, PRUNED_EVENT
-from meshwright.engine.events.verify import (
-    FILE_NAME,
-    KEY_NAME,
-    SIGNED,
-    ChainReport,
-    Head,
-    HeadKeeper,
-    Signer,
-    stored_heads,
-    verify,
-)
+from meshwright.engine.events.verify import ChainReport, verify
 from meshwright.engine.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, forge, open_log
 from tests.support.postgres import Location

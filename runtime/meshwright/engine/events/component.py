@@ -22,11 +22,11 @@ from meshwright.core.tracing import TENANT, Tracing
 from meshwright.engine.events.audit import Audit, aggregate_of
 from meshwright.engine.events.event_types import AuditHead
 from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.engine.events.inbox import Inbox, InboxProjection
 from meshwright.engine.events.inbox_sources import WholeInbox
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.events.settings import AuditSettings, TracingSettings
-from meshwright.engine.events.verify import SIGNED, Head, HeadKeeper
 from meshwright.engine.work.protocol import DEFAULT_TENANT
 from meshwright.mesh.components import Check, Component, Pages
 from meshwright.mesh.mesh import Mesh

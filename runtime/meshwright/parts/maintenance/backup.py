@@ -20,8 +20,8 @@ from msgspec import Meta
 from meshwright.agents.trees.leases import LEASES
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import StoreFailed
-from meshwright.engine.events.verify import FILE_NAME as HEADS
-from meshwright.engine.events.verify import KEY_NAME, Head
+from meshwright.engine.events.heads import FILE_NAME as HEADS
+from meshwright.engine.events.heads import KEY_NAME, Head
 from meshwright.engine.sql.folder import (
     IGNORE,
     LOCK_NAME,

@@ -321,7 +321,7 @@ async def _verify_store(mesh: Connection) -> StoreVerification:
 
 def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerification | None]:
     from meshwright.core.settings import load_settings
-    from meshwright.engine.events.verify import FILE_NAME as HEADS
+    from meshwright.engine.events.heads import FILE_NAME as HEADS
     from meshwright.engine.events.verify import verify
     from meshwright.engine.sql.sqlite import FILE_NAME
     from meshwright.mesh.app import build_mesh, database_of, sqlite_runtime
@@ -384,7 +384,7 @@ def _report_store(report: StoreVerification) -> None:
 
 
 def _report(report: ChainReport) -> None:
-    from meshwright.engine.events.verify import fingerprint
+    from meshwright.engine.events.heads import fingerprint
 
     say(report.sentence())
     if report.key:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
 from meshwright.core.redaction import environment_with
-from meshwright.engine.events.verify import FILE_NAME as HEADS
+from meshwright.engine.events.heads import FILE_NAME as HEADS
 from meshwright.engine.sql.folder import LOCK_NAME, lock_folder, make_private
 from meshwright.engine.sql.sqlite import FILE_NAME
 
