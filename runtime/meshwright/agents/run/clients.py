@@ -112,10 +112,10 @@ class RunClients(RunSteps):
         It answers in this run alone, with the errors that the SDK knows, and repeats none by itself. Raises
         AgentError without the extra `meshwright[openai]`.
         """
-        client = library_of("httpx", "openai").AsyncClient(transport=self.transport())
-        return library_of("openai", "openai").AsyncOpenAI(
-            api_key=_NO_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client
-        )
+        openai = library_of("openai", "openai")
+        package: HttpPackage = "httpx" if openai.__version__.startswith("2.") else "httpx2"
+        client = library_of(package, "openai").AsyncClient(transport=self.transport(package))
+        return openai.AsyncOpenAI(api_key=_NO_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client)
 
     def functions(self, *names: str) -> list[Callable[..., Awaitable[Any]]]:
         """The agent's tools, or those of these names, as async functions for a framework.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -32,6 +33,9 @@ from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.money.spending import Activity
 
+_CURRENT: ContextVar[Run | None] = ContextVar("_CURRENT", default=None)
+"""The run that the code is within. An asyncio task begins in the run of its maker."""
+
 
 class Run(RunClients):
     """The work of one agent on one task. Tools get it as their context."""
@@ -43,6 +47,15 @@ class Run(RunClients):
         """The task being worked on."""
         self.tools = RunTools(state, calls)
         self._prepared: PreparedPrompt | None = None
+
+    @classmethod
+    def current(cls) -> Run | None:
+        """The run that the code is within, in asyncio tasks that it started too; None outside a run."""
+        return _CURRENT.get()
+
+    def begin(self) -> None:
+        """Make it the current run of this asyncio task, which is its own."""
+        _CURRENT.set(self)
 
     @property
     def usage(self) -> RunUsage:

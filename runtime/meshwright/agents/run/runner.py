@@ -226,6 +226,7 @@ class _Attempt:
     async def _result(self) -> dict[str, Any] | None:
         try:
             await self._journal.begin()
+            self._run.begin()
             self._state.tools.update(await self._tools())
             answer: Any = self._state.agent.run(self._run)
             if not inspect.isawaitable(answer):

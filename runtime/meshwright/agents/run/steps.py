@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
-from meshwright.agents.run.author import UnawaitedCalls, awaited, noted
+from meshwright.agents.run.author import UnawaitedCalls, awaited, noted, plain_data
 from meshwright.agents.run.checks import StepCheckFunction, check_step, refuse_check
 from meshwright.agents.run.state import RunState
 from meshwright.agents.tools.limited import cut
@@ -178,14 +178,16 @@ class RunSteps:
         *,
         repeatable: bool = True,
         check: StepCheckFunction | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> _ResultT:
         """Run an async function once, however often the work is resumed; the result is plain JSON data.
 
         With `repeatable=False` it is never run a second time where it may have happened already: a person is
         asked. So it is with a `check`, which is asked first: an async function that gets the step's id, the
         `step_id` that `run` had, and returns a `CheckResult`. It changes nothing, has the time of a tool, and
-        cannot tell where it fails. Steps may run side by side. Raises AgentError where `run` or `check` is no
-        async function, or gives what JSON cannot hold.
+        cannot tell where it fails. `request` is plain data that says what the step does: it is shown to a
+        person who is asked, and a step with another request is another step. Steps may run side by side.
+        Raises AgentError where `run` or `check` is no async function, or gives what JSON cannot hold.
         """
         if check is not None:
             refuse_check(name, check)
@@ -197,7 +199,7 @@ class RunSteps:
 
         return await self._journal.step(
             name,
-            {},
+            {} if request is None else plain_data(request, f"step {name!r} has a request"),
             lambda: self._timed(name, run),
             repeatable=repeatable and check is None,
             tell=tell,
