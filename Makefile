@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex mcp tsc harness kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex frameworks mcp tsc harness kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -58,6 +58,9 @@ dapr:  ## build daprd, placement and scheduler with Go, once, and print where th
 dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
 	@"$(PYTHON)" tests/support/build dex
 
+frameworks:  ## install the agent frameworks whose agents tests run, in an environment of their own, once
+	@"$(PYTHON)" tests/support/frameworks/install
+
 mcp:  ## install the MCP servers that tests run, with npm and pip, once
 	@"$(PYTHON)" tests/support/mcp/install
 
@@ -88,10 +91,11 @@ COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
 
 lock: .venv/.dev  ## renew the locks (ARGS="--upgrade" or ARGS="--upgrade-package NAME" to move versions)
-	@$(COMPILE) --all-extras --group dev -o requirements/dev.txt
+	@$(COMPILE) --extra all --group dev -o requirements/dev.txt
 	@$(COMPILE) --extra all -c requirements/dev.txt -o requirements/all.txt
 	@$(COMPILE) -c requirements/dev.txt -o requirements/default.txt
 	@$(COMPILE) --extra dapr --extra oidc --extra otlp --extra postgres -c requirements/dev.txt -o requirements/image.txt
+	@$(COMPILE) --extra dapr --extra postgres --group frameworks -o requirements/frameworks.txt
 	@echo hatchling | $(subst pyproject.toml,-,$(COMPILE)) -c requirements/dev.txt -o requirements/build.txt
 
 sbom: .venv/.dev  ## build the wheel into dist/, and beside it the list of all that it rests on, as CycloneDX

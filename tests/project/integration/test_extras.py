@@ -168,7 +168,7 @@ def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras.keys() - {"all"} == {
         *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp", "sentiment"),
-        "openai",
+        *("openai", "pydantic-ai"),
     }
 
 
@@ -243,6 +243,15 @@ async def test_the_client_of_openai_answers_in_a_run(there: Installed) -> None:
     (there.folder / "actors").mkdir(exist_ok=True)
     (there.folder / "actors" / "askers.py").write_text(ASKER)
     asked = await there.mesh("ask", "asker", "What is a mesh?")
+    assert (asked.status, "offline model" in asked.out) == (0, True), asked
+
+
+@BY_ITSELF
+async def test_an_agent_of_pydantic_ai_answers_in_a_run(installed: Callable[[str], Installed]) -> None:
+    there = installed("pydantic-ai")
+    (there.folder / "actors").mkdir()
+    shutil.copy(ROOT / "examples" / "frameworks" / "pydantic_ai_durability.py", there.folder / "actors")
+    asked = await there.mesh("ask", "shop", "What is a mesh?")
     assert (asked.status, "offline model" in asked.out) == (0, True), asked
 
 
