@@ -42,6 +42,7 @@ LONG = (
     "test_litellm_proxy.py",
     "test_dapr.py",
     "test_real_clients.py",
+    "test_frameworks.py",
     "test_simulated_kills_dapr.py",
     "test_outages_dapr.py",
     "test_dapr_faults.py",

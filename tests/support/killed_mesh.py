@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ import pytest
 
 from tests.run import DAPR
 from tests.support.postgres import Address
-from tests.support.running_mesh import MESH, UP, RunningMesh, mesh_up
+from tests.support.running_mesh import MESH, ROOT, RunningMesh, mesh_up
 from tests.support.running_stack import children_of, gone
 
 _LOOK_SECONDS = 0.02
@@ -32,15 +32,26 @@ class KilledMesh:
 
     running: RunningMesh
 
-    def __init__(self, store: str, data: Path, url: Address | None, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        store: str,
+        data: Path,
+        url: Address | None,
+        environment: dict[str, str],
+        *,
+        command: Sequence[str] = MESH,
+        cwd: Path = ROOT,
+    ) -> None:
         self._is_dapr = store == "dapr"
         self._data = data
+        self._up = [*command, "up", *(["--host", "dapr"] if self._is_dapr else [])]
+        self._cwd = cwd
         self._environment = environment | ({"MESH_DATABASE": url} if url else {})
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        up = [*MESH, "up", "--host", "dapr"] if self._is_dapr else UP
-        self.running = await self._stack.enter_async_context(mesh_up(self._data, up=up, **self._environment))
+        up = mesh_up(self._data, up=self._up, cwd=self._cwd, **self._environment)
+        self.running = await self._stack.enter_async_context(up)
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -1,0 +1,181 @@
+"""One contract for the agents of every framework: kill -9 at each boundary of a run, and nothing is lost.
+
+In one mesh there is a task for each boundary, which is held there: in each call of a model, in each call of a
+tool before and after its effect, at the approval. Then the mesh is killed, the code of one shop changes, and
+another mesh goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright import Outcome
+from meshwright.engine.events.inbox import Question
+from tests.run import DAPR
+from tests.support.frameworks.shop_mesh import COST, SCRIPT, ShopMesh, TextProvider
+
+PROMPT = "You sell things."
+PLACES = (
+    "model:0",
+    "stock:lamp",
+    "stock:rug",
+    "model:2",
+    "charge:before",
+    "charge:after",
+    "model:3",
+    "approval",
+    "ship:before",
+    "ship:after",
+    "model:4",
+)
+"""The boundaries of a run, in their order. Two items are looked up side by side."""
+AFTER_APPROVAL = ("ship:before", "ship:after", "model:4", "late")
+DEPLOYED = {"early": "stock:rug", "late": "ship:after"}
+"""Tasks whose code changes while they are in a tool: before anything was changed, and after."""
+EFFECTS = {"stock lamp": 1, "stock rug": 1, "charge 500": 1, "ship lamp": 1}
+EXAMPLES = (
+    "pydantic_ai_shop",
+    "pydantic_ai_durability",
+    "openai_agents_shop",
+    "langgraph_shop",
+    "agent_framework_shop",
+)
+_SOAK = pytest.mark.soak("the same on SQLite; the turns and claims of each store have tests of their own")
+CASES = [
+    *((example, "sqlite") for example in EXAMPLES),
+    *(
+        pytest.param(example, store, marks=[_SOAK, *needs])
+        for store, needs in (("postgres", []), ("dapr", [pytest.mark.needs(*DAPR)]))
+        for example in EXAMPLES
+    ),
+]
+
+
+def text_of(name: str) -> str:
+    return f"{name}: Sell the lamp. hold={DEPLOYED.get(name, name)}."
+
+
+class Sale:
+    """A mesh of shops, and its tasks: one held at each boundary, by name."""
+
+    def __init__(self, mesh: ShopMesh, provider: TextProvider) -> None:
+        self.mesh, self.provider = mesh, provider
+        self.tasks: dict[str, str] = {}
+        self.questions: dict[str, set[str]] = {}
+        """The questions that each task has asked, by their keys."""
+        self.outcomes: dict[str, Outcome] = {}
+
+    async def submit(self, agent_id: str, *names: str) -> None:
+        for name in names:
+            task_id = await self.mesh.running.submit(text_of(name), agent_id=agent_id, capability="selling")
+            self.tasks[name], self.questions[name] = task_id, set()
+
+    async def open_questions(self) -> list[tuple[str, Question]]:
+        """The open questions, each with the name of its task."""
+        names = {task_id: name for name, task_id in self.tasks.items()}
+        questions = [
+            (names[question.task_id], question) for question in await self.mesh.running.client.inbox()
+        ]
+        for name, question in questions:
+            self.questions[name].add(question.wait_id)
+        return questions
+
+    def is_held(self, name: str, waiting: set[str]) -> bool:
+        if name in ("approval", "poor"):
+            return name in waiting
+        text, effects = text_of(name), self.mesh.effects(text_of(name))
+        is_beside_done = not name.startswith("stock") or effects["stock lamp"] + effects["stock rug"] == 1
+        return is_beside_done and self.provider.held[text] + effects["held"] == 1
+
+    async def until_held(self) -> None:
+        """Approve what has to go past the approval, until each task is where it is held."""
+        to_approve, waiting = {*AFTER_APPROVAL}, set[str]()
+        while not all(self.is_held(name, waiting) for name in self.tasks):
+            ended = (await self.mesh.running.client.status()).tasks.keys() & {
+                "failed",
+                "succeeded",
+                "timed_out",
+            }
+            assert not ended, [task.error for task in await self.mesh.running.client.tasks()]
+            questions = await self.open_questions()
+            waiting = {name for name, _ in questions}
+            for name, question in questions:
+                if name in to_approve:
+                    to_approve.discard(name)
+                    await self.mesh.running.client.answer(question, {"approve": True})
+            await asyncio.sleep(0.02)
+
+    async def go_on(self) -> None:
+        """Answer each question until all tasks have ended."""
+        ends = asyncio.gather(*(self.mesh.running.client.outcome(task) for task in self.tasks.values()))
+        while not ends.done():
+            for name, question in await self.open_questions():
+                await self.mesh.running.client.answer(question, answer_to(name, question))
+            await asyncio.sleep(0.02)
+        self.outcomes = dict(zip(self.tasks, ends.result(), strict=True))
+
+
+def answer_to(name: str, question: Question) -> dict[str, Any]:
+    """The answer of a person who looks: nothing that took effect is repeated."""
+    if question.subject.get("kind") == "restart":
+        return {"approve": False, "reason": "It was sold."}
+    is_in_doubt = question.answer_schema is not None and "result" in question.answer_schema["properties"]
+    if is_in_doubt and name.endswith(":after"):
+        return {"approve": False, "result": "It was done before."}
+    return {"approve": True}
+
+
+@pytest.mark.parametrize(("example", "store"), CASES)
+async def test_agents_of_frameworks_go_on_after_a_kill_at_each_boundary(
+    example: str, store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if store == "postgres" else None
+    async with TextProvider(SCRIPT) as provider, ShopMesh(example, store, tmp_path, url, provider) as mesh:
+        sale = Sale(mesh, provider)
+        await sale.submit("seller", *PLACES)
+        await sale.submit("poor", "poor")
+        await sale.submit("deployed", *DEPLOYED)
+        await sale.until_held()
+        mesh.release()
+        mesh.deploy(PROMPT, "You sell things, and are polite.")
+        await mesh.kill()
+        await mesh.running.client.raise_budget(Decimal(1), budget="poor", key="poor")
+        await sale.go_on()
+        calls = {name: await mesh.calls(task_id) for name, task_id in sale.tasks.items()}
+    for name in (*PLACES, "poor"):
+        check_sold(sale, name)
+    for name, outcome in sale.outcomes.items():
+        asked = sum(provider.asked_of(text_of(name)).values())
+        assert (name, len(calls[name])) == (name, asked), "the ledger has other calls than the provider"
+        assert sum(Decimal(call["cost_usd"]) for call in calls[name]) == outcome.cost_usd == asked * COST
+    check_deployed(sale)
+
+
+def check_sold(sale: Sale, name: str) -> None:
+    """A task that was killed at a boundary: nothing twice, but the call of a model that was cut off."""
+    text, outcome = text_of(name), sale.outcomes[name]
+    assert (name, outcome.text) == (name, "The lamp is sold."), outcome.error
+    assert (name, sale.mesh.effects(text) - Counter(held=1)) == (name, EFFECTS)
+    cut = [("", int(name.removeprefix("model:")))] if name.startswith("model:") else []
+    assert sale.provider.asked_of(text) == Counter([*SCRIPT, *cut]), f"{name}: a call is repeated"
+    doubts = name.partition(":")[0] in ("charge", "ship")
+    assert (name, len(sale.questions[name])) == (name, 1 + doubts + (name == "poor"))
+
+
+def check_deployed(sale: Sale) -> None:
+    """The rules of a deploy: work begins anew where it changed nothing, else a person is asked."""
+    early, late = sale.outcomes["early"], sale.outcomes["late"]
+    assert (early.text, early.attempt) == ("The lamp is sold.", 2)
+    assert (
+        sale.mesh.effects(text_of("early"))["charge 500"]
+        == sale.mesh.effects(text_of("early"))["ship lamp"]
+        == 1
+    )
+    assert late.error is not None and late.error.type == "RestartDenied"
+    assert sale.mesh.effects(text_of("late")) - Counter(held=1) == EFFECTS
