@@ -44,7 +44,8 @@ def test_pages_import_public_modules_alone(path: Path) -> None:
     assert [module for module in lines if not is_public(module)] == []
 
 
-@pytest.mark.parametrize("module", PUBLIC)
+# The framework of the other is in an environment of its own, where test_frameworks.py imports it.
+@pytest.mark.parametrize("module", sorted({*PUBLIC} - {"meshwright.pydantic_ai"}))
 def test_every_public_name_is_there(module: str) -> None:
     names = getattr(import_module(module), "__all__", [])
     assert [name for name in names if not hasattr(import_module(module), name)] == []

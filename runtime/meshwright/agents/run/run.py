@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -53,9 +54,14 @@ class Run(RunClients):
         """The run that the code is within, in asyncio tasks that it started too; None outside a run."""
         return _CURRENT.get()
 
-    def begin(self) -> None:
-        """Make it the current run of this asyncio task, which is its own."""
-        _CURRENT.set(self)
+    @contextmanager
+    def as_current(self) -> Iterator[None]:
+        """A block of code that is within the run."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:  # else its asyncio task would hold it, in a circle
+            _CURRENT.reset(token)
 
     @property
     def usage(self) -> RunUsage:

@@ -205,7 +205,8 @@ class _Attempt:
         result = None
         try:
             async with limit:
-                result = await self._result()
+                with self._run.as_current():
+                    result = await self._result()
         except BaseException as error:  # whatever the agent's code makes of a RunSuspended that it catches
             is_ours = journal.let_go()
             if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
@@ -226,7 +227,6 @@ class _Attempt:
     async def _result(self) -> dict[str, Any] | None:
         try:
             await self._journal.begin()
-            self._run.begin()
             self._state.tools.update(await self._tools())
             answer: Any = self._state.agent.run(self._run)
             if not inspect.isawaitable(answer):
