@@ -32,6 +32,7 @@ ENDED = ("succeeded", "failed", "cancelled", "timed_out")
 TASKS = (
     Column("task", "task_id", cut=1, from_end=True),
     Column("status", "status"),
+    Column("title", "title", cut=7, least=16),
     Column("capability", "capability", cut=4),
     Column("agent", "agent_id", cut=5),
     Column("age", "created_at", age),

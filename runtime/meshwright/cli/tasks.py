@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -36,11 +36,13 @@ from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, t
 from meshwright.core import display
 from meshwright.core.display import Document
 from meshwright.core.errors import NotFound
+from meshwright.core.task_events import WaitKind
 from meshwright.money.display import estimated
 
 if TYPE_CHECKING:
     from meshwright.core.messages import Receipt
 
+_WAITS = get_args(WaitKind)
 _NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
 
 
@@ -255,6 +257,12 @@ def submit(
 
 @click.command()
 @filter_options(*OPEN, *ENDED)
+@click.option(
+    "--waits-for",
+    type=click.Choice(_WAITS),
+    metavar="KIND",
+    help=f"Only of tasks that wait for this now: {', '.join(_WAITS)}.",
+)
 @click.option(
     "--order",
     type=click.Choice(["created", "changed"]),

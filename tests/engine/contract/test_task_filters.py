@@ -63,6 +63,25 @@ async def test_tasks_are_found_by_words_of_their_request(
     assert await names(store, text=text) == found
 
 
+async def test_a_task_is_titled_by_the_first_line_of_its_request(store: LogOnFile) -> None:
+    texts = {"a": "\n  Pay the invoice \nof May", "b": "w" * 200, "c": ""}
+    await store.write([dispatched(task_id, words) for task_id, words in texts.items()])
+    page = await store.log.tasks(tenant_id="default", limit=9)
+    titles = {task.task_id: task.title for task in page.items}
+    assert titles == {"a": "Pay the invoice", "b": f"{'w' * 119}…", "c": '{"order":17}'}
+
+
+async def test_tasks_are_found_by_what_they_wait_for_now(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abcd"])
+    for task_id, kind in (("a", "person"), ("b", "money"), ("c", "person")):
+        waiting = {"attempt": 1, "key": f"{task_id}/1", "kind": kind}
+        await store.write([about(task_id, "task.waiting", waiting)])
+    assert await names(store, waits_for="person") == ["c", "a"]
+    assert await names(store, waits_for="money") == ["b"]
+    await store.write([ended("c")])
+    assert await names(store, waits_for="person") == ["a"]
+
+
 async def test_tasks_are_listed_by_their_last_change(store: LogOnFile) -> None:
     await store.write([dispatched(task_id) for task_id in "abcde"])
     await store.write([ended("b"), ended("a")])

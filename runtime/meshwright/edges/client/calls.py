@@ -18,6 +18,7 @@ from meshwright.edges.client.transports import RequestSender
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.core.messages import TaskStatus
     from meshwright.core.money import OnEmpty
+    from meshwright.core.task_events import WaitKind
     from meshwright.engine.events.inbox import Question
     from meshwright.engine.events.tasks import DeadLetters
     from meshwright.engine.work.protocol import Begin
@@ -213,8 +214,9 @@ class CriteriaFields(TypedDict, total=False):
 
 
 class FilterFields(CriteriaFields, total=False):
-    """The same, and the time of the last change of a task: a time, or a text like `24h`."""
+    """The same, what a task waits for now, and the time of its last change: a time, or a text like `24h`."""
 
+    waits_for: WaitKind | None
     since: datetime | str | None
     until: datetime | str | None
 

@@ -11,6 +11,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.events import Event
 from meshwright.core.ids import version_prefix
 from meshwright.core.messages import TaskStatus
+from meshwright.core.task_events import WaitKind
 
 if TYPE_CHECKING:
     from meshwright.engine.sql.database import Session
@@ -39,9 +40,9 @@ class TaskFilter(BaseModel):
 
     `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
     `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
-    `tag` is one of such a call. `text` stands in the first 1,000 characters of their request, whatever its
-    case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
-    failed or timed out, `open` those that have not ended.
+    `tag` is one of such a call. `waits_for` is the kind of thing that they wait for now. `text` stands in the
+    first 1,000 characters of their request, whatever its case. `since` and `until` bound the time of their
+    last change, and include it. `dead` are those that failed or timed out, `open` those that have not ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,7 @@ class TaskFilter(BaseModel):
     model: str | None = None
     prompt: str | None = None
     tag: str | None = None
+    waits_for: WaitKind | None = None
     error: str | None = None
     text: str | None = None
     task_id: str | None = None
@@ -79,6 +81,12 @@ class TaskFilter(BaseModel):
                 f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
             )
             values |= call_values
+        if self.waits_for is not None:
+            values["waits_for"] = session.bindable(self.waits_for)
+            conditions.append(
+                "EXISTS (SELECT 1 FROM waits WHERE waits.task_id = tasks.task_id "
+                "AND waits.tenant_id = tasks.tenant_id AND waits.kind = :waits_for)"
+            )
         if self.text is not None:
             values["text"] = session.bindable(self.text)
             conditions.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")

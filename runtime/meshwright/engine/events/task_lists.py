@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.engine.events.tasks import (
-    LISTED,
+    LISTED_COLUMNS,
     DeadLetterPage,
     DeadLetters,
     TaskPage,
@@ -33,7 +33,7 @@ def list_tasks(
     conditions, values = filter.conditions(session, tenant_id)
     place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
     where = (f"WHERE {place} < :before AND", conditions, f"ORDER BY {place} DESC LIMIT :limit")
-    query = ("SELECT", ", ".join(LISTED), "FROM", session.by_index("tasks", index), *where)
+    query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), *where)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(summary_of, rows[:limit]))
     return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
@@ -146,8 +146,7 @@ class TasksBelow(NamedTuple):
 
 def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
     """A tenant's task with those below it, at most 10,000 and 50 levels; none where it is not there."""
-    columns = ", ".join(LISTED)
-    level = session.select_in(f"SELECT {columns} FROM tasks WHERE task_id", [task_id])  # noqa: S608
+    level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE task_id", [task_id])  # noqa: S608
     by_id: dict[str, TaskSummary] = {}
     for _ in range(_MAX_LEVELS):
         tasks = [task for task in map(summary_of, level) if task.tenant_id == tenant_id]
@@ -158,7 +157,7 @@ def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
         if not new:
             return TasksBelow([*by_id.values()], is_whole=True)
         ids = {task.task_id for task in new}
-        level = session.select_in(f"SELECT {columns} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
+        level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
     return TasksBelow([*by_id.values()], is_whole=False)
 
 

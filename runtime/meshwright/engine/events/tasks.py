@@ -27,6 +27,7 @@ from meshwright.engine.sql.database import Row, Session
 
 MAX_REASON_CHARS = 500
 _MAX_TEXT_CHARS = 1_000  # of a request
+_MAX_TITLE_CHARS = 120
 _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 USAGE = ("prompt_tokens", "completion_tokens")
 _DELETE = "DELETE FROM tasks WHERE task_id = ? AND tenant_id = ?"
@@ -36,6 +37,8 @@ ModelT = TypeVar("ModelT", bound=Struct)
 
 class TaskSummary(View):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
+
+    `title` is the first line of its request.
 
     `error` is the type of the error by which it failed.
 
@@ -70,6 +73,7 @@ class TaskSummary(View):
     cost_usd: Fact[Amount | None]
     code: Fact[str | None] = None
     once: Fact[int] = 0
+    title: str | None = None
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -157,10 +161,17 @@ def summary_of(row: Row) -> TaskSummary:
     """A task of a list, of the columns `LISTED`."""
     fields = dict(zip(LISTED, row, strict=True))
     usage = Usage(**{name: fields.pop(name) for name in USAGE})
+    fields["title"] = title_of(fields["title"])
     for name in _TIMES:
         if fields[name] is not None:
             fields[name] = datetime.fromtimestamp(fields[name], UTC)
     return TaskSummary(**fields, usage=usage)
+
+
+def title_of(text: str | None) -> str | None:
+    """The first line of a request that is not empty, at most 120 characters of it."""
+    line = next(filter(None, map(str.strip, (text or "").splitlines())), None)
+    return line if line is None or len(line) <= _MAX_TITLE_CHARS else f"{line[: _MAX_TITLE_CHARS - 1]}…"
 
 
 def _stored(session: Session, task_ids: set[str]) -> dict[tuple[str, str], _TaskRow]:
@@ -236,6 +247,8 @@ class _TaskRow:
 
 _COLUMNS = tuple(_TaskRow.__annotations__)
 LISTED = (*(name for name in TaskSummary.__struct_fields__ if name != "usage"), *USAGE)
+LISTED_COLUMNS = ", ".join("substr(text, 1, 300)" if name == "title" else name for name in LISTED)
+"""What a query of a list selects."""
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")
@@ -243,7 +256,7 @@ _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
 _columns_of = attrgetter(*_COLUMNS)
 
 
-_NO_PAYLOAD = Raw(b"{}")
+_NO_PAYLOAD = b"{}"
 
 
 class _DispatchedTask(Struct, kw_only=True):
@@ -256,7 +269,7 @@ class _DispatchedTask(Struct, kw_only=True):
     parent: Parent | None = None
     generation: int = 1
     created_at: datetime
-    payload: Raw = _NO_PAYLOAD
+    payload: Raw = Raw(_NO_PAYLOAD)
 
 
 class _Request(Struct):

@@ -14,6 +14,7 @@ from meshwright.core.errors import InvalidInput, MeshError, NotFound, error_of_c
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, TaskStatus
 from meshwright.core.operations import Input, require
+from meshwright.core.task_events import WaitKind
 from meshwright.engine.events.task_lists import known_values
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
@@ -65,6 +66,7 @@ class TaskQuery(Input, TaskCriteria):
 
     agent_id: Identifier | None = None
     task_id: Text | None = None
+    waits_for: WaitKind | None = Field(default=None, description="The kind of thing that they wait for now.")
     since: Time | None = None
     until: Time | None = None
     limit: int = Field(default=50, ge=1, le=500)

@@ -21,13 +21,13 @@ export function findings(status, figures) {
   const away = models.filter((/** @type {any} */ model) => !model.well);
   const since = (status.deployments ?? []).map((/** @type {any} */ one) => one.since).sort()[0];
   const behind = waits.provider ? `: ${counted(waits.provider.count, "task waits", "tasks wait")} for them` : "";
-  if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}${behind}`, to("mesh"));
+  if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}${behind}`, waits.provider ? to("tasks", { waits_for: "provider" }) : to("mesh"));
   const expired = (figures?.workers ?? []).filter((/** @type {any} */ worker) => worker.lease === "expired");
   if (expired.length) add("bad", counted(expired.length, "worker has lost its lease", "workers have lost their lease"), to("mesh"));
   for (const one of status.projections ?? []) add("bad", `The list ${one.name} has stopped`, to("events"));
   if (status.losses?.length) add("bad", "The database lacks events that the mesh had seen", to("events"));
   if (figures?.stuck?.length) add("wait", counted(figures.stuck.length, "task runs far longer than usual", "tasks run far longer than usual"), to("tasks", { stuck: 1 }));
-  if (waits.money) add("wait", html`${counted(waits.money.count, "task waits", "tasks wait")} for money`, to("inbox"));
+  if (waits.money) add("wait", html`${counted(waits.money.count, "task waits", "tasks wait")} for money`, to("tasks", { waits_for: "money" }));
   return all;
 }
 

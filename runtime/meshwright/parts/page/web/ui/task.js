@@ -9,6 +9,15 @@ import { Buttons } from "./tasks.js";
 import { Tree } from "./tree.js";
 import { Text } from "./unseen.js";
 
+const TITLE_CHARS = 120;
+
+/** The first line of the request; where there are no words, what the task is for. @param {any} task */
+function titleOf(task) {
+  const text = typeof task.payload.text === "string" ? task.payload.text : "";
+  const line = text.split("\n").map((/** @type {string} */ one) => one.trim()).find(Boolean) ?? `Task for ${task.capability}`;
+  return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
+}
+
 const AGAIN = [
   ["journal", "Retry, keep its finished steps", "It goes on behind its finished steps"],
   ["start", "Retry, repeat all its steps", "It begins at the start"],
@@ -20,7 +29,7 @@ export function TaskPage() {
   const { data, error } = useData(`/tasks/${id}`);
   if (!data) return html`<h1>Task</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
   const last = data.attempts.at(-1);
-  return html`<h1>Task <code>…${id.slice(-6)}</code> <${Status} status=${data.status} /></h1>
+  return html`<h1><${Text} value=${titleOf(data)} /> <${Status} status=${data.status} /></h1>
     <${Failed} error=${error} />
     <dl class="facts">
       <dt>id</dt><dd><code>${id}</code></dd>

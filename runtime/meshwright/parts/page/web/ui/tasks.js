@@ -3,13 +3,15 @@
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll } from "./again.js";
 import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { Text } from "./unseen.js";
 
-const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id"];
+const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id", "waits_for"];
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
 const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["tag", "Tag"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const ENDS = STATES.slice(4);
 const PAGE = 50;
+const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
 
 /** The filter of the address. */
 const filter = () => Object.fromEntries(FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value));
@@ -49,7 +51,7 @@ function Counts({ figures }) {
   ];
   return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
     <p class="line dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a>`)}</p>
-    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${wait.kind === "person" || wait.kind === "money" ? to("inbox") : to("tasks", { status: "waiting" })}>${wait.count} for ${wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
+    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${to("tasks", { waits_for: wait.kind })}>${wait.count} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
 }
 
 /** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
@@ -93,15 +95,13 @@ function Again({ wanted, items }) {
   </p>`;
 }
 
-/** @param {{items: any[], stuck: Map<any, any>}} given */
+/** A task in two lines: its title, and who works on it with the reason or what it cost. @param {{items: any[], stuck: Map<any, any>}} given */
 function Rows({ items, stuck }) {
   if (!items.length) return null;
-  return html`<${Table} label="Tasks" heads=${["State", "Task", "Agent", "Capability", "Reason", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
+  return html`<${Table} label="Tasks" heads=${["Task", "State", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
+      <td class="titled"><a class="title" href=${to(`task/${item.task_id}`)}><${Text} value=${item.title ?? item.capability} /></a>
+        <span class="dim under"><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /> · ${item.capability} · <${TaskLink} id=${item.task_id} />${item.reason ? html` · <span class=${item.error ? "bad" : ""} title=${item.reason}><${Text} value=${item.reason} /></span>` : ""}</span></td>
       <td><${Status} status=${item.status} />${stuck.has(item.task_id) ? html` <span class="tag bad" title=${`runs for ${span(stuck.get(item.task_id).running_seconds)}; nine of ten take ${span(stuck.get(item.task_id).p90_seconds)}`}>stuck</span>` : ""}</td>
-      <td><${TaskLink} id=${item.task_id} /></td>
-      <td><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /></td>
-      <td>${item.capability}</td>
-      <td class="reason" title=${item.reason ?? ""}>${item.reason ?? ""}</td>
       <td class="number">${dollars(item.cost_usd)}</td>
       <td class="number">${item.duration_ms == null ? "" : span(item.duration_ms / 1000)}</td>
       <td><${Ago} time=${item.updated_at} /></td>
