@@ -14,7 +14,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright import Agent, Capability, CheckResult, Client, TaskRequest, tool
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import LimitReached
 from meshwright.core.limits import Limits
@@ -314,6 +314,41 @@ async def test_an_approval_parks_a_framework_that_catches_every_error(tmp_path: 
     assert charged == ["A1"]
     assert model.calls == {"Which?": 1}
     assert len(seen) == 1
+
+
+async def test_no_call_is_booked_for_a_tool_whose_check_says_that_it_happened(tmp_path: Path) -> None:
+    class Payer(Agent):
+        """Pays, and is stopped while it does."""
+
+        agent_id = "payer"
+        capabilities = (Capability("paying"),)
+        began = asyncio.Event()
+
+        @tool(check="was_paid")
+        async def pay(self) -> str:
+            """Pay."""
+            self.began.set()
+            await asyncio.Event().wait()
+            return "paid"
+
+        async def was_paid(self) -> CheckResult:
+            return CheckResult.happened("paid")
+
+    async def work(agent: Agent, run: Run) -> str:
+        [pay] = run.functions("pay")
+        await asyncio.create_task(ask(run, "first"))
+        paid = await asyncio.create_task(pay())
+        reply = await asyncio.create_task(ask(run, "second"))
+        return f"{paid}, {reply.content}"
+
+    model, payer = EchoingModel(), author(work, Payer)
+    async with kept(tmp_path, payer, model=model) as mesh:
+        task_id = await submitted(mesh)
+        await Payer.began.wait()
+    async with kept(tmp_path, payer, model=model) as mesh:
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "paid, second 1"
+        calls = await Client.local(mesh).events(task_id=task_id, event_type="model.called")
+    assert [event.payload["outcome"] for event in calls] == ["ok", "ok"]
 
 
 async def test_a_limit_ends_the_run_past_a_framework_that_catches_every_error() -> None:

@@ -273,6 +273,7 @@ class Journal:
             self._take_begun(opened)
         if self._doubts.is_open(opened) and (record := await self._doubts.settle(opened)) is not None:
             opened.is_replayed, opened.result = True, record["result"]
+            self._paths.end_begun(scope)
             self._records.write(key, record)
             return
         self._waits.step_begins()
