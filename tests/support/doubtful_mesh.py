@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from meshwright import Agent, Capability, Run, TaskRequest, tool
+from meshwright import Agent, Capability, CheckResult, Run, TaskRequest, tool
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.interrupted_mesh import kept
 
+EVIDENCE = "The bank lists:\nno charge today\none charge at 23:59"
+"""The evidence of a check that cannot tell of the payment, in several lines."""
 KEY = "zK8vQ2mXw7Rt4LpN9bYc3HsJ6dFgA1eU5iTo"
 
 
@@ -29,7 +31,7 @@ class Payer(Agent):
     holds: ClassVar[bool]
 
     async def run(self, run: Run) -> str:
-        return await run.step("charge the card", self._charge, repeatable=False)
+        return await run.step("charge the card", self._charge, check=self._was_charged)
 
     async def _charge(self) -> str:
         self.paid.append("paid")
@@ -37,6 +39,9 @@ class Payer(Agent):
             self.began.set()
             await asyncio.Event().wait()
         return "receipt 8"
+
+    async def _was_charged(self, step_id: str) -> CheckResult:
+        return CheckResult.unknown(EVIDENCE)
 
 
 class Deployer(Agent):

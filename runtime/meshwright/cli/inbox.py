@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6
-_APPROVED = ("arguments", "effect", "difference", "request", "changed_from")  # it is shown whole
+_APPROVED = ("arguments", "effect", "difference", "request", "changed_from", "check")  # it is shown whole
 _OF_MESH = ("kind", "agent_id", "tool", "hidden_parts")
 _LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --follow

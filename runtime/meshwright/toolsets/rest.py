@@ -123,7 +123,7 @@ ServiceT = TypeVar("ServiceT", bound=RestService, default=RestService)
 def settled(is_so: bool, result: Any, evidence: str) -> CheckResult:
     """The result of a check that reads the state which its call makes.
 
-    Where it is another, the call may still be on its way, or others have changed the state since.
+    If it is another, the call may still be on its way, or others have changed the state since.
     """
     return CheckResult.happened(result, evidence) if is_so else CheckResult.unknown(evidence)
 

@@ -126,6 +126,20 @@ def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
     assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")
 
 
+def test_a_doubt_shows_all_that_its_check_saw() -> None:
+    reason = (
+        "The mesh stopped while pay was running. Its check cannot tell: The bank lists: ... May it run again?"
+    )
+    question = {"question": reason, "status": "answered", "subject": {"check": "The bank lists:\npending"}}
+    assert labelled(question_lines(question, "")).splitlines()[-3:] == [
+        "check       |",
+        "              The bank lists:",
+        "              pending",
+    ]
+    short = {**question, "subject": {"check": "The bank lists:"}}
+    assert "check " not in labelled(question_lines(short, ""))
+
+
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
     event = {**EVENT, "event_type": "agent.noted"}
     line = event_line(event, width)

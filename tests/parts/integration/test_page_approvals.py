@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, expect
 from meshwright import Agent, Capability, Run, tool
 from meshwright.core.display import visible
 from meshwright.testing import ScriptedModel, tool_call
-from tests.support.doubtful_mesh import KEY, Deployer, Payer, doubtful_mesh
+from tests.support.doubtful_mesh import EVIDENCE, KEY, Deployer, Payer, doubtful_mesh
 from tests.support.http_mesh import http_mesh
 from tests.support.page import SHOTS, choose_question, confirm, dialog, open_view, press, questions
 
@@ -168,6 +168,9 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, b
 async def test_a_doubt_is_answered_in_its_own_words(tmp_path: Path, browser: Browser, happened: bool) -> None:
     async with doubtful_mesh(tmp_path) as doubtful, open_view(browser, doubtful.api, "inbox") as page:
         card = await choose_question(page, "charge the card was running")
+        await expect(card.get_by_text("Its check cannot tell: The bank lists: ...")).to_be_visible()
+        await expect(card.get_by_role("heading", name="Its check")).to_be_visible()
+        await expect(card.get_by_text("one charge at 23:59")).to_have_text(EVIDENCE, use_inner_text=True)
         await expect(card.get_by_role("button", name="Approve")).to_have_count(0)
         if happened:
             await card.get_by_label("Its result (JSON or text)").fill("receipt 7")

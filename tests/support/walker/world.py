@@ -143,7 +143,7 @@ class World:
         return self.look(self.effects, key)
 
     def look(self, effects: Sequence[Effect], key: str) -> CheckResult:
-        """What a look finds among effects."""
+        """The result of a look at effects."""
         self._looks[key] += 1
         if random.Random(f"{self.seed} look {key} {self._looks[key]}").random() < 1 / 20:
             raise ToolFailed("the world does not answer")

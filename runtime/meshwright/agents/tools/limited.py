@@ -133,8 +133,8 @@ def as_check_result(value: Any, check: Callable[..., Any]) -> CheckResult:
     name = getattr(check, "__name__", repr(check))
     code = getattr(inspect.unwrap(check), "__code__", None)
     place = "" if code is None else f" ({_Place(code.co_filename, code.co_firstlineno).short})"
-    problem = f"The check {name} returned a {type(value).__name__}, not a CheckResult{place}"
-    logger.error("%s", problem)
+    problem = f"{name} returned a {type(value).__name__}, not a CheckResult{place}"
+    logger.error("The check %s", problem)
     raise ToolFailed(problem, remedy="Let it return CheckResult.happened, did_not_happen or unknown")
 
 

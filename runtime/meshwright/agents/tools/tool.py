@@ -382,7 +382,7 @@ class Tool(ABC):
     async def check(self, arguments: str, context: ToolContext) -> CheckResult:
         """Whether a call that was cut off has happened; `step_id` of the context is that of the call.
 
-        It changes nothing. What it raises counts as `unknown`.
+        It changes nothing. An error that it raises counts as `unknown`.
         """
         return CheckResult.unknown(f"{self.name} has no check")
 

@@ -104,7 +104,9 @@ class Doubts:
 
 
 def _as_sentence(evidence: str) -> str:
-    """The beginning of the evidence; the subject of the question has all of it."""
-    text = " ".join(evidence.split())
-    text = f"{text[:_MAX_EVIDENCE_CHARS]}..." if len(text) > _MAX_EVIDENCE_CHARS else text
+    """The first line of the evidence; the subject of the question has all of it."""
+    line, _, more = evidence.strip().partition("\n")
+    text = line[:_MAX_EVIDENCE_CHARS].rstrip()
+    if more or len(line) > _MAX_EVIDENCE_CHARS:
+        return f"{text} ..."
     return text if text.endswith((".", "!", "?")) else f"{text}."
