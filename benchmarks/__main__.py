@@ -43,6 +43,7 @@ BENCHMARKS = {
     "dapr_failover": "kill -9 of one of two workers on Dapr",
     "dapr_agents": "dapr-agents on the same daprd",
     "dapr_up": "mesh up --host dapr; a task's acceptance over MQTT and HTTP",
+    "clients": "an SDK's client in a run beside the plain one, and the replay of 200 calls",
     "children": "fifty children of one run at once",
     "model_http": "the HTTP adapter of the model port",
     "model_picker": "the routing in front of the HTTP adapter",
