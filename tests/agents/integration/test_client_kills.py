@@ -1,0 +1,139 @@
+"""An agent that works by an SDK's client, killed in each of its calls: no finished call is made again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from aiohttp import web
+
+from tests.support.fake_provider import FakeProvider, text_of
+from tests.support.killed_mesh import KilledMesh, killed_mesh, until
+
+__all__ = ["killed_mesh"]
+
+ACTORS = '''\
+import asyncio, os
+from pathlib import Path
+
+from meshwright import Agent, Capability, tool
+
+EFFECTS = Path(os.environ["MESH_TEST_EFFECTS"])
+
+
+class Buyer(Agent):
+    """Buys by the client of an SDK, and two of its questions side by side."""
+
+    agent_id = "buyer"
+    capabilities = (Capability("buying"),)
+    prompt_text = "You buy."
+    remembers = False
+
+    @tool
+    async def charge(self, order: str) -> str:
+        """Charge a card."""
+        with EFFECTS.open("a") as file:
+            file.write(f"charged {order}\\n")
+        return f"paid for {order}"
+
+    @tool(needs_approval=True)
+    async def ship(self, order: str) -> str:
+        """Ship an order."""
+        with EFFECTS.open("a") as file:
+            file.write(f"shipped {order}\\n")
+        return f"shipped {order}"
+
+    async def run(self, run):
+        client, (charge, ship) = run.openai(), run.functions("charge", "ship")
+
+        async def ask(text):
+            messages = [{"role": "user", "content": text}]
+            answer = await client.chat.completions.create(model="default", messages=messages)
+            return answer.choices[0].message.content
+
+        async def ask_in_pieces(text):
+            messages = [{"role": "user", "content": text}]
+            stream = await client.chat.completions.create(model="default", messages=messages, stream=True)
+            return "".join([part.choices[0].delta.content or "" async for part in stream if part.choices])
+
+        which = await ask("which")
+        answers = await asyncio.gather(ask_in_pieces("weather"), ask("price"))
+        done = [await charge(order=which), await ship(order=which)]
+        return await ask_in_pieces(f"sum up: {', '.join([*answers, *done])}")
+'''
+HELD = ["which", "price", "approval", "sum up"]
+
+
+class AnsweringProvider(FakeProvider):
+    """Answers each question in its own words, but for one that it holds; counts those that it got."""
+
+    held = ""
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        text = text_of(body["messages"][-1]["content"])
+        name = text.partition(":")[0]
+        self.received[name] += 1
+        if name == self.held:
+            self.reached.set()
+            await asyncio.Event().wait()
+        async with self.one_by_one:
+            self.replies = deque([{"content": f"<{name}>"}])
+            return await super().complete(request)
+
+    def hold(self, name: str) -> None:
+        self.held = name
+        self.reached.clear()
+
+    def begin(self) -> None:
+        self.received: Counter[str] = Counter()
+        self.reached, self.one_by_one = asyncio.Event(), asyncio.Lock()
+
+
+async def outcomes_of_calls(mesh: KilledMesh) -> Counter[str]:
+    page = await mesh.running.get("/events", event_type="model.called", limit=100)
+    return Counter(event["payload"]["outcome"] for event in page.body["items"])
+
+
+async def answered(mesh: KilledMesh) -> int:
+    return (await outcomes_of_calls(mesh))["ok"]
+
+
+async def test_no_finished_call_is_made_again_wherever_the_mesh_is_killed(
+    killed_mesh: Callable[[dict[str, str]], KilledMesh], tmp_path: Path
+) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "buyers.py").write_text(ACTORS)
+    effects = tmp_path / "effects.txt"
+    async with AnsweringProvider() as provider:
+        provider.begin()
+        provider.hold(HELD[0])
+        environment = {
+            "LITELLM_BASE_URL": provider.url,
+            "LITELLM_API_KEY": "sk-fake",
+            "MESH_MODELS__ADAPTER": "http",
+            "MESH_AGENTS__DIR": str(tmp_path / "actors"),
+            "MESH_TEST_EFFECTS": str(effects),
+        }
+        async with killed_mesh(environment) as mesh:
+            task_id = (await mesh.running.client.submit("buyer", "Buy it.")).task_id
+            for place, following in zip(HELD, [*HELD[1:], ""], strict=True):
+                if place == "approval":
+                    await mesh.questions()
+                else:
+                    await provider.reached.wait()
+                if place == "price":  # the other question has its answer
+                    await until(partial(answered, mesh), lambda answers: answers == 2)
+                provider.hold(following)
+                await mesh.kill()
+                if place == "approval":
+                    await mesh.approve()
+            outcome = await mesh.running.outcome(task_id)
+            outcomes = await outcomes_of_calls(mesh)
+    assert outcome["result"] == {"text": "<sum up>"}
+    assert effects.read_text() == "charged <which>\nshipped <which>\n"
+    assert provider.received == {"which": 2, "weather": 1, "price": 2, "sum up": 2}
+    assert outcomes == {"ok": 4, "cut": 3}, "the ledger has each call that the provider got"
