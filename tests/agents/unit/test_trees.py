@@ -165,6 +165,17 @@ async def test_paths_that_lead_out_are_refused(tree: Tree, tmp_path: Path, path:
     assert list((tmp_path / "outside").iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
+@pytest.mark.parametrize("path", ["", "folder", "pipe", "nothing"])
+async def test_what_is_no_file_is_refused_and_stays_closed(tree: Tree, path: str) -> None:
+    (tree.root / "folder").mkdir()
+    os.mkfifo(tree.root / "pipe")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(InvalidInput):
+        tree.files.read(path, 100)
+    assert os.listdir("/proc/self/fd") == before
+
+
 async def test_a_link_that_is_put_there_after_the_check_leads_nowhere(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,10 +49,13 @@ class TreeFiles:
         """The text of a file. Raises InvalidInput for what is none, TooLarge for a big one."""
         inside = self.locate(path)
         try:
-            with self._folder(inside.parts[:-1]) as folder:
-                fd = os.open(inside.name or ".", _FILE, dir_fd=folder)
-            with os.fdopen(fd, "rb") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
+            with (
+                self._folder(inside.parts[:-1]) as folder,
+                open(
+                    inside.name or ".", "rb", opener=lambda name, _: os.open(name, _FILE, dir_fd=folder)
+                ) as file,
+            ):
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise InvalidInput(f"{path!r} is not a file", remedy="list shows what is", field="path")
                 data = file.read(max_bytes + 1)
         except OSError as error:
