@@ -235,7 +235,10 @@ def comment(text: str) -> list[str]:
 def toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value if isinstance(value, bool | int | float | dict) else str(value))
+    if isinstance(value, dict):
+        entries = (f"{json.dumps(name)} = {toml(entry)}" for name, entry in value.items())
+        return f"{{{', '.join(entries)}}}"
+    return json.dumps(value if isinstance(value, bool | int | float) else str(value))
 
 
 # Routes

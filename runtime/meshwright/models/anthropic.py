@@ -11,11 +11,20 @@ from pydantic_core import from_json, to_json
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import Pieces, Wire, header_key, reading
 from meshwright.models.openai import held_back, with_problem
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+from meshwright.models.port import (
+    ANTHROPIC_PARAMS,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolCall,
+    ToolSpec,
+)
 from meshwright.models.usage import UsageFields, read_usage
 
 URL = "https://api.anthropic.com"
 _VERSION = "2023-06-01"  # docs.anthropic.com/en/api/versioning
+_BETAS = "anthropic-beta"
 _ANSWER = "structured_answer"
 _NO_TEXT = "(no text)"  # the API refuses an empty text, and a conversation that the assistant begins
 _REASONS = {
@@ -37,6 +46,14 @@ _LEFT_OUT = frozenset(
 )
 """OpenAI's parameters that promise nothing, or that are written in another form."""
 _CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias", "modalities", "audio")
+_REFUSALS = ("deprecated", "not support", "may only be set", "not permitted", "not match")
+_OPTIONAL = {
+    "context_management": "context_management",
+    "output_config": "effort",
+    "thinking": "adaptive",
+    "top_k": "top_k",
+}
+"""Fields of clients that a call can do without, and the word by which a refusal names them."""
 _EPHEMERAL = {"type": "ephemeral"}
 _FROM_CACHE, _TO_CACHE = ("cache_read_input_tokens",), ("cache_creation_input_tokens",)
 _USAGE: UsageFields = {
@@ -115,6 +132,7 @@ class AnthropicMessages(Wire):
         self._extra = dict(extra or {})
         self._cached = cached
         self._without: set[str] = set()
+        self._native_without: set[str] = set()
         self._adaptive = False
 
     def headers(self, api_key: str | None) -> dict[str, str]:
@@ -122,13 +140,16 @@ class AnthropicMessages(Wire):
         key = header_key(api_key)
         return {"anthropic-version": _VERSION, **({"x-api-key": key} if key else {})}
 
+    def headers_of(self, request: ModelRequest) -> dict[str, str]:
+        """The betas that a client of this API asks for."""
+        betas = _native_of(request).get("betas")
+        return {_BETAS: betas} if isinstance(betas, str) else {}
+
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Raises Unsupported for a part of it that the API does not have."""
         if request.inputs:
             raise Unsupported("Anthropic embeds no texts", remedy="Name a model of embeddings")
-        system = [
-            _text(message.text) for message in request.messages if message.role == "system" and message.text
-        ]
+        system = [block for message in request.messages for block in _system_blocks(message)]
         messages = _messages(request.messages)
         tools = [_tool(tool) for tool in request.tools]
         body: dict[str, Any] = {
@@ -147,8 +168,12 @@ class AnthropicMessages(Wire):
         choice = _tool_choice(request)
         parts = {"tool_choice": choice, "system": system, "tools": tools, "stream": stream}
         body |= {name: value for name, value in parts.items() if value}
+        is_marked = any("cache_control" in part for message in request.messages for part in message.parts)
         if self._cached is not None:
+            _unmark([*system, *(block for message in messages for block in message["content"])])
             self._mark(system, messages, tools)
+        elif is_marked:
+            pass  # the client knows where its prompt repeats, and the API takes four marks
         elif request.tools or any(message.role == "assistant" for message in request.messages):
             _mark_conversation(system, messages, tools)
         for name in self._without:
@@ -186,11 +211,15 @@ class AnthropicMessages(Wire):
         if "budget_tokens" in words or "thinking.type" in words:
             self._adaptive, before = True, self._adaptive
             return not before
-        is_needless = "temperature" not in words or "temperature" in self._without
-        if is_needless or not any(sign in words for sign in ("deprecated", "not support", "may only be set")):
+        if not any(sign in words for sign in _REFUSALS):
             return False
-        self._without.add("temperature")
-        return True
+        if "temperature" in words and "temperature" not in self._without:
+            self._without.add("temperature")
+            return True
+        names = [name for name, sign in _OPTIONAL.items() if sign in words]
+        refused_names = [name for name in names if name not in self._native_without]
+        self._native_without.update(refused_names[:1])
+        return bool(refused_names)
 
     def _mark(self, system: list[Any], messages: list[Any], tools: list[Any]) -> None:
         for point in self._cached or ():
@@ -211,12 +240,15 @@ class AnthropicMessages(Wire):
         asked_params = request.params
         if refused := next((name for name in _CANNOT if asked_params.get(name)), None):
             raise Unsupported(f"Anthropic has no parameter {refused}", remedy="Leave it out", field=refused)
-        params = {name: value for name, value in asked_params.items() if name not in (*_LEFT_OUT, *_CANNOT)}
+        left_out = (*_LEFT_OUT, *_CANNOT, ANTHROPIC_PARAMS)
+        params = {name: value for name, value in asked_params.items() if name not in left_out}
         if params.get("service_tier") not in (None, "auto", "standard_only"):
             del params["service_tier"]
         if stop := asked_params.get("stop"):
             params["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         forced = request.response_schema is not None or request.tool_choice == "required"
+        if native := _native_of(request):
+            return {**params, **self._native(native, forced=forced)}
         if "reasoning_effort" not in asked_params or forced or "thinking" in params:
             return params  # a model that must call a tool cannot think first
         effort = str(asked_params["reasoning_effort"])
@@ -228,6 +260,39 @@ class AnthropicMessages(Wire):
         if budget >= _MIN_THINKING:
             params["thinking"] = {"type": "enabled", "budget_tokens": budget}
         return params
+
+    def _native(self, fields: Mapping[str, Any], *, forced: bool) -> dict[str, Any]:
+        """The fields as a client wrote them, but those that this call or its model cannot have."""
+        without = {"betas", *self._native_without}
+        if forced:  # a model that must call a tool cannot think first
+            without |= {"thinking", "context_management"}
+        native = {name: value for name, value in fields.items() if name not in without}
+        thinking = native.get("thinking")
+        if self._adaptive and isinstance(thinking, Mapping) and thinking.get("type") == "enabled":
+            native["thinking"] = {"type": "adaptive"}
+        return native
+
+
+def _native_of(request: ModelRequest) -> Mapping[str, Any]:
+    """The fields that a client of this API has set in its own words."""
+    fields = request.params.get(ANTHROPIC_PARAMS)
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _unmark(blocks: Sequence[dict[str, Any]]) -> None:
+    """Take away the marks of a client: the API takes four, and those of the deployment count."""
+    for block in blocks:
+        block.pop("cache_control", None)
+
+
+def _system_blocks(message: ChatMessage) -> list[dict[str, Any]]:
+    """The blocks of a system message; the marks of a cache stay where a client has put them."""
+    if message.role != "system" or not message.text:
+        return []
+    if any("cache_control" in part for part in message.parts):
+        words = [_text(message.content)] if message.content else []
+        return [*words, *map(_part, message.parts)]
+    return [_text(message.text)]
 
 
 def _tool_choice(request: ModelRequest) -> dict[str, Any]:
@@ -270,9 +335,12 @@ def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
     words = [_text(message.content)] if message.content.strip() else []
     if message.role == "tool":
         content: Any = message.content
+        mark: dict[str, Any] = {}
         if message.parts:
             content = [*words, *map(_part, message.parts)]
-        return [{"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}]
+            mark = {"cache_control": last} if (last := content[-1].pop("cache_control", None)) else {}
+        result = {"type": "tool_result", "tool_use_id": message.tool_call_id, "content": content}
+        return [{**result, **mark}]
     blocks = [*(dict(block) for block in message.thinking), *words, *map(_part, message.parts)]
     blocks += [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
@@ -294,10 +362,16 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a message with the mark of a cache that it has. Raises what `_block` raises."""
+    mark = {"cache_control": part["cache_control"]} if part.get("cache_control") else {}
+    return {**_block(part), **mark}
+
+
+def _block(part: Mapping[str, Any]) -> dict[str, Any]:
     """A part of a message, which is written as OpenAI does. Raises Unsupported for one of another kind."""
     match part:
         case {"type": "text", "text": text}:
-            return {**_text(text), **{name: part[name] for name in ("cache_control",) if name in part}}
+            return _text(text)
         case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
             return {"type": "image", "source": _source(url)}
         case {"type": "file", "file": {"file_data": str(data), **about}}:

@@ -89,6 +89,10 @@ class Wire(ABC):
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call. Raises ConfigError for a key that no header may hold."""
 
+    def headers_of(self, request: ModelRequest) -> dict[str, str]:
+        """The headers of one request beside those of every call."""
+        return {}
+
     def model_of(self, request: ModelRequest) -> str:
         """The model that is called for a request."""
         return request.model
@@ -241,7 +245,7 @@ class ApiModel:
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
         """The headers of one request, in place of the session's."""
-        return None
+        return self.wire.headers_of(request) or None
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

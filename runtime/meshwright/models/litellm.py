@@ -151,7 +151,7 @@ class LiteLLMModel:
                 entry["thinking_blocks"] = [dict(block) for block in message.thinking]
         if "claude" in request.model and "cache_control_injection_points" not in self._params:
             _mark_conversation(body.get("messages", ()))
-        others = {name: body.pop(name) for name in request.params if name not in _ARGUMENTS}
+        others = {name: body.pop(name) for name in request.params if name in body and name not in _ARGUMENTS}
         if others:
             fixed: Any = self._params.get("extra_body") or {}
             body["extra_body"] = {**fixed, **others}

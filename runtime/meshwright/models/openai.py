@@ -14,7 +14,7 @@ from meshwright.core.files import File
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import ANTHROPIC_PARAMS, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
 _REFUSED = "content_filter"
@@ -28,7 +28,7 @@ _TOOL_FILES = "Files of the result of tool call"
 _SOUND = {"mp3": "audio/mpeg", "pcm16": "audio/L16"}
 _GROWING = ("data", "transcript")  # of sound that is streamed
 _FRAGMENTS = "\n"  # between pieces of its data; each piece is base64 by itself
-_OPTIONAL = ("temperature", "user", "stream_options")
+_OPTIONAL = ("temperature", "user", "stream_options", "reasoning_effort", "cache_control")
 _NOT_STRICT = frozenset(
     {"allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas"}
     | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
@@ -155,9 +155,9 @@ class ChatCompletions(Wire):
             return {**self._extra, **request.params, "model": model, "input": request.inputs}
         body: dict[str, Any] = {
             **self._extra,
-            **request.params,
+            **{name: value for name, value in request.params.items() if name != ANTHROPIC_PARAMS},
             "model": self.model_of(request),
-            "messages": list(_messages_body(request.messages)),
+            "messages": self._messages(request),
             "user": request.user,
         }
         if request.temperature is not None:
@@ -177,6 +177,13 @@ class ChatCompletions(Wire):
         for name in self._without:
             body.pop(name, None)
         return body
+
+    def _messages(self, request: ModelRequest) -> list[dict[str, Any]]:
+        messages = list(_messages_body(request.messages))
+        for message in messages if "cache_control" in self._without else ():
+            if isinstance(message["content"], list):
+                message["content"] = [_unmarked(part) for part in message["content"]]
+        return messages
 
     def read(self, body: Any, request: ModelRequest, source: str, extra: Mapping[str, Any]) -> ModelReply:
         """Read a completion, or embeddings; arguments of tool calls are passed on as they came.
@@ -338,6 +345,10 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
     if message.tool_call_id is not None:
         body["tool_call_id"] = message.tool_call_id
     return body
+
+
+def _unmarked(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "cache_control"}
 
 
 def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:

@@ -31,6 +31,9 @@ tokens, or nothing."""
 CHARGE = "tool:"
 """Begins the `model` of what a tool spent, which the ledger has like the calls of models."""
 
+ANTHROPIC_PARAMS = "anthropic"
+"""The parameter of a request whose fields go to providers with Anthropic's API, and to no others."""
+
 OutputMode = Literal["native", "tool", "prompted"]
 """How a model is asked for an answer in a schema: by `response_format`, by a tool that it must call, or in
 the prompt."""

@@ -72,6 +72,8 @@ async def test_calls_of_models_count_for_the_tenant_that_pays(tmp_path: Path) ->
         status, answer, again = await post(api, "/v1/chat/completions", ACME, json=CHAT)
         assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
         assert int(again) > 20
+        status, answer, _ = await post(api, "/v1/messages", ACME, json={**CHAT, "max_tokens": 5})
+        assert (status, answer["error"]["type"]) == (429, "rate_limit_error")
         assert (await post(api, "/complete", ACME, data=b"{ not even read"))[0] == 429
         assert (await post(api, "/complete", {}, json={**plain, "tenant_id": "acme"}))[0] == 429
         assert (await post(api, "/complete", OTHER, json=plain))[0] == 200

@@ -138,6 +138,7 @@ async def use_everything(running: Service) -> None:
     await ask(running)
     for path, body in (
         ("/v1/chat/completions", {"model": "fast", "messages": HELLO}),
+        ("/v1/messages", {"model": "fast", "messages": HELLO, "max_tokens": 5}),
         ("/v1/embeddings", {"model": "fast", "input": "Hello"}),
         ("/complete", {"model": "fast", "messages": HELLO}),
         ("/compress", LONG),

@@ -147,7 +147,7 @@ async def test_where_keys_cannot_be_looked_up_nobody_is_let_in(tmp_path: Path) -
     async with service(tmp_path, answering=model) as there:
         made = await there.mesh.get(Keys).create("helper")
         await there.mesh.runtime.stop()
-        for path in ("/complete", "/v1/chat/completions"):
+        for path in ("/complete", "/v1/chat/completions", "/v1/messages"):
             status, document = await there.post(path, ASKED, Authorization=f"Bearer {made.key}")
             assert (status, "sk-mesh" in str(document)) == (503, False)
     async with service(tmp_path, answering=model) as there:

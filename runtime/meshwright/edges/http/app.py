@@ -58,7 +58,7 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-_MODEL_ROUTERS = (models.openai_router, models.router, models.probes)
+_MODEL_ROUTERS = (models.openai_router, models.anthropic_router, models.router, models.probes)
 _MODEL_PARTS = ("keys",)
 """The components whose routes a worker has beside its models."""
 _ROUTERS = (
@@ -72,7 +72,8 @@ _ROUTERS = (
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
 """Routes that are answered without the framework, at a third of its cost: the one that is called most."""
-_SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant", b"x-tenant-id"})
+_SINGLE = frozenset({b"host", b"origin", b"authorization", b"x-api-key", b"mesh-tenant", b"x-tenant-id"})
+_KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 _PORTS = {"http": 80, "https": 443}
 _FORWARDED = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via"}
@@ -241,7 +242,7 @@ class _Gate:
             if bare := self._bare.get((scope.get("method", ""), scope["path"])):
                 return await bare(self._mesh, Request(scope, receive))
         except MeshError as error:
-            if CALLER not in scope and b"authorization" in headers:
+            if CALLER not in scope and not _KEY_HEADERS.isdisjoint(headers):
                 record_misuse(self._mesh, scope, error)
             return await answer_error(Request({**scope, "type": "http"}), error)  # a WebSocket's, too
         except ClientDisconnect as error:
@@ -311,7 +312,7 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[s
         problem = f"The headers {' and '.join(names)} name two tenants"
         raise InvalidInput(problem, remedy="Send one of them", field="X-Tenant-Id")
     return Credentials(
-        token=bearer_of(headers.get(b"authorization", b"").decode("latin-1")),
+        token=_token_of(scope, headers),
         is_local=is_local(scope),
         peer_uid=scope.get("state", {}).get(PEER_UID),
         tenant=next(iter(tenants), None),
@@ -320,6 +321,14 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes], others: Collection[s
             [(name, headers[name.encode()].decode("latin-1")) for name in others if name.encode() in headers]
         ),
     )
+
+
+def _token_of(scope: Scope, headers: dict[bytes, bytes]) -> str:
+    """The key or token of a request; clients of models may send it as Anthropic's do."""
+    token = bearer_of(headers.get(b"authorization", b"").decode("latin-1"))
+    if not token and kind_of(scope).errors != "problem":
+        token = headers.get(b"x-api-key", b"").decode("latin-1").strip()
+    return token
 
 
 def is_local(scope: Scope) -> bool:

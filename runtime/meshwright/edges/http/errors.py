@@ -23,7 +23,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
 from meshwright.mesh.identity.operations import record_refusal
 from meshwright.mesh.mesh import Mesh
-from meshwright.models.wire.errors import base_headers, openai_answer
+from meshwright.models.wire.errors import anthropic_answer, base_headers, openai_answer
 
 CALLER, KIND = "meshwright.caller", "meshwright.kind"
 """The keys of a request's caller and of its router's kind in its scope."""
@@ -34,7 +34,7 @@ _PATIENCE = 10  # refusals in a second that are answered at once
 _SPREAD = 16  # held answers are not let go at the same time
 _MAX_TENANTS = 10_000
 
-ErrorShape = Literal["problem", "openai"]
+ErrorShape = Literal["problem", "openai", "anthropic"]
 
 
 class RouterKind(NamedTuple):
@@ -50,6 +50,17 @@ class RouterKind(NamedTuple):
 def kind_of(scope: Scope) -> RouterKind:
     """Returns the kind of the router that a request goes to; the usual one where there is none."""
     return scope.get(KIND) or RouterKind()
+
+
+def shape_of(scope: Scope) -> ErrorShape:
+    """Returns the shape of the errors that a client knows; some routes are in the APIs of two providers."""
+    shape = kind_of(scope).errors
+    return "anthropic" if shape == "openai" and asks_as_anthropic(scope) else shape
+
+
+def asks_as_anthropic(scope: Scope) -> bool:
+    """Whether a request comes from a client of Anthropic's API."""
+    return any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
 class JsonLine(JSONResponse):
@@ -76,7 +87,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
             record_misuse(request.app.state.mesh, request.scope, error)
         if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
             await request.app.state.brake.hold(caller)
-        return error_response(error, kind_of(request.scope).errors)
+        return error_response(error, shape_of(request.scope))
     if isinstance(error, HTTPException):
         return _framework_error(request, error)
     if isinstance(error, ClientDisconnect):
@@ -111,7 +122,8 @@ def error_response(error: MeshError, shape: ErrorShape = "problem") -> Response:
     """Answers with an error that was raised on purpose, in the shape that the clients of a router know."""
     if shape == "problem":
         return _response(problem_of(error), base_headers(error))
-    status, headers, document = openai_answer(error)
+    answer = anthropic_answer if shape == "anthropic" else openai_answer
+    status, headers, document = answer(error)
     return JsonLine(document, status, headers)
 
 
@@ -140,6 +152,14 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
         remedy=remedy,
     )
     return _response(problem, headers)
+
+
+class AnthropicErrorBody(BaseModel):
+    """An error as Anthropic's API answers it."""
+
+    type: Literal["error"]
+    error: dict[str, Any]
+    request_id: str
 
 
 class OpenAIErrorBody(BaseModel):

@@ -6,7 +6,6 @@ import asyncio
 import base64
 from array import array
 from collections.abc import Coroutine
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,13 +20,14 @@ from meshwright.core.ids import Identifier
 from meshwright.core.operations import Input
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE
-from meshwright.edges.http.errors import JsonLine
+from meshwright.edges.http.errors import JsonLine, asks_as_anthropic
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.mesh.identity.administration import ModelOperations
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
+from meshwright.models.settings import ModelsSettings
 from meshwright.models.wire.chat import (
     TAGS_HEADER,
     ChatCall,
@@ -37,7 +37,16 @@ from meshwright.models.wire.chat import (
     params_of,
 )
 from meshwright.models.wire.errors import ALL_DOWN, retry_after
-from meshwright.models.wire.port import WireCall
+from meshwright.models.wire.messages import (
+    CountRequest,
+    MessageCall,
+    MessageDocument,
+    MessagesRequest,
+    TokenCount,
+    count_tokens,
+    user_of,
+)
+from meshwright.models.wire.port import WireCall, group_of
 from meshwright.models.wire.responses import ResponseCall, ResponseDocument, ResponsesRequest
 from meshwright.models.wire.stream import StreamedCall
 
@@ -55,6 +64,14 @@ openai_router = make_router(
     errors="openai",
     max_body=("max_payload_bytes", "models.max_request_bytes"),
     counts_streams=False,  # calls_per_minute and budgets limit calls of models
+)
+
+
+anthropic_router = make_router(
+    "models",
+    errors="anthropic",
+    max_body=("max_payload_bytes", "models.max_request_bytes"),
+    counts_streams=False,
 )
 
 
@@ -128,25 +145,29 @@ class EmbeddingList(BaseModel):
     usage: dict[Literal["prompt_tokens", "total_tokens"], int]
 
 
-@openai_router.get("/v1/models", summary="List models")
+@openai_router.get("/v1/models", summary="List models", response_model=ModelList)
 async def _list_models(
     request: Request, operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)]
-) -> ModelList:
-    """List the groups that may be named as `model`."""
-    return ModelList(
-        object="list", data=[ModelEntry(id=name) for name in _groups(request, operations) or GROUPS]
-    )
+) -> Response:
+    """List the groups that may be named as `model`; with a header `anthropic-version` as Anthropic does."""
+    names = list(_groups(request, operations) or GROUPS)
+    if not asks_as_anthropic(request.scope):
+        return JsonLine(ModelList(object="list", data=[ModelEntry(id=name) for name in names]))
+    ends = {"first_id": names[0], "last_id": names[-1]} if names else {}
+    return JsonLine({"data": [_anthropic_entry(name) for name in names], "has_more": False, **ends})
 
 
-@openai_router.get("/v1/models/{model_id:path}", summary="Describe a model")
+@openai_router.get("/v1/models/{model_id:path}", summary="Describe a model", response_model=ModelEntry)
 async def _describe_model(
     request: Request,
     operations: Annotated[ModelOperations, may(ModelOperations.models, ModelOperations)],
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
-) -> ModelEntry:
+) -> Response:
     """Describe a group that may be named as `model`."""
-    _check_group(request, operations, model_id)
-    return ModelEntry(id=model_id)
+    _group_of(request, operations, model_id)
+    if asks_as_anthropic(request.scope):
+        return JsonLine(_anthropic_entry(model_id))
+    return JsonLine(ModelEntry(id=model_id))
 
 
 @openai_router.post(
@@ -159,9 +180,10 @@ async def _complete_chat(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ChatRequest
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, operations, body.model)
+    group = _group_of(request, operations, body.model)
     context = await operations.call_model(**_caller_of(request, body))
-    return await _answer(request, mesh, ChatCall(body, request.headers.get(TAGS_HEADER, "")), context)
+    call = ChatCall(body, request.headers.get(TAGS_HEADER, ""))
+    return await _answer(request, mesh, call, context, group)
 
 
 @openai_router.post(
@@ -174,9 +196,33 @@ async def _respond(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: ResponsesRequest
 ) -> Response:
     """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
-    _check_group(request, operations, body.model)
+    group = _group_of(request, operations, body.model)
     context = await operations.call_model(**_caller_of(request, body))
-    return await _answer(request, mesh, ResponseCall(body, request.headers.get(TAGS_HEADER, "")), context)
+    call = ResponseCall(body, request.headers.get(TAGS_HEADER, ""))
+    return await _answer(request, mesh, call, context, group)
+
+
+@anthropic_router.post(
+    "/v1/messages",
+    summary="Make a message",
+    response_model=MessageDocument,
+    responses={200: {"content": STREAM}},
+)
+async def _make_message(
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, body: MessagesRequest
+) -> Response:
+    """Have a model answer, in the shape of Anthropic's Messages API. Nothing of it is stored."""
+    group = _group_of(request, operations, body.model)
+    caller = {"tenant_id": body.tenant_id, "user": user_of(body), "traceparent": _trace_of(request)}
+    context = await operations.call_model(**caller)
+    return await _answer(request, mesh, MessageCall(body, request.headers), context, group)
+
+
+@anthropic_router.post("/v1/messages/count_tokens", summary="Count the tokens of a prompt")
+async def _count_tokens(request: Request, operations: _CallerDep, body: CountRequest) -> TokenCount:
+    """Say about how many tokens a prompt has, rather too many. No model is called."""
+    _group_of(request, operations, body.model)
+    return TokenCount(input_tokens=count_tokens(body))
 
 
 @openai_router.post("/v1/embeddings", summary="Embed texts", response_model=EmbeddingList)
@@ -184,8 +230,9 @@ async def _embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, body: EmbeddingRequest
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, operations, body.model)
+    group = _group_of(request, operations, body.model)
     call_request = _embedding_request(body, await operations.call_model(**_caller_of(request, body)))
+    call_request = call_request.model_copy(update={"model": group})
     reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
     return JsonLine(_embedding_document(body, reply), headers=_cost_of(reply))
 
@@ -236,12 +283,21 @@ def _groups(request: Request, operations: ModelOperations) -> tuple[str, ...] | 
     return request.app.state.groups or operations.models()
 
 
-def _check_group(request: Request, operations: ModelOperations, name: str) -> None:
+def _group_of(request: Request, operations: ModelOperations, name: str) -> str:
+    """The group that a client means; a name goes on as it is where only the model's server knows."""
     groups = _groups(request, operations)
-    if groups is not None and not any(fnmatchcase(name, group) for group in groups):
+    if groups is None:
+        return name
+    group = group_of(name, groups, request.app.state.mesh.settings[ModelsSettings].aliases)
+    if group is None:
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"
         )
+    return group
+
+
+def _anthropic_entry(name: str) -> dict[str, Any]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
 
 def _caller_of(request: Request, body: ChatRequest | ResponsesRequest | EmbeddingRequest) -> dict[str, Any]:
@@ -256,11 +312,11 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
     return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
 
 
-async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext) -> Response:
+async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext, group: str) -> Response:
     """Make the call for its caller, and answer as its wire does."""
     user = context.agent_id or LLM_SERVICE
     context = context.model_copy(update={"passed_over": call.passed_over})
-    call_request = call.request.model_copy(update={"context": context, "user": user})
+    call_request = call.request.model_copy(update={"context": context, "user": user, "model": group})
     complete = partial(mesh.get(Model).complete, call_request)
     if call.streams:
         streamed = await _begun(request, StreamedCall(complete))

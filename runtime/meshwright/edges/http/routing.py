@@ -30,7 +30,15 @@ from meshwright.edges.bodies import (
     read_json,
     too_large,
 )
-from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
+from meshwright.edges.http.errors import (
+    CALLER,
+    AnthropicErrorBody,
+    ErrorShape,
+    JsonLine,
+    OpenAIErrorBody,
+    RouterKind,
+    kind_of,
+)
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
 from meshwright.mesh.identity.operations import Acting, Operations, check_early
 from meshwright.mesh.mesh import Mesh
@@ -274,6 +282,14 @@ _ANY_OPENAI_ERROR: dict[int | str, Any] = {
         "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
     }
 }
+_ANY_ANTHROPIC_ERROR: dict[int | str, Any] = {
+    "default": {
+        "model": AnthropicErrorBody,
+        "description": "An error, as Anthropic's API has it; a problem where the framework refuses.",
+        "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
+    }
+}
+_ANY_ERROR = {"problem": ANY_PROBLEM, "openai": _ANY_OPENAI_ERROR, "anthropic": _ANY_ANTHROPIC_ERROR}
 STREAM: dict[str, Any] = {
     EVENT_STREAM: {
         "schema": {
@@ -306,7 +322,8 @@ def make_router(
 ) -> APIRouter:
     """Makes a router whose routes read and answer JSON as all of the mesh do.
 
-    `errors` are problem documents (RFC 9457), or have the shape of OpenAI's API. A body may have `max_body`
+    `errors` are problem documents (RFC 9457), or have the shape of OpenAI's or
+    Anthropic's API. A body may have `max_body`
     bytes: a number, or the names of settings of which the largest counts. Requests to a router that
     `is_open` need no key, and have no caller: its routes show public facts, or check signatures. Streams
     that it does not count are not limited by `http.max_streams`. One that `names_tenant` takes the header
@@ -321,7 +338,7 @@ def make_router(
         default_response_class=JsonLine,
         route_class=Route,
         dependencies=[Depends(_document_tenant)] if names_tenant else [],
-        responses=ANY_PROBLEM if errors == "problem" else _ANY_OPENAI_ERROR,
+        responses=_ANY_ERROR[errors],
     )
 
 

@@ -21,7 +21,7 @@ from meshwright.edges.http.errors import CALLER, kind_of
 from meshwright.edges.http.routing import EVENT_STREAM
 from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.mesh.orchestration.tenants import Tenants
-from meshwright.models.wire.errors import openai_error
+from meshwright.models.wire.errors import anthropic_error, openai_error
 
 CREDENTIALS = "meshwright.credentials"
 """The key of a request's credentials in its scope, if it had to show some."""
@@ -196,8 +196,11 @@ class ServerSentEvents(StreamingResponse):
                 await self._end()
 
     async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
-        if kind_of(scope).errors == "openai":
+        shape = kind_of(scope).errors
+        if shape == "openai":
             frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
+        elif shape == "anthropic":
+            frame = format_sse_event(event="error", data_str=encode(anthropic_error(problem)).decode())
         else:
             text = problem_of(problem).model_dump_json(exclude_none=True)
             frame = format_sse_event(event=_STREAM_ENDED, data_str=text)

@@ -196,13 +196,18 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _tags_of(request: ChatRequest, header: str) -> tuple[str, ...]:
-    nested = request.metadata.tags if request.metadata else None
-    more = list(filter(None, map(str.strip, header.split(","))))
-    if len(more) > _MAX_TAGS or max(map(len, more), default=0) > _MAX_TAG_CHARS:
+def header_tags(header: str) -> tuple[str, ...]:
+    """Returns the tags of a header, with commas between. Raises InvalidInput for too many or long ones."""
+    tags = list(filter(None, map(str.strip, header.split(","))))
+    if len(tags) > _MAX_TAGS or max(map(len, tags), default=0) > _MAX_TAG_CHARS:
         problem = f"{TAGS_HEADER} may have {_MAX_TAGS} tags of {_MAX_TAG_CHARS} characters"
         raise InvalidInput(problem, remedy="Send fewer or shorter ones", field=TAGS_HEADER)
-    return tuple(dict.fromkeys([*(request.tags or ()), *(nested or ()), *more]))
+    return tuple(tags)
+
+
+def _tags_of(request: ChatRequest, header: str) -> tuple[str, ...]:
+    nested = request.metadata.tags if request.metadata else None
+    return tuple(dict.fromkeys([*(request.tags or ()), *(nested or ()), *header_tags(header)]))
 
 
 def _must_call(request: ChatRequest) -> bool:

@@ -19,6 +19,7 @@ from meshwright.core.errors import (
     Unauthenticated,
     sentence,
 )
+from meshwright.core.ids import new_id
 from meshwright.models.errors import (
     BudgetExceeded,
     ContentRefused,
@@ -125,3 +126,46 @@ def invalid_body(error: ValidationError) -> InvalidInput:
 
 def _refusal_of(error: MeshError) -> _Refusal:
     return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
+
+
+# Anthropic's errors
+
+_ANTHROPIC: tuple[tuple[type[MeshError], tuple[int, str]], ...] = (
+    (Unauthenticated, (401, "authentication_error")),
+    (Forbidden, (403, "permission_error")),
+    (NotFound, (404, "not_found_error")),
+    (TooLarge, (413, "request_too_large")),
+    (InvalidInput, (400, "invalid_request_error")),
+    (BudgetExceeded, (402, "billing_error")),
+    (StorageExceeded, (402, "billing_error")),
+    (Overloaded, (429, "rate_limit_error")),
+    (RateLimited, (429, "rate_limit_error")),
+    (ModelRefused, (400, "invalid_request_error")),
+    (ModelTimeout, (504, "timeout_error")),
+    (ModelUnavailable, (529, "overloaded_error")),
+    (ModelError, (502, "api_error")),
+    (HostError, (503, "api_error")),
+    (MeshError, (500, "api_error")),
+)
+"""Status and type of each kind of error; the first that fits counts."""
+
+
+def anthropic_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Returns status, headers and document of an error as Anthropic's API answers it."""
+    document = anthropic_error(error)
+    headers = {**refusal_headers(error), "request-id": document["request_id"]}
+    return _anthropic_refusal(error)[0], headers, document
+
+
+def anthropic_error(error: MeshError) -> dict[str, Any]:
+    """Returns an error's document in Anthropic's shape. It also ends a stream that began well."""
+    message = message_of(error)
+    if isinstance(error, ContextTooLong):  # words at which Claude Code compacts its conversation
+        message = f"prompt is too long: {message}"
+    details = {"error_code": error.code, "field": error.field or None}
+    fields = {"type": _anthropic_refusal(error)[1], "message": message, "details": details}
+    return {"type": "error", "error": fields, "request_id": f"req_{new_id()}"}
+
+
+def _anthropic_refusal(error: MeshError) -> tuple[int, str]:
+    return next(refusal for kind, refusal in _ANTHROPIC if isinstance(error, kind))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from meshwright.core.errors import MeshError
@@ -20,6 +21,16 @@ def plain_names(names: Iterable[str]) -> tuple[str, ...]:
     Names that no API has are one `?`.
     """
     return tuple(dict.fromkeys(name if _NAME.fullmatch(name) else "?" for name in names))[:_MAX_NAMES]
+
+
+def group_of(name: str, groups: Collection[str], names: Mapping[str, str]) -> str | None:
+    """Returns the group that a client means by the name of a model; None where there is none.
+
+    `names` has groups by patterns of names that are no groups; the first that fits counts.
+    """
+    candidates = [name, *(group for pattern, group in names.items() if fnmatchcase(name, pattern))]
+    existing = (name for name in candidates[:2] if any(fnmatchcase(name, group) for group in groups))
+    return next(existing, None)
 
 
 class WireCall(Protocol):

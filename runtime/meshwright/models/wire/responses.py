@@ -21,6 +21,7 @@ from meshwright.models.wire.response_items import NOT_STORED, ConversationReader
 from meshwright.models.wire.response_tools import ResponseTools
 from meshwright.models.wire.stream import StreamedCall
 
+_TIMEOUT_SECONDS = 600.0  # what OpenAI's SDK waits for
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that ask for what the mesh has not stored, or would have to."""
 _TO_PROVIDER = frozenset(
@@ -142,7 +143,8 @@ class ResponseCall:
 
     def __init__(self, body: ResponsesRequest, header: str = "") -> None:
         reading = _Reading(body)
-        self.request = model_request(reading.chat, header)
+        request = model_request(reading.chat, header)
+        self.request = request.model_copy(update={"timeout_seconds": _TIMEOUT_SECONDS})
         self.streams = bool(body.stream)
         self.passed_over = reading.passed_over
         self._tools = reading.tools

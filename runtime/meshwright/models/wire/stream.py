@@ -19,6 +19,7 @@ class StreamedCall:
     def __init__(self, complete: Callable[[OnDelta], Coroutine[Any, Any, ModelReply]]) -> None:
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._first: str | None = None
+        self._has_begun = False
         self._sent = ""
         self._repeated: str | None = None
         self._parted = False
@@ -27,12 +28,14 @@ class StreamedCall:
 
     async def begun(self) -> None:
         """Wait for the first piece, or for the end of the call. Raises the error that it ended with."""
-        self._first = await self._pieces.get()
+        self._first, self._has_begun = await self._pieces.get(), True
         if self._first is None:
             await self.reply()
 
     async def pieces(self) -> AsyncGenerator[str]:
         """The text, as it comes; without a stream below, all of it at the end. Raises ModelError."""
+        if not self._has_begun:
+            await self.begun()
         piece = self._first
         while piece is not None:
             yield piece

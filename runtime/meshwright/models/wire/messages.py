@@ -1,0 +1,344 @@
+"""Anthropic's Messages API, as its clients and Claude Code use it. Nothing is stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
+
+from meshwright.core.capability import LLM_SERVICE
+from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.ids import ID_PATTERN, Identifier, new_id
+from meshwright.core.messages import Usage
+from meshwright.core.schema_checks import check_schema
+from meshwright.models.port import ANTHROPIC_PARAMS, ModelReply, ModelRequest, ToolSpec
+from meshwright.models.usage import media_of, parts_of
+from meshwright.models.wire.chat import TAGS_HEADER, header_tags
+from meshwright.models.wire.errors import (
+    UnsupportedParameter,
+    anthropic_answer,
+    anthropic_error,
+    invalid_body,
+)
+from meshwright.models.wire.message_blocks import BlockReader, blocks_of
+from meshwright.models.wire.port import plain_names
+from meshwright.models.wire.stream import StreamedCall
+
+BETA_HEADER = "anthropic-beta"
+_NATIVE_FIELDS = ("thinking", "context_management", "top_k", "cache_control", "service_tier")
+_STORED = ("container", "thread")
+_NOT_STORED = "Send the whole conversation as `messages`: nothing is stored here"
+_CLIENTS = "Offer tools with an input_schema: the mesh runs no hosted ones"
+_EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+_BUDGETS = ((4096, "low"), (16_384, "medium"))  # up to so many tokens of thinking
+_REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+_BYTES_PER_TOKEN = 3
+_TIMEOUT_SECONDS = 600.0  # what Anthropic's SDK waits for
+_MAX_BETAS = 1024  # characters
+
+
+class MessageParam(BaseModel):
+    """One message of the conversation: text, or blocks."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[dict[str, Any]]
+
+
+class CountRequest(BaseModel):
+    """A prompt whose tokens are counted, as Anthropic's API has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(min_length=1, max_length=128)
+    messages: list[MessageParam] = Field(min_length=1)
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+
+
+class MessagesRequest(CountRequest):
+    """A message to be made, as Anthropic's API has it."""
+
+    max_tokens: int = Field(ge=1, le=1_000_000)
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    metadata: dict[str, Any] | None = None
+    tenant_id: Identifier | None = None
+
+
+class MessageDocument(BaseModel):
+    """A message, as Anthropic has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    usage: dict[str, Any]
+
+
+class TokenCount(BaseModel):
+    """The tokens of a prompt."""
+
+    input_tokens: int
+
+
+class _Prompt:
+    """A request as the mesh's model takes it, and what is passed over."""
+
+    def __init__(self, body: CountRequest, headers: Mapping[str, str]) -> None:
+        others = {name: value for name, value in (body.model_extra or {}).items() if value is not None}
+        for name in _STORED:
+            if others.pop(name, None):
+                raise UnsupportedParameter(f"{name} is not possible here", remedy=_NOT_STORED, field=name)
+        reader = BlockReader()
+        messages = reader.read(body.system, [(entry.role, entry.content) for entry in body.messages])
+        tools, hosted = _tools_of(body.tools or [])
+        names = [name for name in others if name not in (*_NATIVE_FIELDS, "output_format")]
+        self.passed_over = [*names, *hosted, *(f"messages.{kind}" for kind in reader.passed_over)]
+        self.request = ModelRequest(
+            model=body.model,
+            messages=messages,
+            tags=header_tags(headers.get(TAGS_HEADER, "")),
+            user=LLM_SERVICE,
+            tools=_chosen(tools, body.tool_choice or {}),
+            tool_choice=_choice_of(body.tool_choice or {}),
+            response_schema=_schema_of(body, others),
+            temperature=None,
+            max_tokens=None,
+            params=_params_of(body, others, headers),
+            timeout_seconds=_TIMEOUT_SECONDS,
+        )
+
+
+def user_of(body: MessagesRequest) -> str | None:
+    """Returns the user that a request names, where that is an id of the mesh."""
+    user = (body.metadata or {}).get("user_id")
+    return user if isinstance(user, str) and re.fullmatch(ID_PATTERN, user) else None
+
+
+def count_tokens(body: CountRequest) -> int:
+    """Returns about how many tokens a prompt has: no provider is asked. Raises InvalidInput."""
+    return _tokens_of(_Prompt(body, {}).request)
+
+
+def _tokens_of(request: ModelRequest) -> int:
+    size = sum([*map(len, parts_of(request)), *media_of(request)])
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def _tools_of(tools: list[dict[str, Any]]) -> tuple[list[ToolSpec], list[str]]:
+    """The tools that clients run, and the names of the others."""
+    specs: list[ToolSpec] = []
+    hosted: list[str] = []
+    for number, tool in enumerate(tools):
+        where, kind = f"tools.{number}", tool.get("type") or "custom"
+        if kind != "custom":
+            hosted.append(f"tools.{kind}")
+            continue
+        if not isinstance(tool.get("name"), str) or not tool["name"]:
+            raise InvalidInput(f"{where}.name is missing", field=f"{where}.name")
+        schema = tool.get("input_schema")
+        if not isinstance(schema, dict):
+            raise InvalidInput(f"{where}.input_schema is missing", field=f"{where}.input_schema")
+        check_schema(schema, f"{where}.input_schema")
+        description, strict = str(tool.get("description") or ""), tool.get("strict")
+        spec = ToolSpec(name=tool["name"], description=description, parameters=schema)
+        specs.append(spec.model_copy(update={"strict": strict}) if isinstance(strict, bool) else spec)
+    if hosted and not specs:
+        raise UnsupportedParameter(
+            f"{hosted[0]!r} is not possible here", remedy=_CLIENTS, field="tools.0.type"
+        )
+    return specs, hosted
+
+
+def _chosen(tools: list[ToolSpec], choice: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
+    if choice.get("type") == "tool":
+        tools = [tool for tool in tools if tool.name == choice.get("name")]
+    if choice.get("type") in ("tool", "any") and not tools:
+        raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
+    return tuple(tools)
+
+
+def _choice_of(choice: Mapping[str, Any]) -> Literal["auto", "required", "none"]:
+    match choice.get("type") or "auto":
+        case "auto":
+            return "auto"
+        case "none":
+            return "none"
+        case "any" | "tool":
+            return "required"
+        case kind:
+            raise InvalidInput(f"tool_choice.type: {kind!r} is not possible here", field="tool_choice.type")
+
+
+def _schema_of(body: CountRequest, others: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The shape that the answer is to have, None for text. Raises InvalidInput where it is no schema."""
+    form = (body.output_config or {}).get("format") or others.get("output_format")
+    if form is None:
+        return None
+    schema = form.get("schema") if isinstance(form, Mapping) else None
+    if not isinstance(schema, dict):
+        raise InvalidInput("output_config.format has no schema", field="output_config.format")
+    check_schema(schema, "output_config.format.schema")
+    return schema
+
+
+def _params_of(body: CountRequest, others: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters in words that every provider knows, and those of providers with this API."""
+    params: dict[str, Any] = {}
+    if isinstance(body, MessagesRequest):
+        fields = {"top_p": body.top_p, "stop": body.stop_sequences}
+        params |= {name: value for name, value in fields.items() if value}
+    if (body.tool_choice or {}).get("disable_parallel_tool_use"):
+        params["parallel_tool_calls"] = False
+    if effort := _effort_of(body):
+        params["reasoning_effort"] = effort
+    native = {name: others[name] for name in _NATIVE_FIELDS if name in others}
+    if body.thinking is not None:
+        native["thinking"] = body.thinking
+    if effort := (body.output_config or {}).get("effort"):
+        native["output_config"] = {"effort": effort}
+    if betas := headers.get(BETA_HEADER, "")[:_MAX_BETAS]:
+        native["betas"] = betas
+    return {**params, ANTHROPIC_PARAMS: native} if native else params
+
+
+def _effort_of(body: CountRequest) -> str | None:
+    """How much a model shall reason, for providers with another API; None where it shall not."""
+    thinking = body.thinking or {}
+    if thinking.get("type") not in ("enabled", "adaptive"):
+        return None
+    effort = _EFFORTS.get(str((body.output_config or {}).get("effort")))
+    budget = thinking.get("budget_tokens")
+    if effort is not None or not isinstance(budget, int):
+        return effort
+    return next((word for most, word in _BUDGETS if budget <= most), "high")
+
+
+# Answers
+
+
+class MessageCall:
+    """A message: its request, and its answer with one id, in blocks as Anthropic writes them.
+
+    Raises InvalidInput for a request that the mesh cannot do.
+    """
+
+    def __init__(self, body: MessagesRequest, headers: Mapping[str, str]) -> None:
+        reading = _Prompt(body, headers)
+        limits = {"max_tokens": body.max_tokens, "temperature": body.temperature}
+        self.request = reading.request.model_copy(update=limits)
+        self.streams = bool(body.stream)
+        self.passed_over = plain_names(reading.passed_over)
+        self._id = f"msg_{new_id()}"
+
+    def whole(self, reply: ModelReply) -> dict[str, Any]:
+        """The message at once."""
+        text = [{"type": "text", "text": reply.content}] if reply.content else []
+        others = blocks_of(reply)
+        thinking, calls = others[: len(reply.thinking)], others[len(reply.thinking) :]
+        return {
+            **self._opening(reply.model),
+            "content": [*thinking, *text, *calls],
+            "stop_reason": _reason_of(reply),
+            "usage": _usage_of(reply.usage),
+        }
+
+    async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
+        """The message as server-sent events; an error ends it. Thinking comes behind text of a stream."""
+        usage = _usage_of(Usage(prompt_tokens=_tokens_of(self.request)))
+        opening = {**self._opening(self.request.model), "usage": {**usage, "output_tokens": 1}}
+        yield _frame("message_start", message=opening)
+        yield _frame("ping")
+        has_text = False
+        try:
+            async for text in call.pieces():
+                if not has_text:
+                    yield _frame("content_block_start", index=0, content_block={"type": "text", "text": ""})
+                    has_text = True
+                yield _frame("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+            reply = await call.reply()
+        except MeshError as error:
+            yield _frame("error", **anthropic_error(error))
+            return
+        if has_text:
+            yield _frame("content_block_stop", index=0)
+        for index, block in enumerate(blocks_of(reply), start=int(has_text)):
+            for frame in _block_frames(index, block):
+                yield frame
+        ending = {"stop_reason": _reason_of(reply), "stop_sequence": None}
+        yield _frame("message_delta", delta=ending, usage=_usage_of(reply.usage))
+        yield _frame("message_stop")
+
+    def _opening(self, model: str) -> dict[str, Any]:
+        head = {"id": self._id, "type": "message", "role": "assistant", "model": model}
+        return {**head, "content": list[Any](), "stop_reason": None, "stop_sequence": None}
+
+
+def _block_frames(index: int, block: Mapping[str, Any]) -> Iterator[bytes]:
+    """The events of a block that is whole."""
+    empty, deltas = dict(block), list[dict[str, Any]]()
+    if block["type"] == "tool_use":
+        empty["input"] = dict[str, Any]()
+        deltas.append({"type": "input_json_delta", "partial_json": to_json(block["input"]).decode()})
+    elif block["type"] == "thinking":
+        empty |= {"thinking": "", "signature": ""}
+        names = (("thinking", "thinking_delta"), ("signature", "signature_delta"))
+        deltas += [{"type": kind, name: block[name]} for name, kind in names if block.get(name)]
+    yield _frame("content_block_start", index=index, content_block=empty)
+    for delta in deltas:
+        yield _frame("content_block_delta", index=index, delta=delta)
+    yield _frame("content_block_stop", index=index)
+
+
+def _frame(kind: str, **fields: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), to_json({**fields, "type": kind}))
+
+
+def _reason_of(reply: ModelReply) -> str:
+    if reply.tool_calls and reply.finish_reason != "length":
+        return "tool_use"
+    return _REASONS.get(reply.finish_reason, "end_turn")
+
+
+def _usage_of(usage: Usage) -> dict[str, Any]:
+    """The tokens as the API counts them: those of its cache apart."""
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    return {
+        "input_tokens": max(0, usage.prompt_tokens - cached - written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": cached,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+class MessagesDialect:
+    """Anthropic's Messages API."""
+
+    path = "/v1/messages"
+
+    def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> MessageCall:
+        """Reads a request. Raises InvalidInput with the field that is wrong."""
+        try:
+            request = MessagesRequest.model_validate(body)
+        except ValidationError as error:
+            raise invalid_body(error) from None
+        return MessageCall(request, headers)
+
+    def error(self, error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
+        """Returns status, headers and document of an error."""
+        return anthropic_answer(error)
+
+
+MESSAGES = MessagesDialect()
