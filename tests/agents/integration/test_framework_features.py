@@ -1,4 +1,4 @@
-"""What frameworks have besides tools goes on after a kill: handoffs, guardrails, interrupts, MCP servers."""
+"""Handoffs, guardrails, sessions, interrupts and MCP servers of frameworks go on after a kill."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ SCRIPT: Mapping[tuple[str, int], dict[str, Any]] = {
     ("You read for facts.", 0): {"content": "The facts are right."},
     ("You lend.", 0): tool_call("count", "{}", "call_count"),
     ("You lend.", 1): tool_call("lend", json.dumps({"title": "Emma"}), "call_lend"),
-    ("You lend.", 2): {"content": "Emma is lent."},
+    ("You lend.", 2): tool_call("remind", json.dumps({"days": 14}), "call_remind"),
+    ("You lend.", 3): {"content": "Emma is lent."},
 }
 OWNERS = {
     "desk": ("You guard.", "You greet.", "You sell."),
@@ -79,7 +80,7 @@ async def test_handoffs_guardrails_interrupts_and_mcp_servers_go_on_after_a_kill
     assert outcomes["review"].cost_usd == 2 * COST
     assert len(asked) == len(TASKS)
     assert mesh.effects(TASKS["desk"]) == {"charge 500": 1, "held": 1}
-    assert mesh.effects(TASKS["library"]) == {"count": 1, "lend Emma": 1, "held": 1}
+    assert mesh.effects(TASKS["library"]) == {"count": 1, "lend Emma": 1, "remind 14": 1, "held": 1}
 
 
 async def are_held(mesh: FrameworksMesh) -> bool:

@@ -46,14 +46,20 @@ EXAMPLES = (
     "langgraph_shop",
     "agent_framework_shop",
 )
+ELSEWHERE = (("pydantic_ai_shop", "postgres"), ("langgraph_shop", "dapr"))
+"""On the other stores, in CI."""
 _SOAK = pytest.mark.soak("the same on SQLite; the turns and claims of each store have tests of their own")
 CASES = [
-    *((example, "sqlite") for example in EXAMPLES),
-    *(
-        pytest.param(example, store, marks=[_SOAK, *needs])
-        for store, needs in (("postgres", []), ("dapr", [pytest.mark.needs(*DAPR)]))
-        for example in EXAMPLES
-    ),
+    pytest.param(
+        example,
+        store,
+        marks=[
+            *([] if store == "sqlite" or (example, store) in ELSEWHERE else [_SOAK]),
+            *([pytest.mark.needs(*DAPR)] if store == "dapr" else []),
+        ],
+    )
+    for store in ("sqlite", "postgres", "dapr")
+    for example in EXAMPLES
 ]
 
 

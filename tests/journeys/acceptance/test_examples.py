@@ -134,6 +134,15 @@ def test_the_five_steps_take_at_most_24_lines() -> None:
     assert len([line for line in lines if line.strip()]) <= 24
 
 
+def test_an_agent_of_a_framework_takes_25_lines_and_six_more_than_it_had() -> None:
+    for example in (EXAMPLES / "frameworks").glob("*.py"):
+        assert len([line for line in example.read_text().splitlines() if line.strip()]) <= 25, example.name
+    page = (ROOT / "docs/frameworks.md").read_text()
+    [change] = re.findall(r"^```diff\n(.*?)^```$", page, flags=re.M | re.S)
+    signs = [line[:1] for line in change.splitlines() if line.strip()]
+    assert signs.count("+") - signs.count("-") <= 6
+
+
 async def test_schedule(tmp_path: Path) -> None:
     folder = copied("schedule", tmp_path)
     async with mesh_up(folder / ".mesh", cwd=folder) as running:

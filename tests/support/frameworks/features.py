@@ -15,6 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.mcp import MCPToolset, StdioTransport
+from pydantic_ai.toolsets import FunctionToolset
 
 from meshwright import Agent, Capability, Run, ToolContext, tool
 from meshwright.pydantic_ai import MeshDurability
@@ -103,10 +104,17 @@ librarian = PydanticAgent(
 
 
 class Library(Agent):
-    """pydantic-ai: tools of an MCP server."""
+    """pydantic-ai: tools of an MCP server, and one of the mesh beside them."""
 
     agent_id = "library"
     capabilities = (Capability("lending"),)
 
+    @tool()
+    async def remind(self, days: int, context: ToolContext) -> str:
+        """Send a reminder in some days."""
+        note(context.task, f"remind {days}")
+        return "I will."
+
     async def run(self, run: Run) -> str:
-        return (await librarian.run(run.task.text)).output
+        own = FunctionToolset(run.functions(), metadata={"mesh": False})
+        return (await librarian.run(run.task.text, toolsets=[own])).output
