@@ -133,8 +133,8 @@ def test_a_doubt_shows_all_that_its_check_saw() -> None:
     question = {"question": reason, "status": "answered", "subject": {"check": "The bank lists:\npending"}}
     assert labelled(question_lines(question, "")).splitlines()[-3:] == [
         "check       |",
-        "              The bank lists:",
-        "              pending",
+        "            The bank lists:",
+        "            pending",
     ]
     short = {**question, "subject": {"check": "The bank lists:"}}
     assert "check " not in labelled(question_lines(short, ""))
