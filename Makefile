@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills oldest newest lint format types bench coding dapr dex frameworks mcp tsc harness kube argocd image lock sbom audit clean
+.PHONY: help install demo test soak kills oldest newest lint format types bench coding crash dapr dex frameworks mcp tsc harness kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -51,6 +51,9 @@ bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 
 coding: .venv/.dev tsc  ## do 20 small coding jobs by recorded calls of tools, or by a model: MODEL=anthropic/..., ARGS="--only JOB"
 	@$(BIN)/python -m benchmarks.coding $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+crash: .venv/.dev frameworks  ## kill agents of frameworks in the middle of a refund, alone and in a mesh
+	@$(BIN)/python -m benchmarks.crash $(ARGS)
 
 dapr:  ## build daprd, placement and scheduler with Go, once, and print where they are
 	@"$(PYTHON)" tools/dapr/build

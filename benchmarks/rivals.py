@@ -14,20 +14,20 @@ DAPR_AGENTS = "dapr-agents==1.0.9"
 _INSTALL_SECONDS = 300.0
 
 
-async def installed(requirement: str) -> Path:
-    """The interpreter of the environment of a requirement, made where there is none yet.
+async def installed(requirements: str) -> Path:
+    """The interpreter of the environment of requirements, with spaces between, made if there is none yet.
 
     Raises RuntimeError, OSError or TimeoutError where it cannot be installed.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "meshwright" / "bench" / requirement
+    folder = cache / "meshwright" / "bench" / requirements
     done, python = folder / "done", folder / "bin" / "python"
     if not done.exists():
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
         if uv is None:
             raise RuntimeError("there is no uv here")
         await _run(uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder))
-        await _run(uv, "pip", "install", "-q", "--python", str(python), requirement)
+        await _run(uv, "pip", "install", "-q", "--python", str(python), *requirements.split())
         done.touch()
     return python
 
