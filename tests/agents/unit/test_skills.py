@@ -313,6 +313,30 @@ async def test_read_by_code_alone_counts_as_outside(package: Path, tmp_path: Pat
         assert (await mesh.ask("by-code", "Read.")).text == "False True"
 
 
+@pytest.mark.parametrize("agent_id", ["clerk", "stamper"])
+async def test_code_gets_the_skills_for_instructions_of_its_own(
+    agent_id: str, package: Path, project: Path
+) -> None:
+    class ByCode(Clerk):
+        """Tells its skills."""
+
+        skills = ("pdf-forms",) if agent_id == "clerk" else ("acme:stamps",)
+
+        async def run(self, run: Run) -> str:
+            text = await run.skills()
+            [read_skill] = run.functions("read_skill")
+            page = await read_skill("pdf-forms" if agent_id == "clerk" else "acme:stamps")
+            return f"{run.outside} {page['file']} {text}"
+
+    async with mesh_for(ByCode, project=project) as mesh:
+        text = (await mesh.ask("clerk", "Tell.")).text
+        assert text.startswith(f"{agent_id == 'stamper'} SKILL.md These skills")
+        name = "pdf-forms" if agent_id == "clerk" else "acme:stamps"
+        assert f"<name>{name}</name>" in text
+        [offered] = facts(mesh, "skills.offered")
+        assert [*offered["skills"]] == [name]
+
+
 async def test_all_of_the_project_leaves_packages_out(package: Path, project: Path) -> None:
     async with mesh_for(AllSkills, Stamper, project=project) as mesh:
         skills = mesh.mesh.get(Skills)

@@ -22,6 +22,8 @@ from meshwright.agents.run.memories import NewMemory, recalled, remembered
 from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_chain import RunTools
+from meshwright.agents.skills.catalog import NO_SKILLS
+from meshwright.agents.skills.event_types import SkillsOffered
 from meshwright.agents.tools.tool import DelegationOptions
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
@@ -213,6 +215,24 @@ class Run(RunClients):
         with self._state.time.apart():
             prepared = await prepare_run(self._state, partial(self._calls.context, self._journal.inside))
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
+
+    @noted
+    async def skills(self) -> str:
+        """The names and descriptions of the agent's skills, for instructions that your code writes itself.
+
+        `converse` has them in its prompt without this. A resumed run gets the same text; "" without skills.
+        """
+        offered = await self._journal.step(
+            "skills", {}, self._offered_skills, costly=False, tell=_skills_events
+        )
+        if offered["outside"]:
+            self._journal.read_outside()
+        return "\n\n".join(filter(None, (offered["text"], offered["outside"])))
+
+    async def _offered_skills(self) -> dict[str, Any]:
+        skills = self._state.services.skills
+        offered = NO_SKILLS if skills is None else skills.offered(self.agent_id)
+        return offered._asdict()
 
     @noted
     async def changes(self) -> tuple[EarlierChange, ...]:
@@ -408,3 +428,8 @@ class Run(RunClients):
         if report.failed or report.waiting.items:  # words of other runs, which may have them from strangers
             self._journal.read_outside()
         return report
+
+
+def _skills_events(offered: dict[str, Any]) -> list[ProgressEvent]:
+    digests = offered["digests"]
+    return [ProgressEvent.of(SkillsOffered(skills=digests))] if digests else []
