@@ -25,6 +25,7 @@ from meshwright.parts.coding.settings import CodingProgram
 from meshwright.toolsets.code import ProposingTools
 
 _MAX_FAILURES = 1  # sessions in a row whose program ends in the middle
+_MAX_SESSIONS = 200  # of a task: each answer to a permission takes one
 _MAX_TITLE_CHARS, _MAX_TEXT_CHARS, _MAX_LISTED = 72, 4_000, 30
 _FAILED = {
     "refusal": "refused the request",
@@ -118,6 +119,8 @@ class _Job:
         """How a session ended; None for one that a former claim began, and that was cut off."""
         run, earlier = self._run, self._session_id
         self._sessions += 1
+        if self._sessions > _MAX_SESSIONS:
+            raise CodingAgentFailed(f"{self._name} asks for one permission after another, and does not end")
         work = CodingWork(run, self._tree, self._name, self._settings, self._sessions)
         beginning = await run.step("coding begin", partial(_value, {"claim": self._claim}))
         async with AsyncExitStack() as stack:

@@ -17,6 +17,8 @@ from meshwright.parts.coding.programs import Launch
 from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, prompt_of, title_of
 
 _MAX_INPUT_CHARS = 8_000
+_PASSING = ("id", "_at", "_ms", "time", "timestamp")
+"""The ends of names of ids and times."""
 _CALLS = ("tool_call", "tool_call_update")
 
 
@@ -97,12 +99,14 @@ class AcpConversation:
 
 
 def _input(value: Any) -> str:
-    """The input of a call as text, without ids, which differ when a session is taken up again."""
-    return json.dumps(_without_ids(value), ensure_ascii=False, sort_keys=True)[:_MAX_INPUT_CHARS]
+    """The input of a call as text, without what differs when a session is taken up again: ids and times."""
+    if isinstance(value, dict) and "command" in value:
+        value = {name: value[name] for name in ("command", "cwd") if name in value}
+    return json.dumps(_lasting(value), ensure_ascii=False, sort_keys=True)[:_MAX_INPUT_CHARS]
 
 
-def _without_ids(value: Any) -> Any:
+def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        fields = {key: field for key, field in value.items() if not key.lower().endswith("id")}
-        return {key: _without_ids(field) for key, field in fields.items()}
-    return [_without_ids(item) for item in value] if isinstance(value, list) else value
+        names = [name for name in value if not str(name).lower().endswith(_PASSING)]
+        return {name: _lasting(value[name]) for name in names}
+    return [_lasting(item) for item in value] if isinstance(value, list) else value
