@@ -17,7 +17,10 @@ from meshwright.parts.coding.component import CodingComponent
 from meshwright.testing import MeshUnderTest, mesh_for
 from tests.support.repositories import repository
 
-pytestmark = pytest.mark.needs("git", "bwrap", "node")
+pytestmark = [
+    pytest.mark.needs("git", "bwrap", "node"),
+    pytest.mark.soak("programs of 1.2 GB, which make harness installs; CI has an agent that is a fake"),
+]
 INSTALL = Path(__file__).resolve().parents[2] / "support/harness_programs/install"
 COMMAND = "sed -i 's/a - b/a + b/' calc.py && echo it-is-done"
 CALLS: dict[str, dict[str, object]] = {
