@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { Health } from "./health.js";
 import { Icon } from "./icons.js";
+import { openPalette, Palette } from "./palette.js";
 import { act, call, live, lostAt, may, me, notice, route, tenant, to, touch, waiting } from "./lib.js";
 
 /** @typedef {{show: () => any, title: string, roles: string[], group: string}} View */
@@ -26,6 +27,7 @@ export function Frame({ views, current, children }) {
       <a class="unseen" href="#main" onClick=${skip}>To the content</a>
       <a class="brand" href=${to(views[0]?.[0] ?? "")}><${Icon} name="mark" /> Meshwright</a>
       <button type="button" class="close" onClick=${() => open(false)}>Close</button>
+      <button type="button" class="find" onClick=${openPalette}><span>Go to…</span> <kbd aria-hidden="true">Ctrl K</kbd></button>
       <nav aria-label="Views">${grouped(views).map(([group, some]) => html`<div key=${group}><h2 id=${`group-${group}`}>${group}</h2><ul aria-labelledby=${`group-${group}`}>${some.map(([key, view]) => html`<li key=${key}><${Link} name=${key} view=${view} current=${current} /></li>`)}</ul></div>`)}</nav>
       <${Mine} />
     </aside>
@@ -33,6 +35,7 @@ export function Frame({ views, current, children }) {
       <header class="above"><${Lost} isLost=${isLost} /><${Health} /><${Notice} /></header>
       <main id="main" tabindex="-1">${children}</main>
     </div>
+    <${Palette} views=${views} />
     <nav class="below" aria-label="Near">${views.filter(([key]) => NEAR.includes(key)).map(([key, view]) => html`<${Link} key=${key} name=${key} view=${view} current=${current} />`)}<button type="button" aria-expanded=${isOpen} onClick=${() => open(!isOpen)}><${Icon} name="menu" /> Menu</button></nav>
   </div>`;
 }

@@ -1,0 +1,109 @@
+// @ts-check
+/** The command palette (Ctrl-K): any view, agent, task or setting by its name; and the keys of the page (?). */
+import { html, signal, useEffect, useRef, useState } from "./vendor/preact.js";
+import { Icon } from "./icons.js";
+import { Key } from "./keys.js";
+import { asked, may, short, slow, to, useData } from "./lib.js";
+import { Text } from "./unseen.js";
+
+const SHOWN = 12;
+const LEAST_CHARS = 2;
+const PAUSE_MS = 200;
+const KEYS = [
+  ["Ctrl K", "go to a view, an agent or a task"],
+  ["j", "the next question of the inbox"],
+  ["k", "the question before"],
+  ["a", "approve what is shown"],
+  ["d", "write the reason of a denial; Enter denies"],
+  ["?", "these keys"],
+];
+
+/** What is open: the palette, the keys, or nothing. */
+const open = signal(/** @type {"" | "palette" | "keys"} */ (""));
+
+/** Opens the palette. */
+export const openPalette = () => {
+  open.value = "palette";
+};
+
+/** @typedef {{name: string, kind: string, icon: string, href: string}} Entry */
+
+/** Where the palette and the keys are shown. @param {{views: [string, {title: string}][]}} given */
+export function Palette({ views }) {
+  useEffect(() => {
+    const press = (/** @type {KeyboardEvent} */ event) => {
+      const isTyped = ["INPUT", "TEXTAREA", "SELECT"].includes(/** @type {any} */ (event.target).tagName);
+      if (document.querySelector("dialog[open]")) return;
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+        event.preventDefault();
+        openPalette();
+      } else if (event.key === "?" && !isTyped) open.value = "keys";
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, []);
+  if (!open.value) return null;
+  return html`<${Box} key=${open.value} label=${open.value === "keys" ? "Keys" : "Go to"}>${open.value === "keys" ? html`<${Keys} />` : html`<${Search} views=${views} />`}<//>`;
+}
+
+/** @param {{label: string, children?: any}} given */
+function Box({ label, children }) {
+  const box = useRef(/** @type {any} */ (null));
+  useEffect(() => {
+    box.current.showModal();
+  }, []);
+  return html`<dialog ref=${box} class="palette" closedby="any" aria-label=${label} onClose=${() => { open.value = ""; }}>${children}</dialog>`;
+}
+
+const Keys = () => html`<h2>Keys</h2><dl class="facts">${KEYS.map(([key, text]) => html`<dt key=${key}><${Key} name=${key} /><span class="unseen">${key}</span></dt><dd>${text}</dd>`)}</dl><form method="dialog"><p class="bar"><button>Close</button></p></form>`;
+
+/** A text once nothing was typed for a moment. @param {string} text */
+function useSettled(text) {
+  const [settled, set] = useState(text);
+  useEffect(() => {
+    const timer = setTimeout(() => set(text), PAUSE_MS);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return settled;
+}
+
+/** @param {{views: [string, {title: string}][]}} given */
+function Search({ views }) {
+  const [text, setText] = useState("");
+  const [place, setPlace] = useState(0);
+  const entries = useEntries(views, text.trim());
+  const at = Math.min(place, entries.length - 1);
+  const go = (/** @type {Entry | undefined} */ entry) => {
+    if (!entry) return;
+    open.value = "";
+    location.hash = entry.href.slice(1);
+  };
+  const press = (/** @type {KeyboardEvent} */ event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) {
+      event.preventDefault();
+      setPlace((at + step + entries.length) % Math.max(entries.length, 1));
+    } else if (event.key === "Enter") go(entries[at]);
+  };
+  return html`<input type="text" autocomplete="off" role="combobox" aria-label="Go to" aria-expanded="true" aria-controls="entries" aria-activedescendant=${entries.length ? `entry-${at}` : undefined} placeholder="A view, an agent, a task" autofocus value=${text} onInput=${(/** @type {any} */ event) => { setText(event.target.value); setPlace(0); }} onKeyDown=${press} />
+    <ul id="entries" role="listbox" aria-label="Where to go">${entries.map((entry, number) => html`<li key=${entry.href} id=${`entry-${number}`} role="option" aria-selected=${number === at} onClick=${() => go(entry)}><${Icon} name=${entry.icon} /> <span class="name"><${Text} value=${entry.name} /></span> <span class="dim">${entry.kind}</span></li>`)}</ul>
+    ${entries.length ? null : html`<p class="dim">Nothing has that name.</p>`}`;
+}
+
+/** What a text may mean: views first, then agents, then tasks. @param {[string, {title: string}][]} views @param {string} text @returns {Entry[]} */
+function useEntries(views, text) {
+  const settled = useSettled(text);
+  const isLong = settled.length >= LEAST_CHARS;
+  const { data: agents } = useData(may("viewer") ? "/agents" : null, slow);
+  const { data: named } = useData(isLong && may("viewer") && /^[0-9A-Za-z]+$/.test(settled) ? `/tasks?${asked({ task_id: settled.toUpperCase(), limit: 5 })}` : null);
+  const { data: worded } = useData(isLong && may("contents") ? `/tasks?${asked({ text: settled, limit: 5 })}` : null);
+  const has = (/** @type {string} */ name) => name.toLowerCase().includes(text.toLowerCase());
+  const tasks = [...(named?.items ?? []), ...(worded?.items ?? [])];
+  /** @type {Entry[]} */
+  const entries = [
+    ...views.filter(([, view]) => has(view.title)).map(([key, view]) => ({ name: view.title, kind: "view", icon: key, href: to(key) })),
+    ...(agents?.items ?? []).filter((/** @type {any} */ agent) => has(agent.agent_id)).map((/** @type {any} */ agent) => ({ name: agent.agent_id, kind: "tasks of this agent", icon: "mesh", href: to("tasks", { agent_id: agent.agent_id }) })),
+    ...tasks.map((/** @type {any} */ task) => ({ name: task.title ?? task.capability, kind: `${task.status.replace("_", " ")} …${short(task.task_id)}`, icon: "tasks", href: to(`task/${task.task_id}`) })),
+  ];
+  return entries.filter((entry, at) => entries.findIndex((other) => other.href === entry.href) === at).slice(0, SHOWN);
+}
