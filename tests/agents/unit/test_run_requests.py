@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from pydantic import BaseModel
@@ -471,3 +472,53 @@ async def test_a_call_of_a_tool_by_a_reply_keeps_its_id() -> None:
     async with mesh_for(author(run), model=model) as mesh:
         outcome = await mesh.ask("author", "Do it.")
     assert outcome.text == 'call_1={"order": "A"} call_2={"order": "B"}'
+
+
+async def test_the_client_of_anthropic_has_tools_streams_and_errors_of_its_sdk() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        client = run.anthropic()
+        fields: dict[str, Any] = {"model": "default", "max_tokens": 99}
+        fields["messages"] = [{"role": "user", "content": "Ship A."}]
+        schema = {"type": "object", "properties": {"order": {"type": "string"}}}
+        tools: Any = [{"name": "ship", "description": "Ship.", "input_schema": schema}]
+        called = await client.messages.create(**fields, tools=tools)
+        async with client.messages.stream(**fields) as stream:
+            text = "".join([piece async for piece in stream.text_stream])
+        with pytest.raises(anthropic.BadRequestError, match="not that"):
+            await client.messages.create(**fields, system="Refuse.")
+        with pytest.raises(anthropic.NotFoundError, match="A run does not answer GET /v1/models"):
+            await client.models.list()
+        return f"{called.stop_reason} {called.content[0].to_dict()['input']} {text}"
+
+    model = ScriptedModel(tool_call("ship", order="A"), "in pieces", ContentRefused("not that"))
+    async with mesh_for(author(run), model=model) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.text == "tool_use {'order': 'A'} in pieces"
+
+
+async def test_answers_have_the_same_ids_when_the_run_is_resumed(tmp_path: Path) -> None:
+    ids: list[list[str]] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        messages: Any = [{"role": "user", "content": "x"}]
+        chat, response = run.openai().chat.completions, run.openai().responses
+        message = await run.anthropic().messages.create(model="default", max_tokens=9, messages=messages)
+        answers = [
+            await chat.create(model="default", messages=messages),
+            await chat.create(model="default", messages=messages),
+            await response.create(model="default", input="x"),
+            message,
+        ]
+        ids.append([answer.id for answer in answers])
+        await ask(run, "held")
+        return "done"
+
+    first = EchoingModel("held")
+    async with kept(tmp_path, author(run), model=first) as mesh:
+        task_id = await submitted(mesh)
+        await first.reached.wait()
+    async with kept(tmp_path, author(run), model=EchoingModel()) as mesh:
+        await mesh.get(Tasks).outcome(task_id)
+    before, after = ids
+    assert before == after
+    assert len(set(before)) == 4

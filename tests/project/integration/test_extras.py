@@ -168,7 +168,7 @@ def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras.keys() - {"all"} == {
         *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp", "sentiment"),
-        *("openai", "pydantic-ai"),
+        *("anthropic", "openai", "pydantic-ai"),
     }
 
 
@@ -240,8 +240,19 @@ async def test_litellm_answers_plainly_streamed_and_with_tools(there: Installed,
 
 @with_extra("openai")
 async def test_the_client_of_openai_answers_in_a_run(there: Installed) -> None:
+    await _has_answer(there, ASKER)
+
+
+@with_extra("anthropic")
+async def test_the_client_of_anthropic_answers_in_a_run(there: Installed) -> None:
+    call = "run.anthropic().messages.create(max_tokens=99, "
+    code = ASKER.replace("run.openai().chat.completions.create(", call)
+    await _has_answer(there, code.replace("choices[0].message.content", "content[0].text"))
+
+
+async def _has_answer(there: Installed, actors: str) -> None:
     (there.folder / "actors").mkdir(exist_ok=True)
-    (there.folder / "actors" / "askers.py").write_text(ASKER)
+    (there.folder / "actors" / "askers.py").write_text(actors)
     asked = await there.mesh("ask", "asker", "What is a mesh?")
     assert (asked.status, "offline model" in asked.out) == (0, True), asked
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ from meshwright.agents.run.transport import HttpPackage, library_of, run_transpo
 from meshwright.agents.run.wire import RunWire, past_frameworks
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError
+from meshwright.core.ids import derived_id
+from meshwright.engine.work.paths import hash_of
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 
 if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
 _URL = "http://run"  # no host: the transport answers before one is looked for
@@ -39,6 +43,8 @@ class RunClients(RunSteps):
     def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
         super().__init__(state, unawaited)
         self._calls = calls
+        self._ask_counts: Counter[str] = Counter()
+        """How often a framework has asked the same."""
 
     @noted
     async def complete(
@@ -91,7 +97,15 @@ class RunClients(RunSteps):
     @property
     def wire(self) -> RunWire:
         """The run as an HTTP server of models: what `transport` and the clients send their requests to."""
-        return RunWire(self._journal, self._ask_for_framework)
+        return RunWire(self._journal, self._ask_for_framework, self._name)
+
+    def _name(self, request: ModelRequest) -> tuple[str, int]:
+        """The id of the answer to a request, and its time: the same again when the run is resumed."""
+        question = hash_of(question_of_call(request))
+        self._ask_counts[question] += 1
+        task, number = self._state.task, str(self._ask_counts[question])
+        answer_id = derived_id(task.tenant_id, self._state.work.first_steps, f"answer:{question}:{number}")
+        return answer_id, int(task.created_at.timestamp())
 
     async def _ask_for_framework(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
         with past_frameworks(self._journal):
@@ -101,7 +115,7 @@ class RunClients(RunSteps):
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.
 
         `httpx.AsyncClient(transport=run.transport())` for a framework that takes a client of its own. It
-        answers chat completions and responses at any host. For sync code in a thread it is the
+        answers chat completions, responses and messages at any host. For sync code in a thread it is the
         transport of `httpx.Client` too.
         """
         return run_transport(self.wire, package)
@@ -116,6 +130,16 @@ class RunClients(RunSteps):
         package: HttpPackage = "httpx" if openai.__version__.startswith("2.") else "httpx2"
         client = library_of(package, "openai").AsyncClient(transport=self.transport(package))
         return openai.AsyncOpenAI(api_key=_NO_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client)
+
+    def anthropic(self) -> AsyncAnthropic:
+        """A client of Anthropic's SDK whose every call of a model is a step of this run; see `openai`.
+
+        Raises AgentError without the extra `meshwright[anthropic]`.
+        """
+        client = library_of("httpx2", "anthropic").AsyncClient(transport=self.transport("httpx2"))
+        return library_of("anthropic", "anthropic").AsyncAnthropic(
+            api_key=_NO_KEY, base_url=_URL, max_retries=0, http_client=client
+        )
 
     def functions(self, *names: str) -> list[Callable[..., Awaitable[Any]]]:
         """The agent's tools, or those of these names, as async functions for a framework.

@@ -23,6 +23,7 @@ from meshwright.engine.work import Journal
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.wire.chat import CHAT
 from meshwright.models.wire.dialects import DIALECTS
+from meshwright.models.wire.messages import MESSAGES
 from meshwright.models.wire.port import Dialect, WireCall
 from meshwright.models.wire.stream import StreamedCall
 
@@ -50,17 +51,20 @@ class WireAnswer(NamedTuple):
 class RunWire:
     """The APIs of model providers as one run answers them: with the same replies when it is resumed.
 
-    `complete` makes a call as a step of the run. A call of a client after the run's end, or from the code of
-    another run, is refused with 401. Errors that end the run are raised past whoever sent the request.
+    `complete` makes a call as a step of the run, and `name` says the id of an answer and its time. A call of
+    a client after the run's end, or from the code of another run, is refused with 401. Errors that end the
+    run are raised past whoever sent the request.
     """
 
     def __init__(
         self,
         journal: Journal,
         complete: Callable[[ModelRequest, OnDelta | None], Coroutine[Any, Any, ModelReply]],
+        name: Callable[[ModelRequest], tuple[str, int]],
     ) -> None:
         self._journal = journal
         self._complete = complete
+        self._name = name
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """Answer a request; `headers` have lower-case names."""
@@ -71,9 +75,10 @@ class RunWire:
                 problem = f"A run does not answer {method} {path}"
                 raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
+            call.name(*self._name(call.request))
             return await (self._streamed(call) if call.streams else self._whole(call))
         except MeshError as error:
-            return _refusal(dialect or CHAT, error)
+            return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
 
     def _check_open(self) -> None:
         if self._journal.is_closed or not self._journal.is_of_caller:

@@ -303,7 +303,11 @@ class ChatCall:
         self.request = model_request(body, header)
         self.streams = bool(body.stream)
         self._with_usage = body.stream_options is not None and body.stream_options.include_usage
-        self._head = {"id": f"chatcmpl-{new_id()}", "created": int(time.time())}
+        self.name(new_id(), int(time.time()))
+
+    def name(self, answer_id: str, created: int) -> None:
+        """Give the answer its id and time."""
+        self._head = {"id": f"chatcmpl-{answer_id}", "created": created}
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The answer at once."""

@@ -241,7 +241,11 @@ class MessageCall:
         self.request = reading.request.model_copy(update=limits)
         self.streams = bool(body.stream)
         self.passed_over = plain_names(reading.passed_over)
-        self._id = f"msg_{new_id()}"
+        self.name(new_id())
+
+    def name(self, answer_id: str, created: int = 0) -> None:
+        """Give the message its id; it says no time."""
+        self._id = f"msg_{answer_id}"
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The message at once."""

@@ -51,6 +51,9 @@ class WireCall(Protocol):
     def passed_over(self) -> tuple[str, ...]:
         """The fields of the client's request that have no effect here."""
 
+    def name(self, answer_id: str, created: int) -> None:
+        """Gives the answer its id, and the time that it says, for a client that is answered again alike."""
+
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """Returns the answer at once, as a document."""
 

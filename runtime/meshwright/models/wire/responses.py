@@ -149,8 +149,12 @@ class ResponseCall:
         self.passed_over = reading.passed_over
         self._tools = reading.tools
         self._body = body
-        self._ids = {name: f"{name}_{new_id()}" for name in ("resp", "msg", "rs")}
-        self._created_at = int(time.time())
+        self.name(new_id(), int(time.time()))
+
+    def name(self, answer_id: str, created: int) -> None:
+        """Give the response and its items their ids, and its time."""
+        self._ids = {name: f"{name}_{answer_id}" for name in ("resp", "msg", "rs")}
+        self._created_at = created
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The response at once."""
