@@ -83,10 +83,10 @@ async def test_claude_thinks_and_calls_a_tool_and_its_thinking_goes_back_unchang
     (tmp_path / "litellm_config.yaml").write_text(CLAUDE.format(url=fake.url))
     thought = {"reasoning_content": "I must look.", "signature": "c2lnbmF0dXJl"}
     fake.replies += [{**tool_call("Bash", '{"command":"ls"}'), **thought}, {"content": "Done."}]
-    asked: Any = {"model": "claude-opus-4-8", "max_tokens": 4096, "tools": [BASH]}
-    asked["thinking"] = {"type": "adaptive"}
+    request: Any = {"model": "claude-opus-4-8", "max_tokens": 4096, "tools": [BASH]}
+    request["thinking"] = {"type": "adaptive"}
     async with service(tmp_path, model="router") as there, client(there) as claude:
-        async with claude.messages.stream(messages=HELLO, **asked) as stream:
+        async with claude.messages.stream(messages=HELLO, **request) as stream:
             kinds = [event.type async for event in stream]
             first = await stream.get_final_message()
         result: Any = {"type": "tool_result", "tool_use_id": first.content[-1].to_dict()["id"]}
@@ -95,7 +95,7 @@ async def test_claude_thinks_and_calls_a_tool_and_its_thinking_goes_back_unchang
             {"role": "assistant", "content": [block.to_dict() for block in first.content]},
             {"role": "user", "content": [{**result, "content": "a.txt"}]},
         ]
-        last = await claude.beta.messages.create(messages=history, betas=["context-1m-2025-08-07"], **asked)
+        last = await claude.beta.messages.create(messages=history, betas=["context-1m-2025-08-07"], **request)
     assert {"message_start", "content_block_start", "message_stop"} <= {*kinds}
     assert [block.type for block in first.content] == ["thinking", "tool_use"]
     assert (first.stop_reason, first.usage.input_tokens) == ("tool_use", 11)

@@ -176,9 +176,9 @@ def test_a_message_is_written_in_blocks_with_its_tokens() -> None:
         "output_tokens": 7,
     }
     reasons = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
-    for reason, written in reasons.items():
+    for reason, stop_reason in reasons.items():
         reply = ModelReply(model="m", content="x", finish_reason=reason)
-        assert read().whole(reply)["stop_reason"] == written
+        assert read().whole(reply)["stop_reason"] == stop_reason
 
 
 async def test_a_stream_has_the_events_of_the_api_and_ends_with_an_error_that_names_it() -> None:

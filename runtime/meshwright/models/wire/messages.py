@@ -318,11 +318,11 @@ def _reason_of(reply: ModelReply) -> str:
 
 def _usage_of(usage: Usage) -> dict[str, Any]:
     """The tokens as the API counts them: those of its cache apart."""
-    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    from_cache, to_cache = usage.cached_tokens, usage.cache_write_tokens
     return {
-        "input_tokens": max(0, usage.prompt_tokens - cached - written),
-        "cache_creation_input_tokens": written,
-        "cache_read_input_tokens": cached,
+        "input_tokens": max(0, usage.prompt_tokens - from_cache - to_cache),
+        "cache_creation_input_tokens": to_cache,
+        "cache_read_input_tokens": from_cache,
         "output_tokens": usage.completion_tokens,
     }
 
