@@ -13,7 +13,7 @@ from meshwright.parts.coding.gateway import Gateway
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 
 QUESTION = {"model": "gpt-x", "messages": [{"role": "user", "content": "How?"}]}
-PATHS = ("/v1/chat/completions", "/v1/responses", "/mcp")
+PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/mcp")
 
 
 class Doors:
@@ -81,6 +81,8 @@ async def test_calls_of_models_and_tools_are_steps_of_the_run(doors: Doors) -> N
         task_id, gateway = await begun(mesh, doors)
         status, reply = await asked(gateway, "/v1/chat/completions", QUESTION, gateway.token)
         assert (status, reply["choices"][0]["message"]["content"]) == (200, "So.")
+        _, counted = await asked(gateway, "/v1/messages/count_tokens", QUESTION, gateway.token)
+        assert counted["input_tokens"] > 0
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
         _, listed = await asked(gateway, "/mcp", message, gateway.token)
         assert "price" in [one["name"] for one in listed["result"]["tools"]]

@@ -17,10 +17,13 @@ from contextlib import aclosing
 from contextvars import copy_context
 from typing import Any
 
+from pydantic import ValidationError
+
 from meshwright.agents.run.run import Run
-from meshwright.core.errors import MeshError, NotFound, TooLarge, Unauthenticated
+from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge, Unauthenticated
 from meshwright.core.http_limits import LimitedServer
 from meshwright.models.wire.dialects import DIALECTS
+from meshwright.models.wire.messages import CountRequest, count_tokens
 from meshwright.parts.coding.mcp import McpAnswers
 
 _logger = logging.getLogger("meshwright.coding")
@@ -92,7 +95,9 @@ class Gateway:
             if path == _MCP:
                 status, document = await self._tools.answer(method, body)
                 await _reply(send, status, document)
-            elif method == "POST" and (path in DIALECTS or path == _COUNT_TOKENS):
+            elif method == "POST" and path == _COUNT_TOKENS:
+                await _reply(send, 200, {"input_tokens": _token_count(body)})
+            elif method == "POST" and path in DIALECTS:
                 await self._ask(path, headers, body, send)
             elif method == "HEAD":  # some clients look whether anybody answers
                 await _reply(send, 200, None)
@@ -153,8 +158,16 @@ def _document(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise NotFound("The request is no object of JSON")
+        raise InvalidInput("The request is no object of JSON")
     return document
+
+
+def _token_count(body: bytes) -> int:
+    """About how many tokens a prompt of Anthropic's API has."""
+    try:
+        return count_tokens(CountRequest.model_validate(_document(body)))
+    except ValidationError as error:
+        raise InvalidInput(f"The prompt cannot be read: {error.errors()[0]['msg']}") from error
 
 
 async def _begin(send: _Send, status: int, headers: list[tuple[str, str]]) -> None:
