@@ -45,6 +45,7 @@ EXAMPLES = (
     "openai_agents_shop",
     "langgraph_shop",
     "agent_framework_shop",
+    "google_adk_shop",
 )
 ELSEWHERE = (("pydantic_ai_shop", "postgres"), ("langgraph_shop", "dapr"))
 """On the other stores, in CI."""
