@@ -9,7 +9,7 @@ import subprocess
 import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,7 +29,7 @@ ALONE = {
 QUESTION = "question"
 """The place where a task waits for a person."""
 _LOOK_SECONDS = 0.05
-_SECONDS = 90.0  # of a task, with its starts
+_SECONDS = 300.0  # of a task, with its starts
 _PRICE = '{"input": "10", "output": "20"}'
 _COST = Decimal("0.011")  # of a call
 
@@ -262,12 +262,11 @@ async def try_out(
             "CRASH_ASKS": str(int(scenario.asks)),
         }
         side = make(framework, folder, environment)
-        try:
+        has_ended, questions, cost = False, 0, None
+        with suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS):
                 has_ended = await _work(side, scenario, places, shop)
-        except TimeoutError:
-            has_ended = False
-        questions, cost = await side.result()
+                questions, cost = await side.result()
         await side.close()
         effects = shop.effects
         billed = provider.requests * _COST  # also one that nobody took
