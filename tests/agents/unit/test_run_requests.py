@@ -522,3 +522,31 @@ async def test_answers_have_the_same_ids_when_the_run_is_resumed(tmp_path: Path)
     before, after = ids
     assert before == after
     assert len(set(before)) == 4
+
+
+async def test_embeddings_are_steps_too(tmp_path: Path) -> None:
+    vectors: list[list[list[float]]] = []
+
+    class Embedding(EchoingModel):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            if not request.inputs:
+                return await super().complete(request, on_delta)
+            assert request.model == "small"
+            self.calls["embed"] += 1
+            made = tuple((float(len(text)), 0.5) for text in request.inputs)
+            return ModelReply(embeddings=made, model=self.name, cost_usd=Decimal(0))
+
+    async def run(self: Agent, run: Run) -> str:
+        made = await run.openai().embeddings.create(model="small", input=["one", "three"])
+        vectors.append([row.embedding for row in made.data])
+        await ask(run, "held")
+        return "done"
+
+    first, second = Embedding("held"), Embedding()
+    async with kept(tmp_path, author(run), model=first) as mesh:
+        task_id = await submitted(mesh)
+        await first.reached.wait()
+    async with kept(tmp_path, author(run), model=second) as mesh:
+        await mesh.get(Tasks).outcome(task_id)
+    assert vectors == [[[3.0, 0.5], [5.0, 0.5]]] * 2
+    assert (first.calls["embed"], second.calls["embed"]) == (1, 0)

@@ -115,8 +115,8 @@ class RunClients(RunSteps):
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.
 
         `httpx.AsyncClient(transport=run.transport())` for a framework that takes a client of its own. It
-        answers chat completions, responses and messages at any host. For sync code in a thread it is the
-        transport of `httpx.Client` too.
+        answers chat completions, responses, messages and embeddings at any host. For sync code in a thread it
+        is the transport of `httpx.Client` too.
         """
         return run_transport(self.wire, package)
 

@@ -69,14 +69,16 @@ def _schema_of(shape: Shape | None) -> dict[str, Any] | None:
 
 def request_of_run(state: RunState, settings: CallSettings, request: ModelRequest) -> ModelRequest:
     """A request as a run makes it: model, tags and parameters are the agent's where it leaves them open."""
+    of_run = {"user": state.agent.agent_id, "timeout_seconds": state.time.timeout.seconds}
+    if request.inputs:  # the agent's settings are for models that write
+        return replace(request, **of_run)
     return replace(
         request,
         model=settings.model if request.model in _OWN_MODEL else request.model,
         tags=request.tags or settings.tags,
-        user=state.agent.agent_id,
+        **of_run,
         params={**settings.params, **request.params},
         output_mode=settings.prompt.structure,
-        timeout_seconds=state.time.timeout.seconds,
         cache=request.cache and settings.prompt.cache,
     )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from array import array
 from collections.abc import Coroutine
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from meshwright.core import __version__
@@ -28,14 +26,8 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.wire.chat import (
-    TAGS_HEADER,
-    ChatCall,
-    ChatRequest,
-    RequestMessage,
-    messages_of,
-    params_of,
-)
+from meshwright.models.wire.chat import TAGS_HEADER, ChatCall, ChatRequest, RequestMessage, messages_of
+from meshwright.models.wire.embeddings import EmbeddingCall, EmbeddingRequest
 from meshwright.models.wire.errors import ALL_DOWN, retry_after
 from meshwright.models.wire.messages import (
     CountRequest,
@@ -118,22 +110,6 @@ class CompleteResponse(BaseModel):
     content: str
     model: str
     usage: dict[Literal["prompt_tokens", "completion_tokens"], int]
-
-
-_Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-_Texts = Annotated[list[str], Field(min_length=1, max_length=2048)]
-
-
-class EmbeddingRequest(BaseModel):
-    """Texts, or their tokens, to be made vectors."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = Field(min_length=1, max_length=128)
-    input: str | _Texts | _Tokens | Annotated[list[_Tokens], Field(min_length=1, max_length=2048)]
-    encoding_format: Literal["float", "base64"] | None = None
-    user: Identifier | None = None
-    tenant_id: Identifier | None = None
 
 
 class EmbeddingList(BaseModel):
@@ -231,10 +207,12 @@ async def _embed(
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
     group = _group_of(request, operations, body.model)
-    call_request = _embedding_request(body, await operations.call_model(**_caller_of(request, body)))
-    call_request = call_request.model_copy(update={"model": group})
+    call = EmbeddingCall(body)
+    context = await operations.call_model(**_caller_of(request, body))
+    fields = {"model": group, "context": context, "user": context.agent_id or LLM_SERVICE}
+    call_request = call.request.model_copy(update=fields)
     reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
-    return JsonLine(_embedding_document(body, reply), headers=_cost_of(reply))
+    return JsonLine(call.whole(reply), headers=_cost_of(reply))
 
 
 @router.post(
@@ -354,39 +332,6 @@ async def _gone(request: Request) -> None:
     """Wait until the client has closed its connection; its body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _embedding_request(body: EmbeddingRequest, context: CallContext) -> ModelRequest:
-    texts = body.input
-    several: list[Any] = texts if isinstance(texts, list) and not isinstance(texts[0], int) else [texts]
-    return ModelRequest(
-        model=body.model,
-        messages=(),
-        user=context.agent_id or LLM_SERVICE,
-        context=context,
-        inputs=tuple(tuple(text) if isinstance(text, list) else text for text in several),
-        params=params_of(body.model_extra or {}),
-        cache=False,
-    )
-
-
-def _embedding_document(body: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
-    used = reply.usage.prompt_tokens
-    return {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "index": index, "embedding": _written(vector, body.encoding_format)}
-            for index, vector in enumerate(reply.embeddings)
-        ],
-        "model": reply.model,
-        "usage": {"prompt_tokens": used, "total_tokens": used},
-    }
-
-
-def _written(vector: tuple[float, ...], encoding: str | None) -> Any:
-    if encoding != "base64":
-        return vector
-    return base64.b64encode(array("f", vector).tobytes()).decode()  # little-endian on all that we run on
 
 
 # Probes
