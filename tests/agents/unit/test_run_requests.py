@@ -481,19 +481,23 @@ async def test_the_client_of_anthropic_has_tools_streams_and_errors_of_its_sdk()
         fields["messages"] = [{"role": "user", "content": "Ship A."}]
         schema = {"type": "object", "properties": {"order": {"type": "string"}}}
         tools: Any = [{"name": "ship", "description": "Ship.", "input_schema": schema}]
-        called = await client.messages.create(**fields, tools=tools)
+        called = await client.messages.create(**fields, tools=tools, extra_body={"from_next_year": 1})
         async with client.messages.stream(**fields) as stream:
             text = "".join([piece async for piece in stream.text_stream])
         with pytest.raises(anthropic.BadRequestError, match="not that"):
             await client.messages.create(**fields, system="Refuse.")
         with pytest.raises(anthropic.NotFoundError, match="A run does not answer GET /v1/models"):
             await client.models.list()
+        counted = await client.messages.count_tokens(model="default", messages=fields["messages"])
+        assert counted.input_tokens > 0
         return f"{called.stop_reason} {called.content[0].to_dict()['input']} {text}"
 
     model = ScriptedModel(tool_call("ship", order="A"), "in pieces", ContentRefused("not that"))
     async with mesh_for(author(run), model=model) as mesh:
         outcome = await mesh.ask("author", "Do it.")
+        first, *_ = mesh.events("model.called")
     assert outcome.text == "tool_use {'order': 'A'} in pieces"
+    assert first.payload["passed_over"] == ["from_next_year"]
 
 
 async def test_answers_have_the_same_ids_when_the_run_is_resumed(tmp_path: Path) -> None:

@@ -296,7 +296,8 @@ class ModelCalls:
                 budgets.book(earlier)  # they were durable before this step began
             if begins:
                 self._check_totals(step)
-            request = replace(request, context=self.context(step))
+            passed_over = request.context.passed_over
+            request = replace(request, context=replace(self.context(step), passed_over=passed_over))
             started = time.perf_counter()
             result: StepResult
             try:

@@ -20,13 +20,14 @@ from meshwright.core.errors import (
     Unauthenticated,
 )
 from meshwright.engine.work import Journal
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.wire.chat import CHAT
 from meshwright.models.wire.dialects import DIALECTS
-from meshwright.models.wire.messages import MESSAGES
+from meshwright.models.wire.messages import COUNT_PATH, MESSAGES, count_document
 from meshwright.models.wire.port import Dialect, WireCall
 from meshwright.models.wire.stream import StreamedCall
 
+_JSON = {"content-type": "application/json"}
 _ENDING = (HostError, LimitReached, ReplayMismatch, RestartDenied)
 """The errors that end the run, whatever its code makes of them."""
 
@@ -68,9 +69,12 @@ class RunWire:
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """Answer a request; `headers` have lower-case names."""
-        dialect = DIALECTS.get(f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}")
+        place = f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}"
+        dialect = DIALECTS.get(place)
         try:
             self._check_open()
+            if (method, place) == ("POST", COUNT_PATH):
+                return WireAnswer(200, _JSON, to_json(count_document(_document(body))))
             if dialect is None or method != "POST":
                 problem = f"A run does not answer {method} {path}"
                 raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
@@ -88,17 +92,22 @@ class RunWire:
             )
 
     async def _whole(self, call: WireCall) -> WireAnswer:
-        reply = await self._complete(call.request, None)
-        return WireAnswer(200, {"content-type": "application/json"}, to_json(call.whole(reply)))
+        reply = await self._complete(_request_of(call), None)
+        return WireAnswer(200, _JSON, to_json(call.whole(reply)))
 
     async def _streamed(self, call: WireCall) -> WireAnswer:
-        streamed = StreamedCall(partial(self._complete, call.request))
+        streamed = StreamedCall(partial(self._complete, _request_of(call)))
         try:
             await streamed.begun()
         except BaseException:
             await streamed.end()
             raise
         return WireAnswer(200, {"content-type": "text/event-stream"}, _frames(call, streamed))
+
+
+def _request_of(call: WireCall) -> ModelRequest:
+    """The request of a call, whose event names what is passed over."""
+    return call.request.model_copy(update={"context": CallContext(passed_over=call.passed_over)})
 
 
 async def _frames(call: WireCall, streamed: StreamedCall) -> AsyncGenerator[bytes]:

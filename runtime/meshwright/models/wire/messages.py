@@ -28,6 +28,7 @@ from meshwright.models.wire.port import plain_names
 from meshwright.models.wire.stream import StreamedCall
 
 BETA_HEADER = "anthropic-beta"
+COUNT_PATH = "/v1/messages/count_tokens"
 _NATIVE_FIELDS = ("thinking", "context_management", "top_k", "cache_control", "service_tier")
 _STORED = ("container", "thread")
 _NOT_STORED = "Send the whole conversation as `messages`: nothing is stored here"
@@ -130,6 +131,14 @@ def user_of(body: MessagesRequest) -> str | None:
 def count_tokens(body: CountRequest) -> int:
     """Returns about how many tokens a prompt has: no provider is asked. Raises InvalidInput."""
     return _tokens_of(_Prompt(body, {}).request)
+
+
+def count_document(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the answer to a request for a count. Raises InvalidInput with the field that is wrong."""
+    try:
+        return {"input_tokens": count_tokens(CountRequest.model_validate(body))}
+    except ValidationError as error:
+        raise invalid_body(error) from None
 
 
 def _tokens_of(request: ModelRequest) -> int:
