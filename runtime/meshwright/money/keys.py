@@ -40,6 +40,8 @@ from meshwright.money.allowances import amount_of, invalid_field
 from meshwright.money.event_types import KeyCreated, KeyRefused, KeysOpened, KeyUsed
 
 PREFIX = "sk-mesh-"
+RUN_PREFIX = "mesh-run-"
+"""The beginning of the keys of runs, which their gateways alone take."""
 _WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
 _SECRET_BYTES = 32
 _NO_HASH = "0" * 64

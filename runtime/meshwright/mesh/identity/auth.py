@@ -22,7 +22,7 @@ from meshwright.core.settings import Settings
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.mesh.identity.settings import ADMIN_PREFIX, KeysSettings, OidcSettings
-from meshwright.money.keys import EVERY_TENANT, PREFIX, Keys, keys_required, requires_keys
+from meshwright.money.keys import EVERY_TENANT, PREFIX, RUN_PREFIX, Keys, keys_required, requires_keys
 
 __all__ = [
     "Authenticator",
@@ -108,6 +108,8 @@ class KeyAuthenticator:
             return await self._holder(token)
         if token and self._is_admin(token):
             return _ADMIN
+        if token.startswith(RUN_PREFIX):
+            raise Unauthenticated("The key of a run is for the gateway of that run alone", remedy=_REMEDY)
         if token.startswith(ADMIN_PREFIX):
             raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
         return None

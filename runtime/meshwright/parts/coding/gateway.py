@@ -24,6 +24,7 @@ from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge, 
 from meshwright.core.http_limits import LimitedServer
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
+from meshwright.money.keys import RUN_PREFIX
 from meshwright.parts.coding.mcp import McpAnswers
 
 _logger = logging.getLogger("meshwright.coding")
@@ -45,7 +46,7 @@ class Gateway:
     """
 
     def __init__(self, run: Run, model: str = "") -> None:
-        self.token = f"mesh-run-{secrets.token_urlsafe(32)}"
+        self.token = f"{RUN_PREFIX}{secrets.token_urlsafe(32)}"
         self.refused: list[str] = []
         self.address = ""
         self._run = run
