@@ -1,7 +1,7 @@
 """`make crash`: agents of frameworks are killed in the middle of a refund, alone and in a mesh.
 
-The scenarios are of the kinds that CTRLRun's probe and AgentPostmortem have, and are written anew, since
-neither is in a package. Progress goes to stderr, a Markdown table to stdout.
+The scenarios are of the kinds that CTRLRun's probe and AgentPostmortem have, and are written anew: neither
+can be installed as a package. Progress goes to stderr, a Markdown table to stdout.
 """
 
 from __future__ import annotations
