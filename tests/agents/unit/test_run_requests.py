@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import anthropic
 import openai
@@ -16,16 +16,18 @@ import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, CheckResult, Client, TaskRequest, tool
+from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.run import Run
-from meshwright.core.errors import LimitReached
+from meshwright.agents.tools.tool import Tool
+from meshwright.core.errors import AgentError, LimitReached
 from meshwright.core.limits import Limits
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.work import paths
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
+from meshwright.models.errors import ContentRefused, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolSpec
-from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept, told_of
 
 
@@ -554,3 +556,67 @@ async def test_embeddings_are_steps_too(tmp_path: Path) -> None:
         await mesh.get(Tasks).outcome(task_id)
     assert vectors == [[[3.0, 0.5], [5.0, 0.5]]] * 2
     assert (first.calls["embed"], second.calls["embed"]) == (1, 0)
+
+
+async def test_a_provider_that_is_away_parks_a_framework_that_catches_every_error() -> None:
+    begun: list[str] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        begun.append("run")
+        messages: Any = [{"role": "user", "content": "x"}]
+        answer = await swallowing(run.openai().chat.completions.create(model="default", messages=messages))
+        return str(answer.choices[0].message.content)
+
+    clock = ManualClock()
+    model = ScriptedModel(ModelUnavailable("away"), "back")
+    agent = author(run, num_retries=0)
+    async with mesh_for(agent, model=model, clock=clock, models={"park": True}) as mesh:
+        task = await mesh.submit("author", "Do it.")
+        while not mesh.events("task.waiting"):
+            await asyncio.sleep(0)
+        await mesh.advance(600)
+        outcome = await mesh.outcome(task)
+    assert outcome.text == "back"
+    assert begun == ["run", "run"]
+
+
+class SchemaTool(Tool):
+    """A tool that is known by its schema alone, as those of an MCP server."""
+
+    name, description, idempotent = "search", "Search the catalogue.", True
+    parameters: ClassVar = {
+        "type": "object",
+        "properties": {
+            "limit": {"type": "integer", "default": 5},
+            "query": {"type": "string", "description": "the words"},
+            "kind": {"enum": ["book", "map"]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["query"],
+    }
+
+    async def call(self, arguments: str, context: Any) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_tool_with_a_schema_alone_gets_its_signature_from_that() -> None:
+    calls: list[str] = []
+
+    async def call(arguments: str) -> str:
+        calls.append(arguments)
+        return "found"
+
+    function = function_of(SchemaTool(), call)
+    parameters = inspect.signature(function).parameters
+    assert list(parameters) == ["query", "limit", "kind", "tags"]
+    assert (parameters["query"].annotation, parameters["limit"].default) == (str, 5)
+    assert parameters["kind"].annotation == Literal["book", "map"] | None
+    assert parameters["tags"].annotation == list[str] | None
+    assert inspect.getdoc(function) == "Search the catalogue.\n\nArgs:\n    query: the words"
+    await function("x", kind=None)
+    await function("x", tags=["a"])
+    assert calls == ['{"query":"x"}', '{"query":"x","tags":["a"]}']
+    odd = SchemaTool()
+    odd.parameters = {"type": "object", "properties": {"file-path": {"type": "string"}}}
+    with pytest.raises(AgentError, match=r"the parameter 'file-path', which Python cannot name"):
+        function_of(odd, call)
