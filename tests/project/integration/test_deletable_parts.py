@@ -53,8 +53,9 @@ from pkgutil import walk_packages
 import meshwright
 
 assert Path(meshwright.__file__).is_relative_to(sys.argv[1]), meshwright.__file__
+needs_pydantic_ai = "meshwright.pydantic_ai"  # an extra that conflicts with those of development
 for module in walk_packages(meshwright.__path__, "meshwright."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and module.name != needs_pydantic_ai:
         import_module(module.name)
 
 from meshwright.cli.app import run
