@@ -43,7 +43,7 @@ function Sums({ data, by, since }) {
   const whole = new Map((tasks?.items ?? []).map((/** @type {any} */ task) => [task.task_id, task.cost_usd])); // with what it delegated, as estimates are
   if (!data.items.length) return html`<p class="empty">No model was called in that time.</p>`;
   const isBeside = by === "task" || by === "agent";
-  const heads = [by, "#Calls", "#Failed", "#Read", "#Cached", "#Written", "#Cost", "#Held", ...(isBeside ? [by === "task" ? "#With those below, and estimated" : "#A task (median, 90 %)"] : [])];
+  const heads = [by, "#Cost", "#Held", "#Calls", "#Failed", "#Read", "#Cached", "#Written", ...(isBeside ? [by === "task" ? "#With those below, and estimated" : "#A task (median, 90 %)"] : [])];
   return html`<${Table} label="Costs" heads=${heads}>
     ${data.items.map((/** @type {any} */ item) => html`<${Sum} key=${`${item.key} ${item.key2}`} item=${item} by=${by} since=${since} isKnown=${known.has(item.key)} whole=${whole.get(item.key)} />`)}
     <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${isBeside ? html`<td></td>` : null}</tr><//>`;
@@ -52,7 +52,7 @@ function Sums({ data, by, since }) {
 /** The numbers of a row, all of the same calls. @param {{item: any, href: string}} given */
 const Figures = ({ item, href }) => {
   const number = (/** @type {any} */ value) => html`<td class="number"><${Count} value=${value || ""} href=${href} /></td>`;
-  return html`${number(item.calls)}${number(item.failed)}${number(item.prompt_tokens)}${number(item.cached_tokens)}${number(item.completion_tokens)}<td class="number"><${Count} value=${dollars(item.cost_usd)} href=${href} />${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+  return html`<td class="number"><${Count} value=${dollars(item.cost_usd)} href=${href} />${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>${number(item.calls)}${number(item.failed)}${number(item.prompt_tokens)}${number(item.cached_tokens)}${number(item.completion_tokens)}`;
 };
 
 /** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean, whole: any}} given */

@@ -13,10 +13,10 @@ export function MeshPage() {
   const names = [...new Set([...(agents?.items ?? []).filter((/** @type {any} */ agent) => agent.kind !== "system").map((/** @type {any} */ agent) => agent.agent_id), ...figures.agents.map((/** @type {any} */ agent) => agent.agent_id)])].sort();
   const rows = names.map((name) => ({ ...(figures.agents.find((/** @type {any} */ agent) => agent.agent_id === name) ?? { agent_id: name }), info: known[name] }));
   return html`<h1>Mesh</h1><${Failed} error=${error} />
-    <${Topology} rows=${rows} />
+    ${figures.models.length ? html`<h2>Models</h2><${Models} models=${[...figures.models].sort((/** @type {any} */ one, /** @type {any} */ other) => Number(one.well) - Number(other.well))} />` : null}
     <h2>Agents</h2><${Agents} rows=${rows} />
     ${figures.workers.length ? html`<h2>Workers</h2><${Workers} workers=${figures.workers} />` : null}
-    ${figures.models.length ? html`<h2>Models</h2><${Models} models=${figures.models} />` : null}
+    <h2>What passes between them</h2><${Topology} rows=${rows} />
     ${figures.disk ? html`<p class="dim">The database has ${(figures.disk.store_bytes / 1e6).toFixed(1)} MB; ${(figures.disk.free_bytes / 1e9).toFixed(1)} GB of the disk are free.</p>` : null}`;
 }
 

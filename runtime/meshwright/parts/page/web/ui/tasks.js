@@ -11,6 +11,7 @@ const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["ta
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const ENDS = STATES.slice(4);
 const PAGE = 50;
+const WIDE = matchMedia("(min-width: 821px)");
 const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
 
 /** The filter of the address. */
@@ -74,14 +75,14 @@ function Filter({ wanted }) {
     location.hash = to("tasks", { ...wanted, ...given });
   };
   const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
-  return html`<form class="bar" role="search" onSubmit=${send}>
+  return html`<details class="filters" open=${WIDE.matches || Object.keys(wanted).length > 0}><summary>Filters</summary><form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
     ${[...FIELDS, ...(may("contents") ? [["text", "Words"]] : [])].map(field)}
     <details class="more" open=${MORE.some(([name]) => wanted[name])}><summary>More</summary><div class="bar">${MORE.map(field)}</div></details>
     <button>Filter</button> ${Object.keys(wanted).length ? html`<a href=${to("tasks")}>Show all</a>` : null}
-  </form>`;
+  </form></details>`;
 }
 
 /** Work again on all that match, or cancel them. @param {{wanted: Record<string, string>, items: any[]}} given */
