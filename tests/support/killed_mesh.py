@@ -80,9 +80,17 @@ class KilledMesh:
             await self.running.client.answer(question, {"approve": True})
 
     async def called(self) -> Counter[tuple[str, str]]:
-        """The calls of tools that have ended, of all tasks: how often each agent made each."""
+        """The calls of tools that have ended, of all tasks: how often each agent made each.
+
+        Of a call that a kill cut off a check may have said that it happened.
+        """
         page = await self.running.get("/events", event_type="tool.called", limit=1_000)
-        return Counter((event["agent_id"], event["payload"]["tool"]) for event in page.body["items"])
+        checks = await self.running.get("/events", event_type="step.checked", limit=1_000)
+        happened = [event for event in checks.body["items"] if event["payload"]["outcome"] == "happened"]
+        return Counter(
+            (event["agent_id"], event["payload"].get("tool") or event["payload"]["name"])
+            for event in [*page.body["items"], *happened]
+        )
 
     async def _inbox(self) -> list[Any]:
         return await self.running.client.inbox()

@@ -45,7 +45,7 @@ HIDDEN: dict[type[Struct] | type[BaseModel], set[str]] = {
     Fault: {"message"},
     Attempt: set(),
     Wait: {"reason", "subject", "answer_schema"},
-    TaskSummary: {"reason"},
+    TaskSummary: {"reason", "title"},
     TaskPage: set(),
     WaitSummary: {"reason"},
     MeshStatus: set(),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -50,11 +51,18 @@ async def test_no_answer_is_held_back(services: Services, name: ChannelName) -> 
 
 def no_delays(ports: set[int]) -> Iterator[bool]:
     """Whether each connection of this process with an end at one of these ports sends without waiting."""
-    for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as connection:
+    for descriptor in filter(is_socket, map(int, os.listdir("/proc/self/fd"))):
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
             is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
             if is_tcp and ports & {connection.getsockname()[1], connection.getpeername()[1]}:
                 yield bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+
+def is_socket(descriptor: int) -> bool:
+    """Whether it is one: a copy of another would stay open, and a program that reads it would never end."""
+    with suppress(OSError):  # it is closed by now
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    return False
 
 
 async def test_what_a_turn_raises_fails_the_call_once_and_says_why(

@@ -52,7 +52,7 @@ CONTENTS: dict[type[Any], set[str]] = {
     Fault: {"message"},
     Wait: {"reason", "subject", "answer_schema"},
     TaskPage: set(),
-    TaskSummary: {"reason"},
+    TaskSummary: {"reason", "title"},
     MeshStatus: set(),
     WaitSummary: {"reason"},
 }

@@ -143,7 +143,7 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, browser: Browse
             for what in ("issues", "ping", "a message of ada"):
                 await expect(rows.filter(has_text=what)).to_have_count(1)
             await rows.filter(has_text="issues").get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
-            await expect(page.get_by_role("heading", level=1)).to_contain_text("Task")
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Fix #7: It is broken")
 
 
 async def test_views_and_buttons_are_those_of_the_role(tmp_path: Path, browser: Browser) -> None:
@@ -154,5 +154,5 @@ async def test_views_and_buttons_are_those_of_the_role(tmp_path: Path, browser: 
         async with open_view(browser, api, "agents", viewer) as page:
             await expect(page.get_by_role("row").filter(has_text="llama3")).to_be_visible()
             buttons = await page.get_by_role("button").all_inner_texts()
-            assert buttons == ["Log out"]
+            assert buttons == ["Go to…\nCtrl K", "Log out"]
             assert await page.get_by_role("link", name="Keys").count() == 0

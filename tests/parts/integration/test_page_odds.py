@@ -104,7 +104,8 @@ async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, browse
         async with open_view(browser, api, "experiments", viewer) as page:
             await page.get_by_role("link", name="kinder").click()
             await expect(page.get_by_text("No task with a variant has ended yet.")).to_be_visible()
-            assert await page.get_by_role("button").all_inner_texts() == ["Log out"]
+            buttons = await page.get_by_role("button").all_inner_texts()
+            assert buttons == ["Go to…\nCtrl K", "Log out"]
         async with open_view(browser, api, "experiments", TOKEN) as page:
             await page.get_by_role("link", name="kinder").click()
             await expect(page.get_by_text("rolls back where success is worse by 20.0 %")).to_be_visible()

@@ -359,8 +359,9 @@ async def test_everything_was_looked_at(seen: Seen) -> None:
 
 async def test_no_prompt_is_in_what_a_mesh_says_logs_or_tells_of_an_error(seen: Seen) -> None:
     found = {place for below in ("out: ", "err: ", "error: ") for place in seen.holding(PROMPT, below=below)}
-    # Its calls are not about the prompt, which the fake quotes at everybody.
-    assert found <= {"out: models test"}
+    # A task's title is its first line. Calls of the other are not about the prompt, which the fake quotes at
+    # everybody.
+    assert found <= {"out: tasks", "out: models test"}
 
 
 async def test_what_a_provider_says_of_an_error_reaches_its_caller(seen: Seen) -> None:
@@ -404,7 +405,8 @@ async def fail_by(there: Service, group: str, tell: Callable[[str], None]) -> No
             )
         tell("".join(traceback.format_exception(failed.value)))
     _, document = await there.post("/v1/chat/completions", {"model": group, **QUESTION})
-    tell(json.dumps(document))
+    if "error" in document:  # a name of Claude's that is no group here is the default group's
+        tell(json.dumps(document))
 
 
 @pytest.mark.parametrize("adapter", ["http", "router"])
