@@ -91,7 +91,7 @@ def question_of_call(request: ModelRequest) -> dict[str, Any]:
     """
     numbers: dict[str, int] = {}
     question: dict[str, Any] = {
-        "complete": [_asked(message, numbers) for message in request.messages],
+        "complete": [_request_message(message, numbers) for message in request.messages],
         "model": request.model,
         "tools": [tool.name for tool in request.tools],
         "tool_choice": request.tool_choice,
@@ -104,16 +104,16 @@ def question_of_call(request: ModelRequest) -> dict[str, Any]:
     return question
 
 
-def _asked(message: ChatMessage, numbers: dict[str, int]) -> dict[str, Any]:
-    asked: dict[str, Any] = {"role": message.role, "content": message.content}
+def _request_message(message: ChatMessage, numbers: dict[str, int]) -> dict[str, Any]:
+    request: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.parts:
-        asked["parts"] = message.parts
+        request["parts"] = message.parts
     if message.tool_calls:
         calls = message.tool_calls
-        asked["calls"] = [[_number(call.id, numbers), call.name, call.arguments] for call in calls]
+        request["calls"] = [[_number(call.id, numbers), call.name, call.arguments] for call in calls]
     if message.tool_call_id is not None:
-        asked["answers"] = _number(message.tool_call_id, numbers)
-    return asked
+        request["answers"] = _number(message.tool_call_id, numbers)
+    return request
 
 
 def _number(call_id: str, numbers: dict[str, int]) -> int:

@@ -99,7 +99,7 @@ class RunWire:
         streamed = StreamedCall(partial(self._complete, _request_of(call)))
         try:
             await streamed.begun()
-        except BaseException:
+        except BaseException:  # also where the run ends: nothing else would end the call
             await streamed.end()
             raise
         return WireAnswer(200, {"content-type": "text/event-stream"}, _frames(call, streamed))

@@ -79,8 +79,11 @@ def _folder_of(module: str) -> Path | None:
     """The folder of a package, found without importing it; its parents are imported."""
     try:
         spec = find_spec(module)
-    except Exception:  # noqa: BLE001 - a stranger's module may raise anything; it has no folder then
+    except ModuleNotFoundError:
         return None
+    except Exception as error:  # a stranger's module may raise anything
+        problem = f"the package of the skills {module} cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(problem, remedy="Upgrade or uninstall that package") from error
     locations = None if spec is None else spec.submodule_search_locations
     return next((Path(location) for location in locations or () if Path(location).is_dir()), None)
 

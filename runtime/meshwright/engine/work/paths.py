@@ -365,12 +365,12 @@ class Paths:
         Call it for a step that no earlier claim began, known by its request. Steps beside it that are
         recorded may come later: the code between them has some seconds for each.
         """
-        turns, left = 0, -1
+        turns, open_count = 0, -1
         loop = asyncio.get_running_loop()
         due = loop.time() + _PATIENCE_SECONDS
         while names := self._unclaimed[scope.base.prefix]:
-            if len(names) != left:
-                left, due = len(names), loop.time() + _PATIENCE_SECONDS
+            if len(names) != open_count:
+                open_count, due = len(names), loop.time() + _PATIENCE_SECONDS
             elif loop.time() >= due:
                 paths = (f"{scope.base.prefix}{name}.1" for name in names)
                 return min(paths, key=self._earlier.number_at)

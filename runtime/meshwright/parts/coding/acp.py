@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -19,12 +19,33 @@ from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone
 VERSION = 1
 """The version of the protocol that is spoken here."""
 MAX_LINE_BYTES = 8_000_000
-_MAX_BYTES, _MAX_MESSAGES = 100_000_000, 200_000  # of a session
+_MAX_BYTES, _MAX_LINES = 100_000_000, 200_000  # of a session
+_FLOOD = "the coding agent floods its connection"
 _MAX_STRAY_LINES = 200  # that are no messages, as some agents log
 _MAX_OPEN_REQUESTS = 32
 _START_SECONDS, _CANCEL_SECONDS = 120.0, 10.0
 _NO_METHOD, _TOO_MANY = -32601, -32000
 _STOP_REASONS = frozenset({"end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"})
+
+
+async def lines_of(reader: StreamReader) -> AsyncGenerator[bytes]:
+    """Yields what a program writes, line by line, until it ends. Raises CodingAgentFailed for a flood."""
+    size = count = 0
+    while True:
+        try:
+            line = await reader.readline()
+        except ValueError as error:
+            raise CodingAgentFailed(f"a message is over {MAX_LINE_BYTES:,} bytes") from error
+        except ConnectionError:
+            return
+        if not line:
+            return
+        size, count = size + len(line), count + 1
+        if size > _MAX_BYTES or count > _MAX_LINES:
+            raise CodingAgentFailed(_FLOOD)
+        yield line
+        if not count % 100:
+            await asyncio.sleep(0)  # a flood leaves time for others
 
 
 class AgentFeatures(NamedTuple):
@@ -192,25 +213,14 @@ class AcpClient:
         return _table(message.get("result"))
 
     async def _take_all(self) -> None:
-        size = messages = stray = 0
-        while True:
-            try:
-                line = await self._reader.readline()
-            except ValueError as error:
-                raise CodingAgentFailed(f"a message is over {MAX_LINE_BYTES:,} bytes") from error
-            except ConnectionError:
-                return
-            if not line:
-                return
-            size, messages = size + len(line), messages + 1
+        stray = 0
+        async for line in lines_of(self._reader):
             message = _message(line)
             stray += message is None
-            if size > _MAX_BYTES or messages > _MAX_MESSAGES or stray > _MAX_STRAY_LINES:
-                raise CodingAgentFailed("the coding agent floods its connection")
+            if stray > _MAX_STRAY_LINES:
+                raise CodingAgentFailed(_FLOOD)
             if message is not None:
                 self._take(message)
-            if not messages % 100:
-                await asyncio.sleep(0)  # a flood leaves time for others
 
     def _take(self, message: dict[str, Any]) -> None:
         method, number = message.get("method"), message.get("id")

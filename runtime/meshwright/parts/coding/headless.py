@@ -11,11 +11,10 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from meshwright.parts.coding.acp import MAX_LINE_BYTES, PromptEnd
+from meshwright.parts.coding.acp import PromptEnd, lines_of
 from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone, SessionLost
 from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, prompt_of
 
-_MAX_BYTES, _MAX_LINES = 100_000_000, 200_000  # of a session
 _OPEN_SECONDS = 120.0
 _KINDS = {"Bash": "execute", "Edit": "edit", "Write": "edit", "MultiEdit": "edit", "Read": "read"}
 
@@ -71,19 +70,7 @@ class HeadlessConversation:
             return PromptEnd("cancelled", self._text)
 
     async def _take_all(self) -> None:
-        size = lines = 0
-        while True:
-            try:
-                line = await self._reader.readline()
-            except ValueError as error:
-                raise CodingAgentFailed(f"a message is over {MAX_LINE_BYTES:,} bytes") from error
-            except ConnectionError:
-                return
-            if not line:
-                return
-            size, lines = size + len(line), lines + 1
-            if size > _MAX_BYTES or lines > _MAX_LINES:
-                raise CodingAgentFailed("the coding agent floods its connection")
+        async for line in lines_of(self._reader):
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
