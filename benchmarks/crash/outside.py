@@ -1,6 +1,6 @@
 """The world outside of the agents: a model provider and a shop, which know all that has arrived.
 
-Both are in a process that nobody kills. They hold a request at a place until its sender is killed.
+Both are in a process that is never killed. They hold a request at a place until its sender is killed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def call_shop(path: str, method: str = "POST") -> str:
 
 
 async def act(name: str, key: str = "") -> str:
-    """Do something at the shop; a failure is told as such."""
+    """Do something at the shop; a failure is reported as one."""
     try:
         return await asyncio.to_thread(call_shop, f"{name}?key={key}")
     except OSError as error:

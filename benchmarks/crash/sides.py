@@ -251,7 +251,7 @@ MakeSide = Callable[[str, Path, dict[str, str]], Side]
 async def try_out(
     make: MakeSide, framework: str, scenario: Scenario, folder: Path, environment: dict[str, str]
 ) -> Trial:
-    """Have a side do the task in a scenario, and say what came of it."""
+    """Have a side do the task in a scenario, and report the outcome."""
     places = Places()
     async with CrashProvider(places) as provider, Shop(places) as shop:
         shop.loses_reply = scenario.loses_reply
@@ -269,7 +269,7 @@ async def try_out(
                 questions, cost = await side.result()
         await side.close()
         effects = shop.effects
-        billed = provider.requests * _COST  # also one that nobody took
+        billed = provider.requests * _COST  # also one that was not received
         return Trial(
             has_ended,
             effects["refund"],

@@ -221,7 +221,7 @@ class Skills:
         return OfferedSkills(own, outside, {skill.title: skill.digest for skill in skills})
 
     def place_of(self, skill: Skill) -> Path:
-        """The folder with the copy of this version of a skill, which nobody changes."""
+        """The folder with the copy of this version of a skill, which does not change."""
         return self._copies / skill.copy_name
 
     async def start(self) -> None:

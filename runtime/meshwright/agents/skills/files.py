@@ -76,7 +76,7 @@ def digest_of(files: Mapping[str, SkillFile]) -> str:
 
 
 def copy_files(files: Mapping[str, SkillFile], place: Path) -> None:
-    """Write files to a folder that nobody changes later; whole or not at all. One that is there stays.
+    """Write files to a folder that does not change later; whole or not at all. One that is there stays.
 
     Raises ConfigError where the folder cannot be written.
     """

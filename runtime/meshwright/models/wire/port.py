@@ -36,7 +36,7 @@ def group_of(name: str, groups: Collection[str], names: Mapping[str, str]) -> st
 class WireCall(Protocol):
     """One call as a client asked for it. It answers once, whole or streamed.
 
-    `request` has the context of nobody: the caller replaces `context` and `user`.
+    `request` has an empty context: the caller replaces `context` and `user`.
     """
 
     @property

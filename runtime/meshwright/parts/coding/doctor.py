@@ -18,7 +18,7 @@ _LIMITS = BoxLimits(seconds=120.0, memory_mb=4096, processes=256)
 
 
 class _NoServer:
-    """A network in which nobody answers."""
+    """A network without any server."""
 
     def __init__(self) -> None:
         self.refused: list[str] = []

@@ -14,7 +14,7 @@ class CodingAgentGone(CodingAgentFailed):
 
 
 class SessionLost(CodingAgentGone):
-    """The program of a coding agent does not know an earlier session: the next one begins anew."""
+    """The program of a coding agent does not know an earlier session: the next one starts over."""
 
 
 class NothingDelivered(CodingAgentFailed):

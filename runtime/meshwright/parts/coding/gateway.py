@@ -39,7 +39,7 @@ _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Gateway:
-    """Answers the programs of a box with `token`, and nobody else; `refused` lists what they tried beside.
+    """Answers the programs of a box with `token`, and no others; `refused` lists what they tried beside.
 
     It belongs to the asyncio context in which it is made: that of the run's own code. `interrupted` has the
     exception that ends the run in the middle of a call, which its own code has to raise.
