@@ -1,6 +1,6 @@
 """`make crash`: agents of frameworks are killed in the middle of a refund, alone and in a mesh.
 
-The scenarios are of the kinds that CTRLRun's probe and AgentPostmortem have, and are written again here: neither
+The scenarios are of the kinds that CTRLRun's probe and AgentPostmortem have, and are written again: neither
 can be installed as a package. Progress goes to stderr, a Markdown table to stdout.
 """
 
