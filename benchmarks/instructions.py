@@ -34,6 +34,7 @@ FIGURES = ROOT / "benchmarks" / "instructions.json"
 FEW, MANY = 192, 704  # tasks of the two runs
 IN_FLIGHT = 128
 MAX_GROWTH = 0.02
+_RUN = (sys.executable, "-m", "benchmarks.instructions", "--tasks")
 MAX_REPEATS = 2
 NOT_RUN = 75  # `tests/run.py` reports the last line as the reason
 
@@ -62,8 +63,9 @@ def start(count: int, logs: Path, without: str = "") -> subprocess.Popen[bytes]:
     """Run so many tasks under cachegrind, which writes a log for each process."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--trace-children=yes"]
     command += ["--cachegrind-out-file=/dev/null", f"--log-file={logs}/{count}.%p"]
-    command += [sys.executable, "-m", "benchmarks.instructions", "--tasks", str(count), without]
-    return subprocess.Popen(command, cwd=ROOT, env=clean_environment() | {"PYTHONHASHSEED": "0"})
+    return subprocess.Popen(
+        [*command, *_RUN, str(count), without], cwd=ROOT, env=clean_environment() | {"PYTHONHASHSEED": "0"}
+    )
 
 
 def counted(count: int, logs: Path) -> Counter[str]:
@@ -84,6 +86,7 @@ PROCESSES = {"meshwright.engine.sql.writer": "writer", "benchmarks.instructions"
 
 def measure(few: int = FEW, many: int = MANY, without: str = "") -> dict[str, int]:
     """Instructions a task, for the loop and for the writer; `without` names a part that is left out."""
+    subprocess.run([*_RUN, "1", without], cwd=ROOT, env=clean_environment(), check=True)  # compiles modules
     with tempfile.TemporaryDirectory(prefix="mesh-instructions-") as folder:
         if any(start(count, Path(folder), without).wait() for count in (few, many)):  # not side by side
             sys.exit("The tasks failed under valgrind: see above")

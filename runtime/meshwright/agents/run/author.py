@@ -75,7 +75,6 @@ def result_of(answer: Any) -> dict[str, Any] | None:
 
 def plain_data(value: Any, what: str) -> Any:
     """A value as plain JSON data. Raises AgentError, which begins with `what`, where it is not."""
-    """A value of the author's as JSON data. Raises AgentError."""
     try:
         return from_json(to_json(value))
     except (PydanticSerializationError, ValueError) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -296,8 +296,10 @@ class ModelCalls:
                 budgets.book(earlier)  # they were durable before this step began
             if begins:
                 self._check_totals(step)
-            passed_over = request.context.passed_over
-            request = replace(request, context=replace(self.context(step), passed_over=passed_over))
+            context = self.context(step)
+            if request.context.passed_over:
+                context = replace(context, passed_over=request.context.passed_over)
+            request = replace(request, context=context)
             started = time.perf_counter()
             result: StepResult
             try:
@@ -310,16 +312,13 @@ class ModelCalls:
             self._finish(step, request, result, [*events, *events_of(result, shape)])
         return step, result
 
-    @contextmanager
     def _deltas(
         self, step: OpenStep, request: ModelRequest, on_delta: OnDelta | None
-    ) -> Iterator[OnDelta | None]:
-        """The functions that take the text of a reply; JSON is not shown while it is written."""
+    ) -> AbstractContextManager[OnDelta | None]:
+        """A block with the function that takes the text of a reply; JSON is not shown while it is written."""
         if request.response_schema is not None or not self._state.services.stream:
-            yield on_delta
-            return
-        with Deltas(partial(self._show, step.number)) as show:
-            yield show if on_delta is None else partial(_take_both, show, on_delta)
+            return nullcontext(on_delta)
+        return Deltas(partial(self._show, step.number), on_delta)
 
     def _request(
         self,
@@ -407,11 +406,6 @@ class ModelCalls:
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )
-
-
-def _take_both(show: OnDelta, on_delta: OnDelta, text: str) -> None:
-    show(text)
-    on_delta(text)
 
 
 def _ended_in(record: Any) -> list[Call | Outcome]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ class RunClients(RunSteps):
     def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
         super().__init__(state, unawaited)
         self._calls = calls
-        self._ask_counts: Counter[str] = Counter()
+        self._ask_counts: dict[str, int] = {}
         """How often a framework has asked the same."""
 
     @noted
@@ -102,8 +101,8 @@ class RunClients(RunSteps):
     def _name(self, request: ModelRequest) -> tuple[str, int]:
         """The id of the answer to a request, and its time: the same again when the run is resumed."""
         question = hash_of(question_of_call(request))
-        self._ask_counts[question] += 1
-        task, number = self._state.task, str(self._ask_counts[question])
+        self._ask_counts[question] = count = self._ask_counts.get(question, 0) + 1
+        task, number = self._state.task, str(count)
         answer_id = derived_id(task.tenant_id, self._state.work.first_steps, f"answer:{question}:{number}")
         return answer_id, int(task.created_at.timestamp())
 

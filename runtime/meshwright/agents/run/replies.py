@@ -16,7 +16,7 @@ from meshwright.core.errors import ModelError, error_of_code
 from meshwright.core.step_events import CutOffReply, InvalidAnswer
 from meshwright.engine.work.paths import ProgressEvent
 from meshwright.models.errors import EmptyReply, ReplyCutOff, StructureInvalid
-from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply
+from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply, OnDelta
 from meshwright.models.structure import read_answer
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
@@ -94,11 +94,12 @@ class Deltas:
 
     A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
     an answer from 1: where it is 1 again the answer starts again, and what came before is void.
-    Within a block: what is gathered when that fails is not shown.
+    Within a block: what is gathered when that fails is not shown. `on_delta` takes the same words at once.
     """
 
-    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, show: Callable[[dict[str, Any]], None], on_delta: OnDelta | None = None) -> None:
         self._show = show
+        self._on_delta = on_delta
         self._loop = asyncio.get_running_loop()
         self._text = ""
         self._n = 0
@@ -107,6 +108,8 @@ class Deltas:
 
     def __call__(self, text: str) -> None:
         """Take the next words, or STREAM_RESTART."""
+        if self._on_delta is not None:
+            self._on_delta(text)
         if text == STREAM_RESTART:
             self._restart()
             return

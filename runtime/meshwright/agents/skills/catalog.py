@@ -215,7 +215,8 @@ class Skills:
 
     def offered(self, agent_id: str) -> OfferedSkills:
         """The names and descriptions of an agent's skills, for its prompt."""
-        skills = self.of(agent_id)
+        if not (skills := self.of(agent_id)):
+            return NO_SKILLS
         own = _listed(_ABOUT, [skill for skill in skills if not skill.is_outside])
         outside = _listed(_ABOUT_OUTSIDE, [skill for skill in skills if skill.is_outside])
         return OfferedSkills(own, outside, {skill.title: skill.digest for skill in skills})
