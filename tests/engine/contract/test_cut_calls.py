@@ -14,7 +14,7 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work import Work, worker
 from meshwright.engine.work.claims import Settler, SettleResult
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import Account

@@ -15,7 +15,7 @@ from meshwright.engine.kernel.envelope import Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.memory import InMemoryStore
 from meshwright.engine.work import Journal, RunSuspended
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.testing.mesh import memory_runtime
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started, work
 from tests.support.turn_driver import a_task

@@ -29,8 +29,9 @@ from meshwright.core.events import Event, trace_id_of
 from meshwright.core.ids import ID_PATTERN, new_id
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import is_amount
-from meshwright.engine.work.paths import OpenStep, ProgressEvent
+from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.protocol import WaitKind
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import (
     CHARGE,

@@ -42,7 +42,7 @@ from meshwright.agents.run.tool_chain import call_tool
 from meshwright.agents.run.window import ContextWindow, material
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import MeshError
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair

@@ -20,7 +20,7 @@ from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
 from meshwright.core.step_events import ReachedLimit
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import BudgetExceeded, ModelTimeout, is_refusal
 from meshwright.models.port import Call, ModelReply, ToolCall
 from meshwright.models.structure import repaired

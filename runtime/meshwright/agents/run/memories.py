@@ -21,7 +21,7 @@ from meshwright.agents.run.state import RunState
 from meshwright.core.errors import MemoryUnavailable
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import MemoryKind, MemoryScope
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 
 _RECALLED = 5  # memories at a time
 _ALIKE = 5  # memories that are compared with a new one

@@ -38,7 +38,7 @@ from meshwright.core.messages import SenderContext, Task, TaskVariant
 from meshwright.core.money import MILLION, Price
 from meshwright.core.payloads import StepPayload
 from meshwright.engine.work.conversation import Recent, conversation_of
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words

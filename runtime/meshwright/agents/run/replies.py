@@ -14,7 +14,7 @@ from meshwright.agents.tools.limited import cut
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, error_of_code
 from meshwright.core.step_events import CutOffReply, InvalidAnswer
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import EmptyReply, ReplyCutOff, StructureInvalid
 from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply, OnDelta
 from meshwright.models.structure import read_answer

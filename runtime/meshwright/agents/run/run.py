@@ -30,8 +30,8 @@ from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, T
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.core.step_events import FileAttached
-from meshwright.engine.work.paths import ProgressEvent
 from meshwright.engine.work.record import read_task
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.money.spending import Activity

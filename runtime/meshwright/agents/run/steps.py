@@ -25,9 +25,9 @@ from meshwright.core.ids import derived_id
 from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, StepFinished
-from meshwright.engine.work.paths import ProgressEvent
 from meshwright.engine.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.engine.work.protocol import Wait
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.structure import ShapeT
 
 _TEXT = {"type": "string", "minLength": 1}

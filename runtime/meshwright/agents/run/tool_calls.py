@@ -18,7 +18,7 @@ from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.step_events import CallsRefused, ToolCalled
 from meshwright.engine.work import Journal
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ToolCall, ToolSpec
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event

@@ -37,7 +37,8 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, NotFound, ToolFailed
 from meshwright.core.files import File
 from meshwright.core.tracing import TENANT, GenAI
-from meshwright.engine.work.paths import OpenStep, ProgressEvent
+from meshwright.engine.work.paths import OpenStep
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ToolCall
 
 _MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something

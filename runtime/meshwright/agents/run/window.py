@@ -19,7 +19,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.prepared import PreparedPrompt
 from meshwright.agents.run.state import RunState
 from meshwright.core.encoding import Struct
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 
 _FULL = 0.85  # of the window, from which on a conversation is shortened

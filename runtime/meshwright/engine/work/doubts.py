@@ -8,9 +8,10 @@ from typing import Any
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.step_events import StepChecked
 from meshwright.engine.work.earlier import Earlier
-from meshwright.engine.work.paths import OpenStep, ProgressEvent
+from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
 from meshwright.engine.work.protocol import Work
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.waits import Waits
 
 _MAX_EVIDENCE_CHARS = 300  # in a question

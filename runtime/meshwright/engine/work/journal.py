@@ -48,17 +48,10 @@ from meshwright.engine.work.earlier import (
     read_steps,
     unspent_answers,
 )
-from meshwright.engine.work.paths import (
-    ClaimRecords,
-    OpenStep,
-    Paths,
-    ProgressEvent,
-    Scope,
-    hash_of,
-    identity_of,
-)
+from meshwright.engine.work.paths import OpenStep, Paths, Scope, hash_of, identity_of
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
+from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
 _REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"

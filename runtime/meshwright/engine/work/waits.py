@@ -15,9 +15,10 @@ from meshwright.core.messages import Task
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import Earlier
-from meshwright.engine.work.paths import ClaimRecords, OpenStep, Paths, Scope
+from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.people import Approval
 from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, Work
+from meshwright.engine.work.records import ClaimRecords
 
 logger = logging.getLogger("meshwright.work")
 
