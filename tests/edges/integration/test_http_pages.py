@@ -77,6 +77,26 @@ async def test_the_documentation_loads_nothing_from_elsewhere(tmp_path: Path) ->
         }
 
 
+async def test_a_file_is_sent_compressed_and_only_when_it_has_changed(tmp_path: Path) -> None:
+    path = "/ui/style.css"
+    async with http_mesh(tmp_path) as api:
+        plain = {"Accept-Encoding": "identity", "If-None-Match": 'W/"of-an-older-version"'}
+        async with api.session.get(path, headers=plain) as response:
+            content = await response.read()
+            assert (response.status, "Content-Encoding" in response.headers) == (200, False)
+        async with api.session.get(path, headers={"Accept-Encoding": "br, gzip"}) as response:
+            assert await response.read() == content
+            sent, tag = int(response.headers["Content-Length"]), response.headers["ETag"]
+            assert response.headers["Content-Encoding"] == "gzip" and sent < len(content) / 3
+            assert (response.headers["Cache-Control"], response.headers["Vary"]) == (
+                "no-cache",
+                "Accept-Encoding",
+            )
+        async with api.session.get(path, headers={"If-None-Match": tag}) as response:
+            assert (response.status, await response.read()) == (304, b"")
+            assert all(response.headers[name].startswith(value) for name, value in SHIELDS.items())
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/tasks", "/nowhere"])
 async def test_every_answer_is_shielded_from_other_sites(tmp_path: Path, path: str) -> None:
     async with http_mesh(tmp_path) as api, api.session.get(path) as response:

@@ -53,6 +53,12 @@ VIEWS = (
     "try",
 )
 
+MAX_BYTES = 120_000
+"""Of all scripts and styles as they are sent, which is compressed."""
+WEIGHTS = """() => Object.fromEntries(performance.getEntriesByType("resource")
+  .filter(({ name }) => /\\.(js|css)$/.test(name))
+  .map(({ name, encodedBodySize }) => [name, encodedBodySize]))"""
+
 
 async def log_in(api: Api, token: str) -> tuple[int, Any, str]:
     """The status and the document of a login, and the cookie as it was set."""
@@ -172,6 +178,13 @@ def test_the_libraries_are_those_of_their_lock() -> None:
         name: hashlib.sha256((SCRIPTS / "vendor" / name).read_bytes()).hexdigest() for name in VENDORED
     }
     assert digests == VENDORED, "tools/page/build makes them; then write the new digests here"
+
+
+async def test_all_scripts_and_styles_weigh_little(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, reader(browser, f"{api.url}/#/money") as person:
+        await expect(person.page.get_by_role("heading", level=1)).to_have_text("Money")
+        weights = await person.page.evaluate(WEIGHTS)
+    assert len(weights) > 30 and sum(weights.values()) <= MAX_BYTES, weights
 
 
 async def test_a_person_answers_understands_a_failure_and_has_it_done_again(

@@ -1,16 +1,13 @@
-"""The application: the routes of the API and of components, static pages, and the gate for all requests."""
+"""The application: the routes of the API and of components, and the gate for all requests."""
 
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import lru_cache, partial
 from hashlib import sha256
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from ipaddress import ip_address
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -19,12 +16,10 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meshwright.core import __version__
-from meshwright.core.access import Role
-from meshwright.core.errors import ConfigError, InvalidInput, MeshError
+from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
 from meshwright.edges.http import events, models, tasks
@@ -32,7 +27,6 @@ from meshwright.edges.http.errors import (
     CALLER,
     KIND,
     Brake,
-    RouterKind,
     answer_error,
     error_response,
     handle_errors,
@@ -41,14 +35,14 @@ from meshwright.edges.http.errors import (
 )
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.operation_routes import make_routes
-from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
+from meshwright.edges.http.pages import page_routes
+from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.mesh.components import Component, Pages
+from meshwright.mesh.components import Component
 from meshwright.mesh.identity.administration import Administration, ModelOperations
 from meshwright.mesh.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.mesh.identity.batches import Batches
-from meshwright.mesh.identity.rules import Rule
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tenants import Tenants
 
@@ -367,60 +361,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-_INDEX = "index.html"
-_PATH = re.compile(r"/|(/[A-Za-z0-9_.-]+)+")
-_HEADERS = {"Cache-Control": "no-cache"}
-_VIEWERS = Needs(Rule("", (Role.VIEWER,)))
-_DOCUMENTATION = Pages("/docs", files("meshwright.edges.http").joinpath("docs"), is_open=True)
-
-
-def page_routes(components: Sequence[Component]) -> list[Route]:
-    """Makes the routes of the pages of each component, and of the documentation.
-
-    Each file has a route, so that no path leads out of its folder. Raises ConfigError for a path that cannot
-    be one, or that two have.
-    """
-    owners = {_DOCUMENTATION.path: "http"}
-    shown_pages = []
-    for component in components:
-        for pages in component.pages():
-            remedy = f"Give the pages of {component.name} a path like /{component.name}"
-            if not _PATH.fullmatch(pages.path):
-                raise ConfigError(f"{pages.path!r} cannot be the path of pages", remedy=remedy, field="path")
-            if (owner := owners.setdefault(pages.path, component.name)) != component.name:
-                what = f"Components {owner} and {component.name} both have pages at {pages.path}"
-                raise ConfigError(what, remedy=remedy, field="path")
-            shown_pages.append(pages)
-    return [
-        _FileRoute(pages, name, content)
-        for pages in (*shown_pages, _DOCUMENTATION)
-        for name, content in _files(pages.folder)
-    ]
-
-
-class _FileRoute(Route):
-    """A file of a page. A browser asks each time whether it has changed."""
-
-    def __init__(self, pages: Pages, name: str, content: bytes) -> None:
-        self.kind = RouterKind(is_open=pages.is_open)
-        self._content = content
-        self._media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        path = pages.path if name == _INDEX else f"{pages.path.rstrip('/')}/{name}"
-        super().__init__(path, self._show, include_in_schema=False)
-
-    async def _show(self, request: Request) -> Response:
-        if not self.kind.is_open:
-            await _VIEWERS.caller(request)
-        return Response(self._content, media_type=self._media_type, headers=_HEADERS)
-
-
-def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]:
-    for entry in folder.iterdir():
-        if entry.name.startswith((".", "__")):
-            continue
-        if entry.is_dir():
-            yield from _files(entry, f"{inside}{entry.name}/")
-        else:
-            yield f"{inside}{entry.name}", entry.read_bytes()
