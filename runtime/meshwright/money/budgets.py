@@ -79,6 +79,11 @@ class BudgetView(View, kw_only=True):
     `estimated_usd` is the part of what is spent that is estimated. `tenant_id` is the tenant whose calls it
     counts, None for those of all. `cheaper`: calls without room go on with cheaper models before they do what
     `on_empty` says.
+
+    `last_days_usd` is what the calls of the last seven days of UTC cost, today's last, and `per_day_usd` the
+    mean since the first of them that cost something. At that rate the limit is reached at `reached_at`, to
+    the hour; None where that is not before it renews, nor within ten years. Budgets of a thread or a task
+    lack all three.
     """
 
     budget: str
@@ -94,9 +99,12 @@ class BudgetView(View, kw_only=True):
     on_empty: OnEmpty = "fail"
     cheaper: bool = False
     tenant_id: str | None = None
+    last_days_usd: tuple[Amount, ...] = ()
+    per_day_usd: Amount | None = None
+    reached_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name in ("limit_usd", "spent_usd", "estimated_usd", "reserved_usd"):
+        for name in ("limit_usd", "spent_usd", "estimated_usd", "reserved_usd", "per_day_usd"):
             exact(self, name, getattr(self, name))
 
 

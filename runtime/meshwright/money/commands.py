@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from meshwright.money.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
-_KEYS = ["agent", "tag", "model", "deployment", "prompt", "task", "tenant"]
+_KEYS = ["agent", "tag", "model", "deployment", "prompt", "task", "tree", "tenant"]
 _WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
 _NOBODY = {
     "tag": "(no tag)",
     "task": "(no task)",
+    "tree": "(no task)",
     "model": "(no answer)",
     "deployment": "(no answer)",
     "prompt": "(no prompt)",

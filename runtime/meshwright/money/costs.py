@@ -45,7 +45,7 @@ COLUMNS = (
 
 _CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
 
-Key = Literal["agent", "tag", "model", "deployment", "prompt", "task", "tenant"]
+Key = Literal["agent", "tag", "model", "deployment", "prompt", "task", "tree", "tenant"]
 KEYS: tuple[Key, ...] = get_args(Key)
 BY_PATTERN = "^({0})(,({0}))?$".format("|".join(KEYS))
 """The form of keys that costs are summed by: one, or two with a comma between."""
@@ -53,14 +53,16 @@ Bucket = Literal["hour", "day"]
 _BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
 _MAX_POINTS = 5_000  # listed of a series
+_MAX_DEPTH = 50  # of a tree of tasks
 
 _GROUPS: dict[Key, str] = {
     "agent": "agent_id",
     "model": "nullif(model, '')",
     "deployment": "coalesce(deployment, nullif(model, ''))",
     "prompt": "prompt",
-    "task": "task_id",
-    "tenant": "tenant_id",
+    "task": "calls.task_id",
+    "tree": "tree.root",
+    "tenant": "calls.tenant_id",
 }
 """The key of each way to sum."""
 
@@ -128,7 +130,9 @@ def _json(tags: tuple[str, ...]) -> str:
 
 
 class Cost(View, kw_only=True):
-    """The costs of one agent, tag, model, deployment, prompt, task or tenant; `key` is None for none.
+    """The costs of one agent, tag, model, deployment, prompt, task, tree of tasks or tenant.
+
+    `key` is None for none; that of a tree is the task at its root.
 
     `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
     By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.
@@ -306,7 +310,7 @@ async def costs_of(log: EventLog, query: CostQuery, *, limit: int | None = None)
 
 def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
     """Sum up; a column for each key and the bucket, which are there or not, and then the sums."""
-    tag, joined = _tags(session) if "tag" in keys else ("", "")
+    tag, tags = _tags(session) if "tag" in keys else ("", "")
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
     if query.bucket is not None:
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[query.bucket])
@@ -315,6 +319,7 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
     table = session.by_index("calls", "calls_by_time" if is_narrow else None)
     source = all_calls(table, condition, of_tasks=of_tasks)
+    joined = f"{tags} {_trees(table, condition) if 'tree' in keys else ''}"
     named_columns = [f"{column} AS {name}" for name, column in columns.items()]
     selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)
     first = "bucket, " if "bucket" in columns else ""
@@ -380,6 +385,22 @@ def _tags(session: Session) -> tuple[str, str]:
     if session.dialect == "sqlite":
         return "tag.value", "LEFT JOIN json_each(calls.tags) AS tag"
     return "tag", "LEFT JOIN json_array_elements_text(calls.tags::json) AS tag ON true"
+
+
+def _trees(calls: str, condition: str) -> str:
+    """The root of the tree of each task that a call found is of: what to join for it."""
+    above = "FROM tasks WHERE tasks.task_id = above.root AND tasks.tenant_id = above.tenant_id"
+    return (
+        "LEFT JOIN (WITH RECURSIVE above(task_id, tenant_id, root, depth) AS ("  # noqa: S608 code
+        f"SELECT DISTINCT task_id, tenant_id, task_id, 0 FROM {calls} "
+        f"WHERE {condition} AND task_id IS NOT NULL "
+        "UNION ALL SELECT above.task_id, above.tenant_id, tasks.parent_task_id, depth + 1 FROM above "
+        "JOIN tasks ON tasks.task_id = above.root AND tasks.tenant_id = above.tenant_id "
+        f"WHERE tasks.parent_task_id IS NOT NULL AND depth < {_MAX_DEPTH}) "
+        f"SELECT task_id, tenant_id, root FROM above WHERE depth = {_MAX_DEPTH} "
+        f"OR NOT EXISTS (SELECT 1 {above} AND tasks.parent_task_id IS NOT NULL)"
+        ") AS tree ON tree.task_id = calls.task_id AND tree.tenant_id = calls.tenant_id"
+    )
 
 
 def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -> Costs:

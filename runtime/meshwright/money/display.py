@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from meshwright.core.display import Column, Document, Resource, dollars, or_never
+from meshwright.core.display import Column, Document, Resource, dollars, local_time, or_never
 
 
 def estimated(estimate: Document) -> str:
@@ -38,6 +38,10 @@ def _estimated(budget: Document) -> str:
     return dollars(budget.get("estimated_usd", "0"))
 
 
+def _per_day(amount: str | None) -> str:
+    return "" if amount is None else dollars(amount)
+
+
 def spent_of(budget: Document) -> str:
     """How much of a budget is spent and reserved, in a line."""
     spent = (
@@ -45,6 +49,17 @@ def spent_of(budget: Document) -> str:
     )
     first = "cheaper models, then " if budget.get("cheaper") else ""
     return f"{dollars(budget['limit_usd'])}, on empty {first}{budget['on_empty']}: {spent}"
+
+
+def reached(budget: Document) -> str:
+    """The time at which a budget reaches its limit at the rate of the last days; "" where none is known."""
+    if budget.get("per_day_usd") is None:
+        return ""
+    if Decimal(budget["spent_usd"]) >= Decimal(budget["limit_usd"]):
+        return "reached"
+    if at := budget.get("reached_at"):
+        return local_time(at)[:16]
+    return "not in sight" if budget.get("renews_at") is None else "not in this period"
 
 
 BUDGETS = Resource(
@@ -59,6 +74,8 @@ BUDGETS = Resource(
         Column("estimated", write=_estimated),
         Column("reserved", "reserved_usd", dollars),
         Column("renews", "renews_at", or_never, cut=1),
+        Column("a day", "per_day_usd", _per_day, cut=3),
+        Column("at the limit", write=reached, cut=4),
     ),
     help="Show budgets and spend, and raise them.",
     empty="there is no budget; mesh.toml declares them as [[ledger.budgets]], and mesh allow sets one",

@@ -32,6 +32,7 @@ from meshwright.money.balance import OPENED
 from meshwright.money.budgets import Budgets, BudgetView
 from meshwright.money.charging import only_account, task_account
 from meshwright.money.costs import CostQuery, Costs, costs_of, with_reserved
+from meshwright.money.forecast import with_pace
 from meshwright.money.keys import Keys
 from meshwright.money.task_costs import TaskEstimate, estimate_of
 
@@ -103,11 +104,12 @@ class Spending:
         return costs.model_copy(update={"items": tuple(items)})
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
-        """The limits, sums and reservations of a tenant's budgets; None: all tenants'.
+        """The limits, sums, reservations and the pace of a tenant's budgets; None: all tenants'.
 
         A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
         """
-        return await self._budgets.views(await self._opened(), tenant_id)
+        views = await self._budgets.views(await self._opened(), tenant_id)
+        return await with_pace(self._log, views, self._runtime.clock.now())
 
     async def raise_budget(
         self,
@@ -139,7 +141,8 @@ class Spending:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount, cheaper=cheaper)
         await wake_waiting(self._runtime, self._log, "money")  # after the change is durable: they ask at once
-        return view
+        [paced] = await with_pace(self._log, [view], self._runtime.clock.now())
+        return paced
 
     async def deny(self, account_id: str, reason: str, caller: Caller) -> None:
         """Deny an account more money, for a person: all tasks that wait for it fail with that reason.

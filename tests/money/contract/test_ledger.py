@@ -117,7 +117,7 @@ NONSENSE: list[Any] = [
 async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(store: LogOnFile, payload: Any) -> None:
     nonsense = [event(n, "model.called", agent_id="odd", payload=payload) for n in range(1, 4)]
     await store.write([*nonsense, call(4)])
-    for by in ("agent", "tag", "model", "task", "tenant"):
+    for by in ("agent", "tag", "model", "task", "tree", "tenant"):
         found = await costs_of(store.log, CostQuery("default", by))
         assert (found.total.calls, found.total.cost_usd) == (4, Decimal("0.25"))
         assert found.total.unpriced == 3
@@ -236,7 +236,7 @@ async def test_costs_since_a_time_leave_out_what_was_before(store: LogOnFile) ->
 
 async def test_a_tenant_sees_its_own_costs_alone(store: LogOnFile) -> None:
     await store.write([call(1), call(2, asked(tenant_id="acme", user="spy"), reply=answered("0.75"))])
-    for by in ("agent", "tag", "model", "task", "tenant"):
+    for by in ("agent", "tag", "model", "task", "tree", "tenant"):
         mine, theirs = await sums(store, by), await sums(store, by, tenant_id="acme")
         assert sum(item.calls for item in mine.values()) == sum(item.calls for item in theirs.values()) == 1
         assert [item.cost_usd for item in theirs.values()] == [Decimal("0.75")]
@@ -270,6 +270,33 @@ async def test_a_series_has_a_row_for_each_hour_and_pair_of_keys(store: LogOnFil
         (START, "big-1", "b", 1),
     ]
     assert days.omitted == 1
+
+
+async def test_a_tree_of_tasks_costs_what_all_its_tasks_cost(store: LogOnFile) -> None:
+    parents = {"low": "middle", "middle": "top", "top": None, "orphan": "pruned"}
+    await store.write(
+        [
+            event(
+                n,
+                "task.accepted",
+                task_id=task_id,
+                payload={"capability": "writing", "parent_task_id": above},
+            )
+            for n, (task_id, above) in enumerate(parents.items())
+        ]
+    )
+    tasks = [*parents, "alone", None]
+    await store.write([call(10 + n, task_id=task_id) for n, task_id in enumerate(tasks)])
+    of_trees = await sums(store, "tree")
+    assert {root: cost.calls for root, cost in of_trees.items()} == {
+        "top": 3,
+        "pruned": 1,
+        "alone": 1,
+        None: 1,
+    }
+    assert of_trees["top"].cost_usd == Decimal("0.75")
+    later = await sums(store, "tree", since=START + timedelta(seconds=12), tenant_id="default")
+    assert later["top"].calls == 1
 
 
 async def test_until_leaves_out_what_ended_then_or_later(store: LogOnFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -83,14 +84,21 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
             found = (await response.json())["items"]
         told = await budgets("--json", "--url", server.url)
         drawn = await budgets("--url", server.url)
-    assert json.loads(told.out) == found
+    listed = json.loads(told.out)
+    assert [bool(budget.pop("reached_at")) for budget in listed] == [
+        True,
+        False,
+    ]  # by when: 2.5 cents are left
+    assert listed == [{name: budget[name] for name in budget if name != "reached_at"} for budget in found]
     assert [(each["budget"], each["key"], each["spent_usd"], each["reserved_usd"]) for each in found] == [
         ("all", "mesh", "0.015", "0"),
         ("each", "clerk", "0.015", "0"),
     ]
     heads, everyone, clerk = [line.split() for line in drawn.out.splitlines()]
-    assert heads == ["budget", "of", "window", "limit", "known", "estimated", "reserved", "renews"]
-    assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "$0", "never"]
+    assert " ".join(heads) == "budget of window limit known estimated reserved renews a day at the limit"
+    assert everyone[:9] == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "$0", "never"]
+    assert everyone[9] == "$0.0150"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:00", " ".join(everyone[10:]))
     assert clerk[:9] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0", "$0"]
 
 

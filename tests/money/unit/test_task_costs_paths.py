@@ -172,3 +172,5 @@ async def check_all(mesh: Mesh) -> None:
     if not found.total.unpriced:
         [whole] = [each for each in tasks if each.parent_task_id is None]
         assert (whole.cost_usd or 0) == (found.total.cost_usd or 0)
+    [tree] = (await mesh.get(Spending).costs(CostQuery("default", "tree"))).items or [found.total]
+    assert tree.calls == found.total.calls

@@ -88,6 +88,7 @@ class MoneyOperations(Acting):
     async def budgets(self) -> BudgetList:
         """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
 
+        `reached_at` is when it reaches its limit at the rate of the last days.
         `estimated_usd` is the part of what is spent that no provider counted.
         A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
         """
