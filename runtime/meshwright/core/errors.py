@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 _CAPITAL_WORD = re.compile(r"[A-Z][a-z]+[ ,:]")
 
@@ -231,9 +231,18 @@ class ToolFailed(MeshError):
     """A tool could not do what was asked; the model gets the message.
 
     `was_begun` is false where a call of code was refused before the tool did anything, as by a person.
+    `is_in_doubt` is true where the call may have taken effect: it has no reply. A check of the tool is asked.
     """
 
     was_begun = True
+    is_in_doubt = False
+
+    @classmethod
+    def without_reply(cls, message: str, *, remedy: str = "") -> Self:
+        """A failure of a call that may have taken effect."""
+        error = cls(message, remedy=remedy)
+        error.is_in_doubt = True
+        return error
 
 
 class TaskFailed(MeshError):

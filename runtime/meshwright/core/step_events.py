@@ -92,7 +92,7 @@ class StepFinished(StepPayload, type="step.finished", word="step"):
 
 
 class StepChecked(StepPayload, type="step.checked", word="check"):
-    """A check looked whether a step that was interrupted has happened."""
+    """A check looked whether a step that was interrupted, or got no reply, has happened."""
 
     name: Fact[str]
     outcome: Fact[Literal["happened", "did_not_happen", "unknown"]]

@@ -267,10 +267,12 @@ class RestClient(Generic[ServiceT]):
         return _PassingFault(failure, seconds)
 
     def _failure(self, request: _RestCall, problem: str, remedy: str = "") -> ToolFailed:
-        if not remedy and request.method != "GET" and not problem.startswith("answered 4"):
-            remedy = "It may have taken effect: read the state before you call it again"
         path = urlsplit(request.url).path[:_MAX_SHOWN]
-        return ToolFailed(self._masked(f"{self._name} {problem} ({request.method} {path})"), remedy=remedy)
+        message = self._masked(f"{self._name} {problem} ({request.method} {path})")
+        if remedy or request.method == "GET" or problem.startswith("answered 4"):
+            return ToolFailed(message, remedy=remedy)
+        remedy = "It may have taken effect: read the state before you call it again"
+        return ToolFailed.without_reply(message, remedy=remedy)
 
     def _masked(self, text: str) -> str:
         for secret in self.service.secrets:

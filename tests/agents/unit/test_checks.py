@@ -160,6 +160,76 @@ async def test_an_idempotent_tool_is_not_made_again_where_it_happened(tmp_path: 
     assert len(bank.paid) == 1
 
 
+# Calls without a reply
+
+
+class LosingBank(Bank):
+    """Pays, and its reply is lost."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def pay(self, key: str) -> str:
+        self.paid.append(key)
+        raise self._error
+
+
+async def paid_by(folder: Path, agent: type[Agent], outcome: str = "", **settings: Any) -> str:
+    """The result of the payment that the model got; `outcome` is the one of its check."""
+    model = ScriptedModel(tool_call("pay", to="eve"), "Done.")
+    async with kept(folder, agent, model=model, **settings) as mesh:
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="payer", payload={"text": "Pay."}))
+        assert (await mesh.get(Tasks).outcome(receipt.task_id)).success
+        if outcome:
+            assert (await told_of(mesh, "step.checked")).payload["outcome"] == outcome
+    return model.requests[-1].messages[-1].content
+
+
+@pytest.mark.parametrize(
+    ("find", "content", "outcome"),
+    [
+        (lambda: CheckResult.happened({"receipt": 8}), '{"receipt": 8}', "happened"),
+        (
+            lambda: CheckResult.did_not_happen("the bank refused it"),
+            "reset. Its check says that it did not happen: the bank refused it",
+            "did_not_happen",
+        ),
+        (
+            lambda: raise_(ToolFailed("away")),
+            "reset. Its check cannot tell: The check failed: away",
+            "unknown",
+        ),
+    ],
+    ids=["happened", "did not happen", "unknown"],
+)
+async def test_a_call_without_a_reply_is_checked_at_once(
+    tmp_path: Path, find: Callable[[], Any], content: str, outcome: str
+) -> None:
+    bank = LosingBank(ToolFailed.without_reply("reset"))
+    assert content in await paid_by(tmp_path, payer(bank, find), outcome)
+    assert bank.asked == [("eve 1", bank.paid[0])] and len(bank.paid) == 1
+
+
+async def test_an_exception_of_a_tool_is_a_missing_reply(tmp_path: Path) -> None:
+    bank = LosingBank(ConnectionError("reset"))
+    agent = payer(bank, lambda: CheckResult.happened("receipt 8"))
+    assert await paid_by(tmp_path, agent) == "receipt 8"
+
+
+async def test_a_call_that_is_given_up_is_checked(tmp_path: Path) -> None:
+    bank = Bank()
+    agent = payer(bank, lambda: CheckResult.happened("receipt 8"))
+    assert await paid_by(tmp_path, agent, tools={"timeout_seconds": 0.01}) == "receipt 8"
+    assert len(bank.paid) == 1
+
+
+async def test_a_call_that_was_refused_is_not_checked(tmp_path: Path) -> None:
+    bank = LosingBank(ToolFailed("no funds"))
+    assert "no funds" in await paid_by(tmp_path, payer(bank, CheckResult.happened))
+    assert bank.asked == []
+
+
 # Steps of an author
 
 

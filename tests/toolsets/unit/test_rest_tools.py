@@ -15,8 +15,8 @@ from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed
 from meshwright.core.settings.forms import Table
 from meshwright.tools import ToolSettings
 from meshwright.toolsets.observe import ObserveTools
-from meshwright.toolsets.rest import RestPart, RestService, RestTools
-from tests.support.fake_services import FakeService, answering, cut_off, endless, redirecting, silent
+from meshwright.toolsets.rest import RestClient, RestPart, RestService, RestTools
+from tests.support.fake_services import FakeService, Fault, answering, cut_off, endless, redirecting, silent
 from tests.support.toolset_calls import calling
 
 PAGE = Path(__file__).parents[3] / "docs/toolsets.md"
@@ -256,3 +256,21 @@ async def test_the_examples_of_the_page_work(pager: FakePager) -> None:
         assert await call("page", team="red", reason="disk") == {"path": "/teams/red/pages"}
         assert await call.toolset.check() == "server: all answer"
     assert pager.requests[1].body == {"reason": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "may_have_happened"),
+    [(cut_off, True), (answering(503), True), (answering(409, "taken"), False)],
+    ids=["cut off", "overloaded", "refused"],
+)
+async def test_a_change_without_a_reply_is_in_doubt(
+    pager: FakePager, fault: Fault, may_have_happened: bool
+) -> None:
+    pager.faults.append(fault)
+    client = RestClient("tools.pager.server", RestService(url=pager.url))
+    try:
+        with pytest.raises(ToolFailed) as failure:
+            await client.call("POST", "teams", "red", "pages", body={})
+    finally:
+        await client.close()
+    assert failure.value.is_in_doubt == may_have_happened

@@ -37,11 +37,13 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, NotFound, ToolFailed
 from meshwright.core.files import File
 from meshwright.core.tracing import TENANT, GenAI
+from meshwright.engine.work.doubts import checked_event
 from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ToolCall
 
 _MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something
+_CHECK_NOTES = {"did_not_happen": "Its check says that it did not happen", "unknown": "Its check cannot tell"}
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +64,8 @@ class RunInvocation(ToolInvocation):
     """Whether the call may have reached the tool: it was approved."""
     error: MeshError | None = None
     """The error that it ended with."""
+    checked: ProgressEvent | None = None
+    """The event of its check, where the call got no reply."""
 
 
 class _ApprovalLink(ToolLink[RunInvocation]):
@@ -94,7 +98,8 @@ class _JournalLink(ToolLink[RunInvocation]):
                 result = from_json(to_json(await self.inner.call(call), fallback=plain))
                 events = tool_events(tool.name, call.arguments, result, None if step.has_waited else started)
                 more = tool.events(result["value"]) if result["error"] is None else ()
-                step.finish(result, [*events, *map(ProgressEvent.of, more)])
+                checked = () if call.checked is None else (call.checked,)
+                step.finish(result, [*checked, *events, *map(ProgressEvent.of, more)])
         result = step.result
         # Text is of a person: the call was cut off, and is not run again.
         call.calls.changed |= "changed" in result if is_journaled(result) else tool.may_change
@@ -203,14 +208,31 @@ class _ResultLink(ToolLink[RunInvocation]):
             values = await self.inner.call(call)
             result |= _change_of(call) | values
         except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
+            checked = await _check_without_reply(call, error)
+            if checked is not None and checked.outcome == "happened":
+                return checked.result
             call.error = error
             result |= _failure_of(call, error)
+            if checked is not None:
+                result["error"] += f". {_CHECK_NOTES[checked.outcome]}: {checked.evidence}"
         except BaseException:  # in the middle of the call: what raises may have changed something before
             call.step.changed = call.has_begun and tool.may_change
             call.calls.changed |= call.step.changed
             raise
         _keep(call, result, call.step.number)
         return result
+
+
+async def _check_without_reply(call: RunInvocation, error: MeshError) -> CheckResult | None:
+    """Whether a call has happened that got no reply; None where it failed otherwise, or has no check."""
+    if not (call.has_begun and isinstance(error, ToolFailed) and error.is_in_doubt):
+        return None
+    if (check := _check_of(call)) is None:
+        return None
+    started = time.perf_counter()
+    checked = await check()
+    call.checked = checked_event(call.tool.name, checked, started)
+    return checked
 
 
 def _change_of(call: RunInvocation) -> dict[str, Any]:

@@ -105,10 +105,11 @@ async def within_limits(
         if isinstance(error, TimeoutError) and limit.expired():
             problem = f"{tool.name} did not end within {seconds:g} seconds and was given up"
             remedy = "It may still take effect: find out before you call it again"
-            raise ToolFailed(problem, remedy="" if tool.idempotent else remedy) from error
+            raise ToolFailed.without_reply(problem, remedy="" if tool.idempotent else remedy) from error
         place = author_place(error)
         logger.error("tool %s failed at %s", tool.name, place or "no line of its author's", exc_info=error)
-        raise ToolFailed(f"{type(error).__name__}: {error}{f' ({place.short})' if place else ''}") from error
+        problem = f"{type(error).__name__}: {error}{f' ({place.short})' if place else ''}"
+        raise ToolFailed.without_reply(problem) from error
 
 
 def plain_result(result: Any, max_chars: int) -> dict[str, Any]:

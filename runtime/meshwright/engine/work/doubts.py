@@ -43,14 +43,20 @@ class CheckStep(OpenStep):
             if not self.is_replayed:
                 started = time.perf_counter()
                 checked = await check()
-                payload = StepChecked(
-                    name=self._checked.key.kind.removeprefix("tool "),
-                    outcome=checked.outcome,
-                    evidence=checked.evidence,
-                    duration_ms=round((time.perf_counter() - started) * 1000, 3),
-                )
-                self.finish(checked.model_dump(), [ProgressEvent.of(payload)])
+                event = checked_event(self._checked.key.kind.removeprefix("tool "), checked, started)
+                self.finish(checked.model_dump(), [event])
         return CheckResult.model_validate(self.result)
+
+
+def checked_event(name: str, checked: CheckResult, started: float) -> ProgressEvent:
+    """The event of a check of a step, which started at a time of `perf_counter`."""
+    payload = StepChecked(
+        name=name,
+        outcome=checked.outcome,
+        evidence=checked.evidence,
+        duration_ms=round((time.perf_counter() - started) * 1000, 3),
+    )
+    return ProgressEvent.of(payload)
 
 
 class Doubts:
