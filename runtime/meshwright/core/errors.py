@@ -281,7 +281,8 @@ class ModelError(MeshError):
     were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
     without keys and the prompt; None and "" where it did not answer. `lost` are answers that a policy
     held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
-    `failed_at` are the deployments whose attempts failed, one for each, as far as they are known.
+    `failed_at` are the deployments whose attempts failed, one for each, as far as they are known;
+    `failed_with` has the codes of their errors in the same order.
     """
 
     status = 502
@@ -291,6 +292,7 @@ class ModelError(MeshError):
     reason = ""
     lost: tuple[Any, ...] = ()
     failed_at: tuple[str, ...] = ()
+    failed_with: tuple[str, ...] = ()
 
     def __init__(
         self, message: str, *, remedy: str = "", field: str = "", retry_after_seconds: float | None = None

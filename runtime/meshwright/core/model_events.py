@@ -21,7 +21,8 @@ class ModelCalled(
     listed="call_id, model, deployment, group, tags, user, thread_id, tenant_id, usage, cost_usd, "
     "cost_source, cache_hit, saved_usd, attempts, outcome (ok, failed, cancelled or cut), error, reason, "
     "tool_calls, finish_reason, latency_ms, duration_ms, prompt, failed_at (deployments, one for each failed "
-    "attempt), passed_over (fields of a client's request that had no effect)",
+    "attempt), failed_with (the errors of these attempts), passed_over (fields of a client's request that "
+    "had no effect)",
 ):
     call_id: Fact[str]
     model: Fact[str]
@@ -45,6 +46,7 @@ class ModelCalled(
     finish_reason: Fact[str | None] = None
     prompt: Fact[str | None] = None
     failed_at: tuple[str, ...] = ()
+    failed_with: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     duration_ms: Fact[float]
 

@@ -110,7 +110,7 @@ class Circuits:
             f"No call was made: deployment {deployment!r} is left alone since "
             f"{circuit.since:%Y-%m-%d %H:%M:%S} UTC, when {error.message}"
         )
-        error.attempts, error.lost, error.failed_at = 0, (), ()
+        error.attempts, error.lost, error.failed_at, error.failed_with = 0, (), (), ()
         error.retry_after_seconds = self.left_seconds(deployment)
         return error
 
@@ -284,6 +284,7 @@ class Retrying(Wrapper):
         attempt, attempts = request, 0
         lost_replies: tuple[ModelReply, ...] = ()
         failed_at: tuple[str, ...] = ()
+        failed_with: tuple[str, ...] = ()
         for tries in itertools.count(1):
             try:
                 reply = await self.model.complete(attempt, on_delta)
@@ -291,6 +292,7 @@ class Retrying(Wrapper):
                 attempts += error.attempts
                 error.lost = lost_replies = (*lost_replies, *error.lost)
                 error.failed_at = failed_at = (*failed_at, *error.failed_at)
+                error.failed_with = failed_with = (*failed_with, *error.failed_with)
                 left_tries = self.tries_of.get(request.user, self.max_tries) - tries
                 pause = self._pause_after(error, tries, attempts, ends, is_last=left_tries <= 0)
                 if self.on_retry is not None:
@@ -300,6 +302,7 @@ class Retrying(Wrapper):
                     return reply
                 all_tries = {"attempts": attempts + reply.attempts, "lost": (*lost_replies, *reply.lost)}
                 all_tries["failed_at"] = (*failed_at, *reply.failed_at)
+                all_tries["failed_with"] = (*failed_with, *reply.failed_with)
                 return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(self.clock.now() + timedelta(seconds=pause))
             if on_delta is not None:

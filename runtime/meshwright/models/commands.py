@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,22 +313,30 @@ def _called_health(target: Target, settings: Settings) -> dict[str, Document]:
         events = talk(target, last_calls)
     except MeshError:  # the data is in use, or its events are not for us: what was called is not known
         return {}
-    return {deployment: health for deployment, health in map(_health_from, events) if deployment}
+    return {deployment: health for event in events for deployment, health in _health_from(event)}
 
 
-def _health_from(event: Event) -> tuple[str | None, Document]:
-    """A deployment with its health after an event; None for a call that was cancelled."""
+def _health_from(event: Event) -> Iterator[tuple[str, Document]]:
+    """The deployments with their health after an event; a call that was cancelled says nothing of its own."""
     at = event.time.isoformat()
     if (call := ModelCalled.read(event)) is not None:
-        deployment = None if call.outcome == "cancelled" else call.deployment
-        return deployment, {"status": call.error or "ok", "at": at}
+        for deployment, error in zip_longest(call.failed_at, call.failed_with, fillvalue="failed"):
+            yield deployment, {"status": error, "at": at}
+        if (
+            call.deployment
+            and call.outcome != "cancelled"
+            and not (call.failed_at and call.outcome == "failed")
+        ):
+            yield call.deployment, {"status": call.error or "ok", "at": at}
+        return
     if (pause := DeploymentLeftAlone.read(event)) is not None:
         status = f"refused {pause.status or ''}".strip()
         if event.event_type == _COOLED_DOWN:
             status = "cooling down"
         message = pause.error.message if pause.error is not None else ""
-        return pause.deployment, {"status": status, "at": at, "reason": pause.reason or message}
-    return DeploymentRecovered.from_payload(event.payload).deployment, {"status": "ok", "at": at}
+        yield pause.deployment, {"status": status, "at": at, "reason": pause.reason or message}
+        return
+    yield DeploymentRecovered.from_payload(event.payload).deployment, {"status": "ok", "at": at}
 
 
 def _tested_health(settings: Settings) -> dict[str, Document]:

@@ -240,7 +240,8 @@ class ApiModel:
         fault = ProviderFault(response.status, words, wait, masked)
         error = error_for(fault, source=self.server, model=self.wire.model_of(request))
         deployment = self.wire.headers_say(response.headers, streamed=False).get("deployment")
-        error.failed_at = () if deployment is None else (deployment,)
+        if deployment is not None:
+            error.failed_at, error.failed_with = (deployment,), (error.code,)
         raise error
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:

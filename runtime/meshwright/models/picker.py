@@ -101,6 +101,7 @@ class Picker(Adapter):
         errors: list[ModelError] = []
         lost_replies: tuple[ModelReply, ...] = ()
         failed_at: tuple[str, ...] = ()
+        failed_with: tuple[str, ...] = ()
         while groups:
             group = groups.pop(0)
             error: ModelError | None = None
@@ -115,7 +116,7 @@ class Picker(Adapter):
                         reply = await target.model.complete(request.model_copy(update=changes), on_delta)
                     target.answered(reply, time.monotonic() - started)
                     reply = self._priced(reply, request, target, attempts=len(errors) + 1)
-                    before = {"lost": lost_replies, "failed_at": failed_at}
+                    before = {"lost": lost_replies, "failed_at": failed_at, "failed_with": failed_with}
                     return reply.model_copy(update=before) if errors else reply
                 except ModelError as failed:
                     error = failed
@@ -125,6 +126,7 @@ class Picker(Adapter):
                     )
                     errors.append(failed)
                     failed_at += (target.name,)
+                    failed_with += (failed.code,)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
             if error is None:
@@ -132,11 +134,12 @@ class Picker(Adapter):
                 errors.append(error)
             following = self._after(group, error, visited) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
-                error.lost, error.failed_at = lost_replies, failed_at
+                error.lost, error.failed_at, error.failed_with = lost_replies, failed_at, failed_with
                 raise error
             groups[:0] = following  # its fallbacks come before its siblings
         final_error = _ended(errors, request)
         final_error.lost, final_error.failed_at = lost_replies, failed_at
+        final_error.failed_with = failed_with
         raise final_error
 
     async def close(self) -> None:

@@ -111,9 +111,9 @@ class Call(Struct):
     was not believed. `cost_usd` is None if the cost is unknown, and 0 for an answer from a cache, which
     `saved_usd` would have cost. `attempts` counts tries within the call, `attempt` numbers the attempt of the
     task. A call is `cut` if its process ended first. `prompt` is the version of its prompt, None for a call
-    of a client. `failed_at` are the deployments whose attempts failed in it, one for each. `passed_over`
-    names fields of a client's request that had no effect. `settlement` is its booking in budgets, where any
-    reserved money for it; no event has it.
+    of a client. `failed_at` are the deployments whose attempts failed in it, one for each, `failed_with` the
+    codes of their errors. `passed_over` names fields of a client's request that had no effect. `settlement`
+    is its booking in budgets, where any reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -140,6 +140,7 @@ class Call(Struct):
     attempt: int | None = None
     prompt: str | None = None
     failed_at: tuple[str, ...] = ()
+    failed_with: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     settlement: Settlement | None = None
 
@@ -288,7 +289,8 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
     the whole call. An adapter says `estimated` where the provider did not count all tokens; the ledger
     estimates what is missing. `usage_problem` names what a provider counted that cannot be. `lost` are
     answers before this one that a policy held back, or that broke off, without their words; the ledger adds
-    what they used and cost. `failed_at` are the deployments whose attempts failed before it.
+    what they used and cost. `failed_at` are the deployments whose attempts failed before it, `failed_with`
+    the codes of their errors.
     """
 
     content: str = kept(default="")
@@ -309,6 +311,7 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
     usage_problem: str = ""
     lost: tuple[ModelReply, ...] = ()
     failed_at: tuple[str, ...] = ()
+    failed_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

@@ -213,6 +213,7 @@ class Accounting(Wrapper):
             self.budgets.book([hold.call])  # no journal will have it
             return None
         failed_at: tuple[str, ...] = error.failed_at if isinstance(error, ModelError) else ()
+        failed_with: tuple[str, ...] = error.failed_with if isinstance(error, ModelError) else ()
         return Call(
             **_known_of(hold.request, hold.call),
             usage=usage,
@@ -225,6 +226,7 @@ class Accounting(Wrapper):
             latency_ms=ms,
             deployment=failed_at[-1] if failed_at else None,
             failed_at=failed_at,
+            failed_with=failed_with,
             settlement=settled,
         )
 
@@ -285,7 +287,7 @@ def call_events(runtime: Runtime) -> OnCall:
 
 _OF_REPLY = (
     *("model", "deployment", "usage", "cost_usd", "cost_source", "cache_hit", "saved_usd", "attempts"),
-    *("latency_ms", "finish_reason", "failed_at"),
+    *("latency_ms", "finish_reason", "failed_at", "failed_with"),
 )
 _of_reply = attrgetter(*_OF_REPLY)
 

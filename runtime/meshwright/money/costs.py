@@ -40,7 +40,8 @@ _TEXTS = {
 
 COLUMNS = (
     *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
-    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", "failed_at", *_TOKENS, *_TEXTS),
+    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", "failed_at", "failed_with"),
+    *(*_TOKENS, *_TEXTS),
 )
 
 _CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
@@ -106,6 +107,7 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
         _latency(called.duration_ms if called.latency_ms is None else called.latency_ms),
         (called.prompt or "").partition(" ")[0] or None,  # its place changes with each commit
         encode(called.failed_at).decode() if called.failed_at else None,
+        encode(called.failed_with).decode() if called.failed_with else None,
         *[_count(getattr(called.usage, name), 0) for name in _TOKENS],
         *[getattr(called, name) or default for name, default in _TEXTS.items()],
     )

@@ -35,7 +35,7 @@ KEPT: dict[str, set[str]] = {
     "task.accepted": {"after", "variants"},
     "task.started": {"code"},
     "task.resumed": {"code"},
-    "model.called": {"error", "reason", "tool_calls", "failed_at", "passed_over", "path"},
+    "model.called": {"error", "reason", "tool_calls", "failed_at", "failed_with", "passed_over", "path"},
     "contents.erased": {"ranges"},
 }
 """Events that erasure keeps, with their fields that are no facts: they hold no contents."""

@@ -88,6 +88,7 @@ async def test_every_surface_says_the_figures_that_are_known(api: Api) -> None:
         "east": (3, 1, 0),  # the attempt that failed is east's, though west answered
         "west": (2, 0, 2),
     }
+    assert (models["east"]["errors"], models["west"]["errors"]) == ({"Unauthorized": 1}, {})
     costs = await api.get("/costs", by="deployment")
     assert {item["key"]: Decimal(item["cost_usd"]) for item in costs["items"]} == {
         name: 2 * cost for name, cost in COST.items()
@@ -123,6 +124,7 @@ async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> No
         'deployment_fallback_ratio{deployment="west"}': 1,
         'deployment_failed_ratio{deployment="east"}': 1 / 3,
         'deployment_failed_ratio{deployment="west"}': 0,
+        'deployment_errors_total{deployment="east",error="Unauthorized"}': 1,
         'workers{store="sqlite",lease="held"}': 1,
     }
     assert {name: metrics[f"meshwright_{name}"] for name in known} == pytest.approx(known)
@@ -159,7 +161,34 @@ async def test_a_deployment_that_always_fails_has_failed_calls(fake: FakeProvide
             metrics = await response.text()
     assert (model["deployment"], model["calls"], model["failed"]) == ("east", 1, 1)
     assert 'meshwright_deployment_failed_ratio{deployment="east"} 1' in metrics
+    assert 'meshwright_deployment_errors_total{deployment="east",error="Unauthorized"} 1' in metrics
     assert [(item["key"], item["failed"]) for item in costs["items"]] == [("east", 1)]
+
+
+async def test_the_health_of_a_deployment_is_its_own_where_another_answered(
+    fake: FakeProvider, tmp_path: Path
+) -> None:
+    fake.faults_of["east"].append(Fault(status=500))
+    config = {
+        "model_list": [deployment(fake, "east", "default"), deployment(fake, "west", "spare")],
+        "router_settings": {"num_retries": 0, "fallbacks": [{"default": ["spare"]}]},
+    }
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, poet, model="router") as api:
+        await api.finished(agent_id="poet", payload={"text": "Sing."})
+        listed = await mesh("models", "list", "--json", "--url", api.url)
+        [called] = await api.mesh.log.query(EventFilter(event_type="model.called"))
+        figures = await api.get("/figures")
+    groups = json.loads(listed.out)["groups"]
+    health = {row["deployment"]: row["health"]["status"] for group in groups for row in group["deployments"]}
+    assert health == {"east": "ModelUnavailable", "west": "ok"}
+    attempts = (called.fields["failed_at"], called.fields["failed_with"])
+    assert attempts == (["east"], ["ModelUnavailable"])
+    assert [(model["deployment"], model["errors"]) for model in figures["models"]] == [
+        ("east", {"ModelUnavailable": 1}),
+        ("west", {}),
+    ]
 
 
 async def test_calls_through_a_proxy_are_summed_by_its_deployments(

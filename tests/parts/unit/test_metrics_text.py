@@ -6,7 +6,7 @@ from pathlib import Path
 from meshwright.component import Figure
 from meshwright.parts.figures.operations import metrics_text
 from meshwright.parts.figures.records import Figures
-from meshwright.parts.figures.sums import CallKey, CallSums, CallUsage, Histogram, UsageKey
+from meshwright.parts.figures.sums import CallKey, CallSums, CallUsage, FailureKey, Histogram, UsageKey
 
 WRITTEN = Path(__file__).parents[2] / "support" / "metrics.txt"
 FIGURES = {
@@ -58,6 +58,7 @@ def sums_of_calls() -> CallSums:
     calls.tokens.update({(answered, "input"): histogram(1.0), (answered, "output"): histogram(2.5)})
     calls.cost_pico.update({"a": 1_250_000_000_000})
     calls.usage[UsageKey("default", "a", "m", "p@1")] = CallUsage(3, 100, 20, 5_000_000)
+    calls.errors[FailureKey("d1", "RateLimited")] = 2
     return calls
 
 

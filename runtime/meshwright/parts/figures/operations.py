@@ -107,6 +107,7 @@ _METRICS = {
     "deployment_failed_ratio": ("gauge", "Share of the last calls that failed."),
     "deployment_retried_ratio": ("gauge", "Share of the last calls that took more than one try."),
     "deployment_fallback_ratio": ("gauge", "Share of the last calls that came from another group."),
+    "deployment_errors_total": ("counter", "Attempts that failed since the process began, by their error."),
     "model_cost_usd_total": ("counter", "Known cost of calls of models since the process began."),
     "gen_ai_client_inference_duration_seconds": ("histogram", "Duration of calls of models."),
     "gen_ai_client_inference_operation_input_tokens": (
@@ -290,6 +291,7 @@ def _of_calls(calls: CallSums, providers: Mapping[str, str]) -> dict[str, _Sampl
 
     usage = [(key._asdict(), sums) for key, sums in calls.usage.items()]
     return {
+        "deployment_errors_total": [(key._asdict(), count) for key, count in calls.errors.items()],
         "model_cost_usd_total": [({"agent": name}, pico / _PICO) for name, pico in calls.cost_pico.items()],
         "gen_ai_client_inference_duration_seconds": [
             (labels(key), values) for key, values in calls.durations.items()

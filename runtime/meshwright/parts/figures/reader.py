@@ -9,7 +9,6 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
@@ -28,12 +27,12 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.settings import PresenceSettings
 from meshwright.models.overview import Deployments
+from meshwright.parts.figures.deployments import CallRow, figures_of_models, last_calls, quantile_seconds
 from meshwright.parts.figures.records import (
     AgentFigures,
     DeadLetterCounts,
     DiskFigures,
     Figures,
-    ModelFigures,
     ParkedFigures,
     Scale,
     StuckAttempt,
@@ -47,7 +46,6 @@ _RATE_SECONDS = 300.0
 _SUCCESS_OF = 20  # attempts
 _LEAST = 5  # attempts, below which none of an agent counts as stuck
 _MAX_LISTED = 1_000
-_LAST_CALLS = 1_000
 _OF_TENANT = "AND tasks.tenant_id = :tenant_id"
 _IS_PARKED = (
     "status = 'waiting' AND EXISTS (SELECT 1 FROM waits "
@@ -77,13 +75,6 @@ _ENDED_BADLY = (
     "SELECT status, count(*) FROM tasks WHERE status <> 'succeeded' AND status IN ('failed', 'timed_out') {} "
     "GROUP BY status"
 )
-_SELECT_CALLS = (
-    "SELECT name, model_group, outcome, latency_ms, attempts, failed_at FROM (SELECT *, "
-    "CASE WHEN outcome = 'failed' THEN coalesce(deployment, nullif(model, ''), model_group) "
-    "ELSE coalesce(deployment, model) END AS name "
-    "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last) AS named "
-    "WHERE cache_hit = 0 AND name <> ''"
-)
 
 
 class _Snapshot(NamedTuple):
@@ -94,16 +85,7 @@ class _Snapshot(NamedTuple):
     parked: Sequence[ParkedFigures]
     ended_badly: Mapping[str, int]
     histories: Mapping[str, AgentHistory]
-    calls: Sequence[tuple[str, str, str, float, int, str | None]]
-
-
-@dataclass
-class _Model:
-    latencies: list[float]
-    calls: int = 0
-    failed: int = 0
-    fallbacks: int = 0
-    retried: int = 0
+    calls: Sequence[CallRow]
 
 
 class FiguresReader:
@@ -132,7 +114,7 @@ class FiguresReader:
             at=now,
             agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
             workers=tuple(workers) if is_whole else (),
-            models=tuple(self._models(stored.calls)) if is_whole else (),
+            models=tuple(figures_of_models(stored.calls, self._mesh.get(Deployments))) if is_whole else (),
             parked=tuple(stored.parked),
             stuck=tuple(stuck),
             dead_letters=_dead_letters(stored, is_whole=is_whole),
@@ -194,42 +176,6 @@ class FiguresReader:
                 **_speed(recent, None if tenant_id else now),
             )
 
-    def _models(
-        self, calls: Sequence[tuple[str, str, str, float, int, str | None]]
-    ) -> Iterable[ModelFigures]:
-        deployments = self._mesh.get(Deployments)
-        declared = deployments.known()
-        groups = {group for group, _ in declared.values()}
-        away = {circuit.deployment: circuit for circuit in deployments.left_alone()}
-        models: defaultdict[str, _Model] = defaultdict(lambda: _Model([]))
-        for name, group, outcome, latency_ms, attempts, failed_at in calls:
-            for place in decode(failed_at.encode()) if failed_at else ():
-                models[place].calls += 1
-                models[place].failed += 1
-            if failed_at and outcome == "failed":  # its attempts are counted, each at its deployment
-                continue
-            model = models[name]
-            model.calls += 1
-            model.failed += outcome != "ok"
-            model.retried += attempts > 1
-            model.fallbacks += name in declared and group in groups and declared[name][0] != group
-            if outcome == "ok":
-                model.latencies.append(latency_ms)
-        for name in sorted({*models, *declared, *away}):
-            model, circuit = models[name], away.get(name)
-            yield ModelFigures(
-                deployment=name,
-                well=circuit is None,
-                until=None if circuit is None else circuit.until,
-                reason="" if circuit is None else circuit.error.reason or circuit.error.code,
-                calls=model.calls,
-                failed=model.failed,
-                fallbacks=model.fallbacks,
-                retried=model.retried,
-                p50_seconds=quantile_seconds(model.latencies, 0.5),
-                p90_seconds=quantile_seconds(model.latencies, 0.9),
-            )
-
     def _disk(self) -> DiskFigures | None:
         folder = self._mesh.database.folder
         if not folder.is_dir():
@@ -239,14 +185,6 @@ class FiguresReader:
             with suppress(OSError):  # a file of the database that has just gone
                 size += os.stat(path).st_size
         return DiskFigures(free_bytes=disk.free, total_bytes=disk.total, store_bytes=size)
-
-
-def quantile_seconds(milliseconds: Sequence[float], share: float) -> float | None:
-    """The duration in seconds that such a share of some durations does not exceed; None for none."""
-    if not milliseconds:
-        return None
-    ordered = sorted(milliseconds)
-    return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)] / 1000, 4)
 
 
 def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
@@ -264,7 +202,7 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
     ]
     parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
-    calls = session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall() if tenant_id is None else ()
+    calls = last_calls(session) if tenant_id is None else ()
     return _Snapshot(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
 
 

@@ -71,18 +71,21 @@ class ModelFigures(View):
     """A deployment in the last 1,000 calls, without those that the cache answered.
 
     Attempts that failed count here too, also where another deployment answered the call after them.
-    It is not `well` while it gets no calls, until `until`. `fallbacks` are the calls of other groups that it
-    answered, `retried` those that took more than one try.
+    It is not `well` while it gets no calls, `since` when and at least until `until`. `fallbacks` are the
+    calls of other groups that it answered, `retried` those that took more than one try. `errors` counts the
+    failed ones by their error.
     """
 
     deployment: str
     well: bool = True
+    since: datetime | None = None
     until: datetime | None = None
     reason: str = ""
     calls: int = 0
     failed: int = 0
     fallbacks: int = 0
     retried: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
     p50_seconds: float | None = None
     p90_seconds: float | None = None
 

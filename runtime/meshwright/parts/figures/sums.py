@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 from meshwright.core.encoding import Json, Struct, decode, encode
@@ -28,12 +29,13 @@ DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 _MAX_SERIES = 1_000  # of one histogram or counter; calls beyond them count under `other`
 _OTHER = "other"
+_UNNAMED = "unknown"
 _KeyT = TypeVar("_KeyT")
 _AT_ONCE = 1_000  # rows, counted on the event loop
 _COLUMNS = (
     "seq, time, call_id, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
     "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit, "
-    "coalesce(prompt, '')"
+    "coalesce(prompt, ''), failed_at, failed_with"
 )
 _SELECT_NEW = f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT {_AT_ONCE}"  # noqa: S608 code
 _OF_TODAY = (  # tenant by tenant, since the index begins with it
@@ -74,6 +76,8 @@ class _CallRow(NamedTuple):
     cost_pico: int | None
     cache_hit: int
     prompt: str
+    failed_at: str | None
+    failed_with: str | None
 
 
 class CallKey(NamedTuple):
@@ -83,6 +87,22 @@ class CallKey(NamedTuple):
     model: str
     deployment: str
     error: str = ""
+
+
+class FailureKey(NamedTuple):
+    """The labels of an attempt that failed: its deployment, or the model where that is not known."""
+
+    deployment: str
+    error: str
+
+
+def failures_of(failed_at: str | None, failed_with: str | None) -> list[FailureKey]:
+    """The failed attempts of a call, from the columns of its row; older rows do not name the errors."""
+    if failed_at is None:
+        return []
+    deployments: list[str] = decode(failed_at.encode())
+    errors: list[str] = decode(failed_with.encode()) if failed_with else []
+    return [FailureKey(*pair) for pair in zip_longest(deployments, errors, fillvalue=_UNNAMED)]
 
 
 class UsageKey(NamedTuple):
@@ -162,6 +182,8 @@ class CallSums:
         """Known costs, by agent."""
         self.usage: defaultdict[UsageKey, CallUsage] = defaultdict(CallUsage)
         """All calls, those that a cache answered too."""
+        self.errors: Counter[FailureKey] = Counter()
+        """Attempts that failed."""
 
     async def begin(self) -> None:
         """Count from now on, and not from the first look."""
@@ -215,6 +237,7 @@ class CallSums:
         if row.cache_hit:
             return
         is_answered = row.outcome == "ok"
+        self._count_failures(row)
         key = CallKey(row.group, row.model, row.deployment, "" if is_answered else row.error)
         if key not in self.durations and len(self.durations) >= _MAX_SERIES:
             key = CallKey(_OTHER, _OTHER, _OTHER, key.error and _OTHER)
@@ -222,6 +245,16 @@ class CallSums:
         if is_answered:
             _histogram(self.tokens, (key, "input"), TOKEN_BUCKETS).add(row.prompt_tokens)
             _histogram(self.tokens, (key, "output"), TOKEN_BUCKETS).add(row.completion_tokens)
+
+    def _count_failures(self, row: _CallRow) -> None:
+        failures = failures_of(row.failed_at, row.failed_with)
+        if not failures and row.outcome == "failed":
+            failures = [FailureKey(row.deployment or row.model or row.group, row.error)]
+        for failure in failures:
+            is_new = failure not in self.errors
+            self.errors[
+                FailureKey(_OTHER, _OTHER) if is_new and len(self.errors) >= _MAX_SERIES else failure
+            ] += 1
 
 
 def _histogram(histograms: dict[_KeyT, Histogram], key: _KeyT, bounds: Sequence[float]) -> Histogram:
