@@ -234,19 +234,35 @@ class Budgets:
         Durable when this returns. Returns whether any counts as estimated. Raises HostError.
         """
         is_estimated = False
-        attempt, budgets = _attempt_of(user, context), await self._current()
-        cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
-        # Budgets may have changed the tags of its calls.
-        request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
-        for account in accounts_of(request, budgets):
-            state = await self._runtime.read(account.ref)
-            if not isinstance(state, Balance):
-                continue
+        attempt = _attempt_of(user, context)
+        for account, state in await self._balances(user, context, tags):
             is_estimated = is_estimated or state.estimates(attempt)  # its time may have been over before
             if state.holds(attempt):
                 await self._client(account).close(attempt)
                 is_estimated = True
         return is_estimated
+
+    async def has_open(self, user: str, context: CallContext, tags: tuple[str, ...]) -> bool:
+        """Whether `close` books a call of an attempt, with any of these tags, or its account has by its time.
+
+        Raises HostError.
+        """
+        attempt = _attempt_of(user, context)
+        balances = await self._balances(user, context, tags)
+        return any(state.holds(attempt) or state.estimates(attempt) for _, state in balances)
+
+    async def _balances(
+        self, user: str, context: CallContext, tags: tuple[str, ...]
+    ) -> list[tuple[Account, Balance]]:
+        """The accounts that calls with any of these tags may be charged to, with their states."""
+        budgets = await self._current()
+        cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
+        # Budgets may have changed the tags of its calls.
+        request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
+        states = [
+            (account, await self._runtime.read(account.ref)) for account in accounts_of(request, budgets)
+        ]
+        return [(account, state) for account, state in states if isinstance(state, Balance)]
 
     async def booked(self, calls: Collection[str]) -> None:
         """Return once what these calls cost is booked. Raises HostError where an account is away."""

@@ -36,9 +36,11 @@ PLACES = (
 )
 """The boundaries of a run, in their order. Two items are looked up side by side."""
 AFTER_APPROVAL = ("ship:before", "ship:after", "model:4", "late")
-DEPLOYED = {"early": "stock:rug", "late": "ship:after"}
-"""Tasks whose code changes while they are in a tool: before anything was changed, and after."""
-EFFECTS = {"stock lamp": 1, "stock rug": 1, "charge 500": 1, "ship lamp": 1}
+DEPLOYED = {"early": "stock:rug", "late": "ship:after", "cut": "model:2", "denied": "model:3"}
+"""Tasks whose code changes while they are in a tool, before anything was changed and after, or in a call."""
+PLACE_OF = {**DEPLOYED, "rich": "model:2"}
+SOLD_EFFECTS = {"stock lamp": 1, "stock rug": 1, "charge 500": 1}
+EFFECTS = {**SOLD_EFFECTS, "ship lamp": 1}
 EXAMPLES = (
     "pydantic_ai_shop",
     "pydantic_ai_durability",
@@ -65,7 +67,7 @@ CASES = [
 
 
 def text_of(name: str) -> str:
-    return f"{name}: Sell the lamp. hold={DEPLOYED.get(name, name)}."
+    return f"{name}: Sell the lamp. hold={PLACE_OF.get(name, name)}."
 
 
 class Sale:
@@ -148,6 +150,7 @@ async def test_agents_of_frameworks_go_on_after_a_kill_at_each_boundary(
         await sale.submit("seller", *PLACES)
         await sale.submit("poor", "poor")
         await sale.submit("deployed", *DEPLOYED)
+        await sale.submit("deployed-rich", "rich")
         await sale.until_held()
         mesh.release()
         mesh.deploy(PROMPT, "You sell things, and are polite.")
@@ -160,7 +163,9 @@ async def test_agents_of_frameworks_go_on_after_a_kill_at_each_boundary(
     for name, outcome in sale.outcomes.items():
         asked = sum(provider.asked_of(text_of(name)).values())
         assert (name, len(calls[name])) == (name, asked), "the ledger has other calls than the provider"
-        assert sum(Decimal(call["cost_usd"]) for call in calls[name]) == outcome.cost_usd == asked * COST
+        assert sum(Decimal(call["cost_usd"]) for call in calls[name]) == asked * COST
+        # The run of `rich` does not know what the account has booked for the call that was cut off.
+        assert (name, outcome.cost_usd) == (name, None if name == "rich" else asked * COST)
     check_deployed(sale)
 
 
@@ -177,12 +182,11 @@ def check_sold(sale: Sale, name: str) -> None:
 
 def check_deployed(sale: Sale) -> None:
     """The rules of a deploy: work begins anew where it changed nothing, else a person is asked."""
-    early, late = sale.outcomes["early"], sale.outcomes["late"]
-    assert (early.text, early.attempt) == ("The lamp is sold.", 2)
-    assert (
-        sale.mesh.effects(text_of("early"))["charge 500"]
-        == sale.mesh.effects(text_of("early"))["ship lamp"]
-        == 1
-    )
-    assert late.error is not None and late.error.type == "RestartDenied"
-    assert sale.mesh.effects(text_of("late")) - Counter(held=1) == EFFECTS
+    for name in ("early", "cut", "rich"):
+        outcome, effects = sale.outcomes[name], sale.mesh.effects(text_of(name))
+        assert (name, outcome.text, outcome.attempt) == (name, "The lamp is sold.", 2)
+        assert (name, effects["charge 500"], effects["ship lamp"]) == (name, 1, 1)
+    for name, effects in {"late": EFFECTS, "denied": SOLD_EFFECTS}.items():
+        error = sale.outcomes[name].error
+        assert error is not None and (name, error.type) == (name, "RestartDenied")
+        assert (name, sale.mesh.effects(text_of(name)) - Counter(held=1)) == (name, effects)

@@ -2,7 +2,7 @@
 
 from _deployed import INSTRUCTIONS as DEPLOYED
 from _example import INSTRUCTIONS
-from _places import POOR, hold, note
+from _places import POOR, RICH, hold, note
 from pydantic_ai import Agent as PydanticAgent
 
 from meshwright import Agent, Capability, Run
@@ -62,3 +62,10 @@ class Deployed(Seller):
 
     agent_id = "deployed"
     shop = shop_of(DEPLOYED)
+
+
+class DeployedRich(Deployed):
+    """Its code changes, and it has a budget."""
+
+    agent_id = "deployed-rich"
+    budgets = (RICH,)

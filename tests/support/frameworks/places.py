@@ -15,6 +15,7 @@ from meshwright.core.money import Budget
 FOLDER = Path(os.environ["SHOP_FOLDER"])
 POOR = Budget(name="poor", scope="agent", of="poor", limit_usd=Decimal("0.03"), on_empty="ask")
 """Money for two calls."""
+RICH = Budget(name="rich", scope="agent", of="deployed-rich", limit_usd=Decimal(10))
 
 
 def note(task: Task, what: str) -> None:

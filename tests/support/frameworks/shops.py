@@ -5,7 +5,7 @@ It is a module of the project of a test, beside `_example.py` and, for a deploy,
 
 from _deployed import Shop as DeployedShop
 from _example import Shop
-from _places import POOR, hold, note
+from _places import POOR, RICH, hold, note
 
 from meshwright import ToolContext, tool
 
@@ -56,3 +56,10 @@ class Deployed(Tools, DeployedShop):
     """Its code changes."""
 
     agent_id = "deployed"
+
+
+class DeployedRich(Deployed):
+    """Its code changes, and it has a budget."""
+
+    agent_id = "deployed-rich"
+    budgets = (RICH,)

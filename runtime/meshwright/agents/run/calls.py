@@ -192,9 +192,7 @@ class ModelCalls:
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
         self.totals.add_call(call)
-        counted: dict[str, Any] = {name: getattr(call, name) for name in _COUNTED}
-        if call.finish_reason is None:
-            del counted["finish_reason"]
+        counted = counted_fields(call)
         if call.settlement is not None:
             counted["settlement"] = call.settlement
             self._settled.add(call.settlement.call)
@@ -407,6 +405,14 @@ class ModelCalls:
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )
+
+
+def counted_fields(call: Call) -> dict[str, Any]:
+    """The fields of a call that its record in the journal has."""
+    fields: dict[str, Any] = {name: getattr(call, name) for name in _COUNTED}
+    if call.finish_reason is None:
+        del fields["finish_reason"]
+    return fields
 
 
 def _ended_in(record: Any) -> list[Call | Outcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from meshwright.agents.run.state import RunState
@@ -21,6 +21,7 @@ _MAX_CHANGES = 50
 _MAX_FILES = 50
 _MAX_PATH_CHARS = 200  # in one line: a name may have line feeds
 _TOOL = "tool "
+_Value = Mapping[str, Any]
 _TAKEN_OVER = """\
 Earlier attempts at this task failed after they had changed something. These changes were not taken back.
 Look at the state as it is before you change anything, and repeat none of them that has taken effect.
@@ -139,8 +140,20 @@ async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: 
     records, _ = await read_steps(runtime, ref, work.steps, work.claim + 1)
     values = [record.value for record in records]
     settlements = settlements_in(values)
+    context = _context_of(ref, work)
+    await budgets.recover(ref.type, context, settlements)
+    await budgets.booked({settled.call for settled in settlements})
+    return await budgets.close(ref.type, context, _tags_in(values))
+
+
+async def has_open_calls(budgets: Budgets, ref: ActorRef, work: Work, values: Sequence[_Value]) -> bool:
+    """Whether an account books a call of an attempt that its journal, with these values, lacks."""
+    return await budgets.has_open(ref.type, _context_of(ref, work), _tags_in(values))
+
+
+def _context_of(ref: ActorRef, work: Work) -> CallContext:
     task = work.task
-    context = CallContext(
+    return CallContext(
         budget_usd=task.budget_usd,
         budgets_above=task.budgets_above,
         budgets=task.budgets,
@@ -151,13 +164,9 @@ async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: 
         generation=task.generation,
         attempt=work.dispatch.attempt,
     )
-    await budgets.recover(ref.type, context, settlements)
-    await budgets.booked({settled.call for settled in settlements})
-    tags = {tag for settled in settlements for tag in settled.tags} | {*_tags_in(values)}
-    return await budgets.close(ref.type, context, tuple(sorted(tags)))
 
 
-def settlements_in(values: Iterable[Mapping[str, Any]]) -> list[Settlement]:
+def settlements_in(values: Iterable[_Value]) -> list[Settlement]:
     """The settlements of the calls that the records of a journal are of."""
     return [
         Settlement.model_validate(call["settlement"])
@@ -167,7 +176,10 @@ def settlements_in(values: Iterable[Mapping[str, Any]]) -> list[Settlement]:
     ]
 
 
-def _tags_in(values: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+def _tags_in(values: Sequence[_Value]) -> tuple[str, ...]:
+    """The tags that the calls in the records of a journal may have had."""
+    tags = {tag for settled in settlements_in(values) for tag in settled.tags}
     for value in values:
         if value.get("kind") == "context" and isinstance(value.get("result"), dict):
-            yield from value["result"].get("tags", ())
+            tags.update(value["result"].get("tags", ()))
+    return tuple(sorted(tags))

@@ -15,6 +15,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.delegation import Knowledge
 from meshwright.agents.run.earlier import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
+from meshwright.agents.run.lost import add_lost_calls
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.prepared import question_of
@@ -216,6 +217,8 @@ class _Attempt:
         finally:
             spent.over()
             await journal.close()
+            if journal.is_mismatched:
+                await add_lost_calls(self._state, self._calls)
         if (suspended := journal.suspended) is None:
             return result
         journal.let_go()

@@ -55,6 +55,8 @@ from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
 _REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
+_LOST = "lost"
+"""The path of calls that were cut off in steps which are not taken again."""
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
 
@@ -86,6 +88,8 @@ class Journal:
         where it was does not ask again for what it has."""
         self.is_closed = False
         """Whether the run is over: nothing more can be a step of it."""
+        self.is_mismatched = False
+        """Whether the code asks for something else at a recorded step."""
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
@@ -96,6 +100,10 @@ class Journal:
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._doubts = Doubts(work, self._earlier, self._waits)
         self._repeats: list[str] = []
+        self._counted: set[str] = set()
+        """The paths whose calls, cut off before, this claim has counted."""
+        self._has_begun = False
+        """Whether a step of this claim was taken for the one in which the claim before it ended."""
         self._cut_branches: set[str] = set()
         """The scopes of tools that may have been under way as the claim before this one ended."""
 
@@ -313,6 +321,7 @@ class Journal:
         """Note whether the claim before this one may have been in a step as its process ended."""
         scope = opened.scope
         opened.was_begun, scope.was_begun = scope.was_begun, False
+        self._has_begun = self._has_begun or opened.was_begun
         if opened.was_begun and opened.key.kind.startswith("tool "):
             self._cut_branches.add(scope.prefix)
 
@@ -323,6 +332,7 @@ class Journal:
         before = claim_stream(self._work.steps, self._work.claim - 1)
         was_begun = opened.was_begun and not self._follows_cut_tools(opened.scope)
         opened.cut = cut_steps.count + (was_begun and cut_steps.ended_in != before)
+        self._counted.add(path)
         if opened.cut != cut_steps.count:
             self._records.write_cut(opened.key, opened.cut)
 
@@ -333,6 +343,28 @@ class Journal:
         """
         below = f"{scope.prefix}b"
         return self._paths.is_alone and any(prefix.startswith(below) for prefix in self._cut_branches)
+
+    def lost_calls(self, *, was_in_call: bool) -> int:
+        """The number of calls that were cut off in steps which the changed code does not take any more.
+
+        `was_in_call` says whether the claim before this one may have ended in a call, as its records tell.
+        It is 0 once `add_lost` has recorded them.
+        """
+        cut = self._earlier.cut
+        if _LOST in cut:
+            return 0
+        open_steps = {path: steps for path, steps in cut.items() if path not in self._earlier.results}
+        before = claim_stream(self._work.steps, self._work.claim - 1)
+        has_ended = any(steps.ended_in == before for steps in open_steps.values())
+        is_in_call = was_in_call and self._work.was_cut and not (self._has_begun or has_ended)
+        return is_in_call + sum(
+            steps.count for path, steps in open_steps.items() if path not in self._counted
+        )
+
+    def add_lost(self, calls: Sequence[dict[str, Any]], events: Sequence[ProgressEvent]) -> None:
+        """Record the `lost_calls`, once for the attempt."""
+        key = StepKey(path=_LOST, number=self._paths.counter, kind="", hash="")
+        self._records.write_calls(key, calls, events)
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.
@@ -495,6 +527,7 @@ class Journal:
             await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
 
     async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
+        self.is_mismatched = True
         # These may have taken effect: a new attempt would do them again.
         once = [intent["kind"] for intent in self._earlier.intents.values()]
         once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
