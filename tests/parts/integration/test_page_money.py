@@ -67,16 +67,28 @@ async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, br
             await expect(costs.get_by_role("row").filter(has_text="helper")).to_contain_text(
                 "$0.2000, $0.2000"
             )
+            budget = page.get_by_role("region", name="Budgets").get_by_role("row").filter(has_text="helpers")
+            await expect(budget).to_contain_text("$0.4000 of $90.00")
+            days = ", ".join(["$0"] * 6 + ["$0.4000"])
+            await expect(budget.get_by_role("img")).to_have_attribute(
+                "aria-label", re.compile(re.escape(days))
+            )
+            await expect(budget).to_contain_text("not in this periodat $0.4000 a day")
             await press(page, "Raise helpers of helper")
             await dialog(page).get_by_label("Dollars to add").fill("1.5")
             await confirm(page, "Raise")
             await expect(page.get_by_role("region", name="Budgets")).to_contain_text("$91.50")
-            await page.get_by_role("link", name="by task").click()
+            await page.get_by_role("link", name="by task", exact=True).click()
             row = costs.get_by_role("row").filter(has_text=leads[-6:])
             await expect(row).to_contain_text("$0.4000 of $0.4000 ×1.0")
             await row.get_by_role("button", name="What it delegated").click()
             tree = page.get_by_role("region", name="Delegated tasks")
             await expect(tree.get_by_role("row").filter(has_text="lead")).to_contain_text("$0.4000")
+            await page.get_by_role("link", name="by task tree").click()
+            row = costs.get_by_role("row").filter(has_text=leads[-6:])
+            await expect(row).to_contain_text("$0.4000")  # of its own, and of what it delegated
+            await expect(row.get_by_role("link", name="Do it.")).to_be_visible()
+            await expect(costs.get_by_role("row")).to_have_count(4)
             await page.get_by_role("link", name="by agent").click()
             await (
                 costs.get_by_role("row")

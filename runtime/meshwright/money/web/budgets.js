@@ -2,19 +2,20 @@
 /** Budgets with what is spent of them, and allowances: budgets that are set while the mesh runs. */
 import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
-import { Ago, asked, call, dollars, Failed, may, me, Table, to, useData } from "/ui/lib.js";
+import { Ago, asked, call, dollars, Failed, may, me, slow, Table, to, useData } from "/ui/lib.js";
+import { Reached, Trend } from "./trend.js";
 
 const WHEN_EMPTY = [["", "as before; a new one fails"], ["fail", "the call fails"], ["wait", "tasks wait until it renews"], ["ask", "tasks ask a person"], ["cheaper", "calls go to cheaper models"]];
 const AMOUNT = "[0-9]*[.]?[0-9]+";
 
 /** All budgets; a filter of the list of tasks where one finds those that spend it. */
 export function Budgets() {
-  const { data, error } = useData("/budgets");
+  const { data, error } = useData("/budgets", slow);
   if (!data?.items.length) return html`<${Failed} error=${error} />`;
   const able = may("operator") && me.value.all_tenants;
-  return html`<h2>Budgets</h2><${Failed} error=${error} /><${Table} label="Budgets" heads=${["Budget", "Of", "Window", "#Spent", "#Held", "#Limit", "When it is empty", "Renews", ...(able ? [""] : [])]}>
-    ${data.items.map((/** @type {any} */ budget) => html`<tr key=${`${budget.budget} ${budget.key}`}><td>${budget.budget}${budget.hard ? "" : html` <span class="tag">soft</span>`}</td><td><${Spender} scope=${budget.scope} of=${budget.key} /></td><td>${budget.window}</td>
-      <td class="number"><meter min="0" max=${budget.limit_usd} high=${0.8 * budget.limit_usd} value=${budget.spent_usd} aria-label="spent"></meter> ${dollars(budget.spent_usd)}</td><td class="number">${Number(budget.reserved_usd) ? dollars(budget.reserved_usd) : ""}</td><td class="number">${dollars(budget.limit_usd)}</td><td>${budget.on_empty}${budget.cheaper ? html` <span class="tag">cheaper models first</span>` : ""}</td><td>${budget.renews_at ? html`<${Ago} time=${budget.renews_at} />` : "never"}</td>
+  return html`<h2>Budgets</h2><${Failed} error=${error} /><${Table} label="Budgets" stacks heads=${["Budget", "Spent of its limit", "#Held", "Last 7 days", "At the limit", "When it is empty", "Renews", ...(able ? [""] : [])]}>
+    ${data.items.map((/** @type {any} */ budget) => html`<tr key=${`${budget.budget} ${budget.key}`}><td><b>${budget.budget}</b>${budget.hard ? "" : html` <span class="tag">soft</span>`}<br /><span class="dim"><${Spender} scope=${budget.scope} of=${budget.key} />${budget.window === "total" ? ", for good" : `, each ${budget.window}`}</span></td>
+      <td data-head="Spent"><span class="spent">${dollars(budget.spent_usd)} <span class="dim">of ${dollars(budget.limit_usd)}</span></span><meter min="0" max=${budget.limit_usd} high=${0.8 * budget.limit_usd} value=${budget.spent_usd} aria-label="spent"></meter></td><td class="number" data-head=${Number(budget.reserved_usd) ? "Held" : undefined}>${Number(budget.reserved_usd) ? dollars(budget.reserved_usd) : ""}</td><td data-head="Last 7 days"><${Trend} budget=${budget} /></td><td data-head="At the limit"><${Reached} budget=${budget} /></td><td data-head="When it is empty">${budget.on_empty}${budget.cheaper ? html` <span class="tag">cheaper models first</span>` : ""}</td><td data-head="Renews">${budget.renews_at ? html`<${Ago} time=${budget.renews_at} />` : "never"}</td>
       ${able ? html`<td><button type="button" aria-label=${`Raise ${budget.budget}${budget.key ? ` of ${budget.key}` : ""}`} onClick=${() => raise(budget)}>Raise…</button></td>` : null}</tr>`)}<//>`;
 }
 
