@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
+from meshwright.agents.run.run import Run
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest
@@ -83,6 +88,102 @@ async def test_an_exclusive_tool_runs_alone() -> None:
         assert (await mesh.ask("party", "Go.")).text == "Done."
     assert party.log[2:] == ["x after a,b", "y after a,b", "c"]
     assert tool_answers(model) == ["a was there", "b was there", "x was alone", "y was alone", "c was there"]
+
+
+class Printer(Agent):
+    """Has one printer: its tools note when they begin and end."""
+
+    agent_id = "printer"
+    capabilities = (Capability("printing"),)
+    order = ("one", "two")
+    log: list[str]
+    began: asyncio.Event
+    opened: asyncio.Event
+
+    @tool(exclusive=True)
+    async def print_page(self, page: str) -> str:
+        """Print a page, alone."""
+        self.log.append(f"{page} begins")
+        self.began.set()
+        await self.opened.wait() if page == "two" else await asyncio.sleep(0)
+        self.log.append(f"{page} ends")
+        return f"printed {page}"
+
+    @tool(needs_approval=True, exclusive=True)
+    async def sign(self, page: str) -> str:
+        """Sign a page, alone."""
+        return f"signed {page}"
+
+    @tool(idempotent=True)
+    async def nested(self, page: str) -> str:
+        """Print a page by a call of its own."""
+        run = Run.current()
+        return "" if run is None else str(await run.call("print_page", page=page))
+
+
+def a_printer(run: Callable[[Any, Run], Awaitable[Any]], **fields: Any) -> type[Printer]:
+    own = {"log": [], "began": asyncio.Event(), "opened": asyncio.Event(), "run": run}
+    return type("TestPrinter", (Printer,), {**own, **fields})
+
+
+async def prints_by_functions(self: Printer, run: Run) -> str:
+    [print_page] = run.functions("print_page")
+    return ", ".join(await asyncio.gather(*(print_page(page=page) for page in self.order)))
+
+
+async def prints_by_calls(self: Printer, run: Run) -> str:
+    return ", ".join(await run.gather(*(run.call("print_page", page=page) for page in self.order)))
+
+
+@pytest.mark.parametrize("run", [prints_by_functions, prints_by_calls])
+async def test_calls_of_an_exclusive_tool_by_code_exclude_one_another(run: Any) -> None:
+    printer = a_printer(run, order=("one", "two", "three"))
+    printer.opened.set()
+    async with mesh_for(printer) as mesh:
+        assert (await mesh.ask("printer", "Go.")).text == "printed one, printed two, printed three"
+    assert printer.log == [f"{page} {what}" for page in printer.order for what in ("begins", "ends")]
+
+
+async def test_an_exclusive_call_is_not_kept_from_what_a_person_approved() -> None:
+    async def run(self: Printer, run: Run) -> str:
+        sign, print_page = run.functions("sign", "print_page")
+        return ", ".join(await asyncio.gather(sign(page="one"), print_page(page="three"), sign(page="two")))
+
+    async with mesh_for(a_printer(run)) as mesh:
+        task = await mesh.submit("printer", "Go.")
+        for question in await mesh.questions(2):
+            await mesh.answer(question, {"approve": True})
+        assert (await mesh.outcome(task)).text == "signed one, printed three, signed two"
+
+
+async def test_a_tool_that_calls_an_exclusive_one_does_not_wait_for_itself() -> None:
+    async def run(self: Printer, run: Run) -> str:
+        return str(await run.call("nested", page="one"))
+
+    async with mesh_for(a_printer(run)) as mesh:
+        assert (await mesh.ask("printer", "Go.")).text == "printed one"
+
+
+async def test_a_recorded_exclusive_call_is_taken_up_behind_a_new_one(tmp_path: Path) -> None:
+    class Again(Printer):
+        @tool(idempotent=True, exclusive=True)
+        async def print_page(self, page: str) -> str:
+            """Print a page, alone."""
+            return await Printer.print_page(self, page)
+
+    first = a_printer(prints_by_functions, print_page=Again.print_page)
+    async with kept(tmp_path, first) as mesh:
+        request = TaskRequest(agent_id="printer", payload={"text": "Go."})
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
+        while "two begins" not in first.log:
+            await first.began.wait()
+            first.began.clear()
+    second = a_printer(prints_by_functions, order=("two", "one"), print_page=Again.print_page)
+    second.opened.set()
+    async with kept(tmp_path, second) as mesh:
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "printed two, printed one"
+        assert not await mesh.log.query(EventFilter(task_id=task_id, event_type="attempt.failed"))
+    assert second.log == ["two begins", "two ends"]
 
 
 async def test_only_what_was_unfinished_is_repeated_after_a_stop(tmp_path: Path) -> None:

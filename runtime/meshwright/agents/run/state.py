@@ -14,6 +14,7 @@ from meshwright.agents.context.memory import MemoryStore
 from meshwright.agents.context.service import ContextClient
 from meshwright.agents.prompts import PromptSources
 from meshwright.agents.run.delegation import Delegation, Knowledge
+from meshwright.agents.run.exclusion import ToolExclusion
 from meshwright.agents.run.limits import Parking, StepTime
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.tool_calls import Outputs
@@ -120,6 +121,7 @@ class RunState:
     masks: Masks
     outputs: Outputs
     knowledge: Knowledge
+    exclusion: ToolExclusion = field(default_factory=ToolExclusion)
     approvals: list[StandingApproval] = field(default_factory=list)
     """The decisions are in the journal: a run that is resumed has them again."""
 

@@ -265,7 +265,7 @@ def tool(
     A function that is not async runs in a thread. `idempotent` says that to run it twice does no harm, so
     that a run which was cut short in the middle of it may call it again; for any other tool a person is
     asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
-    `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
+    `math.inf` sets no limit. Calls of a run may work side by side; one of an `exclusive` tool works alone,
     after those before it and before those behind it. With `needs_approval` a person approves each call before
     it runs, unless a rule in the settings says otherwise. `effect` says whether a call changes anything: one
     that says nothing counts as a change. `origin` says whose words a result has: `outside` for pages, logs
@@ -318,7 +318,7 @@ class Tool(ABC):
 
     `parameters` is the JSON schema of the arguments, an object. `idempotent`: to call it twice does no harm.
     `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
-    `exclusive`: no other tool of the same reply runs beside it.
+    `exclusive`: no other tool of the run works beside it.
     `needs_approval`: a person approves each call, where no rule in the settings says otherwise.
     `effect`: whether a call changes anything; `origin`: whose words its result has; `network`: whether a
     program that it runs in the sandbox reaches hosts. `contained`: whether its changes reach the tree of the
