@@ -1,57 +1,17 @@
 """Coding agents as workers, by an agent of the Agent Client Protocol that does every wrong thing."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from meshwright import Capability, CodingAgent
 from meshwright.core.errors import ConfigError
-from meshwright.models.errors import ModelUnavailable
-from meshwright.models.port import Model
 from meshwright.parts.coding.component import CodingComponent
 from meshwright.parts.coding.doctor import check_age
 from meshwright.parts.coding.settings import CodingProgram
-from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
-from tests.support.repositories import CALC, repository
+from meshwright.testing import MeshUnderTest
+from tests.support.coding_agents import PROGRAM, Up, data, delegated, up
+from tests.support.repositories import CALC
 
+__all__ = ["data", "up"]
 pytestmark = pytest.mark.needs("git", "bwrap")
-PROGRAM = Path(__file__).resolve().parents[2] / "support" / "fake_acp_agent"
-Up = Callable[..., AbstractAsyncContextManager[MeshUnderTest]]
-
-
-class Fixer(CodingAgent):
-    """Has bugs fixed by a coding agent."""
-
-    agent_id = "fixer"
-    capabilities = (Capability("bug-fix"),)
-    num_retries = 0
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the box is tried once."""
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture
-def up(tmp_path: Path, data: Path) -> Up:
-    @asynccontextmanager
-    async def meshes(
-        flaws: str = "", files: Mapping[str, str] = CALC, model: Model | None = None, **options: Any
-    ) -> AsyncIterator[MeshUnderTest]:
-        source = tmp_path / "source"
-        if not source.exists():
-            repository(source, files)
-        coder = {"program": "acp", "command": str(PROGRAM), "args": flaws.split(), **options}
-        tables = {"trees": {"code": {"repository": str(source)}}, "coding": {"fixer": coder}}
-        tables["models"] = {"park": True, "park_seconds": 0.1}
-        async with mesh_for(Fixer, model=model, data_dir=data, **tables) as mesh:
-            yield mesh
-
-    return meshes
 
 
 async def test_the_change_is_tested_and_committed_once_a_person_approves(up: Up) -> None:
@@ -69,18 +29,6 @@ async def test_the_change_is_tested_and_committed_once_a_person_approves(up: Up)
             "coding.call",
             "coding.turn",
         ]
-
-
-async def delegated(mesh: MeshUnderTest, text: str) -> Any:
-    """The outcome of a change that nobody commits."""
-    receipt = await mesh.client.submit("fixer", text)
-    outcome = None
-    while outcome is None:
-        questions = await mesh.questions()
-        for question in questions:
-            await mesh.answer(question, {"approve": "propose" not in str(question.subject)})
-        outcome = await mesh.client.outcome(receipt.task_id) if "propose" in str(questions) else None
-    return outcome
 
 
 async def failure_of(mesh: MeshUnderTest, text: str) -> str:
@@ -208,15 +156,3 @@ def test_a_version_that_is_too_old_is_named() -> None:
     check_age("codex", table, "codex-acp 0.16.0, resumes sessions")
     with pytest.raises(ConfigError, match=r"too old: codex-acp 0.9.1, and 0.16 is needed.*npm install -g"):
         check_age("codex", table, "codex-acp 0.9.1")
-
-
-async def test_a_provider_that_is_away_parks_the_task_and_the_session_goes_on(up: Up) -> None:
-    model = ScriptedModel("one", ModelUnavailable("away"), "two")
-    async with up(model=model) as mesh:
-        outcome = await delegated(mesh, "Have add() add. [asks model]")
-        assert outcome.result["changed"] == ["M calc.py", "A replies.txt"]
-        assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "resumed"]
-        assert model.unsaid == 0
-        assert len(model.requests) == 3  # the first was answered by the journal the second time
-        waits = [event.payload["kind"] for event in mesh.events("task.waiting")]
-        assert waits == ["provider", "person"]

@@ -260,6 +260,16 @@ class RunSteps:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent.of(payload)])
 
+    async def note(self, name: str, value: Any) -> Any:
+        """Note plain data, and return what was noted here when the work was not resumed yet.
+
+        A note is no progress: a run that is parked again after it pauses for longer.
+        """
+        async with self._journal.open_step(name, {}, costly=False) as step:
+            if not step.is_replayed:
+                step.finish(value)
+        return step.result
+
     def program(self) -> AbstractContextManager[None]:
         """A block in which a program works for the run: without the timeout of steps, which it bounds itself.
 

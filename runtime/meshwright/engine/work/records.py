@@ -49,7 +49,7 @@ class ClaimRecords:
         self.is_costly = False
         """Whether records that are not known durable yet would cost something if they were lost."""
         self.has_steps = False
-        """Whether this claim has journaled a step."""
+        """Whether this claim has journaled a step that would cost something if it were lost."""
         self._runtime = runtime
         self._ref, self._name = ref, str(ref)
         self._work, self._stream = work, work.stream
@@ -69,7 +69,7 @@ class ClaimRecords:
         """Queue the record of a step with its events."""
         data = own_json(self._ref, {**asdict(key), **value})
         self._append(data, [self._event(key, n, event) for n, event in enumerate(events, start=1)])
-        self.has_steps = True
+        self.has_steps = self.has_steps or costly
         self.is_costly = self.is_costly or costly
         if "result" in value:
             self._on_step()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any, ClassVar
 
 from meshwright.agents.agent import Agent
@@ -25,7 +24,7 @@ from meshwright.parts.coding.settings import CodingProgram
 from meshwright.toolsets.code import ProposingTools
 
 _MAX_FAILURES = 1  # sessions in a row whose program ends in the middle
-_MAX_SESSIONS = 200  # of a task: each answer to a permission takes one
+_MAX_SESSIONS = 5_000  # of a task: each answer to a permission takes one, each look for money or a provider
 _MAX_TITLE_CHARS, _MAX_TEXT_CHARS, _MAX_LISTED = 72, 4_000, 30
 _FAILED = {
     "refusal": "refused the request",
@@ -120,9 +119,9 @@ class _Job:
         run, earlier = self._run, self._session_id
         self._sessions += 1
         if self._sessions > _MAX_SESSIONS:
-            raise CodingAgentFailed(f"{self._name} asks for one permission after another, and does not end")
+            raise CodingAgentFailed(f"{self._name} did not end its work in {_MAX_SESSIONS:,} sessions")
         work = CodingWork(run, self._tree, self._name, self._settings, self._sessions)
-        beginning = await run.step("coding begin", partial(_value, {"claim": self._claim}))
+        beginning = await run.note("coding begin", {"claim": self._claim})
         async with AsyncExitStack() as stack:
             live = opened = ending = None
             if beginning["claim"] == self._claim:
@@ -131,7 +130,7 @@ class _Job:
                     opened = (await live.open(text, is_lost=self._is_lost))._asdict()
                 except CodingAgentGone as error:
                     ending = {"failed": str(error), "lost": isinstance(error, SessionLost)}
-            opened = await run.step("coding session", partial(_value, opened))
+            opened = await run.note("coding session", opened)
             if opened is not None:
                 self._session_id, self._is_lost = opened["id"], False
                 event = SessionBegun(
@@ -143,7 +142,7 @@ class _Job:
                 await run.publish("coding begun", {"session": self._sessions}, event)
                 if live is not None:
                     ending = await _ended(live)
-        ending = await run.step("coding turn", partial(_value, ending))
+        ending = await run.note("coding turn", ending)
         if ending is not None:
             reason, words = ending.get("reason", "failed"), ending.get("failed") or ending["text"]
             event = TurnEnded(reason=reason, text=words[:_MAX_TEXT_CHARS], refused=ending.get("refused", []))
@@ -195,10 +194,6 @@ async def _ended(live: CodingSession) -> dict[str, Any]:
     except CodingAgentGone as error:
         return {"failed": str(error)}
     return {"reason": end.reason, "text": end.text[: _MAX_TEXT_CHARS * 4], "refused": live.refused}
-
-
-async def _value(value: Any) -> Any:
-    return value
 
 
 def _answer(name: str, ending: dict[str, Any]) -> str:

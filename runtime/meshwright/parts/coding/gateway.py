@@ -34,6 +34,7 @@ _STOP_SECONDS = 1
 _MCP = "/mcp"
 _COUNT_TOKENS = "/v1/messages/count_tokens"
 _PASSED = ("content-type", "anthropic-version", "anthropic-beta")
+_ENDED = {"error": {"message": "The run has ended", "type": "server_error"}}
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -77,15 +78,21 @@ class Gateway:
         """Answer one request, as an ASGI application: each in a task of its own, as a branch of the run."""
         if scope["type"] != "http":
             return
-        answering = self._answer(scope, receive, send)
+        response = _Response(send)
+        answering = self._answer(scope, receive, response.send)
+        task = asyncio.create_task(answering, context=self._context.copy())
         try:
-            await asyncio.create_task(answering, context=self._context.copy())
-        except (Exception, asyncio.CancelledError):
+            await task
+        except asyncio.CancelledError:
+            if (caller := asyncio.current_task()) is None or caller.cancelling():
+                raise
+            await response.cut_off()  # the run waits, and will begin its program again
+        except Exception:
             raise
         except BaseException as error:  # noqa: BLE001 - it unwinds the run, whose code waits elsewhere
             if not self.interrupted.done():
                 self.interrupted.set_exception(error)
-            await _reply(send, 503, {"error": {"message": "The run has ended", "type": "server_error"}})
+            await response.cut_off()
 
     async def _answer(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
         path, method = scope["path"], scope["method"]
@@ -137,6 +144,24 @@ class Gateway:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+class _Response:
+    """The response to one request, which may be cut off before or after its beginning."""
+
+    def __init__(self, send: _Send) -> None:
+        self._send = send
+        self._has_begun = False
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self._has_begun = True
+        await self._send(message)
+
+    async def cut_off(self) -> None:
+        if self._has_begun:
+            await self._send({"type": "http.response.body", "body": b""})
+        else:
+            await _reply(self._send, 503, _ENDED)
 
 
 async def _body(receive: _Receive) -> bytes:
