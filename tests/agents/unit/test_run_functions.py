@@ -1,0 +1,179 @@
+"""The tools of a run as functions: with their signatures, approved and checked as other calls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from meshwright import Agent, Capability, CheckResult, Client, tool
+from meshwright.agents.run.functions import function_of
+from meshwright.agents.run.run import Run
+from meshwright.agents.tools.tool import Tool
+from meshwright.core.errors import AgentError
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.testing import mesh_for
+from tests.support.interrupted_mesh import kept, told_of
+from tests.support.run_clients import EchoingModel, ask, author, submitted, swallowing
+
+
+class Shop(Agent):
+    """Has tools of each kind."""
+
+    agent_id = "author"
+    capabilities = (Capability("writing"),)
+    charged: list[str]
+
+    @tool
+    async def charge(self, order: str, amount: float = 1.5) -> dict[str, Any]:
+        """Charge a card.
+
+        Args:
+            order: the order
+        """
+        self.charged.append(order)
+        return {"order": order, "amount": amount}
+
+    @tool(needs_approval=True)
+    async def ship(self, order: str) -> str:
+        """Ship an order."""
+        return f"shipped {order}"
+
+
+async def test_an_approval_parks_a_framework_that_catches_every_error(tmp_path: Path) -> None:
+    charged: list[str] = []
+    seen: list[Any] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        charge, ship = run.functions("charge", "ship")
+        reply = await swallowing(
+            run.openai().chat.completions.create(
+                model="default", messages=[{"role": "user", "content": "Which?"}]
+            )
+        )
+        paid = await asyncio.gather(swallowing(charge("A1")), swallowing(ship(order="A1")))
+        seen.append(paid)
+        return f"{reply.choices[0].message.content}: {paid}"
+
+    agent = author(run, Shop, charged=charged)
+    model = EchoingModel()
+    async with kept(tmp_path, agent, model=model) as mesh:
+        task_id = await submitted(mesh)
+        question = await told_of(mesh, "approval.requested")
+    async with kept(tmp_path, agent, model=model) as mesh:
+        await mesh.get(Tasks).answer(task_id, question.payload["key"], {"approve": True})
+        outcome = await mesh.get(Tasks).outcome(task_id)
+    assert outcome.text == "Which? 1: [{'order': 'A1', 'amount': 1.5}, 'shipped A1']"
+    assert charged == ["A1"]
+    assert model.calls == {"Which?": 1}
+    assert len(seen) == 1
+
+
+async def test_no_call_is_booked_for_a_tool_whose_check_says_that_it_happened(tmp_path: Path) -> None:
+    class Payer(Agent):
+        """Pays, and is stopped while it does."""
+
+        agent_id = "payer"
+        capabilities = (Capability("paying"),)
+        began = asyncio.Event()
+
+        @tool(check="was_paid")
+        async def pay(self) -> str:
+            """Pay."""
+            self.began.set()
+            await asyncio.Event().wait()
+            return "paid"
+
+        async def was_paid(self) -> CheckResult:
+            return CheckResult.happened("paid")
+
+    async def work(agent: Agent, run: Run) -> str:
+        [pay] = run.functions("pay")
+        await asyncio.create_task(ask(run, "first"))
+        paid = await asyncio.create_task(pay())
+        reply = await asyncio.create_task(ask(run, "second"))
+        return f"{paid}, {reply.content}"
+
+    model, payer = EchoingModel(), author(work, Payer)
+    async with kept(tmp_path, payer, model=model) as mesh:
+        task_id = await submitted(mesh)
+        await Payer.began.wait()
+    async with kept(tmp_path, payer, model=model) as mesh:
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "paid, second 1"
+        calls = await Client.local(mesh).events(task_id=task_id, event_type="model.called")
+    assert [event.payload["outcome"] for event in calls] == ["ok", "ok"]
+
+
+async def test_functions_have_the_signatures_of_their_tools() -> None:
+    shown: dict[str, Any] = {}
+
+    async def run(self: Agent, run: Run) -> str:
+        functions = {function.__name__: function for function in run.functions()}
+        charge = functions["charge"]
+        shown.update(
+            names=sorted(functions),
+            signature=str(inspect.signature(charge)),
+            hints=inspect.get_annotations(charge),
+            doc=charge.__doc__,
+            is_async=inspect.iscoroutinefunction(charge),
+            results=[await charge("A", 2), await charge(order="B")],
+        )
+        with pytest.raises(TypeError, match="missing a required argument"):
+            await charge()
+        return "done"
+
+    charged: list[str] = []
+    async with mesh_for(author(run, Shop, charged=charged)) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.text == "done"
+    assert shown["names"] == ["charge", "recall", "remember", "ship"]
+    assert shown["signature"] == "(order: str, amount: float = 1.5) -> dict[str, typing.Any]"
+    assert shown["hints"] == {"order": str, "amount": float, "return": dict[str, Any]}
+    assert shown["doc"].startswith("Charge a card.\n\nArgs:\n    order: the order")
+    assert shown["is_async"]
+    assert shown["results"] == [{"order": "A", "amount": 2.0}, {"order": "B", "amount": 1.5}]
+
+
+class SchemaTool(Tool):
+    """A tool that is known by its schema alone, as those of an MCP server."""
+
+    name, description, idempotent = "search", "Search the catalogue.", True
+    parameters: ClassVar = {
+        "type": "object",
+        "properties": {
+            "limit": {"type": "integer", "default": 5},
+            "query": {"type": "string", "description": "the words"},
+            "kind": {"enum": ["book", "map"]},
+            "tags": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["query"],
+    }
+
+    async def call(self, arguments: str, context: Any) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_tool_with_a_schema_alone_gets_its_signature_from_that() -> None:
+    calls: list[str] = []
+
+    async def call(arguments: str) -> str:
+        calls.append(arguments)
+        return "found"
+
+    function = function_of(SchemaTool(), call)
+    parameters = inspect.signature(function).parameters
+    assert list(parameters) == ["query", "limit", "kind", "tags"]
+    assert (parameters["query"].annotation, parameters["limit"].default) == (str, 5)
+    assert parameters["kind"].annotation == Literal["book", "map"] | None
+    assert parameters["tags"].annotation == list[str] | None
+    assert inspect.getdoc(function) == "Search the catalogue.\n\nArgs:\n    query: the words"
+    await function("x", kind=None)
+    await function("x", tags=["a"])
+    assert calls == ['{"query":"x"}', '{"query":"x","tags":["a"]}']
+    odd = SchemaTool()
+    odd.parameters = {"type": "object", "properties": {"file-path": {"type": "string"}}}
+    with pytest.raises(AgentError, match=r"the parameter 'file-path', which Python cannot name"):
+        function_of(odd, call)
