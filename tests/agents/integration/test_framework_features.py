@@ -1,4 +1,4 @@
-"""Handoffs, guardrails, sessions, interrupts and MCP servers of frameworks go on after a kill."""
+"""Handoffs, guardrails, sessions, interrupts, MCP servers and streams go on after a kill."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ TASKS = {
     "desk": "desk: Sell me a lamp, please. hold=charge:after.",
     "review": "review: The sky is blue.",
     "library": "library: Lend it.",
+    "radio": "radio: Speak of the lamp. hold=charge:after.",
+    "ticker": "ticker: Report on the lamp. hold=charge:after.",
 }
+HELD = ("desk", "library", "radio", "ticker")
+"""Those that stay in a tool behind its effect."""
 ANSWERS: Mapping[str, Any] = {
     "desk": {"approve": False, "result": "charged 500"},
     "review": "Publish it.",
     "library": {"approve": False, "result": "lent Emma"},
+    "radio": {"approve": False, "result": "charged 5"},
+    "ticker": {"approve": False, "result": "charged 7"},
 }
 RESULTS = {
     "desk": "It is sold. It is sold.",
     "review": "The facts are right.; The style is good.; Publish it.",
     "library": "Emma is lent.",
+    "radio": "It costs 5 cents.",
+    "ticker": "It costs 7 cents.",
 }
 SCRIPT: Mapping[tuple[str, int], dict[str, Any]] = {
     ("You guard.", 0): {"content": "polite"},
@@ -39,15 +47,23 @@ SCRIPT: Mapping[tuple[str, int], dict[str, Any]] = {
     ("You lend.", 1): tool_call("lend", json.dumps({"title": "Emma"}), "call_lend"),
     ("You lend.", 2): tool_call("remind", json.dumps({"days": 14}), "call_remind"),
     ("You lend.", 3): {"content": "Emma is lent."},
+    ("You speak.", 0): tool_call("charge", json.dumps({"cents": 5}), "call_speak"),
+    ("You speak.", 1): {"content": "It costs 5 cents."},
+    ("You report.", 0): tool_call("charge", json.dumps({"cents": 7}), "call_report"),
+    ("You report.", 1): {"content": "It costs 7 cents."},
 }
 OWNERS = {
     "desk": ("You guard.", "You greet.", "You sell."),
     "review": ("You read",),
     "library": ("You lend.",),
+    "radio": ("You speak.",),
+    "ticker": ("You report.",),
 }
 
 
-async def test_handoffs_guardrails_interrupts_and_mcp_servers_go_on_after_a_kill(tmp_path: Path) -> None:
+async def test_handoffs_guardrails_interrupts_mcp_servers_and_streams_go_on_after_a_kill(
+    tmp_path: Path,
+) -> None:
     shutil.copy(HERE / "library_server.py", tmp_path)
     async with (
         TextProvider(SCRIPT) as provider,
@@ -80,13 +96,15 @@ async def test_handoffs_guardrails_interrupts_and_mcp_servers_go_on_after_a_kill
     assert outcomes["review"].cost_usd == 2 * COST
     assert len(asked) == len(TASKS)
     assert mesh.effects(TASKS["desk"]) == {"charge 500": 1, "held": 1}
+    for agent, cents in (("radio", 5), ("ticker", 7)):
+        assert mesh.effects(TASKS[agent]) == {f"charge {cents}": 1, "held": 1}
     assert mesh.effects(TASKS["library"]) == {"count": 1, "lend Emma": 1, "remind 14": 1, "held": 1}
 
 
 async def are_held(mesh: FrameworksMesh) -> bool:
-    """Whether both tools have had their effect, and the graph asks its question."""
+    """Whether all tools have had their effect, and the graph asks its question."""
     failed = await mesh.running.client.tasks(status="failed")
     assert not failed, failed
     questions = await mesh.running.client.inbox()
-    held = [mesh.effects(TASKS[agent])["held"] for agent in ("desk", "library")]
-    return held == [1, 1] and [question.agent_id for question in questions] == ["review"]
+    held = [mesh.effects(TASKS[agent])["held"] for agent in HELD]
+    return held == [1] * len(HELD) and [question.agent_id for question in questions] == ["review"]

@@ -1,4 +1,4 @@
-"""Agents with what frameworks have besides tools: handoffs, guardrails and sessions, interrupts, MCP."""
+"""Agents with what frameworks have besides tools: handoffs, guardrails and sessions, interrupts, MCP, streams."""
 
 import operator
 import os
@@ -15,6 +15,8 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.mcp import MCPToolset, StdioTransport
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.toolsets import FunctionToolset
 
 from meshwright import Agent, Capability, Run, ToolContext, tool
@@ -23,11 +25,8 @@ from meshwright.pydantic_ai import MeshDurability
 FOLDER = Path(os.environ["SHOP_FOLDER"])
 
 
-class Desk(Agent):
-    """OpenAI Agents: hands over to a seller, behind a guardrail that asks a model, with a session."""
-
-    agent_id = "desk"
-    capabilities = (Capability("greeting"),)
+class Charging:
+    """Has a tool in which a task can be held."""
 
     @tool()
     async def charge(self, cents: int, context: ToolContext) -> str:
@@ -35,6 +34,13 @@ class Desk(Agent):
         note(context.task, f"charge {cents}")
         await hold(context.task, "charge:after")
         return f"charged {cents}"
+
+
+class Desk(Charging, Agent):
+    """OpenAI Agents: hands over to a seller, behind a guardrail that asks a model, with a session."""
+
+    agent_id = "desk"
+    capabilities = (Capability("greeting"),)
 
     async def run(self, run: Run) -> str:
         agents.set_tracing_disabled(True)
@@ -118,3 +124,34 @@ class Library(Agent):
     async def run(self, run: Run) -> str:
         own = FunctionToolset(run.functions(), metadata={"mesh": False})
         return (await librarian.run(run.task.text, toolsets=[own])).output
+
+
+class Radio(Charging, Agent):
+    """pydantic-ai: a stream of the answer."""
+
+    agent_id = "radio"
+    capabilities = (Capability("speaking"),)
+
+    async def run(self, run: Run) -> str:
+        model = OpenAIChatModel("default", provider=OpenAIProvider(openai_client=run.openai()))
+        speaker = PydanticAgent(model, instructions="You speak.", tools=run.functions("charge"))
+        async with speaker.run_stream(run.task.text) as result:
+            return "".join([piece async for piece in result.stream_text(delta=True, debounce_by=None)])
+
+
+class Ticker(Charging, Agent):
+    """OpenAI Agents: a stream of events."""
+
+    agent_id = "ticker"
+    capabilities = (Capability("reporting"),)
+
+    async def run(self, run: Run) -> str:
+        agents.set_tracing_disabled(True)
+        model = agents.OpenAIChatCompletionsModel("default", run.openai())
+        tools = [agents.function_tool(function) for function in run.functions("charge")]
+        reporter = agents.Agent(name="reporter", instructions="You report.", model=model, tools=tools)
+        pieces = []
+        async for event in agents.Runner.run_streamed(reporter, run.task.text).stream_events():
+            if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
+                pieces.append(event.data.delta)
+        return "".join(pieces)
