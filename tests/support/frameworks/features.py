@@ -1,4 +1,4 @@
-"""Agents with what frameworks have besides tools: handoffs, guardrails and sessions, interrupts, MCP, streams."""
+"""Agents with what frameworks have besides tools: handoffs, guardrails, interrupts, MCP, streams."""
 
 import operator
 import os
