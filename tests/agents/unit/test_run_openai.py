@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import httpx
 import openai
 import pytest
 from pydantic import BaseModel
 
 from meshwright import Agent
 from meshwright.agents.run.run import Run
-from meshwright.core.errors import LimitReached
+from meshwright.core.errors import LimitReached, Unauthenticated
 from meshwright.core.limits import Limits
+from meshwright.mesh.identity.auth import Authenticators, Credentials
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ContentRefused, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
@@ -161,8 +165,6 @@ async def test_a_client_of_another_run_or_after_the_end_is_refused() -> None:
 
 
 async def test_a_sync_client_works_in_a_thread_and_is_refused_on_the_loop() -> None:
-    import httpx
-
     async def run(self: Agent, run: Run) -> str:
         client = openai.OpenAI(
             api_key="x", base_url="http://anywhere/v1", http_client=httpx.Client(transport=run.transport())
@@ -308,3 +310,93 @@ async def test_answers_in_a_shape_are_parsed_by_the_sdk_and_replayed(tmp_path: P
     bill = Bill(order="A1", cents=700)
     assert parsed == [[bill, bill, Charge(cents=7), bill]] * 2
     assert second.calls == {"held": 1}
+
+
+async def by_a_client_without_a_key(run: Run) -> Any:
+    return openai.AsyncOpenAI()
+
+
+async def by_a_client_of_another_server(run: Run) -> Any:
+    client = openai.AsyncOpenAI(api_key="x", base_url="http://127.0.0.1:1/v1", max_retries=0)
+    return await client.responses.create(model="default", input="x")
+
+
+async def by_a_framework_that_wraps_errors(run: Run) -> Any:
+    try:
+        return await by_a_client_without_a_key(run)
+    except openai.OpenAIError as error:
+        raise RuntimeError("The framework has no model") from error
+
+
+async def by_anthropic_without_a_key(run: Run) -> Any:
+    client = anthropic.AsyncAnthropic(base_url="http://127.0.0.1:1")
+    return await client.messages.create(max_tokens=1, model="default", messages=[])
+
+
+async def by_the_address_of_the_run_alone(run: Run) -> Any:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no such host")
+
+    own, http_client = run.openai(), httpx.AsyncClient(transport=httpx.MockTransport(refuse))
+    client = openai.AsyncOpenAI(api_key=own.api_key, base_url=own.base_url, http_client=http_client)
+    return await client.with_options(max_retries=0).responses.create(model="default", input="x")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        by_a_client_without_a_key,
+        by_a_client_of_another_server,
+        by_a_framework_that_wraps_errors,
+        by_anthropic_without_a_key,
+        by_the_address_of_the_run_alone,
+    ],
+)
+async def test_a_run_that_fails_at_a_client_of_its_own_is_told_of_those_of_the_run(
+    call: Callable[[Run], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def run(self: Agent, run: Run) -> str:
+        return str(await call(run))
+
+    async with mesh_for(author(run)) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.error is not None
+    assert "In a run, call models by its own clients: run.openai()" in outcome.error.message
+
+
+async def test_a_run_that_fails_by_its_own_client_is_told_nothing_more() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        return str(await run.openai().responses.create(model="default", input="x"))
+
+    async with mesh_for(author(run, num_retries=0), model=ScriptedModel(ModelRefused("no"))) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.error is not None
+    assert "run.openai" not in outcome.error.message
+
+
+async def test_the_failure_of_a_sync_client_on_the_loop_says_what_to_do() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        http_client = httpx.Client(transport=run.transport())
+        client = openai.OpenAI(api_key="x", base_url="http://anywhere/v1", http_client=http_client)
+        return str(client.responses.create(model="default", input="x"))
+
+    async with mesh_for(author(run)) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.error is not None and outcome.error.type == "APIConnectionError"
+    assert "Call it in a thread, `await asyncio.to_thread(...)`" in outcome.error.message
+
+
+async def test_the_mesh_refuses_the_key_of_a_runs_client() -> None:
+    keys: list[str] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        keys.append(run.openai().api_key)
+        return "done"
+
+    async with mesh_for(author(run)) as mesh:
+        await mesh.ask("author", "Do it.")
+        with pytest.raises(Unauthenticated, match=r"An agent calls models by the client of its run"):
+            await mesh.mesh.get(Authenticators).authenticate(Credentials(token=keys[0]))

@@ -109,7 +109,7 @@ async def test_another_key_and_one_after_the_end_are_refused(doors: Doors, path:
             status, document = await asked(gateway, path, QUESTION, key)
             assert status == 401, (key, document)
             assert "not that of a run that is under way" in json.dumps(document)
-        with pytest.raises(Unauthenticated, match="for the gateway of that run alone"):
+        with pytest.raises(Unauthenticated, match="for that run alone"):
             await mesh.mesh.get(Authenticators).authenticate(Credentials(token=gateway.token))
         doors.may_end.set()
         await mesh.client.outcome(task_id)

@@ -102,10 +102,10 @@ async def awaited(run: Callable[[], Any], name: str) -> Any:
     return plain_data(await work, f"step {name!r} returns")
 
 
-def fault_of(agent: Agent, error: BaseException) -> Fault:
+def fault_of(agent: Agent, error: BaseException, note: str = "") -> Fault:
     """The fault of an attempt that ended with an error; one of the agent's own code names file and line.
 
-    That of a TaskGroup is its first error that the mesh knows, else all of them.
+    That of a TaskGroup is its first error that the mesh knows, else all of them. A `note` stands behind it.
     """
     kind, message = type(error).__name__, str(error)
     if isinstance(error, BaseExceptionGroup):
@@ -124,6 +124,8 @@ def fault_of(agent: Agent, error: BaseException) -> Fault:
             message = f"{_place(agent, error)}: {message}"
     elif (place := author_place(error)) is not None:
         message = f"{message} ({place.short})".lstrip()
+    if note:
+        message = f"{message.rstrip('.')}. {note}"
     # Whatever an agent raises may quote a secret, or half of a character, which JSON cannot hold.
     return Fault(type=kind, message=redact(message).encode(errors="replace").decode())
 

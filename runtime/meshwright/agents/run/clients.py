@@ -12,6 +12,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.completions import Shape, ToolChoice, question_of_call, request_of, request_of_run
 from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.prepared import CallSettings, call_settings
+from meshwright.agents.run.sdk_errors import RUN_HOST
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.steps import RunSteps
 from meshwright.agents.run.tool_calls import value_of
@@ -23,13 +24,15 @@ from meshwright.core.errors import AgentError
 from meshwright.core.ids import derived_id
 from meshwright.engine.work.paths import hash_of
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
+from meshwright.money.keys import RUN_PREFIX
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
-_URL = "http://run"  # no host: the transport answers before one is looked for
-_NO_KEY = "run"  # SDKs want a key; the run itself is what lets a call in
+_URL = f"http://{RUN_HOST}"
+_KEY = f"{RUN_PREFIX}client"
+"""SDKs want a key. The run itself is what lets a call in, and a mesh refuses this one."""
 
 
 class RunClients(RunSteps):
@@ -42,6 +45,8 @@ class RunClients(RunSteps):
     def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:
         super().__init__(state, unawaited)
         self._calls = calls
+        self.has_clients = False
+        """Whether the code took a client or a transport of the run."""
         self._ask_counts: dict[str, int] = {}
         """How often a framework has asked the same."""
 
@@ -117,6 +122,7 @@ class RunClients(RunSteps):
         answers chat completions, responses, messages and embeddings at any host. For sync code in a thread it
         is the transport of `httpx.Client` too.
         """
+        self.has_clients = True
         return run_transport(self.wire, package)
 
     def openai(self) -> AsyncOpenAI:
@@ -128,7 +134,7 @@ class RunClients(RunSteps):
         openai = library_of("openai", "openai")
         package: HttpPackage = "httpx" if openai.__version__.startswith("2.") else "httpx2"
         client = library_of(package, "openai").AsyncClient(transport=self.transport(package))
-        return openai.AsyncOpenAI(api_key=_NO_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client)
+        return openai.AsyncOpenAI(api_key=_KEY, base_url=f"{_URL}/v1", max_retries=0, http_client=client)
 
     def anthropic(self) -> AsyncAnthropic:
         """A client of Anthropic's SDK whose every call of a model is a step of this run; see `openai`.
@@ -137,7 +143,7 @@ class RunClients(RunSteps):
         """
         client = library_of("httpx2", "anthropic").AsyncClient(transport=self.transport("httpx2"))
         return library_of("anthropic", "anthropic").AsyncAnthropic(
-            api_key=_NO_KEY, base_url=_URL, max_retries=0, http_client=client
+            api_key=_KEY, base_url=_URL, max_retries=0, http_client=client
         )
 
     def functions(self, *names: str) -> list[Callable[..., Awaitable[Any]]]:

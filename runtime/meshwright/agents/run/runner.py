@@ -20,6 +20,7 @@ from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.prepared import question_of
 from meshwright.agents.run.run import Run
+from meshwright.agents.run.sdk_errors import note_on
 from meshwright.agents.run.state import RunState, Services
 from meshwright.agents.run.steps import waits_for
 from meshwright.agents.run.tool_calls import Outputs, same_tools
@@ -148,7 +149,8 @@ class _Attempt:
                 _logger.exception(
                     "agent %s failed on task %s", state.agent.agent_id, task.task_id, extra=extra
                 )
-            status, fault = "failed", fault_of(state.agent, error)
+            note = note_on(error, has_clients=self._run.has_clients)
+            status, fault = "failed", fault_of(state.agent, error, note)
         if fault is not None:
             result = None
             state.span.fail(fault.type)

@@ -42,6 +42,7 @@ _LOCAL = Caller(roles=ALL_ROLES, all_tenants=True)
 _ADMIN = replace(_LOCAL, requested_by=ADMINISTRATOR)
 _KEY_REMEDY = "mesh keys create makes one"
 _REMEDY = "Send Authorization: Bearer with a key that `mesh keys create` has made"
+_OF_A_RUN = "An agent calls models by the client of its run, run.openai() or run.anthropic()"
 _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.toml names"
 
 
@@ -109,7 +110,7 @@ class KeyAuthenticator:
         if token and self._is_admin(token):
             return _ADMIN
         if token.startswith(RUN_PREFIX):
-            raise Unauthenticated("The key of a run is for the gateway of that run alone", remedy=_REMEDY)
+            raise Unauthenticated("The key of a run is for that run alone", remedy=_OF_A_RUN)
         if token.startswith(ADMIN_PREFIX):
             raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
         return None

@@ -1,0 +1,51 @@
+"""Errors of the SDKs of model providers that end a run because their client was not the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from meshwright.core.errors import AgentError, MeshError
+
+RUN_HOST = "run"
+"""The host of a run's clients. Nothing answers there: their transport answers before one is looked for."""
+OWN_CLIENT = "In a run, call models by its own clients: run.openai(), run.anthropic(), run.transport()"
+_SDKS = ("openai", "anthropic")
+_MAX_ERRORS = 20  # of a chain, which may be a circle
+
+
+def note_on(error: BaseException, *, has_clients: bool) -> str:
+    """A sentence about an error that an SDK raised, for people; no text if it says enough itself.
+
+    `has_clients` says whether the run's code took a client of the run: without any it has called a model
+    past the run, which neither pays for such a call nor records it.
+    """
+    errors = [] if isinstance(error, MeshError) else list(_chain(error))
+    sdk_error = next((link for link in errors if _raiser(link.__traceback__) in _SDKS), None)
+    if sdk_error is None:
+        return ""
+    hidden_error = next((link for link in errors if isinstance(link, AgentError)), None)
+    if hidden_error is not None:
+        return str(hidden_error)
+    request: Any = getattr(sdk_error, "request", None)
+    is_answered = getattr(sdk_error, "status_code", None) is not None
+    has_lost_transport = request is not None and request.url.host == RUN_HOST and not is_answered
+    return "" if has_clients and not has_lost_transport else OWN_CLIENT
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    for _ in range(_MAX_ERRORS):
+        if link is None:
+            return
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _raiser(trace: TracebackType | None) -> str:
+    """The package whose code raised an error."""
+    name = ""
+    while trace is not None:
+        name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
+    return name.partition(".")[0]
