@@ -211,7 +211,7 @@ async def test_a_person_answers_understands_a_failure_and_has_it_done_again(
         await page.get_by_role("button", name="Retry", exact=True).click()
         await expect(page.locator("h1 .status")).to_have_text("succeeded")
         await expect(page.locator("pre").filter(has_text="fine now").first).to_be_visible()
-        await page.get_by_role("button", name="1/1", exact=True).click()
+        await page.locator("[id='step-1/1'] a").click()
         await expect(page.locator("pre").filter(has_text="Be moody.").first).to_be_visible()
         await page.get_by_role("link", name="Try it").click()
         await page.get_by_label("Agent").select_option("echo")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
+from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import http_mesh
@@ -19,6 +22,7 @@ from tests.support.page import (
     Filed,
     Helper,
     Moody,
+    Releaser,
     confirm,
     dialog,
     open_view,
@@ -31,6 +35,11 @@ from tests.support.tenants import holder
 pytestmark = pytest.mark.needs("chromium")
 
 
+def steps_of(page: Page) -> Locator:
+    """The lines of a task's timeline: the whole task first, then each step."""
+    return page.get_by_role("list", name="Steps", exact=True).get_by_role("link")
+
+
 async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, browser: Browser) -> None:
     script = ScriptedModel(*[priced_reply("sk-proj-0123456789abcdef0123456789")] * 3)
     async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED, admin_token=TOKEN) as api:
@@ -40,9 +49,10 @@ async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, br
         await api.call("PUT", label, json={"version": 2}, headers=ADMIN)
         task_id = await api.finished(agent_id="helper", payload={"text": "<b>How?</b>"})
         async with open_view(browser, api, f"task/{task_id}") as page:
-            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await steps_of(page).filter(has_text="context").click()
             await page.get_by_text("What differs from v1").click()
             await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await page.get_by_role("link", name="Next", exact=True).click()
             await expect(page.get_by_text("100 read, 10 written")).to_be_visible()
             for kind in ("html", "json"):
                 await press(page, "Save as a file…")
@@ -83,7 +93,7 @@ async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Pat
         assert (await api.call("GET", f"/prompts/filed/versions/{name[:4]}"))[0] == 422  # it can be guessed
         assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
         async with open_view(browser, api, f"task/{task_id}") as page:
-            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await steps_of(page).filter(has_text="context").click()
             await expect(page.get_by_text("change 2")).to_be_visible()
             await page.get_by_text("What differs from").click()
             await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
@@ -211,3 +221,58 @@ async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, br
         task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
         await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()
         assert await page.get_by_label("Agent").input_value() == "ech"
+
+
+class Marcher(Agent):
+    """Goes a step each time the test lets it."""
+
+    agent_id = "marcher"
+    capabilities = (Capability("marching"),)
+    remembers = False
+    steps: asyncio.Queue[None]
+
+    async def run(self, run: Run) -> str:
+        for number in range(40):
+            await run.step(f"pace {number}", self.steps.get)
+        return "arrived"
+
+
+async def test_lines_of_the_timeline_keep_their_place_while_steps_come(
+    tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Marcher, "steps", asyncio.Queue(), raising=False)
+    for _ in range(30):
+        Marcher.steps.put_nowait(None)
+    async with http_mesh(tmp_path, Marcher) as api:
+        task_id = await api.submit(agent_id="marcher", payload={"text": "March."})
+        async with open_view(browser, api, f"task/{task_id}?step=1/20") as page:
+            chosen = page.get_by_role("list", name="Steps", exact=True).locator("[aria-current]")
+            await expect(chosen).to_contain_text("pace 19")
+            await expect(steps_of(page)).to_have_count(31)
+            await chosen.evaluate("one => one.scrollIntoView({ block: 'center' })")
+            before = (await chosen.bounding_box(), await page.evaluate("scrollY"))
+            assert before[1] > 0
+            for _ in range(10):
+                Marcher.steps.put_nowait(None)
+            await expect(page.locator("h1 .status")).to_have_text("succeeded")
+            await expect(steps_of(page)).to_have_count(41)
+            assert (await chosen.bounding_box(), await page.evaluate("scrollY")) == before
+            await page.keyboard.press("j")
+            await expect(page).to_have_url(re.compile("step=1%2F21"))
+            await expect(page.get_by_role("region", name="Step 1/21")).to_contain_text("pace 20")
+
+
+async def test_a_task_says_why_it_waits_and_is_answered_in_its_view(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, Releaser) as api:
+        task_id = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        async with open_view(browser, api, f"task/{task_id}") as page:
+            await expect(page.locator(".why")).to_contain_text("It waits for a person")
+            await page.get_by_role("link", name="Release 1.4?").click()
+            await expect(page.get_by_role("article", name="Release 1.4?")).to_be_visible()
+            await page.go_back()
+            await page.get_by_role("article").get_by_role("button", name="Approve").click()
+            await expect(page.locator(".why")).to_have_text("released")
+        [step] = (await api.get(f"/tasks/{task_id}/steps"))["items"]
+        [wait] = step["waits"]
+        assert wait["kind"] == "person"
+        assert wait["since"] < wait["ended_at"] <= step["ended_at"]

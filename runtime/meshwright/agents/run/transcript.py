@@ -8,7 +8,6 @@ missing.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +28,7 @@ from meshwright.agents.run.recorded import (
     value_of,
     was_answered,
 )
+from meshwright.agents.run.step_waits import StepEvents
 from meshwright.agents.run.tool_calls import content_of, result_summary
 from meshwright.agents.tools.approval import arguments_text
 from meshwright.agents.tools.limited import cut
@@ -38,7 +38,6 @@ from meshwright.core.messages import Task
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.redaction import redact, redact_data
 from meshwright.core.step_events import RunProgress, ToolCalled
-from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
@@ -46,7 +45,7 @@ from meshwright.engine.work.earlier import read_forked, read_steps
 from meshwright.engine.work.journal import hash_of
 from meshwright.engine.work.people import CHECK, asked_about
 from meshwright.engine.work.protocol import Wait, steps_stream
-from meshwright.engine.work.record import StepStatus, StepSummary, StepView, TaskRecord
+from meshwright.engine.work.record import StepStatus, StepSummary, StepView, StepWait, TaskRecord
 
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary
@@ -76,12 +75,14 @@ class Transcript:
         events: Sequence[Event] = (),
         waits: Sequence[Wait] = (),
         copied: Sequence[Record] = (),
+        step_waits: Mapping[str, tuple[StepWait, ...]] | None = None,
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.agent_id = agent_id
         self._steps = joined_steps([*copied, *records], events)
         self._copied = {record.value["path"] for record in copied}
+        self._step_waits = step_waits or {}
         self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
             record = {**wait.step.model_dump(), "started_at": wait.since}
@@ -136,6 +137,7 @@ class Transcript:
             "error": None if error is None else redact(error),
             "has_contents": step.has_ended,
             "is_copied": step.path in self._copied,
+            "waits": self._step_waits.get(step.path, ()),
             **figures_of(step, self._first_starts.get(step.path)),
         }
         if kind in ("context", "model"):
@@ -312,7 +314,7 @@ async def transcripts(
     runtime: Runtime, log: EventLog, record: TaskRecord, task: Task, waits: Sequence[Wait]
 ) -> list[Transcript]:
     """The attempts of a task, with their steps."""
-    by_attempt = await _events(log, record, task)
+    events = await StepEvents.read(log, record, task)
     transcripts: list[Transcript] = []
     copied: list[Record] = []
     with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
@@ -321,25 +323,20 @@ async def transcripts(
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, attempt.generation, attempt.attempt)
         records, answers = await read_steps(runtime, ref, stream, 1)  # the first claim may have left nothing
-        events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         transcripts.append(
             Transcript(
-                task.task_id, attempt.attempt, attempt.agent_id, [*records, *answers], events, own, copied
+                task.task_id,
+                attempt.attempt,
+                attempt.agent_id,
+                [*records, *answers],
+                events.of(attempt),
+                own,
+                copied,
+                events.waits(task.task_id, attempt),
             )
         )
     return transcripts
-
-
-async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, list[Event]]:
-    by_attempt: defaultdict[int, list[Event]] = defaultdict(list)
-    since = record.attempts[0].started_at if record.attempts else None
-    event_filter = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
-    async for event in log.replay(event_filter):
-        attempt = event.fields.get("attempt")
-        if isinstance(event.fields.get("path"), str) and isinstance(attempt, int):
-            by_attempt[attempt].append(event)
-    return by_attempt
 
 
 def _is_call(call: Any) -> bool:

@@ -327,6 +327,14 @@ def thread_ref(record: TaskRecord, task: Task) -> ActorRef | None:
 StepStatus = Literal["done", "failed", "waiting", "unfinished"]
 
 
+class StepWait(Struct):
+    """A time at which a step waited; it still waits while `ended_at` is None. `kind` is that of `Wait`."""
+
+    kind: str
+    since: datetime
+    ended_at: datetime | None = None
+
+
 class StepSummary(Struct):
     """One step in a list.
 
@@ -341,7 +349,8 @@ class StepSummary(Struct):
     or a `model` step used.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
-    `is_copied` is True for a step of the task that its own was forked from.
+    `is_copied` is True for a step of the task that its own was forked from. `waits` are the times at which it
+    waited, for a person, a model or money for example.
     """
 
     path: str
@@ -366,6 +375,7 @@ class StepSummary(Struct):
     prompt: str | None = None
     has_contents: bool = True
     is_copied: bool = False
+    waits: tuple[StepWait, ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

@@ -38,7 +38,7 @@ function Split({ items }) {
   const named = route.value.query.get("item") ?? "";
   const isList = route.value.query.has("list");
   const place = useRef(0);
-  const index = items.findIndex((item) => item.id === named);
+  const index = items.findIndex((item) => item.id === named || item.wait_id === named);
   if (index >= 0) place.current = index;
   const at = index >= 0 ? index : Math.min(place.current, items.length - 1);
   const question = items[at];

@@ -1,95 +1,35 @@
 // @ts-check
-/** The steps of a task: in one line, on a line of time, and each with all that was said. */
+/** One step of a task with all that was said, its prompt, and the fork from it. */
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { differing } from "./diff.js";
 import { ask } from "./dialog.js";
-import { asked, call, dollars, Failed, may, Shown, span, Status, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { asked, call, dollars, Failed, may, Shown, span, TaskLink, to, useData, useOnce } from "./lib.js";
+import { WAITS } from "./tasks.js";
 import { Text } from "./unseen.js";
 
-const STEPS = 500;
-const SIGNS = { context: "○", model: "◆", tool: "⚙", delegate: "↳", step: "▪" };
-
-/** @param {any} step */
-const keyOf = (step) => `${step.attempt}/${step.path}`;
+/** The name of a step in its task. @param {any} step */
+export const keyOf = (step) => `${step.attempt}/${step.path}`;
 /** @param {any} step */
 const tokens = (step) => step.usage.prompt_tokens + step.usage.completion_tokens;
 
-/** All views of the steps of a task. @param {{id: string, isOpen: boolean}} given */
-export function Steps({ id, isOpen }) {
-  const { data, error } = useData(may("contents", "submitter") ? `/tasks/${id}/steps?${asked({ limit: STEPS })}` : null);
-  const [open, setOpen] = useState("");
-  if (!data) return html`<${Failed} error=${error} />`;
-  if (!data.items.length) return null;
-  const show = (/** @type {string} */ key) => {
-    setOpen(key);
-    setTimeout(() => document.getElementById(`step-${key}`)?.scrollIntoView({ block: "nearest" }));
-  };
-  return html`<${Compact} steps=${data.items} isOpen=${isOpen} show=${show} /><${Line} id=${id} steps=${data.items} isCut=${Boolean(data.cursor)} open=${open} setOpen=${setOpen} />`;
-}
-
-/** Equal steps in a row as one: what was done, in one line. @param {any[]} steps @returns {{steps: any[], kind: string, name: string}[]} */
-export function compacted(steps) {
-  /** @type {{steps: any[], kind: string, name: string}[]} */
-  const groups = [];
-  for (const step of steps) {
-    const last = groups.at(-1);
-    if (last && last.kind === step.kind && last.name === step.name && last.steps[0].attempt === step.attempt) last.steps.push(step);
-    else groups.push({ steps: [step], kind: step.kind, name: step.name });
-  }
-  return groups;
-}
-
-/** @param {{steps: any[], isOpen: boolean, show: (key: string) => void}} given */
-function Compact({ steps, isOpen, show }) {
-  const groups = compacted(steps.filter((step) => step.kind !== "context"));
-  return html`<ol class="compact" aria-label="Steps in one line">${groups.map((group) => {
-    const bad = group.steps.find((step) => step.error || step.status === "failed");
-    const cost = group.steps.reduce((sum, step) => sum + Number(step.cost_usd ?? 0), 0);
-    const shown = bad ?? group.steps[0];
-    return html`<li key=${keyOf(group.steps[0])}><button type="button" class=${`plain ${bad ? "bad" : ""}`} title=${shown.error ?? shown.summary} onClick=${() => show(keyOf(shown))}><span aria-hidden="true">${SIGNS[/** @type {"tool"} */ (group.kind)] ?? "▪"}</span> ${group.name || group.kind}${group.steps.length > 1 ? ` ×${group.steps.length}` : ""}${cost ? html` <span class="dim">${dollars(cost)}</span>` : ""}</button></li>`;
-  })}${isOpen ? html`<li class="dim">it goes on</li>` : null}</ol>`;
-}
-
-/** Every step, as long as it took. @param {{id: string, steps: any[], isCut: boolean, open: string, setOpen: (key: string) => void}} given */
-function Line({ id, steps, isCut, open, setOpen }) {
-  const times = steps.flatMap((step) => [step.started_at, step.ended_at]).filter(Boolean).map(Date.parse);
-  const from = Math.min(...times);
-  const whole = Math.max(Math.max(...times) - from, 1);
-  const bar = (/** @type {any} */ step) => {
-    if (!step.started_at) return {};
-    const began = Date.parse(step.started_at) - from;
-    const ended = (step.ended_at ? Date.parse(step.ended_at) : Date.now()) - from;
-    return { marginLeft: `${(100 * began) / whole}%`, width: `max(2px, ${(100 * Math.max(0, Math.min(ended, whole) - began)) / whole}%)` };
-  };
-  return html`<h2>Steps <span class="dim">${steps.length}${isCut ? "+" : ""}${times.length ? ` in ${span(whole / 1000)}` : ""}</span></h2>
-    <${Table} label="Steps" heads=${["Step", "Kind", "State", "When", "#Took", "#Tokens", "#Cost", "Summary"]}>${steps.map((step) => {
-      const key = keyOf(step);
-      return html`<tr key=${key} id=${`step-${key}`}><td><button type="button" class="plain" aria-expanded=${open === key} onClick=${() => setOpen(open === key ? "" : key)}>${key}</button></td>
-        <td>${step.kind}${step.name ? html` <b>${step.name}</b>` : ""}${step.child_task_id ? html` <${TaskLink} id=${step.child_task_id} />` : ""}${step.is_copied ? html` <span class="tag">copied</span>` : ""}</td>
-        <td><${Status} status=${step.status} /></td>
-        <td class="gantt"><div class=${`k-${step.kind}`} style=${bar(step)}></div></td>
-        <td class="number">${step.duration_ms == null ? "" : span(step.duration_ms / 1000)}</td>
-        <td class="number">${tokens(step) || ""}${step.cache_hit ? html` <span class="tag">cache</span>` : ""}</td><td class="number">${step.cost_usd == null ? "" : dollars(step.cost_usd)}</td>
-        <td class=${`reason ${step.error ? "bad" : ""}`} title=${step.error ?? step.summary}>${step.error ?? step.summary}</td></tr>
-        ${open === key ? html`<tr key=${`${key} open`}><td colspan="8"><div class="inside"><${Step} id=${id} step=${step} /></div></td></tr>` : null}`;
-    })}<//>`;
-}
-
 /** One step with what was said. @param {{id: string, step: any}} given */
-function Step({ id, step }) {
+export function Step({ id, step }) {
   const { data, error } = useData(`/tasks/${id}/steps/${step.path}?${asked({ attempt: step.attempt })}`);
-  if (!data) return html`<${Failed} error=${error} />`;
+  if (!data) return html`<${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
   const { usage, request } = data;
+  const waits = step.waits.map((/** @type {any} */ { kind, since, ended_at }) => `${ended_at ? "" : "still, "}for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}, ${span(((ended_at ? Date.parse(ended_at) : Date.now()) - Date.parse(since)) / 1000)}`);
   const facts = [
+    ["took", data.duration_ms == null ? "" : span(data.duration_ms / 1000)],
+    ["waited", waits.join("; ")],
     ["model", [data.model ?? request?.model, request?.tags?.length ? `for ${request.tags.join(", ")}` : ""].filter(Boolean).join(" ")],
     ["tokens", tokens(data) ? `${usage.prompt_tokens} read${usage.cached_tokens ? `, of them ${usage.cached_tokens} from the provider's cache` : ""}, ${usage.completion_tokens} written` : ""],
     ["price", data.cost_usd == null ? (data.kind === "model" ? "not known" : "") : dollars(data.cost_usd)],
     ["cache", data.cache_hit ? "answered by the mesh's own" : ""],
-    ["calls", data.calls > 1 ? `${data.calls}` : ""],
+    ["calls", data.calls > 1 ? `${data.calls}, of them ${data.calls - 1} tried again` : ""],
     ["ended by", data.finish_reason ?? ""],
   ].filter(([, value]) => value);
   return html`<${Failed} error=${error} />
-    ${facts.length ? html`<dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${value}</dd>`)}</dl>` : null}
+    ${facts.length ? html`<dl class="facts">${facts.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${value}</dd>`)}${step.child_task_id ? html`<dt>delegated to</dt><dd><${TaskLink} id=${step.child_task_id} /></dd>` : null}</dl>` : null}
     ${data.prompt ? html`<${Prompt} prompt=${data.prompt} />` : null}
     ${data.error ? html`<p class="bad">${data.error}</p>` : null}
     ${(data.messages ?? []).map((/** @type {any} */ message, /** @type {number} */ at) => html`<details key=${at} open=${at >= data.messages.length - (data.new_messages ?? 1)}><summary>${message.role}</summary><${Shown} value=${message.content || message.tool_calls || ""} /></details>`)}

@@ -1,11 +1,13 @@
 // @ts-check
-/** A task: what was asked and answered, its tree with costs, its steps on a line of time, and its events. */
-import { html, useState } from "./vendor/preact.js";
+/** A task: why it is as it is, its steps on a line of time, what was asked and answered, its tree with costs, and its events. */
+import { html, useEffect, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
+import { Item } from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
+import { show } from "./keys.js";
 import { act, Ago, call, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
-import { Steps } from "./steps.js";
-import { Buttons } from "./tasks.js";
+import { Buttons, WAITS } from "./tasks.js";
+import { Timeline } from "./timeline.js";
 import { Tree } from "./tree.js";
 import { Text } from "./unseen.js";
 
@@ -28,38 +30,81 @@ export function TaskPage() {
   const { id } = route.value;
   const { data, error } = useData(`/tasks/${id}`);
   if (!data) return html`<h1>Task</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
-  const last = data.attempts.at(-1);
   return html`<h1><${Text} value=${titleOf(data)} /> <${Status} status=${data.status} /></h1>
+    <${Why} task=${data} />
     <${Failed} error=${error} />
-    <dl class="facts">
-      <dt>id</dt><dd><code>${id}</code></dd>
-      <dt>agent</dt><dd>${last ? html`<a href=${to("tasks", { agent_id: last.agent_id })}>${last.agent_id}</a>` : "none yet"} for ${data.capability}</dd>
-      <dt>requested by</dt><dd>${data.requested_by}${data.tenant_id === "default" ? "" : ` of ${data.tenant_id}`}, <${Ago} time=${data.created_at} /></dd>
-      ${data.parent_task_id ? html`<dt>delegated by</dt><dd><${TaskLink} id=${data.parent_task_id} /></dd>` : null}
-      ${data.forked_from ? html`<dt>forked from</dt><dd><${TaskLink} id=${data.forked_from.task_id} /> behind step ${data.forked_from.step}</dd>` : null}
-      ${data.thread_id === id ? null : html`<dt>thread</dt><dd><a href=${to("tasks", { thread_id: data.thread_id })}><code>${data.thread_id}</code></a></dd>`}
-      ${data.state ? html`<dt>it is in</dt><dd>${data.state}</dd>` : null}
-      ${data.outcome ? html`<dt>cost</dt><dd>${dollars(data.outcome.cost_usd)}, <${Count} value=${data.outcome.usage.prompt_tokens + data.outcome.usage.completion_tokens} href=${callsOf({ task_id: id })} /> tokens, ${span(data.outcome.duration_ms / 1000)}${data.outcome.model ? `, ${data.outcome.model}` : ""}</dd>` : null}
-      ${data.outcome?.prompt ? html`<dt>prompt</dt><dd><a href=${to("tasks", { prompt: data.outcome.prompt.split(" ")[0] })}>${data.outcome.prompt}</a></dd>` : null}
-      ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
-    </dl>
+    <${Facts} task=${data} />
     <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
-    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: <${Text} value=${wait.reason} /> ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${wait.kind === "person" || wait.subject?.on_empty === "ask" ? html`<a href="#/inbox">Inbox</a>` : isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: id }} />` : ""}</li>`)}</ul>` : null}
-    <h2>Request</h2><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
-    <${Ended} outcome=${data.outcome} id=${id} />
+    <${Timeline} task=${data}>
+      <${Waits} task=${data} />
+      <${Ended} outcome=${data.outcome} id=${id} />
+      <h3>Request</h3><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
+    <//>
     <${Tree} id=${id} />
-    <${Steps} id=${id} isOpen=${!data.outcome} />
     <${Attempts} attempts=${data.attempts} capability=${data.capability} />
     <${Events} id=${id} />`;
+}
+
+/** Why the task is as it is, in one line that keeps its height: its error, what it waits for, or what it does. @param {{task: any}} given */
+function Why({ task }) {
+  const { outcome, waits } = task;
+  const last = task.attempts.at(-1);
+  const line = (/** @type {any} */ text, bad = false) => html`<p class=${`why ${bad ? "bad" : ""}`} aria-live="polite">${text}</p>`;
+  if (outcome?.error) return line(html`<${Text} value=${`${outcome.error.type}: ${outcome.error.message}`} />`, true);
+  if (outcome) return line(html`<${Text} value=${typeof outcome.result?.text === "string" ? outcome.result.text : JSON.stringify(outcome.result ?? {})} />`);
+  if (task.missing_agent) return line(`It waits for its agent ${task.missing_agent}, which is not loaded here: start it`, true);
+  if (waits.length) {
+    const { kind, reason, since, wait_id, child_task_id, due_at } = waits[0];
+    return line(html`It waits for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}${since ? html`, asked <${Ago} time=${since} />` : ""}${due_at ? html`, until <${Ago} time=${due_at} />` : ""}${child_task_id ? html` (<${TaskLink} id=${child_task_id} />)` : ""}: ${kind === "person" ? html`<a href=${to("inbox", { item: wait_id })}><${Text} value=${reason} /></a>` : html`<${Text} value=${reason} />`}${waits.length > 1 ? `, and for ${waits.length - 1} more` : ""}`);
+  }
+  if (task.state) return line(html`It is in <${Text} value=${task.state} />`);
+  if (task.status === "running") return line(html`${last?.agent_id} works on it, begun <${Ago} time=${last?.started_at} />`);
+  return line(task.after ? html`It begins once <${TaskLink} id=${task.after} /> has ended` : html`It waits for a free place at ${last?.agent_id ?? `an agent for ${task.capability}`}, accepted <${Ago} time=${task.created_at} />`);
+}
+
+/** @param {{task: any}} given */
+function Facts({ task }) {
+  const { outcome, task_id: id } = task;
+  const last = task.attempts.at(-1);
+  const tokens = outcome ? outcome.usage.prompt_tokens + outcome.usage.completion_tokens : 0;
+  const facts = [
+    ["agent", html`${last ? html`<a href=${to("tasks", { agent_id: last.agent_id })}>${last.agent_id}</a>` : "none yet"} for ${task.capability}`],
+    ["requested by", html`${task.requested_by}${task.tenant_id === "default" ? "" : ` of ${task.tenant_id}`}, <${Ago} time=${task.created_at} />`],
+    ["took", outcome ? span(outcome.duration_ms / 1000) : "–"],
+    ["cost", outcome ? dollars(outcome.cost_usd) : "–"],
+    ["tokens", outcome ? html`<${Count} value=${tokens} href=${callsOf({ task_id: id })} />` : "–"],
+    ["model", outcome?.model],
+    ["prompt", outcome?.prompt && html`<a href=${to("tasks", { prompt: outcome.prompt.split(" ")[0] })}>${outcome.prompt.split(" ")[0]}</a>`],
+    ["delegated by", task.parent_task_id && html`<${TaskLink} id=${task.parent_task_id} />`],
+    ["forked from", task.forked_from && html`<${TaskLink} id=${task.forked_from.task_id} /> behind step ${task.forked_from.step}`],
+    ["thread", task.thread_id !== id && html`<a href=${to("tasks", { thread_id: task.thread_id })}><code>${task.thread_id}</code></a>`],
+    ["worked on", task.generation > 1 && `${task.generation} times`],
+    ["id", html`<code>${id}</code>`],
+  ];
+  return html`<dl class="meta">${facts.filter(([, value]) => value).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+/** All that the task waits for, with the questions that may be answered here. @param {{task: any}} given */
+function Waits({ task }) {
+  const asks = task.waits.some((/** @type {any} */ wait) => wait.kind === "person" || isMoney(wait)) && may("contents");
+  const { data } = useData(asks ? `/inbox?task_id=${task.task_id}` : null);
+  const questions = data?.items ?? [];
+  const named = new Set(questions.map((/** @type {any} */ question) => question.wait_id));
+  const first = questions[0]?.id;
+  useEffect(show, [first]);
+  if (!task.waits.length) return null;
+  const others = task.waits.filter((/** @type {any} */ wait) => !named.has(wait.wait_id));
+  return html`<h3>It waits</h3>${questions.map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} />`)}
+    ${others.length ? html`<ul>${others.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: <${Text} value=${wait.reason} /> ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: task.task_id }} />` : ""}</li>`)}</ul>` : null}`;
 }
 
 /** @param {{outcome: any, id: string}} given */
 function Ended({ outcome, id }) {
   if (!outcome) return null;
   const { result, error, files } = outcome;
-  return html`${error ? html`<h2>Error</h2><p class="bad">${error.type}: ${error.message}</p>` : null}
-    ${result ? html`<h2>Result</h2><${Shown} value=${typeof result.text === "string" && Object.keys(result).length === 1 ? result.text : result} />` : null}
-    ${files?.length ? html`<h2>Files</h2><ul>${files.map((/** @type {any} */ file, /** @type {number} */ at) => html`<li key=${at}><a href=${file.url ?? `/tasks/${id}/files/${at + 1}`} download>${file.name}</a> <span class="dim">${file.media_type}, ${file.size ?? "?"} bytes</span></li>`)}</ul>` : null}`;
+  return html`${error ? html`<h3>Error</h3><p class="bad question"><${Text} value=${`${error.type}: ${error.message}`} /></p>` : null}
+    ${result ? html`<h3>Result</h3><${Shown} value=${typeof result.text === "string" && Object.keys(result).length === 1 ? result.text : result} />` : null}
+    ${files?.length ? html`<h3>Files</h3><ul>${files.map((/** @type {any} */ file, /** @type {number} */ at) => html`<li key=${at}><a href=${file.url ?? `/tasks/${id}/files/${at + 1}`} download>${file.name}</a> <span class="dim">${file.media_type}, ${file.size ?? "?"} bytes</span></li>`)}</ul>` : null}`;
 }
 
 const FACTORS = ["weight", "health", "success", "streak", "preferred"];

@@ -12,7 +12,8 @@ const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "fa
 const ENDS = STATES.slice(4);
 const PAGE = 50;
 const WIDE = matchMedia("(min-width: 821px)");
-const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
+/** Each kind of wait in words. */
+export const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
 
 /** The filter of the address. */
 const filter = () => Object.fromEntries(FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value));
