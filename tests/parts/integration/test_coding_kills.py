@@ -1,4 +1,4 @@
-"""Coding agents and kill -9: a session is taken up where the agent can, a permission is asked once."""
+"""Coding agents and kill -9: a session goes on where the agent can, a permission is asked once."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI
+from tests.support.killed_mesh import KilledMesh
 from tests.support.repositories import repository
 from tests.support.running_mesh import RunningMesh, mesh_up
 
@@ -68,17 +70,25 @@ async def test_a_session_that_kill_9_cut_off_goes_on_with_its_files(
     assert ("Prompts: 2" in result["text"]) == (how == "resumed")
 
 
-async def test_a_permission_outlives_kill_9_and_is_asked_once(tmp_path: Path) -> None:
-    data, setup = tmp_path / "data", setup_of(tmp_path)
-    async with mesh_up(data, **setup) as first:
-        task_id = await first.submit("Have add() add. [asks]", agent_id="fixer", capability="code-repair")
-        await first.until(is_waiting)
-        await first.kill()
-    async with mesh_up(data, **setup) as second:
-        [question] = await second.client.inbox()
-        await second.client.answer(question, {"approve": True})
-        result = await proposed(second, task_id)
-        page = await second.get("/events", event_type="task.waiting", limit=100)
+STORES = ["sqlite", "postgres", pytest.param("dapr", marks=pytest.mark.needs(*DAPR))]
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_a_permission_outlives_kill_9_and_is_asked_once(
+    tmp_path: Path, store: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if store == "postgres" else None
+    async with KilledMesh(store, tmp_path / "data", url, setup_of(tmp_path)) as mesh:
+        words = "Have add() add. [asks]"
+        task_id = await mesh.running.submit(words, agent_id="fixer", capability="code-repair")
+        [permission] = await mesh.questions()
+        await mesh.kill()
+        [question] = await mesh.questions()
+        assert question.wait_id == permission.wait_id
+        await mesh.running.client.answer(question, {"approve": True})
+        result = await proposed(mesh.running, task_id)
+        page = await mesh.running.get("/events", event_type="task.waiting", limit=100)
+        assert await sessions(mesh.running) == ["new", "resumed"]
     assert result["changed"] == ["M calc.py"]
     assert len(page.body["items"]) == 2  # the permission, and the proposal
 
