@@ -1,0 +1,47 @@
+"""The page in a bad night: every view is readable, in any window and without a mouse, and answers at once."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.support.bad_night import TASKS, bad_night
+from tests.support.page import TOKEN, log_in, reader
+from tests.support.page_walk import Look, judge, walk
+
+pytestmark = pytest.mark.needs("chromium")
+ZOOMED = 640
+"""The width of a window of 1280 pixels at a zoom of 200 %."""
+WIDTHS = (320, 390, ZOOMED, 768, 1280, 1920)
+SAMPLE = (
+    Look(1280),
+    Look(390, "dark"),
+    *(Look(width, is_judged=False) for width in (320, ZOOMED, 768, 1920)),
+)
+PRODUCT = tuple(
+    Look(width, scheme, is_forced)
+    for width, scheme, is_forced in product(WIDTHS, ("light", "dark"), (False, True))
+)
+EVERY = pytest.mark.soak("every window, both schemes, forced colours")
+
+
+@pytest.mark.parametrize(
+    ("looks", "tasks"), [(SAMPLE, 100), pytest.param(PRODUCT, TASKS, marks=EVERY)], ids=["sample", "all"]
+)
+async def test_every_page_of_a_bad_night_is_readable(
+    tmp_path: Path, browser: Browser, looks: tuple[Look, ...], tasks: int
+) -> None:
+    async with bad_night(tmp_path, tasks) as night, reader(browser, f"{night.api.url}/#/tasks") as person:
+        await log_in(person, TOKEN)
+        await expect(person.page.get_by_role("link", name="Deliveries")).to_be_visible()
+        faults, addresses = list[str](), list[str]()
+        async for address in walk(person.page, night.api.url):
+            addresses.append(address)
+            for look in looks:
+                faults += await judge(person.page, address, look)
+    assert not faults, "\n".join(faults)
+    assert len(addresses) >= 20, addresses
+    assert [text for text in person.complaints if "401" not in text] == []  # of the login

@@ -1,0 +1,96 @@
+"""A walk through the page by its links: each view of the side bar, and one page of each kind behind it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, expect
+
+from tests.support.page import SHOTS
+
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+MAX_TABS = 2
+"""Of a view, and of its filters, that are gone to."""
+LINKS = "(all) => all.map((link) => link.getAttribute('href'))"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window: its width in CSS pixels, its colours, and whether axe runs at it."""
+
+    width: int
+    scheme: Literal["light", "dark"] = "light"
+    is_forced: bool = False
+    is_judged: bool = True
+
+    @property
+    def name(self) -> str:
+        """As files are called."""
+        return f"{self.scheme}{'-forced' if self.is_forced else ''}-{self.width}"
+
+    async def take(self, page: Page) -> None:
+        """Have a page look so."""
+        forced: Any = "active" if self.is_forced else "none"
+        await page.emulate_media(color_scheme=self.scheme, forced_colors=forced, reduced_motion="reduce")
+        await page.set_viewport_size({"width": self.width, "height": 844 if self.width < 820 else 800})
+
+
+def _kind(address: str) -> str:
+    """Addresses of one kind show the same page with other data."""
+    path, _, query = address.partition("?")
+    view, _, identity = path.removeprefix("#/").partition("/")
+    names = sorted(pair.partition("=")[0] for pair in query.split("&") if pair)
+    return " ".join([view, "/ID" if identity else "", *names])
+
+
+async def walk(page: Page, url: str) -> AsyncIterator[str]:
+    """Go to each view of the side bar, and to one page of each kind behind it; yields their addresses."""
+    waiting: list[str] = await page.locator(".side nav a").evaluate_all(LINKS)
+    kinds = {_kind(address) for address in waiting}
+    tabs = Counter[str]()
+    while waiting:
+        address = waiting.pop(0)
+        await page.goto(f"{url}/{address}")
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
+        await expect(page.get_by_text("Asking…")).to_have_count(0)
+        yield address
+        view = address.removeprefix("#/").partition("/")[0].partition("?")[0]
+        for link in await page.locator("main a[href^='#/']").evaluate_all(LINKS):
+            path = link.removeprefix("#/").partition("?")[0]
+            is_tab = path == view and tabs[view] < MAX_TABS
+            if _kind(link) not in kinds and ("/" in path or is_tab):
+                tabs[view] += is_tab
+                kinds.add(_kind(link))
+                waiting.append(link)
+
+
+async def judge(page: Page, address: str, look: Look) -> list[str]:
+    """Whatever is wrong with a page in a window: it is wider than that, or axe has something to say."""
+    await look.take(page)
+    name = f"{address} {look.name}"
+    faults = []
+    if (pixels := await page.evaluate(SIDEWAYS)) > 0:
+        faults.append(f"{name}: {pixels} px wider than the window")
+    if look.is_judged:
+        if await page.evaluate("!window.axe"):
+            await page.evaluate(Axe().axe_script)
+        result = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
+        faults += [f"{name}: {violation}" for violation in _violations(result)]
+    if SHOTS and look.is_judged:
+        file = re.sub(r"[^a-z0-9=-]+", "-", re.sub(r"/[^?]{8,}", "/id", address.removeprefix("#/")).lower())
+        await page.screenshot(path=Path(SHOTS, f"{file[:60]}-{look.name}.png"))
+    return faults
+
+
+def _violations(response: dict[str, Any]) -> list[str]:
+    return [
+        f"{violation['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
+        for violation in response["violations"]
+        for node in violation["nodes"][:2]
+    ]
