@@ -49,8 +49,8 @@ types: .venv/.dev  ## strict type checking
 bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-coding: .venv/.dev tsc  ## do 20 small coding jobs by recorded calls of tools, or by a model: MODEL=anthropic/..., ARGS="--only JOB"
-	@$(BIN)/python -m benchmarks.coding $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+coding: .venv/.dev tsc $(if $(HARNESS),harness)  ## do 20 small coding jobs by recorded calls of tools, by a model (MODEL=anthropic/...), or by a program (HARNESS=codex or claude); ARGS="--only JOB"
+	@$(BIN)/python -m benchmarks.coding$(if $(HARNESS),.programs "$(HARNESS)") $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 crash: .venv/.dev frameworks  ## kill agents of frameworks in the middle of a refund, alone and in a mesh
 	@$(BIN)/python -m benchmarks.crash $(ARGS)

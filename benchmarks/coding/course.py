@@ -59,11 +59,18 @@ class Result:
 class Course:
     """Jobs in a mesh of their own, in a folder: with a recorded model, or with the one that `model` names."""
 
-    def __init__(self, folder: Path, jobs: Sequence[CodingJob], *, model: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobs: Sequence[CodingJob],
+        *,
+        model: str = "",
+        recorded: RecordedModel | None = None,
+    ) -> None:
         self.folder, self.jobs = folder, jobs
         self.data = folder / "data"
         self.kills = 0
-        self.model = RecordedModel()
+        self.model = RecordedModel() if recorded is None else recorded
         self.model.follow(jobs)
         self._ids: dict[str, str] = {}
         self._environment = {"MESH_AGENTS__MAX_CONCURRENCY": str(len(jobs))}
@@ -94,13 +101,17 @@ class Course:
         if self._arguments:
             return await self._finished()
         async with self.model as model:
-            config = self.folder / "models.yaml"
-            config.write_text(model.config)
-            self._environment |= {"MESH_MODELS__CONFIG": str(config), "MESH_MODELS__ADAPTER": "router"}
+            self._use(model)
             if kill != "never":
                 await self._killed(kill)
             model.held_from.clear()
             return await self._finished()
+
+    def _use(self, model: RecordedModel) -> None:
+        """Have the meshes of this course ask a recorded model."""
+        config = self.folder / "models.yaml"
+        config.write_text(model.config)
+        self._environment |= {"MESH_MODELS__CONFIG": str(config), "MESH_MODELS__ADAPTER": "router"}
 
     async def _killed(self, kill: Kill) -> None:
         """Let each job come one step further and kill the mesh, again and again, until all have ended."""

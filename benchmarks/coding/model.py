@@ -57,7 +57,7 @@ class RecordedModel(FakeProvider):
             await asyncio.Event().wait()
         reply = _reply(job, results)
         async with self._turn:
-            self.usage = _usage(body, reply)
+            self.usage = usage_of(body, reply)
             self.replies = deque([reply])
             self.given[job.name, results] += 1
             return await super().complete(request)
@@ -74,6 +74,7 @@ def _reply(job: CodingJob, results: int) -> dict[str, Any]:
     return tool_call(call.tool, json.dumps(call.arguments), f"call_{results}")
 
 
-def _usage(body: dict[str, Any], reply: dict[str, Any]) -> dict[str, int]:
+def usage_of(body: dict[str, Any], reply: dict[str, Any]) -> dict[str, int]:
+    """The usage that an answer states: an estimate by the length of its request and of itself."""
     read, written = (len(json.dumps(part)) // CHARS_A_TOKEN for part in (body, reply))
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.coding.course import Course, Kill, Result
 from benchmarks.coding.job import load_jobs
+from benchmarks.coding.program_course import PROGRAMS, ProgramCourse, installed
+from benchmarks.coding.programs import is_good
 
 pytestmark = pytest.mark.needs("git")
 HOURS = 3_600 * 3
@@ -49,3 +51,27 @@ async def test_jobs_end_the_same_with_a_kill_at_each_step(
     check(course, results)
     assert {result.job.name: result.diff for result in results} == diffs
     assert course.kills > max(len(result.job.calls) for result in results)
+
+
+@pytest.mark.needs("bwrap", "node")
+@pytest.mark.soak("programs of 1.2 GB, which make harness installs; CI has an agent that is a fake")
+@pytest.mark.timeout(HOURS)
+@pytest.mark.parametrize("program", PROGRAMS)
+async def test_a_program_does_a_job_through_kills_of_the_mesh_and_of_itself(
+    tmp_path: Path, program: str
+) -> None:
+    try:
+        installed()
+    except LookupError as missing:
+        pytest.skip(str(missing))
+    jobs = load_jobs(["cents"])
+    folders = [tmp_path / name for name in ("recorded", "program")]
+    for folder in folders:
+        folder.mkdir()
+    [recorded] = await Course(folders[0], jobs).run()
+    course = ProgramCourse(folders[1], jobs, program)
+    [result] = [result async for result in course.done(kill=True)]
+    tally = course.tallies["cents"]
+    assert is_good(result, tally, recorded.diff), f"{tally}: {result.answer}\n{result.proof}"
+    assert {place.what for place in tally.kills} == {"between", "within", "asked", "program"}
+    assert course.script.repeated == 0
