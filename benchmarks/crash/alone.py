@@ -1,7 +1,8 @@
 """Agents of frameworks by themselves, as documented: run by the interpreter of their own environment.
 
 Each begins its work, or goes on by what its framework keeps: LangGraph a checkpointer, the OpenAI Agents SDK
-a session; pydantic-ai keeps nothing without an engine beside it. A question to a person is a file.
+a session, the ADK a session with a resumable invocation. pydantic-ai and the Agent Framework keep nothing of
+an agent's run without an engine or a workflow around it. A question to a person is a file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.crash.shop_tools import INSTRUCTIONS, TASK, act
 
@@ -113,7 +115,74 @@ async def with_langgraph() -> str:
     return str(state["messages"][-1].content)
 
 
-RUNS = {"pydantic-ai": with_pydantic_ai, "openai-agents": with_openai_agents, "langgraph": with_langgraph}
+async def with_agent_framework() -> str:
+    from agent_framework import Agent, AgentSession, Message, tool
+    from agent_framework.openai import OpenAIChatCompletionClient
+
+    mode = "always_require" if ASKS else "never_require"
+    agent = Agent(
+        OpenAIChatCompletionClient(model="crash", base_url=f"{URL}/v1", api_key="sk-crash"),
+        INSTRUCTIONS,
+        tools=[look_up, tool(refund, approval_mode=mode), notify],
+    )
+    session = AgentSession(session_id="task")
+    response = await agent.run(TASK, session=session)
+    while requests := response.user_input_requests:
+        await ask_person()
+        answers = [request.to_function_approval_response(True) for request in requests]
+        response = await agent.run(Message("user", answers), session=session)
+    return str(response.text)
+
+
+async def with_google_adk() -> str:
+    from anthropic import AsyncAnthropic
+    from google.adk.agents import LlmAgent
+    from google.adk.apps import App, ResumabilityConfig
+    from google.adk.models.anthropic_llm import AnthropicLlm
+    from google.adk.runners import Runner
+    from google.adk.sessions.sqlite_session_service import SqliteSessionService
+    from google.adk.tools import FunctionTool
+    from google.genai import types
+
+    model = AnthropicLlm(model="crash", client=AsyncAnthropic(base_url=URL, api_key="sk-crash"))
+    tools = [look_up, FunctionTool(refund, require_confirmation=ASKS), notify]
+    agent = LlmAgent(name="clerk", model=model, instruction=INSTRUCTIONS, tools=tools)
+    app = App(name="crash", root_agent=agent, resumability_config=ResumabilityConfig(is_resumable=True))
+    sessions = SqliteSessionService(str(FOLDER / "session.db"))
+    who = {"app_name": "crash", "user_id": "ada", "session_id": "task"}
+    session = await sessions.get_session(**who) or await sessions.create_session(**who)
+    runner = Runner(app=app, session_service=sessions)
+    events, message = session.events, types.Content(role="user", parts=[types.Part(text=TASK)])
+    while True:
+        if (question := open_confirmation(events)) is not None:
+            await ask_person()
+            reply = types.FunctionResponse(id=question.id, name=question.name, response={"confirmed": True})
+            message = types.Content(role="user", parts=[types.Part(function_response=reply)])
+        elif events:  # it goes on with the invocation
+            message = None
+        invocation = {"invocation_id": events[0].invocation_id} if events else {}
+        work = runner.run_async(user_id="ada", session_id="task", new_message=message, **invocation)
+        events = [*events, *[event async for event in work]]
+        if open_confirmation(events) is None:
+            texts = [part.text for event in events if event.content for part in event.content.parts]
+            return str([text for text in texts if text][-1])
+
+
+def open_confirmation(events: list[Any]) -> Any:
+    """The call by which the ADK asks whether a tool may run, if it is not answered."""
+    answered = {answer.id for event in events for answer in event.get_function_responses()}
+    calls = [call for event in events for call in event.get_function_calls()]
+    asks = [call for call in calls if call.name == "adk_request_confirmation" and call.id not in answered]
+    return asks[-1] if asks else None
+
+
+RUNS = {
+    "pydantic-ai": with_pydantic_ai,
+    "openai-agents": with_openai_agents,
+    "langgraph": with_langgraph,
+    "agent-framework": with_agent_framework,
+    "google-adk": with_google_adk,
+}
 
 if __name__ == "__main__":
     answer = asyncio.run(RUNS[sys.argv[1]]())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from benchmarks.crash.shop_tools import act, has_happened
+from benchmarks.crash.shop_tools import has_happened, perform
 from meshwright import Agent, Capability, CheckResult, ToolContext, tool
 
 _ASKS = os.environ.get("CRASH_ASKS") == "1"
@@ -20,17 +20,17 @@ class Clerk(Agent):
     @tool(idempotent=True, effect="read")
     async def look_up(self, order: str) -> str:
         """Look up an order."""
-        return await act("look_up")
+        return await perform("look_up")
 
     @tool(check=_CHECK, needs_approval=_ASKS)
     async def refund(self, payment: str, cents: int, context: ToolContext) -> str:
         """Refund a payment."""
-        return await act("refund", context.step_id)
+        return await perform("refund", context.step_id)
 
     @tool(check=_CHECK)
     async def notify(self, customer: str, context: ToolContext) -> str:
         """Notify a customer."""
-        return await act("notify", context.step_id)
+        return await perform("notify", context.step_id)
 
     async def was_done(self, step_id: str) -> CheckResult:
         """Ask the shop, which knows what it has done."""

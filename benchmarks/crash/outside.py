@@ -53,7 +53,7 @@ class CrashProvider(FakeProvider):
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Answer by the results of tools that the messages have."""
-        messages = (await request.json())["messages"]
+        messages = _plain((await request.json())["messages"])
         if problem := _unanswered(messages):
             error = {"error": {"message": problem, "type": "invalid_request_error"}}
             return web.json_response(error, status=400)
@@ -71,6 +71,22 @@ def _reply(place: int, results: int) -> dict[str, Any]:
         return {"content": "The customer has the refund."}
     name, arguments = SCRIPT[place]
     return tool_call(name, json.dumps(arguments), f"call_{results}")
+
+
+def _plain(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form; those of Anthropic have calls and results of tools as blocks."""
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        content = message.get("content")
+        blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+        calls = [{"id": block["id"]} for block in blocks if block["type"] == "tool_use"]
+        plain.append(message | {"tool_calls": calls} if calls else message)
+        plain += [
+            {"role": "tool", "tool_call_id": block["tool_use_id"], "content": block["content"]}
+            for block in blocks
+            if block["type"] == "tool_result"
+        ]
+    return [message for message in plain if message["role"] != "user"]
 
 
 def _unanswered(messages: Sequence[dict[str, Any]]) -> str:

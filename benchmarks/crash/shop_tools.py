@@ -17,12 +17,20 @@ def call_shop(path: str, method: str = "POST") -> str:
         return response.read().decode()
 
 
-async def act(name: str, key: str = "") -> str:
-    """Do something at the shop; a failure is reported as one."""
+async def perform(name: str, key: str = "") -> str:
+    """Do something at the shop. Raises OSError where no answer comes."""
     try:
         return await asyncio.to_thread(call_shop, f"{name}?key={key}")
     except OSError as error:
-        return f"{name} failed: {error or 'the connection was lost'}"
+        raise OSError(f"{name} failed: {error or 'the connection was lost'}") from error
+
+
+async def act(name: str) -> str:
+    """Do something at the shop; a failure is reported as one."""
+    try:
+        return await perform(name)
+    except OSError as error:
+        return str(error)
 
 
 async def has_happened(key: str) -> bool:
