@@ -14,13 +14,15 @@ import uvicorn
 from mcp import types
 from mcp.server import Server, ServerRequestContext
 
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.agents.loader import BoundAgents
 from meshwright.core.errors import MeshError
 from meshwright.mesh.app import build_mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.parts.mcp.connection import bounded_transport
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest
+from tests.support.interrupted_mesh import kept, told_of
 from tests.support.settings import load_settings
 
 SIZE = {
@@ -47,6 +49,7 @@ class Shop:
         self.calls: list[tuple[str, Any, str | None]] = []
         self.headers: list[Mapping[str, str]] = []
         self.url = ""
+        self.held, self.opened = asyncio.Event(), asyncio.Event()
         self.asks: types.InputRequest = types.ElicitRequest(
             params=types.ElicitRequestFormParams(message="Which size?", requested_schema=SIZE)
         )
@@ -55,7 +58,7 @@ class Shop:
     async def _list(self, context: ServerRequestContext[Any], params: Any) -> types.ListToolsResult:
         reads = types.ToolAnnotations(read_only_hint=True)
         schema = {"type": "object"}
-        tools = [types.Tool(name=name, input_schema=schema) for name in ("order", "bake")]
+        tools = [types.Tool(name=name, input_schema=schema) for name in ("order", "bake", "hold")]
         return types.ListToolsResult(
             tools=[*tools, types.Tool(name="look", input_schema=schema, annotations=reads)]
         )
@@ -70,6 +73,9 @@ class Shop:
         self.calls.append((params.name, given, params.request_state))
         if context.request is not None:
             self.headers.append(context.request.headers)
+        if params.name == "hold":
+            self.held.set()
+            await self.opened.wait()
         if params.name == "order" and not given:
             return types.InputRequiredResult(input_requests={"q": self.asks}, request_state="order-7")
         if params.name == "bake" and params.request_state != "2":
@@ -142,6 +148,7 @@ async def test_server_at_an_address_is_called_with_its_headers_and_not_believed(
     assert effects == {
         "shop_order": ("change", True),
         "shop_bake": ("change", True),
+        "shop_hold": ("change", True),
         "shop_look": ("read", False),
     }
 
@@ -165,6 +172,27 @@ async def test_question_of_a_server_is_answered_after_a_restart(shop: Shop, tmp_
         ("order", {}, None),
         ("order", {"q": {"action": "accept", "content": {"size": "L"}}}, "order-7"),
     ]
+
+
+@pytest.mark.parametrize("idempotent", [["h*"], []], ids=["may be called twice", "change"])
+async def test_call_that_a_crash_cut_off_is_repeated_where_the_settings_permit(
+    shop: Shop, tmp_path: Path, idempotent: list[str]
+) -> None:
+    tables = table(shop, approve="never", idempotent=idempotent)
+    async with kept(tmp_path, Caller, model=ScriptedModel(tool_call("shop_hold")), mcp=tables) as mesh:
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="caller", payload={"text": "Go."}))
+        await shop.held.wait()
+    shop.opened.set()
+    model = ScriptedModel("Done.")
+    async with kept(tmp_path, Caller, model=model, mcp=tables) as mesh:
+        if not idempotent:
+            waiting = await told_of(mesh, "task.waiting")
+            answer = {"approve": False, "result": "held by hand"}
+            await mesh.get(Tasks).answer(receipt.task_id, waiting.payload["key"], answer)
+        assert (await mesh.get(Tasks).outcome(receipt.task_id)).success
+    [result] = results(model)
+    assert ("hold with None" if idempotent else "held by hand") in result
+    assert len(shop.calls) == 1 + len(idempotent)
 
 
 async def test_server_that_needs_time_is_called_again_later(

@@ -46,6 +46,8 @@ class McpServerSettings(Table):
     """Patterns of the names of tools that are offered, like `read_*`. None named, none offered."""
     reads: tuple[str, ...] = ()
     """Patterns of tools of which you know that they change nothing, whatever the server says of them."""
+    idempotent: tuple[str, ...] = ()
+    """Patterns of tools that may be called twice: a call that a crash cut off is made again, unasked."""
     approve: Literal["changes", "always", "never"] = "changes"
     """The calls that a person approves: those that may change something, all, or none."""
     agents: tuple[str, ...] = ()

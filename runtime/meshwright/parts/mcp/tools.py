@@ -80,7 +80,9 @@ class McpTool(Tool):
         reads = is_named(remote.name, settings.reads) or bool(hints and hints.read_only_hint)
         self.effect: Effect = "read" if reads else "change"
         self.origin = settings.origin
-        self.is_repeatable = reads or bool(hints and hints.idempotent_hint)
+        self.is_repeatable = (
+            reads or is_named(remote.name, settings.idempotent) or bool(hints and hints.idempotent_hint)
+        )
         # Within a call that may ask and wait, the step that must not be repeated is a smaller one.
         self.idempotent = self.is_repeatable or connection.is_modern
         self.needs_approval = settings.approve == "always" or (settings.approve == "changes" and not reads)
