@@ -267,7 +267,7 @@ async def test_a_task_says_why_it_waits_and_is_answered_in_its_view(tmp_path: Pa
         task_id = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
         async with open_view(browser, api, f"task/{task_id}") as page:
             await expect(page.locator(".why")).to_contain_text("It waits for a person")
-            await page.get_by_role("link", name="Release 1.4?").click()
+            await page.get_by_role("link", name="Release 1.4?", exact=True).click()
             await expect(page.get_by_role("article", name="Release 1.4?")).to_be_visible()
             await page.go_back()
             await page.get_by_role("article").get_by_role("button", name="Approve").click()
