@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as pu
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from meshwright import create_agent
+from meshwright.core.access import Role
 from meshwright.engine.events.filter import EventFilter
 from meshwright.models.providers import convention_name
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
-from tests.support.tenants import Asker
+from tests.support.tenants import Asker, holder
 
 SLOTS, OPEN, FAILED, ANSWERED = 2, 9, 3, 4
 PRICES = {"east": (Decimal("1e-6"), Decimal("2e-6")), "west": (Decimal("3e-6"), Decimal("5e-6"))}
@@ -224,3 +226,31 @@ def test_providers_have_their_published_names() -> None:
     models = ("gpt-5.4", "azure/m", "bedrock/m", "gemini/m", "vertex_ai/m", "mistral/m", "xai/m", "groq/m")
     assert {convention_name(model) for model in models} <= names
     assert convention_name("a-model-of-ours") == "" and convention_name("ollama/m") == "ollama"
+
+
+async def test_trends_count_what_ended_and_what_was_called(api: Api) -> None:
+    trends = await api.get("/figures/trends", hours=2)
+    agents = {agent["agent_id"]: agent["hours"] for agent in trends["agents"]}
+    ends = ("succeeded", "failed", "timed_out", "cancelled")
+    assert {
+        name: tuple(sum(hour[end] for hour in hours) for end in ends) for name, hours in agents.items()
+    } == {"poet": (ANSWERED, 0, 0, 0), "echo": (0, FAILED, 0, 0)}
+    for hour in agents["echo"]:
+        until = datetime.fromisoformat(hour["time"]) + timedelta(hours=1, microseconds=-1)
+        times = {"since": hour["time"], "until": until.isoformat()}
+        listed = await api.get("/tasks", agent_id="echo", status="failed", **times)
+        assert len(listed["items"]) == hour["failed"]
+
+    models = {model["deployment"]: model for model in trends["models"]}
+    east, west = models["east"], models["west"]
+    assert (east["calls"], east["errors"], west["calls"], west["errors"]) == (3, {"Unauthorized": 1}, 2, {})
+    assert sum(hour["failed"] for hour in east["hours"]) == 1
+    assert (east["replaced_by"], west["in_place_of"]) == ({"west": 2}, {"east": 2})
+    assert (east["in_place_of"], west["replaced_by"]) == ({}, {})
+    assert (Decimal(west["cost_usd"]), west["unpriced"]) == (2 * COST["west"], 0)
+    assert (west["group"], west["model"], west["p95_seconds"] > 0) == ("spare", "openai/west", True)
+    assert trends["is_cut"] is False
+
+    tenant = await holder(api, "other", Role.VIEWER)
+    _, of_tenant = await api.call("GET", "/figures/trends", headers=tenant)
+    assert (of_tenant["agents"], of_tenant["models"]) == ([], [])

@@ -70,3 +70,8 @@ async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_
         assert scaled == [(9,)]
         metrics = await (await api.session.get("/metrics")).text()
         assert 'meshwright_workers{store="postgres",lease="held"} 1' in metrics
+        await api.finished(agent_id="echo", payload={"text": "x"})
+        await api.finished(agent_id="echo", payload={"text": "x", "fail": True})
+        [trend] = (await api.get("/figures/trends"))["agents"]
+        ends = [sum(hour[end] for hour in trend["hours"]) for end in ("succeeded", "failed")]
+        assert (trend["agent_id"], ends) == ("echo", [1, 1])

@@ -49,6 +49,7 @@ VIEWS = (
     "schedules",
     "deliveries",
     "agents",
+    "configuration",
     "keys",
     "try",
 )
@@ -165,7 +166,7 @@ def test_the_scripts_hold_by_their_types(tmp_path: Path) -> None:
         "types": [],
         "paths": {"/ui/*": [f"{SCRIPTS}/*"]},
     }
-    views = Path(meshwright.__file__).parent.glob("**/web/*.js")
+    views = Path(meshwright.__file__).parent.glob("**/web/**/view.js")
     project = {"compilerOptions": options, "include": [f"{SCRIPTS}/*.js", *map(str, views)]}
     (tmp_path / "tsconfig.json").write_text(json.dumps(project))
     compiler = Path(where.stdout.strip(), "node_modules/.bin/tsc")
@@ -242,6 +243,7 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
             "Schedules",
             "Deliveries",
             "Mesh",
+            "Agents",
             "Prompts",
             "Experiments",
             "Money",

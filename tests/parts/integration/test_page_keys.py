@@ -80,7 +80,7 @@ async def test_without_credentials_of_an_administrator_a_login_is_offered(
 
 
 async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path, browser: Browser) -> None:
-    async with http_mesh(tmp_path, **ADMINS) as api, open_view(browser, api, "agents", TOKEN) as page:
+    async with http_mesh(tmp_path, **ADMINS) as api, open_view(browser, api, "configuration", TOKEN) as page:
         await press(page, "Configure an agent…")
         await dialog(page).get_by_role("combobox", name="Agent").select_option("echo")
         await dialog(page).get_by_label("Provider").fill("nobody")
@@ -151,7 +151,7 @@ async def test_views_and_buttons_are_those_of_the_role(tmp_path: Path, browser: 
         body = {"agent_id": "echo", "llm_provider": "ollama", "llm_model": "llama3"}
         await api.call("POST", "/api/agents", json=body, headers=ADMIN)
         viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
-        async with open_view(browser, api, "agents", viewer) as page:
+        async with open_view(browser, api, "configuration", viewer) as page:
             await expect(page.get_by_role("row").filter(has_text="llama3")).to_be_visible()
             buttons = await page.get_by_role("button").all_inner_texts()
             assert buttons == ["Go to…\nCtrl K", "Log out"]

@@ -147,7 +147,9 @@ async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, browser: B
         async with open_view(browser, api, "keys", TOKEN) as page:
             await page.evaluate("window.before = true")
             await page.context.clear_cookies()
-            await page.evaluate("location.hash = '#/agents'")  # which asks; the page may have asked before
+            await page.evaluate(
+                "location.hash = '#/configuration'"
+            )  # which asks; the page may have asked before
             await page.get_by_label("Key or token").fill(viewer)
             async with page.expect_navigation():
                 await press(page, "Log in")

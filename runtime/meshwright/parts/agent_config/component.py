@@ -37,7 +37,8 @@ class AgentConfigComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/agents", self.folder("web"), view="Configuration", place=80, group="Settings")]
+        folder = self.folder("web")
+        return [Pages("/ui/configuration", folder, view="Configuration", place=80, group="Settings")]
 
     def routes(self) -> Sequence[APIRouter]:
         """The keys of agents, and /ws."""

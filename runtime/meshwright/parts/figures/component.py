@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.kernel.timers import Duty
-from meshwright.mesh.components import Component
+from meshwright.mesh.components import Component, Pages
 from meshwright.mesh.mesh import Mesh
 from meshwright.parts.figures.operations import FiguresOperations
 from meshwright.parts.figures.reader import FiguresReader, Roster
@@ -32,6 +32,10 @@ class FiguresComponent(Component):
         if mesh.role.is_front:
             seconds = self.config.refresh_seconds
             self.parts.append(Duty(mesh.runtime.clock, seconds, self._refresh, "figures"))
+
+    def pages(self) -> Iterable[Pages]:
+        """Its views of the page."""
+        return [Pages("/ui/agents", self.folder("web/agents"), view="Agents", place=10, group="Fleet")]
 
     def projections(self) -> Iterable[Projection]:
         """Counts and last attempts of agents."""

@@ -13,11 +13,14 @@ from meshwright.parts.figures.records import ModelFigures
 from meshwright.parts.figures.sums import failures_of
 
 _LAST_CALLS = 1_000
-_SELECT_CALLS = (
-    "SELECT name, model_group, outcome, coalesce(error, outcome), latency_ms, attempts, failed_at, "
-    "failed_with FROM (SELECT *, "
+NAME_OF_CALL = (
     "CASE WHEN outcome = 'failed' THEN coalesce(deployment, nullif(model, ''), model_group) "
-    "ELSE coalesce(deployment, model) END AS name "
+    "ELSE coalesce(deployment, model) END"
+)
+"""The deployment of a call in SQL; the model, or the group, where it is not known."""
+_SELECT_CALLS = (
+    "SELECT name, model_group, outcome, coalesce(error, outcome), latency_ms, attempts, failed_at, "  # noqa: S608
+    f"failed_with FROM (SELECT *, {NAME_OF_CALL} AS name "
     "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last) AS named "
     "WHERE cache_hit = 0 AND name <> ''"
 )

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from meshwright.core.access import Role
 from meshwright.core.ids import Identifier
@@ -19,7 +21,7 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model
 from meshwright.parts.figures.reader import FiguresReader
-from meshwright.parts.figures.records import AgentFigures, Figures, Scale
+from meshwright.parts.figures.records import AgentFigures, Figures, Scale, Trends
 from meshwright.parts.figures.sums import CallKey, CallSums, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -58,6 +60,14 @@ class FiguresOperations:
         parts = [part for part in self._mesh.components if isinstance(part, Component)]
         others = [(part.name, figure) for part in parts for figure in part.figures()]
         return metrics_text(figures, counts, self._reader.calls, self._providers(), others)
+
+    @operation(_SEE, "GET /figures/trends", "Show figures of the last hours", name="show_trends")
+    async def trends(self, caller: Caller, hours: Annotated[int, Field(ge=1, le=168)] = 24) -> Trends:
+        """Count the tasks of agents that ended, and the calls of deployments, hour by hour.
+
+        The holder of a key sees the tasks of the key's tenant, the administrator all of it, and deployments.
+        """
+        return await self._reader.trends(hours, visible_tenant(caller))
 
     @operation(
         _SEE,

@@ -36,9 +36,11 @@ from meshwright.parts.figures.records import (
     ParkedFigures,
     Scale,
     StuckAttempt,
+    Trends,
     WorkerFigures,
 )
 from meshwright.parts.figures.sums import MAX_RECENT, AgentHistory, CallSums, DaySum, RecentAttempt, histories
+from meshwright.parts.figures.trends import agent_trends, first_hour, model_trends, read_trends
 
 EVERY_APP = "mesh"
 """The app that stands for all agents."""
@@ -121,6 +123,20 @@ class FiguresReader:
             disk=await asyncio.to_thread(self._disk) if is_whole else None,
         )
         return figures, {agent_id: history.counts for agent_id, history in stored.histories.items()}
+
+    async def trends(self, hours: int, tenant_id: str | None) -> Trends:
+        """The figures of the last hours, of a tenant or of the whole mesh. Raises StoreFailed."""
+        now = self._mesh.runtime.clock.now()
+        since = first_hour(now, hours)
+        rows = await self._mesh.log.view_apart(read_trends, tenant_id, since.timestamp())
+        declared = self._mesh.get(Deployments).known() if tenant_id is None else {}
+        return Trends(
+            at=now,
+            since=since,
+            agents=tuple(agent_trends(rows.ended)),
+            models=tuple(model_trends(rows.calls, declared)),
+            is_cut=rows.is_cut,
+        )
 
     async def scale(self, app: str, tenant_id: str | None) -> Scale:
         """The tasks of an agent, or of all (`mesh`), that wait for a slot or run. Raises NotFound."""

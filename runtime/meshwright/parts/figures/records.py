@@ -147,6 +147,74 @@ class Figures(View):
     disk: DiskFigures | None = None
 
 
+class AgentHour(View, kw_only=True):
+    """Tasks that ended within the hour that begins at `time`, by how they ended; a retried one no more."""
+
+    time: datetime
+    succeeded: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+
+
+class AgentTrend(View):
+    """An agent in the last hours; those in which none of its tasks ended are left out."""
+
+    agent_id: str
+    hours: tuple[AgentHour, ...] = ()
+
+
+class ModelHour(View, kw_only=True):
+    """Attempts at a deployment within the hour that begins at `time`, `failed` ones included.
+
+    `p50_seconds` and `p95_seconds` are of answered calls; None for none.
+    """
+
+    time: datetime
+    calls: int = 0
+    failed: int = 0
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+
+
+class ModelTrend(View, kw_only=True):
+    """A deployment in the last hours, with its group and model; hours without calls are left out.
+
+    `errors` counts failed attempts by their error. `in_place_of` counts the calls that it answered for other
+    deployments, which failed or got no calls, `replaced_by` those that others answered for it. The cost is
+    of its calls, of which `unpriced` have no known price.
+    """
+
+    deployment: str
+    group: str = ""
+    model: str = ""
+    hours: tuple[ModelHour, ...] = ()
+    calls: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    cost_usd: Amount = ZERO
+    unpriced: int = 0
+    in_place_of: dict[str, int] = field(default_factory=dict)
+    replaced_by: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+
+
+class Trends(View, kw_only=True):
+    """Figures of the last hours, from the full hour `since`; a caller of one tenant sees no models.
+
+    Those of models are of the newest 10,000 calls alone where `is_cut` says so.
+    """
+
+    at: datetime
+    since: datetime
+    agents: tuple[AgentTrend, ...] = ()
+    models: tuple[ModelTrend, ...] = ()
+    is_cut: bool = False
+
+
 class Scale(View):
     """The tasks of an app that wait for a slot or run; `value`, their sum, is for an autoscaler."""
 

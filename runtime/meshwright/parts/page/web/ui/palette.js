@@ -43,16 +43,16 @@ export function Palette({ views }) {
     return () => removeEventListener("keydown", press);
   }, []);
   if (!open.value) return null;
-  return html`<${Box} key=${open.value} label=${open.value === "keys" ? "Keys" : "Go to"}>${open.value === "keys" ? html`<${Keys} />` : html`<${Search} views=${views} />`}<//>`;
+  return html`<${Box} key=${open.value} of=${open.value} label=${open.value === "keys" ? "Keys" : "Go to"}>${open.value === "keys" ? html`<${Keys} />` : html`<${Search} views=${views} />`}<//>`;
 }
 
-/** @param {{label: string, children?: any}} given */
-function Box({ label, children }) {
+/** @param {{of: string, label: string, children?: any}} given */
+function Box({ of, label, children }) {
   const box = useRef(/** @type {any} */ (null));
   useEffect(() => {
     box.current.showModal();
   }, []);
-  return html`<dialog ref=${box} class="palette" closedby="any" aria-label=${label} onClose=${() => { open.value = ""; }}>${children}</dialog>`;
+  return html`<dialog ref=${box} class="palette" closedby="any" aria-label=${label} onClose=${() => { if (open.value === of) open.value = ""; }}>${children}</dialog>`;
 }
 
 const Keys = () => html`<h2>Keys</h2><dl class="facts">${KEYS.map(([key, text]) => html`<dt key=${key}><${Key} name=${key} /><span class="unseen">${key}</span></dt><dd>${text}</dd>`)}</dl><form method="dialog"><p class="bar"><button>Close</button></p></form>`;
@@ -102,7 +102,7 @@ function useEntries(views, text) {
   /** @type {Entry[]} */
   const entries = [
     ...views.filter(([, view]) => has(view.title)).map(([key, view]) => ({ name: view.title, kind: "view", icon: key, href: to(key) })),
-    ...(agents?.items ?? []).filter((/** @type {any} */ agent) => has(agent.agent_id)).map((/** @type {any} */ agent) => ({ name: agent.agent_id, kind: "tasks of this agent", icon: "mesh", href: to("tasks", { agent_id: agent.agent_id }) })),
+    ...(agents?.items ?? []).filter((/** @type {any} */ agent) => has(agent.agent_id)).map((/** @type {any} */ agent) => ({ name: agent.agent_id, kind: "agent", icon: "agents", href: to(`agents/${encodeURIComponent(agent.agent_id)}`) })),
     ...tasks.map((/** @type {any} */ task) => ({ name: task.title ?? task.capability, kind: `${task.status.replace("_", " ")} …${short(task.task_id)}`, icon: "tasks", href: to(`task/${task.task_id}`) })),
   ];
   return entries.filter((entry, at) => entries.findIndex((other) => other.href === entry.href) === at).slice(0, SHOWN);

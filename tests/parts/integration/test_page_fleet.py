@@ -1,0 +1,81 @@
+"""The views of the fleet in a real browser: agents and models, as they are now and in the last hours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from meshwright.core.access import Role
+from meshwright.engine.events.filter import EventFilter
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.page import ADMINS, open_view
+from tests.support.tenants import holder
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+async def started(api: Api, agent_id: str) -> None:
+    """Wait until a task of an agent runs."""
+    query = EventFilter(event_type="task.started", agent_id=agent_id, after_seq=0)
+    await anext(aiter(api.mesh.log.tail(query)))
+
+
+async def follow(page: Page, name: str) -> None:
+    """Follow the first link of the view with that name."""
+    await page.locator("#main").get_by_role("link", name=name, exact=True).first.click()
+
+
+async def test_agents_show_what_they_do_and_how_their_tasks_ended(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        for _ in range(3):
+            await api.finished(agent_id="echo", payload={"text": "Hello"})
+        for _ in range(2):
+            await api.finished(agent_id="echo", payload={"text": "x", "fail": True})
+        await api.submit(agent_id="gate", payload={"text": "Hold the door"})
+        await started(api, "gate")
+        async with open_view(browser, api, "agents") as page:
+            rows = page.get_by_role("region", name="Agents").get_by_role("row")
+            gate, echo = rows.filter(has_text="gate"), rows.filter(has_text="echo")
+            await expect(gate.get_by_role("link", name="Hold the door")).to_be_visible()
+            await expect(gate).to_contain_text("1 of 8")
+            chart = "24 hours: 3 succeeded, 2 failed or timed out, most at "
+            await expect(echo.get_by_role("img", name=chart)).to_be_visible()
+            await expect(echo).to_contain_text("60 %")
+            await echo.get_by_role("link", name="2", exact=True).click()
+            tasks = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(tasks).to_have_count(1 + 2)
+
+            await page.goto(f"{api.url}/#/agents")
+            await follow(page, "echo")
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("echo")
+            await expect(page.get_by_role("list", name="Tasks by hour").get_by_role("link")).to_have_count(1)
+            await page.get_by_text("The same as a table").click()
+            await (
+                page.get_by_role("region", name="Tasks that ended by hour")
+                .get_by_role("link", name="3", exact=True)
+                .click()
+            )
+            await expect(tasks).to_have_count(1 + 3)
+
+
+async def test_a_viewer_sees_no_titles_of_running_tasks(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        viewer = await holder(api, "default", Role.VIEWER)
+        submitter = await holder(api, "default", Role.SUBMITTER)
+        body = {"agent_id": "gate", "payload": {"text": "Hold the door"}}
+        assert (await api.call("POST", "/tasks", json=body, headers=submitter))[0] == 202
+        await started(api, "gate")
+        token = viewer["Authorization"].split()[1]
+        async with open_view(browser, api, "agents/gate", token) as page:
+            running = page.get_by_role("region", name="Running tasks")
+            await expect(running.get_by_role("link", name="waiting")).to_be_visible()
+            assert "Hold the door" not in await page.locator("body").inner_text()
+
+
+async def test_an_agent_that_is_not_there_is_said_so(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "agents/nobody") as page:
+        await expect(page.get_by_text("The mesh has no agent of that name.")).to_be_visible()
+        await page.get_by_role("link", name="Show all").click()
+        await expect(page.get_by_role("region", name="Agents")).to_be_visible()
