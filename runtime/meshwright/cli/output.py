@@ -9,25 +9,13 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from meshwright.core.display import (
-    MORE,
-    Column,
-    Document,
-    join,
-    local_time,
-    printable,
-    short,
-    short_id,
-    time_of_day,
-)
+from meshwright.core.display import MORE, Column, Document, local_time, printable, short_id, time_of_day
 from meshwright.core.errors import InvalidInput
-from meshwright.core.parts import event_types
-from meshwright.core.payloads import payload_of
+from meshwright.core.event_lines import gist_of, text_of, word_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -41,8 +29,6 @@ _LONG_WORD = 20
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _NARROW_AGENT = 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
-_SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
-_event_types = cache(event_types)
 _CHUNK_BYTES = 65_536
 
 
@@ -190,9 +176,8 @@ class Line(NamedTuple):
 
 def line_of(event: Document) -> Line | None:
     """The line of an event in the timeline of its task, or None if it is not worth one."""
-    kind = payload_of(_event_types(), event["event_type"])
-    word = kind.timeline_word(event["event_type"]) if kind is not None else ""
-    return Line(word, _gist(event)) if word else None
+    word = word_of(event)
+    return Line(word, gist_of(event)) if word else None
 
 
 def event_line(event: Document, width: int | None = None) -> str:
@@ -204,42 +189,19 @@ def event_line(event: Document, width: int | None = None) -> str:
     narrow = width is not None and width < _NARROW
     task = short_id(event["task_id"]) if event.get("task_id") else ""
     agent = event.get("agent_id") or ""
-    line = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
         time_of_day(event["time"]) if narrow else local_time(event["time"]),
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
-        line.text.removeprefix(task).lstrip().removeprefix(agent).lstrip() if line else _gist(event),
+        text_of(event),
     ]
     if width is not None and width < _VERY_NARROW:
         del parts[4]
     if narrow:
         del parts[0]
     return clipped("  ".join(parts).rstrip(), width)
-
-
-def _gist(event: Document) -> str:
-    payload, kind = event.get("payload"), payload_of(_event_types(), event["event_type"])
-    if kind is None or not isinstance(payload, dict):
-        return _plain(payload)
-    try:
-        parts = kind.from_payload(payload).event_line(event)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # of a third party
-        parts = None
-    return printable(_plain(payload) if parts is None else join(parts))
-
-
-def _plain(payload: Any) -> str:
-    if not isinstance(payload, dict):
-        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
-    plain = (
-        f"{name}={value}"
-        for name, value in payload.items()
-        if isinstance(value, str | int | float) and name not in _SHOWN_APART
-    )
-    return short(" ".join(plain))
 
 
 class TypedLines:

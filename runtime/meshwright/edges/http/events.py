@@ -20,6 +20,7 @@ from starlette.responses import StreamingResponse
 
 from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput
+from meshwright.core.event_lines import text_of
 from meshwright.core.events import Event
 from meshwright.core.operations import Input
 from meshwright.core.topics import type_on
@@ -59,13 +60,17 @@ class Start(Input):
 
 
 class Range(Start):
-    """Which part of the events, and how many of them. `order=desc` begins with the newest."""
+    """Which part of the events, and how many of them. `order=desc` begins with the newest.
+
+    With `lines` the answer has the text of each, as `mesh events` prints it.
+    """
 
     before_seq: _Seq | None = None
     since: _Time | None = None
     until: _Time | None = None
     limit: int = Field(default=100, ge=1, le=1000)
     order: Literal["asc", "desc"] = "asc"
+    lines: bool = False
 
 
 class Fields(TaskCriteria):
@@ -92,21 +97,23 @@ class _EventTail(Start, Fields):
 class EventPage(BaseModel):
     """Events in order. `next_seq` is what to give as `after_seq` for more (descending: as `before_seq`).
 
-    A page ends at `limit` events, or at some megabytes.
+    A page ends at `limit` events, or at some megabytes. `lines` are the texts of the items, if asked for.
     """
 
     items: list[Event]
     next_seq: int | None = None
+    lines: list[str] | None = None
 
 
-def page_response(page: Page) -> Response:
+def page_response(page: Page, query: Range) -> Response:
     """Answers with one page of events."""
-    return JsonLine(EventPage(items=page.events, next_seq=page.next_seq))
+    lines = [text_of(event.model_dump(mode="json")) for event in page.events] if query.lines else None
+    return JsonLine(EventPage(items=page.events, next_seq=page.next_seq, lines=lines))
 
 
 def make_filter(query: Start, **fields: object) -> EventFilter:
     """Makes the log's filter of a client's query."""
-    values = query.model_dump(exclude_none=True)
+    values = query.model_dump(exclude_none=True, exclude={"lines"})
     of_task = {name: values.pop(name) for name in TaskCriteria.model_fields if name in values}
     return EventFilter.model_validate({**values, "of_task": of_task or None, **fields})
 
@@ -134,7 +141,7 @@ async def _query_events(
 
     A value of a task that there never was is a 404, with those there are.
     """
-    return page_response(await operations.events(make_filter(query)))
+    return page_response(await operations.events(make_filter(query)), query)
 
 
 @router.get(

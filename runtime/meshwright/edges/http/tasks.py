@@ -131,7 +131,7 @@ async def _follow_task(
     (`model.delta`), as models write them, have no id, and are sent to live followers.
     """
     if "text/event-stream" not in request.headers.get("accept", ""):
-        return page_response(await operations.task_events(task_id, make_filter(query)))
+        return page_response(await operations.task_events(task_id, make_filter(query)), query)
     feed = await operations.follow(task_id, after_seq=resume_after(request, query) or 0)
     if feed is None:
         return Response(status_code=204)  # tells a browser not to come back

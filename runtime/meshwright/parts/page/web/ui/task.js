@@ -132,9 +132,9 @@ function Copy() {
 /** @param {{id: string}} given */
 function Events({ id }) {
   const [isOpen, open] = useState(false);
-  const { data, error } = useData(isOpen ? `/tasks/${id}/events?limit=500` : null);
+  const { data, error } = useData(isOpen ? `/tasks/${id}/events?limit=500&lines=true` : null);
   return html`<details class="events" onToggle=${(/** @type {any} */ event) => open(event.target.open)}><summary><h2>Events</h2></summary>
     <${Failed} error=${error} />
-    ${data ? html`<ol class="plain">${data.items.map((/** @type {any} */ event) => html`<li key=${event.seq}><details><summary><time datetime=${event.time}>${new Date(event.time).toLocaleTimeString()}</time> ${event.event_type}</summary><${Shown} value=${event.payload} /></details></li>`)}</ol>` : null}
+    ${data ? html`<ol class="plain log">${data.items.map((/** @type {any} */ event, /** @type {number} */ at) => html`<li key=${event.seq} class="event"><details><summary><time datetime=${event.time}>${new Date(event.time).toLocaleTimeString()}</time> <b>${event.event_type}</b> <span class="text"><${Text} value=${data.lines[at]} /></span></summary><${Shown} value=${event.payload} /></details></li>`)}</ol>` : null}
   </details>`;
 }

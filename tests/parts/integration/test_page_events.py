@@ -1,0 +1,65 @@
+"""The page's list of events says what the command line says, and its address holds the filter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from meshwright.core.access import Role
+from tests.support.http_mesh import http_mesh
+from tests.support.page import ADMINS, open_view
+from tests.support.running_mesh import mesh
+from tests.support.tenants import holder
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+async def test_events_have_the_line_of_the_command_line(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        task_id = await api.finished(agent_id="echo", payload={"fail": True})
+        await api.finished(agent_id="echo", payload={"text": "Hello"})
+        query = f"/events?task_id={task_id}"
+        assert (await api.get(query))["lines"] is None
+        page_of_events = await api.get(f"{query}&lines=true")
+        printed = (await mesh("events", "--task", task_id, "--url", api.url)).out.splitlines()
+        assert len(printed) == len(page_of_events["items"]) == len(page_of_events["lines"])
+        assert [line.endswith(text) for line, text in zip(printed, page_of_events["lines"], strict=True)] == [
+            True
+        ] * len(printed)
+        by_type = {event["event_type"]: n for n, event in enumerate(page_of_events["items"])}
+        assert page_of_events["lines"][by_type["task.accepted"]] == "echoing"
+        failed = page_of_events["lines"][by_type["task.failed"]]
+        assert "told to fail" in failed
+        assert (await api.get(f"/tasks/{task_id}/events?lines=true"))["lines"] == page_of_events["lines"]
+        async with open_view(browser, api, "events") as page:
+            rows = page.get_by_role("main").get_by_role("listitem")
+            await expect(rows.filter(has_text="task.failed")).to_contain_text(failed)
+            await page.get_by_role("link", name="task.failed", exact=True).click()
+            await expect(rows).to_have_count(1)
+            assert page.url.endswith("#/events?event_type=task.failed")
+            await page.get_by_role("link", name="task.failed", exact=True).click()
+            await expect(rows.filter(has_text="task.succeeded")).to_have_count(1)
+            await page.get_by_role("textbox", name="Type").fill("attempt.failed")
+            await page.get_by_role("button", name="Filter").click()
+            await rows.get_by_role("link", name="echo", exact=True).click()
+            await expect(page.get_by_role("textbox", name="Agent")).to_have_value("echo")
+            assert page.url.endswith("#/events?event_type=attempt.failed&agent_id=echo")
+            await rows.locator("summary").click()
+            await expect(rows).to_contain_text('"message": "told to fail"')
+
+
+async def test_lines_say_no_more_to_a_caller_than_the_events(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        submitter = await holder(api, "default", Role.SUBMITTER, Role.VIEWER)
+        viewer = await holder(api, "default", Role.VIEWER)
+        body = {"agent_id": "echo", "payload": {"fail": True}}
+        task_id = (await api.call("POST", "/tasks", json=body, headers=submitter))[1]["task_id"]
+        async with api.session.get(
+            f"/tasks/{task_id}/events", headers=viewer | {"Accept": "text/event-stream"}
+        ) as stream:
+            await stream.read()  # to its end
+        lines = (await api.call("GET", "/events?lines=true&limit=1000", headers=viewer))[1]["lines"]
+        assert lines
+        assert "told to fail" not in " ".join(lines)
