@@ -58,7 +58,7 @@ async def test_answers_have_the_same_ids_when_the_run_is_resumed(tmp_path: Path)
             await response.create(model="default", input="x"),
             message,
         ]
-        ids.append([answer.id for answer in answers])
+        ids.append([answer.id for answer in answers] + [str(answer._request_id) for answer in answers])
         await ask(run, "held")
         return "done"
 
@@ -70,7 +70,7 @@ async def test_answers_have_the_same_ids_when_the_run_is_resumed(tmp_path: Path)
         await mesh.get(Tasks).outcome(task_id)
     before, after = ids
     assert before == after
-    assert len(set(before)) == 4
+    assert len(set(before)) == 8 and all(request_id.startswith("req_") for request_id in before[4:])
 
 
 class Bill(BaseModel):

@@ -89,6 +89,7 @@ async def test_claude_thinks_and_calls_a_tool_and_its_thinking_goes_back_unchang
         async with claude.messages.stream(messages=HELLO, **request) as stream:
             kinds = [event.type async for event in stream]
             first = await stream.get_final_message()
+            assert str(stream.request_id).startswith("req_")
         result: Any = {"type": "tool_result", "tool_use_id": first.content[-1].to_dict()["id"]}
         history: Any = [
             *HELLO,
@@ -96,6 +97,7 @@ async def test_claude_thinks_and_calls_a_tool_and_its_thinking_goes_back_unchang
             {"role": "user", "content": [{**result, "content": "a.txt"}]},
         ]
         last = await claude.beta.messages.create(messages=history, betas=["context-1m-2025-08-07"], **request)
+    assert str(last._request_id).startswith("req_")
     assert {"message_start", "content_block_start", "message_stop"} <= {*kinds}
     assert [block.type for block in first.content] == ["thinking", "tool_use"]
     assert (first.stop_reason, first.usage.input_tokens) == ("tool_use", 11)

@@ -66,6 +66,7 @@ async def test_the_openai_client_gets_an_answer_and_its_tokens(there: Service, f
             extra_body={"tags": ["cheap"], "metadata": {"tags": ["research"], "task_id": "forged"}},
             extra_headers={"x-litellm-tags": "coding, cheap"},
         )
+    assert str(reply._request_id).startswith("req_")
     assert "no model: Hello?" in (reply.choices[0].message.content or "")
     assert (reply.object, reply.choices[0].finish_reason) == ("chat.completion", "stop")
     assert reply.usage is not None

@@ -1,5 +1,6 @@
 """Anthropic's Messages API as its clients write it: blocks, thinking, marks of a cache, tools, errors."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -18,6 +19,7 @@ from meshwright.models.errors import (
 )
 from meshwright.models.openai import ChatCompletions
 from meshwright.models.port import ModelReply, OnDelta, ToolCall
+from meshwright.models.wire import messages
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
 from meshwright.models.wire.port import WireCall, group_of
@@ -55,15 +57,25 @@ def sent(call: WireCall) -> dict[str, Any]:
     return AnthropicMessages().body(call.request, stream=False)
 
 
-async def events_of(call: WireCall, reply: ModelReply | MeshError) -> list[dict[str, Any]]:
+async def events_of(
+    call: WireCall, reply: ModelReply | MeshError, until: bytes = b"text_delta", times: int = 1
+) -> list[dict[str, Any]]:
+    """The events of an answer that ends once its reader has seen a word, none of them if it is empty."""
+    seen, frames = asyncio.Event(), b""
+
     async def complete(on_delta: OnDelta) -> ModelReply:
         on_delta("Let me ")
         if isinstance(reply, MeshError):
             raise reply
+        if until:
+            await seen.wait()
         on_delta("look.")
         return reply
 
-    frames = b"".join([frame async for frame in call.frames(StreamedCall(complete))])
+    async for frame in call.frames(StreamedCall(complete)):
+        frames += frame
+        if until and frames.count(until) >= times:
+            seen.set()
     return [json.loads(line[6:]) for line in frames.splitlines() if line.startswith(b"data: ")]
 
 
@@ -195,6 +207,22 @@ async def test_a_stream_has_the_events_of_the_api_and_ends_with_an_error_that_na
     *_, last = await events_of(read(), ModelUnavailable("gone"))
     assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
     assert last["error"]["message"] == "All providers unavailable"
+
+
+async def test_thinking_comes_before_the_text_of_an_answer_that_is_whole() -> None:
+    events = await events_of(read(), REPLY, until=b"")
+    starts = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
+    assert starts == ["thinking", "redacted_thinking", "text", "tool_use"]
+    texts = [event["delta"].get("text") for event in events if event["type"] == "content_block_delta"]
+    assert [text for text in texts if text] == ["Let me look."]
+
+
+async def test_a_stream_has_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "_PING_SECONDS", 0.001)
+    kinds = [event["type"] for event in await events_of(read(), REPLY, until=b"event: ping", times=2)]
+    text = kinds.index("content_block_delta")
+    assert kinds[:2] == ["message_start", "ping"]
+    assert "ping" in kinds[text:]
 
 
 def test_tokens_are_counted_without_a_model() -> None:

@@ -267,14 +267,11 @@ class ModelCalls:
     ) -> ModelReply:
         """Make a call of a model as the code wants it, in a step that is known by `question`.
 
-        `on_delta` takes its text, all at once where the step is replayed. Raises what `ask` raises.
+        `on_delta` takes its text as it comes, and none where the step is replayed. Raises what `ask` raises.
         """
         self.prompt = prompt
         step, result = await self._step(request, question, None, begins=True, on_delta=on_delta)
-        reply = self._note(step, request, result)
-        if step.is_replayed and on_delta is not None and reply.content:
-            on_delta(reply.content)
-        return reply
+        return self._note(step, request, result)
 
     async def _step(
         self,

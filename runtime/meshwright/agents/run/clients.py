@@ -71,7 +71,7 @@ class RunClients(RunSteps):
         `shape`, a pydantic model or a JSON schema, the reply's `content` is JSON, which you check. `model`
         and `tags` are by default those of the agent; other settings that you leave out are the provider's.
         `on_delta` takes the text in pieces as it comes, "" where another attempt begins it again, and all at
-        once where the step is replayed.
+        once where the step is replayed or the model does not stream.
 
         A call that ended is never made again: when the run is resumed it returns the same reply, or raises
         the same error. Raises ModelError; LimitReached where tokens, money or time of the run are used up;
@@ -81,7 +81,17 @@ class RunClients(RunSteps):
         fields = {"model": model, "tags": tuple(tags), "tool_choice": tool_choice}
         settings = {"temperature": temperature, "max_tokens": max_tokens, "params": dict(params or {})}
         request = request_of(messages, tools, shape, **fields, **settings)
-        return await self._by_request(partial(self._ask, request, on_delta))
+        pieces: list[str] = []
+
+        def take(text: str) -> None:
+            pieces.append(text)
+            if on_delta is not None:
+                on_delta(text)
+
+        reply = await self._by_request(partial(self._ask, request, on_delta and take))
+        if on_delta is not None and reply.content and not pieces:
+            on_delta(reply.content)
+        return reply
 
     def _ask(self, request: ModelRequest, on_delta: OnDelta | None) -> Coroutine[Any, Any, ModelReply]:
         own_request = request_of_run(self._state, self._settings, request)

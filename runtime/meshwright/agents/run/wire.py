@@ -79,8 +79,11 @@ class RunWire:
                 problem = f"A run does not answer {method} {path}"
                 raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
-            call.name(*self._name(call.request))
-            return await (self._streamed(call) if call.streams else self._whole(call))
+            answer_id, created = self._name(call.request)
+            call.name(answer_id, created)
+            answer = await (self._streamed(call) if call.streams else self._whole(call))
+            answer.headers[dialect.request_id_header] = f"req_{answer_id}"
+            return answer
         except MeshError as error:
             return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
 
@@ -93,7 +96,7 @@ class RunWire:
 
     async def _whole(self, call: WireCall) -> WireAnswer:
         reply = await self._complete(_request_of(call), None)
-        return WireAnswer(200, _JSON, to_json(call.whole(reply)))
+        return WireAnswer(200, {**_JSON}, to_json(call.whole(reply)))
 
     async def _streamed(self, call: WireCall) -> WireAnswer:
         streamed = StreamedCall(partial(self._complete, _request_of(call)))

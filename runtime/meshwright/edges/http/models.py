@@ -27,8 +27,9 @@ from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 from meshwright.models.settings import ModelsSettings
 from meshwright.models.wire.chat import TAGS_HEADER, ChatCall, ChatRequest, RequestMessage, messages_of
+from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.embeddings import EmbeddingCall, EmbeddingRequest
-from meshwright.models.wire.errors import ALL_DOWN, retry_after
+from meshwright.models.wire.errors import ALL_DOWN, new_request_id, retry_after
 from meshwright.models.wire.messages import (
     CountRequest,
     MessageCall,
@@ -212,7 +213,7 @@ async def _embed(
     fields = {"model": group, "context": context, "user": context.agent_id or LLM_SERVICE}
     call_request = call.request.model_copy(update=fields)
     reply = await _unless_gone(request, mesh.get(Model).complete(call_request))
-    return JsonLine(call.whole(reply), headers=_cost_of(reply))
+    return JsonLine(call.whole(reply), headers=_request_id(request) | _cost_of(reply))
 
 
 @router.post(
@@ -290,17 +291,23 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
     return {} if reply.cost_usd is None else {_COST_HEADER: f"{reply.cost_usd:f}"}
 
 
+def _request_id(request: Request) -> dict[str, str]:
+    """The header that names a request, as the API of its path has it."""
+    return {DIALECTS[request.url.path].request_id_header: new_request_id()}
+
+
 async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext, group: str) -> Response:
     """Make the call for its caller, and answer as its wire does."""
     user = context.agent_id or LLM_SERVICE
     context = context.model_copy(update={"passed_over": call.passed_over})
     call_request = call.request.model_copy(update={"context": context, "user": user, "model": group})
     complete = partial(mesh.get(Model).complete, call_request)
+    headers = _request_id(request)
     if call.streams:
         streamed = await _begun(request, StreamedCall(complete))
-        return ServerSentEvents(call.frames(streamed), streamed.end)
+        return ServerSentEvents(call.frames(streamed), streamed.end, headers)
     reply = await _unless_gone(request, complete())
-    return JsonLine(call.whole(reply), headers=_cost_of(reply))
+    return JsonLine(call.whole(reply), headers=headers | _cost_of(reply))
 
 
 async def _begun(request: Request, call: StreamedCall) -> StreamedCall:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -168,11 +168,16 @@ class ServerSentEvents(StreamingResponse):
     media_type = EVENT_STREAM
 
     def __init__(
-        self, frames: AsyncGenerator[bytes], end: Callable[[], Awaitable[None]] | None = None
+        self,
+        frames: AsyncGenerator[bytes],
+        end: Callable[[], Awaitable[None]] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._frames = frames
         self._end = end
-        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(
+            frames, headers={**(headers or {}), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""

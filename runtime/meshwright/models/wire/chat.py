@@ -18,7 +18,13 @@ from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
-from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
+from meshwright.models.wire.errors import (
+    OPENAI_REQUEST_ID,
+    UnsupportedParameter,
+    invalid_body,
+    openai_answer,
+    openai_error,
+)
 from meshwright.models.wire.stream import StreamedCall
 
 TAGS_HEADER = "x-litellm-tags"
@@ -413,6 +419,7 @@ class ChatDialect:
     """OpenAI's chat completions."""
 
     path = "/v1/chat/completions"
+    request_id_header = OPENAI_REQUEST_ID
 
     def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatCall:
         """Reads a request. Raises InvalidInput with the field that is wrong."""

@@ -15,7 +15,7 @@ from meshwright.core.errors import MeshError
 from meshwright.core.ids import Identifier
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.models.wire.chat import params_of
-from meshwright.models.wire.errors import invalid_body, openai_answer
+from meshwright.models.wire.errors import OPENAI_REQUEST_ID, invalid_body, openai_answer
 from meshwright.models.wire.stream import StreamedCall
 
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -81,6 +81,7 @@ class EmbeddingCall:
 
 class _Embeddings:
     path = "/v1/embeddings"
+    request_id_header = OPENAI_REQUEST_ID
 
     def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> EmbeddingCall:
         """Reads a request. Raises InvalidInput with the field that is wrong."""

@@ -31,6 +31,8 @@ from meshwright.models.errors import (
     Unauthorized,
 )
 
+OPENAI_REQUEST_ID, ANTHROPIC_REQUEST_ID = "x-request-id", "request-id"
+"""The headers by which the SDKs name a request."""
 ALL_DOWN = "All providers unavailable"
 _RETRY_AFTER_SECONDS = 1  # what a busy or a stopping runtime asks for
 
@@ -72,9 +74,15 @@ _REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
 """The first that fits counts."""
 
 
+def new_request_id() -> str:
+    """Returns the id of a request for the header of its answer."""
+    return f"req_{new_id()}"
+
+
 def openai_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Returns status, headers and document of an error as OpenAI's API answers it."""
-    return _refusal_of(error).status, refusal_headers(error), openai_error(error)
+    headers = {**refusal_headers(error), OPENAI_REQUEST_ID: new_request_id()}
+    return _refusal_of(error).status, headers, openai_error(error)
 
 
 def openai_error(error: MeshError) -> dict[str, Any]:
@@ -153,7 +161,7 @@ _ANTHROPIC: tuple[tuple[type[MeshError], tuple[int, str]], ...] = (
 def anthropic_answer(error: MeshError) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Returns status, headers and document of an error as Anthropic's API answers it."""
     document = anthropic_error(error)
-    headers = {**refusal_headers(error), "request-id": document["request_id"]}
+    headers = {**refusal_headers(error), ANTHROPIC_REQUEST_ID: document["request_id"]}
     return _anthropic_refusal(error)[0], headers, document
 
 
@@ -164,7 +172,7 @@ def anthropic_error(error: MeshError) -> dict[str, Any]:
         message = f"prompt is too long: {message}"
     details = {"error_code": error.code, "field": error.field or None}
     fields = {"type": _anthropic_refusal(error)[1], "message": message, "details": details}
-    return {"type": "error", "error": fields, "request_id": f"req_{new_id()}"}
+    return {"type": "error", "error": fields, "request_id": new_request_id()}
 
 
 def _anthropic_refusal(error: MeshError) -> tuple[int, str]:

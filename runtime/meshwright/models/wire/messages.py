@@ -18,6 +18,7 @@ from meshwright.models.port import ANTHROPIC_PARAMS, ModelReply, ModelRequest, T
 from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.chat import TAGS_HEADER, header_tags
 from meshwright.models.wire.errors import (
+    ANTHROPIC_REQUEST_ID,
     UnsupportedParameter,
     anthropic_answer,
     anthropic_error,
@@ -38,6 +39,7 @@ _BUDGETS = ((4096, "low"), (16_384, "medium"))  # up to so many tokens of thinki
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 _BYTES_PER_TOKEN = 3
 _TIMEOUT_SECONDS = 600.0  # what Anthropic's SDK waits for
+_PING_SECONDS = 15.0  # less than proxies and clients wait for a next byte
 _MAX_BETAS = 1024  # characters
 
 
@@ -258,25 +260,31 @@ class MessageCall:
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The message at once."""
-        text = [{"type": "text", "text": reply.content}] if reply.content else []
-        others = blocks_of(reply)
-        thinking, calls = others[: len(reply.thinking)], others[len(reply.thinking) :]
         return {
             **self._opening(reply.model),
-            "content": [*thinking, *text, *calls],
+            "content": _content_of(reply),
             "stop_reason": _reason_of(reply),
             "usage": _usage_of(reply.usage),
         }
 
     async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
-        """The message as server-sent events; an error ends it. Thinking comes behind text of a stream."""
+        """The message as server-sent events, with a ping while nothing comes; an error ends it.
+
+        Thinking comes before the text of an answer that is whole, as one that is replayed, and behind text
+        that comes in pieces.
+        """
         usage = _usage_of(Usage(prompt_tokens=_tokens_of(self.request)))
         opening = {**self._opening(self.request.model), "usage": {**usage, "output_tokens": 1}}
         yield _frame("message_start", message=opening)
         yield _frame("ping")
         has_text = False
         try:
-            async for text in call.pieces():
+            async for text in call.pieces(_PING_SECONDS):
+                if not has_text and call.is_whole:
+                    break
+                if not text:
+                    yield _frame("ping")
+                    continue
                 if not has_text:
                     yield _frame("content_block_start", index=0, content_block={"type": "text", "text": ""})
                     has_text = True
@@ -287,7 +295,8 @@ class MessageCall:
             return
         if has_text:
             yield _frame("content_block_stop", index=0)
-        for index, block in enumerate(blocks_of(reply), start=int(has_text)):
+        blocks = blocks_of(reply) if has_text else _content_of(reply)
+        for index, block in enumerate(blocks, start=int(has_text)):
             for frame in _block_frames(index, block):
                 yield frame
         ending = {"stop_reason": _reason_of(reply), "stop_sequence": None}
@@ -299,12 +308,22 @@ class MessageCall:
         return {**head, "content": list[Any](), "stop_reason": None, "stop_sequence": None}
 
 
+def _content_of(reply: ModelReply) -> list[dict[str, Any]]:
+    """The blocks of a message: thinking, text, calls of tools."""
+    text = [{"type": "text", "text": reply.content}] if reply.content else []
+    others = blocks_of(reply)
+    return [*others[: len(reply.thinking)], *text, *others[len(reply.thinking) :]]
+
+
 def _block_frames(index: int, block: Mapping[str, Any]) -> Iterator[bytes]:
     """The events of a block that is whole."""
     empty, deltas = dict(block), list[dict[str, Any]]()
     if block["type"] == "tool_use":
         empty["input"] = dict[str, Any]()
         deltas.append({"type": "input_json_delta", "partial_json": to_json(block["input"]).decode()})
+    elif block["type"] == "text":
+        empty["text"] = ""
+        deltas.append({"type": "text_delta", "text": block["text"]})
     elif block["type"] == "thinking":
         empty |= {"thinking": "", "signature": ""}
         names = (("thinking", "thinking_delta"), ("signature", "signature_delta"))
@@ -340,6 +359,7 @@ class MessagesDialect:
     """Anthropic's Messages API."""
 
     path = "/v1/messages"
+    request_id_header = ANTHROPIC_REQUEST_ID
 
     def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> MessageCall:
         """Reads a request. Raises InvalidInput with the field that is wrong."""

@@ -62,9 +62,13 @@ class WireCall(Protocol):
 
 
 class Dialect(Protocol):
-    """An API of calls of models. `path` is the path of its route."""
+    """An API of calls of models. `path` is the path of its route.
+
+    `request_id_header` names the header of each answer by which people and logs find its request.
+    """
 
     path: str
+    request_id_header: str
 
     def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> WireCall:
         """Reads a request. Raises InvalidInput with the field that is wrong."""

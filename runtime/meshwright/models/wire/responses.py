@@ -15,7 +15,13 @@ from meshwright.core.errors import MeshError
 from meshwright.core.ids import Identifier, new_id
 from meshwright.models.port import ModelReply
 from meshwright.models.wire.chat import TAGS_HEADER, ChatRequest, model_request
-from meshwright.models.wire.errors import UnsupportedParameter, invalid_body, openai_answer, openai_error
+from meshwright.models.wire.errors import (
+    OPENAI_REQUEST_ID,
+    UnsupportedParameter,
+    invalid_body,
+    openai_answer,
+    openai_error,
+)
 from meshwright.models.wire.port import plain_names
 from meshwright.models.wire.response_items import NOT_STORED, ConversationReader, reasoning_item
 from meshwright.models.wire.response_tools import ResponseTools
@@ -304,6 +310,7 @@ class ResponsesDialect:
     """OpenAI's Responses API."""
 
     path = "/v1/responses"
+    request_id_header = OPENAI_REQUEST_ID
 
     def read(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ResponseCall:
         """Reads a request. Raises InvalidInput with the field that is wrong."""

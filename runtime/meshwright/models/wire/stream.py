@@ -32,17 +32,33 @@ class StreamedCall:
         if self._first is None:
             await self.reply()
 
-    async def pieces(self) -> AsyncGenerator[str]:
-        """The text, as it comes; without a stream below, all of it at the end. Raises ModelError."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole answer is there: `reply` returns it at once."""
+        is_over = self._task.done() and not (self._parted or self._task.cancelled())
+        return is_over and self._task.exception() is None
+
+    async def pieces(self, idle_seconds: float | None = None) -> AsyncGenerator[str]:
+        """The text, as it comes; without a stream below, all of it at the end. Raises ModelError.
+
+        An empty piece says that nothing came for `idle_seconds`.
+        """
         if not self._has_begun:
             await self.begun()
         piece = self._first
         while piece is not None:
             yield piece
-            piece = await self._pieces.get()
+            piece = await self._next(idle_seconds)
         reply = await self.reply()
         if reply.content and not self._sent:
             yield reply.content
+
+    async def _next(self, idle_seconds: float | None) -> str | None:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                return await self._pieces.get()
+        except TimeoutError:
+            return ""
 
     async def reply(self) -> ModelReply:
         """The whole answer. Raises ModelError."""
