@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import openai
 import pytest
 
 from meshwright.core.access import Role
 from meshwright.core.errors import ModelError
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import BudgetExceeded, ContextTooLong, ModelUnavailable
-from meshwright.models.port import ModelReply, ToolCall
+from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.money.keys import Keys
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider, tool_call
@@ -120,6 +121,25 @@ async def test_models_and_tokens_are_told_as_anthropic_tells_them(tmp_path: Path
             await claude.messages.create(model="gpt-9", max_tokens=5, messages=HELLO)
     assert {"default", "fast", "quality"} <= {*listed}
     assert counted.input_tokens > 5
+
+
+async def test_names_of_claude_mean_groups_on_anthropics_api_alone(tmp_path: Path) -> None:
+    models = {"adapter": "offline", "aliases": {"gpt-*": "fast", "claude-*haiku*": "quality"}}
+    asked: list[str] = []
+
+    def reply(request: ModelRequest) -> ModelReply:
+        asked.append(request.model)
+        return ModelReply(content="Yes.", model="m")
+
+    async with service(tmp_path, answering=ScriptedModel(*[reply] * 3), models=models) as there:
+        async with client(there) as claude:
+            for name in ("claude-opus-4-8", "claude-haiku-4-5"):
+                await claude.messages.create(model=name, max_tokens=5, messages=HELLO)
+        async with there.client() as codex:
+            await codex.chat.completions.create(model="gpt-9", messages=HELLO)
+            with pytest.raises(openai.NotFoundError, match="claude-opus-4-8' does not exist"):
+                await codex.chat.completions.create(model="claude-opus-4-8", messages=HELLO)
+    assert asked == ["default", "quality", "fast"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -18,7 +18,7 @@ from meshwright.core.ids import Identifier
 from meshwright.core.operations import Input
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE
-from meshwright.edges.http.errors import JsonLine, asks_as_anthropic
+from meshwright.edges.http.errors import JsonLine, asks_as_anthropic, shape_of
 from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.mesh.identity.administration import ModelOperations
@@ -31,6 +31,7 @@ from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.embeddings import EmbeddingCall, EmbeddingRequest
 from meshwright.models.wire.errors import ALL_DOWN, new_request_id, retry_after
 from meshwright.models.wire.messages import (
+    CLAUDE_GROUPS,
     CountRequest,
     MessageCall,
     MessageDocument,
@@ -267,7 +268,10 @@ def _group_of(request: Request, operations: ModelOperations, name: str) -> str:
     groups = _groups(request, operations)
     if groups is None:
         return name
-    group = group_of(name, groups, request.app.state.mesh.settings[ModelsSettings].aliases)
+    aliases = request.app.state.mesh.settings[ModelsSettings].aliases
+    if shape_of(request.scope) == "anthropic":
+        aliases = {**aliases, **{key: of for key, of in CLAUDE_GROUPS.items() if key not in aliases}}
+    group = group_of(name, groups, aliases)
     if group is None:
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"

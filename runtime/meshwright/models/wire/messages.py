@@ -29,6 +29,8 @@ from meshwright.models.wire.port import plain_names
 from meshwright.models.wire.stream import StreamedCall
 
 BETA_HEADER = "anthropic-beta"
+CLAUDE_GROUPS: Mapping[str, str] = {"claude-*haiku*": "fast", "claude-*": "default"}
+"""Groups by patterns of the names that clients of this API know; settings come before them."""
 COUNT_PATH = "/v1/messages/count_tokens"
 _NATIVE_FIELDS = ("thinking", "context_management", "top_k", "cache_control", "service_tier")
 _STORED = ("container", "thread")
