@@ -29,7 +29,7 @@ class ModelsSettings(Table):
     """The one model of a server that is no LiteLLM proxy."""
     config: Path = Path("litellm_config.yaml")
     """The deployments of `router`, in LiteLLM's format."""
-    aliases: dict[str, str] = Field(default={})
+    aliases: dict[str, str] = Field(default=dict[str, str]())
     """Groups by patterns of the names that clients of /v1 ask for. A name that is a group needs none, nor do
     names of Claude on Anthropic's API."""
     max_request_bytes: int = Field(default=16 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
