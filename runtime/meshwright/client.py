@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from meshwright.edges.client.blocking import BlockingClient
 from meshwright.edges.client.calls import TaskCalls, TaskFields
 from meshwright.edges.client.client import ENDINGS, Client, Completion, EventFields
-from meshwright.edges.client.transports import MeshUnreachable
+from meshwright.edges.client.transports import ClientClosed, MeshUnreachable
 
 if TYPE_CHECKING:
     from meshwright.parts.agent_config.client import AgentConfigClient
@@ -16,6 +16,7 @@ __all__ = [
     "AgentConfigClient",
     "BlockingClient",
     "Client",
+    "ClientClosed",
     "Completion",
     "EventFields",
     "MeshUnreachable",

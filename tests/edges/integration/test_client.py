@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from meshwright import BlockingClient, Client
+from meshwright.client import ClientClosed
 from meshwright.core.errors import (
     Draining,
     IdempotencyConflict,
@@ -49,6 +50,16 @@ async def test_a_task_is_asked_followed_and_listed(mesh: Ready) -> None:
     [listed] = await client.tasks(status="succeeded", task_id=outcome.task_id[-6:])
     assert listed.task_id == outcome.task_id
     assert [event.event_type for event in await client.events(task_id=outcome.task_id)] == types
+
+
+async def test_a_client_that_is_closed_says_so(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, store="memory") as api:
+        async with Client(api.url) as client:
+            await client.tasks()
+            schedules = client.resource("schedules")
+        for call in (client.tasks, client.is_alive, schedules.list, lambda: client.ask("echo", "Hello")):
+            with pytest.raises(ClientClosed, match=r"The client of .* is closed.*make another"):
+                await call()
 
 
 async def test_a_task_in_progress_is_followed_and_cancelled(mesh: Ready) -> None:
@@ -191,7 +202,7 @@ def test_the_blocking_client_runs_a_mesh_of_its_own(tmp_path: Path) -> None:
         for event in mesh.stream(after_seq=0):  # left in the middle
             assert event.seq
             break
-    with suppress(RuntimeError):
+    with pytest.raises(ClientClosed, match=r"The client of .* is closed"):
         mesh.tasks()
 
 

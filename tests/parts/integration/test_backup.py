@@ -105,6 +105,12 @@ async def test_files_that_are_there_are_neither_overwritten_nor_mixed(tmp_path: 
         other.execute("INSERT INTO backup VALUES ('../escaped', 'text')")
     restore(tmp_path / "foreign", tmp_path / "of another")
     assert not (tmp_path / "escaped").exists()
+    for note, problem in (("{", "truncated"), ('{"tasks": "many"}', r"\$\.tasks"), (b"\xff", "about.json")):
+        shutil.copy(file, tmp_path / "noted")
+        with sqlite3.connect(tmp_path / "noted") as other:
+            other.execute("UPDATE backup SET content = ? WHERE name = 'about.json'", (note,))
+        with pytest.raises(StoreFailed, match=rf"noted is damaged: its note .*{problem}"):
+            restore(tmp_path / "noted", tmp_path / "restored")
     with sqlite3.connect(tmp_path / "plain") as other:
         other.execute("CREATE TABLE some (value)")
     with pytest.raises(StoreFailed, match="no backup"):

@@ -13,7 +13,7 @@ from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest
 from meshwright.edges.client.administration import ResourceCalls
 from meshwright.edges.client.calls import TaskFields
 from meshwright.edges.client.client import Client
-from meshwright.edges.client.transports import CALL_SECONDS, DEFAULT_URL
+from meshwright.edges.client.transports import CALL_SECONDS, DEFAULT_URL, closed_client
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -52,9 +52,13 @@ def _iterating(
 class _BlockingResourceCalls:
     """`ResourceCalls` without `await`."""
 
-    def __init__(self, calls: ResourceCalls, portal: BlockingPortal) -> None:
+    def __init__(self, calls: ResourceCalls, client: BlockingClient) -> None:
         self._client = calls
-        self._portal = portal
+        self._owner = client
+
+    @property
+    def _portal(self) -> BlockingPortal:
+        return self._owner._portal
 
     list = _blocking(ResourceCalls.list)
     get = _blocking(ResourceCalls.get)
@@ -81,7 +85,8 @@ class BlockingClient:
         tenant: str | None = None,
     ) -> None:
         self._client = Client(url, api_key, timeout=timeout, socket_path=socket_path, tenant=tenant)
-        self._tenant = tenant
+        self._tenant, self._url = tenant, url
+        self._running: BlockingPortal | None = None
         self._mesh: Mesh | None = None
 
     @classmethod
@@ -95,7 +100,7 @@ class BlockingClient:
         from anyio.from_thread import start_blocking_portal
 
         with ExitStack() as stack:
-            self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
+            self._running = stack.enter_context(start_blocking_portal())
             if self._mesh is not None:
                 stack.enter_context(self._portal.wrap_async_context_manager(self._mesh))
                 self._client = Client.local(self._mesh, tenant=self._tenant)
@@ -106,11 +111,21 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        try:
+            self._stack.close()
+        finally:
+            self._running = None
+
+    @property
+    def _portal(self) -> BlockingPortal:
+        """The thread that sends the requests. Raises ClientClosed outside of the `with` block."""
+        if self._running is None:
+            raise closed_client(self._url)
+        return self._running
 
     def resource(self, name: str) -> _BlockingResourceCalls:
         """The things of a name that a part of the mesh keeps, such as `schedules`. Raises NotFound."""
-        return _BlockingResourceCalls(self._client.resource(name), self._portal)
+        return _BlockingResourceCalls(self._client.resource(name), self)
 
     @overload
     def ask(

@@ -89,7 +89,8 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
     `timeout` bounds a call, in seconds. If a mesh that has answered before stops, or the connection to it
     breaks, calls that are safe to repeat are repeated for up to 30 s, and streams resume where they broke.
 
-    Raises the mesh's own errors (MeshError) with their remedies, and MeshUnreachable if none answers.
+    Raises the mesh's own errors (MeshError) with their remedies, MeshUnreachable if none answers, and
+    ClientClosed after its end.
     """
 
     _followed = 0

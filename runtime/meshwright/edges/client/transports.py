@@ -43,6 +43,10 @@ class MeshUnreachable(HostError):
     """No mesh answers at the address, or the connection to it broke."""
 
 
+class ClientClosed(HostError):
+    """A client was used after its end."""
+
+
 class Request(NamedTuple):
     """One request. `timeout` bounds the whole answer in seconds; None is for a stream."""
 
@@ -68,13 +72,16 @@ class HttpTransport:
         self.url = "http://localhost" if socket_path else url.rstrip("/")
         self._socket_path = None if socket_path is None else os.fspath(socket_path)
         self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[Response]:
-        """Send it; leaving the block gives up what has not come. Raises MeshUnreachable."""
+        """Send it; leaving the block gives up what has not come. Raises MeshUnreachable, ClientClosed."""
         import aiohttp  # a client in process does without
 
         method, path, params, headers, body, limit = request
+        if self._is_closed:
+            raise closed_client(self.url)
         if self._session is None:
             there = self._socket_path
             self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(there) if there else None)
@@ -103,9 +110,16 @@ class HttpTransport:
             ) from error
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; no request is sent any more."""
+        self._is_closed = True
         if self._session is not None:
             await self._session.close()
+
+
+def closed_client(url: str) -> ClientClosed:
+    """The error of a client that is used after its end."""
+    problem = f"The client of {url} is closed"
+    return ClientClosed(problem, remedy="Use it within its `with` block, before `close()`, or make another")
 
 
 def _reason(error: Exception) -> str:

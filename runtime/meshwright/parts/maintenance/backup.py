@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
@@ -170,7 +170,7 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
             files = _files_of(source, copy)
-            backup = Backup.model_validate_json(files.pop(_ABOUT))
+            backup = _about(source, files.pop(_ABOUT))
             with lock_folder(make_private(folder)):
                 make_private(folder / backup.front)
                 _unpack(copy, files, backup, folder, progress)
@@ -191,6 +191,15 @@ def _files_of(source: Path, copy: sqlite3.Connection) -> dict[str, str]:
     if _ABOUT not in files or state != "ok":
         raise StoreFailed(f"{source} is damaged: {state}", remedy=_NAME)
     return files
+
+
+def _about(source: Path, text: Any) -> Backup:
+    """The note of a backup about its contents. Raises StoreFailed with the field that is malformed."""
+    try:
+        return Backup.model_validate_json(text)
+    except (TypeError, ValueError) as error:  # TypeError: it is no text
+        problem = f"{source} is damaged: its note {_ABOUT!r} cannot be read: {error}"
+        raise StoreFailed(problem, remedy=_NAME, field=_ABOUT) from error
 
 
 def _unpack(
