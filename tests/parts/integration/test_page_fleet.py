@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from playwright.async_api import Browser, Page, expect
 
+from meshwright import create_agent
 from meshwright.core.access import Role
 from meshwright.engine.events.filter import EventFilter
+from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import ADMINS, open_view
+from tests.support.page import ADMINS, SHOTS, open_view
 from tests.support.tenants import holder
 
 pytestmark = pytest.mark.needs("chromium")
+
+
+def deployment(fake: FakeProvider, name: str, group: str) -> dict[str, Any]:
+    params = {"model": f"openai/{name}", "api_base": fake.at(name), "api_key": "k"}
+    return {"model_name": group, "litellm_params": params, "model_info": {"id": name}}
 
 
 async def started(api: Api, agent_id: str) -> None:
@@ -79,3 +88,50 @@ async def test_an_agent_that_is_not_there_is_said_so(tmp_path: Path, browser: Br
         await expect(page.get_by_text("The mesh has no agent of that name.")).to_be_visible()
         await page.get_by_role("link", name="Show all").click()
         await expect(page.get_by_role("region", name="Agents")).to_be_visible()
+
+
+async def test_an_operator_finds_what_is_away_by_one_click(
+    tmp_path: Path, browser: Browser, fake: FakeProvider
+) -> None:
+    for name, status in (("east", 503), ("west", 401)):
+        fake.faults_of[name].extend(Fault(status=status) for _ in range(20))
+    config = {
+        "model_list": [deployment(fake, "east", "default"), deployment(fake, "west", "spare")],
+        "router_settings": {
+            "num_retries": 0, "allowed_fails": 0, "cooldown_time": 600, "fallbacks": [{"default": ["spare"]}],
+        },
+    }  # fmt: skip
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, poet, model="router") as api:
+        waiting = api.mesh.log.tail(EventFilter(event_type="task.waiting", after_seq=0))
+        await api.submit(agent_id="poet", payload={"text": "Sing of the sea"})
+        await anext(aiter(waiting))
+        async with open_view(browser, api, "tasks") as page:
+            banner = page.get_by_role("banner")
+            await expect(banner).to_contain_text("1 task waits for them")
+            await banner.get_by_role("link", name="2 of 2 models are away since").click()
+            away = page.get_by_role("region", name="What is away")
+            for text in ("east", "west", "Next try in", "1 task waits for a model"):
+                await expect(away).to_contain_text(text)
+            await away.get_by_role("link", name="east").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("east away")
+            await expect(page.get_by_role("region", name="Why it is away")).to_contain_text("Next try in")
+            errors = page.get_by_role("region", name="Errors").get_by_role("row")
+            await expect(errors.filter(has_text="ModelUnavailable")).to_contain_text("1")
+            rows = page.get_by_role("region", name="Waiting tasks").get_by_role("row")
+            await expect(rows.filter(has_text="Sing of the sea")).to_contain_text("poet")
+            if SHOTS:
+                await page.screenshot(path=Path(SHOTS, "model-away.png"), full_page=True)
+            fake.faults_of["east"].clear()
+            await page.get_by_role("button", name="Test default").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("east well")
+
+
+async def test_a_key_of_one_tenant_sees_no_models(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        viewer = (await holder(api, "acme", Role.VIEWER))["Authorization"].split()[1]
+        async with open_view(browser, api, "models", viewer) as page:
+            await expect(
+                page.get_by_text("Models are shown to callers who act for all tenants.")
+            ).to_be_visible()

@@ -226,6 +226,8 @@ VISITS = (
     ("deliveries", ""),
     ("agents", ""),
     ("agents/helper", ""),
+    ("models", ""),
+    ("models/m", ""),
     ("configuration", ""),
     ("configuration", "Configure an agent…"),
     ("keys", ""),

@@ -35,7 +35,10 @@ class FiguresComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its views of the page."""
-        return [Pages("/ui/agents", self.folder("web/agents"), view="Agents", place=10, group="Fleet")]
+        return [
+            Pages("/ui/agents", self.folder("web/agents"), view="Agents", place=10, group="Fleet"),
+            Pages("/ui/models", self.folder("web/models"), view="Models", place=11, group="Fleet"),
+        ]
 
     def projections(self) -> Iterable[Projection]:
         """Counts and last attempts of agents."""

@@ -20,8 +20,8 @@ export function findings(status, figures) {
   const models = figures?.models ?? [];
   const away = models.filter((/** @type {any} */ model) => !model.well);
   const since = (status.deployments ?? []).map((/** @type {any} */ one) => one.since).sort()[0];
-  const behind = waits.provider ? `: ${counted(waits.provider.count, "task waits", "tasks wait")} for them` : "";
-  if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}${behind}`, waits.provider ? to("tasks", { waits_for: "provider" }) : to("mesh"));
+  if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}`, to(away.length === 1 ? `models/${encodeURIComponent(away[0].deployment)}` : "models"));
+  if (waits.provider) add("bad", `${counted(waits.provider.count, "task waits", "tasks wait")} for ${away.length ? "them" : "a model"}`, to("tasks", { waits_for: "provider" }));
   const expired = (figures?.workers ?? []).filter((/** @type {any} */ worker) => worker.lease === "expired");
   if (expired.length) add("bad", counted(expired.length, "worker has lost its lease", "workers have lost their lease"), to("mesh"));
   for (const one of status.projections ?? []) add("bad", `The list ${one.name} has stopped`, to("events"));
