@@ -223,7 +223,22 @@ def retry(target: Target, many: Many, begin: str | None, attempt: int | None, de
     if is_fork:
         how = {"attempt": attempt, "deadline": deadline, "dry_run": many.dry_run}
         return _fork(target, many.ids[0], str(begin), as_json=many.as_json, **how)
+    if many.is_one and many.dry_run:
+        return _plan(target, many.ids[0], begin, as_json=many.as_json)
     return _again(target, many, begin=begin, deadline=deadline)
+
+
+def _plan(target: Target, part: str, begin: str | None, *, as_json: bool) -> int:
+    async def read(mesh: Connection) -> Document:
+        return document(await mesh.client.retry_plan(await whole_id(mesh, part)))
+
+    plan = talk(target, read)
+    ways = [way for way in plan["ways"] if begin in (None, way["begin"])]
+    lines = [f"--from {way['begin']}: {way['text']}" for way in ways]
+    if begin is None:
+        lines[0] = f"{lines[0]} This is the usual way."
+    output.echo({**plan, "ways": ways}, "\n".join(lines), as_json=as_json)
+    return 0
 
 
 def _fork(target: Target, part: str, step: str, *, as_json: bool, **how: Any) -> int:

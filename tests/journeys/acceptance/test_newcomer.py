@@ -216,7 +216,8 @@ async def understands_a_failure(newcomer: Newcomer, page: Page) -> str:
 async def retries(newcomer: Newcomer, page: Page) -> None:
     """Have the task that is open on the page worked on again, and approve what it asks for."""
     here = page.url
-    await page.get_by_role("button", name="Retry", exact=True).click()
+    await page.get_by_role("button", name="Retry…", exact=True).click()
+    await page.get_by_role("dialog").get_by_role("button", name="Retry", exact=True).click()
     await page.get_by_role("link", name="Inbox").first.click()
     await approves(newcomer, page, "Sunday")
     await page.goto(here)

@@ -26,7 +26,7 @@ from meshwright.models.port import ModelReply
 from meshwright.money.keys import Keys
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, reader
+from tests.support.page import ADMIN, TOKEN, Deployer, Moody, Releaser, confirm, press, reader
 from tests.support.services import unavailable
 from tests.support.tenants import holder
 
@@ -210,7 +210,8 @@ async def test_a_person_answers_understands_a_failure_and_has_it_done_again(
         row = page.get_by_role("row").filter(has_text="not today")
         await row.get_by_role("link", name=f"…{failed[-6:]}").click()
         await expect(page.get_by_text("ValueError: not today").first).to_be_visible()
-        await page.get_by_role("button", name="Retry", exact=True).click()
+        await press(page, "Retry…")
+        await confirm(page, "Retry")
         await expect(page.locator("h1 .status")).to_have_text("succeeded")
         await expect(page.locator("pre").filter(has_text="fine now").first).to_be_visible()
         await page.locator("[id='step-1/1'] a").click()

@@ -208,13 +208,25 @@ async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, brows
         assert await page.evaluate("document.querySelector('main').contains(document.activeElement)")
 
 
-async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, browser: Browser) -> None:
+async def test_a_retry_says_which_steps_run_again_and_what_they_cost(
+    tmp_path: Path, browser: Browser
+) -> None:
     Moody.tries = 0
-    async with http_mesh(tmp_path, Moody, script=ScriptedModel("Well.")) as api:
+    async with http_mesh(tmp_path, Moody, script=ScriptedModel(priced_reply("Well.")), ledger=PRICED) as api:
         failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
         async with open_view(browser, api, f"task/{failed}") as page:
-            await press(page, "Retry, keep its finished steps")
-            await expect(page.locator("h1 .status")).to_have_text("succeeded")
+            await press(page, "Retry…")
+            over = dialog(page).get_by_label("Start over")
+            await expect(over).to_be_checked()  # the agent was at fault
+            await expect(dialog(page)).to_contain_text(
+                "It starts over and keeps no step. 2 steps run again: model. Before, they cost $0.2000."
+            )
+            await expect(dialog(page)).to_contain_text("It keeps 2 finished steps, at no cost.")
+            await dialog(page).get_by_label("Keep its finished steps").check()
+            await confirm(page, "Retry")
+            await expect(page.locator("h1 .status")).to_have_text(
+                "succeeded"
+            )  # the script has no other reply
 
 
 async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, browser: Browser) -> None:

@@ -182,6 +182,7 @@ class BlockingClient:
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    retry_plan = _blocking(Client.retry_plan)
     fork = _blocking(Client.fork)
     retry_all = _blocking(Client.retry_all)
     cancel_all = _blocking(Client.cancel_all)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.engine.events.tasks import DeadLetters
     from meshwright.engine.work.protocol import Begin
     from meshwright.mesh.orchestration.again import AnswerResult, CancelResult, ForkResult, RetryResult
+    from meshwright.mesh.orchestration.retry_plan import RetryPlan
     from meshwright.money.task_costs import TaskTree
 
 MAX_TASKS = 500  # of one page
@@ -244,6 +245,15 @@ class BatchCalls:
 
         body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         return await self._connection.get(RetryResult, f"{task_path(task_id)}/retry", "POST", body=body)
+
+    async def retry_plan(self, task_id: str) -> RetryPlan:
+        """Show which steps a retry keeps and repeats, and what these cost before; first the usual way.
+
+        Raises NotFound, Conflict for a task that is open or has succeeded.
+        """
+        from meshwright.mesh.orchestration.retry_plan import RetryPlan
+
+        return await self._connection.get(RetryPlan, f"{task_path(task_id)}/retry")
 
     async def fork(
         self,

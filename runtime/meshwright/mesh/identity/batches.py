@@ -26,8 +26,10 @@ from meshwright.mesh.identity.filters import (
     require_known,
 )
 from meshwright.mesh.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
-from meshwright.mesh.identity.rules import EXPORT_TASK, OPERATOR, SEE_TASK, VIEWER
+from meshwright.mesh.identity.rules import EXPORT_TASK, OPERATOR, RETRY_TASK, SEE_TASK, VIEWER, named
 from meshwright.mesh.orchestration.again import CancelPage, CancelResult, RetryPage, RetryResult
+from meshwright.mesh.orchestration.retry_plan import RetryPlan, without_names
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.task_costs import TaskTree, task_tree
 
 
@@ -184,6 +186,25 @@ class Batches(Operations):
         if tree is None:
             raise unknown_task(task_id)
         return tree
+
+    @operation(
+        RETRY_TASK,
+        "GET /tasks/{task_id}/retry",
+        "Show how a task can be retried",
+        name="plan_retry",
+        tag="tasks",
+        errors={**NO_TASK, 409: "It is open, or has succeeded, or its contents were erased."},
+    )
+    async def retry_plan(self, task_id: Identifier) -> RetryPlan:
+        """Show which steps a retry keeps and which it repeats, their effects, and what these cost before.
+
+        The first of the `ways` is the one without `begin`. Nothing is changed.
+        """
+        await self._check_task(RETRY_TASK, task_id)
+        plan = await self.mesh.get(Tasks).retry_plan(task_id, self.caller.tenant_id)
+        if has_role(self.caller, Role.CONTENTS):
+            return plan
+        return replace(plan, ways=tuple(map(without_names, plan.ways)), error=named(plan.error))
 
 
 def fault_of(error: MeshError) -> Fault:

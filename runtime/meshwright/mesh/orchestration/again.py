@@ -148,7 +148,7 @@ async def plan_again(
         )
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
-    count = await _finished(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
+    count = len(await finished_paths(runtime, ref, journals_of(task_id, record.attempts, last.attempt)))
     return RetryResult(
         task_id=task_id,
         begin=begin,
@@ -160,10 +160,10 @@ async def plan_again(
     )
 
 
-async def _finished(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> int:
-    """How many steps are finished."""
+async def finished_paths(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> set[str]:
+    """The paths of the steps that are finished, and stay when others go on with them."""
     records = [record.value for steps in journals for record in await read_continued(runtime, ref, steps)]
-    return len({value["path"] for value in records if "path" in value and "result" in value})
+    return {value["path"] for value in records if "path" in value and "result" in value}
 
 
 async def plan_fork(

@@ -21,7 +21,7 @@ from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.files import File
-from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
+from meshwright.core.messages import Caller, Fault, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.step_events import RunStateChanged
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.engine.events.answers import (
@@ -38,7 +38,15 @@ from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN
 from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
-from meshwright.engine.work.record import RUN_STATE, TaskRecord, TaskView, read_entry, read_task, thread_ref
+from meshwright.engine.work.record import (
+    RUN_STATE,
+    TaskRecord,
+    TaskView,
+    journals_of,
+    read_entry,
+    read_task,
+    thread_ref,
+)
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.acceptance import (
     FINAL,
@@ -49,7 +57,17 @@ from meshwright.mesh.orchestration.acceptance import (
     hash_of,
     make_task,
 )
-from meshwright.mesh.orchestration.again import ForkResult, RetryResult, fork_of, plan_again, plan_fork
+from meshwright.mesh.orchestration.again import (
+    ForkResult,
+    RetryResult,
+    begin_of,
+    check_again,
+    finished_paths,
+    fork_of,
+    plan_again,
+    plan_fork,
+)
+from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, way_of
 from meshwright.mesh.orchestration.status import MissingAgents
 from meshwright.money.keys import Keys, keys_required
 from meshwright.money.spending import Spending
@@ -212,9 +230,7 @@ class Tasks:
         """
         caller = caller or Caller()
         record, task = await read_task(self._runtime, task_id, caller.tenant_id)
-        days = self._settings.keep_contents_days
-        keep = None if days is None else timedelta(days=days)
-        plan = await plan_again(self._runtime, task_id, record, begin, keep)
+        plan = await plan_again(self._runtime, task_id, record, begin, self._keep_steps)
         if dry_run:
             return replace(plan, is_dry=True)
         ends_at = None if deadline is None else self._runtime.clock.now() + timedelta(seconds=deadline)
@@ -224,6 +240,34 @@ class Tasks:
             ref = TaskKey(task.tenant_id, task_id).ref
             await self._admission.admit(task, partial(self._runtime.call, ref, "retry", retry))
         return plan
+
+    async def retry_plan(self, task_id: str, tenant_id: str = "default") -> RetryPlan:
+        """The ways to work on a task again, with the steps that each repeats and what these cost before.
+
+        Raises NotFound, Conflict where it can't be worked on again.
+        """
+        record, task = await read_task(self._runtime, task_id, tenant_id)
+        outcome = check_again(task_id, record)
+        usual = begin_of(outcome, None, record.attempts)
+        steps = last_steps(record, await self.transcripts(task_id, tenant_id))
+        costs = child_costs(await self._log.view(task_tree, tenant_id, task_id))
+        ways = [way_of("start", steps, set(), costs, asks=usual == "start")]
+        if (thread := thread_ref(record, task)) is not None:
+            try:
+                await plan_again(self._runtime, task_id, record, "journal", self._keep_steps)
+                journals = journals_of(task_id, record.attempts, record.attempts[-1].attempt)
+                paths = await finished_paths(self._runtime, thread, journals)
+                ways.append(way_of("journal", steps, paths, costs, asks=True))
+            except Conflict as error:
+                refused = Fault(type=error.code, message=str(error))
+                ways.append(RetryWay(begin="journal", text=str(error), refused=refused))
+        ways.sort(key=lambda way: way.begin != usual)
+        return RetryPlan(task_id=task_id, ways=tuple(ways), error=outcome.error)
+
+    @property
+    def _keep_steps(self) -> timedelta | None:
+        days = self._settings.keep_contents_days
+        return None if days is None else timedelta(days=days)
 
     async def fork(
         self,

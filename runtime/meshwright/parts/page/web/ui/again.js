@@ -82,3 +82,22 @@ async function propose(path, wanted, { done, ...words }, fields) {
   });
   if (isDone) notice.value = { text: `${changed} ${changed === 1 ? "task is" : "tasks are"} ${done}` };
 }
+
+const WAYS = { journal: "Keep its finished steps", start: "Start over" };
+
+/** Work again on one task, once it is said which steps each way keeps and repeats, and what they cost. @param {string} id */
+export async function retryOne(id) {
+  const plan = await call("GET", `/tasks/${id}/retry`).catch((error) => {
+    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
+  });
+  if (!plan) return;
+  const usual = plan.ways[0].begin;
+  await ask({
+    title: "Retry the task",
+    text: plan.error ? html`<p class="dim">It failed by ${plan.error.type}. It keeps its id, and gets another outcome.</p>` : undefined,
+    yes: "Retry",
+    done: "It is worked on again",
+    fields: [{ name: "begin", label: "Which steps run again", type: "radios", value: usual, options: plan.ways.map((/** @type {any} */ way) => [way.begin, WAYS[/** @type {"start"} */ (way.begin)], way.text, way.refused ? "refused" : ""]) }],
+    work: ({ begin }) => call("POST", `/tasks/${id}/retry`, { begin: begin === usual ? null : begin }),
+  });
+}

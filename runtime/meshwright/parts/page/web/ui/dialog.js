@@ -4,7 +4,7 @@ import { html, signal, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Failed, notice, touch } from "./lib.js";
 
 /**
- * A field of a dialog. `options` are those of a `select` or of `checks`, as `[value, label]`; `area` is a text of
+ * A field of a dialog. `options` are those of a `select`, of `checks` or `radios`, as `[value, label]`; a radio has a text too, and is off with a fourth; `area` is a text of
  * several lines. The value of `checks` is a list, and that of a `check` a boolean. A text is trimmed, but for one
  * that `isExact`.
  * @typedef {{name: string, label: string, type?: string, value?: any, options?: string[][], rows?: number,
@@ -83,6 +83,8 @@ function Input({ field }) {
   const by = field.hint ? `hint-${name}` : undefined;
   if (type === "checks")
     return html`<fieldset><legend>${label}</legend>${options.map(([one, title]) => html`<label class="line" key=${one}><input type="checkbox" name=${name} value=${one} defaultChecked=${value?.includes(one)} /> ${title ?? one}</label>`)}${hint}</fieldset>`;
+  if (type === "radios")
+    return html`<fieldset><legend>${label}</legend>${options.map(([one, title, text, off]) => html`<label class="line" key=${one}><input type="radio" name=${name} value=${one} defaultChecked=${one === value} disabled=${Boolean(off)} /> <span>${title}<br /><span class="dim">${text}</span></span></label>`)}${hint}</fieldset>`;
   const known = { name, required, "aria-describedby": by };
   const control =
     type === "select"

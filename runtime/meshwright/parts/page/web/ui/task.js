@@ -5,7 +5,7 @@ import { Export } from "./export.js";
 import { Item } from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { show } from "./keys.js";
-import { act, Ago, call, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { Ago, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Buttons, WAITS } from "./tasks.js";
 import { Timeline } from "./timeline.js";
 import { Tree } from "./tree.js";
@@ -20,11 +20,6 @@ function titleOf(task) {
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
 }
 
-const AGAIN = [
-  ["journal", "Retry, keep its finished steps", "It goes on behind its finished steps"],
-  ["start", "Retry, repeat all its steps", "It begins at the start"],
-];
-
 /** The view. */
 export function TaskPage() {
   const { id } = route.value;
@@ -34,7 +29,7 @@ export function TaskPage() {
     <${Why} task=${data} />
     <${Failed} error=${error} />
     <${Facts} task=${data} />
-    <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
+    <p class="bar"><${Buttons} id=${id} status=${data.status} /> <${Export} id=${id} /> <${Copy} /></p>
     <${Timeline} task=${data}>
       <${Waits} task=${data} />
       <${Ended} outcome=${data.outcome} id=${id} />

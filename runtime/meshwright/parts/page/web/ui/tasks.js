@@ -1,7 +1,7 @@
 // @ts-check
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
-import { cancelAll, retryAll } from "./again.js";
+import { cancelAll, retryAll, retryOne } from "./again.js";
 import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Text } from "./unseen.js";
 
@@ -114,8 +114,7 @@ function Rows({ items, stuck }) {
 /** What may be done with a task as it is. @param {{id: string, status: string}} given */
 export function Buttons({ id, status }) {
   if (!may("operator", "submitter")) return null;
-  const retry = () => act("It is worked on again", () => call("POST", `/tasks/${id}/retry`, {}));
   const cancel = () => act("It is asked to end", () => call("POST", `/tasks/${id}/cancel`));
-  if (["failed", "timed_out", "cancelled"].includes(status)) return html`<button type="button" onClick=${retry}>Retry</button>`;
+  if (["failed", "timed_out", "cancelled"].includes(status)) return html`<button type="button" onClick=${() => retryOne(id)}>Retry…</button>`;
   return status === "succeeded" ? null : html`<button type="button" class="no" onClick=${cancel}>Cancel</button>`;
 }

@@ -1,0 +1,155 @@
+"""The ways to work on a task again: the steps that each keeps and repeats, their effects, and their costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+
+from msgspec.structs import replace
+
+from meshwright.agents.run.transcript import Transcript
+from meshwright.core.display import dollars
+from meshwright.core.encoding import Struct
+from meshwright.core.messages import Fault
+from meshwright.core.money import Amount, exact
+from meshwright.engine.work.protocol import Begin
+from meshwright.engine.work.record import StepSummary, TaskRecord
+from meshwright.money.task_costs import TaskTree
+
+_MAX_NAMES = 12
+_WITHOUT_EFFECT = ("context", "model")
+
+
+class RetryWay(Struct):
+    """One way to work on a task again, and `text` that says it in sentences.
+
+    `steps_kept` finished steps stay, and cost nothing again. `steps_again` is how many that ran before run
+    again: `names` are theirs, and `effects` the names of those that may have changed something. `asks` says
+    that a person decides before these are repeated. `cost_usd` is what the calls of models in the repeated
+    steps and in the tasks that they delegated cost before; None where a price is unknown. `refused` is why
+    the task can't be worked on again this way.
+    """
+
+    begin: Begin
+    steps_kept: int = 0
+    steps_again: int = 0
+    names: tuple[str, ...] = ()
+    effects: tuple[str, ...] = ()
+    asks: bool = False
+    cost_usd: Amount | None = Decimal(0)
+    text: str = ""
+    refused: Fault | None = None
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+
+
+class RetryPlan(Struct):
+    """The ways to work on a task again, first the one that a retry without `begin` takes."""
+
+    task_id: str
+    ways: tuple[RetryWay, ...]
+    error: Fault | None = None
+
+
+def last_steps(record: TaskRecord, transcripts: Sequence[Transcript]) -> list[StepSummary]:
+    """The steps of the last attempt, and of those that it went on with, each path once."""
+    by_path: dict[str, StepSummary] = {}
+    number: int | None = len(record.attempts) or None
+    while number is not None:
+        transcript = transcripts[number - 1]
+        for path in transcript.paths:
+            by_path.setdefault(path, transcript.summary(path))
+        number = record.attempts[number - 1].continues
+    return list(by_path.values())
+
+
+def way_of(
+    begin: Begin,
+    steps: Iterable[StepSummary],
+    kept_paths: set[str],
+    costs: Mapping[str, Amount | None],
+    *,
+    asks: bool,
+) -> RetryWay:
+    """The way that keeps the steps of some paths; `costs` are those of delegated tasks by their ids."""
+    again = [step for step in steps if step.path not in kept_paths and not step.is_copied]
+    names = _counted(again, skipped=("context",))
+    effects = _counted([step for step in again if step.status != "waiting"], skipped=_WITHOUT_EFFECT)
+    way = RetryWay(
+        begin=begin,
+        steps_kept=len(kept_paths),
+        steps_again=len(again),
+        names=names,
+        effects=effects,
+        asks=asks and bool(effects),
+        cost_usd=_cost(again, costs),
+    )
+    return replace(way, text=" ".join(_sentences(way)))
+
+
+def without_names(way: RetryWay) -> RetryWay:
+    """The same for a caller who may not see the names of steps."""
+    if way.refused is not None:
+        return way
+    way = replace(way, names=(), effects=())
+    return replace(way, text=" ".join(_sentences(way)))
+
+
+def child_costs(tree: TaskTree | None) -> dict[str, Amount | None]:
+    """What each task of a tree cost with those below it; None where a price is unknown."""
+    nodes = () if tree is None else tree.items
+    return {node.task_id: None if node.tree_unpriced else node.tree_cost_usd for node in nodes}
+
+
+def _sentences(way: RetryWay) -> Iterable[str]:
+    if way.begin == "start":
+        yield "It starts over and keeps no step."
+    else:
+        yield f"It keeps {_steps(way.steps_kept, 'finished step')}, at no cost."
+    if not way.steps_again:
+        yield "No step that ran before runs again; it goes on behind them."
+        return
+    names = f": {', '.join(way.names[:_MAX_NAMES])}" if way.names else ""
+    more = f" and {len(way.names) - _MAX_NAMES} more" if len(way.names) > _MAX_NAMES else ""
+    run = "runs" if way.steps_again == 1 else "run"
+    yield f"{_steps(way.steps_again, 'step')} {run} again{names}{more}."
+    if way.cost_usd is None:
+        yield "The price of what they cost before is unknown."
+    else:
+        yield f"Before, they cost {dollars(way.cost_usd)}."
+    if way.effects:
+        effects = ", ".join(way.effects[:_MAX_NAMES])
+        yield (
+            f"A person decides first whether to repeat what may have taken effect: {effects}."
+            if way.asks
+            else f"These may take effect once more: {effects}."
+        )
+
+
+def _steps(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _counted(steps: Iterable[StepSummary], skipped: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of steps, each once with how often it is there."""
+    counts = Counter(_name_of(step) for step in steps if step.kind not in skipped)
+    return tuple(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
+
+
+def _name_of(step: StepSummary) -> str:
+    return step.kind if step.kind == "model" else f"{step.kind} {step.name}".strip()
+
+
+def _cost(steps: Iterable[StepSummary], costs: Mapping[str, Amount | None]) -> Decimal | None:
+    total = Decimal(0)
+    for step in steps:
+        if step.child_task_id is not None:
+            cost = costs.get(step.child_task_id)
+        else:
+            cost = step.cost_usd if step.calls else Decimal(0)
+        if cost is None:
+            return None
+        total += cost
+    return total
