@@ -1,5 +1,6 @@
 """The wires of coding agents over HTTP, by the packages that their providers publish."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from meshwright.core.access import Role
 from meshwright.core.errors import ModelError
+from meshwright.edges.http import models
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import BudgetExceeded, ContextTooLong, ModelUnavailable
-from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.wire import messages
 from meshwright.money.keys import Keys
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider, tool_call
@@ -123,15 +126,37 @@ async def test_models_and_tokens_are_told_as_anthropic_tells_them(tmp_path: Path
     assert counted.input_tokens > 5
 
 
+async def test_a_stream_begins_with_pings_while_a_model_thinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "PING_SECONDS", 0.001)
+    monkeypatch.setattr(messages, "PING_SECONDS", 0.001)
+    thought = asyncio.Event()
+
+    class Thinking(ScriptedModel):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            await thought.wait()
+            return await super().complete(request, on_delta)
+
+    async with service(tmp_path, answering=Thinking("I have it.")) as there:
+        body = {"model": "default", "max_tokens": 5, "messages": HELLO, "stream": True}
+        async with there.session.post("/v1/messages", json=body) as response:
+            lines = [await response.content.readline() for _ in range(7)]
+            thought.set()
+            rest = await response.text()
+        assert lines[::3] == [b"event: message_start\n", b"event: ping\n", b"event: ping\n"]
+        assert "I have it." in rest and "event: message_stop" in rest
+
+
 async def test_names_of_claude_mean_groups_on_anthropics_api_alone(tmp_path: Path) -> None:
-    models = {"adapter": "offline", "aliases": {"gpt-*": "fast", "claude-*haiku*": "quality"}}
+    settings = {"adapter": "offline", "aliases": {"gpt-*": "fast", "claude-*haiku*": "quality"}}
     asked: list[str] = []
 
     def reply(request: ModelRequest) -> ModelReply:
         asked.append(request.model)
         return ModelReply(content="Yes.", model="m")
 
-    async with service(tmp_path, answering=ScriptedModel(*[reply] * 3), models=models) as there:
+    async with service(tmp_path, answering=ScriptedModel(*[reply] * 3), models=settings) as there:
         async with client(there) as claude:
             for name in ("claude-opus-4-8", "claude-haiku-4-5"):
                 await claude.messages.create(model=name, max_tokens=5, messages=HELLO)

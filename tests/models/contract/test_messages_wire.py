@@ -218,7 +218,7 @@ async def test_thinking_comes_before_the_text_of_an_answer_that_is_whole() -> No
 
 
 async def test_a_stream_has_pings_while_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "_PING_SECONDS", 0.001)
+    monkeypatch.setattr(messages, "PING_SECONDS", 0.001)
     kinds = [event["type"] for event in await events_of(read(), REPLY, until=b"event: ping", times=2)]
     text = kinds.index("content_block_delta")
     assert kinds[:2] == ["message_start", "ping"]

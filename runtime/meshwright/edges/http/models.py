@@ -32,6 +32,7 @@ from meshwright.models.wire.embeddings import EmbeddingCall, EmbeddingRequest
 from meshwright.models.wire.errors import ALL_DOWN, new_request_id, retry_after
 from meshwright.models.wire.messages import (
     CLAUDE_GROUPS,
+    PING_SECONDS,
     CountRequest,
     MessageCall,
     MessageDocument,
@@ -193,7 +194,8 @@ async def _make_message(
     group = _group_of(request, operations, body.model)
     caller = {"tenant_id": body.tenant_id, "user": user_of(body), "traceparent": _trace_of(request)}
     context = await operations.call_model(**caller)
-    return await _answer(request, mesh, MessageCall(body, request.headers), context, group)
+    call = MessageCall(body, request.headers)
+    return await _answer(request, mesh, call, context, group, begins_within=PING_SECONDS)
 
 
 @anthropic_router.post("/v1/messages/count_tokens", summary="Count the tokens of a prompt")
@@ -300,24 +302,35 @@ def _request_id(request: Request) -> dict[str, str]:
     return {DIALECTS[request.url.path].request_id_header: new_request_id()}
 
 
-async def _answer(request: Request, mesh: Mesh, call: WireCall, context: CallContext, group: str) -> Response:
-    """Make the call for its caller, and answer as its wire does."""
+async def _answer(
+    request: Request,
+    mesh: Mesh,
+    call: WireCall,
+    context: CallContext,
+    group: str,
+    *,
+    begins_within: float | None = None,
+) -> Response:
+    """Make the call for its caller, and answer as its wire does.
+
+    A stream begins with the first word of the model, or after `begins_within` seconds.
+    """
     user = context.agent_id or LLM_SERVICE
     context = context.model_copy(update={"passed_over": call.passed_over})
     call_request = call.request.model_copy(update={"context": context, "user": user, "model": group})
     complete = partial(mesh.get(Model).complete, call_request)
     headers = _request_id(request)
     if call.streams:
-        streamed = await _begun(request, StreamedCall(complete))
+        streamed = await _begun(request, StreamedCall(complete), begins_within)
         return ServerSentEvents(call.frames(streamed), streamed.end, headers)
     reply = await _unless_gone(request, complete())
     return JsonLine(call.whole(reply), headers=headers | _cost_of(reply))
 
 
-async def _begun(request: Request, call: StreamedCall) -> StreamedCall:
-    """The call once its answer has begun to stream: an error before that has its own status."""
+async def _begun(request: Request, call: StreamedCall, seconds: float | None) -> StreamedCall:
+    """The call once its answer begins to stream: an error before that has its own status."""
     try:
-        await _unless_gone(request, call.begun())
+        await _unless_gone(request, call.begun(seconds))
     except BaseException:  # also where the server ends: nothing else would end the call
         await call.end()
         raise

@@ -31,6 +31,8 @@ from meshwright.models.wire.stream import StreamedCall
 BETA_HEADER = "anthropic-beta"
 CLAUDE_GROUPS: Mapping[str, str] = {"claude-*haiku*": "fast", "claude-*": "default"}
 """Groups by patterns of the names that clients of this API know; settings come before them."""
+PING_SECONDS = 15.0
+"""Without a word a stream of this API has a ping: less than proxies and clients wait for a next byte."""
 COUNT_PATH = "/v1/messages/count_tokens"
 _NATIVE_FIELDS = ("thinking", "context_management", "top_k", "cache_control", "service_tier")
 _STORED = ("container", "thread")
@@ -41,7 +43,6 @@ _BUDGETS = ((4096, "low"), (16_384, "medium"))  # up to so many tokens of thinki
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 _BYTES_PER_TOKEN = 3
 _TIMEOUT_SECONDS = 600.0  # what Anthropic's SDK waits for
-_PING_SECONDS = 15.0  # less than proxies and clients wait for a next byte
 _MAX_BETAS = 1024  # characters
 
 
@@ -281,7 +282,7 @@ class MessageCall:
         yield _frame("ping")
         has_text = False
         try:
-            async for text in call.pieces(_PING_SECONDS):
+            async for text in call.pieces(PING_SECONDS):
                 if not has_text and call.is_whole:
                     break
                 if not text:

@@ -26,10 +26,16 @@ class StreamedCall:
         self._task = asyncio.create_task(complete(self._take), name="streamed-call")
         self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
 
-    async def begun(self) -> None:
-        """Wait for the first piece, or for the end of the call. Raises the error that it ended with."""
-        self._first, self._has_begun = await self._pieces.get(), True
-        if self._first is None:
+    async def begun(self, seconds: float | None = None) -> None:
+        """Wait for the first piece, or for the end of the call, or for so many seconds.
+
+        Raises the error that the call ended with.
+        """
+        first = await self._next(seconds)
+        if first == "":  # nothing came
+            return
+        self._first, self._has_begun = first, True
+        if first is None:
             await self.reply()
 
     @property
@@ -43,9 +49,7 @@ class StreamedCall:
 
         An empty piece says that nothing came for `idle_seconds`.
         """
-        if not self._has_begun:
-            await self.begun()
-        piece = self._first
+        piece = self._first if self._has_begun else await self._next(idle_seconds)
         while piece is not None:
             yield piece
             piece = await self._next(idle_seconds)
