@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
+from meshwright.engine.events.filter import EventFilter
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import http_mesh
 from tests.support.page import (
@@ -26,6 +27,7 @@ from tests.support.page import (
     priced_reply,
     questions,
 )
+from tests.support.webhook_mesh import event, events
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -61,6 +63,22 @@ async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, browse
         await confirm(page, "Approve all 3")
         text = "1 approved, 2 settled meanwhile by others"
         await expect(page.get_by_role("status").filter(has_text=text)).to_be_visible()
+
+
+async def test_a_question_of_money_is_shown_for_the_first_time_once(tmp_path: Path) -> None:
+    budget = {"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0", "window": "day"}
+    script, budgets = ScriptedModel(priced_reply("Bought.")), [budget | {"on_empty": "ask"}]
+    async with http_mesh(tmp_path, Scholar, script=script, ledger=PRICED, budgets=budgets) as api:
+        tail = api.mesh.log.tail(EventFilter(event_type="task.waiting", after_seq=0))
+        await api.submit(agent_id="scholar", payload={"text": "Buy."})
+        await anext(tail)
+        await tail.aclose()
+        [before] = (await api.get("/inbox"))["items"]
+        await event(api, "question.reached")
+        [after] = (await api.get("/inbox"))["items"]
+        await api.finished(agent_id="echo", payload={"text": "Meanwhile."})
+        assert (before["reached_by"], after["reached_by"]) == (None, "anonymous")
+        assert len(await events(api, event_type="question.reached")) == 1
 
 
 async def test_a_mesh_that_is_held_is_released(tmp_path: Path, browser: Browser) -> None:

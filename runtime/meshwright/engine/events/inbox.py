@@ -110,6 +110,12 @@ class Question(View, kw_only=True):
         return bool(self.task_id or self.source)
 
     @property
+    def key(self) -> str:
+        """The key of events about the question: for money the budget, for which tasks wait together."""
+        account = account_of(self.subject) if _is_for_money(self.subject) else None
+        return self.wait_id if account is None else _money_key(account)
+
+    @property
     def kind(self) -> str:
         """By whom and what for it asks, as in `coder: approval send_mail`, or `mcp/files`."""
         if not self.task_id:
@@ -238,7 +244,11 @@ def _row_id(event: Event, key: str) -> str:
     """The id of the question that an event is of; what asks for money is known by its budget."""
     waiting = TaskWaiting.read(event)
     account = account_of(waiting.subject) if waiting is not None and waiting.kind == "money" else None
-    return question_id(event.tenant_id, key if account is None else f"money/{account}")
+    return question_id(event.tenant_id, key if account is None else _money_key(account))
+
+
+def _money_key(account: str) -> str:
+    return f"money/{account}"
 
 
 def _asks(event: Event) -> bool:

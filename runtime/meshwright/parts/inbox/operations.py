@@ -96,7 +96,7 @@ class InboxOperations(Acting):
             await require_known(self.mesh, fields, tenant_id)
         for question in page.items:
             if question.reached_at is None and self._may_answer(question):
-                payload = QuestionReached(key=question.wait_id, by=self.caller.requested_by)
+                payload = QuestionReached(key=question.key, by=self.caller.requested_by)
                 self.mesh.tell(payload, tenant_id=tenant_id, task_id=question.task_id)
         return page
 
