@@ -190,6 +190,10 @@ class BadNight:
     tree: str
 
 
+def _problem(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "server_error"}}
+
+
 def _configuration(provider: FakeProvider) -> str:
     prices = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002, "max_input_tokens": 128_000}
     deployments = [
@@ -292,16 +296,16 @@ async def bad_night(folder: Path, tasks: int = TASKS) -> AsyncIterator[BadNight]
         file = folder / "litellm_config.yaml"
         file.write_text(_configuration(provider))
         await _yesterday(folder, tasks)
-        provider.faults_of["flaky-translations-of-the-night"].extend([Fault(status=500)] * 1000)
-        refusal = Fault(
-            status=401, body={"error": {"message": "Incorrect API key", "type": "invalid_request_error"}}
-        )
+        outage = Fault(status=500, body=_problem("upstream connect error: connection reset by peer"))
+        provider.faults_of["flaky-translations-of-the-night"].extend([outage] * 1000)
+        refusal = Fault(status=401, body=_problem("Incorrect API key provided"))
         provider.faults_of["refused"].extend([refusal] * 1000)
         chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
         purse = {"name": "expensive", "scope": "tag", "of": "expensive", "limit_usd": "0", "on_empty": "ask"}
         night = {"name": "all", "scope": "mesh", "limit_usd": "40", "window": "day"}
         settings: dict[str, Any] = {
             "model": "router",
+            "models": {"park_seconds": 600, "max_park_seconds": 600},
             "litellm_config": str(file),
             "webhooks": webhooks(),
             "channels": {"chat": chat, "team": chat | {"kind": "mattermost", "token": "x"}},

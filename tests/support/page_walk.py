@@ -19,6 +19,24 @@ MAX_TABS = 2
 """Of a view, and of its filters, that are gone to."""
 LINKS = "(all) => all.map((link) => link.getAttribute('href'))"
 
+FOCUSABLE = """() => [...document.querySelectorAll(
+    "a[href], button:not(:disabled), input, select, textarea, summary, [tabindex='0']")]
+  .filter((one) => one.tabIndex >= 0 && one.checkVisibility({ visibilityProperty: true }))"""
+FOCUSED = """() => {
+  const one = document.activeElement;
+  if (one === document.body || one.isReached) return null;
+  one.isReached = true;
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  const shape = one.querySelector("rect");
+  const { x, y, width, height } = one.getBoundingClientRect();
+  const top = document.elementFromPoint(Math.max(1, x + Math.min(width, innerWidth - x) / 2), y + height / 2);
+  const isOutlined = (outlineStyle !== "none" && parseFloat(outlineWidth) >= 1) ||
+    (shape && getComputedStyle(shape).strokeWidth === "3px");
+  const isCovered = top !== null && !one.contains(top) && !top.contains(one);
+  const faults = [isOutlined || "is not outlined", isCovered && "is covered"].filter((fault) => fault.length);
+  return faults.map((fault) => `${one.outerHTML.slice(0, 90)} ${fault}`);
+}"""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -94,3 +112,17 @@ def _violations(response: dict[str, Any]) -> list[str]:
         for violation in response["violations"]
         for node in violation["nodes"][:2]
     ]
+
+
+async def tab_through(page: Page, address: str) -> list[str]:
+    """Press Tab through a page; returns what was not reached, or not seen while it had the focus."""
+    await page.evaluate("document.activeElement.blur()")
+    faults = list[str]()
+    while True:
+        await page.keyboard.press("Tab")
+        if (unseen := await page.evaluate(FOCUSED)) is None:
+            break
+        faults += unseen
+    missed = f"({FOCUSABLE})().filter((one) => !one.isReached).map((one) => one.outerHTML.slice(0, 90))"
+    faults += [f"{html} is not reached" for html in await page.evaluate(missed)]
+    return [f"{address}: {fault}" for fault in faults]

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests.support.bad_night import TASKS, bad_night
 from tests.support.page import TOKEN, log_in, reader
-from tests.support.page_walk import Look, judge, walk
+from tests.support.page_walk import Look, judge, tab_through, walk
 
 pytestmark = pytest.mark.needs("chromium")
 ZOOMED = 640
@@ -45,3 +45,26 @@ async def test_every_page_of_a_bad_night_is_readable(
     assert not faults, "\n".join(faults)
     assert len(addresses) >= 20, addresses
     assert [text for text in person.complaints if "401" not in text] == []  # of the login
+
+
+@pytest.mark.parametrize(
+    ("views", "widths"),
+    [(("inbox", "tasks"), (1280,)), pytest.param((), (1280, 390), marks=pytest.mark.soak("every page"))],
+    ids=["sample", "all"],
+)
+async def test_the_keyboard_reaches_all_that_is_in_sight(
+    tmp_path: Path, browser: Browser, views: tuple[str, ...], widths: tuple[int, ...]
+) -> None:
+    async with bad_night(tmp_path, 0) as night, reader(browser, f"{night.api.url}/#/tasks") as person:
+        await log_in(person, TOKEN)
+        await expect(person.page.get_by_role("link", name="Deliveries")).to_be_visible()
+        faults = list[str]()
+        async for address in walk(person.page, night.api.url):
+            if views and address.removeprefix("#/") not in views:
+                continue
+            for width in widths:
+                await Look(width).take(person.page)
+                faults += await tab_through(person.page, f"{address} {width}")
+                await person.page.reload()
+                await expect(person.page.get_by_role("heading", level=1)).to_be_visible()
+    assert not faults, "\n".join(faults)

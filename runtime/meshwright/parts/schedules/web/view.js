@@ -1,7 +1,7 @@
 // @ts-check
 /** Schedules: when they are due, how their last run ended, and whether they are paused. */
 import { html } from "/ui/vendor/preact.js";
-import { act, Ago, Asking, call, Count, Failed, may, Status, TaskLink, to, useData } from "/ui/lib.js";
+import { act, Ago, Asking, call, Count, Failed, may, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
 
 export const roles = ["viewer"];
 
@@ -12,8 +12,7 @@ export default function SchedulesPage() {
   const when = (/** @type {any} */ one) => one.cron ? html`<code>${one.cron}</code>` : one.every_seconds ? `every ${one.every_seconds} s` : html`<${Ago} time=${one.at} />`;
   return html`<h1>Schedules</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${data?.items.length === 0 ? html`<p class="empty">There is no schedule: <code>mesh schedules create</code> makes one.</p>` : null}
-    ${data?.items.length ? html`<div class="wide-table" tabindex="0" role="region" aria-label="Schedules"><table><thead><tr><th>Schedule</th><th><span class="unseen">Actions</span></th><th>State</th><th>When</th><th>Zone</th><th>For</th><th>Next</th><th class="number">Runs</th><th>Last</th><th>By</th></tr></thead>
-      <tbody>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.id}><td>${one.id}${one.declared ? html` <span class="dim">mesh.toml</span>` : ""}</td><td class="line">${may("operator") ? html`${one.status === "paused" ? html`<button type="button" onClick=${() => change(one, "resume", "It goes on")}>Resume</button>` : one.status === "active" ? html`<button type="button" onClick=${() => change(one, "pause", "It is paused")}>Pause</button>` : null} <button type="button" onClick=${() => change(one, "run", "It runs now")}>Run now</button>` : null}</td><td><span class=${one.status === "active" ? "s-succeeded" : "s-waiting"}>${one.status}</span></td><td>${when(one)}</td><td>${one.zone}</td>
+    ${data?.items.length ? html`<${Table} label="Schedules" heads=${["Schedule", "", "State", "When", "Zone", "For", "Next", "#Runs", "Last", "By"]}>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.id}><td>${one.id}${one.declared ? html` <span class="dim">mesh.toml</span>` : ""}</td><td class="line">${may("operator") ? html`${one.status === "paused" ? html`<button type="button" onClick=${() => change(one, "resume", "It goes on")}>Resume</button>` : one.status === "active" ? html`<button type="button" onClick=${() => change(one, "pause", "It is paused")}>Pause</button>` : null} <button type="button" onClick=${() => change(one, "run", "It runs now")}>Run now</button>` : null}</td><td><span class=${one.status === "active" ? "s-succeeded" : "s-waiting"}>${one.status}</span></td><td>${when(one)}</td><td>${one.zone}</td>
         <td>${one.agent_id ? html`<a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>` : one.capability}</td><td><${Ago} time=${one.next_due_at} /></td><td class="number"><${Count} value=${one.runs} href=${to("tasks", { requested_by: `schedule:${one.id}` })} /></td>
-        <td>${one.last_run?.task_id ? html`<${TaskLink} id=${one.last_run.task_id} /> ` : ""}${one.last_run?.status ? html`<${Status} status=${one.last_run.status} />` : ""}</td><td>${one.changed_by}</td></tr>`)}</tbody></table></div>` : null}`;
+        <td>${one.last_run?.task_id ? html`<${TaskLink} id=${one.last_run.task_id} /> ` : ""}${one.last_run?.status ? html`<${Status} status=${one.last_run.status} />` : ""}</td><td>${one.changed_by}</td></tr>`)}<//>` : null}`;
 }

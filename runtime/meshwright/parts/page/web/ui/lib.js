@@ -349,13 +349,15 @@ export function Count({ value, href }) {
 }
 /** The address of the calls of models among the events; empty for a caller who may not see them. @param {Record<string, any>} of */
 export const callsOf = (of) => (may("viewer") ? to("events", { event_type: "model.called", ...of }) : "");
+/** The titles of columns for the style sheet, as custom properties. @param {string[]} heads */
+const titlesOf = (heads) => Object.fromEntries(heads.map((head, at) => [`--h${at + 1}`, JSON.stringify(head.replace("#", ""))]));
 /**
- * A table that scrolls sideways by itself; one that `stacks` shows a row as a block on phones, its cells named by their `data-head`.
+ * A table that scrolls sideways by itself. On phones a row is a block, and its cells have the titles of their columns above them.
  * A title that begins with `#` is of numbers, an empty one of buttons.
- * @param {{label: string, heads: string[], stacks?: boolean, children?: any}} given
+ * @param {{label: string, heads: string[], children?: any}} given
  */
-export const Table = ({ label, heads, stacks = false, children }) =>
-  html`<div class=${stacks ? "wide-table stacks" : "wide-table"} tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
+export const Table = ({ label, heads, children }) =>
+  html`<div class="wide-table stacks" style=${titlesOf(heads)} tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
 /** The way to a login from a page that is open to callers without one. */
 export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
 /** The line of an error of the API. @param {{error: any}} given */
