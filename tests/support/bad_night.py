@@ -37,6 +37,7 @@ TITLE = (
     "firing for the fifth time tonight although the pool of connections was raised twice"
 )
 TEXTS = (TITLE, LONG_WORD, ARABIC, "<b onclick='x()'>bold</b> <img src=x onerror=alert(1)>", "你好 🚀 " * 30)
+EXPERIMENT = "a kinder tone in answers to customers of the shop at night"
 LONG_NAME = "reconciler-of-orders-with-the-warehouse-of-the-european-union-01"
 PLAN = """\
 --- deployment/{service}
@@ -273,7 +274,7 @@ async def _registers(api: Api) -> None:
         ("POST", "/v1/prompts", {"name": "helper", "template": f"Help.\n{LONG_WORD}", "message": TITLE}),
         ("PUT", "/v1/prompts/helper", {"template": "Help well."}),
         ("POST", "/v1/prompts", {"name": LONG_NAME, "template": ARABIC}),
-        ("POST", "/v1/experiments", {"name": TITLE[:60], "agent_id": "helper", "variants": variants}),
+        ("POST", "/v1/experiments", {"name": EXPERIMENT, "agent_id": "helper", "variants": variants}),
         ("POST", "/v1/evaluations", {"data": {"items": [{"output": LONG_WORD}]}, "metrics": ["length"]}),
         ("POST", "/schedules", {"id": LONG_NAME, "cron": "0 7 * * *", "task": task}),
         ("POST", "/api/agents", config),

@@ -19,6 +19,7 @@ MAX_TABS = 2
 """Of a view, and of its filters, that are gone to."""
 LINKS = "(all) => all.map((link) => link.getAttribute('href'))"
 
+NO_WORDS = ("undefined", "NaN", "Invalid Date", "[object Object]")
 FOCUSABLE = """() => [...document.querySelectorAll(
     "a[href], button:not(:disabled), input, select, textarea, summary, [tabindex='0']")]
   .filter((one) => one.tabIndex >= 0 && one.checkVisibility({ visibilityProperty: true }))"""
@@ -92,7 +93,9 @@ async def judge(page: Page, address: str, look: Look) -> list[str]:
     """Whatever is wrong with a page in a window: it is wider than that, or axe has something to say."""
     await look.take(page)
     name = f"{address} {look.name}"
-    faults = []
+    faults = list[str]()
+    text = await page.locator("main").inner_text()
+    faults += [f"{name}: shows {word!r}" for word in NO_WORDS if word in text]
     if (pixels := await page.evaluate(SIDEWAYS)) > 0:
         faults.append(f"{name}: {pixels} px wider than the window")
     if look.is_judged:

@@ -65,10 +65,16 @@ function problemOf(text) {
   }
 }
 
+/** Shows the login, and says why to a caller whose login has ended. */
+function askToLogIn() {
+  if (me.value?.logged_in) notice.value = { text: "Your login has ended. Log in to go on where you were." };
+  me.value = undefined;
+}
+
 /** After a refusal: a login has ended, or a caller without one now needs one. @param {string} path */
 async function doubt(path) {
   if (path === "/session") return;
-  if (path === "/me" || me.value?.logged_in) me.value = undefined;
+  if (path === "/me" || me.value?.logged_in) askToLogIn();
   else if (me.value) await call("GET", "/me").catch(() => {});
 }
 
@@ -246,7 +252,7 @@ export async function follow() {
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
       const answer = await fetch("/events/stream", { headers: wanted, signal: whenHidden(ended) });
-      if (answer.status === 401) me.value = undefined;
+      if (answer.status === 401) askToLogIn();
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
       lostAt.value = 0;
