@@ -37,6 +37,7 @@ from meshwright.money.display import spent_of
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection
     from meshwright.client import Client
+    from meshwright.core.events import Event
     from meshwright.core.files import TaskFile
     from meshwright.engine.work.protocol import Wait
     from meshwright.engine.work.record import TaskView
@@ -325,9 +326,21 @@ async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
             for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
         ]
         lines.append(("limits", ", ".join(_limit(limit, limit["event"] in reached) for limit in view.limits)))
+    if view.attempts:
+        sessions = await mesh.client.events(task_id=view.task_id, event_type="coding.session", limit=100)
+        lines += [("sessions", line)] if (line := _coding_sessions(sessions)) else []
     accounts = [document(account) for account in await mesh.client.budgets()]
     own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
     return [*lines, *(("budget", spent_of(account)) for account in own)]
+
+
+def _coding_sessions(events: Sequence[Event]) -> str:
+    """The coding agent of a task, and how each of its sessions began."""
+    if not events:
+        return ""
+    payloads = [event.payload for event in events]
+    agent = payloads[-1]["agent"] or payloads[-1]["program"]
+    return f"{agent}: {', '.join(payload['how'] for payload in payloads)}"
 
 
 def _limit(limit: Mapping[str, Any], is_reached: bool) -> str:

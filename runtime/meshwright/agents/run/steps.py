@@ -255,19 +255,27 @@ class RunSteps:
 
     @noted
     async def publish(self, name: str, request: Mapping[str, Any], payload: StepPayload) -> None:
-        """Publish an event of the run: once for a name and a request, however often the work is resumed."""
+        """Publish an event of the run: once for a name and a request, however often the work is resumed.
+
+        The step has the payload as its result.
+        """
         async with self._journal.open_step(name, request, costly=False) as step:
             if not step.is_replayed:
-                step.finish(None, [ProgressEvent.of(payload)])
+                fields = payload.model_dump(mode="json")
+                result = {
+                    key: value for key, value in fields.items() if key not in StepPayload.__struct_fields__
+                }
+                step.finish(result, [ProgressEvent.of(payload)])
 
-    async def note(self, name: str, value: Any) -> Any:
+    async def note(self, name: str, value: Any, payload: StepPayload | None = None) -> Any:
         """Note plain data, and return what was noted here when the work was not resumed yet.
 
-        A note is no progress: a run that is parked again after it pauses for longer.
+        The event of a `payload` is published once. A note is no progress: a run that is parked again after it
+        pauses for longer.
         """
         async with self._journal.open_step(name, {}, costly=False) as step:
             if not step.is_replayed:
-                step.finish(value)
+                step.finish(value, () if payload is None else [ProgressEvent.of(payload)])
         return step.result
 
     def program(self) -> AbstractContextManager[None]:

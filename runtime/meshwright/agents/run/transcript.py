@@ -219,7 +219,8 @@ class Transcript:
             into = "" if changed is None else f" with {_read(changed) or 'no arguments'}"
             reason = f": {result['reason']}" if result.get("reason") else ""
             return f"{decision}{by}{into}{reason}"
-        return _json(without_data(result))
+        shown = without_data(result)
+        return _read(shown) if isinstance(shown, dict) else _json(shown)
 
     # Contents
 

@@ -130,24 +130,18 @@ class _Job:
                     opened = (await live.open(text, is_lost=self._is_lost))._asdict()
                 except CodingAgentGone as error:
                     ending = {"failed": str(error), "lost": isinstance(error, SessionLost)}
-            opened = await run.note("coding session", opened)
+            opened = await run.note("coding session", opened, self._begun(opened))
             if opened is not None:
                 self._session_id, self._is_lost = opened["id"], False
-                event = SessionBegun(
-                    program=self._settings.program,
-                    agent=opened["agent"],
-                    how=opened["how"],
-                    session_id=opened["id"],
-                )
-                await run.publish("coding begun", {"session": self._sessions}, event)
                 if live is not None:
                     ending = await _ended(live)
-        ending = await run.note("coding turn", ending)
-        if ending is not None:
-            reason, words = ending.get("reason", "failed"), ending.get("failed") or ending["text"]
-            event = TurnEnded(reason=reason, text=words[:_MAX_TEXT_CHARS], refused=ending.get("refused", []))
-            await run.publish("coding ended", {"session": self._sessions}, event)
-        return ending
+        return await run.note("coding turn", ending, _turn_of(ending))
+
+    def _begun(self, opened: dict[str, Any] | None) -> SessionBegun | None:
+        if opened is None:
+            return None
+        program, session_id = self._settings.program, opened["id"]
+        return SessionBegun(program=program, agent=opened["agent"], how=opened["how"], session_id=session_id)
 
     async def _changed(self, answer: str) -> list[str]:
         """The files that differ by now. Raises NothingDelivered where none does."""
@@ -194,6 +188,13 @@ async def _ended(live: CodingSession) -> dict[str, Any]:
     except CodingAgentGone as error:
         return {"failed": str(error)}
     return {"reason": end.reason, "text": end.text[: _MAX_TEXT_CHARS * 4], "refused": live.refused}
+
+
+def _turn_of(ending: dict[str, Any] | None) -> TurnEnded | None:
+    if ending is None:
+        return None
+    reason, words = ending.get("reason", "failed"), ending.get("failed") or ending["text"]
+    return TurnEnded(reason=reason, text=words[:_MAX_TEXT_CHARS], refused=ending.get("refused", []))
 
 
 def _answer(name: str, ending: dict[str, Any]) -> str:

@@ -14,7 +14,14 @@ from meshwright.parts.coding.acp import AcpClient, Permission, PromptEnd
 from meshwright.parts.coding.event_types import PermissionDecided
 from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.programs import Launch
-from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, prompt_of, title_of
+from meshwright.parts.coding.work import (
+    CallReport,
+    CodingWork,
+    OpenedSession,
+    exit_code_of,
+    prompt_of,
+    title_of,
+)
 
 _MAX_INPUT_CHARS = 8_000
 _PASSING = ("id", "_at", "_ms", "time", "timestamp")
@@ -95,6 +102,7 @@ class AcpConversation:
         paths = [str(place.get("path", "")) for place in locations if isinstance(place, dict)]
         names = ("title", "kind", "status", "rawInput")
         fields = {name: update.get(name) for name in names} | {"paths": paths or None}
+        fields["exit_code"] = exit_code_of(update.get("rawOutput"))
         self._report.add(str(update.get("toolCallId", ""))[:200], fields)
 
 

@@ -34,12 +34,15 @@ class CodingCall(StepPayload, type="coding.call", word="coding"):
     kind: Fact[str]
     status: Fact[str]
     paths: list[str]
+    exit_code: Fact[int | None] = None
+    """of a command, where the agent says it"""
 
     def event_line(self, event: Document) -> Sequence[object]:
         return (
             self.kind or "call",
             short(self.title),
             self.status == "failed" and "failed",
+            self.exit_code is not None and f"exit code {self.exit_code}",
             self.paths and ", ".join(self.paths[:3]),
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from meshwright.parts.coding.acp import PromptEnd, lines_of
 from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone, SessionLost
-from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, prompt_of
+from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, exit_code_of, prompt_of
 
 _OPEN_SECONDS = 120.0
 _KINDS = {"Bash": "execute", "Edit": "edit", "Write": "edit", "MultiEdit": "edit", "Read": "read"}
@@ -113,7 +113,7 @@ class HeadlessConversation:
                 self._text = str(item.get("text", ""))
             case "command_execution":
                 fields = {"title": item.get("command"), "kind": "execute", "status": status}
-                self._report.add(key, fields)
+                self._report.add(key, fields | {"exit_code": exit_code_of(item)})
             case "file_change":
                 listed = item.get("changes")
                 changes = listed if isinstance(listed, list) else []

@@ -72,7 +72,7 @@ class CallReport:
         return self._calls.get(key, {})
 
     def add(self, key: str, fields: Mapping[str, Any]) -> None:
-        """Learn of a call: its `title`, `kind`, `status` and `paths`."""
+        """Learn of a call: its `title`, `kind`, `status`, `paths` and `exit_code`."""
         if key not in self._calls and len(self._calls) >= _MAX_CALLS:
             return
         call = self._calls.setdefault(key, {})
@@ -94,8 +94,15 @@ class CallReport:
             kind=str(call.get("kind", "other"))[:40],
             status=str(call["status"]),
             paths=[path.removeprefix(root)[:300] for path in call.get("paths", ())[:_MAX_PATHS]],
+            exit_code=call.get("exit_code"),
         )
         await self._work.run.publish("coding call", {"session": self._work.number, "call": key}, event)
+
+
+def exit_code_of(output: Any) -> int | None:
+    """The exit code of a command, where the output that an agent reports names it."""
+    code = output.get("exit_code") if isinstance(output, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 def title_of(call: Mapping[str, Any]) -> str:

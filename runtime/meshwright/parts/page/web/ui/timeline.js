@@ -1,6 +1,7 @@
 // @ts-check
 /** The steps of a task on a line of time, to scale, with their waits and costs; the chosen one is beside them. */
 import { html, useEffect } from "./vendor/preact.js";
+import { Coding } from "./coding.js";
 import { show } from "./keys.js";
 import { Ago, asked, dollars, Failed, may, route, span, Status, to, useData } from "./lib.js";
 import { keyOf, Step } from "./steps.js";
@@ -54,7 +55,7 @@ export function Timeline({ task, children }) {
         ${at >= 0 ? html`<a href=${href(all[at])} aria-keyshortcuts="k" data-always="1">Previous</a>` : null}
         ${at + 1 < steps.length ? html`<a href=${href(steps[at + 1])} aria-keyshortcuts="j" data-always="1">Next</a>` : null}
         ${at >= 0 ? html`<a href=${href(null)}>Whole task</a>` : null}</nav>
-      <div class="chosen-body">${at < 0 ? children : html`<${Step} key=${named} id=${task.task_id} step=${steps[at]} />`}</div>
+      <div class="chosen-body">${at < 0 ? [children, html`<${Coding} key="coding" id=${task.task_id} steps=${steps} />`] : html`<${Step} key=${named} id=${task.task_id} step=${steps[at]} />`}</div>
     </div>
   </div></section>`;
 }
