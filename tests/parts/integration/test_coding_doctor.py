@@ -1,0 +1,50 @@
+"""`mesh doctor` names a coding agent that cannot be used, with the command that installs it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.running_mesh import run
+
+pytestmark = pytest.mark.needs("bwrap")
+ADAPTER = """#!/usr/bin/env python3
+import json, sys
+
+number = json.loads(sys.stdin.readline())["id"]
+result = {{"protocolVersion": {protocol}, "agentInfo": {{"name": "codex-acp", "version": "{version}"}}}}
+print(json.dumps({{"jsonrpc": "2.0", "id": number, "result": result}}), flush=True)
+sys.stdin.read()
+"""
+INSTALL = "npm install -g @zed-industries/codex-acp@"
+
+
+def adapter(folder: Path, version: str, protocol: int = 1) -> str:
+    """The path of an adapter for Codex of a version."""
+    folder.mkdir()
+    program = folder / "codex-acp"
+    program.write_text(ADAPTER.format(version=version, protocol=protocol))
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_programs_that_are_missing_or_old_or_speak_another_version_are_named(tmp_path: Path) -> None:
+    commands = {
+        "ABSENT": "/nowhere/codex-acp",
+        "OLD": adapter(tmp_path / "old", "0.9.1"),
+        "OTHER": adapter(tmp_path / "other", "0.16.0", protocol=7),
+        "GOOD": adapter(tmp_path / "good", "0.16.0"),
+    }
+    setup = {f"MESH_CODING__{name}__COMMAND": command for name, command in commands.items()}
+    setup |= {f"MESH_CODING__{name}__PROGRAM": "codex" for name in commands}
+    done = run("doctor", cwd=tmp_path, **setup)
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if " coding." in line}
+    assert lines["coding.good"].startswith("ok"), done.stdout
+    assert "codex-acp 0.16.0, begins again after a stop" in lines["coding.good"]
+    problems = {
+        "absent": "needs /nowhere/codex-acp, which is not installed",
+        "old": "is too old: codex-acp 0.9.1, begins again after a stop, and 0.16 is needed",
+        "other": "speaks version 7 of the Agent Client Protocol, not 1",
+    }
+    for name, problem in problems.items():
+        line = lines[f"coding.{name}"]
+        assert line.startswith("FAIL") and problem in line and INSTALL in line
