@@ -143,6 +143,15 @@ def test_an_agent_of_a_framework_takes_25_lines_and_six_more_than_it_had() -> No
     assert signs.count("+") - signs.count("-") <= 6
 
 
+async def test_skills(tmp_path: Path) -> None:
+    folder = copied("skills", tmp_path)
+    async with mesh_up(folder / ".mesh", cwd=folder) as running:
+        done = await mesh("ask", "support", "Are vouchers paid out?", "--url", running.url)
+        page = await running.get("/events", event_type="skill.read")
+    assert done.out == "Vouchers are never paid out.\n"
+    assert [event["payload"]["skill"] for event in page.body["items"]] == ["refunds"]
+
+
 async def test_schedule(tmp_path: Path) -> None:
     folder = copied("schedule", tmp_path)
     async with mesh_up(folder / ".mesh", cwd=folder) as running:
