@@ -109,6 +109,19 @@ async def test_a_permission_is_asked_once_and_the_session_goes_on(up: Up) -> Non
         assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "resumed"]
 
 
+async def test_a_permission_is_not_asked_again_by_a_program_that_died_with_it(up: Up) -> None:
+    async with up() as mesh:
+        outcome = await delegated(mesh, "Have add() add. [asks] [dies once allowed]")
+        assert outcome.result["changed"] == ["M calc.py"]
+        assert [event["how"] for event in mesh.events("coding.session").payloads] == [
+            "new",
+            "resumed",
+            "resumed",
+        ]
+        assert [event["allowed"] for event in mesh.events("coding.permission").payloads] == [True]
+        assert len(mesh.events("task.waiting")) == 2
+
+
 async def test_a_permission_that_is_denied_is_an_answer(up: Up) -> None:
     async with up() as mesh:
         receipt = await mesh.client.submit("fixer", "Have add() add. [asks]")

@@ -93,6 +93,25 @@ async def test_a_permission_outlives_kill_9_and_is_asked_once(
     assert len(page.body["items"]) == 2  # the permission, and the proposal
 
 
+async def test_a_permission_that_is_asked_again_after_kill_9_has_its_answer(tmp_path: Path) -> None:
+    data, setup = tmp_path / "data", setup_of(tmp_path)
+    async with mesh_up(data, **setup) as first:
+        words = "Have add() add. [asks] [hangs once allowed]"
+        task_id = await first.submit(words, agent_id="fixer", capability="code-repair")
+        await first.until(is_waiting)
+        [question] = await first.client.inbox()
+        await first.client.answer(question, {"approve": True})
+        await first.until(is_call)
+        await first.kill()
+    async with mesh_up(data, **setup) as second:
+        result = await proposed(second, task_id)
+        waits = await second.get("/events", event_type="task.waiting", limit=100)
+        decided = await second.get("/events", event_type="coding.permission", limit=100)
+    assert result["changed"] == ["M calc.py", "A half.txt"]
+    assert len(waits.body["items"]) == 2
+    assert len(decided.body["items"]) == 1
+
+
 async def test_finished_calls_of_models_are_not_made_again(tmp_path: Path) -> None:
     data, setup = tmp_path / "data", setup_of(tmp_path)
     async with FakeOpenAI() as provider:

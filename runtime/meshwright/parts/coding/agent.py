@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
@@ -75,6 +76,7 @@ class _Job:
     def __init__(self, run: Run, tree: Tree, name: str, settings: CodingProgram) -> None:
         self._run, self._tree, self._name, self._settings = run, tree, name, settings
         self._claim = new_id()
+        self._decisions: dict[str, asyncio.Future[bool]] = {}
         self._session_id = ""
         self._sessions = 0
         self._failures = 0
@@ -120,7 +122,7 @@ class _Job:
         self._sessions += 1
         if self._sessions > _MAX_SESSIONS:
             raise CodingAgentFailed(f"{self._name} did not end its work in {_MAX_SESSIONS:,} sessions")
-        work = CodingWork(run, self._tree, self._name, self._settings, self._sessions)
+        work = CodingWork(run, self._tree, self._name, self._settings, self._sessions, self._decisions)
         beginning = await run.note("coding begin", {"claim": self._claim})
         async with AsyncExitStack() as stack:
             live = opened = ending = None

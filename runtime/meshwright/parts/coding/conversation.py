@@ -44,7 +44,6 @@ class AcpConversation:
         self._work, self._launch, self._report, self._gateway = work, launch, report, gateway
         self._earlier = earlier
         self._client = AcpClient(*streams, self._decide, self._update)
-        self._decisions: dict[str, asyncio.Future[bool]] = {}
         self._prompt = ""
 
     async def listen(self) -> None:
@@ -74,24 +73,31 @@ class AcpConversation:
         return await self._client.prompt(self._prompt, self._work.settings.max_seconds)
 
     async def _decide(self, permission: Permission) -> str | None:
-        key = str(permission.call.get("toolCallId", ""))
-        if key not in self._decisions:
-            self._decisions[key] = asyncio.ensure_future(self._ask_person(permission))
-        is_allowed = await asyncio.shield(self._decisions[key])
+        call = dict(self._report.call(str(permission.call.get("toolCallId"))))
+        call |= {name: value for name, value in permission.call.items() if value is not None}
+        about = {"kind": str(call.get("kind", "other")), "input": _input(call.get("rawInput"))}
+        decisions, key = self._work.decisions, json.dumps(about)
+        if key not in decisions:
+            decisions[key] = asyncio.ensure_future(self._ask_person(title_of(call), about))
+            decisions[key].add_done_callback(self._interrupt)
+        is_allowed = await asyncio.shield(decisions[key])
         return permission.option(allow=is_allowed)
 
-    async def _ask_person(self, permission: Permission) -> bool:
-        run, call = self._work.run, dict(self._report.call(str(permission.call.get("toolCallId"))))
-        call |= {name: value for name, value in permission.call.items() if value is not None}
-        title = title_of(call)
-        about = {"kind": str(call.get("kind", "other")), "input": _input(call.get("rawInput"))}
-        question = f"{self._work.name} asks for a permission: {title}"
+    def _interrupt(self, decision: asyncio.Future[bool]) -> None:
+        """Have the run's own code raise what kept a permission from being decided."""
+        error = None if decision.cancelled() else decision.exception()
+        if error is not None and not self._gateway.interrupted.done():
+            self._gateway.interrupted.set_exception(error)
+
+    async def _ask_person(self, title: str, about: Mapping[str, str]) -> bool:
+        """Ask once for what is said to be asked: the same question in a later claim has its answer."""
+        run, question = self._work.run, f"{self._work.name} asks for a permission: {title}"
         try:
             answer = await run.ask_person(question, shape=Approval, about=about)
         except WaitExpired:
             answer = Approval(approve=False)
         decided = PermissionDecided(title=title, allowed=answer.approve)
-        await run.publish("coding permission", {"session": self._work.number, "about": about}, decided)
+        await run.publish("coding permission", {"about": about}, decided)
         return answer.approve
 
     def _update(self, update: Mapping[str, Any]) -> None:

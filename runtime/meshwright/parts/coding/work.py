@@ -41,6 +41,8 @@ class CodingWork(NamedTuple):
     settings: CodingProgram
     number: int
     """Of the session in its run."""
+    decisions: dict[str, asyncio.Future[bool]]
+    """The answers to permissions, by what was asked: in all sessions of the run."""
 
 
 class AgentConversation(Protocol):
