@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,10 @@ class KillPlace(NamedTuple):
 
 @dataclass
 class Tally:
-    """How a job went: its kills, its questions, its sessions, and tokens by the provider and the ledger."""
+    """How a job went: its kills, its questions, its sessions, and tokens by the provider and the ledger.
+
+    The ledger has those of calls that were cut off too, by an estimate, which are not counted here.
+    """
 
     kills: list[KillPlace] = field(default_factory=list)
     permissions: Counter[str] = field(default_factory=Counter)
@@ -111,7 +114,6 @@ class ProgramCourse(Course):
             self.kills += 1
         tally.provider_tokens = self.script.tokens - tokens
         tally.provider_answers = self.script.requests.total() - answers
-        tally.ledger_tokens = result.task.usage.prompt_tokens + result.task.usage.completion_tokens
         return result
 
     @asynccontextmanager
@@ -134,10 +136,12 @@ class ProgramCourse(Course):
             if _PERMISSION in question.question:
                 tally.permissions[_command_of(question, job)] += 1
             tally.doubts += is_doubt(question.wait_id)
-        story = await running.story(task_id)
-        tally.sessions.update(
-            event["payload"]["how"] for event in story if event["event_type"] == "coding.session"
-        )
+        for event in await running.story(task_id):
+            payload = event["payload"]
+            if event["event_type"] == "coding.session":
+                tally.sessions[payload["how"]] += 1
+            elif event["event_type"] == "model.called" and payload["outcome"] == "ok":
+                tally.ledger_tokens += _tokens(payload["usage"])
 
     async def _has_ended(self, running: RunningMesh, job: CodingJob, waiting: deque[KillPlace]) -> bool:
         """Answer what is asked until the job has ended; false where the mesh is to be killed before."""
@@ -178,6 +182,10 @@ class ProgramCourse(Course):
         """The number of the event of a job's last call of the model."""
         page = await running.get("/events", task_id=self._ids[job.name], event_type="model.called", limit=500)
         return max((int(event["seq"]) for event in page.body["items"]), default=0)
+
+
+def _tokens(usage: Mapping[str, int]) -> int:
+    return usage["prompt_tokens"] + usage["completion_tokens"]
 
 
 def _command_of(question: Question, job: CodingJob) -> str:

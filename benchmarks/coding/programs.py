@@ -28,6 +28,7 @@ COLUMNS = {
     "resumed": 7,
     "begun again": 11,
     "calls": 5,
+    "cut": 3,
     "ledger": 7,
     "seconds": 7,
 }
@@ -47,6 +48,7 @@ def cells_of(result: Result, tally: Tally, diff: str) -> tuple[str, ...]:
         str(tally.sessions["resumed"]),
         str(tally.sessions["restarted"]),
         str(tally.provider_answers),
+        str(result.cut),
         "same" if tally.ledger_tokens == tally.provider_tokens else "DIFFERS",
         f"{(result.task.duration_ms or 0) / 1000:.0f}",
     )
