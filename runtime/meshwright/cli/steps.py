@@ -352,6 +352,8 @@ def _limit(limit: Mapping[str, Any], is_reached: bool) -> str:
 
 def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
     yield "task", view["task_id"]
+    if view.get("title"):
+        yield "title", view["title"]
     yield "status", join([view["status"], view.get("state")])
     yield "capability", view["capability"]
     yield "request", short(view["payload"].get("text") or "")

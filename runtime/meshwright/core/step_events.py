@@ -120,6 +120,13 @@ class RunStateChanged(StepPayload, type="run.state", word="state"):
         return self.state or "?", short(self.reason)
 
 
+class RunTitled(StepPayload, type="run.title", word="title"):
+    title: str
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (short(self.title),)
+
+
 class FileAttached(StepPayload, type="file.attached", word="file"):
     name: Fact[str]
     media_type: str

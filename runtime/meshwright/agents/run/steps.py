@@ -24,7 +24,8 @@ from meshwright.core.errors import AgentError, sentence
 from meshwright.core.ids import derived_id
 from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
-from meshwright.core.step_events import RunProgress, RunStateChanged, StepFinished
+from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled, StepFinished
+from meshwright.engine.events.tasks import title_of
 from meshwright.engine.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.records import ProgressEvent
@@ -301,6 +302,19 @@ class RunSteps:
             if not step.is_replayed:
                 payload = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
                 step.finish(payload, [ProgressEvent.of(RunStateChanged(**payload))])
+
+    @noted
+    async def title(self, text: str) -> None:
+        """Name the task in lists, on the page and in `GET /tasks/ID`, in place of its request's first line.
+
+        Its first line counts, at most 120 characters; the last title stays. It is an event `run.title`, once.
+        """
+        line = title_of(redact(text))
+        if line is None:
+            raise AgentError("run.title is given no words", remedy="Give it a line of text")
+        async with self._journal.open_step("title", {"title": line}, costly=False) as step:
+            if not step.is_replayed:
+                step.finish({"title": line}, [ProgressEvent.of(RunTitled(title=line))])
 
     @noted
     async def wait_event(

@@ -89,7 +89,8 @@ class TaskFilter(BaseModel):
             )
         if self.text is not None:
             values["text"] = session.bindable(self.text)
-            conditions.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
+            words = "lower(coalesce(tasks.title || ' ', '') || coalesce(tasks.text, ''))"
+            conditions.append(f"{_FIND[session.dialect]}({words}, lower(CAST(:text AS TEXT))) > 0")
         for name, compared in (("since", ">="), ("until", "<=")):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)

@@ -241,7 +241,8 @@ def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[Sub
 def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
     """Take from the lists what they quote of a task."""
     key = tenant_id, task_id
-    session.execute("UPDATE tasks SET reason = NULL, text = NULL WHERE tenant_id = ? AND task_id = ?", key)
+    erase = "UPDATE tasks SET reason = NULL, text = NULL, title = NULL WHERE tenant_id = ? AND task_id = ?"
+    session.execute(erase, key)
     session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
 
 

@@ -21,6 +21,7 @@ from meshwright.core.events import Event
 from meshwright.core.messages import Outcome, Parent, TaskStatus, Usage
 from meshwright.core.money import Amount, exact
 from meshwright.core.payloads import Fact
+from meshwright.core.step_events import RunTitled
 from meshwright.core.task_events import AttemptFailed, TaskAccepted, TaskStarted, TaskWaiting
 from meshwright.engine.events.filter import seconds
 from meshwright.engine.sql.database import Row, Session
@@ -38,7 +39,7 @@ ModelT = TypeVar("ModelT", bound=Struct)
 class TaskSummary(View):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
 
-    `title` is the first line of its request.
+    `title` is the one that its agent set, else the first line of its request.
 
     `error` is the type of the error by which it failed.
 
@@ -211,6 +212,7 @@ class _TaskRow:
     once: int = 0
     text: str | None = None
     forked_from: str | None = None
+    title: str | None = None
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -247,7 +249,9 @@ class _TaskRow:
 
 _COLUMNS = tuple(_TaskRow.__annotations__)
 LISTED = (*(name for name in TaskSummary.__struct_fields__ if name != "usage"), *USAGE)
-LISTED_COLUMNS = ", ".join("substr(text, 1, 300)" if name == "title" else name for name in LISTED)
+LISTED_COLUMNS = ", ".join(
+    "coalesce(title, substr(text, 1, 300))" if name == "title" else name for name in LISTED
+)
 """What a query of a list selects."""
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
@@ -343,6 +347,10 @@ def _go_on(row: _TaskRow, event: Event) -> None:
     """wait.ended: nothing but `updated_at`, from which on the task waits for a slot."""
 
 
+def _title(row: _TaskRow, event: Event) -> None:
+    row.title = title_of(RunTitled.from_payload(event.payload).title) or row.title
+
+
 def _fail(row: _TaskRow, event: Event) -> None:
     failed = AttemptFailed.from_payload(event.payload)
     if not row.ended and (_figure(failed.attempt) or row.attempts) >= row.attempts:
@@ -381,6 +389,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "wait.ended": _go_on,
     "task.resumed": _work("running"),
     "attempt.failed": _fail,
+    "run.title": _title,
     "task.succeeded": _end("succeeded"),
     "task.failed": _end("failed"),
     "task.cancelled": _end("cancelled"),

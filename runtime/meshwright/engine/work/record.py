@@ -252,6 +252,8 @@ def _is_replaced(before: _AttemptFields, attempt: _AttemptFields) -> bool:
 
 RUN_STATE = "run.state"
 """The event of the state that a run says it is in."""
+RUN_TITLE = "run.title"
+"""The event of the title that a run sets."""
 
 
 class TaskView(Struct, kw_only=True):
@@ -260,7 +262,8 @@ class TaskView(Struct, kw_only=True):
     `missing_agent` is the agent of its open attempt where no process of the mesh has that loaded: the task
     waits for it.
 
-    `state` is the last one that its run has named, such as `QA`, as far as the log has it.
+    `state` is the last one that its run has named, such as `QA`, and `title` the last that its run has set,
+    as far as the log has them.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
     says so, and the type of the `event` that it is reached. `code` is the digest of its agent's code as the
@@ -272,6 +275,7 @@ class TaskView(Struct, kw_only=True):
     payload: dict[str, Any]
     status: Fact[TaskStatus]
     state: Fact[str | None] = None
+    title: str | None = None
     attempts: Fact[tuple[Attempt, ...]]
     waits: Fact[tuple[Wait, ...]] = ()
     missing_agent: Fact[str | None] = None

@@ -20,9 +20,10 @@ from meshwright.agents.run.transcript import Transcript, transcripts
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.events import Event
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Fault, Outcome, Receipt, Task, TaskRequest, TaskVariant
-from meshwright.core.step_events import RunStateChanged
+from meshwright.core.step_events import RunStateChanged, RunTitled
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.engine.events.answers import (
     RevealedQuestion,
@@ -40,6 +41,7 @@ from meshwright.engine.work.people import HIDDEN
 from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
 from meshwright.engine.work.record import (
     RUN_STATE,
+    RUN_TITLE,
     TaskRecord,
     TaskView,
     journals_of,
@@ -176,6 +178,7 @@ class Tasks:
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             state=await self._state(task_id, tenant_id),
+            title=await self._title(task_id, tenant_id),
             attempts=tuple(record.attempts),
             waits=tuple(replace(wait, sealed=()) for wait in entry.waits) if entry is not None else (),
             missing_agent=self._missing_agent(record),
@@ -190,9 +193,18 @@ class Tasks:
         return attempt.agent_id if attempt and self._missing.is_missing(attempt.agent_id) else None
 
     async def _state(self, task_id: str, tenant_id: str) -> str | None:
-        query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1)
-        changes = [RunStateChanged.from_payload(event.payload) for event in await self._log.query(query)]
-        return changes[0].state if changes else None
+        event = await self._last_event(task_id, tenant_id, RUN_STATE)
+        return None if event is None else RunStateChanged.from_payload(event.payload).state
+
+    async def _title(self, task_id: str, tenant_id: str) -> str | None:
+        event = await self._last_event(task_id, tenant_id, RUN_TITLE)
+        return None if event is None else RunTitled.from_payload(event.payload).title
+
+    async def _last_event(self, task_id: str, tenant_id: str, event_type: str) -> Event | None:
+        query = EventFilter(
+            task_id=task_id, tenant_id=tenant_id, event_type=event_type, order="desc", limit=1
+        )
+        return next(iter(await self._log.query(query)), None)
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""

@@ -13,8 +13,9 @@ import { Text } from "./unseen.js";
 
 const TITLE_CHARS = 120;
 
-/** The first line of the request; where there are no words, what the task is for. @param {any} task */
+/** The title that the agent set, else the first line of the request; where there are no words, what the task is for. @param {any} task */
 function titleOf(task) {
+  if (task.title) return task.title;
   const text = typeof task.payload.text === "string" ? task.payload.text : "";
   const line = text.split("\n").map((/** @type {string} */ one) => one.trim()).find(Boolean) ?? `Task for ${task.capability}`;
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;

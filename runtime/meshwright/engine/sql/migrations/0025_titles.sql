@@ -1,0 +1,2 @@
+-- The titles that agents set.
+ALTER TABLE tasks ADD COLUMN title TEXT;
