@@ -35,6 +35,7 @@ class Payer(Agent):
         return f"charged {amount}"
 
     async def run(self, run: Run) -> str:
+        await run.state("PAYING")  # changes nothing
         await run.delegate("helper", "How much?")
         await run.converse()
         raise ValueError("the receipt was lost")
@@ -56,7 +57,7 @@ async def test_a_plan_has_steps_effects_and_costs_of_each_way(tmp_path: Path) ->
         start, journal = plan.ways
         assert (start.begin, journal.begin) == ("start", "journal")  # the agent was at fault
         assert plan.error is not None and plan.error.type == "ValueError"
-        assert start.names == ("delegate helper", "2 × model", "tool charge")
+        assert start.names == ("step state", "delegate helper", "2 × model", "tool charge")
         assert start.effects == ("delegate helper", "tool charge")
         assert (start.steps_kept, start.asks) == (0, True)
         assert start.cost_usd == Decimal("0.6")  # of the helper too

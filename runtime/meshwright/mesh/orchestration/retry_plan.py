@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
+from meshwright.agents.run.recorded import APPROVE
 from meshwright.agents.run.transcript import Transcript
 from meshwright.core.display import dollars
 from meshwright.core.encoding import Struct
@@ -19,6 +20,7 @@ from meshwright.money.task_costs import TaskTree
 
 _MAX_NAMES = 12
 _WITHOUT_EFFECT = ("context", "model")
+_NOTES = ("ask_person", "state", "title")  # steps of runs that change nothing outside
 
 
 class RetryWay(Struct):
@@ -76,7 +78,7 @@ def way_of(
     """The way that keeps the steps of some paths; `costs` are those of delegated tasks by their ids."""
     again = [step for step in steps if step.path not in kept_paths and not step.is_copied]
     names = _counted(again, skipped=("context",))
-    effects = _counted([step for step in again if step.status != "waiting"], skipped=_WITHOUT_EFFECT)
+    effects = _counted(filter(_may_have_effect, again), skipped=_WITHOUT_EFFECT)
     way = RetryWay(
         begin=begin,
         steps_kept=len(kept_paths),
@@ -136,6 +138,11 @@ def _counted(steps: Iterable[StepSummary], skipped: tuple[str, ...]) -> tuple[st
     """The names of steps, each once with how often it is there."""
     counts = Counter(_name_of(step) for step in steps if step.kind not in skipped)
     return tuple(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
+
+
+def _may_have_effect(step: StepSummary) -> bool:
+    is_note = step.kind == "step" and (step.name in _NOTES or step.name.startswith(APPROVE))
+    return step.status != "waiting" and not is_note
 
 
 def _name_of(step: StepSummary) -> str:
