@@ -254,3 +254,19 @@ async def test_trends_count_what_ended_and_what_was_called(api: Api) -> None:
     tenant = await holder(api, "other", Role.VIEWER)
     _, of_tenant = await api.call("GET", "/figures/trends", headers=tenant)
     assert (of_tenant["agents"], of_tenant["models"]) == ([], [])
+
+
+async def test_flows_count_who_gave_tasks_to_whom(api: Api) -> None:
+    flows = await api.get("/figures/flows", minutes=60)
+    edges = {(flow["source"], flow["target"]): (flow["count"], flow["failed"]) for flow in flows["items"]}
+    assert flows["minutes"] == 60
+    assert edges == {
+        (None, "poet"): (ANSWERED, 0),
+        (None, "echo"): (FAILED, FAILED),
+        (None, "gate"): (OPEN, 0),
+        (None, "asker"): (1, 0),
+        ("poet", None): (ANSWERED, 0),
+    }
+    tenant = await holder(api, "other", Role.VIEWER)
+    _, of_tenant = await api.call("GET", "/figures/flows", headers=tenant)
+    assert of_tenant["items"] == []

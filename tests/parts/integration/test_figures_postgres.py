@@ -75,3 +75,6 @@ async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_
         [trend] = (await api.get("/figures/trends"))["agents"]
         ends = [sum(hour[end] for hour in trend["hours"]) for end in ("succeeded", "failed")]
         assert (trend["agent_id"], ends) == ("echo", [1, 1])
+        flows = (await api.get("/figures/flows"))["items"]
+        echo = [(flow["count"], flow["failed"]) for flow in flows if flow["target"] == "echo"]
+        assert echo == [(2, 1)]

@@ -213,6 +213,7 @@ VISITS = (
     ("task/TASK", ""),
     ("task/TASK", "Save as a file…"),
     ("mesh", ""),
+    ("mesh/topology", ""),
     ("money", ""),
     ("money?by=task", "Set an allowance…"),
     ("events", ""),

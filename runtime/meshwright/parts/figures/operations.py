@@ -21,7 +21,7 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model
 from meshwright.parts.figures.reader import FiguresReader
-from meshwright.parts.figures.records import AgentFigures, Figures, Scale, Trends
+from meshwright.parts.figures.records import AgentFigures, Figures, Flows, Scale, Trends
 from meshwright.parts.figures.sums import CallKey, CallSums, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -68,6 +68,14 @@ class FiguresOperations:
         The holder of a key sees the tasks of the key's tenant, the administrator all of it, and deployments.
         """
         return await self._reader.trends(hours, visible_tenant(caller))
+
+    @operation(_SEE, "GET /figures/flows", "Show the flow of the last minutes", name="show_flows")
+    async def flows(self, caller: Caller, minutes: Annotated[int, Field(ge=1, le=60)] = 10) -> Flows:
+        """Count the tasks that were given from agent to agent, and the calls of models, in the last minutes.
+
+        The holder of a key sees the tasks of the key's tenant, the administrator all of it.
+        """
+        return await self._reader.flows(minutes, visible_tenant(caller))
 
     @operation(
         _SEE,

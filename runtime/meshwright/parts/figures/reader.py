@@ -28,11 +28,13 @@ from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.settings import PresenceSettings
 from meshwright.models.overview import Deployments
 from meshwright.parts.figures.deployments import CallRow, figures_of_models, last_calls, quantile_seconds
+from meshwright.parts.figures.flows import read_flows
 from meshwright.parts.figures.records import (
     AgentFigures,
     DeadLetterCounts,
     DiskFigures,
     Figures,
+    Flows,
     ParkedFigures,
     Scale,
     StuckAttempt,
@@ -137,6 +139,12 @@ class FiguresReader:
             models=tuple(model_trends(rows.calls, declared)),
             is_cut=rows.is_cut,
         )
+
+    async def flows(self, minutes: int, tenant_id: str | None) -> Flows:
+        """The flow of the last minutes, of a tenant or of the whole mesh. Raises StoreFailed."""
+        now = self._mesh.runtime.clock.now()
+        flows = await self._mesh.log.view_apart(read_flows, tenant_id, now.timestamp() - 60 * minutes)
+        return Flows(at=now, minutes=minutes, items=tuple(flows))
 
     async def scale(self, app: str, tenant_id: str | None) -> Scale:
         """The tasks of an agent, or of all (`mesh`), that wait for a slot or run. Raises NotFound."""

@@ -215,6 +215,26 @@ class Trends(View, kw_only=True):
     is_cut: bool = False
 
 
+class Flow(View):
+    """Tasks that an agent, or callers, gave to an agent, or the calls of models by an agent.
+
+    The `source` is None for callers, the `target` None for models.
+    """
+
+    source: str | None
+    target: str | None
+    count: int
+    failed: int = 0
+
+
+class Flows(View, kw_only=True):
+    """The flow of the last `minutes`, among the newest 5,000 tasks and calls."""
+
+    at: datetime
+    minutes: int
+    items: tuple[Flow, ...] = ()
+
+
 class Scale(View):
     """The tasks of an app that wait for a slot or run; `value`, their sum, is for an autoscaler."""
 

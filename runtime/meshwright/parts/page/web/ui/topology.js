@@ -1,7 +1,7 @@
 // @ts-check
 /** The mesh as a graph: callers, agents and models, the tasks between them, and events as they pass. */
-import { html, useEffect, useRef } from "./vendor/preact.js";
-import { Ago, Count, listen, slow, Table, to, useData } from "./lib.js";
+import { html, signal, useEffect, useRef } from "./vendor/preact.js";
+import { Count, listen, slow, Table, to, useData } from "./lib.js";
 
 const CALLERS = "callers";
 const MODELS = "models";
@@ -23,17 +23,23 @@ function learn(task, agent) {
   agentOf.set(task, agent);
 }
 
-/** The edges that tasks of a list make: from the caller, or the agent that delegated. @param {any[]} tasks */
-export function edgesOf(tasks) {
-  /** @type {Map<string, {from: string, to: string, count: number, last: string, failed: number}>} */
+/** @typedef {{from: string, to: string, count: number, failed: number}} Edge */
+/** Tasks are listed once: events and flows say what is new. */
+const once = signal(0);
+
+/** The edges that tasks of a list make, from the caller or the agent that delegated, with the flow of the last minutes. @param {any[]} tasks @param {any[]} flows @returns {Edge[]} */
+export function edgesOf(tasks, flows) {
+  /** @type {Map<string, Edge>} */
   const edges = new Map();
   for (const task of tasks) learn(task.task_id, task.agent_id);
   for (const task of tasks) {
     const from = task.parent_task_id ? agentOf.get(task.parent_task_id) : CALLERS;
     if (!from || !task.agent_id) continue;
-    const name = `${from} ${task.agent_id}`;
-    const edge = edges.get(name) ?? { from, to: task.agent_id, count: 0, last: task.updated_at, failed: 0 };
-    edges.set(name, { ...edge, count: edge.count + 1, failed: edge.failed + (task.status === "failed" || task.status === "timed_out" ? 1 : 0) });
+    edges.set(`${from} ${task.agent_id}`, { from, to: task.agent_id, count: 0, failed: 0 });
+  }
+  for (const { source, target, count, failed } of flows) {
+    const [from, end] = [source ?? CALLERS, target ?? MODELS];
+    edges.set(`${from} ${end}`, { from, to: end, count, failed });
   }
   return [...edges.values()];
 }
@@ -55,38 +61,53 @@ export function placed(agents, edges) {
   return { places, width: 8 + columns.length * WIDTH + (columns.length - 1) * GAP_X, height: 8 + rows * (HEIGHT + GAP_Y) - GAP_Y };
 }
 
-/** The line of an edge; between agents of one column it bends to the right. @param {{x: number, y: number}} from @param {{x: number, y: number}} target */
-function line(from, target) {
+/** The line of an edge and the place of its label, which is not behind a node; between agents of one column it bends to the right. @param {{x: number, y: number}} from @param {{x: number, y: number}} target */
+function lineOf(from, target) {
   const [startX, startY] = [from.x + WIDTH, from.y + HEIGHT / 2];
   const isBeside = target.x <= from.x;
   const [endX, endY] = [isBeside ? target.x + WIDTH : target.x, target.y + HEIGHT / 2];
   const bend = isBeside ? GAP_X * 0.8 : (endX - startX) / 2;
-  return `M${startX} ${startY} C${startX + bend} ${startY} ${isBeside ? endX + bend : endX - bend} ${endY} ${endX} ${endY}`;
+  const near = isBeside ? endX + bend : endX - bend;
+  const share = endX - startX > GAP_X ? 0.1 : 0.5; // a longer edge passes behind nodes
+  const on = (/** @type {number[]} */ [a, b, c, d]) => (1 - share) ** 3 * a + 3 * (1 - share) ** 2 * share * b + 3 * (1 - share) * share ** 2 * c + share ** 3 * d;
+  const middle = { x: on([startX, startX + bend, near, endX]), y: on([startY, startY, endY, endY]) };
+  return { path: `M${startX} ${startY} C${startX + bend} ${startY} ${near} ${endY} ${endX} ${endY}`, middle };
+}
+
+/** @param {number} count @param {number} minutes */
+function rateOf(count, minutes) {
+  const rate = count / minutes;
+  return rate >= 10 ? Math.round(rate).toLocaleString() : rate >= 1 || !rate ? rate.toFixed(rate ? 1 : 0) : rate.toFixed(1).replace("0.0", "< 0.1");
 }
 
 /** The agents as a graph. @param {{rows: any[]}} given */
 export function Topology({ rows: all }) {
-  const { data } = useData("/tasks?limit=500", slow);
+  const { data } = useData("/tasks?limit=500", once);
+  const { data: flows } = useData("/figures/flows", slow);
+  const minutes = flows?.minutes ?? 1;
   const svg = useRef(/** @type {any} */ (null));
   useEffect(() => flow(svg), []);
-  const edges = edgesOf(data?.items ?? []);
+  const edges = edgesOf(data?.items ?? [], flows?.items ?? []);
   const named = new Set(edges.flatMap((edge) => [edge.from, edge.to]));
   const rows = all.length > MOST_NODES ? all.filter((row) => named.has(row.agent_id) || row.running || row.waiting || row.calls_today) : all;
   const agents = rows.map((row) => row.agent_id);
-  const known = edges.filter((edge) => (edge.from === CALLERS || agents.includes(edge.from)) && agents.includes(edge.to));
-  const { places, width, height } = placed(agents, known);
+  const isDrawn = (/** @type {string} */ name) => name === CALLERS || name === MODELS || agents.includes(name);
+  const known = edges.filter((edge) => isDrawn(edge.from) && isDrawn(edge.to));
+  const { places, width, height } = placed(agents, known.filter((edge) => edge.to !== MODELS));
   const at = (/** @type {string} */ name) => /** @type {{x: number, y: number}} */ (places.get(name));
-  const calls = rows.filter((row) => row.calls_today).map((row) => ({ from: row.agent_id, to: MODELS, count: row.calls_today, failed: 0 }));
+  const idle = rows.filter((row) => row.calls_today && !known.some((edge) => edge.from === row.agent_id && edge.to === MODELS)).map((row) => ({ from: row.agent_id, to: MODELS, count: 0, failed: 0 }));
+  const drawn = [...known, ...idle].map((edge) => ({ ...edge, name: `${edge.from} ${edge.to}`, rate: `${rateOf(edge.count, minutes)}/min`, ...lineOf(at(edge.from), at(edge.to)) }));
   return html`<div class="wide-table" tabindex="0" role="region" aria-label="Topology">
     <svg ref=${svg} class="mesh" role="group" aria-label="Agents and the tasks between them" viewBox=${`0 0 ${width} ${height}`} width=${width} height=${height}>
-      <g class="edges">${[...known, ...calls].map((edge) => html`<path key=${`${edge.from} ${edge.to}`} data-edge=${`${edge.from} ${edge.to}`} d=${line(at(edge.from), at(edge.to))} style=${{ strokeWidth: `${Math.min(1 + Math.log2(1 + edge.count) / 2, 5)}px` }} class=${edge.failed ? "failing" : ""}><title>${`${edge.from} → ${edge.to}: ${edge.count}`}</title></path>`)}</g>
+      <g class="edges">${drawn.map((edge) => html`<path key=${edge.name} data-edge=${edge.name} d=${edge.path} style=${{ strokeWidth: `${Math.min(1 + Math.log2(1 + edge.count) / 2, 6)}px` }} class=${edge.failed ? "failing" : edge.count ? "flowing" : ""}><title>${`${edge.from} → ${edge.to}: ${edge.rate}`}</title></path>`)}</g>
+      <g class="rates" aria-hidden="true">${drawn.filter((edge) => edge.count).map((edge) => html`<text key=${edge.name} x=${edge.middle.x} y=${edge.middle.y - 4} text-anchor="middle">${edge.rate}</text>`)}</g>
       <g class="dots"></g>
       <${Node} place=${at(CALLERS)} title="callers" href=${to("tasks")} line="people and programs" />
-      ${rows.map((row) => html`<${Node} key=${row.agent_id} place=${at(row.agent_id)} title=${row.agent_id} href=${to("tasks", { agent_id: row.agent_id })} line=${busy(row)} state=${row.info?.status === "online" && row.info.healthy ? "good" : "poor"} />`)}
-      <${Node} place=${at(MODELS)} title="models" href=${to("money", { by: "model" })} line=${`${rows.reduce((sum, row) => sum + (row.calls_today ?? 0), 0)} calls today`} />
+      ${rows.map((row) => html`<${Node} key=${row.agent_id} place=${at(row.agent_id)} title=${row.agent_id} href=${to(`agents/${encodeURIComponent(row.agent_id)}`)} line=${busy(row)} state=${row.info?.status === "online" && row.info.healthy ? "good" : "poor"} />`)}
+      <${Node} place=${at(MODELS)} title="models" href=${to("models")} line=${`${rows.reduce((sum, row) => sum + (row.calls_today ?? 0), 0)} calls today`} />
     </svg></div>
     ${rows.length < all.length ? html`<p class="dim">${all.length - rows.length} agents did nothing lately, and are not drawn.</p>` : null}
-    ${known.length ? html`<details><summary>The same as a table</summary><${Table} label="Tasks between agents" heads=${["From", "To", "#Of the last 500 tasks", "#Failed", "Last"]}>${known.map((edge) => html`<tr key=${`${edge.from} ${edge.to}`}><td>${edge.from}</td><td>${edge.to}</td><td class="number"><${Count} value=${edge.count} href=${to("tasks", { agent_id: edge.to })} /></td><td class="number"><${Count} value=${edge.failed} href=${to("tasks", { agent_id: edge.to, status: "failed" })} /></td><td><${Ago} time=${edge.last} /></td></tr>`)}<//></details>` : null}`;
+    ${known.length ? html`<details><summary>The same as a table</summary><${Table} label="Tasks between agents" heads=${["From", "To", "#A minute", `#In ${minutes} minutes`, "#Failed"]}>${[...known].sort((one, other) => other.count - one.count).map((edge) => html`<tr key=${`${edge.from} ${edge.to}`}><td>${edge.from}</td><td>${edge.to}</td><td class="number">${rateOf(edge.count, minutes)}</td><td class="number"><${Count} value=${edge.count} href=${edge.to === MODELS ? to("models") : to("tasks", { agent_id: edge.to })} /></td><td class=${`number ${edge.failed ? "bad" : "dim"}`}>${edge.failed}</td></tr>`)}<//></details>` : null}`;
 }
 
 /** @param {any} row */
