@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Locator, expect
 
 from tests.support.bad_night import TASKS, bad_night
 from tests.support.page import TOKEN, log_in, reader
@@ -68,3 +68,28 @@ async def test_the_keyboard_reaches_all_that_is_in_sight(
                 await person.page.reload()
                 await expect(person.page.get_by_role("heading", level=1)).to_be_visible()
     assert not faults, "\n".join(faults)
+
+
+async def expect_in_sight(locator: Locator) -> None:
+    """It is within the window, without a scroll."""
+    await expect(locator.first).to_be_visible()
+    await expect(locator.first).to_be_in_viewport(ratio=0.9)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+async def test_one_click_says_what_is_wrong_and_who_waits(
+    tmp_path: Path, browser: Browser, width: int, height: int
+) -> None:
+    window = {"viewport": {"width": width, "height": height}}
+    async with bad_night(tmp_path, 0) as night, reader(browser, night.api.url, **window) as person:
+        await log_in(person, TOKEN)
+        page = person.page
+        await expect_in_sight(page.locator(".health").get_by_text("2 of 3 models are away"))
+        await expect_in_sight(page.get_by_role("heading", level=1).get_by_text("wait for a person"))
+        await expect_in_sight(page.get_by_role("article").get_by_role("button"))
+        links = page.locator(".below" if width < 820 else ".side nav")
+        await links.get_by_role("link", name="Tasks").click()
+        await expect_in_sight(page.locator(".causes a").filter(has_text="ValueError"))
+        await links.get_by_role("link", name="Money").click()
+        costs = page.get_by_role("region", name="Costs").get_by_role("row")
+        await expect_in_sight(costs.filter(has_text="deployer").get_by_text("$0.3250"))
