@@ -194,7 +194,10 @@ async def test_a_person_answers_understands_a_failure_and_has_it_done_again(
 ) -> None:
     script = ScriptedModel(*["Well."] * 6)
     Moody.tries = 0
-    async with http_mesh(tmp_path, Releaser, Moody, script=script) as api, reader(browser, api.url) as person:
+    async with (
+        http_mesh(tmp_path, Releaser, Moody, script=script) as api,
+        reader(browser, f"{api.url}/#/inbox") as person,
+    ):
         page = person.page
         await expect(page.get_by_text("Nothing waits for a person.")).to_be_visible()
         asks = await api.submit(agent_id="releaser", payload={"text": "Ship it."})

@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
+from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import http_mesh
@@ -43,6 +44,36 @@ async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, b
         await expect(page.locator(".talk .said")).to_have_text(
             ["How are you?", "What did I ask?", "Ship it."]
         )
+
+
+async def test_a_fresh_mesh_opens_on_requests_to_click(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        async with open_view(browser, api, "") as page:
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Try it")
+            starters = page.get_by_role("list", name="To begin with").get_by_role("button")
+            await expect(starters).to_have_count(3)
+            found = await Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
+            await starters.filter(has_text="asks echo").first.click()
+            await expect(page.locator(".talk pre")).to_contain_text("you said: ")
+            await expect(starters).to_have_count(0)
+            await page.locator(".talk").get_by_role("link", name="…").click()
+            await expect(page.locator("h1 .status")).to_have_text("succeeded")
+        async with open_view(browser, api, "") as page:
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Inbox")
+
+
+async def test_a_request_that_no_agent_can_do_says_why(tmp_path: Path, browser: Browser) -> None:
+    class Refusing(ScriptedModel):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            raise ModelRefused("no such model", remedy="mesh models lists them")
+
+    async with http_mesh(tmp_path, Talker, script=Refusing()) as api, open_view(browser, api, "try") as page:
+        await page.get_by_label("Agent").select_option("talker")
+        await page.get_by_label("Request").fill("How are you?")
+        await press(page, "Send")
+        await expect(page.locator(".talk .bad")).to_contain_text("ModelRefused: no such model")
+        await expect(page.locator(".talk .bad")).to_contain_text("mesh models lists them")
 
 
 async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, browser: Browser) -> None:

@@ -4,7 +4,7 @@ import { html, render, signal, useEffect } from "./vendor/preact.js";
 import { Dialogs } from "./dialog.js";
 import { Inbox } from "./inbox.js";
 import { choose, Frame } from "./frame.js";
-import { call, follow, may, me, notice, route, touch, useData, waiting } from "./lib.js";
+import { call, follow, may, me, notice, route, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
 import { TaskPage } from "./task.js";
@@ -79,6 +79,7 @@ function Shell() {
     if (may("viewer")) follow();
     else setInterval(() => touch(), 5_000);
     load();
+    if (isUnnamed() && may("viewer") && may("submitter")) begin();
   }, []);
   useBadge();
   const named = route.value.query.get("tenant");
@@ -96,6 +97,15 @@ function Shell() {
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
   }, [view, waiting.value]);
   return html`<${Frame} views=${titled} current=${name === "task" ? "tasks" : name}><${view.show} key=${`${name}/${route.value.id}`} /><//><${Dialogs} />`;
+}
+
+/** Whether the address names no view. */
+const isUnnamed = () => !location.hash.replace(/^#\/?/, "");
+
+/** Opens a mesh without tasks with the view that tries it, unless somebody has gone elsewhere meanwhile. */
+async function begin() {
+  const { items } = await call("GET", "/tasks?limit=1").catch(() => ({ items: [null] })); // the inbox says that it fails
+  if (!items.length && isUnnamed()) location.replace(to("try"));
 }
 
 const COMING = { show: () => html`<p class="dim">Loading…</p>`, title: "Loading" };

@@ -4,6 +4,7 @@ import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { filled, Inputs, parsed } from "./form.js";
 import { Item } from "./inbox_item.js";
 import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
+import { Text } from "./unseen.js";
 
 const AMOUNT = "[0-9]*[.]?[0-9]+";
 const SHOWN = 50;
@@ -14,7 +15,7 @@ export function TryIt() {
   const { data, error } = useData(may("viewer") ? "/agents" : null);
   const agents = (data?.items ?? []).filter((/** @type {any} */ agent) => agent.kind !== "system");
   const link = (/** @type {string} */ as, /** @type {string} */ title) => html`<a href=${to("try", as ? { as } : {})} aria-current=${isForm === (as === "form") ? "true" : undefined}>${title}</a>`;
-  return html`<h1>Try it</h1>
+  return html`<h1>Try it <span class="dim">${isForm ? "" : "ask an agent; the answer comes here"}</span></h1>
     <nav class="bar" aria-label="How">${link("", "Talk")} ${link("form", "A task by a form")}</nav>
     <${Failed} error=${error} />
     ${isForm ? html`<${TaskForm} agents=${agents} />` : html`<${Talk} agents=${agents} />`}`;
@@ -26,6 +27,23 @@ function ChooseAgent({ agents, value, isOptional = false }) {
   return html`<label>Agent <select name="agent" required=${!isOptional}>${isOptional ? html`<option value="">the best for the capability</option>` : null}${agents.map((agent) => html`<option key=${agent.agent_id} value=${agent.agent_id} selected=${agent.agent_id === value}>${agent.agent_id}</option>`)}</select></label>`;
 }
 
+const STARTERS = ["Say in one sentence what you are for.", "Name three things that I could ask you.", "What do you need to know to begin?"];
+
+/** Requests to click, for who has none of his own yet; they need no more than a text. @param {{agents: any[], send: (agent: string, text: string) => void}} given */
+function Starters({ agents, send }) {
+  const able = agents.filter((agent) => agent.healthy && agent.capabilities.length && agent.capabilities.every((/** @type {any} */ one) => (one.input_schema?.required ?? []).every((/** @type {string} */ name) => name === "text")));
+  const { data: status } = useData(may("viewer") ? "/status" : null, slow);
+  const { data: figures } = useData(may("viewer") ? "/figures" : null, slow);
+  const away = (figures?.models ?? []).filter((/** @type {any} */ model) => !model.well);
+  if (!agents.length) return may("viewer") ? html`<p class="empty">No agent is here yet. <code>mesh init</code> writes one, <code>mesh up</code> in its folder runs it.</p>` : null;
+  return html`${status?.model === "offline" ? html`<p class="dim">No provider's key is set: the built-in offline model answers. It costs nothing, quotes what it is given and knows nothing itself. With a key such as <code>ANTHROPIC_API_KEY</code> a real model does, after <code>mesh up</code> has started again.</p>` : null}
+    ${away.length && away.length === figures.models.length ? html`<p class="bad" role="alert">No model can answer: ${away[0].reason || "all are left alone"}. Tasks wait until one does; <a href=${to("mesh")}>Mesh</a> says which, and <code>mesh models test</code> asks them at once.</p>` : null}
+    ${able.length ? html`<ul class="starters" aria-label="To begin with">${STARTERS.map((text, at) => {
+      const agent = able[at % able.length].agent_id;
+      return html`<li key=${text}><button type="button" onClick=${() => send(agent, text)}><b>${text}</b> <span class="dim">asks ${agent}</span></button></li>`;
+    })}</ul>` : null}`;
+}
+
 /** A conversation: the tasks of a thread, of which the last may still be written. @param {{agents: any[]}} given */
 function Talk({ agents }) {
   const [sent, setSent] = useState(/** @type {string[]} */ ([]));
@@ -35,19 +53,22 @@ function Talk({ agents }) {
   const { data, error } = useData(given.current && given.current === thread && may("viewer") ? `/tasks?thread_id=${encodeURIComponent(thread)}&limit=${SHOWN}` : null);
   const earlier = (data?.items ?? []).filter((/** @type {any} */ item) => !item.parent_task_id).map((/** @type {any} */ item) => item.task_id).reverse();
   const turns = [...earlier, ...sent.filter((id) => !earlier.includes(id))];
+  const give = async (/** @type {any} */ agent_id, /** @type {any} */ text) => {
+    const thread_id = thread || `page-${crypto.randomUUID().slice(0, 18)}`;
+    setSending(true);
+    const isSent = await act("Sent", async () => {
+      const made = await call("POST", "/tasks", { agent_id, payload: { text }, thread_id });
+      setSent((before) => [...before, made.task_id]);
+      if (!thread) location.hash = to("try", { thread: thread_id });
+    });
+    setSending(false);
+    return isSent;
+  };
   const send = async (/** @type {any} */ event) => {
     event.preventDefault();
     const form = event.target;
     const fields = new FormData(form);
-    const thread_id = thread || `page-${crypto.randomUUID().slice(0, 18)}`;
-    setSending(true);
-    await act("Sent", async () => {
-      const made = await call("POST", "/tasks", { agent_id: fields.get("agent"), payload: { text: fields.get("text") }, thread_id });
-      setSent((before) => [...before, made.task_id]);
-      form.querySelector("textarea").value = "";
-      if (!thread) location.hash = to("try", { thread: thread_id });
-    });
-    setSending(false);
+    if (await give(fields.get("agent"), fields.get("text"))) form.querySelector("textarea").value = "";
     form.querySelector("textarea").focus();
   };
   const keys = (/** @type {any} */ event) => {
@@ -56,6 +77,7 @@ function Talk({ agents }) {
     event.target.form.requestSubmit();
   };
   return html`<${Failed} error=${error} />
+    ${thread || turns.length || isSending ? null : html`<${Starters} agents=${agents} send=${give} />`}
     <ol class="plain talk" aria-label="Conversation" aria-live="polite">${turns.map((id) => html`<li key=${id}><${Turn} id=${id} /></li>`)}</ol>
     <form class="stack wider" onSubmit=${send}>
       <${ChooseAgent} agents=${agents} />
@@ -75,7 +97,8 @@ function Turn({ id }) {
   const last = data.attempts.at(-1);
   return html`<div aria-busy=${!outcome}><p class="said">${data.payload.text ?? JSON.stringify(data.payload)}</p>
     ${outcome?.result ? html`<${Shown} value=${outcome.result.text ?? outcome.result} />` : written && !outcome ? html`<${Shown} value=${written} />` : null}
-    ${outcome?.error ? html`<p class="bad">${outcome.error.type}: ${outcome.error.message}</p>` : null}
+    ${outcome?.error ? html`<p class="bad">${outcome.error.type}: <${Text} value=${outcome.error.message} />${outcome.error.remedy ? html`<br /><span class="dim"><${Text} value=${outcome.error.remedy} /></span>` : null}</p>` : null}
+    ${asks ? null : data.waits.map((/** @type {any} */ wait) => html`<p key=${wait.wait_id} class="wait">It waits for ${wait.kind === "provider" ? html`<a href=${to("mesh")}>a model</a>` : wait.kind}: <${Text} value=${wait.reason} /></p>`)}
     ${(inbox?.items ?? []).map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} />`)}
     <p class="line dim"><${Status} status=${data.status} /> ${last?.agent_id ?? ""} ${outcome ? `${dollars(outcome.cost_usd)}, ${span(outcome.duration_ms / 1000)}` : ""} <${TaskLink} id=${id} /></p></div>`;
 }
