@@ -290,3 +290,29 @@ async def test_a_task_says_why_it_waits_and_is_answered_in_its_view(tmp_path: Pa
         [wait] = step["waits"]
         assert wait["kind"] == "person"
         assert wait["since"] < wait["ended_at"] <= step["ended_at"]
+
+
+async def test_a_filter_is_saved_by_name_without_words_of_contents(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        await api.finished(agent_id="echo", payload={"text": "Hello"})
+        failed = await api.finished(agent_id="echo", payload={"fail": True})
+        address = "tasks?status=failed&agent_id=echo&text=fail"
+        async with open_view(browser, api, address) as page:
+            await press(page, "Save this filter…")
+            await expect(dialog(page)).to_contain_text("The words are not kept")
+            await dialog(page).get_by_label("Name").fill("Echoes that failed")
+            await confirm(page, "Save")
+            kept = await page.evaluate("JSON.stringify(localStorage)")
+            assert "status=failed&agent_id=echo" in kept
+            assert "text" not in kept
+            await page.goto(f"{api.url}/#/tasks")
+            await page.reload()
+            saved = page.get_by_role("navigation", name="Saved filters")
+            await saved.get_by_role("link", name="Echoes that failed").click()
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows).to_have_count(2)
+            await expect(rows.last).to_contain_text(failed[-6:])
+            assert page.url.endswith("#/tasks?status=failed&agent_id=echo")
+            await press(page, "Remove the filter Echoes that failed")
+            await expect(saved.get_by_role("link")).to_have_count(0)
+            assert await page.evaluate("Object.values(localStorage).join()") == "[]"

@@ -3,6 +3,7 @@
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll, retryOne } from "./again.js";
 import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { SavedFilters } from "./saved.js";
 import { Text } from "./unseen.js";
 
 const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id", "waits_for"];
@@ -31,6 +32,7 @@ export function Tasks() {
   return html`<h1>Tasks</h1>
     <${Counts} figures=${figures} />
     <${Causes} wanted=${wanted} />
+    <${SavedFilters} view="tasks" wanted=${wanted} />
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
     <${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
