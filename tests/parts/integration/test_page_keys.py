@@ -93,7 +93,7 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
         await expect_refusal(page, "http")
         await dialog(page).get_by_label("Address").fill("http://127.0.0.1:9")
         await confirm(page, "Save")
-        row = page.get_by_role("row").filter(has_text="echo")
+        row = page.get_by_role("region", name="Configurations").get_by_role("row").filter(has_text="echo")
         await expect(row).to_contain_text("llama3")
         await press(page, "Change the configuration of echo")
         await confirm(page, "Save")
@@ -106,6 +106,10 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
         await press(page, "Delete the configuration of echo")
         await confirm(page, "Delete")
         await expect(row).to_have_count(0)
+        rest = page.get_by_role("region", name="Agents without a configuration").get_by_role("row")
+        await expect(rest.filter(has_text="echo")).to_contain_text("the models of mesh.toml")
+        await press(page, "Configure echo")
+        await expect(dialog(page).get_by_role("combobox", name="Agent")).to_have_value("echo")
 
 
 async def test_deliveries_show_what_came_of_them(tmp_path: Path, browser: Browser) -> None:
@@ -136,12 +140,18 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, browser: Browse
         body = b'{"id": "m-1", "thread_id": "t", "sender": "ada", "content": "Hello"}'
         sent = {"data": body, "headers": standard_headers("m-1", body)}
         assert (await api.call("POST", "/channels/chat", **sent))[0] == 200
+        assert (await deliver(api, issue(), "d-3", secret="guess"))[0] == 401
         async with open_view(browser, api, "deliveries") as page:
             sources = page.get_by_role("region", name="Channels and sources")
             await expect(sources.get_by_role("link", name="webhook:github")).to_be_visible()
             rows = page.get_by_role("region", name="Deliveries").get_by_role("row")
-            for what in ("issues", "ping", "a message of ada"):
+            for what in ("issues", "ping", "a message of ada", "refused with 401, from 127.0.0.1"):
                 await expect(rows.filter(has_text=what)).to_have_count(1)
+            refused = rows.filter(has_text="refused with 401")
+            await expect(refused).to_contain_text(
+                "the signature or token is missing or wrong. Set the same secret"
+            )
+            await expect(refused).to_contain_text("[webhooks.sources.github] of mesh.toml")
             await rows.filter(has_text="issues").get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
             await expect(page.get_by_role("heading", level=1)).to_contain_text("Fix #7: It is broken")
 

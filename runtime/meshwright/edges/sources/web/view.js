@@ -12,17 +12,26 @@ const SCANNED = 200;
 function useDeliveries() {
   const of = (/** @type {string} */ event_type, limit = SHOWN) => useData(`/events?${asked({ event_type, order: "desc", limit })}`, slow);
   const [came, failed, dropped, delayed, made] = [of("webhook.received"), of("webhook.failed"), of("reply.dropped"), of("reply.delayed"), of("task.accepted", SCANNED)];
-  const error = [came, failed, dropped, delayed, made].find((one) => one.error)?.error;
-  if (![came, failed, dropped, delayed, made].every((one) => one.data)) return { error, items: null };
+  const unsigned = useData(`/events?${asked({ aggregate_id: "audit/keys", event_type: "audit.recorded", order: "desc", limit: SHOWN })}`, slow);
+  const error = [came, failed, dropped, delayed, made, unsigned].find((one) => one.error)?.error;
+  if (![came, failed, dropped, delayed, made, unsigned].every((one) => one.data)) return { error, items: null };
   const row = (/** @type {any} */ event, /** @type {any} */ more) => ({ key: event.seq, time: event.time, tasks: event.task_id ? [event.task_id] : [], bad: "", ...more });
   const ofChannel = (/** @type {any} */ event) => {
     const [, kind, name, sender] = /^(channel):([^:]+):(.*)$/.exec(event.payload.requested_by ?? "") ?? [];
     return kind ? [row(event, { from: `channel:${name}`, what: `a message of ${sender}` })] : [];
   };
+  const ofStranger = (/** @type {any} */ event) => {
+    const [from, edge, name] = /^(webhook|channel):(.*)$/.exec(event.payload.action === "credentials.refused" ? event.payload.caller?.edge : "") ?? [];
+    if (!from) return [];
+    const { reason, address, unrecorded_before: before } = event.payload.details ?? {};
+    const remedy = reason?.includes("no source") ? "Correct the address at the sender, or add the source" : `Set the same secret at the sender and in [${edge === "webhook" ? "webhooks.sources" : "channels"}.${name}] of mesh.toml`;
+    return [row(event, { from, what: `refused with 401${address ? `, from ${address}` : ""}${before ? `, and ${before} before` : ""}`, bad: `${reason ?? "The signature is wrong"}. ${remedy}.` })];
+  };
   const items = [
     ...came.data.items.map((/** @type {any} */ event) => row(event, { from: sourceOf(event), what: event.payload.event ?? "a delivery", id: event.payload.delivery, tasks: event.payload.tasks ?? [] })),
     ...failed.data.items.map((/** @type {any} */ event) => row(event, { from: sourceOf(event), what: `rule ${event.payload.rule ?? "?"}`, id: event.payload.delivery, bad: event.payload.reason ?? "refused" })),
     ...made.data.items.flatMap(ofChannel),
+    ...unsigned.data.items.flatMap(ofStranger),
     ...dropped.data.items.map((/** @type {any} */ event) => row(event, { from: `replies:${event.payload.scheme}`, what: "a reply was dropped", bad: event.payload.reason ?? "" })),
     ...delayed.data.items.map((/** @type {any} */ event) => row(event, { from: `replies:${event.payload.scheme}`, what: "a reply is sent again later", bad: event.payload.reason ?? "" })),
   ];
@@ -52,7 +61,7 @@ export default function DeliveriesPage() {
     ${shown.length || from ? html`<h2>The last deliveries${onlyBad ? " with a problem" : ""}${from ? html` of ${from} <a href=${to("deliveries")}>Show all</a>` : ""}</h2>` : null}
     ${shown.length ? html`<${Table} label="Deliveries" heads=${["When", "From", "What", "Delivery", "Tasks", "Problem"]}>
         ${shown.map((one) => html`<tr key=${`${one.from} ${one.key}`}><td><${Ago} time=${one.time} /></td><td><a href=${to("deliveries", { from: one.from })}>${one.from}</a></td><td>${one.what}</td>
-          <td>${one.id ? html`<code title=${one.id}>${one.id.slice(0, 18)}</code>` : ""}</td><td>${one.tasks.length ? one.tasks.map((/** @type {string} */ id) => html`<${TaskLink} key=${id} id=${id} /> `) : html`<span class="dim">none</span>`}</td><td class="reason bad" title=${one.bad}>${one.bad}</td></tr>`)}<//>` : html`<p class="empty">Nothing was delivered lately.</p>`}`;
+          <td>${one.id ? html`<code title=${one.id}>${one.id.slice(0, 18)}</code>` : ""}</td><td>${one.tasks.length ? one.tasks.map((/** @type {string} */ id) => html`<${TaskLink} key=${id} id=${id} /> `) : html`<span class="dim">none</span>`}</td><td class="bad texts">${one.bad}</td></tr>`)}<//>` : html`<p class="empty">Nothing was delivered lately.</p>`}`;
 }
 
 /** One line for each channel and source that is configured, and for others that were heard of. @param {{sources: any[], items: any[], from: string}} given */
@@ -73,7 +82,7 @@ function Sources({ sources, items, from }) {
 
 /** @param {{source: any}} given */
 function WayIn({ source }) {
-  if (!source.kind) return html`<span class="dim">${source.from.startsWith("replies:") ? "outgoing" : "no longer configured"}</span>`;
+  if (!source.kind) return html`<span class="dim">${source.from.startsWith("replies:") ? "outgoing" : "not configured"}</span>`;
   if (source.kind === "push") return "outgoing";
   return html`${source.is_active ? "" : html`<span class="tag">inactive</span> `}${source.path ? html`<code>${source.path}</code> <span class=${source.proved_by === "nothing" ? "bad" : "dim"}>by ${source.proved_by}</span>` : ""} ${source.connected == null ? "" : html`<span class=${source.connected ? "s-succeeded" : "bad"}>${source.connected ? "connected" : "not connected"}</span>`}`;
 }

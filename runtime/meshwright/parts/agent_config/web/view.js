@@ -2,9 +2,11 @@
 /** The configurations of agents: which model each calls, with which address and key. */
 import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
-import { admin, Ago, Asking, call, Failed, LogIn, may, Table, to, useData } from "/ui/lib.js";
+import { admin, Ago, asked, Asking, call, Failed, LogIn, may, slow, Table, to, useData } from "/ui/lib.js";
 
 export const roles = ["viewer"];
+
+const SINCE = "7d";
 
 /** The view: all configurations, or one. */
 export default function ConfigsPage() {
@@ -12,19 +14,30 @@ export default function ConfigsPage() {
   const { data: agents } = useData("/agents");
   const known = new Set((data?.items ?? []).map((/** @type {any} */ one) => one.agent_id));
   const others = (agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system" && !known.has(one.agent_id)).map((/** @type {any} */ one) => one.agent_id);
+  const { data: costs } = useData(`/costs?${asked({ by: "agent,model", since: SINCE })}`, slow);
   return html`<h1>Agent configuration</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">A configuration says which model an agent calls, in place of mesh.toml. It decides the agent's next call.</p>
     ${may("admin") && !admin() ? html`<p>An administrator's credentials change it. <${LogIn} /></p>` : null}
     ${admin() && data ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(others)}>Configure an agent…</button></p>` : null}
     ${data?.items.length === 0 ? html`<p class="empty">No agent has a configuration: all call the models of mesh.toml.</p>` : null}
-    ${data?.items.length ? html`<${Table} label="Configurations" heads=${["Agent", "Provider", "Model", "Address", "Key", "#Timeout", "#Temperature", "#Most tokens", "Changed", ""]}>
-      ${data.items.map((/** @type {any} */ one) => html`<${Row} key=${one.agent_id} one=${one} />`)}<//>` : null}`;
+    ${data?.items.length ? html`<${Table} label="Configurations" heads=${["Agent", "Model", "Key", "#Timeout", "#Temperature", "#Most tokens", "Changed", ""]}>
+      ${data.items.map((/** @type {any} */ one) => html`<${Row} key=${one.agent_id} one=${one} />`)}<//>` : null}
+    ${others.length && data ? html`<h2>Agents without a configuration</h2><${Others} agents=${others} fallback=${data.items.find((/** @type {any} */ one) => one.is_default && one.is_active)} costs=${costs?.items ?? []} />` : null}`;
 }
+
+/** What the other agents call: the active default configuration, else the models of mesh.toml; and which have answered lately. @param {{agents: string[], fallback: any, costs: any[]}} given */
+const Others = ({ agents, fallback, costs }) => html`<${Table} label="Agents without a configuration" heads=${["Agent", "Goes by", `Called in the last ${SINCE}`, ""]}>
+  ${agents.map((agent) => {
+    const models = costs.filter((one) => one.key === agent && one.key2);
+    return html`<tr key=${agent}><td><a href=${to("tasks", { agent_id: agent })}>${agent}</a></td><td>${fallback ? html`${fallback.agent_id}: ${fallback.llm_provider}/${fallback.llm_model}` : "the models of mesh.toml"}</td>
+      <td>${models.length ? models.map((one, at) => html`${at ? ", " : ""}<a href=${to("tasks", { agent_id: agent, model: one.key2, since: SINCE })}>${one.key2}</a> <span class="dim">${one.calls}×</span>`) : html`<span class="dim">none</span>`}</td>
+      <td>${admin() ? html`<button type="button" aria-label=${`Configure ${agent}`} onClick=${() => create(agents, agent)}>Configure…</button>` : null}</td></tr>`;
+  })}<//>`;
 
 /** @param {{one: any}} given */
 function Row({ one }) {
-  return html`<tr><td><a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>${one.is_default ? html` <span class="tag">default</span>` : ""}${one.is_active ? "" : html` <span class="tag">inactive</span>`}${one.name ? html`<br /><span class="dim" title=${one.description}>${one.name}</span>` : ""}</td>
-    <td>${one.llm_provider}</td><td>${one.llm_model}</td><td>${one.llm_endpoint ?? ""}</td><td>${one.has_api_key ? "stored" : "none"}</td>
+  return html`<tr><td class="texts"><a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>${one.is_default ? html` <span class="tag">default</span>` : ""}${one.is_active ? "" : html` <span class="tag">inactive</span>`}${one.is_default && !one.is_active ? html`<br /><span class="dim">Every mesh has it. No agent goes by it until it is active.</span>` : ""}${one.name ? html`<br /><span class="dim" title=${one.description}>${one.name}</span>` : ""}</td>
+    <td>${one.llm_provider}/${one.llm_model}${one.llm_endpoint ? html`<br /><span class="dim">${one.llm_endpoint}</span>` : ""}</td><td>${one.has_api_key ? "stored" : "none"}</td>
     <td class="number">${one.llm_timeout} s</td><td class="number">${one.llm_temperature}</td><td class="number">${one.llm_max_tokens ?? ""}</td>
     <td><${Ago} time=${one.updated_at ?? one.created_at} /></td>
     <td class="line">${admin() ? html`<button type="button" aria-label=${`Change the configuration of ${one.agent_id}`} onClick=${() => change(one)}>Change…</button>
@@ -51,13 +64,13 @@ function body({ forget, llm_api_key: key, ...given }) {
   return { ...given, ...numbers, llm_endpoint: given.llm_endpoint || null, ...(key ? { llm_api_key: key } : forget ? { llm_api_key: null } : {}) };
 }
 
-/** @param {string[]} agents */
-const create = (agents) =>
+/** @param {string[]} agents @param {string} [agent] */
+const create = (agents, agent = "") =>
   ask({
     title: "Configure an agent",
     yes: "Save",
     done: "The agent's next call goes by it",
-    fields: [{ name: "agent_id", label: "Agent", type: "select", required: true, options: [["", "choose one"], ...agents.map((name) => [name])] }, ...fieldsOf({})],
+    fields: [{ name: "agent_id", label: "Agent", type: "select", required: true, value: agent, options: [["", "choose one"], ...agents.map((name) => [name])] }, ...fieldsOf({})],
     work: (given) => call("POST", "/api/agents", body(given)),
   });
 
