@@ -53,7 +53,7 @@ class _Replay:
                 return self._written(self._changed(call, path)) or Command(f"cat {shlex.quote(path)}")
             case "run":
                 command = str(arguments["command"])
-                return self._written(self._edited_in_place(command)) or Command(command)
+                return self._written(self._edited_in_place(command)) or Command(f"({command})")
             case tool:
                 raise LookupError(f"{self.job.name} calls {tool}, for which there is no command")
 
