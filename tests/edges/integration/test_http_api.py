@@ -1,12 +1,14 @@
 """The HTTP API does what its document says, and answers every mistake with a problem that helps."""
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
 from meshwright.agents.context.service import ContextClient
 from meshwright.core.parts import event_types
@@ -164,6 +166,16 @@ async def test_a_wrong_method_is_told_the_right_ones(api):
 async def test_an_unknown_path_is_a_problem_too(api):
     status, problem = await api.call("GET", "/nowhere")
     assert (status, problem["detail"]) == (404, "GET /nowhere: not found")
+
+
+async def test_a_route_whose_first_request_fails_answers_the_next(api, monkeypatch):
+    def refuse(*_: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")  # as its imports do
+
+    with monkeypatch.context() as patch:
+        patch.setattr(APIRoute, "__init__", refuse)
+        assert [(await api.call("GET", "/healthz"))[0] for _ in range(2)] == [500, 500]
+    assert (await api.get("/healthz"))["status"] == "ok"
 
 
 async def test_an_unexpected_error_tells_the_client_nothing_of_its_content(api, caplog, monkeypatch):

@@ -178,8 +178,12 @@ class _JsonRoute(APIRoute):
             raise AttributeError(name, name=name, obj=self)
         endpoint = options["endpoint"]
         options["name"] = options.get("name") or endpoint.__name__.lstrip("_")  # of it the document makes ids
-        super().__init__(**options)
         needed = needs_of(endpoint)
+        try:
+            super().__init__(**options)
+        except BaseException:  # it may import, which fails without free descriptors: the next request retries
+            self._to_make = options
+            raise
         if needed is not None and not self.description.endswith(roles := str(needed.rule)):
             self.description = f"{self.description}\n\n{roles}"
         return getattr(self, name)
