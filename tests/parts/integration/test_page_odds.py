@@ -137,3 +137,21 @@ async def test_costs_of_a_tenant_lead_to_its_tasks(tmp_path: Path, browser: Brow
             await expect(page.get_by_label("Tenant")).to_have_value("acme")
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows.filter(has_text=made["task_id"][-6:])).to_have_count(1)
+
+
+async def test_the_sentence_of_health_names_questions_that_reached_nobody(
+    tmp_path: Path, browser: Browser
+) -> None:
+    parked = {"agent_id": "asker", "kind": "person", "count": 3, "oldest": "2026-01-01T08:00:00Z"}
+
+    async def add_questions(route: Route) -> None:
+        response = await route.fetch()
+        parked_now = [parked | {"unreached": 2, "unreached_since": parked["oldest"]}]
+        await route.fulfill(response=response, json=await response.json() | {"parked": parked_now})
+
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "tasks") as page:
+        await page.route("**/figures", add_questions)
+        await page.reload()
+        link = page.locator(".health").get_by_role("link")
+        await expect(link).to_contain_text("2 questions have reached nobody who may answer, since")
+        await expect(link).to_have_attribute("href", "#/inbox")

@@ -26,6 +26,10 @@ export function findings(status, figures) {
   if (expired.length) add("bad", counted(expired.length, "worker has lost its lease", "workers have lost their lease"), to("mesh"));
   for (const one of status.projections ?? []) add("bad", `The list ${one.name} has stopped`, to("events"));
   if (status.losses?.length) add("bad", "The database lacks events that the mesh had seen", to("events"));
+  const unread = (figures?.parked ?? []).filter((/** @type {any} */ one) => one.unreached && Date.now() - Date.parse(one.unreached_since) > UNREAD_MS);
+  const questions = unread.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + one.unreached, 0);
+  const oldest = unread.map((/** @type {any} */ one) => one.unreached_since).sort()[0];
+  if (questions) add("wait", html`${counted(questions, "question has", "questions have")} reached nobody who may answer, since <${Clock} time=${oldest} />`, to("inbox"));
   if (figures?.stuck?.length) add("wait", counted(figures.stuck.length, "task runs far longer than usual", "tasks run far longer than usual"), to("tasks", { stuck: 1 }));
   if (waits.money) add("wait", html`${counted(waits.money.count, "task waits", "tasks wait")} for money`, to("tasks", { waits_for: "money" }));
   return all;
@@ -39,6 +43,7 @@ function Clock({ time }) {
 }
 
 const SHOWN = 2;
+const UNREAD_MS = 60_000; // a channel or a page that is open shows a question within seconds
 
 /** The sentence, for those who may see the figures. */
 export function Health() {
