@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from meshwright.client import ClientClosed, MeshUnreachable
 from meshwright.core.errors import HostError, MeshError
 from meshwright.engine.events.inbox import Question
 from meshwright.engine.work.protocol import Wait
@@ -90,7 +91,8 @@ class People:
             self._history.say(f"  {by} has no answer from {name}: {subject}: {value}")
             raise
         except MeshError as error:
-            answered.is_taken = type(error) is HostError  # the process ended, perhaps behind the commit
+            has_ended = type(error) is HostError or isinstance(error, (MeshUnreachable, ClientClosed))
+            answered.is_taken = has_ended  # the process, perhaps behind the commit
             self._history.say(f"  {by} is refused the answer to {name}: {type(error).__name__}")
 
     async def answer_all(self, waits: Sequence[Wait]) -> bool:
