@@ -27,7 +27,6 @@ SIDES: dict[str, tuple[MakeSide, dict[str, str]]] = {
     "alone": (Alone, {}),
     "in the mesh": (InMesh, {"CRASH_CHECKS": "0"}),
     "with checks": (InMesh, {"CRASH_CHECKS": "1"}),
-    "on PostgreSQL": (InMesh, {"CRASH_CHECKS": "0"}),
     "on PostgreSQL with checks": (InMesh, {"CRASH_CHECKS": "1"}),
 }
 

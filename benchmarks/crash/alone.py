@@ -162,7 +162,11 @@ async def with_google_adk() -> str:
             message = None
         invocation = {"invocation_id": events[0].invocation_id} if events else {}
         work = runner.run_async(user_id="ada", session_id="task", new_message=message, **invocation)
-        events = [*events, *[event async for event in work]]
+        async for _ in work:
+            pass
+        session = await sessions.get_session(**who)  # it has the answers too
+        assert session is not None
+        events = session.events
         if open_confirmation(events) is None:
             texts = [part.text for event in events if event.content for part in event.content.parts]
             return str([text for text in texts if text][-1])

@@ -25,10 +25,10 @@ async def perform(name: str, key: str = "") -> str:
         raise OSError(f"{name} failed: {error or 'the connection was lost'}") from error
 
 
-async def act(name: str) -> str:
+async def act(name: str, key: str = "") -> str:
     """Do something at the shop; a failure is reported as one."""
     try:
-        return await perform(name)
+        return await perform(name, key)
     except OSError as error:
         return str(error)
 

@@ -31,7 +31,7 @@ ALONE = {
 QUESTION = "question"
 """The place where a task waits for a person."""
 _LOOK_SECONDS = 0.05
-_SECONDS = 300.0  # of a task, with its starts
+_SECONDS = 900.0  # of a task, with its starts on a loaded machine
 _PRICE = '{"input": "10", "output": "20"}'
 _COST = Decimal("0.011")  # of a call
 
