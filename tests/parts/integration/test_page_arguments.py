@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from meshwright import Agent, Capability, tool
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.page import SHOTS, confirm, dialog, expect_refusal, open_view, press
+from tests.support.page import SHOTS, open_view, press
 
 pytestmark = pytest.mark.needs("chromium")
 NOTES = "  first:\n    - 1\n"
@@ -57,32 +57,43 @@ def nothing_is_shipped() -> None:
     Shipper.shipped.clear()
 
 
+def form(page: Page) -> Locator:
+    """The arguments as fields."""
+    return page.get_by_role("form", name="Arguments")
+
+
+def beside(page: Page, label: str) -> Locator:
+    """What is said beside a field."""
+    field = form(page).locator("> div").filter(has=page.get_by_label(label))
+    return field.get_by_role("alert")
+
+
 async def asks(api: Api) -> str:
     return await api.submit(agent_id="shipper", payload={"text": "Ship 1.4."})
 
 
-async def test_a_call_runs_with_the_arguments_of_the_dialog(tmp_path: Path, browser: Browser) -> None:
+async def test_a_call_runs_with_the_arguments_that_were_written(tmp_path: Path, browser: Browser) -> None:
     script = ScriptedModel(CALL, "Done.")
     async with http_mesh(tmp_path, Shipper, script=script) as api, open_view(browser, api, "inbox") as page:
         task_id = await asks(api)
-        await press(page, "Change arguments…")
-        asked = dialog(page)
-        await confirm(page, "Approve with these")
-        await expect_refusal(page, "The arguments are those of the call")
+        await press(page, "Change arguments")
+        asked = form(page)
+        await press(page, "Approve with these")
+        await expect(asked.get_by_role("alert")).to_contain_text("The arguments are those of the call")
         await asked.get_by_label("labels (JSON)").fill('["a"')
-        await confirm(page, "Approve with these")
-        await expect_refusal(page, "labels is no JSON")
+        await press(page, "Approve with these")
+        await expect(beside(page, "labels (JSON)")).to_contain_text("labels is no JSON")
         await asked.get_by_label("labels (JSON)").fill('["a", 7]')
-        await confirm(page, "Approve with these")
-        await expect_refusal(page, "arguments.labels.1 must be text")
+        await press(page, "Approve with these")
+        await expect(beside(page, "labels (JSON)")).to_contain_text("arguments.labels.1 must be text")
         await asked.get_by_label("labels (JSON)").fill('["b"]')
         await asked.get_by_label("version").fill(" 1.5")
         await asked.get_by_label("replicas").fill("3")
         await asked.get_by_label("notes").fill(f"{NOTES}    - 2\n")
         await asked.get_by_label("window").fill("")
         await asked.get_by_label("force").check()
-        await asked.get_by_label("Reason").fill("more of it")
-        await confirm(page, "Approve with these")
+        await page.get_by_label("Reason").fill("more of it")
+        await press(page, "Approve with these")
         await expect(page.get_by_text("Approved with other arguments")).to_be_visible()
         await api.client.outcome(task_id)
         given = (await api.get("/events?event_type=approval.given"))["items"][0]["payload"]
@@ -99,9 +110,9 @@ async def test_a_changed_call_of_another_rule_is_shown_with_its_change(
         open_view(browser, api, "inbox") as page,
     ):
         task_id = await asks(api)
-        await press(page, "Change arguments…")
-        await dialog(page).get_by_label("environment").select_option("prod")
-        await confirm(page, "Approve with these")
+        await press(page, "Change arguments")
+        await form(page).get_by_label("environment").select_option("prod")
+        await press(page, "Approve with these")
         card = page.get_by_role("article").filter(has_text="anonymous changed the arguments")
         await expect(card.get_by_role("heading", name="Changed by anonymous")).to_be_visible()
         await expect(card.locator(".diff .del")).to_have_text('-   "environment": "test",\n')
@@ -119,14 +130,14 @@ async def test_a_hidden_argument_has_to_be_written_whole(tmp_path: Path, browser
         open_view(browser, api, "inbox") as page,
     ):
         task_id = await asks(api)
-        await press(page, "Change arguments…")
-        version = dialog(page).get_by_label("version")
+        await press(page, "Change arguments")
+        version = form(page).get_by_label("version")
         await expect(version).to_have_value("")
-        await dialog(page).get_by_label("replicas").fill("3")
-        await confirm(page, "Approve with these")
+        await form(page).get_by_label("replicas").fill("3")
+        await press(page, "Approve with these")
         await expect(version).to_be_focused()  # the browser asks for it
         await version.fill("1.4")
-        await confirm(page, "Approve with these")
+        await press(page, "Approve with these")
         await api.client.outcome(task_id)
     assert Shipper.shipped[0][:2] == ["1.4", 3]
 
@@ -146,10 +157,10 @@ async def test_the_keyboard_changes_arguments_and_everybody_can_read_them(
         open_view(browser, api, "inbox", **options) as page,
     ):
         task_id = await asks(api)
-        await page.get_by_role("button", name="Change arguments…").focus()
+        await page.get_by_role("button", name="Change arguments").focus()
         await page.keyboard.press("Enter")
-        await expect(dialog(page).get_by_label("version")).to_be_focused()
-        await _look(page, f"dialog-{scheme}-{width}")
+        await expect(form(page).get_by_label("version")).to_be_focused()
+        await _look(page, f"edited-{scheme}-{width}")
         for _ in range(2):
             await page.keyboard.press("Tab")
         await page.keyboard.type("prod")

@@ -76,8 +76,8 @@ function Dialog({ question, end }) {
   </dialog>`;
 }
 
-/** @param {{field: Field}} given */
-function Input({ field }) {
+/** The control of a field, with its label and its hint. @param {{field: Field}} given */
+export function Input({ field }) {
   const { name, label, value, type = "text", required = false, options = [] } = field;
   const hint = field.hint ? html`<span class="dim" id=${`hint-${name}`}>${field.hint}</span>` : null;
   const by = field.hint ? `hint-${name}` : undefined;
@@ -96,8 +96,8 @@ function Input({ field }) {
   return html`<div class="field"><label>${label} ${control}</label>${hint}</div>`;
 }
 
-/** @param {Field[]} fields @param {FormData} given */
-function values(fields, given) {
+/** The values of a form by the names of its fields. @param {Field[]} fields @param {FormData} given */
+export function values(fields, given) {
   const read = (/** @type {Field} */ { name, type, isExact }) => {
     if (type === "checks") return given.getAll(name).map(String);
     if (type === "check") return given.has(name);

@@ -1,9 +1,12 @@
 // @ts-check
 /** Forms of JSON schemas: a label and an input for each field of an object, and the object that was filled in. */
 import { html } from "./vendor/preact.js";
+import { Failed } from "./lib.js";
+import { hasMark, visible } from "./unseen.js";
 
 /** Before the names of the inputs, so that a field may have the name of anything else in its form. */
 const FIELD = "field ";
+const LONG_CHARS = 60;
 /** @typedef {{name: string, title: string, kind: string, schema: any, required: boolean}} Field */
 
 /** A part of a schema without its reference, and without the null that it may be instead. @param {any} schema @param {any} root @param {number} [depth] @returns {any} */
@@ -44,25 +47,52 @@ export function isPlain(schema) {
   return fields.length > 0 && fields.every(({ kind }) => kind !== "json");
 }
 
-/** The inputs of a schema, but for some fields. @param {{schema: any, except?: string[]}} given */
-export const Inputs = ({ schema, except }) => fieldsOf(schema, except).map((field) => html`<${Input} key=${field.name} field=${field} />`);
+/** The text of a value in its control. @param {Field} field @param {any} value */
+const textOf = ({ kind }, value) => (value === undefined || value === null ? "" : kind !== "text" ? JSON.stringify(value, null, 2) : typeof value === "string" ? value.replaceAll("\r\n", "\n") : JSON.stringify(value));
 
-/** @param {{field: Field}} given */
-function Input({ field: { name, title, kind, schema, required } }) {
-  const known = { name: FIELD + name, required };
-  const hint = schema.description ? html` <span class="dim">${schema.description}</span>` : null;
-  const value = schema.default ?? undefined;
+/** The inputs of a schema, but for some fields; with the values of an object that is changed, and its error beside its field. @param {{schema: any, except?: string[], before?: any, error?: any}} given */
+export const Inputs = ({ schema, except, before, error }) =>
+  fieldsOf(schema, except).map((field) => {
+    const input = html`<${Input} key=${field.name} field=${field} before=${before} />`;
+    return before ? html`<div key=${field.name}>${input}${error?.of === field.name ? html`<${Failed} error=${error} />` : null}</div>` : input;
+  });
+
+/** @param {{field: Field, before?: any}} given */
+function Input({ field, before }) {
+  const { name, title, kind, schema } = field;
+  const value = before?.[name] ?? schema.default ?? undefined;
+  const isHidden = Boolean(before) && typeof value === "string" && hasMark(value);
+  const text = isHidden ? "" : textOf(field, value);
+  // A text that is changed may be empty.
+  const known = { name: FIELD + name, required: isHidden || (field.required && !schema.isNullable && !(before && kind === "text")) };
+  const note = isHidden ? "Hidden from you: write it whole." : before && visible(text) !== text ? `It has characters that cannot be seen: ${visible(text)}` : schema.description;
+  const hint = note ? html` <span class="dim">${note}</span>` : null;
   if (kind === "check") return html`<label class="line"><input type="checkbox" name=${known.name} defaultChecked=${value} /> ${title}${hint}</label>`;
-  const text = value === undefined || typeof value === "string" ? value : JSON.stringify(value);
   const control =
     kind === "choice"
-      ? html`<select ...${known}>${value === undefined ? html`<option value=""></option>` : null}${(schema.enum ?? ("const" in schema ? [schema.const] : [true, false])).map((/** @type {any} */ one) => html`<option key=${String(one)} value=${JSON.stringify(one)} selected=${one === value}>${String(one)}</option>`)}</select>`
+      ? html`<select ...${known}>${value === undefined || schema.isNullable ? html`<option value=""></option>` : null}${(schema.enum ?? ("const" in schema ? [schema.const] : [true, false])).map((/** @type {any} */ one) => html`<option key=${String(one)} value=${JSON.stringify(one)} selected=${one === value}>${String(one)}</option>`)}</select>`
       : kind === "number"
         ? html`<input ...${known} type="number" step=${schema.type === "integer" ? 1 : "any"} min=${schema.minimum} max=${schema.maximum} defaultValue=${value} />`
-        : kind === "text"
+        : kind === "text" && !(before && (text.length > LONG_CHARS || text.includes("\n")))
           ? html`<input ...${known} type="text" maxlength=${schema.maxLength} defaultValue=${text} />`
-          : html`<textarea ...${known} rows="3" defaultValue=${value === undefined ? "" : JSON.stringify(value)}></textarea>`;
+          : html`<textarea ...${known} rows="3" defaultValue=${text}></textarea>`;
   return html`<label>${title}${kind === "json" ? " (JSON)" : ""}${hint} ${control}</label>`;
+}
+
+/** An object with what was changed in its inputs. Throws for a field that is no JSON. @param {any} schema @param {FormData} given @param {any} before */
+export function changed(schema, given, before) {
+  const value = { ...before };
+  for (const field of fieldsOf(schema)) {
+    const { name, title, kind, schema: own } = field;
+    const known = before[name] ?? own.default;
+    const text = String(given.get(FIELD + name) ?? "");
+    if (kind === "check" ? given.has(FIELD + name) === Boolean(known) : text === textOf(field, known)) continue;
+    if (kind === "check") value[name] = !known;
+    else if (text === "" && own.isNullable) value[name] = null;
+    else if (kind === "text") value[name] = text;
+    else value[name] = text.trim() === "" ? undefined : kind === "number" ? Number(text) : parsed(title, text, name);
+  }
+  return value;
 }
 
 /** The object that was filled in. Throws for a field that is no JSON. @param {any} schema @param {FormData} given @param {string[]} [except] */
@@ -77,12 +107,12 @@ export function filled(schema, given, except) {
   return value;
 }
 
-/** @param {string} title @param {string} text */
-export function parsed(title, text) {
+/** @param {string} title @param {string} text @param {string} [of] */
+export function parsed(title, text, of) {
   try {
     return JSON.parse(text);
   } catch (/** @type {any} */ error) {
-    throw new Error(`${title} is no JSON: ${error.message}`);
+    throw Object.assign(new Error(`${title} is no JSON: ${error.message}`), { of });
   }
 }
 

@@ -4,7 +4,7 @@ import { html, useState } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
 import { filled, Inputs, isPlain, worded } from "./form.js";
-import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
+import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Key } from "./keys.js";
 import { act, Ago, asked, call, Failed, may, Shown, TaskLink, to, useData } from "./lib.js";
@@ -16,6 +16,7 @@ const SHORT_CHARS = 80;
 /** A question with all that is needed to answer it: the effect first, the buttons always in sight. @param {{question: any}} given */
 export function Item({ question: listed }) {
   const [opened, setOpened] = useState(/** @type {any} */ (null));
+  const [isEdited, edit] = useState(false);
   const question = opened ? { ...listed, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : listed;
   const subject = question.subject ?? {};
   const isTask = Boolean(question.task_id);
@@ -29,16 +30,16 @@ export function Item({ question: listed }) {
         ${question.expires_at ? html`<span>expires <${Ago} time=${question.expires_at} /></span>` : null}</p>
       ${isTask && isHidden ? html`<${Hidden} question=${listed} isOpen=${Boolean(opened)} open=${setOpened} />` : null}
       ${subject.why && subject.kind !== "question" ? html`<p><span class="dim">Why it asks:</span> <${Text} value=${subject.why} /></p>` : null}
-      <${Facts} subject=${subject} asked=${question.question} />
+      <${Facts} subject=${subject} asked=${question.question} edited=${isEdited ? html`<${EditedArguments} question=${question} close=${() => edit(false)} />` : null} />
       ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
       ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
     </div>
-    <footer><${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} /></footer>
+    <footer><${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} isEdited=${isEdited} edit=${edit} /></footer>
   </article>`;
 }
 
-/** What a question is about: its effect first, then what is known, then the call. @param {{subject: any, asked: string}} given */
-export function Facts({ subject, asked: text }) {
+/** What a question is about: its effect first, then what is known, then the call; `edited` stands in place of its arguments. @param {{subject: any, asked: string, edited?: any}} given */
+export function Facts({ subject, asked: text, edited }) {
   const { kind, agent_id, hidden_parts, ...about } = subject;
   const isQuestion = kind === "question";
   const fields = isQuestion ? about : {};
@@ -47,7 +48,7 @@ export function Facts({ subject, asked: text }) {
       ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
       ${subject.check && !text.includes(subject.check) ? html`<h2>Its check</h2><p class="question"><${Text} value=${subject.check} /></p>` : null}`}
     ${Object.keys(fields).length ? html`<h2>About</h2><${Fields} fields=${fields} />` : null}
-    ${!isQuestion && names.length ? html`<h2>Arguments${subject.tool ? html` <span class="dim">of ${subject.tool}</span>` : ""}</h2><${Fields} fields=${subject.arguments} />` : null}
+    ${!isQuestion && names.length ? html`<h2>Arguments${subject.tool ? html` <span class="dim">of ${subject.tool}</span>` : ""}</h2>${edited ?? html`<${Fields} fields=${subject.arguments} />`}` : null}
     ${isQuestion ? null : html`<${Changed} subject=${subject} />${Object.keys(subject.request ?? {}).length ? html`<h2>Its request</h2><${Shown} value=${subject.request} />` : null}`}`;
 }
 
@@ -87,8 +88,8 @@ function LastWords({ task }) {
   </details>`;
 }
 
-/** @param {{question: any, decides: boolean, isUnseen: boolean}} given */
-function Answer({ question, decides, isUnseen }) {
+/** @param {{question: any, decides: boolean, isUnseen: boolean, isEdited: boolean, edit: (isEdited: boolean) => void}} given */
+function Answer({ question, decides, isUnseen, isEdited, edit }) {
   const [reason, setReason] = useState("");
   const isMine = may("approver", "submitter");
   const notNow = html`<button type="button" onClick=${() => postpone(question)}>Not now</button>`;
@@ -96,6 +97,12 @@ function Answer({ question, decides, isUnseen }) {
   if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
   if (isDoubt(question)) return html`<${Doubt} question=${question} notNow=${notNow} />`;
+  if (isEdited)
+    return html`<div class="bar">
+      <button class="yes" form=${FORM}>Approve with these</button>
+      <label>Reason <input name="reason" form=${FORM} /></label>
+      <button type="button" onClick=${() => edit(false)}>Leave them as they were</button>
+    </div>`;
   const approve = () => answer(question, { approve: true }, "Approved");
   const deny = () => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied");
   const warn = () =>
@@ -112,7 +119,7 @@ function Answer({ question, decides, isUnseen }) {
       <button type="button" class="yes" aria-keyshortcuts="a" onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
       <label>Reason <input aria-keyshortcuts="d" value=${reason} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && deny()} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
       <button type="button" class="no" onClick=${deny}>Deny<${Key} name="d" /></button>
-      ${changeable(question) ? html`<button type="button" onClick=${() => changeArguments(question, (value) => send(question, value))}>Change arguments…</button>` : null}
+      ${changeable(question) ? html`<button type="button" onClick=${() => edit(true)}>Change arguments</button>` : null}
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;

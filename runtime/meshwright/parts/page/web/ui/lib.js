@@ -10,6 +10,7 @@ export class Problem extends Error {
     super(document?.detail ?? `The mesh answered ${status}`);
     this.status = status;
     this.remedy = document?.remedy ?? "";
+    this.field = document?.field ?? "";
   }
 }
 
