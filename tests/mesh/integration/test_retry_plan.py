@@ -34,6 +34,11 @@ class Payer(Agent):
         """Charge a card."""
         return f"charged {amount}"
 
+    @tool(effect="read")
+    async def balance(self) -> str:
+        """Read the balance."""
+        return "100"
+
     async def run(self, run: Run) -> str:
         await run.state("PAYING")  # changes nothing
         await run.delegate("helper", "How much?")
@@ -42,7 +47,8 @@ class Payer(Agent):
 
 
 def replies() -> list[ModelReply | ToolCall]:
-    return [priced_reply("7", 10), tool_call("charge", amount=7), priced_reply("Charged.", 20)]
+    paying = [tool_call("balance"), tool_call("charge", amount=7)]
+    return [priced_reply("7", 10), *paying, priced_reply("Charged.", 20)]
 
 
 async def failed_payment(api: Api) -> str:
@@ -57,7 +63,7 @@ async def test_a_plan_has_steps_effects_and_costs_of_each_way(tmp_path: Path) ->
         start, journal = plan.ways
         assert (start.begin, journal.begin) == ("start", "journal")  # the agent was at fault
         assert plan.error is not None and plan.error.type == "ValueError"
-        assert start.names == ("step state", "delegate helper", "2 × model", "tool charge")
+        assert start.names == ("step state", "delegate helper", "3 × model", "tool balance", "tool charge")
         assert start.effects == ("delegate helper", "tool charge")
         assert (start.steps_kept, start.asks) == (0, True)
         assert start.cost_usd == Decimal("0.6")  # of the helper too

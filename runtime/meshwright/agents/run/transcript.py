@@ -29,7 +29,7 @@ from meshwright.agents.run.recorded import (
     was_answered,
 )
 from meshwright.agents.run.step_waits import StepEvents
-from meshwright.agents.run.tool_calls import content_of, result_summary
+from meshwright.agents.run.tool_calls import content_of, is_journaled, result_summary
 from meshwright.agents.tools.approval import arguments_text
 from meshwright.agents.tools.limited import cut
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
@@ -97,6 +97,12 @@ class Transcript:
     def summary(self, path: str) -> StepSummary:
         """A step in short. Raises NotFound."""
         return StepSummary(**self._fields(self._step(path)))
+
+    def changes_nothing(self, path: str) -> bool:
+        """Whether a step is a call of a tool that only reads, and has ended. Raises NotFound."""
+        step = self._step(path)
+        is_call = step.kind.startswith(TOOL) and is_journaled(step.result)
+        return is_call and "changed" not in step.result
 
     def view(self, path: str, *, max_chars: int, whole: bool = True) -> StepView:
         """A step with what was said; a longer text is cut, and says so. Raises NotFound.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -20,7 +21,15 @@ from meshwright.money.task_costs import TaskTree
 
 _MAX_NAMES = 12
 _WITHOUT_EFFECT = ("context", "model")
-_NOTES = ("ask_person", "state", "title")  # steps of runs that change nothing outside
+_NOTES = (
+    "ask_person",
+    "changes",
+    "progress",
+    "recall",
+    "skills",
+    "state",
+    "title",
+)  # of a run: nothing outside
 
 
 class RetryWay(Struct):
@@ -55,30 +64,40 @@ class RetryPlan(Struct):
     error: Fault | None = None
 
 
-def last_steps(record: TaskRecord, transcripts: Sequence[Transcript]) -> list[StepSummary]:
+class LastStep(NamedTuple):
+    """A step, and whether it may have changed something."""
+
+    summary: StepSummary
+    has_effect: bool
+
+
+def last_steps(record: TaskRecord, transcripts: Sequence[Transcript]) -> list[LastStep]:
     """The steps of the last attempt, and of those that it went on with, each path once."""
-    by_path: dict[str, StepSummary] = {}
+    by_path: dict[str, LastStep] = {}
     number: int | None = len(record.attempts) or None
     while number is not None:
         transcript = transcripts[number - 1]
         for path in transcript.paths:
-            by_path.setdefault(path, transcript.summary(path))
+            if path not in by_path:
+                step = transcript.summary(path)
+                by_path[path] = LastStep(step, _may_change(step) and not transcript.changes_nothing(path))
         number = record.attempts[number - 1].continues
     return list(by_path.values())
 
 
 def way_of(
     begin: Begin,
-    steps: Iterable[StepSummary],
+    steps: Iterable[LastStep],
     kept_paths: set[str],
     costs: Mapping[str, Amount | None],
     *,
     asks: bool,
 ) -> RetryWay:
     """The way that keeps the steps of some paths; `costs` are those of delegated tasks by their ids."""
-    again = [step for step in steps if step.path not in kept_paths and not step.is_copied]
+    repeated = [step for step in steps if step.summary.path not in kept_paths and not step.summary.is_copied]
+    again = [step.summary for step in repeated]
     names = _counted(again, skipped=("context",))
-    effects = _counted(filter(_may_have_effect, again), skipped=_WITHOUT_EFFECT)
+    effects = _counted(step.summary for step in repeated if step.has_effect)
     way = RetryWay(
         begin=begin,
         steps_kept=len(kept_paths),
@@ -134,15 +153,15 @@ def _steps(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _counted(steps: Iterable[StepSummary], skipped: tuple[str, ...]) -> tuple[str, ...]:
+def _counted(steps: Iterable[StepSummary], skipped: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names of steps, each once with how often it is there."""
     counts = Counter(_name_of(step) for step in steps if step.kind not in skipped)
     return tuple(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
 
 
-def _may_have_effect(step: StepSummary) -> bool:
+def _may_change(step: StepSummary) -> bool:
     is_note = step.kind == "step" and (step.name in _NOTES or step.name.startswith(APPROVE))
-    return step.status != "waiting" and not is_note
+    return step.status != "waiting" and step.kind not in _WITHOUT_EFFECT and not is_note
 
 
 def _name_of(step: StepSummary) -> str:
