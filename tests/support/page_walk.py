@@ -68,6 +68,13 @@ def _kind(address: str) -> str:
     return " ".join([view, "/ID" if identity else "", *names])
 
 
+async def expect_whole(page: Page) -> None:
+    """A page shows all that it has asked for."""
+    await expect(page.get_by_role("heading", level=1)).to_be_visible()
+    await expect(page.locator(".health")).to_contain_text(re.compile(r"\w"))
+    await expect(page.get_by_text("Asking…")).to_have_count(0)
+
+
 async def walk(page: Page, url: str) -> AsyncIterator[str]:
     """Go to each view of the side bar, and to one page of each kind behind it; yields their addresses."""
     waiting: list[str] = await page.locator(".side nav a").evaluate_all(LINKS)
@@ -76,8 +83,7 @@ async def walk(page: Page, url: str) -> AsyncIterator[str]:
     while waiting:
         address = waiting.pop(0)
         await page.goto(f"{url}/{address}")
-        await expect(page.get_by_role("heading", level=1)).to_be_visible()
-        await expect(page.get_by_text("Asking…")).to_have_count(0)
+        await expect_whole(page)
         yield address
         view = address.removeprefix("#/").partition("/")[0].partition("?")[0]
         for link in await page.locator("main a[href^='#/']").evaluate_all(LINKS):

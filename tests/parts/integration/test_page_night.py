@@ -10,7 +10,7 @@ from playwright.async_api import Browser, Locator, expect
 
 from tests.support.bad_night import TASKS, bad_night
 from tests.support.page import TOKEN, log_in, reader
-from tests.support.page_walk import Look, judge, tab_through, walk
+from tests.support.page_walk import Look, expect_whole, judge, tab_through, walk
 
 pytestmark = pytest.mark.needs("chromium")
 ZOOMED = 640
@@ -66,7 +66,7 @@ async def test_the_keyboard_reaches_all_that_is_in_sight(
                 await Look(width).take(person.page)
                 faults += await tab_through(person.page, f"{address} {width}")
                 await person.page.reload()
-                await expect(person.page.get_by_role("heading", level=1)).to_be_visible()
+                await expect_whole(person.page)
     assert not faults, "\n".join(faults)
 
 

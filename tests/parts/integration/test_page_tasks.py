@@ -189,10 +189,11 @@ async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, browser: Browse
             await page.get_by_role("link", name="Tasks", exact=True).click()
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows.filter(has_text="gate").get_by_text("stuck")).to_be_visible()
-            await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_visible()
             await page.get_by_role("link", name="stuck 1").click()
             await expect(rows).to_have_count(2)
             await expect(page.get_by_role("button", name="Cancel all that match…")).to_have_count(0)
+            await page.get_by_role("link", name="running 1").click()
+            await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_visible()
             await page.unroute_all(behavior="ignoreErrors")
 
 
@@ -231,6 +232,7 @@ async def test_a_retry_says_which_steps_run_again_and_what_they_cost(
 
 async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, browser: Browser) -> None:
     async with http_mesh(tmp_path) as api, open_view(browser, api, "tasks") as page:
+        await page.get_by_text("Filters").click()
         await page.get_by_label("Agent").fill("ech")
         task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
         await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()

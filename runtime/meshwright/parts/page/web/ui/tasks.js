@@ -12,7 +12,6 @@ const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["ta
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const ENDS = STATES.slice(4);
 const PAGE = 50;
-const WIDE = matchMedia("(min-width: 821px)");
 /** Each kind of wait in words. */
 export const WAITS = { person: "a person", task: "another task", timer: "a time", event: "an event", provider: "a model", money: "money" };
 
@@ -78,7 +77,7 @@ function Filter({ wanted }) {
     location.hash = to("tasks", { ...wanted, ...given });
   };
   const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
-  return html`<details class="filters" open=${WIDE.matches || Object.keys(wanted).length > 0}><summary>Filters</summary><form class="bar" role="search" onSubmit=${send}>
+  return html`<details class="filters" open=${Object.keys(wanted).length > 0}><summary>Filters</summary><form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
@@ -88,9 +87,9 @@ function Filter({ wanted }) {
   </form></details>`;
 }
 
-/** Work again on all that match, or cancel them. @param {{wanted: Record<string, string>, items: any[]}} given */
+/** Work again on all that match a filter, or cancel them. @param {{wanted: Record<string, string>, items: any[]}} given */
 function Again({ wanted, items }) {
-  if (!may("operator") || items.length === 0) return null;
+  if (!may("operator") || items.length === 0 || !Object.keys(wanted).length) return null;
   const failed = items.some((item) => ["failed", "timed_out", "cancelled"].includes(item.status));
   const open = items.some((item) => !item.completed_at);
   return html`<p class="bar">
