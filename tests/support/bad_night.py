@@ -271,7 +271,15 @@ async def _registers(api: Api) -> None:
     task = {"agent_id": LONG_NAME, "payload": {"text": TITLE}}
     config = {"agent_id": LONG_NAME, "llm_provider": "ollama", "llm_model": "llama3:70b-instruct-q4_K_M-long"}
     for method, path, body in (
-        ("POST", "/v1/prompts", {"name": "helper", "template": f"Help.\n{LONG_WORD}", "message": TITLE}),
+        (
+            "POST",
+            "/v1/prompts",
+            {
+                "name": "helper",
+                "template": f"Help.\n{LONG_WORD}",
+                "message": "Answer in one sentence, at night too. " * 5,
+            },
+        ),
         ("PUT", "/v1/prompts/helper", {"template": "Help well."}),
         ("POST", "/v1/prompts", {"name": LONG_NAME, "template": ARABIC}),
         ("POST", "/v1/experiments", {"name": EXPERIMENT, "agent_id": "helper", "variants": variants}),

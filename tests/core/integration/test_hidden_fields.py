@@ -40,7 +40,7 @@ KEPT: dict[str, set[str]] = {
 }
 """Events that erasure keeps, with their fields that are no facts: they hold no contents."""
 HIDDEN: dict[type[Struct] | type[BaseModel], set[str]] = {
-    TaskView: {"payload", "shape"},
+    TaskView: {"payload", "shape", "title"},
     Outcome: {"result", "files"},
     Fault: {"message"},
     Attempt: set(),

@@ -168,14 +168,15 @@ async def test_an_unknown_path_is_a_problem_too(api):
     assert (status, problem["detail"]) == (404, "GET /nowhere: not found")
 
 
-async def test_a_route_whose_first_request_fails_answers_the_next(api, monkeypatch):
+async def test_a_route_whose_first_request_fails_answers_the_next(tmp_path, monkeypatch):
     def refuse(*_: object, **options: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")  # as its imports do
 
-    with monkeypatch.context() as patch:
-        patch.setattr(APIRoute, "__init__", refuse)
-        assert [(await api.call("GET", "/healthz"))[0] for _ in range(2)] == [500, 500]
-    assert (await api.get("/healthz"))["status"] == "ok"
+    async with http_mesh(tmp_path) as api:
+        with monkeypatch.context() as patch:
+            patch.setattr(APIRoute, "__init__", refuse)
+            assert [(await api.call("GET", "/healthz"))[0] for _ in range(2)] == [500, 500]
+        assert (await api.get("/healthz"))["status"] == "ok"
 
 
 async def test_an_unexpected_error_tells_the_client_nothing_of_its_content(api, caplog, monkeypatch):

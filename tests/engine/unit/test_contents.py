@@ -46,7 +46,7 @@ SECRET = "hunter2-of-ann"
 CONTENTS: dict[type[Any], set[str]] = {
     Task: {"payload", "idempotency_key", "sender_context", "shape"},
     TaskVariant: {"params"},
-    TaskView: {"payload", "shape"},
+    TaskView: {"payload", "shape", "title"},
     Attempt: set(),
     Outcome: {"result", "files"},
     Fault: {"message"},

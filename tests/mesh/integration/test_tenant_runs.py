@@ -81,6 +81,7 @@ OWN = {
     "complete",
     "converse",
     "gather",
+    "note",
     "delegate_all",
     "prepare",
     "progress",
@@ -89,6 +90,7 @@ OWN = {
     "sleep",
     "state",
     "step",
+    "title",
     "tree",
 }
 """Methods that take no name of others: `delegate_all` is `delegate`, `prepare` is asked with `remember`."""

@@ -442,7 +442,7 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("create", "run", "end"), "oA"),
         "see": "aA",
     },
-    FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
+    FiguresOperations: {**dict.fromkeys(("show", "trends", "flows", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
 

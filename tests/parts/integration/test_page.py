@@ -293,6 +293,7 @@ async def test_every_view_can_be_read_by_everybody(
         await api.call("PUT", "/v1/prompts/moody", json={"template": "Be calm, and brief."})
         job = {"id": "job", "cron": "0 7 29 2 *", "task": {"agent_id": "echo", "payload": {}}}
         await api.call("POST", "/schedules", json=job)
+        await person.page.goto(f"{api.url}/#/inbox")  # a fresh mesh begins elsewhere
         await person.page.get_by_role("article").wait_for()
         for view in (*VIEWS, "prompts/moody", f"task/{task_id}"):
             await person.page.goto(f"{api.url}/#/{view}")
