@@ -104,7 +104,7 @@ def commands_of(job: CodingJob) -> tuple[Command, ...]:
 
 
 def mark_of(step: int, job: CodingJob) -> str:
-    """The word of a shell that marks a step: by its quotes a command is told from what it has written."""
+    """The word of a shell that marks a step: its quotes set a command apart from its output."""
     return f"step-'{step}'-of-{job.name}"
 
 

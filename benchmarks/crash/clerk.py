@@ -9,7 +9,7 @@ from meshwright import Agent, Capability, CheckResult, ToolContext, tool
 
 _ASKS = os.environ.get("CRASH_ASKS") == "1"
 _CHECK = "was_done" if os.environ.get("CRASH_CHECKS") == "1" else None
-_do = perform if _CHECK else act  # without a check, as alone: the model is told of a failure
+_do = perform if _CHECK else act  # without a check, as alone: the model gets a failure
 
 
 class Clerk(Agent):

@@ -13,14 +13,13 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work import Work
 from meshwright.engine.work.earlier import read_steps
-from meshwright.engine.work.protocol import DELEGATE, EndedAttempt
+from meshwright.engine.work.protocol import DELEGATE, TOOL, EndedAttempt
 from meshwright.models.port import CallContext, Settlement
 from meshwright.money.budgets import Budgets
 
 _MAX_CHANGES = 50
 _MAX_FILES = 50
 _MAX_PATH_CHARS = 200  # in one line: a name may have line feeds
-_TOOL = "tool "
 _Value = Mapping[str, Any]
 _TAKEN_OVER = """\
 Earlier attempts at this task failed after they had changed something. These changes were not taken back.
@@ -83,15 +82,15 @@ def _changes_of(attempt: EndedAttempt, values: list[Mapping[str, Any]]) -> Itera
     results = {value["path"]: value["result"] for value in values if "kind" in value and "result" in value}
     for value in values:
         kind = value.get("kind", "")
-        tool, result = kind.removeprefix(_TOOL), value.get("result")
+        tool, result = kind.removeprefix(TOOL), value.get("result")
         origin = {"attempt": attempt.attempt, "agent_id": attempt.agent_id, "tool": tool}
-        if "intent" in value and kind.startswith(_TOOL):
+        if "intent" in value and kind.startswith(TOOL):
             step_result = results.get(value["path"], "it was interrupted and may have taken effect")
             if not is_journaled(step_result):  # a person may have said what came of it
                 yield EarlierChange(**origin, arguments="?", result=str(step_result), is_certain=False)
         elif not isinstance(result, dict):
             continue
-        elif kind.startswith(_TOOL) and "changed" in result:
+        elif kind.startswith(TOOL) and "changed" in result:
             came_of_it = result.get("error") or result_summary(result.get("value")) or "done"
             certain = "uncertain" not in result
             yield EarlierChange(

@@ -1,4 +1,4 @@
-"""Calls of tools that exclude one another, whoever makes them: the model, or the code of the run."""
+"""Calls of tools that exclude one another, made by the model or by the code of the run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from meshwright.engine.work.paths import OpenStep
-
-TOOL_STEP = "tool "
-"""The kind of a call's step begins so."""
+from meshwright.engine.work.protocol import TOOL
 
 
 class ToolExclusion:
@@ -26,7 +24,7 @@ class ToolExclusion:
         A call that a tool makes belongs to that tool's own turn, and waits for none.
         """
         if inside is not None and any(
-            step.key.kind.startswith(TOOL_STEP) for step in (inside, *inside.scope.steps_around())
+            step.key.kind.startswith(TOOL) for step in (inside, *inside.scope.steps_around())
         ):
             yield
             return

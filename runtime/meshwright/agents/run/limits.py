@@ -20,6 +20,7 @@ from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
 from meshwright.core.step_events import ReachedLimit
+from meshwright.engine.work.protocol import TOOL
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import BudgetExceeded, ModelTimeout, is_refusal
 from meshwright.models.port import Call, ModelReply, ToolCall
@@ -133,7 +134,7 @@ class Totals:
         result, kind = record.get("result"), record.get("kind", "")
         if isinstance(result, dict):
             self._steps += kind == "model" and bool(result.get("tool_calls"))
-            self._seconds += seconds_of(result) if kind.startswith("tool ") else 0.0
+            self._seconds += seconds_of(result) if kind.startswith(TOOL) else 0.0
 
     def now(self) -> dict[str, Any]:
         """The totals for each limit that holds, as plain data."""

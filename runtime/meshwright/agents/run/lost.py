@@ -10,10 +10,9 @@ from meshwright.agents.run.calls import ModelCalls, counted_fields
 from meshwright.agents.run.earlier import has_open_calls
 from meshwright.agents.run.state import RunState
 from meshwright.core.ids import new_id
-from meshwright.engine.work.paths import ProgressEvent
+from meshwright.engine.work.protocol import TOOL
+from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CHARGE, Call
-
-_TOOL = "tool "
 
 
 async def add_lost_calls(state: RunState, calls: ModelCalls) -> None:
@@ -56,7 +55,7 @@ def _is_reply(step: Mapping[str, Any]) -> bool:
 
 
 def _tool_of(step: Mapping[str, Any]) -> str:
-    return str(step["kind"]).removeprefix(_TOOL)
+    return str(step["kind"]).removeprefix(TOOL)
 
 
 def _lost_call(state: RunState) -> Call:

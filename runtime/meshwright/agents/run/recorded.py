@@ -21,9 +21,10 @@ from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.step_events import ToolCalled
 from meshwright.engine.kernel.envelope import Record
+from meshwright.engine.work.protocol import TOOL
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 
-TOOL, APPROVE, _DELEGATE = "tool ", "approve ", "delegate"
+APPROVE, _DELEGATE = "approve ", "delegate"
 
 
 class RecordedStep(NamedTuple):

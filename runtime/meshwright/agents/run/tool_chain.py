@@ -17,7 +17,6 @@ from pydantic_core import from_json, to_json
 from meshwright.agents.run.approvals import CallApproval
 from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.checks import CheckedTool, check_call
-from meshwright.agents.run.exclusion import TOOL_STEP
 from meshwright.agents.run.files import DELEGATE_TOOL, check_size, fitting
 from meshwright.agents.run.masks import redacted_arguments
 from meshwright.agents.run.state import RunState
@@ -40,6 +39,7 @@ from meshwright.core.files import File
 from meshwright.core.tracing import TENANT, GenAI
 from meshwright.engine.work.doubts import checked_event
 from meshwright.engine.work.paths import OpenStep
+from meshwright.engine.work.protocol import TOOL
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import ToolCall
 
@@ -89,7 +89,7 @@ class _JournalLink(ToolLink[RunInvocation]):
 
     async def call(self, call: RunInvocation) -> Any:
         state, tool, started = call.state, call.tool, time.perf_counter()
-        request, kind, journal = {"arguments": call.arguments}, f"{TOOL_STEP}{tool.name}", state.journal
+        request, kind, journal = {"arguments": call.arguments}, f"{TOOL}{tool.name}", state.journal
         # First: a recorded call would miss its turn while a new one waits for all that are recorded.
         journal.join(kind, request, {kind: request})
         async with (
@@ -380,7 +380,7 @@ async def _refuse(context: ToolContext, state: RunState, call: ToolCall, *, outs
     names = ", ".join(state.tools) or "none"
     result = {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
     request = {"arguments": approval.arguments}
-    async with state.journal.open_step(f"{TOOL_STEP}{call.name}", request, costly=False) as step:
+    async with state.journal.open_step(f"{TOOL}{call.name}", request, costly=False) as step:
         if not step.is_replayed:
             step.finish(result, tool_events(call.name, approval.arguments, result, None))
     return step.result

@@ -146,7 +146,7 @@ class HostProxy:
                 except OSError as failed:
                     connection.close()
                     error = failed
-                except BaseException:
+                except BaseException:  # cancelled as it connects: nothing else would close it
                     connection.close()
                     raise
                 else:

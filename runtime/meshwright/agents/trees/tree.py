@@ -140,7 +140,7 @@ class Tree:
                     raise ToolFailed(
                         "another worker has changed the tree meanwhile", remedy="Look at it, and try again"
                     )
-            except Exception:
+            except Exception:  # whatever it was, what the step wrote is no part of the tree
                 await self._undo_unended()
                 raise
             self._end(step_id, result, step.before)
@@ -246,7 +246,7 @@ class Tree:
                 finished = await self._services.sandbox.run_connected(
                     argv, self.root, connection, limits=limits, env=variables, read=folders
                 )
-            except BaseException:
+            except BaseException:  # also where the run ends: what the program wrote stays
                 with suppress(ToolFailed):  # the error of the program matters more
                     await self._keep()
                 raise

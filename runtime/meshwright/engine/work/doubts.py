@@ -10,7 +10,7 @@ from meshwright.core.step_events import StepChecked
 from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
-from meshwright.engine.work.protocol import Work
+from meshwright.engine.work.protocol import TOOL, Work
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.waits import Waits
 
@@ -43,7 +43,7 @@ class CheckStep(OpenStep):
             if not self.is_replayed:
                 started = time.perf_counter()
                 checked = await check()
-                event = checked_event(self._checked.key.kind.removeprefix("tool "), checked, started)
+                event = checked_event(self._checked.key.kind.removeprefix(TOOL), checked, started)
                 self.finish(checked.model_dump(), [event])
         return CheckResult.model_validate(self.result)
 
@@ -98,7 +98,7 @@ class Doubts:
         question = repeat_key(opened.key, times_begun)
         if question.path in self._earlier.results:
             return self._earlier.results[question.path]["result"]
-        name = opened.key.kind.removeprefix("tool ")
+        name = opened.key.kind.removeprefix(TOOL)
         evidence = "" if checked is None else f" Its check cannot tell: {_as_sentence(checked.evidence)}"
         reason = (
             f"The mesh stopped while {name} was running.{evidence} Check whether it took effect. May it run "

@@ -11,7 +11,15 @@ from meshwright.core.messages import ForkedFrom, Task
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.people import RESTART
-from meshwright.engine.work.protocol import DELEGATE, StepKey, TaskKey, Work, answers_stream, claim_stream
+from meshwright.engine.work.protocol import (
+    DELEGATE,
+    TOOL,
+    StepKey,
+    TaskKey,
+    Work,
+    answers_stream,
+    claim_stream,
+)
 from meshwright.engine.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
 
 
@@ -200,7 +208,7 @@ def place_of(path: str) -> str:
     return ".".join(parts)
 
 
-_TOOL, _APPROVE = "tool ", "approve "  # how kinds of steps begin
+_APPROVE = "approve "  # begins the kind of a step
 
 
 def _name_of(record: Record) -> str:
@@ -222,7 +230,7 @@ def _may_have_changed(step: Mapping[str, Any]) -> bool:
     fields = result if isinstance(result, dict) else {}
     if step["kind"] == DELEGATE:
         return bool(fields.get("changed"))
-    if not step["kind"].startswith(_TOOL):
+    if not step["kind"].startswith(TOOL):
         return "intent" in step
     has_ended = "error" in step or {"value", "error"} <= fields.keys()
     return bool("changed" in fields or step.get("changed") or ("intent" in step and not has_ended))
@@ -237,7 +245,7 @@ def unspent_answers(attempts: Iterable[tuple[Sequence[Record], Sequence[Record]]
     spent: set[str] = set()
     for records, own in attempts:
         answers += own
-        calls = [record.value for record in records if record.value.get("kind", "").startswith(_TOOL)]
+        calls = [record.value for record in records if record.value.get("kind", "").startswith(TOOL)]
         for record in filter(is_approval, (*records, *own)):
             if is_used(record.value["path"], calls):
                 spent.add(record.value.get("kept", _name_of(record)))

@@ -50,7 +50,7 @@ from meshwright.engine.work.earlier import (
 )
 from meshwright.engine.work.paths import OpenStep, Paths, Scope, hash_of, identity_of
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
-from meshwright.engine.work.protocol import DELEGATE, StepKey, WaitKind, Work, claim_stream
+from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, WaitKind, Work, claim_stream
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
@@ -322,7 +322,7 @@ class Journal:
         scope = opened.scope
         opened.was_begun, scope.was_begun = scope.was_begun, False
         self._has_begun = self._has_begun or opened.was_begun
-        if opened.was_begun and opened.key.kind.startswith("tool "):
+        if opened.was_begun and opened.key.kind.startswith(TOOL):
             self._cut_branches.add(scope.prefix)
 
     def _count_cut(self, opened: OpenStep) -> None:
@@ -544,7 +544,7 @@ class Journal:
         key = StepKey(path=path, number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
-            step_names = ", ".join(step.removeprefix("tool ") for step in steps)
+            step_names = ", ".join(step.removeprefix(TOOL) for step in steps)
             reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
             subject = {"kind": RESTART, "steps": list(steps)}
             await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))

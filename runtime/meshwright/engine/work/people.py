@@ -13,7 +13,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import Marks, redact_data
 from meshwright.core.task_events import ApprovalEnded, ApprovalRequested
-from meshwright.engine.work.protocol import StepKey, Wait, WaitKind
+from meshwright.engine.work.protocol import TOOL, StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
 """The `kind` of the subject of a wait for an approval."""
@@ -193,7 +193,7 @@ def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[App
 
 def result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
     """The result of a step that a person does not let run again, else the reason; a model gets words."""
-    result, tool = answer.get("result"), key.kind.removeprefix("tool ")
+    result, tool = answer.get("result"), key.kind.removeprefix(TOOL)
     if result is not None:
         return result
     is_tool = tool != key.kind

@@ -33,6 +33,8 @@ class StepKey(Struct, omit_defaults=True):
 
 DELEGATE = "delegate"
 """The kind of the step that waits for a delegated task."""
+TOOL = "tool "
+"""The kind of the step of a call of a tool begins so; its name follows."""
 
 
 class Wait(Struct):

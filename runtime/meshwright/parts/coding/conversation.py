@@ -90,7 +90,7 @@ class AcpConversation:
             self._gateway.interrupted.set_exception(error)
 
     async def _ask_person(self, title: str, about: Mapping[str, str]) -> bool:
-        """Ask once for what is said to be asked: the same question in a later claim has its answer."""
+        """Ask for a permission; the same question in a later claim has its answer."""
         run, question = self._work.run, f"{self._work.name} asks for a permission: {title}"
         try:
             answer = await run.ask_person(question, shape=Approval, about=about)

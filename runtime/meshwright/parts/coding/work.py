@@ -42,7 +42,7 @@ class CodingWork(NamedTuple):
     number: int
     """Of the session in its run."""
     decisions: dict[str, asyncio.Future[bool]]
-    """The answers to permissions, by what was asked: in all sessions of the run."""
+    """The answers to permissions in all sessions of the run, by the calls that they are for."""
 
 
 class AgentConversation(Protocol):

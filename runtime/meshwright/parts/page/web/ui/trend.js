@@ -40,7 +40,7 @@ const sum = (/** @type {Column[]} */ columns, /** @type {"good" | "poor"} */ nam
 /** @typedef {[good: string, poor: string]} Words */
 
 /** The text of columns. @param {Column[]} columns @param {Words} words */
-function told(columns, [good, poor]) {
+function summaryOf(columns, [good, poor]) {
   const worst = columns.reduce((one, other) => (other.poor > one.poor ? other : one), columns[0]);
   const text = `${columns.length} hours: ${sum(columns, "good").toLocaleString()} ${good}, ${sum(columns, "poor").toLocaleString()} ${poor}`;
   return worst.poor ? `${text}, most at ${clock(worst.time)} (${worst.poor})` : text;
@@ -56,7 +56,7 @@ export function Spark({ columns, words }) {
     return count ? html`<rect x=${at * (BAR + GAP)} y=${HEIGHT - (HEIGHT * from) / top - height} width=${BAR} height=${height} class=${kind} />` : null;
   };
   const width = columns.length * (BAR + GAP);
-  return html`<svg class="spark" role="img" aria-label=${told(columns, words)} viewBox=${`0 0 ${width} ${HEIGHT}`} width=${width} height=${HEIGHT}><title>${told(columns, words)}</title>${columns.map(({ time, good, poor }, at) => html`<g key=${time}>${bar(at, 0, good, "good")}${bar(at, good, poor, "poor")}</g>`)}</svg>`;
+  return html`<svg class="spark" role="img" aria-label=${summaryOf(columns, words)} viewBox=${`0 0 ${width} ${HEIGHT}`} width=${width} height=${HEIGHT}><title>${summaryOf(columns, words)}</title>${columns.map(({ time, good, poor }, at) => html`<g key=${time}>${bar(at, 0, good, "good")}${bar(at, good, poor, "poor")}</g>`)}</svg>`;
 }
 
 /** Columns with a scale, each a link where it has an address. @param {{label: string, columns: Column[], words: Words}} given */
