@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, TaskRequest
@@ -13,6 +14,7 @@ from meshwright.agents.run.run import Run
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from tests.support.interrupted_mesh import kept
 
 
 class EchoingModel:
@@ -45,6 +47,15 @@ def author(run: Callable[[Any, Run], Awaitable[Any]], *bases: type[Agent], **fie
 async def submitted(mesh: Mesh) -> str:
     request = TaskRequest(agent_id="author", payload={"text": "Do it."})
     return (await mesh.get(Tasks).submit(request)).task_id
+
+
+async def resumed_text(tmp_path: Path, agent: type[Agent], first: EchoingModel, second: EchoingModel) -> str:
+    """The answer of a task that is held in a call of one mesh, and taken up by the next."""
+    async with kept(tmp_path, agent, model=first) as mesh:
+        task_id = await submitted(mesh)
+        await first.reached.wait()
+    async with kept(tmp_path, agent, model=second) as mesh:
+        return (await mesh.get(Tasks).outcome(task_id)).text or ""
 
 
 def ask(run: Run, text: str) -> Awaitable[ModelReply]:

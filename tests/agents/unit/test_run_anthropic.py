@@ -16,7 +16,7 @@ from meshwright.models.errors import ContentRefused
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
-from tests.support.run_clients import EchoingModel, ask, author, submitted
+from tests.support.run_clients import EchoingModel, ask, author, resumed_text, submitted
 
 
 async def test_the_client_of_anthropic_has_tools_streams_and_errors_of_its_sdk() -> None:
@@ -111,10 +111,6 @@ async def test_answers_in_a_shape_are_parsed_by_the_sdk_and_replayed(tmp_path: P
         return "done"
 
     first, second = BillingModel("held"), BillingModel()
-    async with kept(tmp_path, author(run), model=first) as mesh:
-        task_id = await submitted(mesh)
-        await first.reached.wait()
-    async with kept(tmp_path, author(run), model=second) as mesh:
-        assert (await mesh.get(Tasks).outcome(task_id)).text == "done"
+    assert await resumed_text(tmp_path, author(run), first, second) == "done"
     assert parsed == [[Bill(order="A1", cents=700)] * 3] * 2
     assert second.calls == {"held": 1}

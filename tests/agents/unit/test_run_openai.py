@@ -24,7 +24,7 @@ from meshwright.models.errors import ContentRefused, ModelRefused, ModelUnavaila
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
-from tests.support.run_clients import EchoingModel, ask, author, submitted, swallowing
+from tests.support.run_clients import EchoingModel, ask, author, resumed_text, submitted, swallowing
 
 
 async def test_a_recorded_error_comes_again_in_the_words_of_the_sdk(tmp_path: Path) -> None:
@@ -54,11 +54,7 @@ async def test_a_recorded_error_comes_again_in_the_words_of_the_sdk(tmp_path: Pa
         return echo
 
     first, second = model("held"), model()
-    async with kept(tmp_path, author(run), model=first) as mesh:
-        task_id = await submitted(mesh)
-        await first.reached.wait()
-    async with kept(tmp_path, author(run), model=second) as mesh:
-        assert (await mesh.get(Tasks).outcome(task_id)).text == "done"
+    assert await resumed_text(tmp_path, author(run), first, second) == "done"
     assert errors == ["BadRequestError 400 content_filter"] * 2
     assert (first.calls["refused"], second.calls["refused"]) == (1, 0)
 
@@ -223,11 +219,7 @@ async def test_embeddings_are_steps_too(tmp_path: Path) -> None:
         return "done"
 
     first, second = Embedding("held"), Embedding()
-    async with kept(tmp_path, author(run), model=first) as mesh:
-        task_id = await submitted(mesh)
-        await first.reached.wait()
-    async with kept(tmp_path, author(run), model=second) as mesh:
-        await mesh.get(Tasks).outcome(task_id)
+    assert await resumed_text(tmp_path, author(run), first, second) == "done"
     assert vectors == [[[3.0, 0.5], [5.0, 0.5]]] * 2
     assert (first.calls["embed"], second.calls["embed"]) == (1, 0)
 
@@ -302,11 +294,7 @@ async def test_answers_in_a_shape_are_parsed_by_the_sdk_and_replayed(tmp_path: P
         return "done"
 
     first, second = BillingModel("held"), BillingModel()
-    async with kept(tmp_path, author(run), model=first) as mesh:
-        task_id = await submitted(mesh)
-        await first.reached.wait()
-    async with kept(tmp_path, author(run), model=second) as mesh:
-        assert (await mesh.get(Tasks).outcome(task_id)).text == "done"
+    assert await resumed_text(tmp_path, author(run), first, second) == "done"
     bill = Bill(order="A1", cents=700)
     assert parsed == [[bill, bill, Charge(cents=7), bill]] * 2
     assert second.calls == {"held": 1}
