@@ -1,8 +1,9 @@
 """`make crash`: agents of frameworks are killed in the middle of a refund, alone and in a mesh.
 
 The scenarios are of the kinds that CTRLRun's probe and AgentPostmortem have, and are written again: neither
-can be installed as a package. Progress goes to stderr, a Markdown table to stdout. A run that was cut off
-goes on with the trials that are missing, unless `--again` is passed or the code has another commit.
+can be installed as a package. A trial that does not end has bounds of time, calls and questions. Progress
+goes to stderr, a Markdown table to stdout. A run that was cut off goes on with the trials that are missing,
+unless `--again` is passed or the code has another commit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.crash.sides import ALONE, SCENARIOS, Alone, InMesh, MakeSide, Scenario, try_out
+from benchmarks import dapr_ground
+from benchmarks.crash.sides import ALONE, SCENARIOS, Alone, InMesh, MakeSide, OnDapr, Scenario, try_out
 from tests.support.postgres import Cluster, postgres_programs, running_cluster
 from tests.support.running_mesh import ROOT
 
@@ -28,7 +30,9 @@ SIDES: dict[str, tuple[MakeSide, dict[str, str]]] = {
     "in the mesh": (InMesh, {"CRASH_CHECKS": "0"}),
     "with checks": (InMesh, {"CRASH_CHECKS": "1"}),
     "on PostgreSQL with checks": (InMesh, {"CRASH_CHECKS": "1"}),
+    "on Dapr with checks": (OnDapr, {"CRASH_CHECKS": "1"}),
 }
+_NOT_RUN = "not run"
 
 
 class Cell(NamedTuple):
@@ -72,8 +76,12 @@ async def measure(cells: list[Cell], results: Results, jobs: int, cluster: Clust
     async def measure_one(cell: Cell) -> None:
         nonlocal ended
         async with free:
-            text = await _try_out(cell, cluster)
-        results.write(cell, text)
+            try:
+                text = await _try_out(cell, cluster)
+            except Exception as error:  # noqa: BLE001 - the others are measured; the next run tries it again
+                text = f"{_NOT_RUN}: {type(error).__name__} {error}"
+        if not text.startswith(_NOT_RUN):
+            results.write(cell, text)
         ended += 1
         seconds = time.monotonic() - started
         place = f"{ended}/{len(missing)}, {seconds:.0f} s"
@@ -86,8 +94,10 @@ async def _try_out(cell: Cell, cluster: Cluster | None) -> str:
     make, environment = SIDES[cell.side]
     if "PostgreSQL" in cell.side:
         if cluster is None:
-            return "not run: PostgreSQL is not installed"
+            return f"{_NOT_RUN}: PostgreSQL is not installed"
         environment = environment | {"MESH_DATABASE": str(await asyncio.to_thread(cluster.new_schema))}
+    if make is OnDapr and (reason := dapr_ground.missing()):
+        return f"{_NOT_RUN}: {reason}"
     [scenario] = [scenario for scenario in SCENARIOS if scenario.name == cell.scenario]
     with tempfile.TemporaryDirectory(prefix="crash-", ignore_cleanup_errors=True) as folder:
         return await _text_of(make, cell.framework, scenario, Path(folder), environment)
@@ -98,7 +108,7 @@ async def _text_of(
 ) -> str:
     trial = await try_out(make, framework, scenario, folder, environment)
     errors = folder / "errors"
-    if not trial.has_ended and errors.exists():
+    if trial.fault and errors.exists():
         print(errors.read_text()[-2000:], file=sys.stderr)
     return trial.text
 
@@ -108,7 +118,8 @@ def table(cells: list[Cell], results: Results) -> list[str]:
     frameworks = list(dict.fromkeys(cell.framework for cell in cells))
     lines = [f"| killed | side | {' | '.join(frameworks)} |", f"|{'---|' * (len(frameworks) + 2)}"]
     for scenario, side in dict.fromkeys((cell.scenario, cell.side) for cell in cells):
-        texts = [results.texts[Cell(scenario, framework, side)] for framework in frameworks]
+        row = [Cell(scenario, framework, side) for framework in frameworks]
+        texts = [results.texts.get(cell, _NOT_RUN) for cell in row]
         lines.append(f"| {scenario} | {side} | {' | '.join(texts)} |")
     return lines
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from benchmarks.crash.shop_tools import TASK
 from benchmarks.rivals import installed
 from meshwright.client import MeshUnreachable
 from tests.support.running_mesh import ROOT, RunningMesh, mesh_up
+from tests.support.running_stack import children_of, gone
 
 ALONE = {
     "pydantic-ai": "pydantic-ai-slim[openai]==2.68.0",
@@ -31,7 +32,6 @@ ALONE = {
 QUESTION = "question"
 """The place where a task waits for a person."""
 _LOOK_SECONDS = 0.05
-_SECONDS = 900.0  # of a task, with its starts on a loaded machine
 _PRICE = '{"input": "10", "output": "20"}'
 _COST = Decimal("0.011")  # of a call
 
@@ -55,10 +55,30 @@ SCENARIOS = (
 )
 
 
-class Trial(NamedTuple):
-    """The end of a task: whether it ended well, by the counts of the shop, the provider and the person."""
+class Bounds(NamedTuple):
+    """The bounds of a task, by which one that never ends is told."""
 
-    has_ended: bool
+    seconds: float = 300.0
+    """Of each start, on a loaded machine: until it ends, or reaches the place where it is killed."""
+    calls: int = 40
+    questions: int = 20
+
+
+BOUNDS = Bounds()
+
+
+UNENDED = "did not end"
+
+
+class BoundReached(Exception):
+    """A task did not end within a bound; the message has the figure."""
+
+
+class Trial(NamedTuple):
+    """The end of a task, by the counts of the shop, the provider and the person."""
+
+    fault: str
+    """Empty where it ended well, else how it ended."""
     refunds: int
     notices: int
     calls: int
@@ -71,7 +91,7 @@ class Trial(NamedTuple):
     @property
     def text(self) -> str:
         """The trial in a cell of a table."""
-        faults = [] if self.has_ended else ["not done"]
+        faults = [self.fault] * bool(self.fault)
         faults += [f"{self.refunds} refunds"] * (self.refunds != 1)
         faults += [f"{self.notices} notices"] * (self.notices != 1)
         faults += [f"{self.calls - self.needed_calls} calls again"] * (self.calls > self.needed_calls)
@@ -104,9 +124,12 @@ class Side(Protocol):
         """Whether it ended well; None while it works."""
         ...
 
-    async def result(self) -> tuple[int, Decimal | None]:
-        """How often a person was asked, and what its ledger has."""
+    async def asked(self) -> int:
+        """How often a person was asked."""
         ...
+
+    async def cost_usd(self) -> Decimal | None:
+        """The cost of the task in its ledger; None where it has no ledger, or no end."""
 
 
 class Alone:
@@ -152,9 +175,12 @@ class Alone:
             return None
         return (self._folder / "done").exists()
 
-    async def result(self) -> tuple[int, Decimal | None]:
-        """How often a person was asked, and what its ledger has."""
-        return self._questions(), None
+    async def asked(self) -> int:
+        """How often a person was asked."""
+        return self._questions()
+
+    async def cost_usd(self) -> None:
+        """There is no ledger."""
 
     def _questions(self) -> int:
         path = self._folder / "questions"
@@ -162,7 +188,9 @@ class Alone:
 
 
 class InMesh:
-    """A framework in the `run` of an agent, in `mesh up` on SQLite."""
+    """A framework in the `run` of an agent, in `mesh up` on SQLite or PostgreSQL."""
+
+    arguments: tuple[str, ...] = ()
 
     def __init__(self, framework: str, folder: Path, environment: dict[str, str]) -> None:
         self._framework, self._folder = framework, folder
@@ -186,7 +214,7 @@ class InMesh:
         """Start it, or start it again; the task is submitted once."""
         up = mesh_up(
             self._folder / "data",
-            up=[python_of_frameworks(), "-m", "meshwright.cli", "up"],
+            up=[python_of_frameworks(), "-m", "meshwright.cli", "up", *self.arguments],
             cwd=self._folder,
             **self._environment,
         )
@@ -230,11 +258,15 @@ class InMesh:
             return None
         return None if task.outcome is None else task.outcome.success
 
-    async def result(self) -> tuple[int, Decimal | None]:
-        """How often a person was asked, and what the ledger has."""
+    async def asked(self) -> int:
+        """How often a person was asked."""
+        return len(self._asked)
+
+    async def cost_usd(self) -> Decimal | None:
+        """The cost of the task in the ledger; None where it has no end."""
         assert self._mesh is not None
         task = await self._mesh.client.task(self._task_id)
-        return len(self._asked), None if task.outcome is None else task.outcome.cost_usd
+        return None if task.outcome is None else task.outcome.cost_usd
 
     async def _inbox(self) -> list[Any]:
         assert self._mesh is not None
@@ -242,6 +274,22 @@ class InMesh:
             return await self._mesh.client.inbox()
         except MeshUnreachable:  # imports of frameworks hold its event loop up for seconds
             return []
+
+
+class OnDapr(InMesh):
+    """The same in `mesh up --store dapr`, which is killed with all that it has started."""
+
+    arguments = ("--store", "dapr")
+
+    async def kill(self) -> None:
+        """Kill -9 it: broker, Redis, sidecar and worker are killed with it."""
+        assert self._mesh is not None
+        process = self._mesh.process
+        pids = children_of(process.pid)
+        process.kill()
+        await process.wait()
+        await gone(pids)
+        await self._stack.aclose()
 
 
 def python_of_frameworks() -> str:
@@ -254,7 +302,12 @@ MakeSide = Callable[[str, Path, dict[str, str]], Side]
 
 
 async def try_out(
-    make: MakeSide, framework: str, scenario: Scenario, folder: Path, environment: dict[str, str]
+    make: MakeSide,
+    framework: str,
+    scenario: Scenario,
+    folder: Path,
+    environment: dict[str, str],
+    bounds: Bounds = BOUNDS,
 ) -> Trial:
     """Have a side do the task in a scenario, and report the outcome."""
     places = Places()
@@ -267,43 +320,66 @@ async def try_out(
             "CRASH_ASKS": str(int(scenario.asks)),
         }
         side = make(framework, folder, environment)
-        has_ended, questions, cost = False, 0, None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_SECONDS):
-                has_ended = await _work(side, scenario, places, shop)
-                questions, cost = await side.result()
-        await side.close()
-        effects = shop.effects
-        billed = provider.requests * _COST  # also one that was not received
+        try:
+            fault = await Work(side, provider, shop, bounds).until_end(scenario, places)
+            cost = None if fault.startswith(UNENDED) else await side.cost_usd()
+        finally:
+            await side.close()
         return Trial(
-            has_ended,
-            effects["refund"],
-            effects["notify"],
+            fault,
+            shop.effects["refund"],
+            shop.effects["notify"],
             provider.requests,
-            questions,
+            await side.asked(),
             cost,
-            billed,
+            provider.requests * _COST,  # also one that was not received
             CALLS + scenario.loses_reply,
         )
 
 
-async def _work(side: Side, scenario: Scenario, places: Places, shop: Shop) -> bool:
-    for place in scenario.kills:
-        places.hold(place)
-        await side.start()
-        while not (places.held.is_set() or (place == QUESTION and await side.is_asking())):
-            if (has_ended := await side.has_ended()) is not None:
-                return has_ended
-            await _answer(side, shop, place)
-            await asyncio.sleep(_LOOK_SECONDS)
-        await side.kill()
-    await side.start()
-    while (has_ended := await side.has_ended()) is None:
-        await _answer(side, shop)
-        await asyncio.sleep(_LOOK_SECONDS)
-    return has_ended
+class Work:
+    """A side at its task, within bounds."""
 
+    def __init__(self, side: Side, provider: CrashProvider, shop: Shop, bounds: Bounds) -> None:
+        self._side, self._provider, self._shop, self._bounds = side, provider, shop, bounds
 
-async def _answer(side: Side, shop: Shop, place: str = "") -> None:
-    if place != QUESTION and await side.is_asking():
-        await side.answer(shop)
+    async def until_end(self, scenario: Scenario, places: Places) -> str:
+        """Start it, kill it at each place, and start it again; returns its fault, or nothing."""
+        try:
+            for place in scenario.kills:
+                places.hold(place)
+                if not await self._has_reached(place, places):
+                    break
+                await self._side.kill()
+            else:
+                await self._has_reached("", places)
+        except BoundReached as bound:
+            return str(bound)
+        return "" if await self._side.has_ended() else "failed"
+
+    async def _has_reached(self, place: str, places: Places) -> bool:
+        """Start it and answer its questions until it is at a place; False where it ended before."""
+        try:
+            async with asyncio.timeout(self._bounds.seconds) as limit:
+                await self._side.start()
+                while not places.held.is_set() or not place:
+                    is_asking = await self._side.is_asking()
+                    if is_asking and place == QUESTION:
+                        return True
+                    if await self._side.has_ended() is not None:
+                        return False
+                    if is_asking:
+                        await self._side.answer(self._shop)
+                    await self._check()
+                    await asyncio.sleep(_LOOK_SECONDS)
+                return True
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BoundReached(f"{UNENDED} in {self._bounds.seconds:.0f} s") from None
+
+    async def _check(self) -> None:
+        if self._provider.requests >= self._bounds.calls:
+            raise BoundReached(f"{UNENDED} in {self._bounds.calls} calls")
+        if await self._side.asked() >= self._bounds.questions:
+            raise BoundReached(f"{UNENDED} in {self._bounds.questions} questions")

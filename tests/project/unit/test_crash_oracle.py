@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from benchmarks.crash.outside import Shop
-from benchmarks.crash.sides import SCENARIOS, Scenario, try_out
+from benchmarks.crash.sides import SCENARIOS, Bounds, Scenario, try_out
 
 LEDGER = Decimal("0.044")
 
@@ -50,8 +50,11 @@ class InProcess:
     async def has_ended(self) -> bool | None:
         return None if self._work is None or not self._work.done() else self._work.exception() is None
 
-    async def result(self) -> tuple[int, Decimal | None]:
-        return 0, LEDGER
+    async def asked(self) -> int:
+        return 0
+
+    async def cost_usd(self) -> Decimal:
+        return LEDGER
 
     async def _do(self) -> None:
         async with aiohttp.ClientSession() as session:
@@ -75,6 +78,33 @@ class Forgetful(InProcess):
     """Keeps nothing."""
 
     keeps = False
+
+
+class Endless(InProcess):
+    """Does the task again and again."""
+
+    async def _do(self) -> None:
+        while True:
+            self._messages = []
+            await super()._do()
+
+
+class Asking(InProcess):
+    """Asks a person about the same again and again."""
+
+    questions = 0
+
+    async def is_asking(self) -> bool:
+        return True
+
+    async def answer(self, shop: Shop) -> None:
+        self.questions += 1
+
+    async def asked(self) -> int:
+        return self.questions
+
+    async def _do(self) -> None:
+        await asyncio.Event().wait()
 
 
 class Idle(InProcess):
@@ -107,6 +137,21 @@ async def test_oracle_counts_what_is_repeated(
     assert await cell(side, scenario, tmp_path) == text
 
 
+@pytest.mark.parametrize(
+    ("side", "bounds", "text"),
+    [
+        (Endless, Bounds(calls=9), "did not end in 9 calls"),
+        (Asking, Bounds(questions=3), "did not end in 3 questions, 0 refunds, 0 notices, asked 3"),
+        (Asking, Bounds(seconds=0.01), "did not end in 0 s, 0 refunds, 0 notices, asked 1"),
+    ],
+)
+async def test_task_without_an_end_is_shown_with_its_bound(
+    side: type[InProcess], bounds: Bounds, text: str, tmp_path: Path
+) -> None:
+    trial = await try_out(side, "none", Scenario("undisturbed"), tmp_path, {}, bounds)
+    assert trial.text.startswith(text)
+
+
 async def test_undisturbed_task_is_right(tmp_path: Path) -> None:
     trial = await try_out(InProcess, "none", Scenario("undisturbed"), tmp_path, {})
-    assert trial.text == "right" and trial.has_ended
+    assert trial.text == "right" and not trial.fault
