@@ -264,6 +264,11 @@ def submit(
     help=f"Only of tasks that wait for this now: {', '.join(_WAITS)}.",
 )
 @click.option(
+    "--waits-for-model",
+    metavar="NAME",
+    help="Only of tasks that wait for this model now: its group, or a deployment.",
+)
+@click.option(
     "--order",
     type=click.Choice(["created", "changed"]),
     default="created",

@@ -282,7 +282,8 @@ class ModelError(MeshError):
     without keys and the prompt; None and "" where it did not answer. `lost` are answers that a policy
     held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
     `failed_at` are the deployments whose attempts failed, one for each, as far as they are known;
-    `failed_with` has the codes of their errors in the same order.
+    `failed_with` has the codes of their errors in the same order. `away` are the deployments that could have
+    answered and get no calls.
     """
 
     status = 502
@@ -293,6 +294,7 @@ class ModelError(MeshError):
     lost: tuple[Any, ...] = ()
     failed_at: tuple[str, ...] = ()
     failed_with: tuple[str, ...] = ()
+    away: tuple[str, ...] = ()
 
     def __init__(
         self, message: str, *, remedy: str = "", field: str = "", retry_after_seconds: float | None = None

@@ -234,7 +234,9 @@ class GuardedServer(Wrapper):
                 raise refusal
             met = self._circuits.error(name)
             what = f"Model {request.model!r} is left alone for {remaining:.0f} seconds"
-            raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
+            down = AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
+            down.away = (name,)
+            raise down
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
             return await self.model.complete(request, on_delta)
 

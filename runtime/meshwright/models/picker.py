@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,11 +136,13 @@ class Picker(Adapter):
             following = self._after(group, error, visited) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
                 error.lost, error.failed_at, error.failed_with = lost_replies, failed_at, failed_with
+                error.away = tuple(self._away(visited, request.tags))
                 raise error
             groups[:0] = following  # its fallbacks come before its siblings
         final_error = _ended(errors, request)
         final_error.lost, final_error.failed_at = lost_replies, failed_at
         final_error.failed_with = failed_with
+        final_error.away = tuple(self._away(visited, request.tags))
         raise final_error
 
     async def close(self) -> None:
@@ -249,6 +252,14 @@ class Picker(Adapter):
         following = [name for name in next_groups(self._config, group, kind) if name not in visited]
         visited.update(following)
         return following
+
+    def _away(self, groups: Iterable[str], tags: tuple[str, ...]) -> Iterator[str]:
+        """The deployments of some groups that are left alone, by the names of their circuits."""
+        for group in sorted(groups):
+            tiers, instead = self._plan(group, tags)
+            for target in [*chain.from_iterable(tiers), *instead]:
+                if self._circuits.left_seconds(target.circuit(group)):
+                    yield from dict.fromkeys((target.name, target.circuit(group)))
 
     def _nobody(self, group: str, tags: tuple[str, ...]) -> ModelError:
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]

@@ -36,8 +36,15 @@ async def test_waits_are_shown_by_kind_with_the_oldest_and_the_next_due(store: L
     ]
     provider, person = (await status(store, events)).waits
     assert (provider.kind, provider.count, provider.reason) == ("provider", 2, "It is still down")
+    assert provider.tasks == 2
     assert (provider.oldest, provider.next_due) == (START, due[1])
     assert (person.kind, person.count, person.next_due) == ("person", 1, due[0])
+
+
+async def test_a_task_with_two_waits_is_counted_once(store: LogOnFile) -> None:
+    second = progress("a", "task.waiting", key="steps/a/1/1/4", kind="provider")
+    [provider] = (await status(store, [*waiting("a"), second])).waits
+    assert (provider.count, provider.tasks) == (2, 1)
 
 
 async def test_a_wait_is_gone_when_it_ends_or_its_task_does(store: LogOnFile) -> None:

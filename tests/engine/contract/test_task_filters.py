@@ -82,6 +82,24 @@ async def test_tasks_are_found_by_what_they_wait_for_now(store: LogOnFile) -> No
     assert await names(store, waits_for="person") == ["a"]
 
 
+async def test_tasks_are_found_by_the_model_that_they_wait_for(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abcde"])
+    models = {"a": ["fast", "fast/one", "back up"], "b": ["fast", "fast/two"], "c": ['say "fast"'], "d": None}
+    for task_id, names_of_models in models.items():
+        subject = {"error": "RateLimited"} | ({"models": names_of_models} if names_of_models else {})
+        waiting = {"attempt": 1, "key": f"{task_id}/1", "kind": "provider", "subject": subject}
+        await store.write([about(task_id, "task.waiting", waiting)])
+    beside = {"attempt": 1, "key": "e/1", "kind": "person", "subject": {"models": ["fast"]}}
+    await store.write([about("e", "task.waiting", beside)])
+    for model, found in (("fast", "ba"), ("fast/one", "a"), ("back up", "a"), ('say "fast"', "c")):
+        assert await names(store, waits_for_model=model) == [*found], model
+    assert await names(store, waits_for_model="fast/") == await names(store, waits_for_model="%") == []
+    assert await names(store, waits_for_model="fast", waits_for="person") == []
+    assert await names(store, waits_for="provider") == ["d", "c", "b", "a"]
+    await store.write([ended("b")])
+    assert await names(store, waits_for_model="fast") == ["a"]
+
+
 async def test_tasks_are_listed_by_their_last_change(store: LogOnFile) -> None:
     await store.write([dispatched(task_id) for task_id in "abcde"])
     await store.write([ended("b"), ended("a")])

@@ -49,6 +49,12 @@ async def waiting_for_provider(running: RunningMesh) -> int:
     return sum(wait["count"] for wait in waits if wait["kind"] == "provider")
 
 
+async def waiting_for_model(running: RunningMesh) -> dict[str, int]:
+    """How many tasks wait for each deployment, as the figures have it."""
+    models = (await running.get("/figures")).body["models"]
+    return {model["deployment"]: model["waiting"] for model in models}
+
+
 async def all_wait(running: RunningMesh) -> None:
     """Return once every task waits for its provider, and the inbox says why."""
     async with asyncio.timeout(240):
@@ -148,6 +154,9 @@ async def test_a_refused_key_is_one_inbox_item_and_a_test_that_succeeds_lets_tas
             await simulator.called.wait()
             now = 1.0  # refused, until the key is mended
             await all_wait(running)
+            for model in ("default", DEPLOYMENT):
+                assert len(await running.client.tasks(waits_for_model=model, limit=500)) == AWAY.tasks
+            assert await waiting_for_model(running) == {DEPLOYMENT: AWAY.tasks}
             [item] = await inbox_of(running)
             assert item["subject"] == {"kind": "deployment", "deployment": DEPLOYMENT, "status": 401}
             assert f"{simulator.url} answered 401" in item["question"] and item["task_id"] == ""

@@ -86,6 +86,20 @@ async def test_a_chain_of_fallbacks_is_followed_to_its_end(
     assert asked(fake) == ["gpt-5.4-mini", "gpt-5.4", "gpt-5.4-nano"]
 
 
+async def test_a_call_that_nobody_answers_names_the_deployments_that_are_away(
+    make: Make, fake: FakeProvider
+) -> None:
+    model = make([*three(fake), deployment(fake, "other", TIERS["cheap"])], router_settings=CHAIN)
+    fake.faults.extend([Fault(status=401)] * 3)
+    names = {
+        f"{group}/{name}" for group, name in zip(("quality", "fast", "last"), TIERS.values(), strict=True)
+    }
+    for made_calls in (3, 0):
+        with pytest.raises(ModelError) as failed:
+            await model.complete(request(model="quality"))
+        assert (len(failed.value.failed_at), {*failed.value.away}) == (made_calls, names)
+
+
 async def test_a_stream_that_dies_is_restarted_by_the_fallback(make: Make, fake: FakeProvider) -> None:
     model = make(three(fake), router_settings=CHAIN)
     fake.faults.append(Fault(kind="drop"))

@@ -303,7 +303,7 @@ class ModelCalls:
                     result = await state.services.model.complete(request, take)
                 check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
             except ModelError as error:
-                await self._park(error, started)
+                await self._park(error, request.model, started)
                 result = RecordedError.of(error)
             self._finish(step, request, result, [*events, *events_of(result, shape)])
         return step, result
@@ -364,8 +364,8 @@ class ModelCalls:
             raise result.error
         return result
 
-    async def _park(self, error: ModelError, started: float) -> None:
-        """Let the run wait for money, or for a provider that is away; since `begun` it did nothing else.
+    async def _park(self, error: ModelError, model: str, started: float) -> None:
+        """Let the run wait for money, or for a provider that is away; since `started` it did nothing else.
 
         Returns where it cannot, or waiting does not help.
         """
@@ -373,7 +373,8 @@ class ModelCalls:
         now, pauses = state.services.clock.now(), state.journal.pauses
         kind: WaitKind = "provider"
         due_at: datetime | None = None
-        subject: dict[str, Any] = {"error": error.code, "pauses": pauses}
+        models = [*dict.fromkeys([model, *error.failed_at, *error.away])]
+        subject: dict[str, Any] = {"error": error.code, "pauses": pauses, "models": models}
         if isinstance(error, BudgetExceeded):
             kind, due_at = "money", tries_again_at(error, now, pauses, state.task.priority)
             subject = {"budget": error.budget, "account": error.account, "on_empty": error.on_empty}

@@ -40,9 +40,10 @@ class TaskFilter(BaseModel):
 
     `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
     `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
-    `tag` is one of such a call. `waits_for` is the kind of thing that they wait for now. `text` stands in the
-    first 1,000 characters of their request, whatever its case. `since` and `until` bound the time of their
-    last change, and include it. `dead` are those that failed or timed out, `open` those that have not ended.
+    `tag` is one of such a call. `waits_for` is the kind of thing they wait for now, `waits_for_model` the
+    group or the deployment of a model. `text` stands in the first 1,000 characters of their request, whatever
+    its case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
+    failed or timed out, `open` those that have not ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class TaskFilter(BaseModel):
     prompt: str | None = None
     tag: str | None = None
     waits_for: WaitKind | None = None
+    waits_for_model: str | None = None
     error: str | None = None
     text: str | None = None
     task_id: str | None = None
@@ -81,12 +83,13 @@ class TaskFilter(BaseModel):
                 f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
             )
             values |= call_values
-        if self.waits_for is not None:
-            values["waits_for"] = session.bindable(self.waits_for)
+        of_wait, wait_values = self._of_wait(session)
+        if of_wait:
             conditions.append(
-                "EXISTS (SELECT 1 FROM waits WHERE waits.task_id = tasks.task_id "
-                "AND waits.tenant_id = tasks.tenant_id AND waits.kind = :waits_for)"
+                "EXISTS (SELECT 1 FROM waits WHERE waits.task_id = tasks.task_id "  # noqa: S608 code
+                f"AND waits.tenant_id = tasks.tenant_id AND {of_wait})"
             )
+            values |= wait_values
         if self.text is not None:
             values["text"] = session.bindable(self.text)
             words = "lower(coalesce(tasks.title || ' ', '') || coalesce(tasks.text, ''))"
@@ -119,6 +122,17 @@ class TaskFilter(BaseModel):
         if self.tag is not None:
             values["tag"] = session.bindable(encode(self.tag).decode())  # as the list of them is stored
             conditions.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
+        return " AND ".join(conditions), values
+
+    def _of_wait(self, session: Session) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a wait is of that kind, and for that model, with their values."""
+        conditions, values = list[str](), dict[str, Any]()
+        if self.waits_for is not None:
+            values["waits_for"] = session.bindable(self.waits_for)
+            conditions.append("waits.kind = :waits_for")
+        if self.waits_for_model is not None:
+            values["waits_for_model"] = session.bindable(encode(self.waits_for_model).decode())
+            conditions.append(f"{_FIND[session.dialect]}(waits.models, CAST(:waits_for_model AS TEXT)) > 0")
         return " AND ".join(conditions), values
 
     @property

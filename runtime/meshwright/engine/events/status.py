@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import field
 
-from meshwright.core.encoding import View
+from meshwright.core.encoding import View, encode
 from meshwright.core.events import Event
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting, WaitEnded
@@ -27,7 +27,18 @@ WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
 WORKER_HELD, WORKER_BEGUN = "worker.held", "worker.begun"
 NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
 """After these a task waits for nothing: it has ended, or begins again."""
-_COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "account", "since", "due_at")
+_COLUMNS = (
+    "tenant_id",
+    "wait_key",
+    "task_id",
+    "seq",
+    "kind",
+    "reason",
+    "account",
+    "since",
+    "due_at",
+    "models",
+)
 _INTO = f"waits ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS[2:]
@@ -37,7 +48,8 @@ _OF_TASK = "SELECT task_id FROM waits WHERE task_id"
 _END_ALL = "DELETE FROM waits WHERE tenant_id = ? AND task_id = ?"
 _COUNT_TASKS = "SELECT status, count(*) FROM tasks WHERE completed_at IS NULL {} GROUP BY status"
 _COUNT_WAITS = (
-    "SELECT kind, count(*), min(since), min(due_at), max(seq) FROM waits WHERE 1 = 1 {} "
+    "SELECT kind, count(*), count(DISTINCT tenant_id || ' ' || task_id), min(since), min(due_at), max(seq) "
+    "FROM waits WHERE 1 = 1 {} "
     "GROUP BY kind ORDER BY count(*) DESC, kind"
 )
 _WAITS_FOR = (
@@ -57,7 +69,7 @@ _OF_TENANT = "AND tenant_id = :tenant_id"
 
 
 class WaitSummary(View):
-    """Waits of one kind: the `kind`, how many waits, since when the oldest, and when the next is due.
+    """Waits of one kind: the `kind`, how many waits of how many tasks, the oldest, and when the next is due.
 
     `reason` is that of the newest.
     """
@@ -67,6 +79,7 @@ class WaitSummary(View):
     oldest: Fact[datetime]
     next_due: Fact[datetime | None] = None
     reason: str = ""
+    tasks: Fact[int] = 0
 
 
 class DeploymentStatus(View):
@@ -198,16 +211,17 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
     condition = "" if tenant_id is None else _OF_TENANT
     tasks = dict(session.execute(_COUNT_TASKS.format(condition), values).fetchall())
     rows = session.execute(_COUNT_WAITS.format(condition), values).fetchall()
-    reasons = dict(session.select_in(_REASONS, {row[4] for row in rows}))
+    reasons = dict(session.select_in(_REASONS, {row[-1] for row in rows}))
     waits = tuple(
         WaitSummary(
             kind=kind,
             count=count,
+            tasks=tasks_of_kind,
             oldest=datetime.fromtimestamp(oldest, UTC),
             next_due=None if due is None else datetime.fromtimestamp(due, UTC),
             reason=reasons.get(seq) or "",
         )
-        for kind, count, oldest, due, seq in rows
+        for kind, count, tasks_of_kind, oldest, due, seq in rows
     )
     return MeshStatus(tasks=tasks, waits=waits)
 
@@ -224,6 +238,7 @@ def _row_of(event: Event, waiting: TaskWaiting) -> Row:
         account_of(waiting.subject) if waiting.kind == "money" else None,
         seconds(waiting.since or event.time),
         min(ends, default=None),
+        _models_of(waiting.subject) if waiting.kind == "provider" else None,
     )
 
 
@@ -231,6 +246,13 @@ def account_of(subject: Mapping[str, Any]) -> str | None:
     """The account that a wait for money is for."""
     account = subject.get("account")
     return account if isinstance(account, str) else None
+
+
+def _models_of(subject: Mapping[str, Any]) -> str | None:
+    """The group and the deployments that a wait for a provider is for, as JSON; older waits name none."""
+    models = subject.get("models")
+    names = [name for name in models if isinstance(name, str)] if isinstance(models, (list, tuple)) else []
+    return encode(names).decode() if names else None
 
 
 def _time(value: Any) -> float | None:

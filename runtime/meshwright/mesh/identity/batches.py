@@ -18,13 +18,7 @@ from meshwright.engine.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.engine.work.protocol import Begin
 from meshwright.engine.work.record import unknown_task
 from meshwright.mesh.identity.export import export_of
-from meshwright.mesh.identity.filters import (
-    TaskCriteria,
-    TaskPageQuery,
-    TaskQuery,
-    read_filter,
-    require_known,
-)
+from meshwright.mesh.identity.filters import TaskPageQuery, TaskQuery, read_filter, require_known
 from meshwright.mesh.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
 from meshwright.mesh.identity.rules import EXPORT_TASK, OPERATOR, RETRY_TASK, SEE_TASK, VIEWER, named
 from meshwright.mesh.orchestration.again import CancelPage, CancelResult, RetryPage, RetryResult
@@ -47,8 +41,7 @@ class ManyRequest(TaskPageQuery):
 
     @property
     def _has_filter(self) -> bool:
-        fields = {*TaskCriteria.model_fields, "agent_id", "task_id", "since", "until"}
-        return any(getattr(self, name) is not None for name in fields)
+        return any(getattr(self, name) is not None for name in TaskQuery.model_fields if name != "limit")
 
 
 class RetryManyRequest(ManyRequest, RetryRequest):

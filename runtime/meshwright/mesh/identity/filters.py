@@ -67,6 +67,9 @@ class TaskQuery(Input, TaskCriteria):
     agent_id: Identifier | None = None
     task_id: Text | None = None
     waits_for: WaitKind | None = Field(default=None, description="The kind of thing that they wait for now.")
+    waits_for_model: Text | None = Field(
+        default=None, description="The group or the deployment of a model that they wait for now."
+    )
     since: Time | None = None
     until: Time | None = None
     limit: int = Field(default=50, ge=1, le=500)

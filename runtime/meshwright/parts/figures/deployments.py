@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +23,16 @@ _SELECT_CALLS = (
     f"failed_with FROM (SELECT *, {NAME_OF_CALL} AS name "
     "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last) AS named "
     "WHERE cache_hit = 0 AND name <> ''"
+)
+
+
+_NAMES_OF_WAITS = {
+    "sqlite": "json_each(waits.models) AS model",
+    "postgres": "json_array_elements_text(waits.models::json) AS model (value)",
+}
+_SELECT_WAITING = (
+    "SELECT model.value, count(DISTINCT tenant_id || ' ' || task_id) FROM waits CROSS JOIN {} "
+    "WHERE waits.models IS NOT NULL GROUP BY model.value"
 )
 
 
@@ -68,7 +78,15 @@ def last_calls(session: Session) -> list[CallRow]:
     return [CallRow(*row) for row in session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall()]
 
 
-def figures_of_models(calls: Sequence[CallRow], deployments: Deployments) -> Iterable[ModelFigures]:
+def waiting_tasks(session: Session) -> dict[str, int]:
+    """How many tasks wait for each group and deployment."""
+    query = _SELECT_WAITING.format(_NAMES_OF_WAITS[session.dialect])
+    return dict(session.execute(query).fetchall())
+
+
+def figures_of_models(
+    calls: Sequence[CallRow], waiting: Mapping[str, int], deployments: Deployments
+) -> Iterable[ModelFigures]:
     """The figures of each deployment that was called, is declared, or gets no calls."""
     declared = deployments.known()
     groups = {group for group, _ in declared.values()}
@@ -96,6 +114,7 @@ def figures_of_models(calls: Sequence[CallRow], deployments: Deployments) -> Ite
             errors=dict(model.errors.most_common()),
             p50_seconds=quantile_seconds(model.latencies, 0.5),
             p90_seconds=quantile_seconds(model.latencies, 0.9),
+            waiting=waiting.get(name, 0),
         )
 
 

@@ -27,7 +27,13 @@ from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.settings import PresenceSettings
 from meshwright.models.overview import Deployments
-from meshwright.parts.figures.deployments import CallRow, figures_of_models, last_calls, quantile_seconds
+from meshwright.parts.figures.deployments import (
+    CallRow,
+    figures_of_models,
+    last_calls,
+    quantile_seconds,
+    waiting_tasks,
+)
 from meshwright.parts.figures.flows import read_flows
 from meshwright.parts.figures.records import (
     AgentFigures,
@@ -35,6 +41,7 @@ from meshwright.parts.figures.records import (
     DiskFigures,
     Figures,
     Flows,
+    ModelFigures,
     ParkedFigures,
     Scale,
     StuckAttempt,
@@ -90,6 +97,7 @@ class _Snapshot(NamedTuple):
     ended_badly: Mapping[str, int]
     histories: Mapping[str, AgentHistory]
     calls: Sequence[CallRow]
+    waiting: Mapping[str, int]
 
 
 class FiguresReader:
@@ -118,7 +126,7 @@ class FiguresReader:
             at=now,
             agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
             workers=tuple(workers) if is_whole else (),
-            models=tuple(figures_of_models(stored.calls, self._mesh.get(Deployments))) if is_whole else (),
+            models=tuple(self._models(stored)) if is_whole else (),
             parked=tuple(stored.parked),
             stuck=tuple(stuck),
             dead_letters=_dead_letters(stored, is_whole=is_whole),
@@ -200,6 +208,9 @@ class FiguresReader:
                 **_speed(recent, None if tenant_id else now),
             )
 
+    def _models(self, stored: _Snapshot) -> Iterable[ModelFigures]:
+        return figures_of_models(stored.calls, stored.waiting, self._mesh.get(Deployments))
+
     def _disk(self) -> DiskFigures | None:
         folder = self._mesh.database.folder
         if not folder.is_dir():
@@ -226,8 +237,9 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
     ]
     parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
-    calls = last_calls(session) if tenant_id is None else ()
-    return _Snapshot(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
+    opened, agents = _read_open(session, tenant_id), histories(session)
+    models = (last_calls(session), waiting_tasks(session)) if tenant_id is None else ((), {})
+    return _Snapshot(opened, running, parked, dict(badly), agents, *models)
 
 
 class _PersonWaits(NamedTuple):

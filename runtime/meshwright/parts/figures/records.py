@@ -73,7 +73,7 @@ class ModelFigures(View):
     Attempts that failed count here too, also where another deployment answered the call after them.
     It is not `well` while it gets no calls, `since` when and at least until `until`. `fallbacks` are the
     calls of other groups that it answered, `retried` those that took more than one try. `errors` counts the
-    failed ones by their error.
+    failed ones by their error. `waiting` are the tasks that wait for it.
     """
 
     deployment: str
@@ -88,6 +88,7 @@ class ModelFigures(View):
     errors: dict[str, int] = field(default_factory=dict)
     p50_seconds: float | None = None
     p90_seconds: float | None = None
+    waiting: int = 0
 
 
 class ParkedFigures(View, kw_only=True):
