@@ -29,6 +29,7 @@ async def test_a_schedule_by_the_command_line(tmp_path: Path) -> None:
         assert (await mesh("schedules", "pause", "digest", *data)).out == "paused: digest\n"
         [listed] = json.loads((await mesh("schedules", "list", "--json", *data)).out)
         assert (listed["status"], listed["last_run"]["status"]) == ("paused", "started")
+        assert (listed["runs"], listed["tasks"]) == (0, 1)
         shown = await mesh("schedules", "show", "digest", *data)
         assert "paused" in shown.out and ran.out.split()[-1] in shown.out
         assert "resumed: digest; next 2" in (await mesh("schedules", "resume", "digest", *data)).out

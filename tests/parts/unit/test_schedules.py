@@ -117,6 +117,7 @@ async def test_each_due_time_is_one_task_requested_by_its_schedule(here: Office,
     assert [run["outcome"] for run in page["history"]] == ["succeeded"] * 3
     [listed] = (await here.client.call("GET", "/schedules"))["items"]
     assert (listed["runs"], listed["next_due_at"]) == (3, "2026-01-01T00:04:00Z")
+    assert listed["last_run"] == page["last_run"] == page["history"][0]
     task = await here.client.task(page["history"][0]["task_id"])
     assert (task.requested_by, task.payload) == ("schedule:a", {"text": "Count."})
     assert page["created_by"] == listed["created_by"] == "anonymous"
@@ -211,7 +212,7 @@ async def test_pause_keeps_the_position_and_run_now_does_not_shift_it(
     assert missed.payload["run"]["count"] == 1
     await here.advance(30, until={"schedule.started": 4})
     page = await here.get()
-    assert (page["runs"], page["next_due_at"]) == (3, "2026-01-01T00:05:00Z")
+    assert (page["runs"], page["tasks"], page["next_due_at"]) == (3, 4, "2026-01-01T00:05:00Z")
 
 
 async def test_it_ends_after_its_last_run(here: Office, gate: asyncio.Event) -> None:

@@ -30,7 +30,7 @@ def _next(schedule: Document) -> str:
 
 
 def _last_run(run: Document | None) -> str:
-    return f"{run['status']} {local_time(run['at'])}".removeprefix("started ") if run else ""
+    return f"{run.get('outcome') or run['status']} {local_time(run['at'])}" if run else ""
 
 
 def result_of(run: Document) -> str:

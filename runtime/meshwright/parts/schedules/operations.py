@@ -26,12 +26,13 @@ from meshwright.parts.schedules.schedule import (
     PendingRun,
     Put,
     Schedule,
+    ScheduledRun,
     ScheduleKey,
     ScheduleState,
     ScheduleSummary,
 )
 from meshwright.parts.schedules.settings import SchedulesSettings
-from meshwright.parts.schedules.table import ScheduledRun, SchedulePage, ScheduleRunner
+from meshwright.parts.schedules.table import SchedulePage, ScheduleRunner
 from meshwright.parts.schedules.times import ScheduleSpec, due_times, fires_at, local
 
 _SEE = Rule("sees schedules", (Role.VIEWER,))
@@ -119,7 +120,7 @@ class Schedules:
         self, caller: Caller, *, limit: Limit = 100, cursor: Identifier | None = None
     ) -> SchedulePage:
         """List the schedules of your tenant by id, with their next due time and the result of the last."""
-        return await self.mesh.database.read(table.list_schedules, caller.tenant_id, cursor or "", limit)
+        return await self.mesh.log.view(table.list_schedules, caller.tenant_id, cursor or "", limit)
 
     @operation(
         _CHANGE,
@@ -232,12 +233,13 @@ class Schedules:
         settings = state.spec.model_dump(
             include={"catch_up", "max_catch_up", "overlap", "jitter_seconds", "until", "max_runs"}
         )
+        history = await self.mesh.log.view(table.with_outcomes, key.tenant_id, state.history)
         return ScheduleView(
-            **dict(state.summary(key.schedule_id)),
+            **dict(state.summary(key.schedule_id)) | {"last_run": history[0] if history else None},
             **settings,
             task=state.spec.task if with_task else None,
             pending=len(state.pending),
-            history=await self.mesh.log.view(table.with_outcomes, key.tenant_id, state.history),
+            history=history,
         )
 
     async def _apply(

@@ -17,7 +17,8 @@ from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.money import Budget
+from meshwright.core.messages import TaskStatus
+from meshwright.core.money import Amount, Budget
 from meshwright.parts.schedules.event_types import ScheduleChanged, ScheduleRun
 from meshwright.parts.schedules.times import ScheduleSpec, fires_at, last_due, next_due
 
@@ -81,8 +82,19 @@ class RunRecord(BaseModel):
     count: int = 1
 
 
+class ScheduledRun(RunRecord):
+    """The result of a due time with the `outcome` of its task so far, and its cost."""
+
+    outcome: TaskStatus | None = None
+    cost_usd: Amount | None = None
+
+
 class ScheduleSummary(BaseModel):
-    """A schedule in a list. `declared` says that it comes from mesh.toml."""
+    """A schedule in a list. `declared` says that it comes from mesh.toml.
+
+    `runs` counts the due times whose task was started, since the schedule's times were last changed; `tasks`
+    all tasks that it has started, those of runs by hand too.
+    """
 
     id: str
     status: Literal["active", "paused", "ended"]
@@ -94,7 +106,8 @@ class ScheduleSummary(BaseModel):
     capability: str | None = None
     next_due_at: datetime | None = None
     runs: int = 0
-    last_run: RunRecord | None = None
+    tasks: int = 0
+    last_run: ScheduledRun | None = None
     created_by: str
     created_at: datetime
     changed_by: str
@@ -130,6 +143,7 @@ class ScheduleState(BaseModel):
     position: datetime
     next_due_at: datetime | None = None
     runs: int = 0
+    tasks: int = 0
     pending: list[PendingRun] = []
     open: list[str] = []
     history: list[RunRecord] = []
@@ -151,7 +165,8 @@ class ScheduleState(BaseModel):
             **spec.model_dump(include={"cron", "every_seconds", "at", "zone"}),
             agent_id=spec.task.agent_id,
             capability=spec.task.capability,
-            last_run=self.history[-1] if self.history else None,
+            tasks=max(self.tasks, self.runs),  # older states do not count runs by hand
+            last_run=ScheduledRun(**dict(self.history[-1])) if self.history else None,
             **self.model_dump(
                 include={"next_due_at", "runs", "created_by", "created_at", "changed_by", "declared"}
             ),
@@ -241,6 +256,7 @@ class Schedule:
             return
         state.pending.remove(run)
         if status == "started":
+            state.tasks = max(state.tasks, state.runs) + 1
             state.runs += run.by is None
             if state.spec.overlap != "allow":
                 state.open = [*state.open, run.task_id][-_MAX_OPEN:]

@@ -28,8 +28,7 @@ from meshwright.core.errors import (
     NotFound,
 )
 from meshwright.core.events import Event
-from meshwright.core.messages import ENDED, Caller, TaskStatus
-from meshwright.core.money import Amount
+from meshwright.core.messages import ENDED, Caller
 from meshwright.edges.replies.courier import until_answered
 from meshwright.engine.sql.database import Session
 from meshwright.engine.work.record import read_task
@@ -43,6 +42,7 @@ from meshwright.parts.schedules.schedule import (
     Put,
     RunRecord,
     Schedule,
+    ScheduledRun,
     ScheduleKey,
     ScheduleState,
     ScheduleSummary,
@@ -64,13 +64,6 @@ _CLAIM = """
 """
 _LOCK = {"sqlite": "", "postgres": "FOR UPDATE SKIP LOCKED"}
 _TASKS = "SELECT tenant_id, task_id, status, cost_usd FROM tasks WHERE task_id"
-
-
-class ScheduledRun(RunRecord):
-    """The result of a due time with the `outcome` of its task so far, and its cost."""
-
-    outcome: TaskStatus | None = None
-    cost_usd: Amount | None = None
 
 
 class SchedulePage(View):
@@ -147,11 +140,15 @@ def claim(session: Session, now: datetime) -> tuple[list[ScheduleKey], datetime 
 
 
 def list_schedules(session: Session, tenant_id: str, after: str, limit: int) -> SchedulePage:
-    """A page of a tenant's schedules, by id."""
+    """A page of a tenant's schedules, by id, with the outcomes of their last runs so far."""
     values = (session.bindable(tenant_id), session.bindable(after), limit + 1)
     rows = session.execute(_LIST, values).fetchall()
-    items = tuple(ScheduleState.model_validate_json(text).summary(name) for name, text in rows[:limit])
-    return SchedulePage(items=items, cursor=items[-1].id if len(rows) > limit else None)
+    items = [ScheduleState.model_validate_json(text).summary(name) for name, text in rows[:limit]]
+    last_runs = with_outcomes(session, tenant_id, [item.last_run for item in items if item.last_run])
+    for item in items:
+        if item.last_run:
+            item.last_run = last_runs.pop()
+    return SchedulePage(items=tuple(items), cursor=items[-1].id if len(rows) > limit else None)
 
 
 def declared_schedules(session: Session) -> dict[ScheduleKey, ScheduleState]:
@@ -166,7 +163,7 @@ def with_outcomes(session: Session, tenant_id: str, runs: Sequence[RunRecord]) -
     rows = session.select_in(_TASKS, [run.task_id for run in runs if run.task_id])
     outcomes = {task_id: rest for tenant, task_id, *rest in rows if tenant == tenant_id}
     return [
-        ScheduledRun(**dict(run), outcome=status, cost_usd=cost)
+        ScheduledRun(**dict(run) | {"outcome": status, "cost_usd": cost})
         for run in reversed(runs)
         for status, cost in [outcomes.get(run.task_id, (None, None))]
     ]
