@@ -15,7 +15,7 @@ from meshwright.cli.options import data_option
 from meshwright.cli.output import styled, terminal_width, wrapped
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import ahead
+from meshwright.core.display import ahead, next_try
 from meshwright.core.errors import ConfigError, MeshError, in_one_line
 from meshwright.edges.mqtt.settings import MqttSettings
 
@@ -120,7 +120,11 @@ def _trouble_of_models(status: MeshStatus) -> MeshError | None:
 
     cold, texts = status.deployments, list[str]()
     for one in cold:
-        what = f"is refused with {one.status}" if one.status else f"gets no call, next try {ahead(one.until)}"
+        what = (
+            f"is refused with {one.status}"
+            if one.status
+            else f"is left alone, next try {next_try(one.until)}"
+        )
         texts.append(f"{one.deployment} {what}: {one.reason}")
     for wait in status.waits:  # its time may be over while nothing has called it since
         if wait.kind == "provider" and not cold:

@@ -25,7 +25,18 @@ from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, g
 from meshwright.cli.nouns import named
 from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import document, echo_json, event_line, is_screen, styled, table, terminal_width
-from meshwright.core.display import MORE, Column, Document, age, ahead, dollars, short, short_id, time_of_day
+from meshwright.core.display import (
+    MORE,
+    Column,
+    Document,
+    age,
+    ahead,
+    dollars,
+    next_try,
+    short,
+    short_id,
+    time_of_day,
+)
 from meshwright.core.errors import HostError, NotFound
 
 if TYPE_CHECKING:
@@ -78,7 +89,7 @@ _DEPLOYMENTS = (
     Column("left alone", "deployment"),
     Column("is", write=_left_alone),
     Column("since", "since", _ago),
-    Column("next try", "until", ahead),
+    Column("next try", "until", next_try),
     Column("reason", "reason", short),
 )
 _HELD = (
@@ -239,7 +250,7 @@ def _share_of_calls(field: str) -> Callable[[Document], str]:
 
 
 def _state(model: Document) -> str:
-    return "yes" if model["well"] else f"no, next try {ahead(model['until'])}"
+    return "yes" if model["well"] else f"no, next try {next_try(model['until'])}"
 
 
 _MODELS = (

@@ -128,6 +128,12 @@ def ahead(time: str | datetime | None) -> str:
     return f"in {duration(remaining)}" if remaining.total_seconds() > 0 else "now"
 
 
+def next_try(time: str | datetime | None) -> str:
+    """The time until a deployment gets calls again: `in 40 s`; once that is over, the next call tries it."""
+    text = ahead(time)
+    return "at the next call" if text == "now" else text
+
+
 def or_never(text: str | None) -> str:
     """A time of something that may not have happened yet."""
     return local_time(text) or "never"

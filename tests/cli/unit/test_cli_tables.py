@@ -116,7 +116,7 @@ def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
         "1,024/2,048",
         "95%",
         "$1,234.57",
-        "no, next try now",
+        "no, next try at the next call",
         "12%",
         "…WXY64T",
         "3.36 min",
