@@ -16,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import BaseModel
 
+from meshwright.agents.run.completions import Question
 from meshwright.agents.run.earlier import settlements_in
 from meshwright.agents.run.files import AttachedFiles, check_size
 from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
@@ -259,18 +260,16 @@ class ModelCalls:
         return self._note(step, request, result), step.totals
 
     async def complete(
-        self,
-        request: ModelRequest,
-        prompt: str | None,
-        question: dict[str, Any],
-        on_delta: OnDelta | None = None,
+        self, request: ModelRequest, prompt: str | None, question: Question, on_delta: OnDelta | None = None
     ) -> ModelReply:
         """Make a call of a model as the code wants it, in a step that is known by `question`.
 
         `on_delta` takes its text as it comes, and none where the step is replayed. Raises what `ask` raises.
         """
         self.prompt = prompt
-        step, result = await self._step(request, question, None, begins=True, on_delta=on_delta)
+        step, result = await self._step(
+            request, question.parts, None, question_hash=question.hash, begins=True, on_delta=on_delta
+        )
         return self._note(step, request, result)
 
     async def _step(
@@ -279,12 +278,13 @@ class ModelCalls:
         question: dict[str, Any],
         shape: type[BaseModel] | None,
         *,
+        question_hash: str = "",
         events: Sequence[ProgressEvent] = (),
         begins: bool = False,
         on_delta: OnDelta | None = None,
     ) -> tuple[OpenStep, StepResult]:
-        state, earlier = self._state, tuple(self._settled)
-        async with state.journal.open_step("model", question, paid=True) as step:
+        state, earlier, journal = self._state, tuple(self._settled), self._state.journal
+        async with journal.open_step("model", question, paid=True, request_hash=question_hash) as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 return step, kind.model_validate(step.result)

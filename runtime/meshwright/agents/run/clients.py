@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
 from meshwright.agents.run.calls import ModelCalls
-from meshwright.agents.run.completions import Shape, ToolChoice, question_of_call, request_of, request_of_run
+from meshwright.agents.run.completions import Question, Shape, ToolChoice, request_of, request_of_run
 from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.prepared import CallSettings, call_settings
 from meshwright.agents.run.sdk_errors import RUN_HOST
@@ -18,11 +18,10 @@ from meshwright.agents.run.steps import RunSteps
 from meshwright.agents.run.tool_calls import value_of
 from meshwright.agents.run.tool_chain import call_tool
 from meshwright.agents.run.transport import HttpPackage, library_of, run_transport
-from meshwright.agents.run.wire import RunWire, past_frameworks
+from meshwright.agents.run.wire import RunWire, WireStep, past_frameworks
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError
 from meshwright.core.ids import derived_id
-from meshwright.engine.work.paths import hash_of
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.money.keys import RUN_PREFIX
 
@@ -88,15 +87,18 @@ class RunClients(RunSteps):
             if on_delta is not None:
                 on_delta(text)
 
-        reply = await self._by_request(partial(self._ask, request, on_delta and take))
+        reply = await self._by_request(
+            partial(self._ask, request, Question.of_call(request), on_delta and take)
+        )
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
         return reply
 
-    def _ask(self, request: ModelRequest, on_delta: OnDelta | None) -> Coroutine[Any, Any, ModelReply]:
+    def _ask(
+        self, request: ModelRequest, question: Question, on_delta: OnDelta | None
+    ) -> Coroutine[Any, Any, ModelReply]:
         own_request = request_of_run(self._state, self._settings, request)
-        version = self._settings.version
-        return self._calls.complete(own_request, version, question_of_call(request), on_delta)
+        return self._calls.complete(own_request, self._settings.version, question, on_delta)
 
     @cached_property
     def _settings(self) -> CallSettings:
@@ -111,19 +113,22 @@ class RunClients(RunSteps):
     @property
     def wire(self) -> RunWire:
         """The run as an HTTP server of models: what `transport` and the clients send their requests to."""
-        return RunWire(self._journal, self._ask_for_framework, self._name)
+        return RunWire(self._journal, self._step_of)
 
-    def _name(self, request: ModelRequest) -> tuple[str, int]:
-        """The id of the answer to a request, and its time: the same again when the run is resumed."""
-        question = hash_of(question_of_call(request))
-        self._ask_counts[question] = count = self._ask_counts.get(question, 0) + 1
-        task, number = self._state.task, str(count)
-        answer_id = derived_id(task.tenant_id, self._state.work.first_steps, f"answer:{question}:{number}")
-        return answer_id, int(task.created_at.timestamp())
+    def _step_of(self, request: ModelRequest) -> WireStep:
+        """The step of a request: its answer has the same id and time again when the run is resumed."""
+        question = Question.of_call(request)
+        self._ask_counts[question.hash] = count = self._ask_counts.get(question.hash, 0) + 1
+        task, name = self._state.task, f"answer:{question.hash}:{count}"
+        answer_id = derived_id(task.tenant_id, self._state.work.first_steps, name)
+        created = int(task.created_at.timestamp())
+        return WireStep(answer_id, created, partial(self._ask_for_framework, request, question))
 
-    async def _ask_for_framework(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+    async def _ask_for_framework(
+        self, request: ModelRequest, question: Question, on_delta: OnDelta | None
+    ) -> ModelReply:
         with past_frameworks(self._journal):
-            return await self._by_request(partial(self._ask, request, on_delta))
+            return await self._by_request(partial(self._ask, request, question, on_delta))
 
     def transport(self, package: HttpPackage = "httpx") -> Any:
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import replace
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from meshwright.agents.run.prepared import CallSettings
 from meshwright.agents.run.state import RunState
 from meshwright.core.errors import AgentError
 from meshwright.core.limits import reserved_param
+from meshwright.engine.work.paths import hash_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.models.structure import response_schema
 from meshwright.models.wire.chat import CHAT
@@ -83,8 +84,21 @@ def request_of_run(state: RunState, settings: CallSettings, request: ModelReques
     )
 
 
-def question_of_call(request: ModelRequest) -> dict[str, Any]:
-    """The part of a request that its step is known by: what the code asks, of which model, with which tools.
+class Question(NamedTuple):
+    """The part of a request that the step of its call is known by, and the hash of it."""
+
+    parts: dict[str, Any]
+    hash: str
+
+    @classmethod
+    def of_call(cls, request: ModelRequest) -> Question:
+        """The question of a raw call."""
+        parts = _parts_of(request)
+        return cls(parts, hash_of(parts))
+
+
+def _parts_of(request: ModelRequest) -> dict[str, Any]:
+    """The messages that the code asks with, of which model, with which tools.
 
     A recorded reply stands, whatever the settings of the call and the descriptions of tools are now. Ids of
     calls of tools are counted, since some frameworks make new ones each time.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -49,23 +48,25 @@ class WireAnswer(NamedTuple):
     body: bytes | AsyncGenerator[bytes]
 
 
+class WireStep(NamedTuple):
+    """A call to be made as a step of the run: the id of its answer, and its time in unix seconds."""
+
+    answer_id: str
+    created: int
+    complete: Callable[[OnDelta | None], Coroutine[Any, Any, ModelReply]]
+
+
 class RunWire:
     """The APIs of model providers as one run answers them: with the same replies when it is resumed.
 
-    `complete` makes a call as a step of the run, and `name` says the id of an answer and its time. A call of
-    a client after the run's end, or from the code of another run, is refused with 401. Errors that end the
-    run are raised past whoever sent the request.
+    `step_of` names the step of a request, which makes the call. A call of a client after the run's end, or
+    from the code of another run, is refused with 401. Errors that end the run are raised past whoever sent
+    the request.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        complete: Callable[[ModelRequest, OnDelta | None], Coroutine[Any, Any, ModelReply]],
-        name: Callable[[ModelRequest], tuple[str, int]],
-    ) -> None:
+    def __init__(self, journal: Journal, step_of: Callable[[ModelRequest], WireStep]) -> None:
         self._journal = journal
-        self._complete = complete
-        self._name = name
+        self._step_of = step_of
 
     async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
         """Answer a request; `headers` have lower-case names."""
@@ -79,10 +80,10 @@ class RunWire:
                 problem = f"A run does not answer {method} {path}"
                 raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
-            answer_id, created = self._name(call.request)
-            call.name(answer_id, created)
-            answer = await (self._streamed(call) if call.streams else self._whole(call))
-            answer.headers[dialect.request_id_header] = f"req_{answer_id}"
+            step = self._step_of(_request_of(call))
+            call.name(step.answer_id, step.created)
+            answer = await (self._streamed(call, step) if call.streams else self._whole(call, step))
+            answer.headers[dialect.request_id_header] = f"req_{step.answer_id}"
             return answer
         except MeshError as error:
             return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
@@ -94,12 +95,12 @@ class RunWire:
                 f"The run of this client {which}", remedy="Make a client in each run: run.openai()"
             )
 
-    async def _whole(self, call: WireCall) -> WireAnswer:
-        reply = await self._complete(_request_of(call), None)
+    async def _whole(self, call: WireCall, step: WireStep) -> WireAnswer:
+        reply = await step.complete(None)
         return WireAnswer(200, {**_JSON}, to_json(call.whole(reply)))
 
-    async def _streamed(self, call: WireCall) -> WireAnswer:
-        streamed = StreamedCall(partial(self._complete, _request_of(call)))
+    async def _streamed(self, call: WireCall, step: WireStep) -> WireAnswer:
+        streamed = StreamedCall(step.complete)
         try:
             await streamed.begun()
         except BaseException:  # also where the run ends: nothing else would end the call

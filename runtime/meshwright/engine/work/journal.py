@@ -243,6 +243,7 @@ class Journal:
         costly: bool = True,
         paid: bool = False,
         check: StepCheck | None = None,
+        request_hash: str = "",
     ) -> OpenStep:
         """Begin a step. If it was journaled before, it has its result; else `finish` sets it.
 
@@ -251,11 +252,11 @@ class Journal:
         or it cannot tell, the run waits until a person decides. A repeatable step that may have been cut off
         is checked too, and runs again unless it has happened. A step that is not
         `costly` need not be durable before the next starts: it is run again for nothing. A step that is
-        `paid` calls a model: it counts the calls that earlier claims did not live to record. If the block
-        raises, the error and the calls that were made in it are recorded, for people: a resumed run runs the
-        step again.
+        `paid` calls a model: it counts the calls that earlier claims did not live to record. A caller that
+        has the `request_hash` already spares the step a second one. If the block raises, the error and the
+        calls that were made in it are recorded, for people: a resumed run runs the step again.
         """
-        scope, key = self._next(kind, request)
+        scope, key = self._next(kind, request, request_hash)
         opened = OpenStep(
             self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid, check=check
         )
@@ -467,9 +468,9 @@ class Journal:
         if remaining:
             await asyncio.wait(remaining, timeout=_LETTING_GO_SECONDS)
 
-    def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
+    def _next(self, kind: str, request: Any, request_hash: str = "") -> tuple[Scope, StepKey]:
         self._check_goes_on()
-        return self._paths.next(kind, hash_of(request))
+        return self._paths.next(kind, request_hash or hash_of(request))
 
     def _check_goes_on(self) -> None:
         if self.suspended is not None:  # the agent's code has caught it
