@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import BaseModel
 
-from meshwright.agents.run.completions import Question
+from meshwright.agents.run.completions import CallQuestion
 from meshwright.agents.run.earlier import settlements_in
 from meshwright.agents.run.files import AttachedFiles, check_size
 from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
@@ -260,7 +260,11 @@ class ModelCalls:
         return self._note(step, request, result), step.totals
 
     async def complete(
-        self, request: ModelRequest, prompt: str | None, question: Question, on_delta: OnDelta | None = None
+        self,
+        request: ModelRequest,
+        prompt: str | None,
+        question: CallQuestion,
+        on_delta: OnDelta | None = None,
     ) -> ModelReply:
         """Make a call of a model as the code wants it, in a step that is known by `question`.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
 from meshwright.agents.run.calls import ModelCalls
-from meshwright.agents.run.completions import Question, Shape, ToolChoice, request_of, request_of_run
+from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, request_of, request_of_run
 from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.prepared import CallSettings, call_settings
 from meshwright.agents.run.sdk_errors import RUN_HOST
@@ -88,14 +88,14 @@ class RunClients(RunSteps):
                 on_delta(text)
 
         reply = await self._by_request(
-            partial(self._ask, request, Question.of_call(request), on_delta and take)
+            partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
         )
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
         return reply
 
     def _ask(
-        self, request: ModelRequest, question: Question, on_delta: OnDelta | None
+        self, request: ModelRequest, question: CallQuestion, on_delta: OnDelta | None
     ) -> Coroutine[Any, Any, ModelReply]:
         own_request = request_of_run(self._state, self._settings, request)
         return self._calls.complete(own_request, self._settings.version, question, on_delta)
@@ -117,7 +117,7 @@ class RunClients(RunSteps):
 
     def _step_of(self, request: ModelRequest) -> WireStep:
         """The step of a request: its answer has the same id and time again when the run is resumed."""
-        question = Question.of_call(request)
+        question = CallQuestion.of_call(request)
         self._ask_counts[question.hash] = count = self._ask_counts.get(question.hash, 0) + 1
         task, name = self._state.task, f"answer:{question.hash}:{count}"
         answer_id = derived_id(task.tenant_id, self._state.work.first_steps, name)
@@ -125,7 +125,7 @@ class RunClients(RunSteps):
         return WireStep(answer_id, created, partial(self._ask_for_framework, request, question))
 
     async def _ask_for_framework(
-        self, request: ModelRequest, question: Question, on_delta: OnDelta | None
+        self, request: ModelRequest, question: CallQuestion, on_delta: OnDelta | None
     ) -> ModelReply:
         with past_frameworks(self._journal):
             return await self._by_request(partial(self._ask, request, question, on_delta))

@@ -84,14 +84,14 @@ def request_of_run(state: RunState, settings: CallSettings, request: ModelReques
     )
 
 
-class Question(NamedTuple):
+class CallQuestion(NamedTuple):
     """The part of a request that the step of its call is known by, and the hash of it."""
 
     parts: dict[str, Any]
     hash: str
 
     @classmethod
-    def of_call(cls, request: ModelRequest) -> Question:
+    def of_call(cls, request: ModelRequest) -> CallQuestion:
         """The question of a raw call."""
         parts = _parts_of(request)
         return cls(parts, hash_of(parts))
