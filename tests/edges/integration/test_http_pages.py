@@ -97,6 +97,37 @@ async def test_a_file_is_sent_compressed_and_only_when_it_has_changed(tmp_path: 
             assert all(response.headers[name].startswith(value) for name, value in SHIELDS.items())
 
 
+TYPED = """// @ts-check
+/**
+ * Doubles.
+ * @param {number} one
+ */
+export const twice = (one) => 2 * one; /** stays */
+  /** @param {string} name */
+export const greet = (name) => `Hello ${name}`; // stays
+"""
+
+
+async def test_types_in_comments_are_not_sent_and_lines_keep_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "static"
+    folder.mkdir()
+    (folder / "typed.js").write_text(TYPED)
+    (folder / "plain.js").write_text(TYPED.removeprefix("// @ts-check\n"))
+    monkeypatch.setattr(Shelf, "folder", folder, raising=False)
+    monkeypatch.setattr(Shelf, "path", "/shelf", raising=False)
+    async with http_mesh(tmp_path) as api:
+        api.mesh.components.append(Shelf(api.mesh))
+        async with serving(api.mesh, "127.0.0.1", 0) as server, aiohttp.ClientSession(server.url) as session:
+            typed = await (await session.get("/shelf/typed.js")).text()
+            plain = await (await session.get("/shelf/plain.js")).text()
+        api.mesh.components.pop()
+    lines = TYPED.splitlines()
+    assert typed.splitlines() == [lines[0], "", "", "", "", lines[5], "", lines[7]]
+    assert plain == TYPED.removeprefix("// @ts-check\n")
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/tasks", "/nowhere"])
 async def test_every_answer_is_shielded_from_other_sites(tmp_path: Path, path: str) -> None:
     async with http_mesh(tmp_path) as api, api.session.get(path) as response:

@@ -23,6 +23,8 @@ from meshwright.mesh.identity.rules import Rule
 
 _INDEX = "index.html"
 _PATH = re.compile(r"/|(/[A-Za-z0-9_.-]+)+")
+_CHECKED = b"// @ts-check\n"
+_TYPES = re.compile(rb"^[ \t]*/\*\*(?:[^*]|\*(?!/))*\*/$", re.MULTILINE)
 _COMPRESSIBLE = ("text/", "image/svg+xml", "application/json")
 _VIEWERS = Needs(Rule("", (Role.VIEWER,)))
 _DOCUMENTATION = Pages("/docs", files("meshwright.edges.http").joinpath("docs"), is_open=True)
@@ -53,14 +55,24 @@ def page_routes(components: Sequence[Component]) -> list[Route]:
 
 
 class _FileRoute(Route):
-    """A file of a page. A browser asks each time whether it has changed, and gets it again only then."""
+    """A file of a page. A browser asks each time whether it has changed, and gets it again only then.
+
+    A script that begins with `// @ts-check` is sent without the comments that hold its types: those on lines of
+    their own, which become empty, so that every other line keeps its number.
+    """
 
     def __init__(self, pages: Pages, name: str, content: bytes) -> None:
         self.kind = RouterKind(is_open=pages.is_open)
-        self._content = content
+        self._source = content
         self._media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
         path = pages.path if name == _INDEX else f"{pages.path.rstrip('/')}/{name}"
         super().__init__(path, self._show, include_in_schema=False)
+
+    @cached_property
+    def _content(self) -> bytes:
+        if not self._source.startswith(_CHECKED):
+            return self._source
+        return _TYPES.sub(lambda comment: b"\n" * comment[0].count(b"\n"), self._source)
 
     @cached_property
     def _headers(self) -> dict[str, str]:
