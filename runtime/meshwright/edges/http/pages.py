@@ -57,8 +57,8 @@ def page_routes(components: Sequence[Component]) -> list[Route]:
 class _FileRoute(Route):
     """A file of a page. A browser asks each time whether it has changed, and gets it again only then.
 
-    A script that begins with `// @ts-check` is sent without the comments that hold its types: those on lines of
-    their own, which become empty, so that every other line keeps its number.
+    A script that begins with `// @ts-check` is sent without the comments that hold its types: those on lines
+    of their own, which become empty, so that every other line keeps its number.
     """
 
     def __init__(self, pages: Pages, name: str, content: bytes) -> None:
