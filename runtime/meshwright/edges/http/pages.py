@@ -72,7 +72,7 @@ class _FileRoute(Route):
     def _content(self) -> bytes:
         if not self._source.startswith(_CHECKED):
             return self._source
-        return _TYPES.sub(lambda comment: b"\n" * comment[0].count(b"\n"), self._source)
+        return _TYPES.sub(_empty_lines, self._source)
 
     @cached_property
     def _headers(self) -> dict[str, str]:
@@ -97,6 +97,10 @@ class _FileRoute(Route):
             headers = headers | {"Content-Encoding": "gzip"}
             return Response(compressed, media_type=self._media_type, headers=headers)
         return Response(self._content, media_type=self._media_type, headers=headers)
+
+
+def _empty_lines(text: re.Match[bytes]) -> bytes:
+    return b"\n" * text[0].count(b"\n")
 
 
 def _takes_gzip(request: Request) -> bool:
