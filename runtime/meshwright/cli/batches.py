@@ -73,6 +73,11 @@ def cancel(target: Target, many: Many) -> int:
         click.echo(talk(target, partial(_cancel_one, many.ids[0], many.as_json), need="change"))
         return 0
 
+    if many.is_one:
+        plan = talk(target, partial(_cancel_plan, many.ids[0]))
+        output.echo(plan, plan["text"], as_json=many.as_json)
+        return 0
+
     async def one(mesh: Connection, task_id: str) -> Document:
         view = await (mesh.client.task if many.dry_run else mesh.client.cancel)(task_id)
         state = _ENDED_BEFORE.get(view.status)
@@ -84,6 +89,10 @@ def cancel(target: Target, many: Many) -> int:
 
     results = many.do(target, by_id(one), found, "{count} open task{s} {are} cancelled.")
     return many.show(results, _told_cancelled, "not cancelled", "no such open tasks; mesh tasks lists all")
+
+
+async def _cancel_plan(part: str, mesh: Connection) -> Document:
+    return document(await mesh.client.cancel_plan(await whole_id(mesh, part)))
 
 
 def _told_cancelled(task: Document) -> str:

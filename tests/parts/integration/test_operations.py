@@ -68,6 +68,7 @@ reveal       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
 retry_plan   soA     oA     -     -
+cancel_plan  soA     oA     -     -
 score        soA     oA     -     -
 fork         sA      A      -     -
 tree         vcsoaA  vcoaA  -     -
@@ -205,6 +206,7 @@ USES: dict[str, Callable[[AllOperations, Target], Any]] = {
     "reveal": lambda ops, task: ops.reveal(task.waiting, task.question),
     "cancel": lambda ops, task: ops.cancel(task.waiting),
     "retry": lambda ops, task: ops.retry(task.ended),
+    "cancel_plan": lambda ops, task: ops.cancel_plan(task.waiting),
     "retry_plan": lambda ops, task: ops.retry_plan(task.ended),
     "score": lambda ops, task: ops.score(task.ended, "thumbs", 1.0),
     "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),

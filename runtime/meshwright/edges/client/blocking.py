@@ -181,6 +181,7 @@ class BlockingClient:
     step = _blocking(Client.step)
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
+    cancel_plan = _blocking(Client.cancel_plan)
     retry = _blocking(Client.retry)
     retry_plan = _blocking(Client.retry_plan)
     fork = _blocking(Client.fork)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.engine.events.tasks import DeadLetters
     from meshwright.engine.work.protocol import Begin
     from meshwright.mesh.orchestration.again import AnswerResult, CancelResult, ForkResult, RetryResult
+    from meshwright.mesh.orchestration.cancel_plan import CancelPlan
     from meshwright.mesh.orchestration.retry_plan import RetryPlan
     from meshwright.money.task_costs import TaskTree
 
@@ -258,6 +259,15 @@ class BatchCalls:
         from meshwright.mesh.orchestration.retry_plan import RetryPlan
 
         return await self._connection.get(RetryPlan, f"{task_path(task_id)}/retry")
+
+    async def cancel_plan(self, task_id: str) -> CancelPlan:
+        """Show what ends with an open task, what stays as it is, and what it has cost so far.
+
+        Raises NotFound, Conflict for a task that has ended.
+        """
+        from meshwright.mesh.orchestration.cancel_plan import CancelPlan
+
+        return await self._connection.get(CancelPlan, f"{task_path(task_id)}/cancel")
 
     async def fork(
         self,

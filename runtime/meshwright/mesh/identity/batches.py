@@ -20,8 +20,18 @@ from meshwright.engine.work.record import unknown_task
 from meshwright.mesh.identity.export import export_of
 from meshwright.mesh.identity.filters import TaskPageQuery, TaskQuery, read_filter, require_known
 from meshwright.mesh.identity.operations import NO_TASK, NO_VALUE, Operations, RetryRequest
-from meshwright.mesh.identity.rules import EXPORT_TASK, OPERATOR, RETRY_TASK, SEE_TASK, VIEWER, named
+from meshwright.mesh.identity.rules import (
+    CANCEL_TASK,
+    EXPORT_TASK,
+    OPERATOR,
+    RETRY_TASK,
+    SEE_TASK,
+    VIEWER,
+    named,
+)
 from meshwright.mesh.orchestration.again import CancelPage, CancelResult, RetryPage, RetryResult
+from meshwright.mesh.orchestration.cancel_plan import CancelPlan
+from meshwright.mesh.orchestration.cancel_plan import without_names as without_step_names
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, without_names
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.money.task_costs import TaskTree, task_tree
@@ -198,6 +208,20 @@ class Batches(Operations):
         if has_role(self.caller, Role.CONTENTS):
             return plan
         return replace(plan, ways=tuple(map(without_names, plan.ways)), error=named(plan.error))
+
+    @operation(
+        CANCEL_TASK,
+        "GET /tasks/{task_id}/cancel",
+        "Show what a cancel ends",
+        name="plan_cancel",
+        tag="tasks",
+        errors={**NO_TASK, 409: "It has ended."},
+    )
+    async def cancel_plan(self, task_id: Identifier) -> CancelPlan:
+        """Show what ends with an open task, what stays as it is, and what it has cost. Nothing is changed."""
+        await self._check_task(CANCEL_TASK, task_id)
+        plan = await self.mesh.get(Tasks).cancel_plan(task_id, self.caller.tenant_id)
+        return plan if has_role(self.caller, Role.CONTENTS) else without_step_names(plan)
 
 
 def fault_of(error: MeshError) -> Fault:

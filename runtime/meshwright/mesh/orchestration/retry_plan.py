@@ -96,8 +96,8 @@ def way_of(
     """The way that keeps the steps of some paths; `costs` are those of delegated tasks by their ids."""
     repeated = [step for step in steps if step.summary.path not in kept_paths and not step.summary.is_copied]
     again = [step.summary for step in repeated]
-    names = _counted(again, skipped=("context",))
-    effects = _counted(step.summary for step in repeated if step.has_effect)
+    names = counted_names(again, skipped=("context",))
+    effects = counted_names(step.summary for step in repeated if step.has_effect)
     way = RetryWay(
         begin=begin,
         steps_kept=len(kept_paths),
@@ -153,7 +153,7 @@ def _steps(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _counted(steps: Iterable[StepSummary], skipped: tuple[str, ...] = ()) -> tuple[str, ...]:
+def counted_names(steps: Iterable[StepSummary], skipped: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names of steps, each once with how often it is there."""
     counts = Counter(_name_of(step) for step in steps if step.kind not in skipped)
     return tuple(name if count == 1 else f"{count} × {name}" for name, count in counts.items())

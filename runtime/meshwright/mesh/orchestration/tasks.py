@@ -69,6 +69,7 @@ from meshwright.mesh.orchestration.again import (
     plan_again,
     plan_fork,
 )
+from meshwright.mesh.orchestration.cancel_plan import CancelPlan, plan_of
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, way_of
 from meshwright.mesh.orchestration.status import MissingAgents
 from meshwright.money.keys import Keys, keys_required
@@ -224,6 +225,15 @@ class Tasks:
             for cancel in cancels:
                 await self._runtime.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
         return await self.task(task_id, tenant_id)
+
+    async def cancel_plan(self, task_id: str, tenant_id: str = "default") -> CancelPlan:
+        """What ends with an open task, and what is not undone. Raises NotFound, Conflict if it has ended."""
+        record, _ = await read_task(self._runtime, task_id, tenant_id)
+        if record.outcome is not None:
+            raise Conflict(f"Task {task_id} has already ended: {record.status}", remedy="It stays so")
+        steps = last_steps(record, await self.transcripts(task_id, tenant_id))
+        tree = await self._log.view(task_tree, tenant_id, task_id)
+        return plan_of(task_id, record.status, steps, tree)
 
     async def retry(
         self,
