@@ -169,6 +169,7 @@ def figures_text(figures: Document) -> list[str]:
         *_letters(figures["dead_letters"]),
         *_disk(figures["disk"]),
         *_workers(figures["workers"]),
+        *(["costs of today: still being summed up"] if figures.get("lacks_costs") else []),
     ]
     return [*parts, "\n".join(lines)] if lines else parts
 

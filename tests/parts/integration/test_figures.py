@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, TaskRequest
+from meshwright.cli.status import figures_text
 from meshwright.component import Component, Figure
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
@@ -23,6 +24,7 @@ from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
+from meshwright.parts.figures import reader
 from meshwright.parts.figures.sums import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
@@ -194,6 +196,22 @@ async def test_costs_of_today_are_those_of_the_ledger(api: Api) -> None:
     anew = CallSums(api.mesh.log)
     await anew.refresh(api.mesh.runtime.clock.now())
     assert anew.today["default", "clerk"] == DaySum(calls=3, unpriced=1, cost_pico=250_000_000_000)
+
+
+async def test_figures_do_not_wait_for_costs_that_take_long_to_sum_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.finished(agent_id="clerk", payload={"text": "x"})
+    with monkeypatch.context() as patched:
+        patched.setattr(reader, "_MAX_SUM_SECONDS", 0.0)
+        found, scraped = await figures(api), await metrics(api)
+        shown = next(item for item in found["agents"] if item["agent_id"] == "clerk")
+        assert (found["lacks_costs"], shown["success"], shown["cost_today_usd"]) == (True, 1.0, None)
+        assert "costs of today: still being summed up" in figures_text(found)[-1]
+        assert not [name for name in scraped if name.startswith("meshwright_agent_cost_today_usd")]
+    found = await figures(api)
+    assert (found["lacks_costs"], (await agent(api, "clerk"))["cost_today_usd"]) == (False, "0.25")
+    assert "summed up" not in figures_text(found)[-1]
 
 
 async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:

@@ -235,12 +235,16 @@ def _of_agents(figures: Figures) -> dict[str, _Samples]:
         "agent_attempts_per_minute": per_agent(lambda agent: agent.rate),
         "agent_success_ratio": per_agent(lambda agent: agent.success),
         "agent_stuck_tasks": per_agent(lambda agent: agent.stuck),
-        "agent_cost_today_usd": per_agent(lambda agent: float(agent.cost_today_usd)),
+        "agent_cost_today_usd": per_agent(_cost_today),
         "agent_attempt_seconds": by("share", {"0.5": "p50_seconds", "0.9": "p90_seconds"}),
         "waits": [({"agent": agent_id, "kind": kind}, count) for (agent_id, kind), count in waits.items()],
         "questions_unreached": [({"agent": agent_id}, count) for agent_id, count in unreached.items()],
         "questions_unreached_seconds": [({"agent": agent_id}, age) for agent_id, age in ages.items()],
     }
+
+
+def _cost_today(agent: AgentFigures) -> float | None:
+    return None if agent.cost_today_usd is None else float(agent.cost_today_usd)
 
 
 def _age(agent: AgentFigures, now: datetime) -> float:

@@ -57,6 +57,7 @@ _RATE_SECONDS = 300.0
 _SUCCESS_OF = 20  # attempts
 _LEAST = 5  # attempts, below which none of an agent counts as stuck
 _MAX_LISTED = 1_000
+_MAX_SUM_SECONDS = 0.5  # that figures wait for the costs of today
 _OF_TENANT = "AND tasks.tenant_id = :tenant_id"
 _IS_PARKED = (
     "status = 'waiting' AND EXISTS (SELECT 1 FROM waits "
@@ -117,14 +118,16 @@ class FiguresReader:
     async def with_counts(self, tenant_id: str | None) -> tuple[Figures, Mapping[str, Mapping[str, int]]]:
         """The figures, and how many events of each type there were of each agent, over all tenants."""
         now, is_whole = self._mesh.runtime.clock.now(), tenant_id is None
-        await self.calls.refresh(now)
+        has_costs = await self.calls.is_current(now, _MAX_SUM_SECONDS)
         before = now.timestamp() - self._stuck_seconds
         stored = await self._mesh.log.view(_read, tenant_id, before)
         workers = await self._roster.workers()
         stuck = list(_stuck(stored, now.timestamp()))
+        agents = self._agents(stored, workers, stuck, tenant_id, now.timestamp(), has_costs=has_costs)
         figures = Figures(
             at=now,
-            agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
+            agents=tuple(agents),
+            lacks_costs=not has_costs,
             workers=tuple(workers) if is_whole else (),
             models=tuple(self._models(stored)) if is_whole else (),
             parked=tuple(stored.parked),
@@ -180,10 +183,12 @@ class FiguresReader:
         stuck: Sequence[StuckAttempt],
         tenant_id: str | None,
         now: float,
+        *,
+        has_costs: bool,
     ) -> Iterable[AgentFigures]:
         states = {(agent_id, state): (count, since) for agent_id, state, count, since in stored.open}
         costs: defaultdict[str, DaySum] = defaultdict(DaySum)
-        for (tenant, agent_id), day in self.calls.today.items():
+        for (tenant, agent_id), day in self.calls.today.items() if has_costs else ():
             if tenant_id in (None, tenant):
                 cost = costs[agent_id]
                 cost.calls, cost.unpriced = cost.calls + day.calls, cost.unpriced + day.unpriced
@@ -204,7 +209,7 @@ class FiguresReader:
                 stuck=sum(attempt.agent_id == name for attempt in stuck),
                 calls_today=costs[name].calls,
                 unpriced_today=costs[name].unpriced,
-                cost_today_usd=from_pico(costs[name].cost_pico),
+                cost_today_usd=from_pico(costs[name].cost_pico) if has_costs else None,
                 **_speed(recent, None if tenant_id else now),
             )
 

@@ -19,7 +19,7 @@ class AgentFigures(View):
     succeeded, without cancelled ones; `p50_seconds` and `p90_seconds` are of the work of the last 50. `rate`
     is attempts ended a minute, in the last five; only a caller of all tenants sees it. Figures of no attempt
     are None. `stuck` counts the running attempts over twice the p90. The cost is of the calls since midnight
-    UTC, of which `unpriced` have no known price.
+    UTC, of which `unpriced` have no known price; it is None where the figures lack costs.
     """
 
     agent_id: str
@@ -35,7 +35,7 @@ class AgentFigures(View):
     stuck: int = 0
     calls_today: int = 0
     unpriced_today: int = 0
-    cost_today_usd: Amount = ZERO
+    cost_today_usd: Amount | None = ZERO
 
     def __post_init__(self) -> None:
         exact(self, "cost_today_usd", self.cost_today_usd)
@@ -136,7 +136,10 @@ class DiskFigures(View):
 
 
 class Figures(View):
-    """The figures of a mesh; a caller of one tenant sees its tasks alone, and no workers, models or disk."""
+    """The figures of a mesh; a caller of one tenant sees its tasks alone, and no workers, models or disk.
+
+    With `lacks_costs` the calls of today are still being summed up, and agents have no cost of today.
+    """
 
     at: datetime
     agents: tuple[AgentFigures, ...] = ()
@@ -146,6 +149,7 @@ class Figures(View):
     stuck: tuple[StuckAttempt, ...] = ()
     dead_letters: DeadLetterCounts = DeadLetterCounts()
     disk: DiskFigures | None = None
+    lacks_costs: bool = False
 
 
 class AgentHour(View, kw_only=True):

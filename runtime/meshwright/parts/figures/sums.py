@@ -46,13 +46,14 @@ _OF_TODAY = (  # tenant by tenant, since the index begins with it
 )
 _SELECT_DAY = _OF_TODAY.format(
     "tenant_id, agent_id, count(*), count(*) FILTER (WHERE cost_pico IS NULL), "
-    "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0)",
+    "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0), "
+    "count(*) FILTER (WHERE outcome = 'cut')",
     "GROUP BY tenant_id, agent_id",
 )
 _SELECT_CUT = _OF_TODAY.format(_COLUMNS, "AND outcome = 'cut'")
 _SELECT_SUMS = (  # those of calls whose tasks are gone
     "SELECT tenant_id, agent_id, sum(calls), sum(unpriced), coalesce(sum(cost_millions), 0), "
-    "coalesce(sum(cost_rest), 0) FROM call_sums WHERE time >= ? GROUP BY tenant_id, agent_id"
+    "coalesce(sum(cost_rest), 0), 0 FROM call_sums WHERE time >= ? GROUP BY tenant_id, agent_id"
 )
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM calls"
 
@@ -203,6 +204,15 @@ class CallSums:
                 if len(rows) < _AT_ONCE:
                     return
 
+    async def is_current(self, now: datetime, seconds: float) -> bool:
+        """Read what is new; False where that takes longer, as the first sums of a day with many calls may."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.refresh(now)
+        except TimeoutError:
+            return False
+        return True
+
     async def _begin_day(self, midnight: float) -> None:
         newest, sums, cut = await self._log.view_apart(_read_day, midnight)
         self._midnight = midnight
@@ -274,14 +284,17 @@ def _read_seqs(session: Session, seqs: Sequence[int]) -> set[int]:
 def _read_day(session: Session, midnight: float) -> tuple[int, dict[tuple[str, str], DaySum], list[_CallRow]]:
     """The last number, the sums of the calls since midnight, and those of the calls that were cut off."""
     days: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
+    cut_calls = 0
     for query in (_SELECT_DAY, _SELECT_SUMS):
         for tenant_id, agent_id, *sums in session.execute(query, (midnight,)).fetchall():
-            calls, unpriced, millions, rest = map(int, sums)
+            calls, unpriced, millions, rest, cut = map(int, sums)
+            cut_calls += cut
             day = days[tenant_id, agent_id]
             day.calls, day.unpriced = day.calls + calls, day.unpriced + unpriced
             day.cost_pico += millions * MILLION + rest
-    cut = [_CallRow(*row) for row in session.execute(_SELECT_CUT, (midnight,)).fetchall()]
-    return _newest(session), {**days}, cut
+    # Most days have none, and looking for them reads all calls of the day once more.
+    cut_rows = session.execute(_SELECT_CUT, (midnight,)).fetchall() if cut_calls else []
+    return _newest(session), {**days}, [_CallRow(*row) for row in cut_rows]
 
 
 def _newest(session: Session) -> int:
