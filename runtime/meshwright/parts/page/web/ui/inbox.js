@@ -4,7 +4,7 @@ import { html, useEffect, useRef } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Item } from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
-import { show } from "./keys.js";
+import { useShown } from "./keys.js";
 import { Ago, call, Failed, may, me, route, slow, to, useData, waiting } from "./lib.js";
 import { isForMany, kindOf, later, titleOf, wordOf } from "./questions.js";
 import { Causes } from "./tasks.js";
@@ -42,7 +42,7 @@ function Split({ items }) {
   if (index >= 0) place.current = index;
   const at = index >= 0 ? index : Math.min(place.current, items.length - 1);
   const question = items[at];
-  useEffect(show, [question.id]);
+  useShown(question.id);
   const picked = items.filter((item) => chosen.value.has(item.id));
   const able = may("approver", "submitter") ? items.filter(isForMany) : [];
   const href = (/** @type {number} */ next) => to("inbox", { item: items[next].id });

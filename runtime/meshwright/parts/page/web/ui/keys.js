@@ -1,20 +1,25 @@
 // @ts-check
 /** Keys of the page: a button or field that says `aria-keyshortcuts="a"` is pressed, or entered, by that key. */
-import { html } from "./vendor/preact.js";
+import { html, useEffect, useRef } from "./vendor/preact.js";
 
 const SEEN_MS = 700;
 let shownAt = 0;
 
-/** Says that something else is chosen now: its keys are taken once a person can have seen it. */
-export function show() {
-  shownAt = Date.now();
+/** Takes the keys of what is chosen once a person can have seen it: none before it is painted. @param {string | undefined} id */
+export function useShown(id) {
+  const last = useRef(/** @type {string | undefined} */ ("none yet"));
+  if (last.current !== id) shownAt = Infinity;
+  last.current = id;
+  useEffect(() => {
+    shownAt = Date.now();
+  }, [id]);
 }
 
 /** The key of a button, for the eye: screen readers have it from `aria-keyshortcuts`. @param {{name: string}} given */
 export const Key = ({ name }) => html`<kbd aria-hidden="true">${name}</kbd>`;
 
-/** Whether a key is meant for a field, or for a dialog. @param {any} target */
-const isTyped = (target) => target.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target.tagName) || document.querySelector("dialog[open]");
+/** Whether a key is meant for a field, or for a dialog; the field of one that was just closed may still have the focus. @param {any} target */
+export const isTyped = (target) => document.querySelector("dialog[open]") || (["INPUT", "TEXTAREA", "SELECT"].includes(target.tagName) && target.checkVisibility());
 
 /** @param {KeyboardEvent} event */
 function press(event) {
@@ -24,6 +29,9 @@ function press(event) {
   if (!target) return;
   event.preventDefault();
   if (target.tagName === "INPUT") target.focus();
-  else if (target.dataset.always || Date.now() - shownAt > SEEN_MS) target.click();
+  else if (target.dataset.always || Date.now() - shownAt > SEEN_MS) {
+    shownAt = Date.now(); // what is shown may be about to change
+    target.click();
+  }
 }
 addEventListener("keydown", press);

@@ -107,7 +107,7 @@ const parsed = () => {
 export const route = signal(parsed());
 addEventListener("hashchange", () => {
   route.value = parsed();
-  notice.value = null;
+  if (me.value) notice.value = null; // the login goes on to say why it is shown
 });
 
 /** The address of a view. @param {string} view @param {Record<string, any>} [query] */

@@ -2,7 +2,7 @@
 /** The command palette (Ctrl-K): any view, agent, task or setting by its name; and the keys of the page (?). */
 import { html, signal, useEffect, useRef, useState } from "./vendor/preact.js";
 import { Icon } from "./icons.js";
-import { Key } from "./keys.js";
+import { isTyped, Key } from "./keys.js";
 import { asked, may, short, slow, to, useData } from "./lib.js";
 import { Text } from "./unseen.js";
 
@@ -32,12 +32,11 @@ export const openPalette = () => {
 export function Palette({ views }) {
   useEffect(() => {
     const press = (/** @type {KeyboardEvent} */ event) => {
-      const isTyped = ["INPUT", "TEXTAREA", "SELECT"].includes(/** @type {any} */ (event.target).tagName);
       if (document.querySelector("dialog[open]")) return;
       if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
         event.preventDefault();
         openPalette();
-      } else if (event.key === "?" && !isTyped) open.value = "keys";
+      } else if (event.key === "?" && !isTyped(event.target)) open.value = "keys";
     };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);

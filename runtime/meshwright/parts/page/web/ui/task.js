@@ -1,10 +1,10 @@
 // @ts-check
 /** A task: why it is as it is, its steps on a line of time, what was asked and answered, its tree with costs, and its events. */
-import { html, useEffect, useState } from "./vendor/preact.js";
+import { html, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
 import { Item } from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
-import { show } from "./keys.js";
+import { useShown } from "./keys.js";
 import { Ago, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Buttons, WAITS } from "./tasks.js";
 import { Timeline } from "./timeline.js";
@@ -87,7 +87,7 @@ function Waits({ task }) {
   const questions = data?.items ?? [];
   const named = new Set(questions.map((/** @type {any} */ question) => question.wait_id));
   const first = questions[0]?.id;
-  useEffect(show, [first]);
+  useShown(first);
   if (!task.waits.length) return null;
   const others = task.waits.filter((/** @type {any} */ wait) => !named.has(wait.wait_id));
   return html`<h3>It waits</h3>${questions.map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} />`)}
