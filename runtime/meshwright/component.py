@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ToolCall,
         Wrapper,
     )
+    from meshwright.models.thinking import Thinking, thinking_of
 
 _HOMES = {
     "agents.context.memory": "MemoryCatalog MemoryItem MemoryStore",
@@ -77,6 +78,7 @@ _HOMES = {
     "models.errors": "ModelUnavailable",
     "models.named": "ModelSettings open_model with_fallbacks",
     "models.port": "Model ModelPosition ModelReply ModelRequest ModelWrapper OnDelta ToolCall Wrapper",
+    "models.thinking": "Thinking thinking_of",
 }
 """The public names of each module."""
 
@@ -128,6 +130,7 @@ __all__ = [
     "Table",
     "TaskKey",
     "Tasks",
+    "Thinking",
     "ToolCall",
     "Turn",
     "Undeliverable",
@@ -143,6 +146,7 @@ __all__ = [
     "parse_prompt",
     "read_model",
     "record_refusal",
+    "thinking_of",
     "turn",
     "with_fallbacks",
 ]

@@ -36,6 +36,8 @@ _REASONS = {
     "model_context_window_exceeded": "length",
 }
 _THINKING = ("thinking", "redacted_thinking")
+_GROWING = {"text": "text", "partial_json": "input_text", "thinking": "thinking", "signature": "signature"}
+"""The texts that blocks grow by in a stream, with their names in a whole block."""
 _MAX_TOKENS = 8192  # where the caller names no limit: the API wants one
 _MIN_THINKING = 1024  # the API's least budget_tokens: docs.anthropic.com, extended thinking
 _EFFORTS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24_576, "xhigh": 32_768}
@@ -71,6 +73,7 @@ class _BlockPieces(Pieces):
         self._usage: Any = dict[str, Any]()
         self._blocks: dict[int, dict[str, Any]] = {}
         self._grown: dict[tuple[int, str], list[str]] = {}
+        self._thinks_at: int | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         match chunk["type"]:
@@ -78,25 +81,41 @@ class _BlockPieces(Pieces):
                 self._message = dict(chunk["message"])
                 self._count(self._message.get("usage"))
             case "content_block_start":
-                self._blocks[chunk["index"]] = dict(chunk["content_block"])
+                self._end_thinking()
+                self._blocks[chunk["index"]] = block = dict(chunk["content_block"])
+                self._thinks_at = chunk["index"] if block["type"] in _THINKING else None
                 self._grow(chunk["index"], "text", chunk["content_block"].get("text") or "")
             case "content_block_delta":
                 delta = chunk["delta"]
-                for name in ("text", "partial_json", "thinking", "signature"):
+                for name in _GROWING:
                     self._grow(chunk["index"], name, delta.get(name) or "")
             case "message_delta":
                 self._message |= {name: value for name, value in chunk["delta"].items() if value is not None}
                 self._count(chunk.get("usage"))
-            case "message_stop":
-                self.done = True
+            case "content_block_stop" | "message_stop":
+                self._end_thinking()
+                self.done = chunk["type"] == "message_stop"
 
     def body(self) -> dict[str, Any] | None:
         if not self.done or "content" not in self._message:
             return None
-        for (index, name), pieces in self._grown.items():
-            text = "".join(pieces)
-            self._blocks[index] |= {"input_text": text} if name == "partial_json" else {name: text}
-        return {**self._message, "content": list(self._blocks.values()), "usage": self._usage}
+        indexes = dict.fromkeys([*self._blocks, *(index for index, _ in self._grown)])
+        return {**self._message, "content": [*map(self._whole, indexes)], "usage": self._usage}
+
+    def _whole(self, index: int) -> dict[str, Any]:
+        names = {
+            "text": "text",
+            "partial_json": "input_text",
+            "thinking": "thinking",
+            "signature": "signature",
+        }
+        grown = {ours: "".join(self._grown.get((index, name), ())) for name, ours in names.items()}
+        return {**self._blocks[index], **{name: text for name, text in grown.items() if text}}
+
+    def _end_thinking(self) -> None:
+        if self._thinks_at is not None:
+            self._think(block=self._whole(self._thinks_at))
+            self._thinks_at = None
 
     def _grow(self, index: int, name: str, text: str) -> None:
         if not text:
@@ -105,6 +124,8 @@ class _BlockPieces(Pieces):
         self._grown.setdefault((index, name), []).append(text)
         if name == "text":
             self._on_delta(text)
+        elif name == "thinking":
+            self._think(text)
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, Mapping) and isinstance(self._usage, Mapping):

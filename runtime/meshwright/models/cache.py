@@ -30,6 +30,7 @@ from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.models.settings import ModelsSettings
+from meshwright.models.thinking import stream_whole
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -141,8 +142,8 @@ class CachedModel(Wrapper):
                 del self._flights[key]  # later callers find it in the store
             flight.turn.release()
         reply = flight.reply
-        if on_delta is not None and reply.content:
-            on_delta(reply.content)
+        if on_delta is not None:
+            stream_whole(reply, on_delta)
         latency_ms = (time.perf_counter() - started) * 1000
         hit = {"cost_usd": ZERO, "cache_hit": True, "saved_usd": reply.cost_usd, "attempts": 0}
         return reply.model_copy(update={**hit, "latency_ms": latency_ms, "lost": ()})

@@ -31,6 +31,7 @@ from meshwright.models.faults import (
     words_of,
 )
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.thinking import Thinking, stream_whole, thinking_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -59,6 +60,7 @@ class Pieces(ABC):
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
         self.done = False
         self._on_delta = on_delta
+        self._on_thinking = thinking_of(on_delta)
         self._max_chars = self._room = max_chars
 
     @property
@@ -78,6 +80,10 @@ class Pieces(ABC):
         self._room -= len(text)
         if self._room < 0:
             raise TooMuch
+
+    def _think(self, text: str = "", block: Mapping[str, Any] | None = None) -> None:
+        if self._on_thinking is not None:
+            self._on_thinking(Thinking(text, block))
 
 
 class Wire(ABC):
@@ -227,7 +233,10 @@ class ApiModel:
         streamed = call.on_delta is not None and _is_a_stream(response)
         extra = self.wire.headers_say(response.headers, streamed=streamed)
         extra["latency_ms"] = (time.perf_counter() - call.since) * 1000
-        return self.wire.read(body, call.request, self.server, extra)
+        reply = self.wire.read(body, call.request, self.server, extra)
+        if call.on_delta is not None and not streamed:
+            stream_whole(reply, call.on_delta)
+        return reply
 
     def _adapt(
         self, body: Any, response: aiohttp.ClientResponse, request: ModelRequest, *, is_last: bool
@@ -271,10 +280,7 @@ class ApiModel:
         pieces = self.wire.pieces(call.on_delta, self.max_reply_bytes)
         if _is_a_stream(response):
             return await self._stream(response, call, pieces)
-        body = await self._whole(response)
-        with suppress(AttributeError, KeyError, LookupError, TypeError):  # it is said when it is read
-            call.on_delta(body["choices"][0]["message"]["content"] or "")
-        return body
+        return await self._whole(response)
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Any:
         if "json" not in response.headers.get("content-type", "").lower():

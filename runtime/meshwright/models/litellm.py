@@ -124,9 +124,7 @@ class LiteLLMModel:
             return read_embeddings(response.model_dump(), request, source=_SOURCE)
         response = await litellm.acompletion(**arguments)
         if on_delta is None:
-            reply = self._wire.read(_body_of(response), request, _SOURCE, {})
-            blocks = getattr(response.choices[0].message, "thinking_blocks", None) or ()
-            return reply.model_copy(update={"thinking": tuple(map(dict, blocks))}) if blocks else reply
+            return self._wire.read(_body_of(response), request, _SOURCE, {})
         pieces = ChunkPieces(on_delta, MAX_REPLY_BYTES)
         counted = False
         try:
@@ -226,6 +224,7 @@ def _body_of(response: Any) -> dict[str, Any]:
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
         body = {"content": message.content, "tool_calls": calls, "refusal": refusal}
         body["images"] = [dict(image) for image in getattr(message, "images", None) or ()]
+        body |= {name: getattr(message, name, None) for name in ("thinking_blocks", "reasoning_content")}
         audio = getattr(message, "audio", None)
         body["audio"] = audio if audio is None or isinstance(audio, dict) else audio.model_dump()
         return {

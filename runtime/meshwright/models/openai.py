@@ -15,6 +15,7 @@ from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
 from meshwright.models.port import ANTHROPIC_PARAMS, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.thinking import ThinkingChunks, read_thinking
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
 _REFUSED = "content_filter"
@@ -64,6 +65,7 @@ class ChunkPieces(Pieces):
         self._usage: Any = None
         self._text: list[str] = []
         self._refusal = ""
+        self._thinking = ThinkingChunks(self._think)
         self._calls: list[_OpenCall] = []
         self._open: dict[Any, _OpenCall] = {}
         self._images: list[Any] = []
@@ -86,14 +88,16 @@ class ChunkPieces(Pieces):
             for call in self._calls
         ]
         message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
-        message |= {"images": self._images, "audio": self._audio}
+        message |= {"images": self._images, "audio": self._audio, "thinking_blocks": self._thinking.end()}
         choices = [{"message": message, "finish_reason": self._finish_reason}]
         return {"model": self._model, "choices": choices, "usage": self._usage}
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
         others = delta.get("provider_specific_fields") or {}  # where LiteLLM puts what it does not know
         self._refusal += delta.get("refusal") or others.get("refusal") or ""
+        self._take(self._thinking.add(delta))
         if text := _read_content(delta.get("content")):
+            self._thinking.end()
             self._take(text)
             self._text.append(text)
             self._on_delta(text)
@@ -105,6 +109,7 @@ class ChunkPieces(Pieces):
             self._take(value if isinstance(value, str) else "")
             self._audio[name] = f"{before}{_FRAGMENTS if name == 'data' else ''}{value}" if before else value
         for fragment in delta.get("tool_calls") or ():
+            self._thinking.end()
             self._fragment(fragment)
 
     def _fragment(self, fragment: Mapping[str, Any]) -> None:
@@ -210,8 +215,10 @@ class ChatCompletions(Wire):
                 raise held_back(source, model, body.get("model"), counted, extra)
             files = tuple(_read_files(message, str(sound or "wav")))
             extra = with_problem(extra, counted, wrote=bool(content or calls or files))
-            answer = {"content": content or "", "tool_calls": calls, "model": body.get("model") or model}
-            reply = ModelReply.model_validate({**answer, "usage": counted.usage, "finish_reason": reason})
+            answer: dict[str, Any] = {"content": content or "", "tool_calls": calls}
+            answer["model"] = body.get("model") or model
+            answer |= {"thinking": read_thinking(message), "usage": counted.usage, "finish_reason": reason}
+            reply = ModelReply.model_validate(answer)
             return reply.model_copy(update={**extra, "files": files} if files else extra)
 
     def adapts_to(self, words: str) -> bool:

@@ -19,6 +19,7 @@ from meshwright.core.files import File
 from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
+from meshwright.models.thinking import signed_blocks
 
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
@@ -320,8 +321,9 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
 
     def message(self) -> ChatMessage:
         """The reply as a message of the conversation that goes on: no API takes its files back."""
+        thinking = signed_blocks(self.thinking)
         return ChatMessage(
-            role="assistant", content=self.content, tool_calls=self.tool_calls, thinking=self.thinking
+            role="assistant", content=self.content, tool_calls=self.tool_calls, thinking=thinking
         )
 
 
@@ -330,7 +332,8 @@ STREAM_RESTART = ""
 
 
 OnDelta = Callable[[str], None]
-"""Takes a streamed answer's next piece, or STREAM_RESTART; called on the event loop, and must not block."""
+"""Takes a streamed answer's next piece of text, or STREAM_RESTART; called on the event loop, and must not
+block. One that has a method `thinking` takes thinking as well."""
 
 
 class Model(Protocol):
@@ -341,6 +344,8 @@ class Model(Protocol):
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; with `on_delta` its text is streamed, and the reply is still the whole of it.
+
+        Thinking may go to `thinking_of(on_delta)`: a reader that gets none takes it from the reply.
 
         Raises ModelError, whose `retryable` says whether another may succeed.
         """

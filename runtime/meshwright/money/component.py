@@ -41,6 +41,7 @@ from meshwright.models.port import (
     Settlement,
     Wrapper,
 )
+from meshwright.models.thinking import Thinking, thinking_of
 from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.money.account import ACCOUNT, BudgetAccount
 from meshwright.money.allowances import ALLOWANCES, AllowanceKeeper, Allowances
@@ -313,7 +314,9 @@ class _StreamMeter:
 
     def __init__(self, on_delta: OnDelta | None) -> None:
         self._attempts = [0]  # the bytes of each
+        self._thinking_bytes = 0
         self._pass_on = on_delta
+        self._pass_on_thinking = thinking_of(on_delta)
 
     @property
     def bytes(self) -> int:
@@ -325,13 +328,13 @@ class _StreamMeter:
 
     @property
     def on_delta(self) -> OnDelta | None:
-        return self._take if self._pass_on is not None else None
+        return self if self._pass_on is not None else None
 
     def usage(self, request: ModelRequest) -> Usage:
         """A bound on the tokens that were read and written, those of attempts before the last included."""
         return Usage(
             prompt_tokens=len(self._attempts) * max_prompt_tokens(request),
-            completion_tokens=self.bytes or request.output_limit,
+            completion_tokens=self.bytes + self._thinking_bytes if self.bytes else request.output_limit,
         )
 
     def lost(self, reply: ModelReply) -> list[ModelReply]:
@@ -343,7 +346,12 @@ class _StreamMeter:
             for size in cut
         ]
 
-    def _take(self, text: str) -> None:
+    def thinking(self, piece: Thinking) -> None:
+        self._thinking_bytes += size_of(piece.text)  # a bound only once text comes: what is shown is a part
+        if self._pass_on_thinking is not None:
+            self._pass_on_thinking(piece)
+
+    def __call__(self, text: str) -> None:
         assert self._pass_on is not None
         if text == STREAM_RESTART:
             self._attempts.append(0)

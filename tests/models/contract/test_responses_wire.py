@@ -126,7 +126,7 @@ async def test_thinking_is_sent_back_as_it_came() -> None:
     kinds = [event["type"] for event in events]
     assert {"response.output_text.delta", "response.reasoning_summary_text.delta"} <= {*kinds}
     items = events[-1]["response"]["output"]
-    assert [item["type"] for item in items] == ["message", "reasoning", "function_call"]
+    assert [item["type"] for item in items] == ["reasoning", "message", "function_call"]
     output = {"type": "function_call_output", "call_id": "c1", "output": "a.txt"}
     _, assistant, tool = read(input=[*HELLO, *items, output]).request.messages
     assert (assistant.content, assistant.thinking, assistant.tool_calls) == (

@@ -8,12 +8,13 @@ import pytest
 from meshwright.models.errors import Unsupported
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.thinking import Thinking
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.pickers import KEY, LITELLM, Make, deployment
 
 LOOK = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
-THINKING = {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"}
+THINKING: Any = {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"}
 HIDDEN = {"type": "redacted_thinking", "data": "b3BhcXVl"}
 
 
@@ -161,12 +162,25 @@ async def test_thinking_is_kept_and_given_back_as_it_came(
 ) -> None:
     call = {"type": "tool_use", "id": "c1", "name": "look", "input": {}}
     fake.faults.append(answered([THINKING, HIDDEN, call], streamed))
-    reply = await model.complete(request(tools=(LOOK,)), [].append if streamed else None)
+    taken = ThoughtTaker()
+    reply = await model.complete(request(tools=(LOOK,)), taken if streamed else None)
     assert reply.thinking == (THINKING, HIDDEN)
+    ended = [Thinking(block=THINKING), Thinking(block=HIDDEN)]
+    assert taken.pieces == ([Thinking("Let me see."), *ended] if streamed else [])
     kept = ModelReply.model_validate_json(reply.model_dump_json())
     result = ChatMessage(role="tool", content="done", tool_call_id="c1")
     await model.complete(request(*request().messages, kept.message(), result, tools=(LOOK,)))
     assert fake.calls[1].body["messages"][1]["content"][:2] == [THINKING, HIDDEN]
+
+
+class ThoughtTaker:
+    """Takes the thinking of a stream beside its text."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Thinking] = []
+        self.thinking = self.pieces.append
+
+    def __call__(self, text: str) -> None: ...
 
 
 def answered(blocks: list[dict[str, Any]], streamed: bool) -> Fault:

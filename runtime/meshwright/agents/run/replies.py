@@ -18,6 +18,7 @@ from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import EmptyReply, ReplyCutOff, StructureInvalid
 from meshwright.models.port import STREAM_RESTART, ChatMessage, ModelReply, OnDelta
 from meshwright.models.structure import read_answer
+from meshwright.models.thinking import Thinking, thinking_of
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
 MAX_PARTS = 10  # continuations of one answer
@@ -94,12 +95,14 @@ class Deltas:
 
     A piece has at least 32 characters, or what came in 100 ms, and the last what is left. `n` counts those of
     an answer from 1: where it is 1 again the answer starts again, and what came before is void.
-    Within a block: what is gathered when that fails is not shown. `on_delta` takes the same words at once.
+    Within a block: what is gathered when that fails is not shown. `on_delta` takes the same words at once,
+    and the thinking, which is not shown.
     """
 
     def __init__(self, show: Callable[[dict[str, Any]], None], on_delta: OnDelta | None = None) -> None:
         self._show = show
         self._on_delta = on_delta
+        self._on_thinking = thinking_of(on_delta)
         self._loop = asyncio.get_running_loop()
         self._text = ""
         self._n = 0
@@ -118,6 +121,11 @@ class Deltas:
             self._flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(PAUSE_SECONDS, self._flush)
+
+    def thinking(self, piece: Thinking) -> None:
+        """Take the next thinking."""
+        if self._on_thinking is not None:
+            self._on_thinking(piece)
 
     def __enter__(self) -> Deltas:
         return self

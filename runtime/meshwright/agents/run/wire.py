@@ -100,7 +100,7 @@ class RunWire:
         return WireAnswer(200, {**_JSON}, to_json(call.whole(reply)))
 
     async def _streamed(self, call: WireCall, step: WireStep) -> WireAnswer:
-        streamed = StreamedCall(step.complete)
+        streamed = StreamedCall(step.complete, holds_thinking=True)
         try:
             await streamed.begun()
         except BaseException:  # also where the run ends: nothing else would end the call

@@ -18,6 +18,7 @@ from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.thinking import Thinking, signed_blocks, text_of_blocks
 from meshwright.models.wire.errors import (
     OPENAI_REQUEST_ID,
     UnsupportedParameter,
@@ -273,7 +274,7 @@ def _message_of(number: int, message: RequestMessage) -> ChatMessage:
             for call in message.tool_calls or ()
         ),
         tool_call_id=message.tool_call_id,
-        thinking=tuple(message.thinking_blocks or ()),
+        thinking=signed_blocks(message.thinking_blocks or ()),
     )
 
 
@@ -334,14 +335,19 @@ class ChatCall:
     async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
         """The answer as server-sent events; an error ends it."""
         yield _frame(self._piece({"role": "assistant", "content": ""}))
+        reasoning = _LiveReasoning()
         try:
-            async for text in call.pieces():
-                yield _frame(self._piece({"content": text}))
+            async for piece in call.pieces():
+                name, text = "content", piece
+                if isinstance(piece, Thinking):
+                    name, text = "reasoning_content", reasoning.add(piece)
+                if text:
+                    yield _frame(self._piece({name: text}))
             reply = await call.reply()
         except MeshError as error:
             yield _frame(openai_error(error))
             return
-        for document in self._last(reply):
+        for document in self._last(reply, reasoning.sent):
             yield _frame(document)
         yield b"data: [DONE]\n\n"
 
@@ -349,12 +355,15 @@ class ChatCall:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return self._chunk([choice])
 
-    def _last(self, reply: ModelReply) -> Iterator[dict[str, Any]]:
-        """Yields the end of a streamed answer: the tools that it calls, why it ended, and its tokens."""
+    def _last(self, reply: ModelReply, reasoning: str) -> Iterator[dict[str, Any]]:
+        """Yields the end of a streamed answer: the tools that it calls, why it ended, and its tokens.
+
+        Blocks of thinking are in one piece: an SDK cannot put lists of them together.
+        """
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
             yield self._piece({"tool_calls": calls})
-        if others := _files_body(reply) | _thinking_body(reply):
+        if others := _files_body(reply) | _thinking_body(reply, reasoning):
             yield self._piece(others)
         yield self._piece({}, _ending(reply))
         if self._with_usage:
@@ -391,9 +400,28 @@ def _files_body(reply: ModelReply) -> dict[str, Any]:
     return body
 
 
-def _thinking_body(reply: ModelReply) -> dict[str, Any]:
-    """The blocks of thinking of a reply, as LiteLLM writes them."""
-    return {"thinking_blocks": list(reply.thinking)} if reply.thinking else {}
+def _thinking_body(reply: ModelReply, sent: str = "") -> dict[str, Any]:
+    """The thinking of a reply, as LiteLLM writes it: its blocks, and their text but for what was sent."""
+    if not reply.thinking:
+        return {}
+    text = text_of_blocks(reply.thinking)[len(sent) :]
+    return {"thinking_blocks": list(reply.thinking), **({"reasoning_content": text} if text else {})}
+
+
+class _LiveReasoning:
+    """The text of thinking that comes in pieces; `sent` is all of it so far."""
+
+    def __init__(self) -> None:
+        self.sent = self._ended = ""
+
+    def add(self, piece: Thinking) -> str:
+        """Returns the text that a piece adds: that of a block which has not come before it."""
+        text = piece.text
+        if piece.block is not None:
+            self._ended += text_of_blocks([piece.block])
+            text = self._ended[len(self.sent) :]
+        self.sent += text
+        return text
 
 
 def _ending(reply: ModelReply) -> str:

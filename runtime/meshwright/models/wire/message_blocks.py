@@ -9,6 +9,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
+from meshwright.models.thinking import signed_blocks
 from meshwright.models.wire.errors import UnsupportedParameter
 
 _THINKING = ("thinking", "redacted_thinking")
@@ -80,7 +81,7 @@ class BlockReader:
                 calls.append(_read_call(place, block))
             else:
                 parts += self._parts(place, block)
-        update = {"tool_calls": tuple(calls), "thinking": tuple(thinking)}
+        update = {"tool_calls": tuple(calls), "thinking": signed_blocks(thinking)}
         return _message("assistant", parts).model_copy(update=update)
 
     def _all_parts(self, where: str, content: Any) -> list[dict[str, Any]]:

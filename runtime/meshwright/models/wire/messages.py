@@ -15,6 +15,7 @@ from meshwright.core.ids import ID_PATTERN, Identifier, new_id
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
 from meshwright.models.port import ANTHROPIC_PARAMS, ModelReply, ModelRequest, ToolSpec
+from meshwright.models.thinking import Thinking
 from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.chat import TAGS_HEADER, header_tags
 from meshwright.models.wire.errors import (
@@ -41,6 +42,7 @@ _CLIENTS = "Offer tools with an input_schema: the mesh runs no hosted ones"
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 _BUDGETS = ((4096, "low"), (16_384, "medium"))  # up to so many tokens of thinking
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+_EMPTY = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}}
 _BYTES_PER_TOKEN = 3
 _TIMEOUT_SECONDS = 600.0  # what Anthropic's SDK waits for
 _MAX_BETAS = 1024  # characters
@@ -273,35 +275,24 @@ class MessageCall:
     async def frames(self, call: StreamedCall) -> AsyncGenerator[bytes]:
         """The message as server-sent events, with a ping while nothing comes; an error ends it.
 
-        Thinking comes before the text of an answer that is whole, as one that is replayed, and behind text
-        that comes in pieces.
+        Thinking comes before the text where the model streams it so or the answer is whole, as one that is
+        replayed; else behind the text.
         """
         usage = _usage_of(Usage(prompt_tokens=_tokens_of(self.request)))
         opening = {**self._opening(self.request.model), "usage": {**usage, "output_tokens": 1}}
         yield _frame("message_start", message=opening)
         yield _frame("ping")
-        has_text = False
+        blocks = _LiveBlocks()
         try:
-            async for text in call.pieces(PING_SECONDS):
-                if not has_text and call.is_whole:
-                    break
-                if not text:
-                    yield _frame("ping")
-                    continue
-                if not has_text:
-                    yield _frame("content_block_start", index=0, content_block={"type": "text", "text": ""})
-                    has_text = True
-                yield _frame("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+            async for piece in call.pieces(PING_SECONDS):
+                for frame in blocks.add(piece) if piece else [_frame("ping")]:
+                    yield frame
             reply = await call.reply()
         except MeshError as error:
             yield _frame("error", **anthropic_error(error))
             return
-        if has_text:
-            yield _frame("content_block_stop", index=0)
-        blocks = blocks_of(reply) if has_text else _content_of(reply)
-        for index, block in enumerate(blocks, start=int(has_text)):
-            for frame in _block_frames(index, block):
-                yield frame
+        for frame in blocks.rest(reply):
+            yield frame
         ending = {"stop_reason": _reason_of(reply), "stop_sequence": None}
         yield _frame("message_delta", delta=ending, usage=_usage_of(reply.usage))
         yield _frame("message_stop")
@@ -318,17 +309,65 @@ def _content_of(reply: ModelReply) -> list[dict[str, Any]]:
     return [*others[: len(reply.thinking)], *text, *others[len(reply.thinking) :]]
 
 
+class _LiveBlocks:
+    """The events of blocks whose text and thinking come in pieces."""
+
+    def __init__(self) -> None:
+        self._index = 0
+        self._open = ""
+        self._thinking_count = 0
+
+    def add(self, piece: str | Thinking) -> Iterator[bytes]:
+        """Yields the events of the next piece."""
+        if isinstance(piece, str):
+            yield from self._grow("text", piece)
+        elif piece.block is None:
+            yield from self._grow("thinking", piece.text)
+        elif self._open == piece.block["type"]:
+            if signature := piece.block.get("signature"):
+                yield self._delta("signature", signature)
+            yield from self._close()
+        else:
+            yield from self._close()
+            yield from self._whole(piece.block)
+            self._thinking_count += 1
+
+    def rest(self, reply: ModelReply) -> Iterator[bytes]:
+        """Yields the events of all that did not come in pieces."""
+        yield from self._close()
+        for block in blocks_of(reply)[self._thinking_count :]:
+            yield from self._whole(block)
+
+    def _grow(self, kind: str, text: str) -> Iterator[bytes]:
+        if self._open != kind:
+            yield from self._close()
+            self._open = kind
+            self._thinking_count += kind == "thinking"
+            block = {"type": kind, **_EMPTY[kind]}
+            yield _frame("content_block_start", index=self._index, content_block=block)
+        yield self._delta(kind, text)
+
+    def _delta(self, kind: str, text: str) -> bytes:
+        return _frame("content_block_delta", index=self._index, delta={"type": f"{kind}_delta", kind: text})
+
+    def _close(self) -> Iterator[bytes]:
+        if self._open:
+            yield _frame("content_block_stop", index=self._index)
+            self._open, self._index = "", self._index + 1
+
+    def _whole(self, block: Mapping[str, Any]) -> Iterator[bytes]:
+        yield from _block_frames(self._index, block)
+        self._index += 1
+
+
 def _block_frames(index: int, block: Mapping[str, Any]) -> Iterator[bytes]:
     """The events of a block that is whole."""
     empty, deltas = dict(block), list[dict[str, Any]]()
     if block["type"] == "tool_use":
         empty["input"] = dict[str, Any]()
         deltas.append({"type": "input_json_delta", "partial_json": to_json(block["input"]).decode()})
-    elif block["type"] == "text":
-        empty["text"] = ""
-        deltas.append({"type": "text_delta", "text": block["text"]})
     elif block["type"] == "thinking":
-        empty |= {"thinking": "", "signature": ""}
+        empty |= _EMPTY["thinking"]
         names = (("thinking", "thinking_delta"), ("signature", "signature_delta"))
         deltas += [{"type": kind, name: block[name]} for name, kind in names if block.get(name)]
     yield _frame("content_block_start", index=index, content_block=empty)

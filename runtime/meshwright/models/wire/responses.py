@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from itertools import count
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from meshwright.models.wire.errors import (
     openai_error,
 )
 from meshwright.models.wire.port import plain_names
+from meshwright.models.wire.response_events import LiveItems, item_events, message_item
 from meshwright.models.wire.response_items import NOT_STORED, ConversationReader, reasoning_item
 from meshwright.models.wire.response_tools import ResponseTools
 from meshwright.models.wire.stream import StreamedCall
@@ -164,10 +165,13 @@ class ResponseCall:
 
     def whole(self, reply: ModelReply) -> dict[str, Any]:
         """The response at once."""
+        return self._ended(reply, self._output(reply))
+
+    def _ended(self, reply: ModelReply, output: list[dict[str, Any]]) -> dict[str, Any]:
         cut_off = reply.finish_reason == "length"
         usage = reply.usage
         return {
-            **self._document("incomplete" if cut_off else "completed", self._output(reply), reply.model),
+            **self._document("incomplete" if cut_off else "completed", output, reply.model),
             "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
             "usage": {
                 "input_tokens": usage.prompt_tokens,
@@ -188,16 +192,11 @@ class ResponseCall:
 
         for kind in ("response.created", "response.in_progress"):
             yield frame(kind, response=self._document("in_progress", [], self._body.model))
-        place = {"item_id": self._ids["msg"], "output_index": 0, "content_index": 0}
-        text = ""
+        live = LiveItems(self._ids)
         try:
             async for piece in call.pieces():
-                if not text:
-                    item = {**self._message(""), "status": "in_progress", "content": list[Any]()}
-                    yield frame("response.output_item.added", output_index=0, item=item)
-                    yield frame("response.content_part.added", **place, part=_text_part(""))
-                text += piece
-                yield frame("response.output_text.delta", **place, delta=piece, logprobs=[])
+                for kind, fields in live.add(piece):
+                    yield frame(kind, **fields)
             reply = await call.reply()
         except MeshError as error:
             document = openai_error(error)
@@ -205,33 +204,25 @@ class ResponseCall:
             failed = self._document("failed", [], self._body.model) | {"error": document["error"]}
             yield frame("response.failed", response=failed)  # Codex reads this one alone
             return
-        if text:
-            yield frame("response.output_text.done", **place, text=text, logprobs=[])
-            yield frame("response.content_part.done", **place, part=_text_part(text))
-            yield frame("response.output_item.done", output_index=0, item=self._message(text))
-        for index, item in enumerate(self._others(reply), start=int(bool(text))):
-            at = {"output_index": index}
-            yield frame("response.output_item.added", **at, item=_begun(item))
-            for kind, fields in _changes(item):
-                yield frame(kind, item_id=item["id"], **at, **fields)
-            yield frame("response.output_item.done", **at, item=item)
-        response = self.whole(reply)
+        for kind, fields in live.end():
+            yield frame(kind, **fields)
+        output = self._output(reply, len(live.blocks))
+        for index, item in enumerate(output[live.index :], start=live.index):
+            for kind, fields in item_events(index, item):
+                yield frame(kind, **fields)
+        response = self._ended(reply, output)
         yield frame(f"response.{response['status']}", response=response)
 
-    def _output(self, reply: ModelReply) -> list[dict[str, Any]]:
-        others = self._others(reply)
-        has_message = bool(reply.content) or all(item["type"] == "reasoning" for item in others)
-        return [*([self._message(reply.content)] if has_message else []), *others]
-
-    def _others(self, reply: ModelReply) -> list[dict[str, Any]]:
-        """The items behind the message, whose text is streamed before they are whole."""
-        reasoning = [reasoning_item(self._ids["rs"], reply.thinking)] if reply.thinking else []
-        return [*reasoning, *map(self._tools.item_of, reply.tool_calls), *_pictures(reply)]
-
-    def _message(self, text: str) -> dict[str, Any]:
-        content = [_text_part(text)]
-        head = {"type": "message", "id": self._ids["msg"], "role": "assistant", "status": "completed"}
-        return {**head, "content": content}
+    def _output(self, reply: ModelReply, early: int | None = None) -> list[dict[str, Any]]:
+        """The items of a reply: thinking, of which `early` blocks come before the message, then calls."""
+        before, after = reply.thinking[:early], reply.thinking[early:] if early is not None else ()
+        calls = [*map(self._tools.item_of, reply.tool_calls), *_pictures(reply)]
+        items = [reasoning_item(self._ids["rs"], before)] if before else []
+        if reply.content or not calls:
+            items.append(message_item(self._ids["msg"], reply.content))
+        if after:
+            items.append(reasoning_item(f"{self._ids['rs']}_2", after))
+        return [*items, *calls]
 
     def _document(self, status: str, output: list[dict[str, Any]], model: str) -> dict[str, Any]:
         request, others = self._body, self._body.model_extra or {}
@@ -262,10 +253,6 @@ class ResponseCall:
         }
 
 
-def _text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
 def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
     """The pictures of a reply as OpenAI's own tool gives them."""
     pictures = [file for file in reply.files if file.data and file.media_type.startswith("image/")]
@@ -278,32 +265,6 @@ def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
         }
         for n, file in enumerate(pictures)
     ]
-
-
-def _begun(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item before its text, its arguments or its input have come."""
-    empty = {"summary": list[Any](), "arguments": "", "input": ""}
-    emptied = {name: empty[name] for name in empty if isinstance(item.get(name), type(empty[name]))}
-    return {**item, **emptied, **({"status": "in_progress"} if "status" in item else {})}
-
-
-def _changes(item: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events between the begin and the end of an item."""
-    match item["type"]:
-        case "function_call":
-            arguments = item["arguments"]
-            yield "response.function_call_arguments.delta", {"delta": arguments}
-            yield "response.function_call_arguments.done", {"name": item["name"], "arguments": arguments}
-        case "custom_tool_call":
-            yield "response.custom_tool_call_input.delta", {"delta": item["input"]}
-            yield "response.custom_tool_call_input.done", {"input": item["input"]}
-        case "reasoning":
-            for number, part in enumerate(item["summary"]):
-                at, event = {"summary_index": number}, "response.reasoning_summary"
-                yield f"{event}_part.added", {**at, "part": {**part, "text": ""}}
-                yield f"{event}_text.delta", {**at, "delta": part["text"]}
-                yield f"{event}_text.done", {**at, "text": part["text"]}
-                yield f"{event}_part.done", {**at, "part": part}
 
 
 class ResponsesDialect:
