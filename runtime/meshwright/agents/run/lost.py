@@ -22,7 +22,7 @@ async def add_lost_calls(state: RunState, calls: ModelCalls) -> None:
     among them: its account books it.
     """
     values, budgets = state.journal.earlier, state.services.budgets
-    count = state.journal.lost_calls(was_in_call=ends_in_call(values, state.tools))
+    count = state.journal.cut_calls.lost(was_in_call=ends_in_call(values, state.tools))
     if count and budgets is not None and await has_open_calls(budgets, state.ref, state.work, values):
         return
     lost_calls = [_lost_call(state) for _ in range(count)]
@@ -30,7 +30,7 @@ async def add_lost_calls(state: RunState, calls: ModelCalls) -> None:
         calls.usage.add(call)
     if lost_calls:
         events = [ProgressEvent.of(call.payload(), call.call_id) for call in lost_calls]
-        state.journal.add_lost([counted_fields(call) for call in lost_calls], events)
+        state.journal.cut_calls.record_lost([counted_fields(call) for call in lost_calls], events)
 
 
 def ends_in_call(values: Sequence[Mapping[str, Any]], tools: Iterable[str]) -> bool:

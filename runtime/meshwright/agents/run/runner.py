@@ -219,7 +219,7 @@ class _Attempt:
         finally:
             spent.over()
             await journal.close()
-            if journal.is_mismatched:
+            if journal.replay.is_mismatched:
                 await add_lost_calls(self._state, self._calls)
         if (suspended := journal.suspended) is None:
             return result
@@ -258,8 +258,8 @@ class _Attempt:
         return await same_tools(self._journal, tools) if self._bound.is_changing else tools
 
     def _check_followed(self) -> None:
-        if self._journal.ended is not None:
-            raise self._journal.ended
+        if self._journal.replay.ended is not None:
+            raise self._journal.replay.ended
 
     async def _tell_answer(self, text: str) -> None:
         """Add question and answer to the thread's conversation, durably before the outcome is known.

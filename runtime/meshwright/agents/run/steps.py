@@ -285,7 +285,7 @@ class RunSteps:
         A program that goes on where it was does not ask again for what it has: recorded calls of models may
         be left out from now on.
         """
-        self._journal.may_skip = True
+        self._journal.replay.may_skip = True
         return self._state.time.apart()
 
     @noted

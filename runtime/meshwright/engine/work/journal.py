@@ -25,22 +25,14 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import Struct, plain
-from meshwright.core.errors import (
-    Conflict,
-    MeshError,
-    NotFound,
-    ReplayMismatch,
-    RestartDenied,
-    ToolFailed,
-    WaitExpired,
-)
+from meshwright.core.errors import Conflict, MeshError, NotFound, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
 from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.cut_calls import CutCalls
 from meshwright.engine.work.doubts import Doubts
 from meshwright.engine.work.earlier import (
-    CutSteps,
     Earlier,
     changes_before,
     read_continued,
@@ -49,14 +41,12 @@ from meshwright.engine.work.earlier import (
     unspent_answers,
 )
 from meshwright.engine.work.paths import OpenStep, Paths, Scope, hash_of, identity_of
-from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
-from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, WaitKind, Work, claim_stream
+from meshwright.engine.work.people import QUESTIONS
+from meshwright.engine.work.protocol import StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
+from meshwright.engine.work.replay import Replay
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
-_REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
-_LOST = "lost"
-"""The path of calls that were cut off in steps which are not taken again."""
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
 
@@ -81,15 +71,8 @@ class Journal:
         *,
         continued: Sequence[Record] = (),
     ) -> None:
-        self.ended: MeshError | None = None
-        """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
-        self.may_skip = False
-        """Whether recorded steps that are known by what they ask for may be left out: a program that goes on
-        where it was does not ask again for what it has."""
         self.is_closed = False
         """Whether the run is over: nothing more can be a step of it."""
-        self.is_mismatched = False
-        """Whether the code asks for something else at a recorded step."""
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
@@ -99,13 +82,9 @@ class Journal:
         self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._doubts = Doubts(work, self._earlier, self._waits)
+        self.replay = Replay(work, self._earlier, self._paths, self._waits)
+        self.cut_calls = CutCalls(work, self._earlier, self._paths, self._records)
         self._repeats: list[str] = []
-        self._counted: set[str] = set()
-        """The paths whose calls, cut off before, this claim has counted."""
-        self._has_begun = False
-        """Whether a step of this claim was taken for the one in which the claim before it ended."""
-        self._cut_branches: set[str] = set()
-        """The scopes of tools that may have been under way as the claim before this one ended."""
 
     @classmethod
     async def open(
@@ -128,7 +107,7 @@ class Journal:
         # A first claim need not look for records.
         own = await read_steps(runtime, ref, work.steps, work.claim) if work.journaled else ([], [])
         journal = cls(runtime, ref, work, *own, unspent, on_step, continued=continued)
-        journal.ended = failure
+        journal.replay.ended = failure
         if work.must_ask:
             journal._repeats = await changes_before(runtime, ref, work)
         return journal
@@ -140,7 +119,7 @@ class Journal:
         """
         if self._repeats:
             why = "This task failed, and would start over"
-            await self._ask_restart(self._paths.here(), self._repeats, f"{QUESTIONS}.0", why)
+            await self.replay.ask_restart(self._paths.here(), self._repeats, f"{QUESTIONS}.0", why)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
@@ -159,7 +138,7 @@ class Journal:
 
     def interrupt(self, error: MeshError) -> RunInterrupted:
         """End the run with an error, whatever its code makes of it; returns the exception that unwinds it."""
-        self.ended = self.ended or error
+        self.replay.ended = self.replay.ended or error
         return RunInterrupted(str(error))
 
     @property
@@ -196,7 +175,7 @@ class Journal:
 
         `begins` are the requests, by kind, of the steps that it may begin with.
         """
-        self._check_goes_on()
+        self.replay.check_goes_on()
         self._paths.join(kind, request, begins)
 
     def by_request(self) -> AbstractContextManager[None]:
@@ -204,7 +183,7 @@ class Journal:
 
         See `Paths.by_request`: so the code of a framework may take them in any order, in any task.
         """
-        self._check_goes_on()
+        self.replay.check_goes_on()
         return self._paths.by_request()
 
     async def step(
@@ -268,11 +247,11 @@ class Journal:
         """Begin the step that was opened, or give it the result that it had."""
         key, scope = opened.key, opened.scope
         if key.path in self._earlier.results:
-            await self._replay(opened)
+            await self._take_result(opened)
             return
-        await self._check_known(scope, key)
+        await self.replay.check_begins(scope, key)
         if opened.costly:
-            self._take_begun(opened)
+            self.cut_calls.take_begun(opened)
         if self._doubts.is_open(opened) and (record := await self._doubts.settle(opened)) is not None:
             opened.is_replayed, opened.result = True, record["result"]
             self._paths.end_begun(scope)
@@ -282,7 +261,7 @@ class Journal:
         self._paths.enter(opened)
         try:
             if opened.paid and self._earlier.values:
-                self._count_cut(opened)
+                self.cut_calls.count(opened)
             # Before it runs: after a crash the intent says that it may have happened.
             if not opened.repeatable:
                 self._records.write(key, {"intent": True, "started_at": opened.started_at})
@@ -317,55 +296,6 @@ class Journal:
                 )
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
-
-    def _take_begun(self, opened: OpenStep) -> None:
-        """Note whether the claim before this one may have been in a step as its process ended."""
-        scope = opened.scope
-        opened.was_begun, scope.was_begun = scope.was_begun, False
-        self._has_begun = self._has_begun or opened.was_begun
-        if opened.was_begun and opened.key.kind.startswith(TOOL):
-            self._cut_branches.add(scope.prefix)
-
-    def _count_cut(self, opened: OpenStep) -> None:
-        """Count the calls of a step that were cut off, durably before it makes another."""
-        path = opened.key.path
-        cut_steps = self._earlier.cut.get(path, CutSteps(0))
-        before = claim_stream(self._work.steps, self._work.claim - 1)
-        was_begun = opened.was_begun and not self._follows_cut_tools(opened.scope)
-        opened.cut = cut_steps.count + (was_begun and cut_steps.ended_in != before)
-        self._counted.add(path)
-        if opened.cut != cut_steps.count:
-            self._records.write_cut(opened.key, opened.cut)
-
-    def _follows_cut_tools(self, scope: Scope) -> bool:
-        """Whether tools were under way before the next step of a scope: it had not begun then.
-
-        Only if nothing runs beside the scope's code: else a call of it may have been cut off as well.
-        """
-        below = f"{scope.prefix}b"
-        return self._paths.is_alone and any(prefix.startswith(below) for prefix in self._cut_branches)
-
-    def lost_calls(self, *, was_in_call: bool) -> int:
-        """The number of calls that were cut off in steps which the changed code does not take any more.
-
-        `was_in_call` says whether the claim before this one may have ended in a call, as its records tell.
-        It is 0 once `add_lost` has recorded them.
-        """
-        cut = self._earlier.cut
-        if _LOST in cut:
-            return 0
-        open_steps = {path: steps for path, steps in cut.items() if path not in self._earlier.results}
-        before = claim_stream(self._work.steps, self._work.claim - 1)
-        has_ended = any(steps.ended_in == before for steps in open_steps.values())
-        is_in_call = was_in_call and self._work.was_cut and not (self._has_begun or has_ended)
-        return is_in_call + sum(
-            steps.count for path, steps in open_steps.items() if path not in self._counted
-        )
-
-    def add_lost(self, calls: Sequence[dict[str, Any]], events: Sequence[ProgressEvent]) -> None:
-        """Record the `lost_calls`, once for the attempt."""
-        key = StepKey(path=_LOST, number=self._paths.counter, kind="", hash="")
-        self._records.write_calls(key, calls, events)
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.
@@ -407,10 +337,10 @@ class Journal:
         if key.path in self._earlier.results:
             for step in scope.steps_around():
                 step.has_waited = True
-            return await self._replayed(scope, key)
+            return await self._result_at(scope, key)
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
-        await self._check_known(scope, key)
+        await self.replay.check_begins(scope, key)
         if key.path not in self._earlier.waits:
             if (unspent := self._earlier.take_unspent(key)) is not None:
                 return self._keep(key, *unspent)
@@ -469,25 +399,19 @@ class Journal:
             await asyncio.wait(remaining, timeout=_LETTING_GO_SECONDS)
 
     def _next(self, kind: str, request: Any, request_hash: str = "") -> tuple[Scope, StepKey]:
-        self._check_goes_on()
+        self.replay.check_goes_on()
         return self._paths.next(kind, request_hash or hash_of(request))
 
-    def _check_goes_on(self) -> None:
-        if self.suspended is not None:  # the agent's code has caught it
-            raise self.suspended
-        if self.ended is not None:  # and that
-            raise self.ended
-
-    async def _replay(self, opened: OpenStep) -> None:
+    async def _take_result(self, opened: OpenStep) -> None:
         record = self._earlier.results[opened.key.path]
-        opened.is_replayed, opened.result = True, await self._replayed(opened.scope, opened.key)
+        opened.is_replayed, opened.result = True, await self._result_at(opened.scope, opened.key)
         opened.totals = record.get("totals", {})
         if record.get("outside"):
             self.read_outside()
 
-    async def _replayed(self, scope: Scope, key: StepKey) -> Any:
+    async def _result_at(self, scope: Scope, key: StepKey) -> Any:
         record = self._earlier.results[key.path]
-        await self._check_replay(scope, key, record)
+        await self.replay.check(scope, key, record)
         if record.get("expired"):
             raise WaitExpired(f"there was no answer to {key.kind} in time")
         return record["result"]
@@ -499,61 +423,3 @@ class Journal:
         event = ProgressEvent.of(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
         self._records.write(key, {**fields, "kept": name}, [event])
         return answer["result"]
-
-    async def _check_known(self, scope: Scope, key: StepKey) -> None:
-        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch."""
-        if key.path in self._earlier.waits:
-            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
-        if key.path in self._earlier.intents:
-            await self._check_replay(scope, key, self._earlier.intents[key.path])
-        elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
-            await self._end_replay(scope, key, "was in a branch that began with something else before")
-        elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
-            await self._check_claimed(scope, key)
-
-    async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
-        """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""
-        with self._waits.busy():
-            path = await self._paths.unclaimed(scope)
-        self._check_goes_on()
-        if path is not None:
-            place = f"{self._earlier.number_at(path)} ({self._earlier.step_at(path)!r}, {path})"
-            why_not = f"is new ({key.kind!r}), and the recorded step {place} is not asked for now"
-            await self._end_replay(scope, key, f"{why_not}. {_REPEATABLE}")
-
-    async def _check_replay(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
-        """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
-        if (record["kind"], record["hash"]) != (key.kind, key.hash):
-            is_now = f"is {key.kind!r} or asks for something else now"
-            await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
-
-    async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
-        self.is_mismatched = True
-        # These may have taken effect: a new attempt would do them again.
-        once = [intent["kind"] for intent in self._earlier.intents.values()]
-        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
-        if once:
-            why = "The agent's code has changed since this task started, so the task can't go on where it was"
-            await self._ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
-        self.ended = ReplayMismatch(
-            f"step {key.path} of task {self._work.task.task_id} {why_not}",
-            remedy="a new attempt starts with an empty journal, and gets the answers of people",
-        )
-        raise self.ended
-
-    async def _ask_restart(self, scope: Scope, steps: Sequence[str], path: str, why: str) -> None:
-        key = StepKey(path=path, number=0, kind=RESTART, hash="")
-        answered = self._earlier.results.get(key.path)
-        if answered is None:
-            step_names = ", ".join(step.removeprefix(TOOL) for step in steps)
-            reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
-            subject = {"kind": RESTART, "steps": list(steps)}
-            await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))
-        elif not answered["result"]["approve"]:
-            reason = answered["result"].get("reason")
-            self.ended = RestartDenied(
-                f"{why}: {answered.get('answered_by') or 'a person'} denied that"
-                f"{f': {reason}' if reason else ''}. Nothing was repeated",
-                remedy="Retry it with the former code, or submit a new task for what is still to be done",
-            )
-            raise self.ended

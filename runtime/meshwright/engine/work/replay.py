@@ -1,0 +1,98 @@
+"""The check of a resumed run: it takes the recorded steps again, else a new attempt begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
+from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.work.paths import Paths, Scope
+from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
+from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, Work
+from meshwright.engine.work.waits import Waits
+
+_REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
+
+
+class Replay:
+    """Compares the steps that a run takes with the recorded ones."""
+
+    def __init__(self, work: Work, earlier: Earlier, paths: Paths, waits: Waits) -> None:
+        self.ended: MeshError | None = None
+        """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.may_skip = False
+        """Whether recorded steps that are known by what they ask for may be left out: a program that goes on
+        where it was does not ask again for what it has."""
+        self.is_mismatched = False
+        """Whether the code asks for something else at a recorded step."""
+        self._work = work
+        self._earlier = earlier
+        self._paths = paths
+        self._waits = waits
+
+    def check_goes_on(self) -> None:
+        """Raise what has ended the run, or suspended it, where its code has caught that."""
+        if self._waits.suspended is not None:
+            raise self._waits.suspended
+        if self.ended is not None:
+            raise self.ended
+
+    async def check_begins(self, scope: Scope, key: StepKey) -> None:
+        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch."""
+        if key.path in self._earlier.waits:
+            await self.check(scope, key, self._earlier.waits[key.path].model_dump())
+        if key.path in self._earlier.intents:
+            await self.check(scope, key, self._earlier.intents[key.path])
+        elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
+            await self._end_replay(scope, key, "was in a branch that began with something else before")
+        elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
+            await self._check_claimed(scope, key)
+
+    async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
+        """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""
+        with self._waits.busy():
+            path = await self._paths.unclaimed(scope)
+        self.check_goes_on()
+        if path is not None:
+            place = f"{self._earlier.number_at(path)} ({self._earlier.step_at(path)!r}, {path})"
+            why_not = f"is new ({key.kind!r}), and the recorded step {place} is not asked for now"
+            await self._end_replay(scope, key, f"{why_not}. {_REPEATABLE}")
+
+    async def check(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
+        """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
+        if (record["kind"], record["hash"]) != (key.kind, key.hash):
+            is_now = f"is {key.kind!r} or asks for something else now"
+            await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
+
+    async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
+        self.is_mismatched = True
+        # These may have taken effect: a new attempt would do them again.
+        once = [intent["kind"] for intent in self._earlier.intents.values()]
+        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
+        if once:
+            why = "The agent's code has changed since this task started, so the task can't go on where it was"
+            await self.ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
+        self.ended = ReplayMismatch(
+            f"step {key.path} of task {self._work.task.task_id} {why_not}",
+            remedy="a new attempt starts with an empty journal, and gets the answers of people",
+        )
+        raise self.ended
+
+    async def ask_restart(self, scope: Scope, steps: Sequence[str], path: str, why: str) -> None:
+        """Ask whether the task may start over, and repeat these steps. Raises RestartDenied."""
+        key = StepKey(path=path, number=0, kind=RESTART, hash="")
+        answered = self._earlier.results.get(key.path)
+        if answered is None:
+            step_names = ", ".join(step.removeprefix(TOOL) for step in steps)
+            reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
+            subject = {"kind": RESTART, "steps": list(steps)}
+            await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))
+        elif not answered["result"]["approve"]:
+            reason = answered["result"].get("reason")
+            self.ended = RestartDenied(
+                f"{why}: {answered.get('answered_by') or 'a person'} denied that"
+                f"{f': {reason}' if reason else ''}. Nothing was repeated",
+                remedy="Retry it with the former code, or submit a new task for what is still to be done",
+            )
+            raise self.ended
