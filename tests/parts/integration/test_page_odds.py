@@ -109,7 +109,8 @@ async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, browse
         async with open_view(browser, api, "experiments", TOKEN) as page:
             await page.get_by_role("link", name="kinder").click()
             await expect(page.get_by_text("rolls back where success is worse by 20.0 %")).to_be_visible()
-            await press(page, "Run on live tasks")
+            await press(page, "Run on live tasks…")
+            await confirm(page, "Run it")
             await expect(page.locator("h1")).to_contain_text("running")
             task = {"agent_id": "helper", "payload": {"text": "Help."}}
             _, made = await api.call("POST", "/tasks", json=task, headers=ADMIN)

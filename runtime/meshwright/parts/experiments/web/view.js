@@ -2,7 +2,7 @@
 /** Experiments: variants on live tasks with what is known of each, and evaluations with their figures. */
 import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
-import { act, Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
+import { Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
 
 export const roles = ["viewer"];
 
@@ -54,6 +54,14 @@ function Experiment({ id }) {
       done: "The experiment is stopped",
       work: () => call("POST", `${path}/stop`),
     });
+  const run = () =>
+    ask({
+      title: `Run ${one.name} on live tasks?`,
+      text: `Each new task of ${one.agent_id} gets one of ${one.variants.length} variants, until you stop it${one.guard ? " or its guard does" : ""}.`,
+      yes: "Run it",
+      done: "Live tasks get variants from now on",
+      work: () => call("POST", `${path}/run`, {}),
+    });
   const of = (/** @type {any} */ result) => one.variants.find((/** @type {any} */ spec) => spec.name === result.variant);
   return html`<h1>Experiment ${one.name} <${State} one=${one} /></h1><${Failed} error=${error} />
     <dl class="facts"><dt>agent</dt><dd><a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a></dd>
@@ -61,7 +69,7 @@ function Experiment({ id }) {
       ${one.guard ? html`<dt>guard</dt><dd>${guarded(one.guard)}</dd>` : null}
       <dt>made</dt><dd>by ${one.created_by}, <${Ago} time=${one.created_at} />${one.started_at ? html`; begun <${Ago} time=${one.started_at} />` : "; not begun"}</dd>
       ${one.stopped_at ? html`<dt>stopped</dt><dd>by ${one.stopped_by ?? "its guard"}, <${Ago} time=${one.stopped_at} />${one.reason ? `: ${one.reason}` : ""}</dd>` : null}</dl>
-    ${may("operator") ? html`<p class="bar">${one.status === "created" ? html`<button type="button" class="yes" onClick=${() => act("Live tasks get variants from now on", () => call("POST", `${path}/run`, {}))}>Run on live tasks</button>` : null}${one.status === "stopped" ? null : html`<button type="button" class="no" onClick=${stop}>Stop…</button>`}</p>` : null}
+    ${may("operator") ? html`<p class="bar">${one.status === "created" ? html`<button type="button" class="yes" onClick=${run}>Run on live tasks…</button>` : null}${one.status === "stopped" ? null : html`<button type="button" class="no" onClick=${stop}>Stop…</button>`}</p>` : null}
     <h2>Variants</h2><${Table} label="Variants" heads=${["Variant", "Changes", "#Weight", "#Ended", "#Open", "#Cost", "Verdict"]}>
       ${variants.map((/** @type {any} */ result, /** @type {number} */ at) => html`<tr key=${result.variant}><td><b>${result.variant}</b>${at ? "" : html` <span class="tag">as before</span>`}</td><td class="texts">${changes(of(result)) || html`<span class="dim">nothing</span>`}</td><td class="number">${of(result).weight}</td>
         <td class="number">${result.ended}</td><td class="number">${result.open}</td><td class="number">${dollars(result.cost_usd)}${result.unpriced ? html` <span class="dim">${result.unpriced} without a price</span>` : ""}</td>

@@ -94,8 +94,8 @@ function Playground({ path, version }) {
       ${inputs.map((name) => html`<label key=${name}>${name} <textarea name=${name} rows="2" required></textarea></label>`)}
       <label>Request <textarea name="text" rows="3" required=${inputs.length === 0}></textarea></label>
       <div class="bar"><label>Models <input name="first" placeholder="as the prompt says" /></label><label>and beside it <input name="second" placeholder="none" /></label>
-        ${may("submitter") ? html`<button class="yes" disabled=${isBusy}>${isBusy ? "Running…" : isSame ? "Run" : "Save as a version and run"}</button>` : null}
-        <button type="button" disabled=${isSame} onClick=${save}>Save as a version</button></div>
+        ${may("submitter") ? html`<button class="yes" title="Submits a task for each model, at its cost" disabled=${isBusy}>${isBusy ? "Running…" : isSame ? "Run" : "Save as a version and run"}</button>` : null}
+        <button type="button" disabled=${isSame} onClick=${save}>Save as a version…</button></div>
     </form>
     <div class="beside">${ended.map((one, at) => html`<section class="card" key=${at} aria-label=${`Answer ${at + 1}`}><p class="line"><b>${one.model ?? "no model"}</b> <span>${dollars(one.cost_usd)}</span> <span>${one.duration_ms == null ? one.status : span(one.duration_ms / 1000)}</span> ${one.task_id && html`<${TaskLink} id=${one.task_id} />`}</p>
       ${one.error ? html`<p class="bad">${one.error.type}: ${one.error.message}</p>` : html`<${Shown} value=${one.text ?? one.result ?? ""} />`}</section>`)}</div>`;

@@ -1,5 +1,5 @@
 // @ts-check
-/** Work again on all tasks of a filter, or cancel them, once a dry run has said what that would do. */
+/** Work again on tasks, or cancel them, once it is said what that would do. */
 import { html } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { call, notice } from "./lib.js";
@@ -29,13 +29,13 @@ function counted(items, word) {
   return [...counts].sort(([, one], [, other]) => other - one);
 }
 
-/** What a dry run has found. @param {{items: any[], isCut: boolean}} given */
-function Plan({ items, isCut }) {
+/** What a dry run has found. @param {{items: any[], isCut: boolean, note?: string}} given */
+function Plan({ items, isCut, note }) {
   const refused = items.filter((item) => item.refused);
   const able = items.filter((item) => !item.refused);
   const why = (/** @type {any} */ item) => `${item.agent_id ?? "another agent"}${item.error ? `, ${item.error.type}` : ""}${item.begin ? `, from ${item.begin === "start" ? "the start" : `step ${item.steps_kept}`}` : ""}`;
   const list = (/** @type {[string, number][]} */ groups) => html`<ul>${groups.slice(0, SHOWN).map(([name, count]) => html`<li key=${name}>${count} × ${name}</li>`)}${groups.length > SHOWN ? html`<li class="dim">and others</li>` : null}</ul>`;
-  return html`<p><b>${able.length}${isCut ? " or more" : ""}</b> ${able.length === 1 ? "task" : "tasks"}. Nothing is changed yet.</p>${list(counted(able, why))}
+  return html`<p><b>${able.length}${isCut ? " or more" : ""}</b> ${able.length === 1 ? "task" : "tasks"}. Nothing is changed yet.</p>${list(counted(able, why))}${note && html`<p>${note}</p>`}
     ${refused.length ? html`<p>${refused.length} cannot be:</p>${list(counted(refused, (item) => item.refused.message))}` : null}`;
 }
 
@@ -51,11 +51,11 @@ export async function retryAll(wanted) {
 
 /** @param {Record<string, string>} wanted */
 export async function cancelAll(wanted) {
-  await propose("/cancel", wanted, { title: "Cancel all that match", yes: "Cancel them", done: "asked to end", no: "Leave them", isDanger: true }, []);
+  await propose("/cancel", wanted, { title: "Cancel all that match", yes: "Cancel them", done: "asked to end", no: "Leave them", isDanger: true, note: "What they have done is not undone. Tasks that they delegated are cancelled too, and what is reserved for their calls is released." }, []);
 }
 
 /** @param {string} path @param {Record<string, string>} wanted @param {any} words @param {import("./dialog.js").Field[]} fields */
-async function propose(path, wanted, { done, ...words }, fields) {
+async function propose(path, wanted, { done, note, ...words }, fields) {
   /** @type {{items: any[], isCut: boolean} | null} */
   let plan = null;
   const body = meant(wanted);
@@ -72,7 +72,7 @@ async function propose(path, wanted, { done, ...words }, fields) {
   let changed = 0;
   const isDone = await ask({
     ...words,
-    text: html`<${Plan} ...${plan} />`,
+    text: html`<${Plan} ...${plan} note=${note} />`,
     fields,
     work: async (given) => {
       const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value));
@@ -85,11 +85,22 @@ async function propose(path, wanted, { done, ...words }, fields) {
 
 const WAYS = { journal: "Keep its finished steps", start: "Start over" };
 
-/** Work again on one task, once it is said which steps each way keeps and repeats, and what they cost. @param {string} id */
-export async function retryOne(id) {
-  const plan = await call("GET", `/tasks/${id}/retry`).catch((error) => {
+/** A plan of the mesh, or the line that says why there is none. @param {string} path */
+const planOf = (path) =>
+  call("GET", path).catch((error) => {
     notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
   });
+
+/** Cancel one task, once it is said what ends with it and what is not undone. @param {string} id */
+export async function cancelOne(id) {
+  const path = `/tasks/${id}/cancel`;
+  const plan = await planOf(path);
+  if (plan) await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work: () => call("POST", path) });
+}
+
+/** Work again on one task, once it is said which steps each way keeps and repeats, and what they cost. @param {string} id */
+export async function retryOne(id) {
+  const plan = await planOf(`/tasks/${id}/retry`);
   if (!plan) return;
   const usual = plan.ways[0].begin;
   await ask({

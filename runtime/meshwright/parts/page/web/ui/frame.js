@@ -85,7 +85,7 @@ function Mine() {
   return html`<div class="mine">
     ${me.value.all_tenants && me.value.logged_in ? html`<${Tenant} />` : null}
     <span class="line"><span title=${me.value.roles.join(", ")}>${me.value.name}</span> <span class="dim" role="status">${may("viewer") ? live.value : ""}</span></span>
-    ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}
+    ${me.value.logged_in ? html`<button type="button" title="Ends this login in this browser" onClick=${leave}>Log out</button>` : null}
   </div>`;
 }
 

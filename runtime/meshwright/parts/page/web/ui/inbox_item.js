@@ -60,7 +60,7 @@ function Hidden({ question, isOpen, open }) {
   const size = sizeOf(question.subject.hidden_parts);
   if (isOpen) return html`<p class="dim">You see what was hidden (${size}). The audit trail says so.</p>`;
   const show = () => act("Shown, and recorded", async () => open(await call("POST", `/tasks/${question.task_id}/reveal`, { key: question.wait_id })));
-  return html`<p class="line"><span class="mark">${size} hidden</span>${may("approver", "submitter") ? html`<button type="button" onClick=${show}>Show what is hidden</button>` : null}</p>`;
+  return html`<p class="line"><span class="mark">${size} hidden</span>${may("approver", "submitter") ? html`<button type="button" title="Opens it here; the audit trail says so" onClick=${show}>Show what is hidden</button>` : null}</p>`;
 }
 
 /** @param {{fields: Record<string, any>}} given */
@@ -92,14 +92,14 @@ function LastWords({ task }) {
 function Answer({ question, decides, isUnseen, isEdited, edit }) {
   const [reason, setReason] = useState("");
   const isMine = may("approver", "submitter");
-  const notNow = html`<button type="button" onClick=${() => postpone(question)}>Not now</button>`;
+  const notNow = html`<button type="button" title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
   if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
   if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
   if (isDoubt(question)) return html`<${Doubt} question=${question} notNow=${notNow} />`;
   if (isEdited)
     return html`<div class="bar">
-      <button class="yes" form=${FORM}>Approve with these</button>
+      <button class="yes" form=${FORM} title="The call runs with the arguments above">Approve with these</button>
       <label>Reason <input name="reason" form=${FORM} /></label>
       <button type="button" onClick=${() => edit(false)}>Leave them as they were</button>
     </div>`;
@@ -116,10 +116,10 @@ function Answer({ question, decides, isUnseen, isEdited, edit }) {
     });
   if (decides)
     return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-      <button type="button" class="yes" aria-keyshortcuts="a" onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
+      <button type="button" class="yes" aria-keyshortcuts="a" title=${question.subject?.tool ? `${question.subject.tool} runs once, with these arguments` : "The task goes on with a yes"} onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
       <label>Reason <input aria-keyshortcuts="d" value=${reason} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && deny()} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
-      <button type="button" class="no" onClick=${deny}>Deny<${Key} name="d" /></button>
-      ${changeable(question) ? html`<button type="button" onClick=${() => edit(true)}>Change arguments</button>` : null}
+      <button type="button" class="no" title="It is not done; the agent gets the reason, and goes on" onClick=${deny}>Deny<${Key} name="d" /></button>
+      ${changeable(question) ? html`<button type="button" title="Opens the arguments here; nothing is sent yet" onClick=${() => edit(true)}>Change arguments</button>` : null}
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;
@@ -131,9 +131,9 @@ function Doubt({ question, notNow }) {
   const hasResult = Boolean(question.answer_schema?.properties?.result);
   const happened = hasResult ? { approve: false, ...(text.trim() ? { result: worded({}, text) } : {}) } : { approve: false, ...(text.trim() ? { reason: text } : {}) };
   return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-    <button type="button" class="yes" onClick=${() => answer(question, { approve: true }, hasResult ? "It runs again" : "It starts over")}>${hasResult ? "It did not happen: run again" : "Start over, and repeat these steps"}</button>
+    <button type="button" class="yes" title="What it did before, if it did, happens twice" onClick=${() => answer(question, { approve: true }, hasResult ? "It runs again" : "It starts over")}>${hasResult ? "It did not happen: run again" : "Start over, and repeat these steps"}</button>
     <label class="wide">${hasResult ? "Its result (JSON or text)" : "Reason"} <textarea rows="2" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>
-    <button type="button" class=${hasResult ? undefined : "no"} onClick=${() => answer(question, happened, hasResult ? "It goes on with that result" : "It ends")}>${hasResult ? "It happened, with this result" : "End the task here"}</button>
+    <button type="button" class=${hasResult ? undefined : "no"} title=${hasResult ? "It does not run again; the task goes on with what you write" : "The task fails; nothing is repeated"} onClick=${() => answer(question, happened, hasResult ? "It goes on with that result" : "It ends")}>${hasResult ? "It happened, with this result" : "End the task here"}</button>
     ${notNow}
   </form>`;
 }
@@ -142,7 +142,7 @@ function Doubt({ question, notNow }) {
 function Form({ question, notNow }) {
   const schema = question.answer_schema;
   const hasFields = isPlain(schema);
-  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
+  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} title="Sends this answer; the task goes on with it" onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
     const given = new FormData(event.target);
@@ -150,6 +150,6 @@ function Form({ question, notNow }) {
   };
   return html`<form class="bar" onSubmit=${send}>
     ${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
-    <button class="yes">Answer</button>${notNow}
+    <button class="yes" title="Sends this answer; the task goes on with it">Answer</button>${notNow}
   </form>`;
 }

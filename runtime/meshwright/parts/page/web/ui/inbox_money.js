@@ -44,9 +44,9 @@ export function Money({ question, stop, postpone, notNow }) {
   const cheaper = () => act("It goes on with cheaper models", () => call("POST", "/budgets/raise", { ...whose, cheaper: true }));
   return html`${found ? html`<p class="dim">${dollars(found.spent_usd)} of ${dollars(found.limit_usd)} are spent${found.renews_at ? html`; it renews <${Ago} time=${found.renews_at} />` : ""}${found.cheaper ? "; cheaper models are tried first" : ""}.</p>` : null}
     <form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-    ${able ? html`${AMOUNTS.map((amount) => html`<button type="button" class="yes" key=${amount} onClick=${() => act(`Raised by $${amount}`, () => raise(amount))}>+ $${amount}</button>`)}<button type="button" onClick=${other}>Another amount…</button>` : html`<span class="dim">An operator raises budgets.</span>`}
-    ${found?.renews_at && postpone ? html`<button type="button" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
-    ${able && question.subject.cheaper && !found?.cheaper ? html`<button type="button" onClick=${cheaper}>Cheaper models</button>` : null}
+    ${able ? html`${AMOUNTS.map((amount) => html`<button type="button" class="yes" key=${amount} title=${`Adds $${amount} to the budget ${budget}; what waits for it goes on`} onClick=${() => act(`Raised by $${amount}`, () => raise(amount))}>+ $${amount}</button>`)}<button type="button" onClick=${other}>Another amount…</button>` : html`<span class="dim">An operator raises budgets.</span>`}
+    ${found?.renews_at && postpone ? html`<button type="button" title="Hides it here until the budget renews" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
+    ${able && question.subject.cheaper && !found?.cheaper ? html`<button type="button" title="Tasks of this budget go on with cheaper models until it renews" onClick=${cheaper}>Cheaper models</button>` : null}
     ${stop && may("approver", "submitter") ? html`<button type="button" class="no" onClick=${end}>Stop it…</button>` : null}
     ${notNow}
   </form>`;

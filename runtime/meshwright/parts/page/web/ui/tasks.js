@@ -1,8 +1,8 @@
 // @ts-check
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
-import { cancelAll, retryAll, retryOne } from "./again.js";
-import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { cancelAll, cancelOne, retryAll, retryOne } from "./again.js";
+import { Ago, asked, Asking, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { SavedFilters } from "./saved.js";
 import { Text } from "./unseen.js";
 
@@ -115,7 +115,6 @@ function Rows({ items, stuck }) {
 /** What may be done with a task as it is. @param {{id: string, status: string}} given */
 export function Buttons({ id, status }) {
   if (!may("operator", "submitter")) return null;
-  const cancel = () => act("It is asked to end", () => call("POST", `/tasks/${id}/cancel`));
   if (["failed", "timed_out", "cancelled"].includes(status)) return html`<button type="button" onClick=${() => retryOne(id)}>Retry…</button>`;
-  return status === "succeeded" ? null : html`<button type="button" class="no" onClick=${cancel}>Cancel</button>`;
+  return status === "succeeded" ? null : html`<button type="button" class="no" onClick=${() => cancelOne(id)}>Cancel…</button>`;
 }

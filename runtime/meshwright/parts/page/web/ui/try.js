@@ -40,7 +40,7 @@ function Starters({ agents, send }) {
     ${away.length && away.length === figures.models.length ? html`<p class="bad" role="alert">No model can answer: ${away[0].reason || "all are left alone"}. Tasks wait until one does; <a href=${to("mesh")}>Mesh</a> says which, and <code>mesh models test</code> asks them at once.</p>` : null}
     ${able.length ? html`<ul class="starters" aria-label="To begin with">${STARTERS.map((text, at) => {
       const agent = able[at % able.length].agent_id;
-      return html`<li key=${text}><button type="button" onClick=${() => send(agent, text)}><b>${text}</b> <span class="dim">asks ${agent}</span></button></li>`;
+      return html`<li key=${text}><button type="button" title="Submits this as a task" onClick=${() => send(agent, text)}><b>${text}</b> <span class="dim">asks ${agent}</span></button></li>`;
     })}</ul>` : null}`;
 }
 
@@ -82,7 +82,7 @@ function Talk({ agents }) {
     <form class="stack wider" onSubmit=${send}>
       <${ChooseAgent} agents=${agents} />
       <label>Request <textarea name="text" rows="3" required onKeyDown=${keys}></textarea></label>
-      <p class="bar"><button class="yes" disabled=${isSending}>Send</button> ${thread ? html`<a href=${to("try")} onClick=${() => { setSent([]); given.current = null; }}>Begin another conversation</a>` : html`<span class="dim">Enter sends, Shift and Enter begin a line. Agents of one conversation know what was said before.</span>`}</p>
+      <p class="bar"><button class="yes" title="Submits a task" disabled=${isSending}>Send</button> ${thread ? html`<a href=${to("try")} onClick=${() => { setSent([]); given.current = null; }}>Begin another conversation</a>` : html`<span class="dim">Enter sends, Shift and Enter begin a line. Agents of one conversation know what was said before.</span>`}</p>
     </form>`;
 }
 
@@ -186,7 +186,7 @@ function TaskForm({ agents }) {
       <label>Conversation (thread) <input name="thread_id" /></label>
       <label>After the end of task <input name="after" /></label></div></details>
       <${Failed} error=${error} />
-      <button class="yes" disabled=${isSending}>Send</button>
+      <button class="yes" title="Submits a task" disabled=${isSending}>Send</button>
     </form>`;
 }
 
