@@ -191,7 +191,7 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
     if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
         yield from _lines_of("about", fields)
     else:
-        for name, value in fields.items():
+        for name, value in _with_arguments(fields).items():
             yield from _field(name, value)
     if may_answer := question.get("may_answer"):
         yield "for", ", ".join(may_answer)
@@ -199,6 +199,14 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
         yield "expires", local_time(question["expires_at"])
     if question["status"] == "open":
         yield from _ways(question, options)
+
+
+def _with_arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a subject; the request of an interrupted tool call, which is JSON, as its arguments."""
+    request = fields.get("request")
+    if not isinstance(request, dict) or set(request) != {"arguments"}:
+        return fields
+    return {("arguments" if name == "request" else name): value for name, value in fields.items()} | request
 
 
 def _field(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -250,6 +258,10 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
             text = json.dumps(arguments, ensure_ascii=False)
             quoted = shlex.quote(text if len(text) <= _LONG_CHARS else "{...}")
             ways.append(("change", f"mesh approve {name} --arguments {quoted}{options}"))
+        is_doubt = (question.get("subject") or {}).get("kind") != "question"
+        if is_doubt and "result" in question["answer_schema"].get("properties", {}):
+            answer = shlex.quote('{"approve": false, "result": "..."}')
+            ways.append(("it did", f"mesh answer {name} --value {answer}{options}"))
         return [*ways, ("deny", f'mesh deny {name} --reason "..."{options}')]
     return [("answer", answer_command(question, options))]
 

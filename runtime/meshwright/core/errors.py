@@ -40,7 +40,7 @@ Each names what happened, and where it can what to do (`remedy`) and which field
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 _CAPITAL_WORD = re.compile(r"[A-Z][a-z]+[ ,:]")
@@ -347,6 +347,7 @@ _SENTENCES = {
     "datetime_parsing": "must be a time, like 2026-12-01T09:00",
     "datetime_from_date_parsing": "must be a time, like 2026-12-01T09:00",
 }
+_FORMS = frozenset({"str", "int", "float", "bool"})
 _PATTERNS = {
     r"^[A-Za-z0-9_-]{1,64}$": "may use letters, digits, - and _, at most 64",
     r"^[0-9]{1,18}$": "must be a number",
@@ -364,3 +365,29 @@ def sentence(error: Any) -> str:
     if text is None:
         return str(error["msg"]).removeprefix("Value error, ")
     return text.format(**context)
+
+
+def field_faults(errors: Sequence[Any]) -> list[tuple[str, str]]:
+    """The faults of a ValidationError's `errors()`, each as the dotted path of its field and a sentence.
+
+    A value that fits no form of a field has one fault, at the place where it comes closest to one.
+    """
+    places: dict[str, dict[str, None]] = {}
+    for error in errors:
+        places.setdefault(field_path(error["loc"]), {})[sentence(error)] = None
+    deepest = [place for place in places if not any(other.startswith(f"{place}.") for other in places)]
+    return [(place or "body", _either(list(places[place]))) for place in deepest]
+
+
+def field_path(location: Iterable[int | str]) -> str:
+    """The dotted path of a field, without the forms of it that pydantic names in a location."""
+    return ".".join(str(part) for part in location if not _is_form(part))
+
+
+def _is_form(part: int | str) -> bool:
+    return isinstance(part, str) and (part in _FORMS or "[" in part)
+
+
+def _either(sentences: Sequence[str]) -> str:
+    first, *others = sentences
+    return " or ".join([first, *(text.removeprefix("must be ") for text in others)])

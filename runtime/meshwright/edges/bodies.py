@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
-from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, sentence
+from meshwright.core.errors import InvalidInput, MeshError, TooLarge, field_faults, nearest
 from meshwright.core.operations import Input
 from meshwright.core.settings import Settings
 
@@ -162,7 +162,8 @@ class InvalidFields(InvalidInput):
     @classmethod
     def of(cls, problems: Sequence[Any], model: type[BaseModel] | None = None) -> InvalidFields:
         """Describes the errors of a validation, without repeating what was sent."""
-        errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in problems]
+        in_body = [{**problem, "loc": _in_body(problem["loc"])} for problem in problems]
+        errors = [FieldError(field=field, message=fault) for field, fault in field_faults(in_body)]
         remedy = ""
         is_known = (
             model is not None and len(problems[0]["loc"]) == 1
@@ -187,6 +188,5 @@ def problem_of(error: MeshError) -> Problem:
     )
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    parts = location[1:] if location and location[0] in _SOURCES else location
-    return ".".join(map(str, parts)) or "body"
+def _in_body(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return location[1:] if location and location[0] in _SOURCES else location

@@ -13,6 +13,7 @@ from meshwright.cli.status import figures_text
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput
+from meshwright.engine.work.people import Repetition
 from meshwright.models.commands import overview_text
 from meshwright.money.commands import costs_table
 
@@ -138,6 +139,27 @@ def test_a_doubt_shows_all_that_its_check_saw() -> None:
     ]
     short = {**question, "subject": {"check": "The bank lists:"}}
     assert [name for name, _ in question_lines(short, "")] == ["asked"]
+
+
+def test_a_doubt_shows_the_arguments_and_how_to_give_the_result() -> None:
+    subject = {"kind": "tool pay", "request": {"arguments": '{"amount": 10}'}}
+    question = {
+        "id": "01M8D29SADYYGS7DBJDGW18Z7B",
+        "task_id": "01M8D29SADYYGS7DBJDGW18Z7B",
+        "question": "May it run again?",
+        "status": "open",
+        "subject": subject,
+        "answer_schema": Repetition.model_json_schema(),
+    }
+    assert labelled(question_lines(question, " --url X")).splitlines() == [
+        "asked       May it run again?",
+        'arguments   {"amount": 10}',
+        "approve     mesh approve W18Z7B --url X",
+        """it did      mesh answer W18Z7B --value '{"approve": false, "result": "..."}' --url X""",
+        'deny        mesh deny W18Z7B --reason "..." --url X',
+    ]
+    subject["kind"] = "question"  # of an agent, whose answer may have any fields
+    assert "it did" not in [name for name, _ in question_lines(question, "")]
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:

@@ -344,6 +344,18 @@ async def test_a_client_is_told_how_long_to_wait(tmp_path: Path) -> None:
         ({"user": "a b"}, openai.BadRequestError, "InvalidInput", "user"),
         ({"messages": []}, openai.BadRequestError, "InvalidInput", "messages"),
         (
+            {"messages": [{"role": "user", "content": 5}]},
+            openai.BadRequestError,
+            "InvalidInput",
+            "messages.0.content",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}, {"type": 5}]}]},
+            openai.BadRequestError,
+            "InvalidInput",
+            "messages.0.content.1.type",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
             openai.BadRequestError,
             "UnsupportedParameter",
@@ -422,6 +434,23 @@ async def test_a_body_that_is_no_json_or_too_large_is_refused_as_openai_does(tmp
             async with there.session.post("/v1/chat/completions", data=BytesIO(body)) as response:
                 document = await response.json()
                 assert (response.status, document["error"]["type"]) == (status, "invalid_request_error")
+
+
+async def test_a_path_or_method_that_is_not_there_is_refused_in_the_words_of_each_api(tmp_path: Path) -> None:
+    async with service(tmp_path, answering=ScriptedModel()) as there, there.client() as client:
+        with pytest.raises(openai.NotFoundError, match="POST /v1/completions: not found") as raised:
+            await client.completions.create(model="fast", prompt="Hello")
+        assert raised.value.code == "unknown_url"
+        async with there.session.get("/v1/responses") as response:
+            document = await response.json()
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert document["error"]["code"] == "method_not_supported"
+        headers = {"anthropic-version": "2023-06-01"}
+        async with there.session.post("/v1/complete", headers=headers, json={}) as response:
+            document = await response.json()
+            assert (response.status, document["error"]["type"]) == (404, "not_found_error")
+        async with there.session.get("/v1/prompts/x/test") as response:  # of the mesh's own API
+            assert "detail" in await response.json()
 
 
 # What the model cannot do

@@ -13,7 +13,6 @@ from meshwright.core.errors import (
     InvalidInput,
     LimitReached,
     MeshError,
-    NotFound,
     ReplayMismatch,
     RestartDenied,
     Unauthenticated,
@@ -22,6 +21,7 @@ from meshwright.engine.work import Journal
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.wire.chat import CHAT
 from meshwright.models.wire.dialects import DIALECTS
+from meshwright.models.wire.errors import UnknownRoute
 from meshwright.models.wire.messages import COUNT_PATH, MESSAGES, count_document
 from meshwright.models.wire.port import Dialect, WireCall
 from meshwright.models.wire.stream import StreamedCall
@@ -78,7 +78,7 @@ class RunWire:
                 return WireAnswer(200, _JSON, to_json(count_document(_document(body))))
             if dialect is None or method != "POST":
                 problem = f"A run does not answer {method} {path}"
-                raise NotFound(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
+                raise UnknownRoute(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
             step = self._step_of(_request_of(call))
             call.name(step.answer_id, step.created)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import sleep
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,13 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
 from meshwright.mesh.identity.operations import record_refusal
 from meshwright.mesh.mesh import Mesh
-from meshwright.models.wire.errors import anthropic_answer, base_headers, openai_answer
+from meshwright.models.wire.errors import (
+    UnknownRoute,
+    WrongMethod,
+    anthropic_answer,
+    base_headers,
+    openai_answer,
+)
 
 CALLER, KIND = "meshwright.caller", "meshwright.kind"
 """The keys of a request's caller and of its router's kind in its scope."""
@@ -144,14 +151,28 @@ def _framework_error(request: Request, error: HTTPException) -> Response:
             if route.matches({**request.scope, "method": method})[0] is Match.FULL
         )
         remedy = f"Use {headers['Allow']}"
+    detail = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+    if _is_of_wire(request, headers):
+        kind = WrongMethod if "Allow" in headers else UnknownRoute
+        shape: ErrorShape = "anthropic" if asks_as_anthropic(request.scope) else "openai"
+        response = error_response(kind(detail, remedy=remedy), shape)
+        response.headers.update(headers)
+        return response
     problem = Problem(
         title=status.phrase,
         status=status,
-        detail=f"{request.method} {request.url.path}: {str(error.detail).lower()}",
+        detail=detail,
         code="".join(word.title() for word in status.phrase.split()),
         remedy=remedy,
     )
     return _response(problem, headers)
+
+
+def _is_of_wire(request: Request, headers: Mapping[str, str]) -> bool:
+    """Whether a request without a route is for the API of a provider."""
+    if "Allow" in headers:
+        return kind_of(request.scope).errors != "problem"
+    return request.url.path.startswith("/v1/")
 
 
 class AnthropicErrorBody(BaseModel):

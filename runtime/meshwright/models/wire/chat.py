@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -192,7 +193,7 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
     for name, usual in _DEFAULTS.items():
         if name in params and params.pop(name) != usual:
             raise UnsupportedParameter(
-                f"{name}: only {usual!r} is possible here", remedy="leave it out", field=name
+                f"{name}: only {json.dumps(usual)} is possible here", remedy="Leave it out", field=name
             )
     if params.get("modalities") == ["text"]:
         del params["modalities"]  # models answer with text anyway, and some refuse the field

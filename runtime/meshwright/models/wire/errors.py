@@ -17,7 +17,7 @@ from meshwright.core.errors import (
     StorageExceeded,
     TooLarge,
     Unauthenticated,
-    sentence,
+    field_faults,
 )
 from meshwright.core.ids import new_id
 from meshwright.models.errors import (
@@ -43,6 +43,16 @@ class UnsupportedParameter(InvalidInput):
     status = 400
 
 
+class UnknownRoute(NotFound):
+    """The wire has no such path."""
+
+
+class WrongMethod(MeshError):
+    """The path takes another method."""
+
+    status = 405
+
+
 class _Refusal(NamedTuple):
     """How OpenAI's API answers an error; without a code it is the error's own name."""
 
@@ -54,7 +64,9 @@ class _Refusal(NamedTuple):
 _REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
     (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
     (Forbidden, _Refusal(403, "permission_error", "forbidden")),
+    (UnknownRoute, _Refusal(404, "invalid_request_error", "unknown_url")),
     (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
+    (WrongMethod, _Refusal(405, "invalid_request_error", "method_not_supported")),
     (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
     (InvalidInput, _Refusal(400, "invalid_request_error")),
     (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
@@ -127,9 +139,8 @@ def retry_after(wait_seconds: float | None) -> dict[str, str]:
 
 def invalid_body(error: ValidationError) -> InvalidInput:
     """Returns the error for the first wrong field of a body, without what was sent."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"])) or "body"
-    return InvalidInput(f"{field}: {sentence(first)}", field=field)
+    field, fault = field_faults(error.errors(include_url=False, include_input=False))[0]
+    return InvalidInput(f"{field}: {fault}", field=field)
 
 
 def _refusal_of(error: MeshError) -> _Refusal:
@@ -142,6 +153,7 @@ _ANTHROPIC: tuple[tuple[type[MeshError], tuple[int, str]], ...] = (
     (Unauthenticated, (401, "authentication_error")),
     (Forbidden, (403, "permission_error")),
     (NotFound, (404, "not_found_error")),
+    (WrongMethod, (405, "invalid_request_error")),
     (TooLarge, (413, "request_too_large")),
     (InvalidInput, (400, "invalid_request_error")),
     (BudgetExceeded, (402, "billing_error")),
