@@ -387,6 +387,10 @@ def _redraw(lines: Sequence[str]) -> None:
     "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
 )
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
+@click.option(
+    "--deployment", metavar="NAME", help="Only calls of models that it answered, or that failed at it."
+)
+@click.option("--failed-at", metavar="NAME", help="Only calls of which an attempt failed at this deployment.")
 @filter_options(*OPEN, *ENDED)
 @click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
 @limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task or a time")

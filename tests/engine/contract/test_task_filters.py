@@ -37,8 +37,13 @@ def dispatched(task_id: str, text: str = "", parent: str | None = None, **fields
 
 def called(task_id: str, cost: str | None, **fields: Any) -> Event:
     source = "unknown" if cost is None else "priced"
-    known = {"user": "writer", "cost_usd": None if cost is None else Decimal(cost), **fields}
-    call = Call(call_id=f"call-{task_id}-{cost}", group="fast", model="big-1", cost_source=source, **known)
+    known = {
+        "user": "writer",
+        "cost_usd": None if cost is None else Decimal(cost),
+        "model": "big-1",
+        **fields,
+    }
+    call = Call(call_id=f"call-{task_id}-{cost}", group="fast", cost_source=source, **known)
     return about(task_id, "model.called", call.payload())
 
 
@@ -146,6 +151,55 @@ async def test_costs_are_summed_by_fields_of_the_call_and_of_its_task(store: Log
     assert await total(agent_id="writer") == 3
     assert await total(model="big-1", requested_by="ann") == 7
     assert await total(model="big-2") is None
+
+
+async def test_calls_are_found_by_the_deployments_where_they_ended_and_failed(store: LogOnFile) -> None:
+    await store.write([dispatched("a")])
+    calls: list[dict[str, Any]] = [
+        {"deployment": "fast/one"},
+        {
+            "deployment": "fast/two",
+            "failed_at": ("fast/one", "fast/one"),
+            "failed_with": ("RateLimited",) * 2,
+        },
+        {"deployment": "fast/one", "outcome": "failed", "failed_at": ("fast/one",)},
+        {"outcome": "failed", "model": "", "error": "ModelRefused"},  # of a group, no deployment is known
+        {"deployment": "fast/one", "cache_hit": True},
+        {"deployment": 'say "x"', "outcome": "cancelled"},
+    ]
+    for number, call in enumerate(calls):
+        await store.write([called("a", str(number), **call)])
+        await store.log.flush()  # apart: their events have one id
+    cases: list[tuple[dict[str, Any], list[int]]] = [
+        ({"deployment": "fast/one"}, [2, 3, 4]),
+        ({"deployment": "fast/two"}, [3]),
+        ({"deployment": 'say "x"'}, [7]),
+        ({"failed_at": "fast/one"}, [3, 4]),
+        ({"failed_at": "fast/two"}, []),
+        ({"failed_at": "fast"}, [5]),
+        ({"failed_at": 'say "x"'}, [7]),
+        ({"deployment": "fast/two", "failed_at": "fast/one"}, [3]),
+        ({"failed_at": "fast/one", "event_type": "task.dispatched"}, []),
+        ({"failed_at": "%"}, []),
+    ]
+    for fields, numbers in cases:
+        filter = EventFilter(tenant_id="default", **fields)
+        for order in ("asc", "desc"):
+            events = await store.log.query(filter.model_copy(update={"order": order}))
+            assert sorted(event.seq or 0 for event in events) == numbers, fields
+        tail = store.log.follow(filter.model_copy(update={"after_seq": 0}))
+        if numbers:
+            assert [event.seq for event in await anext(tail)] == numbers, fields
+        await tail.aclose()
+
+
+async def test_a_tail_of_failed_calls_gets_those_to_come(store: LogOnFile) -> None:
+    tail = store.log.follow(EventFilter(tenant_id="default", failed_at="fast/one"))
+    waiting = asyncio.ensure_future(anext(tail))
+    await store.write([called("a", "1", deployment="fast/one"), dispatched("a")])
+    await store.write([called("a", "2", deployment="fast/two", failed_at=("fast/one",))])
+    assert [event.seq for event in await waiting] == [3]
+    await tail.aclose()
 
 
 OLD, NEW = "writer@0a1b2c3d4e5f", "writer@9f8e7d6c5b4a"

@@ -58,7 +58,10 @@ ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 
 
 class EventFields(CriteriaFields, total=False):
-    """The fields by which events are filtered: their own, and those of their tasks."""
+    """The fields by which events are filtered: their own, and those of their tasks.
+
+    `deployment` and `failed_at` find calls of models that a deployment answered or failed in, or failed in.
+    """
 
     task_id: str | None
     event_type: str | None
@@ -66,6 +69,8 @@ class EventFields(CriteriaFields, total=False):
     aggregate_id: str | None
     idempotency_key: str | None
     topic: str | None
+    deployment: str | None
+    failed_at: str | None
 
 
 class Completion(Struct):

@@ -84,6 +84,12 @@ class Fields(TaskCriteria):
     aggregate_id: _Text | None = None
     idempotency_key: _Text | None = None
     topic: _Text | None = None
+    deployment: _Text | None = Field(
+        default=None, description="Calls of models that this deployment answered, or that failed at it."
+    )
+    failed_at: _Text | None = Field(
+        default=None, description="Calls of models of which an attempt failed at this deployment."
+    )
 
 
 class _EventQuery(Range, Fields):

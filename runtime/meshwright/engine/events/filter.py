@@ -150,6 +150,12 @@ class TaskFilter(BaseModel):
         return None if self.capability is None else "tasks_by_capability"
 
 
+NAME_OF_CALL = (
+    "CASE WHEN outcome = 'failed' THEN coalesce(deployment, nullif(model, ''), model_group) "
+    "ELSE coalesce(deployment, model) END"
+)
+"""The deployment of a call in SQL; the model, or the group, where it is not known."""
+_MODEL_CALLED = "model.called"
 _FIND = {"sqlite": "instr", "postgres": "strpos"}
 """The function that finds a text in another, by dialect."""
 
@@ -158,7 +164,8 @@ class EventFilter(BaseModel):
     """Events that agree with every field given. Bounds of `seq` are exclusive, those of time inclusive.
 
     Times without a zone count as UTC. `of_task` says of which tasks they are; `limit` and `order` (by `seq`)
-    are for queries alone.
+    are for queries alone. `deployment` and `failed_at` are for calls of models that no cache answered: one
+    that answered or failed at the deployment, or of which an attempt failed at it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -176,6 +183,8 @@ class EventFilter(BaseModel):
     idempotency_key: str | None = None
     topic: str | None = None
     tenant_id: str | None = None
+    deployment: str | None = None
+    failed_at: str | None = None
     of_task: TaskFilter | None = None
     limit: int = Field(default=100, ge=1, le=MAX_LIMIT)
     order: Literal["asc", "desc"] = "asc"
@@ -183,7 +192,29 @@ class EventFilter(BaseModel):
     def exact(self) -> dict[str, Any]:
         """The fields that an event must hold, and their values."""
         fields = self.__dict__
-        return {name: fields[name] for name in EXACT if fields[name] is not None}
+        exact = {name: fields[name] for name in EXACT if fields[name] is not None}
+        return {"event_type": _MODEL_CALLED, **exact} if self.is_of_calls else exact
+
+    @property
+    def is_of_calls(self) -> bool:
+        """Whether it asks for calls of models."""
+        return self.deployment is not None or self.failed_at is not None
+
+    def of_calls(self, session: Session) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that an event is of such a call, with its values, but `first` and `last`."""
+        conditions = ["calls.seq BETWEEN :first AND :last AND cache_hit = 0"]
+        values: dict[str, Any] = {}
+        for name, is_failed in ((self.deployment, False), (self.failed_at, True)):
+            if name is not None:
+                key = "failed_at" if is_failed else "deployment"
+                values[key] = session.bindable(name)
+                values[f"{key}_listed"] = session.bindable(
+                    encode(name).decode()
+                )  # as the list of them is stored
+                listed = f"{_FIND[session.dialect]}(calls.failed_at, CAST(:{key}_listed AS TEXT)) > 0"
+                own = "calls.failed_at IS NULL AND outcome <> 'ok'" if is_failed else "1 = 1"
+                conditions.append(f"({listed} OR {own} AND {NAME_OF_CALL} = :{key})")
+        return f"events.seq IN (SELECT calls.seq FROM calls WHERE {' AND '.join(conditions)})", values  # noqa: S608
 
     def period(self) -> tuple[float, float]:
         """The first and the last moment, in unix seconds; infinite where there is no bound."""

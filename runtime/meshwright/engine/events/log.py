@@ -14,6 +14,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
+from meshwright.core.model_events import ModelCalled
 from meshwright.core.payloads import Payload
 from meshwright.engine.events import table
 from meshwright.engine.events.event_types import EventsPruned, LossAccepted, LossNoticed, StoreUpgraded
@@ -239,6 +240,8 @@ class EventLog:
     async def page(self, filter: EventFilter) -> Page:
         """The first events that fit, in the filter's order: up to `limit`, and to `MAX_BYTES_READ`."""
         first, last = filter.first(), filter.last(self._tails.announced)
+        if filter.is_of_calls:
+            await self.flush()  # a projection says which they are
         if filter.of_task is not None and filter.tenant_id is not None:
             first_of_tasks = await self.view_apart(first_seq, filter.tenant_id, filter.of_task)
             first = last + 1 if first_of_tasks is None else max(first, first_of_tasks)
@@ -296,15 +299,19 @@ class EventLog:
         position = now if filter.after_seq is None else filter.after_seq
         if position > self._tails.announced:  # ahead of us, or of a log that has started again
             position = min(position, await self._database.read(table.newest))
-        async with aclosing(
-            self._tails.follow(filter.model_copy(update={"of_task": None}), position, live=live)
-        ) as batches:
+        # Projections may be behind the log: they judge what was read.
+        read = filter.model_copy(
+            update={"of_task": None, "deployment": None, "failed_at": None, **filter.exact()}
+        )
+        async with aclosing(self._tails.follow(read, position, live=live)) as batches:
             async for batch in batches:
                 if matches := await self._of_tasks(batch, filter):
                     yield matches
 
     async def _of_tasks(self, batch: list[Event], filter: EventFilter) -> list[Event]:
-        """Those of some events whose tasks are wanted."""
+        """Those of some events whose tasks, or calls of models, are wanted."""
+        if filter.is_of_calls:
+            batch = [event for event in batch if _is_such_call(event, filter)]
         if filter.of_task is None or filter.tenant_id is None:
             return batch
         ids = [*{event.task_id for event in batch if event.task_id is not None}]
@@ -432,6 +439,17 @@ class EventLog:
                     await self.before_prune()
                 await self.prune(keep_seconds=keep_seconds)
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
+
+
+def _is_such_call(event: Event, filter: EventFilter) -> bool:
+    """Whether a call of a model has the deployments of a filter, as `EventFilter.of_calls` has it."""
+    call = ModelCalled.from_payload(event.payload)
+    if call.cache_hit:
+        return False
+    name = call.deployment or call.model or (call.group if call.outcome == "failed" else "")
+    failed = call.failed_at or (() if call.outcome in ("ok", "") else (name,))
+    is_at = filter.deployment is None or filter.deployment in (name, *call.failed_at)
+    return is_at and (filter.failed_at is None or filter.failed_at in failed)
 
 
 def _prune_block(

@@ -281,6 +281,10 @@ def _rows(session: Session, filter: EventFilter, first: int, last: int, limit: i
     if filter.timed:
         conditions.append("time BETWEEN :since AND :until")
         values["since"], values["until"] = filter.period()
+    if filter.is_of_calls:
+        condition, of_calls = filter.of_calls(session)
+        conditions.append(condition)
+        values |= of_calls
     if filter.of_task is not None:
         condition, of_task = filter.of_task.of_rows(session, "events")
         conditions.append(condition)

@@ -7,17 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from meshwright.engine.events.filter import NAME_OF_CALL
 from meshwright.engine.sql.database import Session
 from meshwright.models.overview import Deployments
 from meshwright.parts.figures.records import ModelFigures
 from meshwright.parts.figures.sums import failures_of
 
 _LAST_CALLS = 1_000
-NAME_OF_CALL = (
-    "CASE WHEN outcome = 'failed' THEN coalesce(deployment, nullif(model, ''), model_group) "
-    "ELSE coalesce(deployment, model) END"
-)
-"""The deployment of a call in SQL; the model, or the group, where it is not known."""
 _SELECT_CALLS = (
     "SELECT name, model_group, outcome, coalesce(error, outcome), latency_ms, attempts, failed_at, "  # noqa: S608
     f"failed_with FROM (SELECT *, {NAME_OF_CALL} AS name "

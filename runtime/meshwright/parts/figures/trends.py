@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from meshwright.core.money import from_pico
+from meshwright.engine.events.filter import NAME_OF_CALL
 from meshwright.engine.sql.database import Session
 from meshwright.money.task_costs import whole_part
-from meshwright.parts.figures.deployments import NAME_OF_CALL, quantile_seconds
+from meshwright.parts.figures.deployments import quantile_seconds
 from meshwright.parts.figures.records import AgentHour, AgentTrend, ModelHour, ModelTrend
 from meshwright.parts.figures.sums import FailureKey, failures_of
 
