@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,6 +14,7 @@ from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.context.text import count_tokens
 from meshwright.agents.loader import project_file
 from meshwright.agents.prompts import PromptSources
+from meshwright.agents.run.own_clients import key_warnings
 from meshwright.agents.shipped import cache_warnings, warnings_of
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, ModelError
@@ -50,7 +52,7 @@ from meshwright.models.port import (
     PriceList,
 )
 from meshwright.models.prices import prices_of
-from meshwright.models.providers import convention_name
+from meshwright.models.providers import convention_name, provider_params
 from meshwright.models.select import (
     PREFIX,
     AgentModels,
@@ -138,7 +140,13 @@ class ModelsComponent(Component):
         """Warns about improbable settings, tags without a deployment, and caches that are not there."""
         agents = self.mesh.get(AgentTypes)
         problems = warnings_of(self.chosen.config, self.mesh.get(PromptSources), agents)
-        return [*map(str, problems), *cache_warnings(self.config, agents)]
+        keys = key_warnings(agents_here(self.mesh), os.environ, self._key_variables())
+        return [*map(str, problems), *cache_warnings(self.config, agents), *keys]
+
+    def _key_variables(self) -> set[str]:
+        """The variables in which the providers of the mesh's deployments have their keys by default."""
+        params = (param for model in self._deployed.values() for param in provider_params(model))
+        return {variable for param in params if param.name == "api_key" for variable in param.variables}
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
