@@ -57,6 +57,7 @@ from meshwright.mesh.orchestration.settings import OrchestrationSettings
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.budgets import Budgets
+from meshwright.money.costs import usual_call
 from meshwright.money.spending import Activity, activity_of
 
 _MAX_NAMED = 8  # prompts that no agent reads
@@ -215,6 +216,7 @@ class AgentsComponent(Component):
             activity=self._activity if mesh.has_log else None,
             trees=self._trees(),
             skills=mesh.get(Skills),
+            usual_call=partial(mesh.log.view, usual_call) if mesh.has_log else None,
         )
 
     def _trees(self) -> Trees | None:

@@ -179,9 +179,15 @@ class Balance(BaseModel):
         """Whether a call of an attempt is reserved."""
         return any(op.startswith(attempt) for op in self.held)
 
-    def estimates(self, attempt: str) -> bool:
-        """Whether a call of an attempt counts as estimated, and no run has said what it did cost."""
-        return any(expired.op.startswith(attempt) for expired in self.expired.values())
+    def open_calls(self, attempt: str) -> dict[str, Decimal]:
+        """The calls of an attempt of which no run has said what they did cost, each with its estimate."""
+        held = {
+            reservation.call: reservation.booked for op, reservation in self.tries() if op.startswith(attempt)
+        }
+        over = {
+            call: expired.amount for call, expired in self.expired.items() if expired.op.startswith(attempt)
+        }
+        return {**over, **held}
 
     def _book_estimate(self, op: str, reservation: Reservation) -> Reservation:
         self.release(op, reservation)

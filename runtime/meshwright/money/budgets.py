@@ -227,29 +227,23 @@ class Budgets:
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
 
-    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> bool:
+    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:
         """Book what calls of an attempt, with any of these tags, still hold: no process lives to end them.
 
         Each counts as what such calls cost as a rule. One that ends after all is booked as what it did cost.
-        Durable when this returns. Returns whether any counts as estimated. Raises HostError.
-        """
-        is_estimated = False
-        attempt = _attempt_of(user, context)
-        for account, state in await self._balances(user, context, tags):
-            is_estimated = is_estimated or state.estimates(attempt)  # its time may have been over before
-            if state.holds(attempt):
-                await self._client(account).close(attempt)
-                is_estimated = True
-        return is_estimated
-
-    async def has_open(self, user: str, context: CallContext, tags: tuple[str, ...]) -> bool:
-        """Whether `close` books a call of an attempt, with any of these tags, or its account has by its time.
-
-        Raises HostError.
+        Durable when this returns. Returns the calls that count as estimated with their amounts. Raises
+        HostError.
         """
         attempt = _attempt_of(user, context)
         balances = await self._balances(user, context, tags)
-        return any(state.holds(attempt) or state.estimates(attempt) for _, state in balances)
+        for account, state in balances:
+            if state.holds(attempt):
+                await self._client(account).close(attempt)
+        return _open_calls(attempt, balances)
+
+    async def open_calls(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:
+        """The calls that `close` returns, some of which their accounts still hold. Raises HostError."""
+        return _open_calls(_attempt_of(user, context), await self._balances(user, context, tags))
 
     async def _balances(
         self, user: str, context: CallContext, tags: tuple[str, ...]
@@ -425,6 +419,15 @@ def _attempt_of(user: str, context: CallContext) -> str:
     """The beginning of the ids of all reservations of an attempt."""
     where = context.task_id, context.generation, context.attempt
     return derived_id("call", user, context.tenant_id, *map(str, where)) + "/"
+
+
+def _open_calls(attempt: str, balances: Iterable[tuple[Account, Balance]]) -> dict[str, Decimal]:
+    """The open calls of an attempt. One that several accounts have counts as the most of them."""
+    amounts: dict[str, Decimal] = {}
+    for _, state in balances:
+        for call, amount in state.open_calls(attempt).items():
+            amounts[call] = max(amount, amounts.get(call, ZERO))
+    return amounts
 
 
 def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:

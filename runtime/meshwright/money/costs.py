@@ -15,7 +15,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
 from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
-from meshwright.core.money import ZERO, Amount, exact, from_pico, pico, reported_cost
+from meshwright.core.money import ZERO, Amount, exact, fit, from_pico, pico, reported_cost
 from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
@@ -76,6 +76,10 @@ _LAST_ANSWERED = (
     "SELECT agent_id, model_group, tags, prompt_tokens, completion_tokens, cost_pico "
     "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
     "WHERE outcome = 'ok' AND cache_hit = 0 ORDER BY seq DESC"
+)
+_LAST_OF_AGENT = (
+    "SELECT model, cost_pico FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
+    "WHERE outcome = 'ok' AND cache_hit = 0 AND agent_id = :agent_id ORDER BY seq DESC"
 )
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 _OWN_FIELDS = ("agent_id", "thread_id", "model")  # of a filter: those of the call, not of its task
@@ -270,6 +274,20 @@ def last_answered(session: Session) -> list[AnsweredCall]:
         )
         for user, group, tags, prompt_tokens, completion_tokens, cost in reversed(rows)
     ]
+
+
+class UsualCall(NamedTuple):
+    """The model of an agent's last call that was answered, and the mean cost of its last ones."""
+
+    model: str
+    cost_usd: Decimal | None
+
+
+def usual_call(session: Session, agent_id: str) -> UsualCall | None:
+    """The usual call of an agent, by those of the last 1,000 calls that are its; None where none is."""
+    rows = session.execute(_LAST_OF_AGENT, {"limit": _MAX_LAST, "agent_id": agent_id}).fetchall()
+    costs = [from_pico(int(cost)) for _, cost in rows if cost is not None]
+    return UsualCall(rows[0][0], fit(sum(costs, ZERO) / len(costs)) if costs else None) if rows else None
 
 
 class CostQuery(NamedTuple):

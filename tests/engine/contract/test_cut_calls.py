@@ -7,12 +7,13 @@ from decimal import Decimal
 import pytest
 
 from meshwright.agents.run.earlier import settle_calls
+from meshwright.agents.run.lost import add_lost_calls
 from meshwright.core.errors import HostError, StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work import Work, worker
+from meshwright.engine.work import Journal, Work, worker
 from meshwright.engine.work.claims import Settler, SettleResult
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import Call, CallContext, ModelReply, ModelRequest, OnDelta
@@ -22,6 +23,7 @@ from meshwright.money.balance import Balance
 from meshwright.money.budgets import Budgets
 from meshwright.money.charging import AccountClient
 from meshwright.money.component import Accounting
+from meshwright.money.costs import UsualCall
 from tests.support.harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
 
@@ -54,12 +56,37 @@ def settler(runtime: Runtime, faults: Sequence[HostError] = ()) -> Settler:
     """Settles on a host, where an attempt may have changed something; the first times it fails."""
     budgets, left = Budgets([POT], runtime), [*faults]
 
-    async def settle(ref: ActorRef, work: Work) -> SettleResult:
+    async def settle(ref: ActorRef, work: Work, *, is_over: bool = False) -> SettleResult:
         if left:
             raise left.pop()
-        return SettleResult(True, await settle_calls(runtime, budgets, ref, work))
+        estimated_usd = await settle_calls(runtime, budgets, ref, work)
+        return SettleResult(True, estimated_usd, cost_usd=estimated_usd if is_over else None)
 
     return settle
+
+
+def settler_without_budget(runtime: Runtime) -> Settler:
+    """Settles on a host without a budget; the first time it fails once the calls are recorded."""
+    left = [StoreUnavailable("the store is away")]
+
+    async def usual_call(agent_id: str) -> UsualCall:
+        return UsualCall("held-1", Decimal(ESTIMATE))
+
+    async def settle(ref: ActorRef, work: Work, *, is_over: bool = False) -> SettleResult:
+        if is_over:
+            journal = await Journal.open(runtime, ref, work)
+            await add_lost_calls(journal, ref, work, (), budgets=None, usual_call=usual_call)
+            await journal.confirm()
+            if left:
+                raise left.pop()
+        return SettleResult(False)
+
+    return settle
+
+
+async def pays_without_budget(shift: Shift) -> str:
+    await shift.pay("call")
+    return "done"
 
 
 async def calls_once(shift: Shift) -> str:
@@ -143,8 +170,41 @@ async def test_nothing_stays_reserved_of_a_task_that_ends_its_process_three_time
     outcome = await pool.outcome("again")
     assert outcome.error is not None
     assert (outcome.error.type, outcome.changed) == ("BrokeOff", True)
+    assert outcome.cost_usd == 3 * ESTIMATE
     assert await balance(pool) == (3 * ESTIMATE, 0)
     assert await rows(pool, 3) == [("cut", ESTIMATE)] * 3
+
+
+async def test_calls_without_a_budget_of_a_task_that_ends_its_process_three_times_are_rows_once_each(
+    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
+    pool = await start_workers(pays_without_budget, settle=settler_without_budget)
+    pool.hold("t1 call")
+    await pool.submit("t1")
+    for times in (1, 2, 3):
+        await pool.has_begun("t1 call", times)
+        await pool.crash()
+    outcome = await pool.outcome("t1")
+    assert outcome.error is not None
+    assert outcome.error.type == "BrokeOff"
+    assert await rows(pool, 3) == [("cut", ESTIMATE)] * 3
+
+
+async def test_a_call_without_a_budget_of_a_task_that_is_cancelled_while_its_worker_is_gone_is_a_row(
+    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
+    pool = await start_workers(pays_without_budget, settle=settler_without_budget)
+    pool.holds_work = True
+    pool.hold("t1 call")
+    await pool.submit("t1")
+    await pool.has_begun("t1 call")
+    await pool.crash()
+    await pool.cancel("t1")
+    pool.worker.begin()
+    assert (await pool.outcome("t1")).status == "cancelled"
+    assert await rows(pool, 1) == [("cut", ESTIMATE)]
 
 
 async def test_a_task_that_breaks_off_while_the_accounts_are_away_ends_once_they_are_back(
@@ -184,7 +244,7 @@ async def test_nothing_stays_reserved_of_a_task_that_does_not_make_its_call_agai
     await cut_off(pool, "t1")
     outcome = await pool.outcome("t1")
     assert (outcome.text, outcome.changed) == ("done", False)
-    assert outcome.cost_usd is None, "the run does not know what the account has booked"
+    assert outcome.cost_usd == ESTIMATE
     assert await balance(pool) == (ESTIMATE, 0)
     assert await rows(pool, 1) == [("cut", ESTIMATE)]
 
@@ -197,11 +257,9 @@ async def is_parked_once_cut_off(shift: Shift) -> str:
     return "done"
 
 
-@pytest.mark.parametrize(
-    ("task_id", "is_said", "spent"), [("again", True, 2 * COST), ("t1", False, ESTIMATE)]
-)
+@pytest.mark.parametrize(("task_id", "spent"), [("again", 2 * COST), ("t1", ESTIMATE)])
 async def test_the_cost_of_a_run_that_was_parked_has_the_cut_calls_that_it_made_again(
-    start_workers: StartWorkers, task_id: str, is_said: bool, spent: int
+    start_workers: StartWorkers, task_id: str, spent: int
 ) -> None:
     pool = await start_workers(is_parked_once_cut_off, settle=settler)
     await cut_off(pool, task_id)
@@ -211,7 +269,7 @@ async def test_the_cost_of_a_run_that_was_parked_has_the_cut_calls_that_it_made_
     await pool.answer(task_id, None)
     outcome = await pool.outcome(task_id)
     assert outcome.text == "done"
-    assert (outcome.cost_usd is not None) == is_said
+    assert outcome.cost_usd == (0 if task_id == "again" else ESTIMATE), "its run reports no cost"
     assert await balance(pool) == (spent, 0)
 
 

@@ -111,6 +111,11 @@ class ModelCalls:
             calls = self.usage.add_record(value)
             self.totals.add_record(value, [call for call in calls if isinstance(call, Call)])
 
+    @property
+    def settled(self) -> frozenset[str]:
+        """The calls whose cost the run knows, and budgets book."""
+        return frozenset(self._settled)
+
     async def recover(self) -> None:
         """Have budgets book calls of earlier claims, where a worker ended before it had."""
         state, budgets = self._state, self._state.services.budgets

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_calls import is_journaled, result_summary
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.money import ZERO
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work import Work
@@ -131,10 +133,10 @@ def _is_outside(value: Mapping[str, Any]) -> bool:
     return bool(value.get("outside") or (isinstance(result, dict) and result.get("outside")))
 
 
-async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> bool:
+async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> Decimal:
     """Book what the calls of an attempt did cost, where its journal says it, and else the estimate.
 
-    Durable when this returns. Returns whether an estimate was booked. Raises HostError.
+    Durable when this returns. Returns the sum of the estimates. Raises HostError.
     """
     records, _ = await read_steps(runtime, ref, work.steps, work.claim + 1)
     values = [record.value for record in records]
@@ -142,12 +144,13 @@ async def settle_calls(runtime: Runtime, budgets: Budgets, ref: ActorRef, work: 
     context = _context_of(ref, work)
     await budgets.recover(ref.type, context, settlements)
     await budgets.booked({settled.call for settled in settlements})
-    return await budgets.close(ref.type, context, _tags_in(values))
+    return sum((await budgets.close(ref.type, context, _tags_in(values))).values(), ZERO)
 
 
-async def has_open_calls(budgets: Budgets, ref: ActorRef, work: Work, values: Sequence[_Value]) -> bool:
-    """Whether an account books a call of an attempt that its journal, with these values, lacks."""
-    return await budgets.has_open(ref.type, _context_of(ref, work), _tags_in(values))
+async def open_calls(budgets: Budgets, ref: ActorRef, work: Work, values: Sequence[_Value]) -> set[str]:
+    """The calls of an attempt that an account books, and its journal, with these values, lacks."""
+    calls = await budgets.open_calls(ref.type, _context_of(ref, work), _tags_in(values))
+    return calls.keys() - {settled.call for settled in settlements_in(values)}
 
 
 def _context_of(ref: ActorRef, work: Work) -> CallContext:

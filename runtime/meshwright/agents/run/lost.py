@@ -1,53 +1,80 @@
-"""Calls of models that a crash cut off, and that changed code does not make again."""
+"""Calls of models that a crash cut off, and that no run makes again."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
-from meshwright.agents.run.calls import ModelCalls, counted_fields
-from meshwright.agents.run.earlier import has_open_calls
-from meshwright.agents.run.state import RunState
-from meshwright.core.ids import new_id
+from meshwright.agents.run.calls import counted_fields
+from meshwright.agents.run.earlier import open_calls
+from meshwright.core.ids import derived_id
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.work import Journal, Work
 from meshwright.engine.work.protocol import TOOL
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CHARGE, Call
+from meshwright.money.budgets import Budgets
+from meshwright.money.costs import UsualCall
+
+UsualCallOf = Callable[[str], Awaitable[UsualCall | None]]
+"""Reads the usual call of an agent from the ledger."""
 
 
-async def add_lost_calls(state: RunState, calls: ModelCalls) -> None:
-    """Record the calls of earlier claims that were cut off, where the journal cannot be followed.
+async def add_lost_calls(
+    journal: Journal,
+    ref: ActorRef,
+    work: Work,
+    tools: Collection[str] | None,
+    *,
+    budgets: Budgets | None,
+    usual_call: UsualCallOf | None,
+    settled: Collection[str] = (),
+) -> list[Call]:
+    """Record the calls of earlier claims that were cut off, and that this claim does not make again.
 
-    Each counts as the last call of the run did cost. A call for which a budget has reserved money is not
-    among them: its account books it.
+    Each counts as the last call of the run did cost, before that as such calls of the agent do as a rule.
+    Calls for which budgets have reserved money are not among them, as their accounts book those, but for the
+    `settled` ones of this run. Returns them; they are durable once the journal is. Raises HostError.
     """
-    values, budgets = state.journal.earlier, state.services.budgets
-    count = state.journal.cut_calls.lost(was_in_call=ends_in_call(values, state.tools))
-    if count and budgets is not None and await has_open_calls(budgets, state.ref, state.work, values):
-        return
-    lost_calls = [_lost_call(state) for _ in range(count)]
-    for call in lost_calls:
-        calls.usage.add(call)
+    values = journal.earlier
+    usual = _last_call(values)
+    if usual is None and usual_call is not None:
+        usual = await usual_call(ref.type)
+    count = journal.cut_calls.lost(was_in_call=ends_in_call(values, tools, has_called=usual is not None))
+    if count and budgets is not None:
+        reserved = await open_calls(budgets, ref, work, values)
+        count -= len(reserved.difference(settled))
+    lost_calls = [_lost_call(ref, work, usual, number) for number in range(count)]
     if lost_calls:
         events = [ProgressEvent.of(call.payload(), call.call_id) for call in lost_calls]
-        state.journal.cut_calls.record_lost([counted_fields(call) for call in lost_calls], events)
+        journal.cut_calls.record_lost([counted_fields(call) for call in lost_calls], events)
+    return lost_calls
 
 
-def ends_in_call(values: Sequence[Mapping[str, Any]], tools: Iterable[str]) -> bool:
+def ends_in_call(
+    values: Sequence[Mapping[str, Any]], tools: Collection[str] | None, *, has_called: bool = True
+) -> bool:
     """Whether the process that left these records may have ended in a call of a model.
 
-    Not if it had had no reply, or may have been in a tool: in one that journals its intent, or in one that
-    the last reply asked for. Tools that are neither `tools` of the run nor steps of it are not recorded.
+    Not if it may have been in a tool: in one that journals its intent, or in one that the last reply asked
+    for. Tools that are neither `tools` of the run nor steps of it are not recorded; None: all may be.
+    Before the first reply of a run it may if its agent `has_called` a model in other runs.
     """
     steps = [value for value in values if "kind" in value]
     ended_paths = {step["path"] for step in steps if "result" in step}
-    last = max((i for i, step in enumerate(steps) if _is_reply(step)), default=None)
-    if last is None or any("intent" in step and step["path"] not in ended_paths for step in steps):
+    if any("intent" in step and step["path"] not in ended_paths for step in steps):
         return False
-    names = {*tools, *map(_tool_of, steps)}
+    last = max((i for i, step in enumerate(steps) if _is_reply(step)), default=None)
+    if last is None:
+        return has_called
+    names = None if tools is None else {*tools, *map(_tool_of, steps)}
     requests = Counter(call["name"] for call in steps[last]["result"].get("tool_calls", ()))
     results = Counter(_tool_of(step) for step in steps[last:] if "result" in step)
-    return not any(name in names and number > results[name] for name, number in requests.items())
+    return not any(
+        number > results[name] for name, number in requests.items() if names is None or name in names
+    )
 
 
 def _is_reply(step: Mapping[str, Any]) -> bool:
@@ -58,18 +85,26 @@ def _tool_of(step: Mapping[str, Any]) -> str:
     return str(step["kind"]).removeprefix(TOOL)
 
 
-def _lost_call(state: RunState) -> Call:
-    recorded = [call for value in state.journal.earlier for call in value.get("calls", ())]
-    last = next((call for call in reversed(recorded) if not call["model"].startswith(CHARGE)), {})
-    cost = last.get("cost_usd")
+def _last_call(values: Sequence[Mapping[str, Any]]) -> UsualCall | None:
+    """The last call of the run that is recorded."""
+    calls = [call for value in values for call in value.get("calls", ())]
+    own_calls = [call for call in calls if not call["model"].startswith(CHARGE)]
+    if not own_calls:
+        return None
+    cost = own_calls[-1].get("cost_usd")
+    return UsualCall(own_calls[-1]["model"], None if cost is None else Decimal(cost))
+
+
+def _lost_call(ref: ActorRef, work: Work, usual: UsualCall | None, number: int) -> Call:
+    cost = None if usual is None else usual.cost_usd
     return Call(
-        call_id=new_id(),
-        model=last.get("model", ""),
-        user=state.agent.agent_id,
-        thread_id=state.task.thread_id,
-        tenant_id=state.task.tenant_id,
+        call_id=derived_id(str(ref), work.steps, f"lost:{number}"),  # recorded again it is the same
+        model="" if usual is None else usual.model,
+        user=ref.type,
+        thread_id=work.task.thread_id,
+        tenant_id=work.task.tenant_id,
         cost_usd=cost,
         cost_source="unknown" if cost is None else "estimated",
         outcome="cut",
-        attempt=state.work.dispatch.attempt,
+        attempt=work.dispatch.attempt,
     )

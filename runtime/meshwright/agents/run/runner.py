@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.run.author import UnawaitedCalls, fault_of, result_of
-from meshwright.agents.run.calls import ModelCalls
+from meshwright.agents.run.calls import ModelCalls, RunUsage
 from meshwright.agents.run.delegation import Knowledge
 from meshwright.agents.run.earlier import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
@@ -28,6 +28,7 @@ from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
+from meshwright.core.money import ZERO
 from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work import Complete, Journal, RunInterrupted, RunSuspended, Work
@@ -90,11 +91,27 @@ class Runner:
             )
             return await _Attempt(state, bound).complete()
 
-    async def settle(self, ref: ActorRef, work: Work) -> SettleResult:
+    async def settle(self, ref: ActorRef, work: Work, *, is_over: bool = False) -> SettleResult:
         """Settle the calls of models of an attempt whose cost no run of it has reported."""
-        budgets = self._services.budgets
-        is_estimated = budgets is not None and await settle_calls(self._services.runtime, budgets, ref, work)
-        return SettleResult(work.changed or await self._agents[ref.type].may_change(), is_estimated)
+        services, bound = self._services, self._agents[ref.type]
+        changed, estimated_usd = work.changed or await bound.may_change(), ZERO
+        if services.budgets is not None:
+            estimated_usd = await settle_calls(services.runtime, services.budgets, ref, work)
+        if not is_over:
+            return SettleResult(changed, estimated_usd)
+        journal = await Journal.open(services.runtime, ref, work)
+        tools = None if bound.is_changing else await bound.ready_tools()
+        lost_calls = await add_lost_calls(
+            journal, ref, work, tools, budgets=services.budgets, usual_call=services.usual_call
+        )
+        await journal.confirm()
+        usage = RunUsage()
+        for value in journal.earlier:
+            usage.add_record(value)
+        for call in lost_calls:
+            usage.add(call)
+        cost_usd = None if usage.cost_usd is None else usage.cost_usd + estimated_usd
+        return SettleResult(changed, estimated_usd, usage.usage, cost_usd)
 
 
 class _Attempt:
@@ -220,7 +237,7 @@ class _Attempt:
             spent.over()
             await journal.close()
             if journal.replay.is_mismatched:
-                await add_lost_calls(self._state, self._calls)
+                await self._add_lost_calls()
         if (suspended := journal.suspended) is None:
             return result
         journal.let_go()
@@ -228,6 +245,20 @@ class _Attempt:
         totals = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
         totals["changed"] = self._calls.changed
         raise RunSuspended(suspended.suspend.model_copy(update=totals), suspended.waits)
+
+    async def _add_lost_calls(self) -> None:
+        state, services, settled = self._state, self._state.services, self._calls.settled
+        lost_calls = await add_lost_calls(
+            state.journal,
+            state.ref,
+            state.work,
+            state.tools,
+            budgets=services.budgets,
+            usual_call=services.usual_call,
+            settled=settled,
+        )
+        for call in lost_calls:
+            self._calls.usage.add(call)
 
     async def _result(self) -> dict[str, Any] | None:
         try:

@@ -37,6 +37,7 @@ from meshwright.engine.work.paths import OpenStep
 from meshwright.engine.work.people import Decision
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.money.budgets import Budgets
+from meshwright.money.costs import UsualCall
 from meshwright.money.spending import Activity
 
 _LAST_TASKS = 21  # of an agent: enough that one odd task changes nothing
@@ -91,6 +92,8 @@ class Services:
     trees: Trees | None
     skills: Skills | None = None
     project_id: str = "default"
+    usual_call: Callable[[str], Awaitable[UsualCall | None]] | None = None
+    """Reads the usual call of an agent from the ledger."""
     usual_calls: UsualCalls = field(default_factory=UsualCalls)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from meshwright.core.encoding import encode, too_large
 from meshwright.core.errors import HostError, MailboxFull, TooLarge
-from meshwright.core.messages import ENDED, Fault, Outcome
+from meshwright.core.messages import ENDED, Fault, Outcome, Usage
+from meshwright.core.money import ZERO
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import has_steps
@@ -27,14 +29,23 @@ EndT = TypeVar("EndT", Outcome, Suspend)
 
 
 class SettleResult(NamedTuple):
-    """Whether an attempt may have changed something, and whether a call of it was booked by an estimate."""
+    """Whether an attempt may have changed something, and the estimated cost of calls that no run knows.
+
+    Of an attempt that is over, `usage` and `cost_usd` are what it came to, the estimates included.
+    """
 
     changed: bool
-    is_estimated: bool
+    estimated_usd: Decimal = ZERO
+    usage: Usage = Usage()
+    cost_usd: Decimal | None = None
 
 
-Settler = Callable[[ActorRef, Work], Awaitable[SettleResult]]
-"""Settles the calls of models in claims of an attempt that no run has ended."""
+class Settler(Protocol):
+    """Settles the calls of models in claims of an attempt that no run has ended."""
+
+    async def __call__(self, ref: ActorRef, work: Work, *, is_over: bool = False) -> SettleResult:
+        """Settle them; none is made again where the attempt `is_over`. Raises HostError."""
+        ...
 
 
 class Claims:
@@ -72,9 +83,9 @@ class Claims:
         grant: Grant | None = await self.call(offer.ref, "claim", claim, offer.traceparent)
         # Settled between two claims: a turn cannot wait for the ledger.
         if grant is not None and grant.is_over:
-            if (changed := await self._settle_over(offer, grant)) is None:
+            if (totals := await self._settle_over(offer, grant)) is None:
                 return None
-            claim = claim.model_copy(update={"is_settled": True, "changed": changed})
+            claim = claim.model_copy(update={"is_settled": True, **totals})
             grant = await self.call(offer.ref, "claim", claim, offer.traceparent)
         return None if grant is None else await self.read_task(offer.ref, grant)
 
@@ -109,34 +120,46 @@ class Claims:
             work = None if record is None else record.work(grant)
         return ("" if record is None else record.status), work
 
-    async def _settle_over(self, offer: Offer, grant: Grant) -> bool | None:
+    async def _settle_over(self, offer: Offer, grant: Grant) -> dict[str, Any] | None:
         """Settle the calls of an attempt that is over; None where that has to be tried again later.
 
-        Returns whether it may have changed something.
+        Returns what it came to, and whether it may have changed something.
         """
         try:
             _, work = await self._read_record(offer.ref, grant)
-            return work is not None and (await self.settled(offer.ref, work)).changed
+            return {} if work is None else await self._totals(offer.ref, work)
         except HostError as error:
             logger.warning("task %s ends once its calls can be settled: %s", offer.task_id, error)
             self._retry(offer)
             return None
 
     async def settled(self, ref: ActorRef, work: Work) -> Work:
-        """Settle the calls of an attempt; the work with whether it may have changed something."""
+        """Settle the calls of an attempt that is over; the work with what it came to."""
+        return work.model_copy(update=await self._totals(ref, work))
+
+    async def settled_stopped(self, ref: ActorRef, work: Work) -> Work:
+        """Settle the calls of an attempt whose run could not say what they cost; the work without that."""
+        changed = work.changed if self._settle is None else (await self._settle(ref, work)).changed
+        return work.model_copy(update={"changed": changed, "cost_usd": None})
+
+    async def _totals(self, ref: ActorRef, work: Work) -> dict[str, Any]:
         if self._settle is None:
-            return work
-        return work.model_copy(update={"changed": (await self._settle(ref, work)).changed})
+            return {}
+        result = await self._settle(ref, work, is_over=True)
+        return {"changed": result.changed, "usage": result.usage, "cost_usd": result.cost_usd}
 
     async def settle_cut(self, ref: ActorRef, work: Work, end: EndT) -> EndT:
         """Settle the calls of claims whose process ended, as far as this one did not make them again.
 
-        Returns the end of the run, of unknown cost where that lacks one of them.
+        Returns the end of the run with the estimates; of a run that goes on the cost is unknown until then.
         """
         if self._settle is None or not (work.was_cut or work.is_cost_open):
             return end
         result = await self._settle(ref, work)
-        return end.model_copy(update={"cost_usd": None}) if result.is_estimated else end
+        if not result.estimated_usd or end.cost_usd is None:
+            return end
+        cost = None if isinstance(end, Suspend) else end.cost_usd + result.estimated_usd
+        return end.model_copy(update={"cost_usd": cost})
 
     def is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""

@@ -67,11 +67,16 @@ class CutCalls:
         if _LOST in cut:
             return 0
         open_steps = {path: steps for path, steps in cut.items() if path not in self._earlier.results}
-        has_ended = any(steps.ended_in == self._before for steps in open_steps.values())
-        is_in_call = was_in_call and self._work.was_cut and not (self._has_begun or has_ended)
-        return is_in_call + sum(
-            steps.count for path, steps in open_steps.items() if path not in self._counted
-        )
+        in_calls = {path for path, steps in open_steps.items() if steps.begun_in == self._before}
+        if (
+            in_calls
+            or self._has_begun
+            or any(steps.ended_in == self._before for steps in open_steps.values())
+        ):
+            was_in_call = False  # it is known where that claim ended
+        lost_steps = {path: steps for path, steps in open_steps.items() if path not in self._counted}
+        calls_before = sum(steps.count for steps in lost_steps.values())
+        return calls_before + self._work.was_cut * (was_in_call + len(in_calls & lost_steps.keys()))
 
     def record_lost(self, calls: Sequence[dict[str, Any]], events: Sequence[ProgressEvent]) -> None:
         """Record the `lost` calls, once for the attempt."""

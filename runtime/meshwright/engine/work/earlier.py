@@ -26,11 +26,13 @@ from meshwright.engine.work.record import NO_TASK, DispatchedTask, journals_of, 
 class CutSteps(NamedTuple):
     """How many calls of models, cut off by the end of their process, are recorded nowhere, as of a record.
 
-    `ended_in` is the stream of the claim whose own call has ended, and is recorded.
+    `ended_in` is the stream of the claim whose own call has ended, and is recorded; `begun_in` that of the
+    claim that was to make another.
     """
 
     count: int
     ended_in: str | None = None
+    begun_in: str | None = None
 
 
 class Earlier:
@@ -150,7 +152,8 @@ class Earlier:
         value = record.value
         if "cut" in value:
             path, count = value["cut"]
-            self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
+            place = "ended_in" if "calls" in value else "begun_in"
+            self.cut[path] = CutSteps(count, **{place: record.stream})
             self._unfinished.add(path)
         if "failed" in value:
             self._unfinished.add(value["failed"]["path"])

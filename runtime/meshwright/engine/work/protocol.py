@@ -141,8 +141,9 @@ class Claim(Struct):
 
     `code` is the digest of its agent's code. `has_stalled` says that the claim of that owner ended with its
     process, or broke off, and finished no step; `reason` says why, where that is known. `is_settled` says
-    that the calls of models which that owner left behind are settled, so that the attempt may end, and
-    `changed` then that the attempt may have changed something.
+    that the calls of models which that owner left behind are settled, so that the attempt may end; then
+    `usage` and `cost_usd` are what the attempt came to, and `changed` says whether it may have changed
+    something.
     """
 
     task_id: str
@@ -153,6 +154,8 @@ class Claim(Struct):
     reason: str = ""
     is_settled: bool = False
     changed: bool = False
+    usage: Usage | None = None
+    cost_usd: Amount | None = None
 
 
 class Grant(Struct):

@@ -102,7 +102,8 @@ class AgentThread(Actor[ThreadState]):
             return None
         was_cut = entry.status == "running"
         if was_cut:  # its journal may hold calls that were not reported
-            entry.cost_usd = None
+            entry.cost_usd = claim.cost_usd
+            entry.usage = claim.usage or entry.usage
             entry.changed |= claim.changed
         is_broken = claim.has_stalled and entry.stalled_claims >= MAX_STALLED_CLAIMS
         if was_cut and not claim.is_settled and (is_broken or entry.cancelled is not None):

@@ -371,8 +371,7 @@ class Worker:
             return await until_stopped(self._run_journaled(ref, work))
         except WorkStopped:  # where no run could say what its calls cost: before it began, or as it ended
             running.interruptible = False
-            work = await self._claims.settled(ref, work)
-            return self._claims.cancelled(work.model_copy(update={"cost_usd": None}))
+            return self._claims.cancelled(await self._claims.settled_stopped(ref, work))
         finally:
             running.interruptible = False
 
