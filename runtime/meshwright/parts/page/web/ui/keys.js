@@ -7,7 +7,7 @@ let shownAt = 0;
 
 /** Takes the keys of what is chosen once a person can have seen it: none before it is painted. @param {string | undefined} id */
 export function useShown(id) {
-  const last = useRef(/** @type {string | undefined} */ ("none yet"));
+  const last = useRef(/** @type {any} */ ("none yet"));
   if (last.current !== id) shownAt = Infinity;
   last.current = id;
   useEffect(() => {
