@@ -48,7 +48,8 @@ class KillPlace(NamedTuple):
 class Tally:
     """How a job went: its kills, its questions, its sessions, and tokens by the provider and the ledger.
 
-    The ledger has those of calls that were cut off too, by an estimate, which are not counted here.
+    Whether a call that a kill cut off was answered is known to the provider alone: the ledger has such calls
+    by an estimate, `cut_tokens`, beside the `ledger_tokens` of calls that ended.
     """
 
     kills: list[KillPlace] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Tally:
     sessions: Counter[str] = field(default_factory=Counter)
     provider_tokens: int = 0
     ledger_tokens: int = 0
+    cut_tokens: int = 0
     provider_answers: int = 0
 
     @property
@@ -142,6 +144,8 @@ class ProgramCourse(Course):
                 tally.sessions[payload["how"]] += 1
             elif event["event_type"] == "model.called" and payload["outcome"] == "ok":
                 tally.ledger_tokens += _tokens(payload["usage"])
+            elif event["event_type"] == "model.called" and payload["outcome"] == "cut":
+                tally.cut_tokens += _tokens(payload["usage"])
 
     async def _has_ended(self, running: RunningMesh, job: CodingJob, waiting: deque[KillPlace]) -> bool:
         """Answer what is asked until the job has ended; false where the mesh is to be killed before."""
