@@ -1,11 +1,13 @@
 """Coding agents and kill -9: a session goes on where the agent can, a permission is asked once."""
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.coding.program_course import kill_program
 from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.killed_mesh import KilledMesh
@@ -68,6 +70,45 @@ async def test_a_session_that_kill_9_cut_off_goes_on_with_its_files(
         assert sorted(await sessions(second)) == sorted(["new", how])
     assert result["changed"] == ["M calc.py", "A half.txt"]
     assert ("Prompts: 2" in result["text"]) == (how == "resumed")
+
+
+@pytest.mark.parametrize("victim", ["mesh", "program"])
+async def test_a_running_command_ends_with_the_mesh_or_the_program_that_kill_9_ends(
+    tmp_path: Path, victim: str
+) -> None:
+    data, setup = tmp_path / "data", setup_of(tmp_path)
+    async with AsyncExitStack() as meshes:
+        running = await meshes.enter_async_context(mesh_up(data, **setup))
+        words = "Have add() add. [runs command]"
+        task_id = await running.submit(words, agent_id="fixer", capability="code-repair")
+        await running.until(is_call)
+        if victim == "mesh":
+            await running.kill()
+            running = await meshes.enter_async_context(mesh_up(data, **setup))
+        else:
+            kill_program(running.process.pid, PROGRAM.name)
+        result = await proposed(running, task_id)
+        diff = (await running.get(f"/trees/{task_id}/diff")).body["diff"]
+        ended = await running.get("/events", event_type="coding.turn", limit=100)
+        assert await sessions(running) == ["new", "resumed"]
+        assert not working_below(data)
+    assert result["changed"] == ["M calc.py", "A watch.txt"]
+    assert "+ended" in diff
+    texts = [event["payload"]["text"] for event in ended.body["items"]]
+    assert any("while it ran: watch the files" in text for text in texts) == (victim == "program")
+
+
+def working_below(folder: Path) -> list[str]:
+    """The processes whose working folder lies in a folder."""
+    places = {path.parent.name: path for path in Path("/proc").glob("[0-9]*/cwd")}
+    return [pid for pid, place in places.items() if _target(place).is_relative_to(folder / "trees")]
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.readlink()
+    except OSError:  # it has ended meanwhile
+        return Path("/")
 
 
 STORES = ["sqlite", "postgres", pytest.param("dapr", marks=pytest.mark.needs(*DAPR))]

@@ -66,8 +66,9 @@ class CodingSession:
                 await self._gateway.interrupted
             return await working
         except CodingAgentFailed as error:
-            ending = await self._ending()
-            raise type(error)(f"{self._work.name}: {error.message}{ending}", remedy=error.remedy) from error
+            running = f" while it ran: {self._report.running}" if self._report.running else ""
+            problem = f"{self._work.name}: {error.message}{running}{await self._ending()}"
+            raise type(error)(problem, remedy=error.remedy) from error
         finally:
             working.cancel()
 

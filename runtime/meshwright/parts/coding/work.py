@@ -16,11 +16,13 @@ from meshwright.parts.coding.settings import CodingProgram
 _MAX_TITLE_CHARS, _MAX_PATHS = 500, 20
 _MAX_CALLS = 2_000  # of a session that have an event
 _ENDED = ("completed", "failed")
-_RESUMED = """The work goes on now; it may have been interrupted. Look at what is done already,
+_RESUMED = """The work goes on now; it may have been interrupted. A command that was running then was
+ended with all that it had started, and may have done a part of its work. Look at what is done already,
 and finish the request. What you asked a permission for may be decided by now: do it again,
 if it is still needed."""
 _RESTARTED = (
-    "An earlier session was interrupted, and is lost. The folder has what it had done: look at it first."
+    "An earlier session was interrupted, and is lost. The folder has what it had done, also what a command"
+    " did that was ended in the middle: look at it first."
 )
 
 
@@ -84,6 +86,12 @@ class CallReport:
             task = asyncio.create_task(self._publish(key, call))
             self._publishing.add(task)
             task.add_done_callback(self._publishing.discard)
+
+    @property
+    def running(self) -> str:
+        """The titles of the calls that have not ended."""
+        titles = [title_of(call) for call in self._calls.values() if call.get("status") not in _ENDED]
+        return ", ".join(titles)[:_MAX_TITLE_CHARS]
 
     async def complete(self) -> None:
         """Return once all that was learned is an event."""
