@@ -2,12 +2,13 @@
 
 import pytest
 
+from meshwright.agents.trees.leases import Trees
 from meshwright.core.errors import ConfigError
 from meshwright.parts.coding.component import CodingComponent
 from meshwright.parts.coding.doctor import check_age
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.testing import MeshUnderTest
-from tests.support.coding_agents import PROGRAM, Up, data, delegated, up
+from tests.support.coding_agents import PROGRAM, Up, data, delegated, proposal_of, up
 from tests.support.repositories import CALC
 
 __all__ = ["data", "up"]
@@ -77,6 +78,14 @@ async def test_children_end_with_the_session_and_nothing_outside_is_written(up: 
         assert outcome.result["changed"] == ["M calc.py"]
         assert "wrote" not in outcome.result["text"]
     assert not (PROGRAM.parent / "outside").exists()
+
+
+async def test_a_program_that_stays_at_the_end_of_its_input_still_writes_its_transcript(up: Up) -> None:
+    async with up(flaws="stays") as mesh:
+        receipt = await mesh.client.submit("fixer", "Have add() add.")
+        await proposal_of(mesh, receipt.task_id)
+        [transcript] = mesh.mesh.get(Trees).folder.rglob("transcript.txt")
+        assert transcript.read_text() == "whole"
 
 
 async def test_a_session_that_dies_is_taken_up_where_the_agent_can(up: Up) -> None:

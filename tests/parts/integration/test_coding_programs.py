@@ -89,11 +89,20 @@ def options(programs: Path, tmp_path: Path) -> Callable[[str], dict[str, dict[st
     return settings
 
 
+async def waiting(mesh: MeshUnderTest, task_id: str, times: int) -> None:
+    """Return once a task has waited so often, or has ended: programs may take minutes for a turn."""
+    async for event in mesh.client.follow(task_id):
+        times -= event.event_type == "task.waiting"
+        if not times:
+            return
+
+
 async def done(mesh: MeshUnderTest) -> list[str]:
     """Approve what is asked until the change is committed; returns the questions."""
     receipt = await mesh.client.submit("fixer", "Have add() add.")
     questions = list[str]()
     while True:
+        await waiting(mesh, receipt.task_id, len(questions) + 1)
         [question] = await mesh.questions()
         questions.append(question.question)
         await mesh.answer(question, {"approve": True})

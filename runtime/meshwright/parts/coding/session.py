@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
@@ -21,6 +22,7 @@ from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWo
 
 _BOX = BoxLimits(processes=512, file_mb=1024, output_bytes=200_000)
 _GOODBYE_SECONDS = 5.0  # for what it still writes, once its input has ended
+_QUIET_SECONDS, _LOOK_SECONDS = 1.0, 0.1  # its transcript grows for half a second after a turn
 _ResultT = TypeVar("_ResultT")
 
 
@@ -109,7 +111,7 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
         yield session
         with suppress(OSError):
             writer.write_eof()
-        await asyncio.wait([box], timeout=_GOODBYE_SECONDS)
+        await _goodbye(box, home)
     finally:
         await gateway.close()
         writer.transport.abort()
@@ -117,6 +119,30 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
             task.cancel()
         await asyncio.wait([listening, box])
         _forget(listening, box)
+
+
+async def _goodbye(box: asyncio.Task[SandboxResult], home: Path) -> None:
+    """Wait until the program has ended, or writes nothing more.
+
+    claude-code-acp takes no notice of the end of its input, and the protocol has no request for its end.
+    """
+    loop = asyncio.get_running_loop()
+    ends, quiet_since = loop.time() + _GOODBYE_SECONDS, loop.time()
+    state = await asyncio.to_thread(_write_state, home)
+    while not box.done() and loop.time() < min(ends, quiet_since + _QUIET_SECONDS):
+        await asyncio.wait([box], timeout=_LOOK_SECONDS)
+        if (latest := await asyncio.to_thread(_write_state, home)) != state:
+            state, quiet_since = latest, loop.time()
+
+
+def _write_state(folder: Path) -> tuple[int, int]:
+    """The time of the last write below a folder, and the size of its files."""
+    newest = size = 0
+    for place in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a program still works there
+            stat = place.lstat()
+            newest, size = max(newest, stat.st_mtime_ns), size + stat.st_size
+    return newest, size
 
 
 def _forget(*tasks: asyncio.Task[Any]) -> None:
