@@ -26,6 +26,7 @@ from meshwright.engine.work.people import is_doubt
 from tests.support.running_mesh import RunningMesh, mesh_up
 
 PROGRAMS = {"codex": "codex-acp", "claude": "claude-code-acp"}
+"""The adapter of each program; without one the program itself is called, by its own name."""
 INSTALL = Path(__file__).resolve().parents[2] / "tests/support/harness_programs/install"
 _LOOK_SECONDS = 0.05
 _DEADLINE_SECONDS = 1800.0
@@ -69,17 +70,24 @@ class Tally:
 
 
 class ProgramCourse(Course):
-    """The jobs one after the other, each by a session of `program`, which asks for its permissions."""
+    """The jobs one after the other, each by a session of `program`, which asks for its permissions.
 
-    def __init__(self, folder: Path, jobs: Sequence[CodingJob], program: str, seed: int = 0) -> None:
+    With `headless` the program is called without its adapter, and asks for none.
+    """
+
+    def __init__(
+        self, folder: Path, jobs: Sequence[CodingJob], program: str, seed: int = 0, *, headless: bool = False
+    ) -> None:
         self.script = ProgramModel()
         super().__init__(folder, jobs, recorded=self.script)
-        self.agent, self._seed = program, seed
+        self.agent, self._seed, self._headless = program, seed, headless
+        self._command = program if headless else PROGRAMS[program]
         self.tallies = {job.name: Tally() for job in jobs}
         table = {
             "program": program,
-            "command": str(installed() / PROGRAMS[program]),
-            "permissions": "ask",
+            "protocol": "headless" if headless else "acp",
+            "command": str(installed() / self._command),
+            "permissions": "box" if headless else "ask",
             "capabilities": ["bug-fix"],
         }
         lines = [f"[coding.{program}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
@@ -97,6 +105,9 @@ class ProgramCourse(Course):
         """The places of a job's kills, in their order, by the seed."""
         chance = random.Random(f"{self._seed}/{job.name}")
         commands = self.script.commands[job.name]
+        if self._headless:
+            places = chance.sample(range(len(commands) + 1), 4)
+            return sorted(map(KillPlace, places, ("between", "within", "program", "within")))
         asked = chance.choice([step for step, command in enumerate(commands) if command.writes])
         others = chance.sample([step for step in range(len(commands) + 1) if step != asked], 3)
         kinds: list[Literal["between", "within", "program"]] = ["between", "within", "program"]
@@ -159,7 +170,7 @@ class ProgramCourse(Course):
                 self.tallies[job.name].kills.append(waiting.popleft())
                 if kill.what != "program":
                     return False
-                kill_program(running.process.pid, PROGRAMS[self.agent])
+                kill_program(running.process.pid, self._command)
                 self.script.release(job)
             else:
                 for question in questions:

@@ -2,6 +2,7 @@
 
 python -m benchmarks.coding.programs codex             # codex-acp; `claude` is claude-code-acp
 python -m benchmarks.coding.programs codex --kill      # four kill -9 in each job, at places by a seed
+python -m benchmarks.coding.programs codex --headless  # `codex exec`; `claude` is `claude -p`
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ async def run(options: argparse.Namespace) -> int:
         folder = options.folder or Path(scratch)
         for name in ("recorded", "program"):
             (folder / name).mkdir(parents=True)
-        course = ProgramCourse(folder / "program", jobs, options.program, options.seed)
+        course = ProgramCourse(
+            folder / "program", jobs, options.program, options.seed, headless=options.headless
+        )
         diffs = {result.job.name: result.diff for result in await Course(folder / "recorded", jobs).run()}
         print(line_of([*COLUMNS]), flush=True)
         async for result in course.done(kill=options.kill):
@@ -117,6 +120,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("program", choices=PROGRAMS)
     parser.add_argument("--only", action="append", default=[], metavar="JOB", help="some of the jobs")
     parser.add_argument("--kill", action="store_true", help="kill the mesh and the program in each job")
+    parser.add_argument(
+        "--headless", action="store_true", help="call the program itself, without its adapter"
+    )
     parser.add_argument("--seed", type=int, default=0, help="by which places are chosen for kills")
     parser.add_argument("--folder", type=Path, help="a new folder that is kept, with data and repositories")
     return parser.parse_args(arguments)

@@ -56,9 +56,10 @@ async def test_jobs_end_the_same_with_a_kill_at_each_step(
 @pytest.mark.needs("bwrap", "node")
 @pytest.mark.soak("programs of 1.2 GB, which make harness installs; CI has an agent that is a fake")
 @pytest.mark.timeout(HOURS)
+@pytest.mark.parametrize("headless", [False, True], ids=["adapter", "headless"])
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_a_program_does_a_job_through_kills_of_the_mesh_and_of_itself(
-    tmp_path: Path, program: str
+    tmp_path: Path, program: str, headless: bool
 ) -> None:
     try:
         installed()
@@ -69,9 +70,12 @@ async def test_a_program_does_a_job_through_kills_of_the_mesh_and_of_itself(
     for folder in folders:
         folder.mkdir()
     [recorded] = await Course(folders[0], jobs).run()
-    course = ProgramCourse(folders[1], jobs, program)
+    course = ProgramCourse(folders[1], jobs, program, headless=headless)
     [result] = [result async for result in course.done(kill=True)]
     tally = course.tallies["cents"]
     assert is_good(result, tally, recorded.diff), f"{tally}: {result.answer}\n{result.proof}"
-    assert {place.what for place in tally.kills} == {"between", "within", "asked", "program"}
+    assert len(tally.kills) == 4
+    kinds = {"between", "within", "program"} if headless else {"between", "within", "program", "asked"}
+    assert {place.what for place in tally.kills} == kinds
+    assert tally.sessions["resumed"] >= len(tally.kills)
     assert course.script.repeated == 0
