@@ -15,12 +15,13 @@ has the names that it needs: actors, the payloads of its events, its resources, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from meshwright.agents.agent import Agent
+from meshwright.core.access import Role
 from meshwright.core.part import Check
 from meshwright.core.settings import Settings
 from meshwright.engine.events.projections import Projection
@@ -55,7 +56,8 @@ class Pages(NamedTuple):
     They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
     that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
     shows what `view.js` of the folder exports by default: under the heading `group` of its side bar, which is
-    Work, Fleet, Insight, Settings or one of your own, in the order of `place`.
+    Work, Fleet, Insight, Settings or one of your own, in the order of `place`. Viewers with one of `roles`
+    see it.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Pages(NamedTuple):
     view: str = ""
     place: int = 100
     group: str = "More"
+    roles: Collection[str] = (Role.VIEWER,)
 
 
 class Figure(NamedTuple):

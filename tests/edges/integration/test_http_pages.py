@@ -36,17 +36,28 @@ class Links(HTMLParser):
         self.found += [value for name, value in attrs if name in ("href", "src", "action") and value]
 
 
-def test_the_page_preloads_each_module_that_it_imports() -> None:
-    ui = files("meshwright.parts.page") / "web" / "ui"
-    waiting, imported = ["app.js"], set[str]()
+UI = files("meshwright.parts.page") / "web" / "ui"
+
+
+def imports_of(module: str) -> set[str]:
+    """All modules that one imports at once, by way of others too, and itself."""
+    waiting, imported = [module], {module}
     while waiting:
-        imports = re.findall(r'^import [^;]*? from "\./(.+?)";', (ui / waiting.pop()).read_text(), re.M)
+        imports = re.findall(r'^import [^;]*? from "\./(.+?)";', (UI / waiting.pop()).read_text(), re.M)
         waiting += set(imports) - imported
         imported |= set(imports)
-    links = Links()
-    links.feed((ui.parent / "index.html").read_text())
-    modules = [link for link in links.found if link.endswith(".js")]
-    assert modules == ["/ui/app.js", *(f"/ui/{name}" for name in sorted(imported))]
+    return imported
+
+
+def test_the_page_preloads_its_modules_and_then_those_of_the_inbox() -> None:
+    text = (UI.parent / "index.html").read_text()
+    first, later = (
+        re.findall(rf'"modulepreload"{extra} href="(.+?)"', text) for extra in ("", ' fetchpriority="low"')
+    )
+    page = imports_of("app.js")
+    assert first == [f"/ui/{name}" for name in sorted(page - {"app.js"})]
+    assert later == [f"/ui/{name}" for name in sorted(imports_of("inbox.js") - page)]
+    assert 'type="module" src="/ui/app.js"' in text
 
 
 async def test_the_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

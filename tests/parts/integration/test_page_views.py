@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -50,8 +51,6 @@ ROTA = """
 import { html, useState } from "/ui/vendor/preact.js";
 import { Table, to, useData } from "/ui/lib.js";
 
-export const roles = ["viewer"];
-
 export default function Rota() {
   const { data } = useData("/agents");
   const [count, setCount] = useState(0);
@@ -76,6 +75,7 @@ class Rota(Component):
         return [
             Pages("/rota", self.folder / "rota", view="On call"),
             Pages("/torn", self.folder / "torn", view="Torn"),
+            Pages("/safe", self.folder / "torn", view="Safe", roles=[Role.ADMIN]),
         ]
 
 
@@ -94,8 +94,8 @@ async def test_another_package_adds_a_view(
         ):
             await log_in(person, TOKEN)
             page = person.page
-            await expect(page.get_by_role("alert")).to_contain_text("The view Torn could not be loaded")
             await expect(page.get_by_role("heading", level=1)).to_have_text("On call")
+            assert not await page.evaluate(LOADED, "/torn/view.js")
             await expect(
                 page.get_by_role("region", name="Agents").get_by_role("link", name="echo")
             ).to_be_visible()
@@ -104,13 +104,37 @@ async def test_another_package_adds_a_view(
             await expect(page.get_by_text("This view has failed: too often")).to_be_visible()
             await page.get_by_role("link", name="Tasks", exact=True).click()
             await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+            await page.get_by_role("link", name="Torn").click()
+            await expect(page.get_by_role("alert")).to_contain_text("The view Torn could not be loaded")
             assert [
                 text for text in person.complaints if "401" not in text and "Unexpected" not in text
             ] == []
-            submitter = await holder(api, "default", Role.SUBMITTER)
-            async with api.session.get(f"{server.url}/me", headers=submitter) as answer:
-                assert (await answer.json())["views"] == []
+            for role, count in ((Role.SUBMITTER, 0), (Role.VIEWER, 2), (Role.ADMIN, 3)):
+                key = await holder(api, "default", role)
+                async with api.session.get(f"{server.url}/me", headers=key) as answer:
+                    views = [view["path"] for view in (await answer.json())["views"]]
+                assert len({"/rota", "/torn", "/safe"}.intersection(views)) == count
         api.mesh.components.pop()
+
+
+LOADED = """(path) => performance.getEntriesByType("resource").some(({ name }) => name.endsWith(path))"""
+
+
+async def test_a_view_that_cannot_be_loaded_is_loaded_again_where_it_is(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path) as api, reader(browser, f"{api.url}/#/tasks") as person:
+        page = person.page
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+        await page.route("**/ui/money/budgets.js", lambda route: route.abort())
+        await page.get_by_role("link", name="Money").click()
+        await expect(page.get_by_role("alert")).to_contain_text("The view Money could not be loaded")
+        await page.unroute("**/ui/money/budgets.js")
+        await page.get_by_role("button", name="Load the page again").click()
+        await expect(
+            page.get_by_role("region", name="Costs").or_(page.get_by_text("No model was called"))
+        ).to_be_visible()
+        assert urlsplit(page.url).fragment == "/money"
 
 
 # All of them

@@ -7,8 +7,6 @@ import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLi
 import { Tree } from "/ui/tree.js";
 import { Text } from "/ui/unseen.js";
 
-export const roles = ["viewer"];
-
 const KEYS = ["agent", "model", "deployment", "prompt", "tag", "task", "tree", "tenant"];
 /** How keys are named that are more than one word. @type {Record<string, string>} */
 const NAMES = { tree: "task tree" };

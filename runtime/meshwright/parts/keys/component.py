@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from meshwright.core.access import Role
 from meshwright.engine.events.projections import Projection
 from meshwright.mesh.components import Actors, Component, Pages, offered
 from meshwright.mesh.identity.auth import Authenticator, Authenticators, KeyAuthenticator
@@ -47,7 +48,9 @@ class KeysComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/keys", self.folder("web"), view="Keys", place=90, group="Settings")]
+        return [
+            Pages("/ui/keys", self.folder("web"), view="Keys", place=90, group="Settings", roles=[Role.ADMIN])
+        ]
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

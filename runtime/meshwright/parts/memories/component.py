@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meshwright.core.access import Role
 from meshwright.mesh.components import Component, Pages
 from meshwright.mesh.mesh import Mesh
 from meshwright.parts.memories.operations import Memories
@@ -21,7 +22,16 @@ class MemoriesComponent(Component):
 
     def pages(self) -> Iterable[Pages]:
         """Its view of the page."""
-        return [Pages("/ui/memory", self.folder("web"), view="Memory", place=30, group="Fleet")]
+        return [
+            Pages(
+                "/ui/memory",
+                self.folder("web"),
+                view="Memory",
+                place=30,
+                group="Fleet",
+                roles=[Role.CONTENTS],
+            )
+        ]
 
     def assemble(self) -> None:
         """List what is in quarantine in the inbox."""

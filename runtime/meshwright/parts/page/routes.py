@@ -55,7 +55,7 @@ class Me(BaseModel):
 
     `roles` are all that it has, those included that others imply. A caller of all tenants may name another
     one in `Mesh-Tenant`. `logged_in` says whether a cookie of this mesh came with the request. `views` are
-    those that components add to the page; only `GET /me` lists them.
+    those that components add to the page for callers with its roles; only `GET /me` lists them.
     """
 
     name: str
@@ -148,13 +148,16 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
 
 @router.get("/me", summary="Show the caller")
 async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
-    """Show the name, the tenant and the roles of the caller, and the views that components add."""
-    view_pages = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
-    view_pages.reverse()  # `offered` has the last one first
+    """Show the name, the tenant and the roles of the caller, and the views that components add for it."""
+    me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
+    if Role.VIEWER not in me.roles:
+        return me
+    offers = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
+    offers.reverse()  # `offered` has the last one first
+    view_pages = [pages for pages in offers if not set(pages.roles).isdisjoint(me.roles)]
     view_pages.sort(key=lambda pages: pages.place)
     views = tuple(PageView(path=pages.path, title=pages.view, group=pages.group) for pages in view_pages)
-    me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
-    return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me
+    return me.model_copy(update={"views": views})
 
 
 # Versions of prompt files, as git has them

@@ -3,8 +3,6 @@
 import { html } from "/ui/vendor/preact.js";
 import { Ago, asked, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData } from "/ui/lib.js";
 
-export const roles = ["viewer"];
-
 const SHOWN = 100;
 const SCANNED = 200;
 

@@ -4,8 +4,6 @@ import { html } from "/ui/vendor/preact.js";
 import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "/ui/lib.js";
 import { Text } from "/ui/unseen.js";
 
-export const roles = ["viewer"];
-
 const SHOWN = 200;
 /** Types that only programs read; a filter by type shows them. */
 const NOISE = ["trace.spans", "audit.head"];

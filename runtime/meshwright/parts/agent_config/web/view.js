@@ -4,8 +4,6 @@ import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
 import { admin, Ago, asked, Asking, call, Failed, LogIn, may, slow, Table, to, useData } from "/ui/lib.js";
 
-export const roles = ["viewer"];
-
 const SINCE = "7d";
 
 /** The view: all configurations, or one. */

@@ -4,8 +4,6 @@ import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
 import { Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
 
-export const roles = ["viewer"];
-
 /** The metrics of which less is better. */
 const LESS = new Set(["retries", "model_calls", "tokens", "cost_usd", "duration_seconds", "approvals_denied"]);
 const SHARES = new Set(["success"]);

@@ -4,8 +4,6 @@ import { html } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
 import { admin, Ago, call, Failed, LogIn, me, Table, to, useData } from "/ui/lib.js";
 
-export const roles = ["admin"];
-
 const ROLES = [
   ["viewer", "viewer: states, costs, events without contents"],
   ["contents", "contents: what was said, too"],

@@ -3,9 +3,7 @@
 import { html, useEffect, useState } from "/ui/vendor/preact.js";
 import { act, Ago, asked, Asking, call, dollars, Failed, may, notice, route, Shown, span, Table, TaskLink, to, useData } from "/ui/lib.js";
 import { ask } from "/ui/dialog.js";
-import { Difference } from "/ui/steps.js";
-
-export const roles = ["viewer"];
+import { Difference } from "/ui/diff.js";
 
 /** The view: all prompts, or one. */
 export default function PromptsPage() {

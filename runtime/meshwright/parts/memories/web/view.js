@@ -4,8 +4,6 @@ import { html, useState } from "/ui/vendor/preact.js";
 import { ask } from "/ui/dialog.js";
 import { act, Ago, asked, Asking, call, Failed, may, route, TaskLink, to, useData } from "/ui/lib.js";
 
-export const roles = ["contents"];
-
 const STATES = ["shown", "quarantined", "active", "superseded", "forgotten", "all"];
 const FIELDS = [["words", "Words"], ["agent_id", "Agent"], ["subject", "Subject"]];
 

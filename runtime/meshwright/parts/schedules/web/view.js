@@ -3,8 +3,6 @@
 import { html } from "/ui/vendor/preact.js";
 import { act, Ago, Asking, call, Count, Failed, may, Status, Table, TaskLink, to, useData } from "/ui/lib.js";
 
-export const roles = ["viewer"];
-
 /** The view. */
 export default function SchedulesPage() {
   const { data, error } = useData("/schedules?limit=500");

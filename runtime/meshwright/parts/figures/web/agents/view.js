@@ -5,8 +5,6 @@ import { Ago, asked, Asking, Count, dollars, Failed, route, slow, span, Status, 
 import { columnsOf, hourOf, Hours, Spark, useTrends } from "/ui/trend.js";
 import { Text } from "/ui/unseen.js";
 
-export const roles = ["viewer"];
-
 /** @typedef {import("/ui/trend.js").Words} Words */
 
 const WORDS = /** @type {Words} */ (["succeeded", "failed or timed out"]);

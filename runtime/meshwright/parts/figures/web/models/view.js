@@ -5,8 +5,6 @@ import { act, Ago, Asking, call, callsOf, Count, dollars, Failed, may, me, route
 import { columnsOf, Hours, Spark, useTrends } from "/ui/trend.js";
 import { Text } from "/ui/unseen.js";
 
-export const roles = ["viewer"];
-
 const WORDS = /** @type {import("/ui/trend.js").Words} */ (["answered", "failed"]);
 const LISTED = 20;
 

@@ -1,54 +1,29 @@
 // @ts-check
 /** The page: its views, and the one that the address names in the frame. */
-import { html, render, signal, useEffect } from "./vendor/preact.js";
+import { html, render, useEffect, useState } from "./vendor/preact.js";
 import { Dialogs } from "./dialog.js";
-import { Inbox } from "./inbox.js";
 import { choose, Frame } from "./frame.js";
 import { call, follow, may, me, notice, route, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
-import { MeshPage } from "./mesh.js";
-import { TaskPage } from "./task.js";
-import { Tasks } from "./tasks.js";
-import { TryIt } from "./try.js";
+import { load, Loaded } from "./views.js";
 
 /**
- * The views of tasks and of the whole mesh by name: what each shows, its title in the side bar (none: it is not there), its group, and the roles that it takes.
- * @type {Record<string, import("./frame.js").View>}
+ * The views of tasks and of the whole mesh by name: their modules, their titles in the side bar (none: they are not there), their groups, and the roles that they take.
+ * @type {Record<string, import("./views.js").View & {roles: string[]}>}
  */
 const VIEWS = {
-  inbox: { show: Inbox, title: "Inbox", group: "Work", roles: ["contents"] },
-  tasks: { show: Tasks, title: "Tasks", group: "Work", roles: ["viewer"] },
-  task: { show: TaskPage, title: "", group: "Work", roles: ["viewer", "submitter"] },
-  try: { show: TryIt, title: "Try it", group: "Work", roles: ["submitter"] },
-  mesh: { show: MeshPage, title: "Mesh", group: "Fleet", roles: ["viewer"] },
+  inbox: { path: "./inbox.js", title: "Inbox", group: "Work", roles: ["contents"] },
+  tasks: { path: "./tasks.js", title: "Tasks", group: "Work", roles: ["viewer"] },
+  task: { path: "./task.js", title: "", group: "Work", roles: ["viewer", "submitter"] },
+  try: { path: "./try.js", title: "Try it", group: "Work", roles: ["submitter"] },
+  mesh: { path: "./mesh.js", title: "Mesh", group: "Fleet", roles: ["viewer"] },
 };
 
-/** The views of the parts of the mesh by their paths, null until they are loaded. */
-const others = signal(/** @type {typeof VIEWS | null} */ (null));
-
-/** Loads the views of parts side by side. One that fails says so in its place. */
-async function load() {
-  const views = await Promise.all(me.value.views.map(loaded));
-  others.value = Object.fromEntries(views.flat());
-}
-
-/** @param {{path: string, title: string, group: string}} view @returns {Promise<[string, (typeof VIEWS)[string]][]>} */
-async function loaded({ path, title, group }) {
-  try {
-    const { default: view, roles = ["viewer"] } = await import(`${path}/view.js`);
-    const show = () => {
-      try {
-        return view();
-      } catch (/** @type {any} */ error) {
-        return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
-      }
-    };
-    return [[path.replace("/ui/", "/").slice(1).replaceAll("/", "-"), { show, title, group, roles }]];
-  } catch (/** @type {any} */ error) {
-    notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
-    return [];
-  }
-}
+/** The views that the caller may open: those above, and those of the parts of the mesh. @returns {[string, import("./views.js").View][]} */
+const viewsOf = () => [
+  ...Object.entries(VIEWS).filter(([, view]) => may(...view.roles)),
+  ...me.value.views.map((/** @type {any} */ view) => [view.path.replace("/ui/", "/").slice(1).replaceAll("/", "-"), { ...view, path: `${view.path}/view.js` }]),
+];
 
 function App() {
   useEffect(() => {
@@ -72,31 +47,28 @@ async function ask() {
 let shownTo = "";
 
 function Shell() {
+  const [isBegun, setBegun] = useState(!isUnnamed() || !may("viewer") || !may("submitter"));
   useEffect(() => {
     const { name, tenant_id: of } = me.value;
     if (shownTo && shownTo !== `${of} ${name}`) location.reload(); // another caller sees nothing of the one before
     shownTo = `${of} ${name}`;
     if (may("viewer")) follow();
     else setInterval(() => touch(), 5_000);
-    load();
-    if (isUnnamed() && may("viewer") && may("submitter")) begin();
+    if (!isBegun) begin().then(() => setBegun(true));
   }, []);
   useBadge();
   const named = route.value.query.get("tenant");
   useEffect(() => {
     if (named && me.value.all_tenants) choose(named);
   }, [named]);
-  const views = { ...VIEWS, ...others.value };
-  const able = Object.entries(views).filter(([, one]) => may(...one.roles));
-  const titled = able.filter(([, one]) => one.title);
-  const isHere = able.some(([key]) => key === route.value.view);
-  const isComing = !isHere && Boolean(route.value.view) && others.value === null;
-  const name = isHere ? route.value.view : isComing ? "coming" : titled[0]?.[0] ?? "none";
-  const view = isComing ? COMING : views[name] ?? { show: NoRole, title: "No role" };
+  const views = viewsOf();
+  const titled = views.filter(([, one]) => one.title);
+  const [name, view] = views.find(([key]) => key === route.value.view) ?? titled[0] ?? ["none", null];
   useEffect(() => {
-    document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
-  }, [view, waiting.value]);
-  return html`<${Frame} views=${titled} current=${name === "task" ? "tasks" : name}><${view.show} key=${`${name}/${route.value.id}`} /><//><${Dialogs} />`;
+    document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view?.title || "Task"} · Meshwright`;
+  }, [name, waiting.value]);
+  const shown = view ? html`<${Loaded} key=${`${name}/${route.value.id}`} ...${view} />` : html`<${NoRole} />`;
+  return html`<${Frame} views=${titled} current=${name === "task" ? "tasks" : name}>${isBegun || !isUnnamed() ? shown : null}<//><${Dialogs} />`;
 }
 
 /** Whether the address names no view. */
@@ -104,11 +76,13 @@ const isUnnamed = () => !location.hash.replace(/^#\/?/, "");
 
 /** Opens a mesh without tasks with the view that tries it, unless somebody has gone elsewhere meanwhile. */
 async function begin() {
+  load(VIEWS.try.path, VIEWS.try.title).catch(() => {}); // it is then tried again, and says so
   const { items } = await call("GET", "/tasks?limit=1").catch(() => ({ items: [null] })); // the inbox says that it fails
-  if (!items.length && isUnnamed()) location.replace(to("try"));
+  if (items.length || !isUnnamed()) return;
+  history.replaceState(null, "", to("try"));
+  dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
-const COMING = { show: () => html`<p class="dim">Loading…</p>`, title: "Loading" };
 const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
 
 /** Counts the inbox, also where another view is open. */

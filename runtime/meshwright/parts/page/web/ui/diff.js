@@ -1,13 +1,19 @@
 // @ts-check
 /** The lines by which two texts differ. */
+import { html } from "./vendor/preact.js";
+import { Text } from "./unseen.js";
 
 const MOST = 2_000;
+
+/** Two texts as a diff. @param {{before: string, now: string}} given */
+export const Difference = ({ before: old, now }) =>
+  html`<pre tabindex="0" class="diff">${differing(old, now).map(([sign, text]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} <${Text} value=${text} />${"\n"}</span>`)}</pre>`;
 
 /**
  * Each line with `+`, `-` or a space. Texts over 2,000 lines are shown as all old and all new.
  * @param {string} before @param {string} after @returns {[string, string][]}
  */
-export function differing(before, after) {
+function differing(before, after) {
   const [old, now] = [before.split("\n"), after.split("\n")];
   if (old.length > MOST || now.length > MOST) return [...old.map((line) => /** @type {[string, string]} */ (["-", line])), ...now.map((line) => /** @type {[string, string]} */ (["+", line]))];
   const same = Array.from({ length: old.length + 1 }, () => new Uint16Array(now.length + 1));

@@ -1,8 +1,8 @@
 // @ts-check
 /** Earlier decisions on calls of the same tool, and how this call differs from the last one that was approved. */
 import { html, useState } from "./vendor/preact.js";
+import { Difference } from "./diff.js";
 import { Ago, asked, Failed, TaskLink, useData } from "./lib.js";
-import { Difference } from "./steps.js";
 import { Text } from "./unseen.js";
 
 const SCANNED = 200;

@@ -6,7 +6,7 @@ import { Icon } from "./icons.js";
 import { openPalette, Palette } from "./palette.js";
 import { act, call, live, lostAt, may, me, notice, route, tenant, to, touch, waiting } from "./lib.js";
 
-/** @typedef {{show: () => any, title: string, roles: string[], group: string}} View */
+/** @typedef {import("./views.js").View} View */
 
 const GROUPS = ["Work", "Fleet", "Insight", "Settings"];
 /** The views in the bar of a phone, where the caller may see them. */

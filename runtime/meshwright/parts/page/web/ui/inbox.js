@@ -2,7 +2,7 @@
 /** The inbox: a list of all that waits for a person, and the chosen question beside it. */
 import { html, useEffect, useRef } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
-import { Item } from "./inbox_item.js";
+import Item from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
 import { useShown } from "./keys.js";
 import { Ago, call, Failed, may, me, route, slow, to, useData, waiting } from "./lib.js";
@@ -15,7 +15,7 @@ const LIMIT = 200;
 const COLOURS = { approval: "s-waiting", "in doubt": "s-failed", money: "s-waiting", model: "s-failed" };
 
 /** The view. */
-export function Inbox() {
+export default function Inbox() {
   const { data, error } = useData(`/inbox?limit=${LIMIT}`);
   useEffect(() => {
     if (data) waiting.value = data.items.length ? `${data.items.length}${data.cursor ? "+" : ""}` : "";

@@ -1,10 +1,10 @@
 // @ts-check
 /** The approval of a call with other arguments: a field for each, and the change of an earlier answer. */
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { Difference } from "./diff.js";
 import { changed, Inputs } from "./form.js";
 import { Failed, notice, touch } from "./lib.js";
 import { send } from "./questions.js";
-import { Difference } from "./steps.js";
 
 /** The schema of the arguments that an answer may have, if it may have any. @param {any} question */
 export const changeable = (question) => (question.source ? undefined : question.answer_schema?.properties?.arguments);

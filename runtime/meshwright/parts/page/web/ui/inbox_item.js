@@ -14,7 +14,7 @@ import { Text, visible } from "./unseen.js";
 const SHORT_CHARS = 80;
 
 /** A question with all that is needed to answer it: the effect first, the buttons always in sight. @param {{question: any}} given */
-export function Item({ question: listed }) {
+export default function Item({ question: listed }) {
   const [opened, setOpened] = useState(/** @type {any} */ (null));
   const [isEdited, edit] = useState(false);
   const question = opened ? { ...listed, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : listed;

@@ -47,6 +47,7 @@ export async function call(method, path, body) {
  * @param {string} method @param {string} path @param {any} [body] @param {string} [type]
  */
 export async function read(method, path, body, type = "application/json") {
+  if (method !== "GET") shared.clear();
   const options = { method, headers: { ...headers(), Accept: type }, body: body === undefined ? undefined : JSON.stringify(body) };
   const answer = await fetch(path, options).catch(() => {
     throw new Problem(0, { detail: "The mesh does not answer", remedy: "It is asked again." });
@@ -160,6 +161,7 @@ export function touch(soon = true) {
 }
 function beat() {
   due = 0;
+  shared.clear();
   askedAt = Date.now();
   if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
   come = [];
@@ -172,6 +174,7 @@ function beatSlowly() {
   clearTimeout(slowDue);
   slowDue = 0;
   if (document.hidden) return;
+  shared.clear();
   slowedAt = Date.now();
   slow.value += 1;
 }
@@ -277,6 +280,19 @@ export async function follow() {
   }
 }
 
+const SHARED_MS = 1_000;
+/** Answers that views share which ask for the same within a second, unless something changed meanwhile. @type {Map<string, Promise<any>>} */
+const shared = new Map();
+/** @param {string} path */
+function share(path) {
+  const name = `${tenant.value} ${path}`;
+  if (!shared.has(name)) {
+    shared.set(name, call("GET", path));
+    setTimeout(() => shared.delete(name), SHARED_MS);
+  }
+  return /** @type {Promise<any>} */ (shared.get(name));
+}
+
 /**
  * What the API answers at a path: `{data, error}`, asked again when something changed. No path asks for nothing.
  * `of` counts up when to ask again.
@@ -288,7 +304,7 @@ export function useData(path, of = pulse) {
   useEffect(() => {
     if (path === null) return undefined;
     let isOld = false;
-    call("GET", path).then(
+    share(path).then(
       (data) => isOld || set({ path, data }),
       (error) => isOld || set((/** @type {any} */ before) => ({ path, data: before.path === path ? before.data : undefined, error })),
     );

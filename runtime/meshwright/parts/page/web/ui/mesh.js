@@ -7,7 +7,7 @@ import { Topology } from "./topology.js";
 const TABS = [["", "Workers"], ["topology", "Topology"]];
 
 /** The view. */
-export function MeshPage() {
+export default function MeshPage() {
   const { data: figures, error } = useData("/figures", slow);
   const { data: agents } = useData("/agents", slow);
   const tab = route.value.id;

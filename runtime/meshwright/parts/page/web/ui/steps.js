@@ -1,7 +1,7 @@
 // @ts-check
 /** One step of a task with all that was said, its prompt, and the fork from it. */
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { differing } from "./diff.js";
+import { Difference } from "./diff.js";
 import { ask } from "./dialog.js";
 import { asked, call, dollars, Failed, may, Shown, span, TaskLink, to, useData, useOnce } from "./lib.js";
 import { WAITS } from "./tasks.js";
@@ -74,10 +74,6 @@ function Prompt({ prompt }) {
   return html`<p>Prompt <a href=${to("tasks", { prompt: version })}><code>${version}</code></a> <span class="dim">${place.join(" ")}</span>${found?.link ? html` <a href=${found.link}>v${found.now.version}</a>` : found?.now.subject ? html` <span class="dim">${found.now.subject}</span>` : ""}</p>
     ${found?.old ? html`<details><summary>What differs from ${found.link ? "v" : ""}${found.old.version}</summary><${Difference} before=${found.old.text} now=${found.now.text} /></details>` : null}`;
 }
-
-/** Two texts as a diff. @param {{before: string, now: string}} given */
-export const Difference = ({ before: old, now }) =>
-  html`<pre tabindex="0" class="diff">${differing(old, now).map(([sign, text]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} <${Text} value=${text} />${"\n"}</span>`)}</pre>`;
 
 /** A version of a prompt and the one before it: a registered one, or one of its file in git. @param {string} name @param {string} digest */
 async function before(name, digest) {

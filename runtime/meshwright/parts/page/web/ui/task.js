@@ -2,7 +2,7 @@
 /** A task: why it is as it is, its steps on a line of time, what was asked and answered, its tree with costs, and its events. */
 import { html, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
-import { Item } from "./inbox_item.js";
+import Item from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { useShown } from "./keys.js";
 import { Ago, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
@@ -22,7 +22,7 @@ function titleOf(task) {
 }
 
 /** The view. */
-export function TaskPage() {
+export default function TaskPage() {
   const { id } = route.value;
   const { data, error } = useData(`/tasks/${id}`);
   if (!data) return html`<h1>Task</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;

@@ -19,7 +19,7 @@ export const WAITS = { person: "a person", task: "another task", timer: "a time"
 const filter = () => Object.fromEntries(FILTERS.map((name) => [name, route.value.query.get(name) ?? ""]).filter(([, value]) => value));
 
 /** The view. */
-export function Tasks() {
+export default function Tasks() {
   const wanted = filter();
   const onlyStuck = route.value.query.has("stuck");
   const [more, setMore] = useState(1);
