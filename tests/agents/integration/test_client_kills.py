@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Buyer(Agent):
         done = [await charge(order=which), await ship(order=which)]
         return await ask_in_pieces(f"sum up: {', '.join([*answers, *done])}")
 '''
+PRICE = '{"input": "1", "output": "1"}'
 HELD = ["which", "price", "approval", "sum up"]
 
 
@@ -93,6 +95,19 @@ class AnsweringProvider(FakeProvider):
         self.reached, self.one_by_one = asyncio.Event(), asyncio.Lock()
 
 
+def environment_of(provider: AnsweringProvider, folder: Path) -> dict[str, str]:
+    """The environment of a mesh of the buyer, whose effects are in a file of the folder."""
+    (folder / "actors").mkdir()
+    (folder / "actors" / "buyers.py").write_text(ACTORS)
+    return {
+        "LITELLM_BASE_URL": provider.url,
+        "LITELLM_API_KEY": "sk-fake",
+        "MESH_MODELS__ADAPTER": "http",
+        "MESH_AGENTS__DIR": str(folder / "actors"),
+        "MESH_TEST_EFFECTS": str(folder / "effects.txt"),
+    }
+
+
 async def outcomes_of_calls(mesh: KilledMesh) -> Counter[str]:
     page = await mesh.running.get("/events", event_type="model.called", limit=100)
     return Counter(event["payload"]["outcome"] for event in page.body["items"])
@@ -105,20 +120,11 @@ async def answered(mesh: KilledMesh) -> int:
 async def test_no_finished_call_is_made_again_wherever_the_mesh_is_killed(
     killed_mesh: Callable[[dict[str, str]], KilledMesh], tmp_path: Path
 ) -> None:
-    (tmp_path / "actors").mkdir()
-    (tmp_path / "actors" / "buyers.py").write_text(ACTORS)
     effects = tmp_path / "effects.txt"
     async with AnsweringProvider() as provider:
         provider.begin()
         provider.hold(HELD[0])
-        environment = {
-            "LITELLM_BASE_URL": provider.url,
-            "LITELLM_API_KEY": "sk-fake",
-            "MESH_MODELS__ADAPTER": "http",
-            "MESH_AGENTS__DIR": str(tmp_path / "actors"),
-            "MESH_TEST_EFFECTS": str(effects),
-        }
-        async with killed_mesh(environment) as mesh:
+        async with killed_mesh(environment_of(provider, tmp_path)) as mesh:
             task_id = (await mesh.running.client.submit("buyer", "Buy it.")).task_id
             for place, following in zip(HELD, [*HELD[1:], ""], strict=True):
                 if place == "approval":
@@ -137,3 +143,28 @@ async def test_no_finished_call_is_made_again_wherever_the_mesh_is_killed(
     assert effects.read_text() == "charged <which>\nshipped <which>\n"
     assert provider.received == {"which": 2, "weather": 1, "price": 2, "sum up": 2}
     assert outcomes == {"ok": 4, "cut": 3}, "the ledger has each call that the provider got"
+
+
+async def test_calls_of_a_task_that_ends_its_process_three_times_are_in_the_ledger(
+    killed_mesh: Callable[[dict[str, str]], KilledMesh], tmp_path: Path
+) -> None:
+    async with AnsweringProvider() as provider:
+        provider.begin()
+        environment = {**environment_of(provider, tmp_path), "MESH_LEDGER__DEFAULT_PRICE": PRICE}
+        async with killed_mesh(environment) as mesh:
+            bought = (await mesh.running.client.submit("buyer", "Buy it.")).task_id
+            await mesh.questions()
+            await mesh.approve()
+            await mesh.running.outcome(bought)
+            provider.hold("which")
+            task_id = (await mesh.running.client.submit("buyer", "Buy another.")).task_id
+            for _ in range(3):
+                await provider.reached.wait()
+                provider.hold("which")
+                await mesh.kill()
+            outcome = await mesh.running.outcome(task_id)
+            page = await mesh.running.get("/events", event_type="model.called", task_id=task_id, limit=100)
+    assert outcome["error"]["type"] == "BrokeOff"
+    calls = [event["payload"] for event in page.body["items"]]
+    assert [(call["outcome"], call["cost_source"]) for call in calls] == [("cut", "estimated")] * 3
+    assert Decimal(outcome["cost_usd"]) == sum(Decimal(call["cost_usd"]) for call in calls) > 0
