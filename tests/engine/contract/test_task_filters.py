@@ -105,6 +105,26 @@ async def test_tasks_are_found_by_the_model_that_they_wait_for(store: LogOnFile)
     assert await names(store, waits_for_model="fast") == ["a"]
 
 
+async def test_a_group_of_dead_letters_has_the_tasks_that_it_counts(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abcd"])
+    await store.write([ended(task_id, "failed") for task_id in "ab"] + [ended("c", "cancelled")])
+
+    def forget(session: Session) -> None:
+        session.execute("UPDATE tasks SET agent_id = NULL WHERE task_id IN ('b', 'c')")
+
+    await store.log.flush()
+    await store.database.write(forget)
+    assert await names(store, error="ToolFailed", dead=True) == ["b", "a"]
+    assert await names(store, error="ToolFailed", lacks="agent_id", dead=True) == ["b"]
+    assert await names(store, lacks="agent_id,error") == []
+    assert await names(store, lacks="error") == ["d"]
+    letters = await store.log.dead_letters(tenant_id="default")
+    assert sorted((str(group.agent_id), group.tasks) for group in letters.items) == [
+        ("None", 1),
+        ("writer", 1),
+    ]
+
+
 async def test_tasks_are_listed_by_their_last_change(store: LogOnFile) -> None:
     await store.write([dispatched(task_id) for task_id in "abcde"])
     await store.write([ended("b"), ended("a")])

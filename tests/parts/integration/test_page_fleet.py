@@ -112,13 +112,25 @@ async def test_an_operator_finds_what_is_away_by_one_click(
             await expect(banner).to_contain_text("1 task waits for them")
             await banner.get_by_role("link", name="2 of 2 models are away since").click()
             away = page.get_by_role("region", name="What is away")
-            for text in ("east", "west", "Next try in", "1 task waits for a model"):
+            for text in ("east", "west", "Next try in", "1 task waits for it", "1 task waits for a model"):
                 await expect(away).to_contain_text(text)
             await away.get_by_role("link", name="east").click()
             await expect(page.get_by_role("heading", level=1)).to_have_text("east away")
             await expect(page.get_by_role("region", name="Why it is away")).to_contain_text("Next try in")
             errors = page.get_by_role("region", name="Errors").get_by_role("row")
-            await expect(errors.filter(has_text="ModelUnavailable")).to_contain_text("1")
+            await errors.filter(has_text="ModelUnavailable").get_by_role("link", name="1", exact=True).click()
+            calls = page.get_by_role("main").get_by_role("listitem")
+            await expect(calls).to_have_count(1)
+            assert "#/events?failed_at=east&since=" in page.url
+            await calls.locator(".of").get_by_role("link").last.click()
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("Sing of the sea")
+            await page.goto(f"{api.url}/#/models/east")
+            await follow(page, "1 task waits for it")
+            tasks = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(tasks.filter(has_text="Sing of the sea")).to_have_count(1)
+            await expect(tasks).to_have_count(1 + 1)
+            assert page.url.endswith("#/tasks?waits_for_model=east")
+            await page.goto(f"{api.url}/#/models/east")
             rows = page.get_by_role("region", name="Waiting tasks").get_by_role("row")
             await expect(rows.filter(has_text="Sing of the sea")).to_contain_text("poet")
             if SHOTS:

@@ -218,11 +218,14 @@ class CriteriaFields(TypedDict, total=False):
 class FilterFields(CriteriaFields, total=False):
     """The same, what a task waits for now, and the time of its last change: a time, or a text like `24h`.
 
-    `waits_for_model` is the group or the deployment of a model that it waits for.
+    `waits_for_model` is the group or the deployment of a model that it waits for. `dead` are those that
+    failed or timed out. `lacks` names fields without a value: `agent_id`, `error`, or both by comma.
     """
 
     waits_for: WaitKind | None
     waits_for_model: str | None
+    dead: bool | None
+    lacks: str | None
     since: datetime | str | None
     until: datetime | str | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,8 @@ TASK_FIELDS = (
     "status", "capability", "agent_id", "thread_id", "parent_task_id", "requested_by", "model", "error",
 )  # fmt: skip
 """Fields by which tasks are found, each with one value."""
+LACKS = "^(agent_id|error)(,(agent_id|error))?$"
+"""The form of the fields that tasks lack: one, or two with a comma between."""
 
 
 class TaskFilter(BaseModel):
@@ -43,7 +46,7 @@ class TaskFilter(BaseModel):
     `tag` is one of such a call. `waits_for` is the kind of thing they wait for now, `waits_for_model` the
     group or the deployment of a model. `text` stands in the first 1,000 characters of their request, whatever
     its case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
-    failed or timed out, `open` those that have not ended.
+    failed or timed out, `open` those that have not ended. They lack the fields that `lacks` names, by commas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +67,8 @@ class TaskFilter(BaseModel):
     task_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    dead: bool = False
+    lacks: str | None = Field(default=None, pattern=LACKS)
+    dead: bool | None = None
     open: bool = False
 
     def conditions(self, session: Session, tenant_id: str | None) -> tuple[str, dict[str, Any]]:
@@ -98,13 +102,18 @@ class TaskFilter(BaseModel):
             if (bound := getattr(self, name)) is not None:
                 values[name] = seconds(bound)
                 conditions.append(f"updated_at {compared} :{name}")
+        return " AND ".join([*conditions, *self._of_state()]) or "1 = 1", values
+
+    def _of_state(self) -> Iterator[str]:
+        """The conditions without a value."""
+        if self.lacks is not None:
+            yield from (f"tasks.{name} IS NULL" for name in self.lacks.split(","))
         if self.dead:
-            conditions.append("status IN ('failed', 'timed_out')")
+            yield "status IN ('failed', 'timed_out')"
         if self.open:
-            conditions.append("completed_at IS NULL")
+            yield "completed_at IS NULL"
         if self.dead or self.status not in (None, "succeeded"):
-            conditions.append("status <> 'succeeded'")
-        return " AND ".join(conditions) or "1 = 1", values
+            yield "status <> 'succeeded'"  # which an index needs
 
     def of_rows(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
         """Returns the condition that a row of another table is of such a task, with its values."""

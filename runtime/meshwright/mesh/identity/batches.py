@@ -92,7 +92,7 @@ class Batches(Operations):
 
         Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
         """
-        page = await self._tasks_of(dead=fields.get("status") is None, **fields)
+        page = await self._tasks_of(**{**fields, "dead": fields.get("dead") or fields.get("status") is None})
         how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         items = [await self._retry_one(task, how) for task in page.items]
         return RetryPage(items=tuple(items), cursor=page.cursor)

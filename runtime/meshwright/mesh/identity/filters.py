@@ -15,6 +15,7 @@ from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, TaskStatus
 from meshwright.core.operations import Input, require
 from meshwright.core.task_events import WaitKind
+from meshwright.engine.events.filter import LACKS
 from meshwright.engine.events.task_lists import known_values
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.registry import Registry
@@ -69,6 +70,12 @@ class TaskQuery(Input, TaskCriteria):
     waits_for: WaitKind | None = Field(default=None, description="The kind of thing that they wait for now.")
     waits_for_model: Text | None = Field(
         default=None, description="The group or the deployment of a model that they wait for now."
+    )
+    dead: bool | None = Field(default=None, description="With true, those that failed or timed out.")
+    lacks: str | None = Field(
+        default=None,
+        pattern=LACKS,
+        description="Fields without a value: `agent_id`, `error`, or both by comma.",
     )
     since: Time | None = None
     until: Time | None = None

@@ -7,7 +7,7 @@ import { Text } from "/ui/unseen.js";
 const SHOWN = 200;
 /** Types that only programs read; a filter by type shows them. */
 const NOISE = ["trace.spans", "audit.head"];
-const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"], ["until", "Until", "1h"]];
+const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"], ["until", "Until", "1h"], ["deployment", "Deployment", ""], ["failed_at", "Failed at", ""]];
 const BAD = /\.(failed|dead_lettered|timed_out|exceeded|refused)$/;
 const MOST_TYPES = 12;
 

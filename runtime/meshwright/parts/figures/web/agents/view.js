@@ -73,7 +73,7 @@ const All = ({ rows, trends }) =>
     <td class="number"><${Count} value=${agent.waiting} href=${tasksOf(agent, { status: "dispatched" })} />${agent.oldest ? html`<br /><span class="dim"><${Ago} time=${agent.oldest} /></span>` : ""}</td>
     <td class="number"><${Count} value=${agent.parked} href=${tasksOf(agent, { status: "waiting" })} /></td>
     <td class="number">${span(agent.p50_seconds)}</td>
-    <td class="number"><a href=${to("money", { by: "agent" })}>${dollars(agent.cost_today_usd ?? 0)}</a></td></tr>`)}<//>`;
+    <td class="number"><a href=${to("money", { by: "agent" })}>${dollars(agent.cost_today_usd)}</a></td></tr>`)}<//>`;
 
 /** The tasks that an agent works on, by their titles; else what it can do. @param {{agent: any}} given */
 function Now({ agent }) {
@@ -92,7 +92,7 @@ function One({ agent, figures, trends }) {
     ["parked", agent.parked, tasksOf(agent, { status: "waiting" }), ""],
     ["failed", agent.ended.failed, tasksOf(agent, { status: "failed", since: trends?.since }), "in 24 hours"],
     ["success", percent(agent.success) || "none", tasksOf(agent), "in 24 hours"],
-    ["today", dollars(agent.cost_today_usd ?? 0), to("money", { by: "agent" }), agent.calls_today ? `${agent.calls_today.toLocaleString()} ${agent.calls_today === 1 ? "call" : "calls"}` : ""],
+    ["today", dollars(agent.cost_today_usd), to("money", { by: "agent" }), agent.calls_today ? `${agent.calls_today.toLocaleString()} ${agent.calls_today === 1 ? "call" : "calls"}` : ""],
   ];
   return html`<p class="dim"><a href=${to("agents")}>Agents</a></p><h1>${agent.agent_id} <${Health} agent=${agent} /></h1>
     ${agent.info?.problem ? html`<p class="bad"><${Text} value=${agent.info.problem} /></p>` : null}

@@ -21,7 +21,9 @@ export function findings(status, figures) {
   const away = models.filter((/** @type {any} */ model) => !model.well);
   const since = (status.deployments ?? []).map((/** @type {any} */ one) => one.since).sort()[0];
   if (away.length) add("bad", html`${away.length} of ${counted(models.length, "model")} ${away.length === 1 ? "is" : "are"} away${since ? html` since <${Clock} time=${since} />` : ""}`, to(away.length === 1 ? `models/${encodeURIComponent(away[0].deployment)}` : "models"));
-  if (waits.provider) add("bad", `${counted(waits.provider.count, "task waits", "tasks wait")} for ${away.length ? "them" : "a model"}`, to("tasks", { waits_for: "provider" }));
+  const one = away.length === 1 && away[0].waiting ? away[0] : null;
+  const waiting = one?.waiting ?? waits.provider?.tasks;
+  if (waiting) add("bad", `${counted(waiting, "task waits", "tasks wait")} for ${one ? "it" : away.length ? "them" : "a model"}`, to("tasks", one ? { waits_for_model: one.deployment } : { waits_for: "provider" }));
   const expired = (figures?.workers ?? []).filter((/** @type {any} */ worker) => worker.lease === "expired");
   if (expired.length) add("bad", counted(expired.length, "worker has lost its lease", "workers have lost their lease"), to("mesh"));
   for (const one of status.projections ?? []) add("bad", `The list ${one.name} has stopped`, to("events"));
@@ -31,7 +33,7 @@ export function findings(status, figures) {
   const oldest = unread.map((/** @type {any} */ one) => one.unreached_since).sort()[0];
   if (questions) add("wait", html`${counted(questions, "question has", "questions have")} reached nobody who may answer, since <${Clock} time=${oldest} />`, to("inbox"));
   if (figures?.stuck?.length) add("wait", counted(figures.stuck.length, "task runs far longer than usual", "tasks run far longer than usual"), to("tasks", { stuck: 1 }));
-  if (waits.money) add("wait", html`${counted(waits.money.count, "task waits", "tasks wait")} for money`, to("tasks", { waits_for: "money" }));
+  if (waits.money) add("wait", html`${counted(waits.money.tasks, "task waits", "tasks wait")} for money`, to("tasks", { waits_for: "money" }));
   return all;
 }
 

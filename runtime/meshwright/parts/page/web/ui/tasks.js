@@ -6,7 +6,7 @@ import { Ago, asked, Asking, Count, dollars, Failed, may, route, slow, span, Sta
 import { SavedFilters } from "./saved.js";
 import { Text } from "./unseen.js";
 
-const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id", "waits_for"];
+const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id", "waits_for", "waits_for_model", "dead", "lacks"];
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
 const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["tag", "Tag"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
@@ -54,7 +54,7 @@ function Counts({ figures }) {
   ];
   return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
     <p class="line dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a>`)}</p>
-    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${to("tasks", { waits_for: wait.kind })}>${wait.count} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
+    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${to("tasks", { waits_for: wait.kind })}>${wait.tasks} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
 }
 
 /** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
@@ -63,9 +63,9 @@ export function Causes({ wanted, title = "" }) {
   if (!data?.items.length) return null;
   const shown = data.items.slice(0, 8);
   return html`${title ? html`<h2>${title}</h2>` : null}<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {
-    const status = one.error ? {} : { status: "timed_out" };
-    const isShown = wanted.error === one.error && wanted.agent_id === one.agent_id;
-    return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, ...status })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
+    const lacks = ["agent_id", "error"].filter((name) => !one[name]).join();
+    const isShown = wanted.dead && wanted.error === (one.error ?? undefined) && wanted.agent_id === (one.agent_id ?? undefined);
+    return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, lacks, dead: "true" })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
   })}${data.items.length > shown.length ? html`<li class="dim">${data.items.length - shown.length} more causes</li>` : null}</ul>`;
 }
 
