@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -171,7 +172,7 @@ class ApiModel:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
         call = _Call(request, on_delta)
-        session = self._session or self._open()
+        session = self._session or await self._opened()
         target = self._targets.get(bool(request.inputs))
         if target is None:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
@@ -256,6 +257,11 @@ class ApiModel:
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
         """The headers of one request, in place of the session's."""
         return self.wire.headers_of(request) or None
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        # Its first import takes seconds on a busy machine: on the event loop, leases would expire meanwhile.
+        await asyncio.to_thread(import_module, "aiohttp")
+        return self._session or self._open()
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

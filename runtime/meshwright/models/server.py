@@ -117,9 +117,9 @@ class HttpModel(ApiModel, Adapter):
         Of a LiteLLM proxy, if the key may ask, `/model/info` says what each group is made of.
         Raises ModelUnavailable, and Unauthorized.
         """
-        import aiohttp
+        session = self._session or await self._opened()
+        import aiohttp  # there by now
 
-        session = self._session or self._open()
         try:
             async with asyncio.timeout(_LISTING_SECONDS):
                 listing = self.url.removesuffix("/chat/completions") + "/models"

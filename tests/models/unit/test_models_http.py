@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -323,3 +325,33 @@ async def test_a_name_that_leads_to_a_metadata_service_is_not_connected_to(
     with pytest.raises(ModelUnavailable, match="permission denied"):
         await model.complete(request())
     await model.close()
+
+
+FIRST_CALL = """
+import asyncio, sys, threading
+from meshwright.models.errors import ModelUnavailable
+from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.server import HttpModel
+
+main = threading.main_thread()
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "aiohttp":
+            print("on the event loop" if threading.current_thread() is main else "in a thread")
+
+async def call():
+    model = HttpModel("http://127.0.0.1:9")
+    sys.meta_path.insert(0, Finder())
+    try:
+        await model.complete(ModelRequest(user="a", messages=(ChatMessage(role="user", content="Hello"),)))
+    except ModelUnavailable:
+        await model.close()
+
+asyncio.run(call())
+"""
+
+
+def test_the_first_call_does_not_hold_the_event_loop_by_its_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["in a thread"], done.stderr
