@@ -24,6 +24,7 @@ _PLACE = re.compile(
 )
 _FOREIGN = re.compile(r"^/|node_modules/|site-packages/")  # files of a project are named from its root on
 _TAP = re.compile(r"^\s*not ok \d+ (?:- )?(.+)$", re.M)
+_NO_TEST = re.compile(r"^Ran 0 tests in \S+\s+OK$", re.M)
 _GO_FAILS = re.compile(r"^\s*--- FAIL: (\S+)", re.M)
 
 
@@ -102,7 +103,8 @@ def _of_go(path: str) -> str:
 def result_of(command: SuiteCommand, status: int | None, output: str, report: str) -> dict[str, Any]:
     """The result of a run: whether the tests passed, those that failed, and the end of the output.
 
-    Tests that end well, where a report was to be written and is not there, have not passed.
+    Tests that end well, where a report was to be written and is not there, have not passed, nor has a run of
+    `unittest` without any test: Python before 3.12 ends it with status 0.
     """
     failed = command.parse(output, report)
     has_passed = status == 0 and not failed and failed is not None
@@ -131,6 +133,8 @@ def _read_junit_or_text(output: str, report: str) -> list[Failure] | None:
 
 
 def _read_text(output: str, report: str) -> list[Failure] | None:
+    if _NO_TEST.search(output):
+        return None
     failures = [
         _failure(place if place.endswith(f".{name}") else f"{place}.{name}", text)
         for name, place, text in _UNITTEST.findall(f"{output}\n")

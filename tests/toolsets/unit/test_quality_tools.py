@@ -180,3 +180,11 @@ def test_failures_of_one_line_are_one_group() -> None:
         trace.format("a.py", 3, "one") + trace.format("b.py", 4, "two") + trace.format("a.py", 3, "three")
     )
     assert [(group["place"], group["count"]) for group in grouped(output)] == [("a.py:3", 2), ("b.py:4", 1)]
+
+
+@pytest.mark.parametrize(("count", "passed"), [(0, False), (10, True)])
+def test_a_run_without_a_test_has_not_passed(count: int, passed: bool) -> None:
+    command = command_of(["calc.py"], lambda name: "", (), "")
+    assert command is not None
+    ended = f"\n{'-' * 70}\nRan {count} tests in 0.000s\n\nOK\n"
+    assert result_of(command, 0, ended, "") == {"passed": passed, "status": 0, "failed": []}
