@@ -55,11 +55,12 @@ async def test_every_view_says_that_the_mesh_is_away_and_goes_on_when_it_is_back
             page = person.page
             await expect(page.get_by_role("status").get_by_text("live")).to_be_visible()
             await expect(page.get_by_role("link", name="Deliveries")).to_be_visible()
-        await expect(page.locator(".lost")).to_contain_text("The mesh does not answer since")
+        await expect(page.locator(".lost")).to_contain_text("The mesh has not answered since")
         for link in await page.locator(".side nav a").all():
             await link.click()
             await expect(page.get_by_role("heading", level=1)).to_be_visible()
             await expect(page.locator(".lost")).to_be_visible()
+            await expect(page.locator(".health, .empty")).to_have_count(0)  # nothing is known of them
             await take_picture(page, f"lost-{await link.inner_text()}")
         async with serving(api.mesh, "127.0.0.1", int(server.url.rpartition(":")[2])):
             await expect(page.locator(".lost")).to_have_count(0)

@@ -175,7 +175,7 @@ async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Pat
             await press(page, "Retry all that match…")
             await confirm(page, "Retry")
             await expect(page.get_by_text("2 tasks are worked on again")).to_be_visible()
-            await expect(page.get_by_text("No task agrees with that.")).to_be_visible()
+            await expect(page.get_by_text("No task matches this filter.")).to_be_visible()
 
 
 async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, browser: Browser) -> None:

@@ -24,18 +24,18 @@ export default function ConfigsPage() {
 }
 
 /** What the other agents call: the active default configuration, else the models of mesh.toml; and which have answered lately. @param {{agents: string[], fallback: any, costs: any[]}} given */
-const Others = ({ agents, fallback, costs }) => html`<${Table} label="Agents without a configuration" heads=${["Agent", "Goes by", `Called in the last ${SINCE}`, ""]}>
+const Others = ({ agents, fallback, costs }) => html`<${Table} label="Agents without a configuration" heads=${["Agent", "Models", `Called in the last ${SINCE}`, ""]}>
   ${agents.map((agent) => {
     const models = costs.filter((one) => one.key === agent && one.key2);
-    return html`<tr key=${agent}><td><a href=${to("tasks", { agent_id: agent })}>${agent}</a></td><td>${fallback ? html`${fallback.agent_id}: ${fallback.llm_provider}/${fallback.llm_model}` : "the models of mesh.toml"}</td>
+    return html`<tr key=${agent}><td><a href=${to("tasks", { agent_id: agent })}>${agent}</a></td><td>${fallback ? html`${fallback.agent_id}: ${fallback.llm_provider}/${fallback.llm_model}` : "as in mesh.toml"}</td>
       <td>${models.length ? models.map((one, at) => html`${at ? ", " : ""}<a href=${to("tasks", { agent_id: agent, model: one.key2, since: SINCE })}>${one.key2}</a> <span class="dim">${one.calls}×</span>`) : html`<span class="dim">none</span>`}</td>
       <td>${admin() ? html`<button type="button" aria-label=${`Configure ${agent}`} onClick=${() => create(agents, agent)}>Configure…</button>` : null}</td></tr>`;
   })}<//>`;
 
 /** @param {{one: any}} given */
 function Row({ one }) {
-  return html`<tr><td class="texts"><a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>${one.is_default ? html` <span class="tag">default</span>` : ""}${one.is_active ? "" : html` <span class="tag">inactive</span>`}${one.is_default && !one.is_active ? html`<br /><span class="dim">Every mesh has it. No agent goes by it until it is active.</span>` : ""}${one.name ? html`<br /><span class="dim" title=${one.description}>${one.name}</span>` : ""}</td>
-    <td>${one.llm_provider}/${one.llm_model}${one.llm_endpoint ? html`<br /><span class="dim">${one.llm_endpoint}</span>` : ""}</td><td>${one.has_api_key ? "stored" : "none"}</td>
+  return html`<tr><td class="texts"><a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>${one.is_default ? html` <span class="tag">default</span>` : ""}${one.is_active ? "" : html` <span class="tag">inactive</span>`}${one.is_default && !one.is_active ? html`<br /><span class="dim">Every mesh has it. No agent uses it until it is active.</span>` : ""}${one.name ? html`<br /><span class="dim" title=${one.description}>${one.name}</span>` : ""}</td>
+    <td class="whole">${one.llm_provider}/${one.llm_model}${one.llm_endpoint ? html`<br /><span class="dim">${one.llm_endpoint}</span>` : ""}</td><td>${one.has_api_key ? "stored" : "none"}</td>
     <td class="number">${one.llm_timeout} s</td><td class="number">${one.llm_temperature}</td><td class="number">${one.llm_max_tokens ?? ""}</td>
     <td><${Ago} time=${one.updated_at ?? one.created_at} /></td>
     <td class="line">${admin() ? html`<button type="button" aria-label=${`Change the configuration of ${one.agent_id}`} onClick=${() => change(one)}>Change…</button>

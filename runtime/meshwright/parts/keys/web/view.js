@@ -41,7 +41,7 @@ function Row({ one }) {
   const state = stateOf(one);
   return html`<tr><td><a href=${to("tasks", { requested_by: one.agent_id })}>${one.agent_id}</a><br /><code class="dim" title=${one.key_id}>…${one.key_id.slice(-6)}</code></td>
     <td>${one.tenant_id === "*" ? "all" : one.tenant_id}</td><td>${one.roles.join(", ")}</td><td>${one.budget ? `$${one.budget.limit_usd}/${one.budget.window}` : ""}</td>
-    <td><span class=${state === "active" ? "s-succeeded" : state === "rotated" ? "s-waiting" : "dim"}>${state}</span></td>
+    <td><span class=${`status ${state === "active" ? "s-succeeded" : state === "rotated" ? "s-waiting" : ""}`}>${state}</span></td>
     <td><${Ago} time=${one.created_at} /></td><td>${one.expires_at ? html`<${Ago} time=${one.expires_at} />` : "never"}</td><td>${one.used_at ? html`<${Ago} time=${one.used_at} />` : "never"}</td>
     <td class="line">${state === "active" ? html`<button type="button" aria-label=${`Rotate the key of ${one.agent_id}`} onClick=${() => rotate(one)}>Rotate…</button>` : null}
       ${one.revoked_at ? null : html`<button type="button" class="no" aria-label=${`Revoke the key of ${one.agent_id}`} onClick=${() => revoke(one)}>Revoke…</button>`}</td></tr>`;

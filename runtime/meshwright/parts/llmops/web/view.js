@@ -15,7 +15,7 @@ function All() {
   return html`<h1>Prompts</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">Prompt files are the source; a version here with the label <code>production</code> takes the place of its file.</p>
     ${data?.items.length === 0 ? html`<p class="empty">No prompt is registered: <code>mesh registry add FILE.prompt</code> registers one.</p>` : null}
-    ${data?.items.length ? html`<${Table} label="Prompts" heads=${["Prompt", "#Newest", "Labels", "Author", "When", "Message"]}>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.name}><td><a href=${to(`prompts/${one.name}`)}>${one.name}</a></td><td class="number">${one.version}</td><td><${Labels} labels=${one.labels} /></td><td>${one.author}</td><td><${Ago} time=${one.created_at} /></td><td>${one.message}</td></tr>`)}<//>` : null}`;
+    ${data?.items.length ? html`<${Table} label="Prompts" heads=${["Prompt", "#Newest", "Labels", "Author", "When", "Message"]}>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.name}><td><a href=${to(`prompts/${one.name}`)}>${one.name}</a></td><td class="number">${one.version}</td><td><${Labels} labels=${one.labels} /></td><td>${one.author}</td><td><${Ago} time=${one.created_at} /></td><td class="texts">${one.message}</td></tr>`)}<//>` : null}`;
 }
 
 /** @param {{labels: Record<string, number>}} given */
@@ -46,7 +46,7 @@ function Versions({ name }) {
   return html`<h1>Prompt ${name}</h1><${Failed} error=${error} />
     <${Table} label="Versions" heads=${["Version", "Digest", "Labels", "Author", "When", "Message", ""]}>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.version}><td><a href=${to(`prompts/${name}`, { version: one.version })} aria-current=${one.version === shown ? "true" : undefined}>v${one.version}</a></td>
       <td><a href=${to("tasks", { prompt: `${name}@${one.digest.slice(0, 12)}` })}><code>${one.digest.slice(0, 12)}</code></a></td>
-      <td><${Labels} labels=${Object.fromEntries(Object.entries(one.labels).filter(([, number]) => number === one.version))} /></td><td>${one.author}</td><td><${Ago} time=${one.created_at} /></td><td>${one.message}</td>
+      <td><${Labels} labels=${Object.fromEntries(Object.entries(one.labels).filter(([, number]) => number === one.version))} /></td><td>${one.author}</td><td><${Ago} time=${one.created_at} /></td><td class="texts">${one.message}</td>
       <td>${may("operator") ? html`<button type="button" onClick=${() => label(one.version)}>Label…</button>` : null}</td></tr>`)}<//>
     ${version ? html`<h2>v${version.version}</h2>
       <p class="dim">${Object.entries(version.parameters).map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ")}</p>

@@ -50,13 +50,12 @@ function All({ rows, trends, waits }) {
   const away = rows.filter((model) => !model.well);
   if (!rows.length) return html`<p class="empty">No model was called, and none is declared: the mesh answers offline, or by a server that no call has reached.</p>`;
   return html`${away.length || waits ? html`<section class="card" aria-label="What is away">${away.map((model) => html`<div key=${model.deployment}><b>${Link(model.deployment)}</b><${Away} model=${model} /><p><${WaitingForIt} model=${model} /></p></div>`)}<p>${Waiting(waits?.tasks, "a model", { waits_for: "provider" })} ${away.length ? html`<${Test} />` : null}</p></section>` : null}
-    <${Table} label="Models" heads=${["Deployment", "State", "Last 24 hours", "#Calls", "#Failed", "Errors", "#p50", "#p95", "#Replaced", "#Cost"]}>${[...away, ...rows.filter((model) => model.well)].map((model) => html`<tr key=${model.deployment}>
-      <td class="named">${Link(model.deployment)}<span class="dim under">${[model.trend?.group, model.trend?.model].filter(Boolean).join(" · ")}</span></td>
+    <${Table} label="Models" heads=${["Deployment", "State", "Last 24 hours", "#Calls", "#Failed", "#p50", "#p95", "#Replaced", "#Cost"]}>${[...away, ...rows.filter((model) => model.well)].map((model) => html`<tr key=${model.deployment}>
+      <td class="named">${Link(model.deployment)}<span class="dim under">${[model.trend?.group, model.trend?.model].filter(Boolean).join(" · ")}</span>${sum(model.trend?.errors) ? html`<span class="bad under">${Object.entries(model.trend.errors).map(([error, count], at) => `${at ? ", " : ""}${count} ${error}`)}</span>` : ""}</td>
       <td><${State} model=${model} /></td>
       <td>${trends ? html`<${Spark} columns=${columns(model, trends)} words=${WORDS} />` : ""}</td>
       <td class="number"><${Count} value=${model.trend?.calls ?? 0} href=${callsAt(trends, { deployment: model.deployment })} /></td>
       <td class=${`number ${sum(model.trend?.errors) ? "bad" : "dim"}`}><${Count} value=${sum(model.trend?.errors)} href=${callsAt(trends, { failed_at: model.deployment })} /></td>
-      <td class="under">${Object.entries(model.trend?.errors ?? {}).map(([error, count], at) => `${at ? ", " : ""}${count} ${error}`)}</td>
       <td class="number">${span(model.trend?.p50_seconds)}</td><td class="number">${span(model.trend?.p95_seconds)}</td>
       <td class="number">${sum(model.trend?.replaced_by) || html`<span class="dim">0</span>`}</td>
       <td class="number"><a href=${to("money", { by: "deployment" })}>${dollars(model.trend?.cost_usd ?? 0)}</a></td></tr>`)}<//>
@@ -78,8 +77,8 @@ function One({ model, trends }) {
   const cards = [
     ["calls", (trend?.calls ?? 0).toLocaleString(), calls, "in 24 hours"],
     ["failed", sum(trend?.errors).toLocaleString(), failed, trend?.calls ? `${((100 * sum(trend.errors)) / trend.calls).toFixed(1)} %` : ""],
-    ["p50", span(trend?.p50_seconds) || "none", calls, "of answers"],
-    ["p95", span(trend?.p95_seconds) || "none", calls, "of answers"],
+    ["p50", span(trend?.p50_seconds) || "–", calls, "of answers"],
+    ["p95", span(trend?.p95_seconds) || "–", calls, "of answers"],
     ["cost", dollars(trend?.cost_usd ?? 0), to("money", { by: "deployment" }), trend?.unpriced ? `${trend.unpriced} without a price` : ""],
   ];
   return html`<p class="dim"><a href=${to("models")}>Models</a></p><h1>${model.deployment} <${State} model=${model} /></h1>

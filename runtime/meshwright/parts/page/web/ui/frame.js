@@ -32,7 +32,7 @@ export function Frame({ views, current, children }) {
       <${Mine} />
     </aside>
     <div>
-      <header class="above"><${Lost} isLost=${isLost} /><${Health} /><${Notice} /></header>
+      <header class="above">${isLost ? html`<${Lost} />` : html`<${Health} />`}<${Notice} /></header>
       <main id="main" tabindex="-1">${children}</main>
     </div>
     <${Palette} views=${views} />
@@ -69,8 +69,7 @@ function useLoss() {
   return isLost;
 }
 
-/** @param {{isLost: boolean}} given */
-const Lost = ({ isLost }) => (isLost ? html`<p class="lost" role="alert"><${Icon} name="lost" /> The mesh does not answer since ${new Date(lostAt.value).toLocaleTimeString()}. All that is shown is from before; it is asked again.</p>` : null);
+const Lost = () => html`<p class="lost" role="alert"><${Icon} name="lost" /> The mesh has not answered since ${new Date(lostAt.value).toLocaleTimeString()}. All that is shown is from before; it is asked again.</p>`;
 
 /** What was done or refused last. */
 const Notice = () => (notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null);

@@ -44,6 +44,13 @@ function Clock({ time }) {
   return html`<time datetime=${time}>${isToday ? at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : at.toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" })}</time>`;
 }
 
+/** All that is not well, a line each. @param {{figures: any}} given */
+export function FindingsList({ figures }) {
+  const { data: status } = useData("/status", slow);
+  const all = status ? findings(status, figures) : [];
+  return all.length ? html`<ul class="wide-table findings" aria-label="What is not well">${all.map((one, at) => html`<li key=${at} class=${one.level}><a href=${one.href}>${one.text}</a></li>`)}</ul>` : null;
+}
+
 const SHOWN = 2;
 const UNREAD_MS = 60_000; // a channel or a page that is open shows a question within seconds
 

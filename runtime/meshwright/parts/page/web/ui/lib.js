@@ -343,9 +343,10 @@ export function dollars(amount) {
 export function span(seconds) {
   if (seconds == null) return "";
   if (seconds < 0.01) return seconds > 0 ? "< 0.01 s" : "0 s";
-  if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 9.95) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
+  if (seconds < 59.5) return `${Math.round(seconds)} s`;
+  seconds = Math.round(seconds);
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
   if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
   return `${Math.floor(seconds / 86_400)} d`;
 }
@@ -376,11 +377,11 @@ export const callsOf = (of) => (may("viewer") ? to("events", { event_type: "mode
 const titlesOf = (heads) => Object.fromEntries(heads.map((head, at) => [`--h${at + 1}`, JSON.stringify(head.replace("#", ""))]));
 /**
  * A table that scrolls sideways by itself. On phones a row is a block, and its cells have the titles of their columns above them.
- * A title that begins with `#` is of numbers, an empty one of buttons.
- * @param {{label: string, heads: string[], children?: any}} given
+ * A title that begins with `#` is of numbers, an empty one of buttons. Of a `short` one the cells say themselves what they are: on phones they stand in a line.
+ * @param {{label: string, heads: string[], kind?: "short" | "", children?: any}} given
  */
-export const Table = ({ label, heads, children }) =>
-  html`<div class="wide-table stacks" style=${titlesOf(heads)} tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
+export const Table = ({ label, heads, kind = "", children }) =>
+  html`<div class=${`wide-table stacks ${kind}`} style=${titlesOf(heads)} tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
 /** The way to a login from a page that is open to callers without one. */
 export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
 /** The line of an error of the API. @param {{error: any}} given */

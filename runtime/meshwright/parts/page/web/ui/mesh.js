@@ -1,6 +1,7 @@
 // @ts-check
 /** The mesh: how many agents and models are well, its workers with their leases; and what passes between agents. */
 import { html } from "./vendor/preact.js";
+import { FindingsList } from "./health.js";
 import { Ago, Asking, Count, Failed, route, slow, Table, to, useData } from "./lib.js";
 import { Topology } from "./topology.js";
 
@@ -35,7 +36,7 @@ function Overview({ figures, agents }) {
     ["running", sum("running"), `of ${sum("slots")} slots`, to("tasks", { status: "running" }), false],
     ["queue", sum("waiting"), "wait for a slot", to("tasks", { status: "dispatched" }), false],
   ];
-  return html`<ul class="cards">${cards.map(([name, value, more, href, isBad]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${isBad ? "bad" : ""}>${value.toLocaleString()}</b> <span class="dim">${more}</span></a></li>`)}</ul>
+  return html`<${FindingsList} figures=${figures} /><ul class="cards">${cards.map(([name, value, more, href, isBad]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${isBad ? "bad" : ""}>${value.toLocaleString()}</b> <span class="dim">${more}</span></a></li>`)}</ul>
     ${figures.workers.length ? html`<h2>Workers</h2><${Workers} workers=${figures.workers} />` : null}
     ${figures.disk ? html`<p class="dim">The database has ${(figures.disk.store_bytes / 1e6).toFixed(1)} MB; ${(figures.disk.free_bytes / 1e9).toFixed(1)} GB of the disk are free.</p>` : null}`;
 }

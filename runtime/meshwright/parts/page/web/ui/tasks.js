@@ -36,7 +36,7 @@ export default function Tasks() {
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
     <${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
     ${data ? html`${onlyStuck ? null : html`<${Again} wanted=${wanted} items=${items} />`}<${Rows} items=${items} stuck=${stuck} />` : null}
-    ${isGone || (data && items.length === 0) ? html`<p class="empty">No task agrees with that.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
+    ${isGone || (data && items.length === 0) ? html`<p class="empty">No task matches this filter.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
     ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
     ${data?.cursor && more >= 10 ? html`<p class="dim">The newest ${PAGE * more} are shown: filter for others.</p>` : null}`;
 }
@@ -45,16 +45,14 @@ export default function Tasks() {
 function Counts({ figures }) {
   const { data } = useData("/status");
   const open = data?.tasks;
-  const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const cards = [
     ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open ? (open[state] ?? 0) : "", to("tasks", { status: state })]),
     ["failed", figures?.dead_letters.failed ?? "", to("tasks", { status: "failed" })],
     ["timed out", figures?.dead_letters.timed_out ?? "", to("tasks", { status: "timed_out" })],
     ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],
   ];
-  return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
-    <p class="line dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a>`)}</p>
-    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${to("tasks", { waits_for: wait.kind })}>${wait.tasks} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
+  return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name} class=${count === 0 ? "none" : ""}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
+    ${!data || data.waits.length ? html`<ul class="causes" aria-label="What is waited for">${(data?.waits ?? []).map((/** @type {any} */ wait) => html`<li key=${wait.kind}><a href=${to("tasks", { waits_for: wait.kind })} aria-current=${route.value.query.get("waits_for") === wait.kind ? "true" : undefined}><b class="s-waiting">${wait.tasks}</b> ${wait.tasks === 1 ? "waits" : "wait"} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind} <span class="dim">the oldest <${Ago} time=${wait.oldest} /></span></a></li>`)}</ul>` : null}`;
 }
 
 /** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
@@ -76,14 +74,15 @@ function Filter({ wanted }) {
     const given = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()]));
     location.hash = to("tasks", { ...wanted, ...given });
   };
+  const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
-  return html`<details class="filters" open=${Object.keys(wanted).length > 0}><summary>Filters</summary><form class="bar" role="search" onSubmit=${send}>
+  return html`<details class="filters" open=${Object.keys(wanted).length > 0 && matchMedia("(min-width: 821px)").matches}><summary>Filters <span class="dim">${Object.values(wanted).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
     ${[...FIELDS, ...(may("contents") ? [["text", "Words"]] : [])].map(field)}
     <details class="more" open=${MORE.some(([name]) => wanted[name])}><summary>More</summary><div class="bar">${MORE.map(field)}</div></details>
-    <button>Filter</button> ${Object.keys(wanted).length ? html`<a href=${to("tasks")}>Show all</a>` : null}
+    <button>Filter</button> <span class="dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a> `)}</span> ${Object.keys(wanted).length ? html`<a href=${to("tasks")}>Show all</a>` : null}
   </form></details>`;
 }
 
@@ -101,7 +100,7 @@ function Again({ wanted, items }) {
 /** A task in two lines: its title, and who works on it with the reason or what it cost. @param {{items: any[], stuck: Map<any, any>}} given */
 function Rows({ items, stuck }) {
   if (!items.length) return null;
-  return html`<${Table} label="Tasks" heads=${["Task", "State", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
+  return html`<${Table} label="Tasks" kind="short" heads=${["Task", "State", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
       <td class="titled"><a class="title" href=${to(`task/${item.task_id}`)}><${Text} value=${item.title ?? item.capability} /></a>
         <span class="dim under"><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /> · ${item.capability} · <${TaskLink} id=${item.task_id} />${item.reason ? html` · <span class=${item.error ? "bad" : ""} title=${item.reason}><${Text} value=${item.reason} /></span>` : ""}</span></td>
       <td><${Status} status=${item.status} />${stuck.has(item.task_id) ? html` <span class="tag bad" title=${`runs for ${span(stuck.get(item.task_id).running_seconds)}; nine of ten take ${span(stuck.get(item.task_id).p90_seconds)}`}>stuck</span>` : ""}</td>

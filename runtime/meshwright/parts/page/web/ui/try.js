@@ -1,7 +1,7 @@
 // @ts-check
 /** Talk with an agent, or give the mesh a task by a form. */
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
+import { act, Asking, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
 import { Text } from "./unseen.js";
 import { Loaded } from "./views.js";
 
@@ -16,7 +16,7 @@ export default function TryIt() {
   return html`<h1>Try it <span class="dim">${isForm ? "" : "ask an agent; the answer comes here"}</span></h1>
     <nav class="bar" aria-label="How">${link("", "Talk")} ${link("form", "A task by a form")}</nav>
     <${Failed} error=${error} />
-    ${isForm ? html`<${Loaded} path="./try_form.js" agents=${agents} />` : html`<${Talk} agents=${agents} />`}`;
+    ${may("viewer") && !data ? html`<${Asking} of=${{ error }} />` : isForm ? html`<${Loaded} path="./try_form.js" agents=${agents} />` : html`<${Talk} agents=${agents} />`}`;
 }
 
 /** The agent to choose; a name to type where the caller sees no list. @param {{agents: any[], value?: string, isOptional?: boolean}} given */
