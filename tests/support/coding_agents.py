@@ -73,3 +73,16 @@ async def proposal_of(mesh: MeshUnderTest, task_id: str) -> Question:
             break
     [question] = [question for question in await mesh.questions() if question.task_id == task_id]
     return question
+
+
+def working_below(folder: Path) -> list[str]:
+    """The processes whose working folder lies in a folder."""
+    places = {path.parent.name: path for path in Path("/proc").glob("[0-9]*/cwd")}
+    return [pid for pid, place in places.items() if _target(place).is_relative_to(folder)]
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.readlink()
+    except OSError:  # it has ended meanwhile
+        return Path("/")

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.coding.program_course import kill_program
 from tests.run import DAPR
+from tests.support.coding_agents import working_below
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.killed_mesh import KilledMesh
 from tests.support.repositories import repository
@@ -91,24 +92,11 @@ async def test_a_running_command_ends_with_the_mesh_or_the_program_that_kill_9_e
         diff = (await running.get(f"/trees/{task_id}/diff")).body["diff"]
         ended = await running.get("/events", event_type="coding.turn", limit=100)
         assert await sessions(running) == ["new", "resumed"]
-        assert not working_below(data)
+        assert not working_below(data / "trees")
     assert result["changed"] == ["M calc.py", "A watch.txt"]
     assert "+ended" in diff
     texts = [event["payload"]["text"] for event in ended.body["items"]]
     assert any("while it ran: watch the files" in text for text in texts) == (victim == "program")
-
-
-def working_below(folder: Path) -> list[str]:
-    """The processes whose working folder lies in a folder."""
-    places = {path.parent.name: path for path in Path("/proc").glob("[0-9]*/cwd")}
-    return [pid for pid, place in places.items() if _target(place).is_relative_to(folder / "trees")]
-
-
-def _target(link: Path) -> Path:
-    try:
-        return link.readlink()
-    except OSError:  # it has ended meanwhile
-        return Path("/")
 
 
 STORES = ["sqlite", "postgres", pytest.param("dapr", marks=pytest.mark.needs(*DAPR))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.coding.program_course import kill_program
 from meshwright import Capability, CodingAgent
+from meshwright.agents.trees.leases import Trees
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.parts.coding.component import CodingComponent
 from meshwright.testing import MeshUnderTest, mesh_for
+from tests.support.coding_agents import working_below
 from tests.support.repositories import repository
 
 pytestmark = [
@@ -23,6 +28,7 @@ pytestmark = [
 ]
 INSTALL = Path(__file__).resolve().parents[2] / "support/harness_programs/install"
 COMMAND = "sed -i 's/a - b/a + b/' calc.py && echo it-is-done"
+ENDLESS = "while true; do echo beat >> beats.txt; sleep 0.1; done"
 CALLS: dict[str, dict[str, object]] = {
     "exec_command": {"cmd": COMMAND},
     "Bash": {"command": COMMAND, "description": "Have it add"},
@@ -64,6 +70,21 @@ class CommandModel:
 
     async def close(self) -> None:
         pass
+
+
+class EndlessModel(CommandModel):
+    """Asks first for a command that never ends."""
+
+    has_begun = False
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        reply = await super().complete(request, on_delta)
+        if self.has_begun or not reply.tool_calls:
+            return reply
+        self.has_begun = True
+        [call] = reply.tool_calls
+        arguments = call.arguments.replace(json.dumps(COMMAND)[1:-1], ENDLESS)
+        return reply.model_copy(update={"tool_calls": (call.model_copy(update={"arguments": arguments}),)})
 
 
 @pytest.fixture(scope="module")
@@ -138,5 +159,21 @@ async def test_a_permission_of_the_program_is_asked_once(
         permission, proposal = await done(mesh)
         assert "sed -i 's/a - b/a + b/' calc.py" in permission
         assert "propose" in proposal
+        how = [event["how"] for event in mesh.events("coding.session").payloads]
+        assert how == ["new", "resumed"]
+
+
+@pytest.mark.parametrize("command", ["codex-acp", "codex"])
+async def test_a_running_command_ends_with_the_program_that_kill_9_ends(
+    options: Callable[..., dict[str, dict[str, dict[str, object]]]], command: str
+) -> None:
+    async with mesh_for(Fixer, model=EndlessModel(), **options(command)) as mesh:
+        receipt = await mesh.client.submit("fixer", "Have add() add.")
+        trees = mesh.mesh.get(Trees).folder
+        while not list(trees.rglob("beats.txt")):
+            await asyncio.sleep(0.05)  # a command that runs has no event
+        kill_program(os.getpid(), command)
+        await waiting(mesh, receipt.task_id, 1)
+        assert not working_below(trees)
         how = [event["how"] for event in mesh.events("coding.session").payloads]
         assert how == ["new", "resumed"]
