@@ -13,7 +13,7 @@ const loaded = new Map();
 
 /** Loads a view. @param {string} path @param {string} title */
 export async function load(path, title) {
-  const { default: view } = loaded.has(path) ? {} : await import(path);
+  const { default: view } = loaded.has(path) ? {} : await import(path).catch(explain);
   if (loaded.has(path)) return;
   loaded.set(path, (given) => {
     try {
@@ -22,6 +22,12 @@ export async function load(path, title) {
       return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
     }
   });
+}
+
+/** Throws why a module was not loaded: the mesh may be away, or want a login. @param {any} error */
+async function explain(error) {
+  await call("GET", "/me");
+  throw error;
 }
 
 /** A view, once it is loaded; all but its path is passed on to it. @param {{path: string, title?: string, [name: string]: any}} given */
