@@ -15,6 +15,13 @@ from playwright.async_api import Page, expect
 from tests.support.page import SHOTS
 
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PHONE, DESKTOP = 820, 1280
+CUT_TABLES = """() => [...document.querySelectorAll(".stacks")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1)
+  .map((one) => `the table ${one.ariaLabel} is cut by ${one.scrollWidth - one.clientWidth} px`)"""
+MOVING = """() => [...document.querySelectorAll("*")]
+  .filter((one) => parseFloat(getComputedStyle(one).transitionDuration) > 0 || one.getAnimations().length)
+  .slice(0, 3).map((one) => `moves in spite of reduced motion: ${one.outerHTML.slice(0, 90)}`)"""
 MAX_TABS = 2
 """Of a view, and of its filters, that are gone to."""
 LINKS = "(all) => all.map((link) => link.getAttribute('href'))"
@@ -57,7 +64,7 @@ class Look:
         """Have a page look so."""
         forced: Any = "active" if self.is_forced else "none"
         await page.emulate_media(color_scheme=self.scheme, forced_colors=forced, reduced_motion="reduce")
-        await page.set_viewport_size({"width": self.width, "height": 844 if self.width < 820 else 800})
+        await page.set_viewport_size({"width": self.width, "height": 844 if self.width < PHONE else 800})
 
 
 def _kind(address: str) -> str:
@@ -96,7 +103,7 @@ async def walk(page: Page, url: str) -> AsyncIterator[str]:
 
 
 async def judge(page: Page, address: str, look: Look) -> list[str]:
-    """Whatever is wrong with a page in a window: it is wider than that, or axe has something to say."""
+    """All that is wrong with a page in a window: it is too wide, a table is cut, it moves, or axe says so."""
     await look.take(page)
     name = f"{address} {look.name}"
     faults = list[str]()
@@ -104,7 +111,10 @@ async def judge(page: Page, address: str, look: Look) -> list[str]:
     faults += [f"{name}: shows {word!r}" for word in NO_WORDS if word in text]
     if (pixels := await page.evaluate(SIDEWAYS)) > 0:
         faults.append(f"{name}: {pixels} px wider than the window")
+    if look.width <= PHONE or look.width >= DESKTOP:
+        faults += [f"{name}: {fault}" for fault in await page.evaluate(CUT_TABLES)]
     if look.is_judged:
+        faults += [f"{name}: {fault}" for fault in await page.evaluate(MOVING)]
         if await page.evaluate("!window.axe"):
             await page.evaluate(Axe().axe_script)
         result = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
