@@ -225,6 +225,7 @@ def test_commands_list_and_check_the_skills_of_a_project(tmp_path: Path) -> None
     )
     checked = run("skills", "check", cwd=tmp_path)
     assert checked.returncode == 1 and "clerk has the skill 'stamp', which is not there" in checked.stdout
+    assert "[skills.agents] of mesh.toml" in checked.stdout
     write(tmp_path / "skills/stamp", front(name="stamps", description="Stamp forms."))
     [wrong, _] = json.loads(run("skills", "check", "--json", cwd=tmp_path).stdout)
     assert wrong["path"].endswith("skills/stamp/SKILL.md") and (wrong["line"], wrong["field"]) == (2, "name")

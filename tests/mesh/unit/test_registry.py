@@ -128,6 +128,12 @@ def test_an_unknown_agent_is_not_found(registry):
         registry.best("research", agent_id="ghost")
     with pytest.raises(NotFound):
         registry.heartbeat("ghost")
+
+
+def test_a_capability_in_place_of_an_agent_is_named_as_such(registry):
+    registry.register(agent("a", Capability("research")))
+    with pytest.raises(NotFound, match="it is a capability"):
+        registry.best("research", agent_id="research")
     with pytest.raises(NotFound):
         registry.find("ghost")
 

@@ -149,7 +149,8 @@ def check_named(agent_id: str, patterns: Sequence[str], skills: Mapping[str, Ski
         if name not in skills and not any(mark in name for mark in _WILDCARDS):
             near = nearest(name, skills)
             there = ", ".join(skills) or "none: mesh skills check says more"
-            remedy = f"Did you mean {near!r}?" if near else f"There are {there}"
+            hint = f"Did you mean {near!r}?" if near else f"There are {there}"
+            remedy = f"{hint}; its class names it, or [skills.agents] of mesh.toml"
             problem = f"agent {agent_id} has the skill {name!r}, which is not there"
             raise ConfigError(problem, remedy=remedy, field="skills")
     count = len(skills_meant(patterns, skills))

@@ -23,6 +23,7 @@ from meshwright.mesh.orchestration.scoring import OutcomeHistory, score_card
 _DEGRADED_AFTER_SECONDS = 60.0
 _OFFLINE_AFTER_SECONDS = 120.0
 _MAX_OTHERS = 10
+_A_CAPABILITY = "it is a capability: name it as `capability`, and any agent that has it may do the work"
 _WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
 
 
@@ -213,7 +214,8 @@ class Registry:
     def _member(self, agent_id: str) -> _Member:
         member = self._members.get(agent_id)
         if member is None:
-            raise NotFound(f"no agent {agent_id!r} is registered", remedy=_WHERE_TO_LOOK, field="agent_id")
+            remedy = _A_CAPABILITY if agent_id in self.capabilities() else _WHERE_TO_LOOK
+            raise NotFound(f"no agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
         return member
 
     def _judge(self, member: _Member, now: datetime) -> StatusChange | None:
