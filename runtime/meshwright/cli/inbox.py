@@ -134,7 +134,30 @@ def short_name(question_id: str) -> str:
 
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
-    return f"{short(question['question'])}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+    return f"{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+
+
+def _title(question: Document) -> str:
+    """The call that a question is about, or its step in doubt; else the question: questions begin alike."""
+    subject = question.get("subject") or {}
+    kind = subject.get("kind")
+    if kind == "approval" and subject.get("tool"):
+        return f"{subject['tool']}: {_in_line(subject.get('arguments'))}".removesuffix(": ")
+    if kind and "request" in subject:
+        return f"in doubt: {kind.removeprefix('tool ')} {_in_line(subject['request'])}".rstrip()
+    return str(question["question"])
+
+
+def _in_line(arguments: Any) -> str:
+    """Arguments as the page shows them: a text that comes first speaks for itself, the others have names."""
+    if not isinstance(arguments, dict):
+        return ""
+    first = next(iter(arguments), None)
+    is_plain = isinstance(arguments.get(first), str)
+    return ", ".join(
+        _text(value) if name == first and is_plain else f"{name} {_text(value)}"
+        for name, value in arguments.items()
+    )
 
 
 _COLUMNS = (

@@ -79,6 +79,8 @@ async def test_arguments_are_shown_as_they_run(running: tuple[RunningMesh, FakeO
     assert "\\u2067gninnur\\u2069 1.4\\u200b\\U000e0041\\u001b[2K" in text and "\x1b" not in text
     assert "token=[hidden: 36 characters]" in text and "Hidden here: 36 characters in 1 line." in text
     assert KEY not in text
+    listed = (await mesh("inbox", "--url", up.url)).out.splitlines()[1]
+    assert "runner  shell: \\u2067gninnur\\u2069" in listed and KEY not in listed
     assert f"token={KEY}" in await shown(up, task_id, "--reveal")
     records = (await up.get("/events", event_type="audit.recorded")).body["items"]
     assert "question.revealed" in [record["payload"]["action"] for record in records]

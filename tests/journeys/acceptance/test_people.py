@@ -86,7 +86,7 @@ async def test_an_approval_outlives_kill_9_and_is_given_while_no_mesh_runs(
         await first.until(is_waiting)
         shown = await mesh("inbox", *where)
         assert shown.status == 0 and "mesh inbox ID" in shown.err
-        assert re.search(r"releaser wants to run deploy\(version=\"1.4\"", shown.out)
+        assert re.search(r"deploy: 1.4, environment ", shown.out)
         await first.kill()
     short = id_in(await mesh("inbox", *where, **setup))
     page = (await mesh("inbox", short, *where, **setup)).out

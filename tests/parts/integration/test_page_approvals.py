@@ -132,7 +132,7 @@ async def test_an_approval_shows_characters_in_the_order_in_which_they_run(
     async with doubtful_mesh(tmp_path) as doubtful:
         await doubtful.asks("deploy", **BIDI)
         async with open_view(browser, doubtful.api, "inbox") as page:
-            card = await choose_question(page, "deploy:")
+            card = await choose_question(page, "deploy")
             await expect(card.locator("dd")).to_have_text(SEEN_BIDI)
             question = card.locator(".question")
             for text in SEEN_BIDI:
@@ -148,6 +148,9 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, b
         await doubtful.asks("deploy", version="3", note=KEY)
         async with open_view(browser, doubtful.api, "inbox") as page:
             await expect(questions(page)).to_have_count(5)
+            titles = await questions(page).locator(".title").all_inner_texts()
+            assert titles[0] == "charge the card" and "ann" in titles  # what differs; the tool stands below
+            await expect(questions(page).locator(".tag")).to_have_text(["deploy", "deploy", "notify", "deploy"])
             boxes = page.get_by_role("checkbox", name="Choose")
             await expect(boxes).to_have_count(3)  # not the doubt, nor what is hidden in part
             await press(page, "Choose all 2 of deployer, deploy")
@@ -167,7 +170,7 @@ async def test_many_are_approved_once_a_dialog_has_listed_them(tmp_path: Path, b
 @pytest.mark.parametrize("happened", [True, False])
 async def test_a_doubt_is_answered_in_its_own_words(tmp_path: Path, browser: Browser, happened: bool) -> None:
     async with doubtful_mesh(tmp_path) as doubtful, open_view(browser, doubtful.api, "inbox") as page:
-        card = await choose_question(page, "charge the card was running")
+        card = await choose_question(page, "charge the card")
         await expect(card.get_by_text("Its check cannot tell: The bank lists: ...")).to_be_visible()
         await expect(card.get_by_role("heading", name="Its check")).to_be_visible()
         await expect(card.get_by_text("one charge at 23:59")).to_have_text(EVIDENCE, use_inner_text=True)

@@ -6,7 +6,7 @@ import Item from "./inbox_item.js";
 import { Choices, choose, chosen, Many } from "./inbox_many.js";
 import { useShown } from "./keys.js";
 import { Ago, call, Failed, may, me, route, slow, to, useData, waiting } from "./lib.js";
-import { isForMany, kindOf, later, titleOf, wordOf } from "./questions.js";
+import { isForMany, kindOf, later, titleOf, toolOf, wordOf } from "./questions.js";
 import { Causes } from "./tasks.js";
 import { Text, visible } from "./unseen.js";
 
@@ -74,7 +74,7 @@ function Row({ item, isChosen, canPick }) {
     <a href=${to("inbox", { item: item.id })} aria-current=${isChosen ? "true" : undefined}>
       <span class="title"><${Text} value=${title} /></span>
       <span class="dim"><${Ago} time=${item.since} /></span>
-      <span class="dim of"><${Text} value=${of} /></span>
+      <span class="dim of"><${Text} value=${of} />${toolOf(item) && html` <span class="tag">${toolOf(item)}</span>`}</span>
       <span class=${`status ${COLOURS[word] ?? ""}`}>${word}</span>
     </a>
   </li>`;

@@ -53,12 +53,18 @@ export function wordOf(question) {
   return isDecision(question) ? "approval" : "question";
 }
 
-/** A question in one line: the call that is asked about, else the question itself. @param {any} question */
+/** Arguments in a line: a text that comes first speaks for itself, the others have their names. @param {any} given */
+const inLine = (given) => Object.entries(given ?? {}).map(([name, value], at) => (typeof value === "string" ? `${at ? `${name} ` : ""}${value}` : `${name} ${JSON.stringify(value)}`)).join(", ");
+
+/** The tool of a call that is asked about. @param {any} question @returns {string} */
+export const toolOf = (question) => (isDecision(question) && !isDoubt(question) ? question.subject?.tool ?? "" : "");
+
+/** A question in one line: the arguments of a call, the step in doubt, the budget, else the question itself. @param {any} question */
 export function titleOf(question) {
-  const { tool, arguments: given } = question.subject ?? {};
-  if (!isDecision(question) || isDoubt(question) || !tool) return sentence(question).trim();
-  const values = Object.values(given ?? {}).map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
-  return [tool, values.join(", ")].filter(Boolean).join(": ");
+  const { arguments: given, kind, request, steps, budget, of } = question.subject ?? {};
+  if (toolOf(question)) return inLine(given) || toolOf(question);
+  if (isDoubt(question) && kind) return steps ? `Start over, and repeat ${steps.join(", ")}` : [kind.replace(/^tool /, ""), inLine(request)].filter(Boolean).join(": ");
+  return isMoney(question) ? `Budget ${budget}${of && of !== budget ? ` of ${of}` : ""}` : sentence(question).trim();
 }
 
 /** The question without its effect, which stands below it. @param {any} question */
