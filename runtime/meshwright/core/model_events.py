@@ -85,6 +85,12 @@ class ModelRetried(Payload, type="model.retried", topic=topics.TASK_PROGRESS, un
     delay_seconds: Fact[float]
     step: int | None
 
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (
+            f"step {self.step or '?'} is tried again after {self.delay_seconds:.2g} s",
+            self.error.type and fault(self.error),
+        )
+
 
 class DeploymentLeftAlone(
     Payload,

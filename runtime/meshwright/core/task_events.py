@@ -13,9 +13,9 @@ from meshwright.core import topics
 from meshwright.core.display import (
     Document,
     dollars,
+    duration,
     fault,
     finish,
-    local_time,
     number,
     score,
     seconds,
@@ -80,6 +80,9 @@ class TaskStarted(WorkPayload, type="task.started task.resumed"):
     code: str | None
     """digest"""
 
+    def event_line(self, event: Document) -> Sequence[object]:
+        return f"attempt {self.attempt or '?'}", (self.fence or 1) > 1 and f"claim {self.fence}"
+
 
 class TaskWaiting(
     WorkPayload,
@@ -111,8 +114,9 @@ class TaskWaiting(
         if self.kind == "person":
             return (f"for a person: {short(self.asked)}", "mesh inbox")
         if self.due_at:
-            what = "next try" if self.kind in ("provider", "money") else "until"
-            return f"for {self.kind or '?'}, {what} {local_time(self.due_at.isoformat())}", short(self.asked)
+            what = "next try" if self.kind in ("provider", "money") else "goes on"
+            pause = duration(self.due_at - datetime.fromisoformat(event["time"]))  # readers have other zones
+            return f"for {self.kind or '?'}, {what} {pause} later", short(self.asked)
         return f"for {self.key}", short(self.asked)
 
 
@@ -274,6 +278,12 @@ class TaskDeadLettered(Payload, type="task.dead_lettered"):
     tried: list[str]
     error: Fault | None
     capability: Fact[str]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        agents = ", ".join(dict.fromkeys(self.tried))
+        return f"tried by {agents}" if agents else f"no agent took it for {self.capability}", fault(
+            self.error
+        )
 
 
 class TaskScored(Payload, type="task.scored", topic=topics.TASK_PROGRESS, word="scored"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from meshwright.core import topics
+from meshwright.core.display import Document, short, short_id
 from meshwright.core.payloads import Fact, Payload
 
 
@@ -39,12 +41,19 @@ class WebhookReceived(Payload, type="webhook.received"):
     event: str
     tasks: Fact[list[str]]
 
+    def event_line(self, event: Document) -> Sequence[object]:
+        tasks = ", ".join(short_id(task_id) for task_id in self.tasks) or "none"
+        return f"{self.source or '?'}: {self.event or 'a delivery'} {self.delivery}", f"tasks {tasks}"
+
 
 class WebhookFailed(Payload, type="webhook.failed"):
     source: str
     rule: str
     delivery: str
     reason: str
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return f"{self.source or '?'}: rule {self.rule or '?'}, {self.delivery}", short(self.reason)
 
 
 class BoardChanged(Payload, type="board.*", topic=topics.BOARD):
@@ -55,6 +64,14 @@ class BoardChanged(Payload, type="board.*", topic=topics.BOARD):
     title: str
     actor: str
     url: str
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        of = f"{self.repository} #{self.number}" if self.number else self.repository
+        return (
+            f"{self.source or '?'}: {of}".removesuffix(": "),
+            short(self.title),
+            self.actor and f"by {self.actor}",
+        )
 
 
 class ReplyUnsent(Payload, type="reply.dropped reply.delayed"):

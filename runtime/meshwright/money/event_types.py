@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from meshwright.core import topics
+from meshwright.core.display import Document, dollars, short, short_id
 from meshwright.core.payloads import Fact, Payload
+
+
+def _limit(limit_usd: Any, window: str) -> str:
+    return f"{dollars(limit_usd)} {'in all' if window == 'total' else f'a {window}'}"
 
 
 class _BudgetPayload(Payload, topic=topics.SPEND):
@@ -21,6 +27,11 @@ class _BudgetPayload(Payload, topic=topics.SPEND):
     tenant_id: str | None = None
     on_empty: Fact[str] = "fail"
 
+    @property
+    def _owner(self) -> str:
+        of = f" of {self.scope} {self.key}" if self.key else ""
+        return f"{self.budget}{of}"
+
 
 class BudgetOpened(
     _BudgetPayload,
@@ -33,6 +44,10 @@ class BudgetOpened(
     spent_usd: Fact[str]
     reserved_usd: Fact[str]
     renews_at: Fact[datetime | None]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        spent = f"{dollars(self.spent_usd)} of {_limit(self.limit_usd, self.window)} spent"
+        return f"{self._owner}: {spent}, {dollars(self.reserved_usd)} reserved", self.on_empty
 
 
 class BudgetChanged(
@@ -47,6 +62,11 @@ class BudgetChanged(
     spent_usd: Fact[str]
     reserved_usd: Fact[str]
     renews_at: Fact[datetime | None]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        change = f"by {dollars(self.amount_usd)} to {dollars(self.limit_usd)}" if self.amount_usd else ""
+        by = f"by {self.denied_by}" if self.denied_by else ""
+        return self._owner, change, self.cheaper and "cheaper models first", by, short(self.reason or "")
 
 
 class BudgetFreed(Payload, type="budget.freed", topic=topics.SPEND):
@@ -66,6 +86,9 @@ class AllowanceSet(Payload, type="allowance.set allowance.removed", topic=topics
     on_empty: Fact[str] = ""
     hard: bool
 
+    def event_line(self, event: Document) -> Sequence[object]:
+        return f"{self.scope} {self.of}".strip(), _limit(self.limit_usd, self.window), self.on_empty
+
 
 class KeyCreated(Payload, type="key.created key.rotated key.revoked", unlisted="key"):
     key_id: Fact[str]
@@ -79,6 +102,13 @@ class KeyCreated(Payload, type="key.created key.rotated key.revoked", unlisted="
     replaced_by: str | None = None
     opening: int
     key: Fact[str] = ""
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (
+            f"key {short_id(self.key_id)}",
+            f"of {self.agent_id}" if self.agent_id else "",
+            ", ".join(self.roles),
+        )
 
 
 class KeysOpened(Payload, type="keys.opened"):

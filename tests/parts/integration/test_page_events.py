@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ async def test_events_have_the_line_of_the_command_line(tmp_path: Path, browser:
         ] * len(printed)
         by_type = {event["event_type"]: n for n, event in enumerate(page_of_events["items"])}
         assert page_of_events["lines"][by_type["task.accepted"]] == "echoing"
+        assert not [line for line in page_of_events["lines"] if re.search(r"\b[a-z_]+=\S|\dT\d\d:", line)]
         failed = page_of_events["lines"][by_type["task.failed"]]
         assert "told to fail" in failed
         assert (await api.get(f"/tasks/{task_id}/events?lines=true"))["lines"] == page_of_events["lines"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from meshwright.core.display import Document
 from meshwright.core.payloads import Payload, declared
 
 
@@ -13,6 +15,9 @@ class AgentConfigChanged(Payload, type="agent_config.created agent_config.change
     changed: list[str]
     """fields"""
     config: dict[str, Any]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return self.agent_id, self.is_default and "the default", ", ".join(self.changed)
 
 
 class AgentConfigDeleted(Payload, type="agent_config.deleted"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from meshwright.core.display import Document, short, short_id
 from meshwright.core.payloads import Payload, declared
 
 
@@ -12,12 +14,20 @@ class ScheduleChanged(
 ):
     schedule: dict[str, Any]
 
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (self.schedule.get("id", "?"),)
+
 
 class ScheduleRun(
     Payload, type="schedule.started schedule.failed schedule.skipped schedule.missed schedule.queued"
 ):
     schedule: dict[str, Any]
     run: dict[str, Any]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        task_id = self.run.get("task_id") if self.run.get("status") == "started" else None
+        name = self.schedule.get("id", "?")
+        return name, f"task {short_id(task_id)}" if task_id else "", short(self.run.get("reason") or "")
 
 
 EVENTS = declared(__name__)
