@@ -62,6 +62,7 @@ class Tally:
     ledger_tokens: int = 0
     cut_tokens: int = 0
     provider_answers: int = 0
+    provider_repeats: int = 0
 
     @property
     def asked_again(self) -> int:
@@ -115,7 +116,8 @@ class ProgramCourse(Course):
 
     async def _done(self, job: CodingJob, kills: Sequence[KillPlace]) -> Result:
         waiting, tally = deque(kills), self.tallies[job.name]
-        tokens, answers = self.script.tokens, self.script.requests.total()
+        tokens = self.script.tokens
+        self.script.requests.clear()
         while True:
             async with self._started(job) as running:
                 if await self._has_ended(running, job, waiting):
@@ -126,7 +128,7 @@ class ProgramCourse(Course):
                 self.script.release(job)
             self.kills += 1
         tally.provider_tokens = self.script.tokens - tokens
-        tally.provider_answers = self.script.requests.total() - answers
+        tally.provider_answers, tally.provider_repeats = self.script.requests.total(), self.script.repeated
         return result
 
     @asynccontextmanager

@@ -24,7 +24,7 @@ class ProgramModel(RecordedModel):
     """Answers by the steps that the results in a request show, so that a session goes on from what it holds.
 
     A request without a tool for commands, such as that for a title, gets a text. `requests` counts those
-    that were answered by their content, `tokens` are those of all answers.
+    of a job that were answered by their content, `tokens` are those of all answers.
     """
 
     def follow(self, jobs: Sequence[CodingJob]) -> None:

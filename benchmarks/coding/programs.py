@@ -89,8 +89,12 @@ def summary(good: int, jobs: Sequence[CodingJob], course: ProgramCourse) -> str:
     return (
         f"{good} of {len(jobs)} jobs are solved, with the diff of api-coder and the provider's tokens booked."
         f"\n{kills} kills; {asked} permissions, {again} asked again; {doubts} doubts;"
-        f" {course.script.repeated} requests were answered twice."
+        f" {_repeats(course)} requests were answered twice."
     )
+
+
+def _repeats(course: ProgramCourse) -> int:
+    return sum(tally.provider_repeats for tally in course.tallies.values())
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -112,7 +116,7 @@ async def run(options: argparse.Namespace) -> int:
             if not result.is_solved:
                 print(f"  {result.answer}\n{result.proof[-2_000:]}", flush=True)
     print(summary(good, jobs, course))
-    return 0 if good == len(jobs) and not course.script.repeated else 1
+    return 0 if good == len(jobs) and not _repeats(course) else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
