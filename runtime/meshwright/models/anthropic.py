@@ -103,13 +103,7 @@ class _BlockPieces(Pieces):
         return {**self._message, "content": [*map(self._whole, indexes)], "usage": self._usage}
 
     def _whole(self, index: int) -> dict[str, Any]:
-        names = {
-            "text": "text",
-            "partial_json": "input_text",
-            "thinking": "thinking",
-            "signature": "signature",
-        }
-        grown = {ours: "".join(self._grown.get((index, name), ())) for name, ours in names.items()}
+        grown = {ours: "".join(self._grown.get((index, name), ())) for name, ours in _GROWING.items()}
         return {**self._blocks[index], **{name: text for name, text in grown.items() if text}}
 
     def _end_thinking(self) -> None:
