@@ -116,7 +116,7 @@ class ProgramCourse(Course):
 
     async def _done(self, job: CodingJob, kills: Sequence[KillPlace]) -> Result:
         waiting, tally = deque(kills), self.tallies[job.name]
-        tokens = self.script.tokens
+        tokens, side_requests = self.script.tokens, self.script.side_requests
         self.script.requests.clear()
         while True:
             async with self._started(job) as running:
@@ -128,7 +128,9 @@ class ProgramCourse(Course):
                 self.script.release(job)
             self.kills += 1
         tally.provider_tokens = self.script.tokens - tokens
-        tally.provider_answers, tally.provider_repeats = self.script.requests.total(), self.script.repeated
+        side_requests = self.script.side_requests - side_requests
+        tally.provider_answers = self.script.requests.total() + side_requests
+        tally.provider_repeats = self.script.repeated
         return result
 
     @asynccontextmanager

@@ -24,13 +24,15 @@ class ProgramModel(RecordedModel):
     """Answers by the steps that the results in a request show, so that a session goes on from what it holds.
 
     A request without a tool for commands, such as that for a title, gets a text. `requests` counts those
-    of a job that were answered by their content, `tokens` are those of all answers.
+    of a job that were answered, by their content, `side_requests` those without that tool, which a resumed
+    session may make again; `tokens` are those of all answers.
     """
 
     def follow(self, jobs: Sequence[CodingJob]) -> None:
         super().follow(jobs)
         self.commands = {job.name: commands_of(job) for job in jobs}
         self.requests: Counter[str] = Counter()
+        self.side_requests = 0
         self.tokens = 0
         self._released = {job.name: asyncio.Event() for job in jobs}
 
@@ -62,8 +64,10 @@ class ProgramModel(RecordedModel):
             self.replies = deque([reply])
             response = await FakeProvider.complete(self, request)
             self.tokens += self.usage["total_tokens"]
-            self.requests[_digest(body)] += 1
-            if place is not None:
+            if place is None:
+                self.side_requests += 1
+            else:
+                self.requests[_digest(body)] += 1
                 self.given[place] += 1
             return response
 
@@ -75,7 +79,7 @@ class ProgramModel(RecordedModel):
         arguments: dict[str, Any] = {"cmd": text, "yield_time_ms": _WAIT_MS}
         if tool == "Bash":
             arguments = {"command": text, "description": f"Step {step}"}
-        number = sum(self.requests.values())
+        number = self.requests.total()
         return tool_call(tool, json.dumps(arguments), f"call_{step}_{number}")
 
 
