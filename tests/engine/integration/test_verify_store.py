@@ -79,7 +79,7 @@ DAMAGES = {
     ),
     "a row too few": (f"DELETE FROM tasks WHERE task_id = {ONE.format('succeeded')}", "List tasks.* missing"),
     "a row too many": (
-        "INSERT INTO waits VALUES ('default', 'key', 'task', 1, 'timer', '', NULL, 0, NULL)",
+        "INSERT INTO waits VALUES ('default', 'key', 'task', 1, 'timer', '', NULL, 0, NULL, NULL)",
         "List waits, row tenant_id default, wait_key key of task task: no event makes it",
     ),
     "a task": (

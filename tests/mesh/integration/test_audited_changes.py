@@ -194,7 +194,7 @@ READS = {
 }
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
-/dead-letters /tasks/{task_id}/retry /tasks/{task_id}/tree
+/dead-letters /tasks/{task_id}/cancel /tasks/{task_id}/retry /tasks/{task_id}/tree
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels /channels/{channel} /webhooks /me /session /costs /costs/estimate /deployments /deployments/route
 /figures /figures/flows /figures/trends /keys /metrics /scale/{app} /schedules /schedules/{schedule_id}

@@ -107,7 +107,7 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
         await confirm(page, "Delete")
         await expect(row).to_have_count(0)
         rest = page.get_by_role("region", name="Agents without a configuration").get_by_role("row")
-        await expect(rest.filter(has_text="echo")).to_contain_text("the models of mesh.toml")
+        await expect(rest.filter(has_text="echo")).to_contain_text("as in mesh.toml")
         await press(page, "Configure echo")
         await expect(dialog(page).get_by_role("combobox", name="Agent")).to_have_value("echo")
 

@@ -31,18 +31,23 @@ async def add_lost_calls(
     budgets: Budgets | None,
     usual_call: UsualCallOf | None,
     settled: Collection[str] = (),
+    is_over: bool = False,
 ) -> list[Call]:
     """Record the calls of earlier claims that were cut off, and that this claim does not make again.
 
     Each counts as the last call of the run did cost, before that as such calls of the agent do as a rule.
     Calls for which budgets have reserved money are not among them, as their accounts book those, but for the
-    `settled` ones of this run. Returns them; they are durable once the journal is. Raises HostError.
+    `settled` ones of this run. `is_over` says that no claim runs the attempt. Returns the calls; they are
+    durable once the journal is. Raises HostError.
     """
     values = journal.earlier
     usual = _last_call(values)
+    # A claim that follows one that was cut off notes a call of a known run before it makes it.
+    would_be_noted = usual is not None and work.stalled_claims - (not is_over) > 1
     if usual is None and usual_call is not None:
         usual = await usual_call(ref.type)
-    count = journal.cut_calls.lost(was_in_call=ends_in_call(values, tools, has_called=usual is not None))
+    was_in_call = not would_be_noted and ends_in_call(values, tools, has_called=usual is not None)
+    count = journal.cut_calls.lost(was_in_call=was_in_call)
     if count and budgets is not None:
         reserved = await open_calls(budgets, ref, work, values)
         count -= len(reserved.difference(settled))

@@ -102,7 +102,7 @@ class Runner:
         journal = await Journal.open(services.runtime, ref, work)
         tools = None if bound.is_changing else await bound.ready_tools()
         lost_calls = await add_lost_calls(
-            journal, ref, work, tools, budgets=services.budgets, usual_call=services.usual_call
+            journal, ref, work, tools, budgets=services.budgets, usual_call=services.usual_call, is_over=True
         )
         await journal.confirm()
         usage = RunUsage()
