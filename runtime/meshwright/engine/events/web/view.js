@@ -22,14 +22,14 @@ export default function EventsPage() {
     location.hash = to("events", Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()])));
   };
   return html`<h1>Events <span class="dim">${recent.value.length ? `${recent.value.length} since you came` : ""}</span></h1>
-    <form class="bar" role="search" onSubmit=${send} key=${JSON.stringify(wanted)}>
+    <details class="filters" key=${JSON.stringify(wanted)} open=${matchMedia("(min-width: 821px)").matches}><summary>Filters <span class="dim">${Object.values(wanted).filter(Boolean).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
       ${FIELDS.map(([name, title, example]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} placeholder=${example} size=${name === "event_type" ? 18 : 10} /></label>`)}
       <button>Filter</button> ${Object.values(wanted).some(Boolean) ? html`<a href=${to("events")}>Show all</a>` : null}
-    </form>
+    </form></details>
     <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
-    ${types.length ? html`<nav class="bar" aria-label="Types">${types.map((type) => html`<a key=${type} href=${to("events", { ...wanted, event_type: type === wanted.event_type ? "" : type })} aria-current=${type === wanted.event_type ? "true" : undefined}>${type}</a>`)}</nav>` : null}
+    ${types.length ? html`<nav class="bar kinds" aria-label="Types">${types.map((type) => html`<a key=${type} href=${to("events", { ...wanted, event_type: type === wanted.event_type ? "" : type })} aria-current=${type === wanted.event_type ? "true" : undefined}>${type}</a>`)}</nav>` : null}
     ${data ? html`<ol class="plain log">${items.map((/** @type {any} */ event) => html`<${Row} key=${event.seq} event=${event} wanted=${wanted} />`)}</ol>` : null}
-    ${data && items.length === 0 ? html`<p class="empty">No event agrees with that.</p>` : null}`;
+    ${data && items.length === 0 ? html`<p class="empty">No event matches this filter.</p>` : null}`;
 }
 
 /** An event in the words of `mesh events`; it opens its payload. @param {{event: any, wanted: Record<string, string>}} given */
