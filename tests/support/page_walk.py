@@ -37,10 +37,12 @@ FOCUSED = """() => {
   const { outlineStyle, outlineWidth } = getComputedStyle(one);
   const shape = one.querySelector("rect");
   const { x, y, width, height } = one.getBoundingClientRect();
-  const top = document.elementFromPoint(Math.max(1, x + Math.min(width, innerWidth - x) / 2), y + height / 2);
+  // A tall field is scrolled to its caret, so a part of it may lie below the bar of a phone.
+  const tops = [0.1, 0.5, 0.9].map((part) =>
+    document.elementFromPoint(Math.max(1, x + Math.min(width, innerWidth - x) / 2), y + height * part));
   const isOutlined = (outlineStyle !== "none" && parseFloat(outlineWidth) >= 1) ||
     (shape && getComputedStyle(shape).strokeWidth === "3px");
-  const isCovered = top !== null && !one.contains(top) && !top.contains(one);
+  const isCovered = tops.every((top) => top !== null && !one.contains(top) && !top.contains(one));
   const faults = [isOutlined || "is not outlined", isCovered && "is covered"].filter((fault) => fault.length);
   return faults.map((fault) => `${one.outerHTML.slice(0, 90)} ${fault}`);
 }"""

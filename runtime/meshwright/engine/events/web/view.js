@@ -1,7 +1,7 @@
 // @ts-check
 /** The event log, the newest first, as it grows. */
 import { html } from "/ui/vendor/preact.js";
-import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "/ui/lib.js";
+import { asked, Asking, Failed, isWide, recent, route, Shown, TaskLink, to, useData } from "/ui/lib.js";
 import { Text } from "/ui/unseen.js";
 
 const SHOWN = 200;
@@ -22,7 +22,7 @@ export default function EventsPage() {
     location.hash = to("events", Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()])));
   };
   return html`<h1>Events <span class="dim">${recent.value.length ? `${recent.value.length} since you came` : ""}</span></h1>
-    <details class="filters" key=${JSON.stringify(wanted)} open=${matchMedia("(min-width: 821px)").matches}><summary>Filters <span class="dim">${Object.values(wanted).filter(Boolean).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
+    <details class="filters" key=${JSON.stringify(wanted)} open=${isWide}><summary>Filters <span class="dim">${Object.values(wanted).filter(Boolean).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
       ${FIELDS.map(([name, title, example]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} placeholder=${example} size=${name === "event_type" ? 18 : 10} /></label>`)}
       <button>Filter</button> ${Object.values(wanted).some(Boolean) ? html`<a href=${to("events")}>Show all</a>` : null}
     </form></details>

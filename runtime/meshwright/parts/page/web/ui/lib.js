@@ -384,6 +384,8 @@ export const Table = ({ label, heads, kind = "", children }) =>
   html`<div class=${`wide-table stacks ${kind}`} style=${titlesOf(heads)} tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
 /** The way to a login from a page that is open to callers without one. */
 export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
+/** Whether the page was opened in a wide window: filters are folded elsewhere. */
+export const isWide = matchMedia("(min-width: 821px)").matches;
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
   error ? html`<p class="bad" role="alert"><${Text} value=${error.message} />${error.remedy ? html`<br /><span class="dim"><${Text} value=${error.remedy} /></span>` : ""}</p>` : null;

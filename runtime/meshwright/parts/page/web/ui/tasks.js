@@ -2,7 +2,7 @@
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, cancelOne, retryAll, retryOne } from "./again.js";
-import { Ago, asked, Asking, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { Ago, asked, Asking, Count, dollars, Failed, isWide, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { SavedFilters } from "./saved.js";
 import { Text } from "./unseen.js";
 
@@ -76,7 +76,7 @@ function Filter({ wanted }) {
   };
   const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
-  return html`<details class="filters" open=${Object.keys(wanted).length > 0 && matchMedia("(min-width: 821px)").matches}><summary>Filters <span class="dim">${Object.values(wanted).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
+  return html`<details class="filters" open=${Object.keys(wanted).length > 0 && isWide}><summary>Filters <span class="dim">${Object.values(wanted).join(", ")}</span></summary><form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
