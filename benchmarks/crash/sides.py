@@ -56,7 +56,7 @@ SCENARIOS = (
 
 
 class Bounds(NamedTuple):
-    """The bounds of a task, by which one that never ends is told."""
+    """The bounds of a task: one that passes them did not end."""
 
     seconds: float = 300.0
     """Of each start, on a loaded machine: until it ends, or reaches the place where it is killed."""

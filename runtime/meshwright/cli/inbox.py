@@ -144,8 +144,8 @@ def _title(question: Document) -> str:
     if kind == "approval" and subject.get("tool"):
         return f"{subject['tool']}: {_in_line(subject.get('arguments'))}".removesuffix(": ")
     if kind and "request" in subject:
-        seen = f"; its check saw: {subject['check']}" if subject.get("check") else ""
-        return f"in doubt: {kind.removeprefix('tool ')} {_in_line(subject['request'])}".rstrip() + seen
+        evidence = f"; its check saw: {subject['check']}" if subject.get("check") else ""
+        return f"in doubt: {kind.removeprefix('tool ')} {_in_line(subject['request'])}".rstrip() + evidence
     return str(question["question"])
 
 

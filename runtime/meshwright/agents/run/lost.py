@@ -42,11 +42,10 @@ async def add_lost_calls(
     """
     values = journal.earlier
     usual = _last_call(values)
-    # A claim that follows one that was cut off notes a call of a known run before it makes it.
-    would_be_noted = usual is not None and work.stalled_claims - (not is_over) > 1
+    is_noted = usual is not None and _ended_stalls(work, is_over=is_over) > 1
     if usual is None and usual_call is not None:
         usual = await usual_call(ref.type)
-    was_in_call = not would_be_noted and ends_in_call(values, tools, has_called=usual is not None)
+    was_in_call = not is_noted and ends_in_call(values, tools, has_called=usual is not None)
     count = journal.cut_calls.lost(was_in_call=was_in_call)
     if count and budgets is not None:
         reserved = await open_calls(budgets, ref, work, values)
@@ -56,6 +55,14 @@ async def add_lost_calls(
         events = [ProgressEvent.of(call.payload(), call.call_id) for call in lost_calls]
         journal.cut_calls.record_lost([counted_fields(call) for call in lost_calls], events)
     return lost_calls
+
+
+def _ended_stalls(work: Work, *, is_over: bool) -> int:
+    """The claims in a row that ended without a finished step.
+
+    From the second on, each followed one that was cut off, and noted a call of a model before it made it.
+    """
+    return work.stalled_claims if is_over else work.stalled_claims - 1  # a claim that runs counts itself
 
 
 def ends_in_call(

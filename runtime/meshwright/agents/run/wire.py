@@ -60,7 +60,7 @@ class RunWire:
     """The APIs of model providers as one run answers them: with the same replies when it is resumed.
 
     `step_of` names the step of a request, which makes the call. A call of a client after the run's end, or
-    from the code of another run, is refused with 401. Errors that end the run are raised past whoever sent
+    from the code of another run, is refused with 401. Errors that end the run are raised past the sender of
     the request.
     """
 

@@ -10,10 +10,8 @@ from meshwright.core.display import dollars
 from meshwright.core.encoding import Struct
 from meshwright.core.messages import ENDED, TaskStatus
 from meshwright.core.money import Amount, exact
-from meshwright.mesh.orchestration.retry_plan import LastStep, counted_names
+from meshwright.mesh.orchestration.retry_plan import LastStep, counted_names, in_line
 from meshwright.money.task_costs import TaskTree
-
-_MAX_NAMES = 12
 
 
 class CancelPlan(Struct):
@@ -66,9 +64,9 @@ def _sentences(plan: CancelPlan) -> Iterable[str]:
     elif not plan.effects:
         yield "No step that it has finished has changed anything."
     else:
-        yield f"This is not undone: {_list(plan.effects)}."
+        yield f"This is not undone: {in_line(plan.effects)}."
     if plan.cut_off:
-        yield f"This is cut off, and may take effect all the same: {_list(plan.cut_off)}."
+        yield f"This is cut off, and may take effect all the same: {in_line(plan.cut_off)}."
     if plan.tasks_below:
         are = "task that it delegated is" if plan.tasks_below == 1 else "tasks that it delegated are"
         yield f"{plan.tasks_below} open {are} cancelled too."
@@ -81,8 +79,3 @@ def _sentences(plan: CancelPlan) -> Iterable[str]:
 
 def _count(names: Sequence[str]) -> tuple[str, ...]:
     return (f"{len(names)} kind{'' if len(names) == 1 else 's'} of steps",) if names else ()
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{', '.join(names[:_MAX_NAMES])}{more}"

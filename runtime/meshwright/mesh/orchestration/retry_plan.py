@@ -124,6 +124,12 @@ def child_costs(tree: TaskTree | None) -> dict[str, Amount | None]:
     return {node.task_id: None if node.tree_unpriced else node.tree_cost_usd for node in nodes}
 
 
+def in_line(names: Sequence[str]) -> str:
+    """Names with commas between, the first twelve of many."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{', '.join(names[:_MAX_NAMES])}{more}"
+
+
 def _sentences(way: RetryWay) -> Iterable[str]:
     if way.begin == "start":
         yield "It starts over and keeps no step."
@@ -132,16 +138,15 @@ def _sentences(way: RetryWay) -> Iterable[str]:
     if not way.steps_again:
         yield "No step that ran before runs again; it goes on behind them."
         return
-    names = f": {', '.join(way.names[:_MAX_NAMES])}" if way.names else ""
-    more = f" and {len(way.names) - _MAX_NAMES} more" if len(way.names) > _MAX_NAMES else ""
+    names = f": {in_line(way.names)}" if way.names else ""
     run = "runs" if way.steps_again == 1 else "run"
-    yield f"{_steps(way.steps_again, 'step')} {run} again{names}{more}."
+    yield f"{_steps(way.steps_again, 'step')} {run} again{names}."
     if way.cost_usd is None:
         yield "The price of what they cost before is unknown."
     else:
         yield f"Before, they cost {dollars(way.cost_usd)}."
     if way.effects:
-        effects = ", ".join(way.effects[:_MAX_NAMES])
+        effects = in_line(way.effects)
         yield (
             f"A person decides first whether to repeat what may have taken effect: {effects}."
             if way.asks
