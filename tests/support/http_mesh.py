@@ -131,7 +131,8 @@ class Api:
             {"Last-Event-ID": str(last_id)} if last_id is not None else {}
         )
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        async with self.session.get(path, params=params, headers=headers) as response:
+        lasting = aiohttp.ClientTimeout(total=120)
+        async with self.session.get(path, params=params, headers=headers, timeout=lasting) as response:
             assert (response.status, response.content_type) == (200, "text/event-stream")
             stream = Stream(response)
             await stream.block()  # `retry`, which comes first
