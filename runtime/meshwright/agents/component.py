@@ -189,6 +189,7 @@ class AgentsComponent(Component):
         mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings[ModelsSettings]
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
         offers = reversed(offered(mesh, lambda component: component.tool_wrappers()))
+        windows = mesh.get(ModelWindows)
         return Services(
             runtime=mesh.runtime,
             model=mesh.get(Model),
@@ -208,8 +209,8 @@ class AgentsComponent(Component):
             patience_days=settings[PeopleSettings].patience_days,
             max_context_tokens=settings[ContextSettings].max_tokens,
             max_memory_tokens=settings[ContextSettings].memory_max_tokens,
-            window=self._window,
-            price=mesh.get(ModelWindows).price_of,
+            window=partial(_window, windows, settings[ContextSettings].window_tokens),
+            price=windows.price_of,
             stream=settings[ModelsSettings].stream,
             parking=parking,
             budgets=mesh.get(Budgets),
@@ -229,10 +230,6 @@ class AgentsComponent(Component):
         decisions = await self.mesh.get(WholeInbox).count(tenant_id)
         return activity.model_copy(update={"decisions": decisions})
 
-    def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
-        window = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
-        return ModelWindow(window.input or self.mesh.settings[ContextSettings].window_tokens, window.output)
-
     def _slots(self, agent_id: str) -> int:
         own = self._agents[agent_id].agent.max_concurrency if agent_id in self._agents else None
         return own or self.mesh.settings[AgentsSettings].max_concurrency
@@ -240,6 +237,18 @@ class AgentsComponent(Component):
     def _overran(self, overrun: Overrun) -> None:
         payload = ToolOverran(tool=overrun.tool, seconds=overrun.seconds, ended=overrun.has_ended)
         tell_task(self.mesh, payload, overrun.task, overrun.agent_id)
+
+
+def _window(
+    windows: ModelWindows,
+    usual_tokens: int | None,
+    model: str,
+    tags: tuple[str, ...],
+    tenant_id: str,
+    agent_id: str,
+) -> ModelWindow:
+    window = windows.window_of(model, tags, tenant_id, agent_id)
+    return window if window.input else ModelWindow(usual_tokens, window.output)
 
 
 async def _refuse(error: ConfigError) -> str:

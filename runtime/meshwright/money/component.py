@@ -182,8 +182,8 @@ class Accounting(Wrapper):
         else:
             source = "estimated" if reply.cost_source == "estimated" else "priced"
             if source == "estimated":
-                update["usage"] = estimated_usage(reply, request)
-            cost = self._prices.of_reply(reply.model_copy(update=update), request)
+                reply = reply.model_copy(update={"usage": estimated_usage(reply, request)})
+            cost = self._prices.of_reply(reply, request)
             update |= {"cost_usd": cost, "cost_source": "unknown" if cost is None else source}
         return reply.model_copy(update=update)
 

@@ -150,7 +150,9 @@ class Estimates:
 
     def _last(self, request: ModelRequest) -> _CallHistory:
         kind = _kind_of(request)
-        history = self._seen.setdefault(kind, _CallHistory())
+        history = self._seen.get(kind)
+        if history is None:
+            history = self._seen[kind] = _CallHistory()
         self._seen.move_to_end(kind)  # the first is the kind that is not used for longest
         if len(self._seen) > _MAX_KINDS:
             self._seen.popitem(last=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -50,6 +51,7 @@ _logger = logging.getLogger("meshwright.agents")
 _SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
 _CHARGE = "charge"  # the step of it
 _COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
+_counted = attrgetter(*_COUNTED)
 
 
 @dataclass(slots=True)
@@ -416,7 +418,7 @@ class ModelCalls:
 
 def counted_fields(call: Call) -> dict[str, Any]:
     """The fields of a call that its record in the journal has."""
-    fields: dict[str, Any] = {name: getattr(call, name) for name in _COUNTED}
+    fields: dict[str, Any] = dict(zip(_COUNTED, _counted(call), strict=True))
     if call.finish_reason is None:
         del fields["finish_reason"]
     return fields

@@ -170,16 +170,22 @@ def call_settings(state: RunState, *, needs_prompt: bool = True) -> CallSettings
     )
 
 
-async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContext]) -> PreparedPrompt:
-    """Recall memories, fill in the prompt, and read the conversation."""
+async def prepare_run(
+    state: RunState, context_of_calls: Callable[[], CallContext], totals: Callable[[], dict[str, Any]]
+) -> PreparedPrompt:
+    """Recall memories, fill in the prompt, and read the conversation; `totals` says what all has come to."""
     agent, task, services = state.agent, state.task, state.services
     prompt, version, model, tags, params, variant = call_settings(state)
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
     history, outside = await _conversation(state, window.input)
     earlier = await earlier_changes(state)
     skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
-    prepared = PreparedPrompt(
-        system="",
+    recalled_fields = await _recalled(state, Weighing(state, model, tags), context_of_calls)
+    values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
+    if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
+        values = {**input_texts(task.payload), **values}
+    return PreparedPrompt(
+        system=prompt.render_from(values),
         model=model,
         temperature=prompt.temperature if variant.temperature is None else variant.temperature,
         max_tokens=variant.max_tokens or prompt.max_tokens,
@@ -196,21 +202,26 @@ async def prepare_run(state: RunState, context_of_calls: Callable[[], CallContex
         window=window.input,
         max_output=window.output,
         max_calls=services.max_calls_per_reply,
+        prompt=version,
+        totals=totals(),
+        **recalled_fields,
     )
+
+
+async def _recalled(
+    state: RunState, weighing: Weighing, context_of_calls: Callable[[], CallContext]
+) -> dict[str, Any]:
+    """The fields of the prompt for memories and the sender's context."""
     memories: list[MemoryItem] = []
+    fields: dict[str, Any] = {}
     try:
         if text := state.task.text:
             memories = await recalled(state, text)
     except MemoryUnavailable as error:  # an agent without its memories still has its task
-        prepared = prepared.model_copy(update={"memory_error": str(error)})
-    if memories or task.sender_context is not None:
-        context = await _context(state, memories, Weighing(state, model, tags), context_of_calls)
-        prepared = prepared.model_copy(update=context)
-    values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
-    if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
-        values = {**input_texts(task.payload), **values}
-    system = prompt.render_from(values)
-    return prepared.model_copy(update={"system": system, "prompt": version})
+        fields["memory_error"] = str(error)
+    if memories or state.task.sender_context is not None:
+        fields |= await _context(state, memories, weighing, context_of_calls)
+    return fields
 
 
 async def _context(

@@ -213,8 +213,8 @@ class Run(RunClients):
 
     async def _made_ready(self) -> PreparedPrompt:
         with self._state.time.apart():
-            prepared = await prepare_run(self._state, partial(self._calls.context, self._journal.inside))
-        return prepared.model_copy(update={"totals": self._calls.totals.now()})
+            context = partial(self._calls.context, self._journal.inside)
+            return await prepare_run(self._state, context, self._calls.totals.now)
 
     @noted
     async def skills(self) -> str:

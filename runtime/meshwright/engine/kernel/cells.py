@@ -29,6 +29,7 @@ from meshwright.engine.kernel.turns import ActorKind, Commit, take_turn
 
 IDLE_SECONDS = 60.0
 ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer
+_NO_RECORD = ActorRecord()
 _RESTING_ROOM = 0.5  # the same of actors at rest: one walk passes all those with pending work
 
 
@@ -128,8 +129,9 @@ class Cells:
 
     def set_record(self, cell: Cell, record: ActorRecord) -> None:
         """Give a cell its record, as loaded or as a turn left it."""
-        self._bytes += len(record.state) - _size_of(cell)
-        self._working += record.has_pending_work - cell.has_work
+        before = cell.record or _NO_RECORD
+        self._bytes += len(record.state) - len(before.state)
+        self._working += record.has_pending_work - before.has_pending_work
         cell.record = record
 
     def forget(self, cell: Cell) -> None:

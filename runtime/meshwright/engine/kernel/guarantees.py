@@ -111,7 +111,7 @@ class Bus:
         self._subscriptions: list[tuple[Callable[[str], bool], Subscription]] = []
         self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str], bool]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
-        self._listening: dict[str, list[tuple[Listener, Collection[str], bool]]] = {}
+        self._listening: dict[tuple[str, str], list[tuple[Listener, bool]]] = {}
         self.unheard: set[tuple[str, str]] = set()
         """Topics and types of events that were told, and that no listener takes: need not be told."""
 
@@ -150,26 +150,23 @@ class Bus:
 
     def notify(self, event: Event) -> None:
         """Show an event to each listener of its topic and type."""
-        listeners = self._listening.get(event.topic)
+        key = event.topic, event.event_type
+        listeners = self._listening.get(key)
         if listeners is None:
             listeners = [
-                (show, types, sealed)
-                for matches, show, types, sealed in self._listeners
-                if matches(event.topic)
+                (listener, sealed)
+                for matches, listener, types, sealed in self._listeners
+                if matches(event.topic) and (not types or event.event_type in types)
             ]
             if len(self._listening) < _MAX_TOPICS:
-                self._listening[event.topic] = listeners
-        is_heard = False
-        for listener, types, sealed in listeners:
-            if types and event.event_type not in types:
-                continue
-            is_heard = True
+                self._listening[key] = listeners
+            if not listeners and len(self.unheard) < _MAX_UNHEARD:
+                self.unheard.add(key)
+        for listener, sealed in listeners:
             try:
                 listener(event if sealed else event.plain())
             except Exception:  # a view must not harm the runtime that it looks at
                 logger.exception("a listener failed on event %s", event.id)
-        if not is_heard and len(self.unheard) < _MAX_UNHEARD:
-            self.unheard.add((event.topic, event.event_type))
 
     def spread(self, events: Sequence[Event]) -> tuple[list[Event], list[Message]]:
         """The events, and the messages that they become for actors.

@@ -13,12 +13,11 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
-from meshwright.core.messages import Outcome
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.timers import Duty
 from meshwright.mesh.orchestration.registry import Registry, StatusChange
-from meshwright.mesh.orchestration.scoring import counts, recent_outcomes
+from meshwright.mesh.orchestration.scoring import Ended, counts, recent_outcomes
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -181,9 +180,9 @@ class Presence:
         )
 
     def _count(self, event: Event) -> None:
-        outcome = Outcome.model_validate_json(encode(event.payload))
-        if counts(outcome):
-            self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
+        ended = Ended.model_validate_json(encode(event.payload))
+        if counts(ended):
+            self._registry.record(ended.agent_id, ended.capability, ended.success)
 
     def _hear(self, event: Event) -> None:
         if self._runtime.incarnation in event.id:

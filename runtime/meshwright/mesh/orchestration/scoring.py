@@ -19,6 +19,7 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from meshwright.core.capability import Capability
+from meshwright.core.encoding import Struct
 from meshwright.core.events import Event
 from meshwright.core.messages import Fault, Outcome, ScoreCard
 from meshwright.engine.events.tasks import outcome_of
@@ -63,12 +64,22 @@ _TABLE = (
 _RULES = {error: rule for rule in _TABLE for error in rule.errors}
 
 
-def class_of(outcome: Outcome) -> FaultClass:
+class Ended(Struct, kw_only=True):
+    """The fields of an outcome that say something about its agent."""
+
+    agent_id: str
+    capability: str = ""
+    status: str
+    success: bool
+    error: Fault | None = None
+
+
+def class_of(outcome: Outcome | Ended) -> FaultClass:
     """Returns who is at fault for the failed end of an attempt."""
     return _rule_of(outcome).fault_class
 
 
-def counts(outcome: Outcome) -> bool:
+def counts(outcome: Outcome | Ended) -> bool:
     """Whether the end of an attempt says something about its agent."""
     return outcome.success or (outcome.status != "cancelled" and class_of(outcome) == "agent")
 
@@ -89,7 +100,7 @@ def rules_out(error: Fault | None) -> bool:
     return error is None or _RULES.get(error.type, _AGENTS).retry != "any agent"
 
 
-def _rule_of(outcome: Outcome) -> _Rule:
+def _rule_of(outcome: Outcome | Ended) -> _Rule:
     if outcome.error is None:
         return _AGENTS
     return _RULES.get(outcome.error.type, _AGENTS)
