@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
-from msgspec.structs import replace as replace_fields
-
 from meshwright.core import topics
 from meshwright.core.encoding import View
-from meshwright.core.errors import ModelError
 from meshwright.core.events import Event
-from meshwright.core.ids import derived_id, new_id
-from meshwright.core.money import TASK_BUDGET, ZERO, Amount, Budget, OnEmpty, exact
+from meshwright.core.ids import new_id
+from meshwright.core.money import ZERO, Amount, Budget, OnEmpty, exact
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.protocol import DEFAULT_TENANT
-from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
+from meshwright.models.errors import BudgetExceeded, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
-from meshwright.money.account import Account, Denial, LedgerEntry, LedgerReply, Raise, ReservationResult
+from meshwright.money.account import Account, Denial, LedgerReply, Raise
 from meshwright.money.allowances import Allowances
-from meshwright.money.balance import Balance, CallOrigin, Window, renews_at
+from meshwright.money.balance import Balance, Window, renews_at
 from meshwright.money.charging import (
     EVERY,
     AccountClient,
@@ -34,43 +31,30 @@ from meshwright.money.charging import (
     is_seen_by,
     only_key,
     owner_of,
-    words_for,
 )
 from meshwright.money.estimates import Estimates
 from meshwright.money.event_types import BudgetFreed
+from meshwright.money.holds import (
+    CHEAPER,
+    EXPENSIVE_TAGS,
+    Hold,
+    attempt_of,
+    cheaper_request,
+    next_entry,
+    op_of,
+    open_calls,
+    refusal_of,
+    reservation,
+)
 
 _logger = logging.getLogger("meshwright.budgets")
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _TASK_SECONDS = 20.0  # and at most, of a task
-_MARGIN_SECONDS = 10.0  # after a call's own limit: clocks differ, and the last word takes its time
-_CHEAPER = "cheap"
-_EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
-"""The tags that a soft budget's cheaper tag takes the place of."""
 _SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where it is unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
-
-    `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
-    call may cost, and the request may write less. It is over at `until` (unix seconds). `cut` are earlier
-    tries of the step that made it, whose processes ended before they did.
-    """
-
-    request: ModelRequest
-    op: str
-    call: str = ""
-    amount: Decimal | None = None
-    accounts: tuple[Account, ...] = ()
-    cheaper_tag: str | None = None
-    is_limited: bool = False
-    until: float = 0.0
-    cut: tuple[str, ...] = ()
 
 
 class BudgetView(View, kw_only=True):
@@ -144,21 +128,21 @@ class Budgets:
             return Hold(request, "")
         if limiter is not None:
             await limiter.prepare()
-        op = _op_of(request)
+        op = op_of(request)
         op = f"{op}/{new_id()}" if op in self._under_way else op  # a step that makes two calls at a time
         call = new_id()
         try:
             hold = await self._reserve(Hold(request, op, call), budgets, upper_bound, limiter)
         except BudgetExceeded as error:
-            cheaper = _downgraded(request, error.cheaper_tag)
+            cheaper = cheaper_request(request, error.cheaper_tag)
             if cheaper is request:
-                is_dear = not _EXPENSIVE_TAGS.isdisjoint(request.tags)
+                is_dear = not EXPENSIVE_TAGS.isdisjoint(request.tags)
                 error.can_be_cheaper = is_dear and error.cheaper_tag is None
                 if error.can_be_cheaper and error.on_empty in ("ask", "wait"):
                     error.remedy += ", or --cheaper in place of USD"
                 raise
         else:
-            cheaper = _downgraded(request, hold.cheaper_tag)
+            cheaper = cheaper_request(request, hold.cheaper_tag)
             if cheaper is request:
                 return hold
             self.release(hold)  # the expensive one; the cheaper one reserves for itself
@@ -234,25 +218,25 @@ class Budgets:
         Durable when this returns. Returns the calls that count as estimated with their amounts. Raises
         HostError.
         """
-        attempt = _attempt_of(user, context)
+        attempt = attempt_of(user, context)
         balances = await self._balances(user, context, tags)
         for account, state in balances:
             if state.holds(attempt):
                 await self._client(account).close(attempt)
-        return _open_calls(attempt, balances)
+        return open_calls(attempt, balances)
 
     async def open_calls(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:
         """The calls that `close` returns, some of which their accounts still hold. Raises HostError."""
-        return _open_calls(_attempt_of(user, context), await self._balances(user, context, tags))
+        return open_calls(attempt_of(user, context), await self._balances(user, context, tags))
 
     async def _balances(
         self, user: str, context: CallContext, tags: tuple[str, ...]
     ) -> list[tuple[Account, Balance]]:
         """The accounts that calls with any of these tags may be charged to, with their states."""
         budgets = await self._current()
-        cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
+        cheaper = [budget.cheaper_tag or CHEAPER for budget in (*budgets, *context.budgets)]
         # Budgets may have changed the tags of its calls.
-        request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
+        request = ModelRequest(messages=(), tags=(*tags, *cheaper, CHEAPER), user=user, context=context)
         states = [
             (account, await self._runtime.read(account.ref)) for account in accounts_of(request, budgets)
         ]
@@ -342,7 +326,7 @@ class Budgets:
         least = None if limiter is None else partial(limiter.least, request)
         clock, seconds = self._runtime.clock, request.timeout_seconds
         now, began = clock.now(), clock.monotonic()
-        entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
+        entry = reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         visited: list[Account] = []
@@ -356,12 +340,12 @@ class Budgets:
                 visited.append(account)  # before it answers: what it reserved is released after any error
                 result = await self._client(account).reserve(entry, give_up_at, least)
                 if result.answer in ("crowded", "refused", "busy"):
-                    raise _exceeded(account, entry, result, self._runtime.clock.now())
+                    raise refusal_of(account, entry, result, self._runtime.clock.now())
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
                 cut |= dict.fromkeys(result.cut)
-                entry = _learned(entry, result, request, limiter)
+                entry = next_entry(entry, result, request, limiter)
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.release(replace(hold, accounts=tuple(visited)))
             raise
@@ -405,105 +389,3 @@ class Budgets:
             cheaper=balance.cheaper,
             tenant_id=owner_of(account),
         )
-
-
-def _op_of(request: ModelRequest) -> str:
-    """The id of a reservation: of a task's step always the same, else new."""
-    context = request.context
-    if context.task_id is None:
-        return new_id()
-    return f"{_attempt_of(request.user, context)}{context.path or context.step}"
-
-
-def _attempt_of(user: str, context: CallContext) -> str:
-    """The beginning of the ids of all reservations of an attempt."""
-    where = context.task_id, context.generation, context.attempt
-    return derived_id("call", user, context.tenant_id, *map(str, where)) + "/"
-
-
-def _open_calls(attempt: str, balances: Iterable[tuple[Account, Balance]]) -> dict[str, Decimal]:
-    """The open calls of an attempt. One that several accounts have counts as the most of them."""
-    amounts: dict[str, Decimal] = {}
-    for _, state in balances:
-        for call, amount in state.open_calls(attempt).items():
-            amounts[call] = max(amount, amounts.get(call, ZERO))
-    return amounts
-
-
-def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
-    context, ends = hold.request.context, now + timedelta(seconds=hold.request.timeout_seconds)
-    return LedgerEntry(
-        op=hold.op,
-        call=hold.call,
-        amount=amount,
-        priority=context.priority,
-        since=(context.since or now).timestamp(),  # of its task: a later call keeps the place of the first
-        until=ends.timestamp() + _MARGIN_SECONDS,
-        estimate=estimate,
-        origin=CallOrigin.of(hold.request),
-    )
-
-
-def _learned(
-    entry: LedgerEntry, result: ReservationResult, request: ModelRequest, limiter: Estimates | None
-) -> LedgerEntry:
-    """The entry for the next account: the first publishes the row, and may say what such calls cost."""
-    usual = result.usual_usd
-    if usual is None:
-        return replace_fields(entry, origin=None)
-    if limiter is not None:
-        limiter.note_usual(request, usual)
-    return replace_fields(entry, origin=None, estimate=usual)
-
-
-def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
-    """The request with a cheaper tag in the place of expensive ones; the same one where nothing changes."""
-    if cheaper_tag is None or _EXPENSIVE_TAGS.isdisjoint(request.tags):
-        return request
-    tags = tuple(dict.fromkeys(cheaper_tag if tag in _EXPENSIVE_TAGS else tag for tag in request.tags))
-    return request.model_copy(update={"tags": tags})
-
-
-def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
-    if result.answer == "crowded":
-        problem = f"Budget {account.budget} ({account.key}) has too many calls under way"
-        return ModelUnavailable(problem, remedy="Try again when some have ended")
-    renews = renews_at(account.window, now)
-    owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
-    spent = (
-        f"{_usd(result.spent_usd)} of {_usd(result.limit_usd)} spent, {_usd(result.reserved_usd)} reserved"
-    )
-    if result.answer == "busy":
-        message = (
-            f"Budget {account.budget} of {owner} has all that is left reserved by calls under way: {spent}"
-        )
-        remedy = "Try again when some have ended"
-    else:
-        message = f"Budget {account.budget} of {owner} exceeded: {spent}"
-        missing = result.spent_usd + result.reserved_usd + entry.amount - result.limit_usd
-        remedy = f"Lower max_tokens, or add {_usd(missing)}: mesh budgets raise {words_for(account)} USD"
-        if account.budget == TASK_BUDGET and account.on_empty in ("fail", "cheaper"):
-            remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
-        elif renews and account.on_empty != "ask":
-            remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC. {remedy}"
-    message = f"{message}; this call may cost up to {_usd(entry.amount)}"
-    if result.denied:
-        message = f"{message}. More money was denied by {result.denied}"
-    is_cheaper = account.on_empty == "cheaper" or result.cheaper
-    error = BudgetExceeded(
-        message,
-        budget=account.budget,
-        account=account.id,
-        on_empty="fail" if result.denied else account.on_empty,
-        cheaper_tag=(account.cheaper_tag or _CHEAPER) if is_cheaper else None,
-        owner=account.owner_key,
-        is_busy=result.answer == "busy",
-        remedy=remedy,
-    )
-    error.retry_after_seconds = None if renews is None else (renews - now).total_seconds()
-    return error
-
-
-def _usd(amount: Decimal) -> str:
-    exponent = amount.normalize().as_tuple().exponent
-    return f"${amount:.{max(2, -int(exponent))}f}"

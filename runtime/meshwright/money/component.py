@@ -46,9 +46,10 @@ from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.money.account import ACCOUNT, BudgetAccount
 from meshwright.money.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.money.balance import CallOrigin
-from meshwright.money.budgets import Budgets, Hold
+from meshwright.money.budgets import Budgets
 from meshwright.money.costs import CallProjection, last_answered
 from meshwright.money.estimates import Estimates, PastCalls, estimated_tokens, estimated_usage, size_of
+from meshwright.money.holds import Hold
 from meshwright.money.settings import LedgerSettings
 
 _logger = logging.getLogger("meshwright.ledger")

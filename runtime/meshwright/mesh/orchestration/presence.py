@@ -17,7 +17,7 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.timers import Duty
 from meshwright.mesh.orchestration.registry import Registry, StatusChange
-from meshwright.mesh.orchestration.scoring import Ended, counts, recent_outcomes
+from meshwright.mesh.orchestration.scoring import AttemptEnd, counts, recent_outcomes
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -180,9 +180,9 @@ class Presence:
         )
 
     def _count(self, event: Event) -> None:
-        ended = Ended.model_validate_json(encode(event.payload))
-        if counts(ended):
-            self._registry.record(ended.agent_id, ended.capability, ended.success)
+        end = AttemptEnd.model_validate_json(encode(event.payload))
+        if counts(end):
+            self._registry.record(end.agent_id, end.capability, end.success)
 
     def _hear(self, event: Event) -> None:
         if self._runtime.incarnation in event.id:

@@ -64,7 +64,7 @@ _TABLE = (
 _RULES = {error: rule for rule in _TABLE for error in rule.errors}
 
 
-class Ended(Struct, kw_only=True):
+class AttemptEnd(Struct, kw_only=True):
     """The fields of an outcome that say something about its agent."""
 
     agent_id: str
@@ -74,12 +74,12 @@ class Ended(Struct, kw_only=True):
     error: Fault | None = None
 
 
-def class_of(outcome: Outcome | Ended) -> FaultClass:
+def class_of(outcome: Outcome | AttemptEnd) -> FaultClass:
     """Returns who is at fault for the failed end of an attempt."""
     return _rule_of(outcome).fault_class
 
 
-def counts(outcome: Outcome | Ended) -> bool:
+def counts(outcome: Outcome | AttemptEnd) -> bool:
     """Whether the end of an attempt says something about its agent."""
     return outcome.success or (outcome.status != "cancelled" and class_of(outcome) == "agent")
 
@@ -100,7 +100,7 @@ def rules_out(error: Fault | None) -> bool:
     return error is None or _RULES.get(error.type, _AGENTS).retry != "any agent"
 
 
-def _rule_of(outcome: Outcome | Ended) -> _Rule:
+def _rule_of(outcome: Outcome | AttemptEnd) -> _Rule:
     if outcome.error is None:
         return _AGENTS
     return _RULES.get(outcome.error.type, _AGENTS)
