@@ -110,3 +110,43 @@ async def test_the_command_line_says_the_same_before_it_retries(tmp_path: Path) 
         assert lines[1] == f"--from journal: {plan.ways[1].text}"
         result = await asyncio.to_thread(CliRunner().invoke, cli, [*command, "--from", "journal"])
         assert result.output.splitlines() == [lines[1]]
+
+
+class Counter(Agent):
+    """Counts in a step that may be repeated, then fails, in a step too if its task says so."""
+
+    agent_id = "counter"
+    capabilities = (Capability("counting"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        await run.step("count", self._count)
+        if run.task.text == "Fail in a step":
+            await run.step("fail", self._fail)
+        raise ValueError("lost count")
+
+    async def _count(self) -> int:
+        return 1
+
+    async def _fail(self) -> None:
+        raise ValueError("lost count")
+
+
+async def test_a_plan_names_a_person_only_if_the_retry_asks_one(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, Counter, Payer, Helper, script=ScriptedModel(*replies())) as api:
+        for text, again in (("Count.", "count"), ("Fail in a step", "fail")):
+            task_id = await api.finished(agent_id="counter", payload={"text": text})
+            start, journal = (await api.client.retry_plan(task_id)).ways
+            assert (start.asks, journal.asks) == (False, False)
+            way = start if again == "count" else journal
+            assert f"These may take effect once more: step {again}" in way.text
+            await api.client.retry(task_id, begin=None if way is start else "journal")
+            assert (await api.client.outcome(task_id)).error is not None
+            assert len((await api.client.task(task_id)).attempts) == 2
+        paid = await failed_payment(api)
+        assert (await api.client.retry_plan(paid)).ways[0].asks
+        await api.client.retry(paid)
+        async with asyncio.timeout(60):
+            while not (questions := await api.client.inbox()):
+                await asyncio.sleep(0.01)
+        assert "repeat these steps" in questions[0].question

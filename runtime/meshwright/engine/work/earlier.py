@@ -14,9 +14,9 @@ from meshwright.engine.work.people import RESTART
 from meshwright.engine.work.protocol import (
     DELEGATE,
     TOOL,
+    EndedAttempt,
     StepKey,
     TaskKey,
-    Work,
     answers_stream,
     claim_stream,
 )
@@ -417,10 +417,10 @@ def _copied(record: Record) -> Record:
     return Record(record.ref, record.stream, record.n, value)
 
 
-async def changes_before(runtime: Runtime, ref: ActorRef, work: Work) -> list[str]:
-    """The kinds of the steps that may have changed something in the attempts that work takes over from."""
+async def changes_before(runtime: Runtime, ref: ActorRef, attempts: Iterable[EndedAttempt]) -> list[str]:
+    """The kinds of the steps that may have changed something in attempts that have ended."""
     kinds: list[str] = []
-    for attempt in work.taken_over:
+    for attempt in attempts:
         records, answers = await read_steps(runtime, ref._replace(type=attempt.agent_id), attempt.steps, 1)
         changing = changing_steps([*records, *answers])
         kinds += changing or ([f"attempt {attempt.attempt}"] if attempt.changed else [])

@@ -109,7 +109,7 @@ class Journal:
         journal = cls(runtime, ref, work, *own, unspent, on_step, continued=continued)
         journal.replay.ended = failure
         if work.must_ask:
-            journal._repeats = await changes_before(runtime, ref, work)
+            journal._repeats = await changes_before(runtime, ref, work.taken_over)
         return journal
 
     async def begin(self) -> None:

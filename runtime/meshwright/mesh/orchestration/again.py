@@ -12,8 +12,8 @@ from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task, TaskStatus
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import read_continued, read_origin
-from meshwright.engine.work.protocol import Begin
+from meshwright.engine.work.earlier import changes_before, read_continued, read_origin
+from meshwright.engine.work.protocol import Begin, EndedAttempt, steps_stream
 from meshwright.engine.work.record import Attempt, TaskRecord, journals_of, thread_ref
 from meshwright.mesh.orchestration.scoring import must_start_over
 
@@ -148,22 +148,39 @@ async def plan_again(
         )
     ref, last = thread_ref(record, task), record.attempts[-1]
     assert ref is not None
-    count = len(await finished_paths(runtime, ref, journals_of(task_id, record.attempts, last.attempt)))
+    finished, _ = await steps_kept(runtime, ref, journals_of(task_id, record.attempts, last.attempt))
     return RetryResult(
         task_id=task_id,
         begin=begin,
         generation=generation,
-        steps_kept=count,
+        steps_kept=len(finished),
         attempt=last.attempt,
         agent_id=last.agent_id,
         error=outcome.error,
     )
 
 
-async def finished_paths(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> set[str]:
-    """The paths of the steps that are finished, and stay when others go on with them."""
+async def steps_kept(runtime: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> tuple[set[str], set[str]]:
+    """The paths of the steps that are finished and stay, and of those in doubt: a person decides on them."""
     records = [record.value for steps in journals for record in await read_continued(runtime, ref, steps)]
-    return {value["path"] for value in records if "path" in value and "result" in value}
+    finished = {value["path"] for value in records if "path" in value and "result" in value}
+    return finished, {value["path"] for value in records if "intent" in value} - finished
+
+
+async def asks_to_start_over(runtime: Runtime, record: TaskRecord, task: Task) -> bool:
+    """Whether a person decides before a task starts over by its fault: it may have changed something."""
+    if (ref := thread_ref(record, task)) is None:
+        return False
+    attempts = [
+        EndedAttempt(
+            attempt=one.attempt,
+            agent_id=one.agent_id,
+            steps=steps_stream(task.task_id, one.generation, one.attempt),
+            changed=one.changed,
+        )
+        for one in record.attempts
+    ]
+    return bool(await changes_before(runtime, ref, attempts))
 
 
 async def plan_fork(

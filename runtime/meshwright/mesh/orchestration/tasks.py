@@ -62,12 +62,13 @@ from meshwright.mesh.orchestration.acceptance import (
 from meshwright.mesh.orchestration.again import (
     ForkResult,
     RetryResult,
+    asks_to_start_over,
     begin_of,
     check_again,
-    finished_paths,
     fork_of,
     plan_again,
     plan_fork,
+    steps_kept,
 )
 from meshwright.mesh.orchestration.cancel_plan import CancelPlan, plan_of
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, way_of
@@ -273,13 +274,14 @@ class Tasks:
         usual = begin_of(outcome, None, record.attempts)
         steps = last_steps(record, await self.transcripts(task_id, tenant_id))
         costs = child_costs(await self._log.view(task_tree, tenant_id, task_id))
-        ways = [way_of("start", steps, set(), costs, asks=usual == "start")]
+        must_ask = usual == "start" and await asks_to_start_over(self._runtime, record, task)
+        ways = [way_of("start", steps, set(), costs, asks=must_ask)]
         if (thread := thread_ref(record, task)) is not None:
             try:
                 await plan_again(self._runtime, task_id, record, "journal", self._keep_steps)
                 journals = journals_of(task_id, record.attempts, record.attempts[-1].attempt)
-                paths = await finished_paths(self._runtime, thread, journals)
-                ways.append(way_of("journal", steps, paths, costs, asks=True))
+                paths, doubtful = await steps_kept(self._runtime, thread, journals)
+                ways.append(way_of("journal", steps, paths, costs, asks=bool(doubtful)))
             except Conflict as error:
                 refused = Fault(type=error.code, message=str(error))
                 ways.append(RetryWay(begin="journal", text=str(error), refused=refused))
