@@ -128,9 +128,9 @@ class RunTitled(StepPayload, type="run.title", word="title"):
 
 
 class FileAttached(StepPayload, type="file.attached", word="file"):
-    name: Fact[str]
-    media_type: str
-    size: int | None
+    name: str
+    media_type: Fact[str]
+    size: Fact[int | None]
 
     def event_line(self, event: Document) -> Sequence[object]:
         return (file_line(self.model_dump()),)

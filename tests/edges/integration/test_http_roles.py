@@ -163,6 +163,16 @@ async def test_no_route_shows_a_tenant_anything_of_another(api: Api, owner: str,
     await check_untouched(api, owned)
 
 
+async def test_a_viewer_sees_size_and_type_of_a_file_and_not_its_name(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, Giver, admin_token=TOKEN) as api:
+        viewer = await holder(api, "acme", Role.VIEWER)
+        task_id = await finished_task(api, await holder(api, "acme"), "giver", "please")
+        status, text = await send(api, "GET", f"/tasks/{task_id}/events", headers=viewer)
+        [attached] = [one for one in json.loads(text)["items"] if one["event_type"] == "file.attached"]
+        assert status == 200 and SECRET not in text
+        assert (attached["payload"]["media_type"], attached["payload"]["size"]) == ("text/plain", len(SECRET))
+
+
 async def test_a_caller_of_all_tenants_acts_for_the_tenant_that_it_names(api: Api) -> None:
     ours = await holder(api, "acme")
     task_id = await finished_task(api, ours, "echo", "hello")
