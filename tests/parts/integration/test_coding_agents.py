@@ -131,14 +131,17 @@ async def test_a_permission_is_not_asked_again_by_a_program_that_died_with_it(up
         assert len(mesh.events("task.waiting")) == 2
 
 
-async def test_a_permission_that_is_denied_is_an_answer(up: Up) -> None:
+@pytest.mark.parametrize(
+    ("words", "answer"), [("[asks]", "I was not allowed to"), ("[asks or stops]", "nothing")]
+)
+async def test_a_permission_that_is_denied_is_an_answer(up: Up, words: str, answer: str) -> None:
     async with up() as mesh:
-        receipt = await mesh.client.submit("fixer", "Have add() add. [asks]")
+        receipt = await mesh.client.submit("fixer", f"Have add() add. {words}")
         [question] = await mesh.questions()
-        await mesh.answer(question, {"approve": False})
+        await mesh.answer(question, {"approve": False, "reason": "not today"})
         outcome = await mesh.client.outcome(receipt.task_id)
         assert outcome.error is not None
-        assert "I was not allowed to" in outcome.error.message
+        assert f"says: {answer}. It was denied: Edit calc.py (not today)" in outcome.error.message
 
 
 async def test_a_change_that_breaks_tests_goes_back_to_the_agent(up: Up) -> None:

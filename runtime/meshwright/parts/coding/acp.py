@@ -75,6 +75,8 @@ class PromptEnd(NamedTuple):
 
     reason: str
     text: str
+    is_late: bool = False
+    """Whether it was told to end, since its time was up."""
 
 
 class AcpClient:
@@ -186,7 +188,7 @@ class AcpClient:
         reason = result.get("stopReason")
         if reason not in _STOP_REASONS:
             raise CodingAgentFailed(f"the coding agent ended its turn with {reason!r}, which is no reason")
-        return PromptEnd(str(reason), "".join(self._text))
+        return PromptEnd(str(reason), "".join(self._text), is_late=not results)
 
     async def _call(
         self, method: str, params: Mapping[str, Any], seconds: float = _START_SECONDS

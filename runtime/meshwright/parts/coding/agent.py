@@ -12,6 +12,7 @@ from meshwright.agents.run.run import Run
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ConfigError, ToolFailed
 from meshwright.core.ids import new_id
+from meshwright.engine.work.people import Approval
 from meshwright.parts.coding.errors import (
     CodingAgentFailed,
     CodingAgentGone,
@@ -27,10 +28,6 @@ from meshwright.toolsets.code import ProposingTools
 _MAX_FAILURES = 1  # sessions in a row whose program ends in the middle
 _MAX_SESSIONS = 5_000  # of a task: each answer to a permission takes one, each look for money or a provider
 _MAX_TITLE_CHARS, _MAX_TEXT_CHARS, _MAX_LISTED = 72, 4_000, 30
-_FAILED = {
-    "refusal": "refused the request",
-    "cancelled": "did not end in the time of its session: raise max_seconds of its table",
-}
 _RULES = """You work in this folder, a copy of a repository that is yours alone. You are in a box: there
 is no network but the model's, and nothing outside of this folder can be changed. Change the least that does
 it, and run the tests. Do not commit: the change is taken from the folder, its tests are run again, and a
@@ -76,7 +73,8 @@ class _Job:
     def __init__(self, run: Run, tree: Tree, name: str, settings: CodingProgram) -> None:
         self._run, self._tree, self._name, self._settings = run, tree, name, settings
         self._claim = new_id()
-        self._decisions: dict[str, asyncio.Future[bool]] = {}
+        self._decisions: dict[str, asyncio.Future[Approval]] = {}
+        self._denied: list[str] = []
         self._session_id = ""
         self._sessions = 0
         self._failures = 0
@@ -108,7 +106,7 @@ class _Job:
             if ending is None:
                 continue
             if "failed" not in ending:
-                self._failures = 0
+                self._failures, self._denied = 0, ending.get("denied", [])
                 return _answer(self._name, ending)
             self._failures += 1
             if ending.get("lost"):
@@ -122,7 +120,7 @@ class _Job:
         self._sessions += 1
         if self._sessions > _MAX_SESSIONS:
             raise CodingAgentFailed(f"{self._name} did not end its work in {_MAX_SESSIONS:,} sessions")
-        work = CodingWork(run, self._tree, self._name, self._settings, self._sessions, self._decisions)
+        work = CodingWork(run, self._tree, self._name, self._settings, self._sessions, self._decisions, {})
         beginning = await run.note("coding begin", {"claim": self._claim})
         async with AsyncExitStack() as stack:
             live = opened = ending = None
@@ -136,7 +134,7 @@ class _Job:
             if opened is not None:
                 self._session_id, self._is_lost = opened["id"], False
                 if live is not None:
-                    ending = await _ended(live)
+                    ending = await _ended(live, work.denied)
         return await run.note("coding turn", ending, _turn_of(ending))
 
     def _begun(self, opened: dict[str, Any] | None) -> SessionBegun | None:
@@ -153,8 +151,9 @@ class _Job:
 
         changed = await self._run.step("coding changed", look)
         if not changed:
+            denied = f". It was denied: {'; '.join(self._denied)[:500]}" if self._denied else ""
             raise NothingDelivered(
-                f"{self._name} changed nothing, and says: {answer[:500] or 'nothing'}",
+                f"{self._name} changed nothing, and says: {answer[:500] or 'nothing'}{denied}",
                 remedy="Say in the task which change is needed",
             )
         return changed
@@ -184,12 +183,14 @@ class _Job:
         return {**result, **commit}
 
 
-async def _ended(live: CodingSession) -> dict[str, Any]:
+async def _ended(live: CodingSession, denied: Mapping[str, str]) -> dict[str, Any]:
     try:
         end = await live.ended()
     except CodingAgentGone as error:
         return {"failed": str(error)}
-    return {"reason": end.reason, "text": end.text[: _MAX_TEXT_CHARS * 4], "refused": live.refused}
+    titles = [f"{title} ({reason})" if reason else title for title, reason in denied.items()]
+    ending = {"reason": end.reason, "text": end.text[: _MAX_TEXT_CHARS * 4], "refused": live.refused}
+    return {**ending, "denied": titles, "late": end.is_late}
 
 
 def _turn_of(ending: dict[str, Any] | None) -> TurnEnded | None:
@@ -200,7 +201,15 @@ def _turn_of(ending: dict[str, Any] | None) -> TurnEnded | None:
 
 
 def _answer(name: str, ending: dict[str, Any]) -> str:
-    if (fault := _FAILED.get(ending["reason"])) is not None:
+    """The last words of a turn; one that ends as cancelled after a denial, as Codex does, has ended."""
+    fault = ""
+    if ending["reason"] == "refusal":
+        fault = "refused the request"
+    elif ending["reason"] == "cancelled" and ending.get("late", True):
+        fault = "did not end in the time of its session: raise max_seconds of its table"
+    elif ending["reason"] == "cancelled" and not ending["denied"]:
+        fault = "cancelled its own turn"
+    if fault:
         raise CodingAgentFailed(f"{name} {fault}. It says: {ending['text'][:500] or 'nothing'}")
     return ending["text"]
 

@@ -80,25 +80,27 @@ class AcpConversation:
         if key not in decisions:
             decisions[key] = asyncio.ensure_future(self._ask_person(title_of(call), about))
             decisions[key].add_done_callback(self._interrupt)
-        is_allowed = await asyncio.shield(decisions[key])
-        return permission.option(allow=is_allowed)
+        answer = await asyncio.shield(decisions[key])
+        if not answer.approve:
+            self._work.denied[title_of(call)] = answer.reason
+        return permission.option(allow=answer.approve)
 
-    def _interrupt(self, decision: asyncio.Future[bool]) -> None:
+    def _interrupt(self, decision: asyncio.Future[Approval]) -> None:
         """Have the run's own code raise what kept a permission from being decided."""
         error = None if decision.cancelled() else decision.exception()
         if error is not None and not self._gateway.interrupted.done():
             self._gateway.interrupted.set_exception(error)
 
-    async def _ask_person(self, title: str, about: Mapping[str, str]) -> bool:
+    async def _ask_person(self, title: str, about: Mapping[str, str]) -> Approval:
         """Ask for a permission; the same question in a later claim has its answer."""
         run, question = self._work.run, f"{self._work.name} asks for a permission: {title}"
         try:
             answer = await run.ask_person(question, shape=Approval, about=about)
         except WaitExpired:
-            answer = Approval(approve=False)
+            answer = Approval(approve=False, reason="nobody answered in time")
         decided = PermissionDecided(title=title, allowed=answer.approve)
         await run.publish("coding permission", {"about": about}, decided)
-        return answer.approve
+        return answer
 
     def _update(self, update: Mapping[str, Any]) -> None:
         if update.get("sessionUpdate") not in _CALLS:

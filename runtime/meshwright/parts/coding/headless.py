@@ -67,7 +67,7 @@ class HeadlessConversation:
             async with asyncio.timeout(self._work.settings.max_seconds):
                 return await self._end
         except TimeoutError:
-            return PromptEnd("cancelled", self._text)
+            return PromptEnd("cancelled", self._text, is_late=True)
 
     async def _take_all(self) -> None:
         async for line in lines_of(self._reader):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from meshwright.agents.run.run import Run
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.redaction import redact
+from meshwright.engine.work.people import Approval
 from meshwright.parts.coding.acp import PromptEnd
 from meshwright.parts.coding.event_types import CodingCall
 from meshwright.parts.coding.settings import CodingProgram
@@ -43,8 +44,10 @@ class CodingWork(NamedTuple):
     settings: CodingProgram
     number: int
     """Of the session in its run."""
-    decisions: dict[str, asyncio.Future[bool]]
+    decisions: dict[str, asyncio.Future[Approval]]
     """The answers to permissions in all sessions of the run, by the calls that they are for."""
+    denied: dict[str, str]
+    """The reasons of denied permissions, by the titles of their calls."""
 
 
 class AgentConversation(Protocol):
