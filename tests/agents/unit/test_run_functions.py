@@ -177,3 +177,25 @@ async def test_a_tool_with_a_schema_alone_gets_its_signature_from_that() -> None
     odd.parameters = {"type": "object", "properties": {"file-path": {"type": "string"}}}
     with pytest.raises(AgentError, match=r"the parameter 'file-path', which Python cannot name"):
         function_of(odd, call)
+
+
+async def test_functions_of_another_run_or_after_the_end_are_not_called() -> None:
+    charged: list[str] = []
+    calls: list[Any] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        if not calls:
+            calls.extend([*run.functions("charge"), lambda text: ask(run, text)])
+            return str(await calls[0]("A1"))
+        return "; ".join([str(await swallowing(call("B2"))) for call in calls])
+
+    model = EchoingModel()
+    async with mesh_for(author(run, Shop, charged=charged), model=model) as mesh:
+        await mesh.ask("author", "1")
+        second = await mesh.ask("author", "2")
+        late = await swallowing(calls[0]("C3"))
+    refusal = "swallowed The run of this call has ended, so it is not made"
+    assert (second.text or "").count(refusal) == 2
+    assert late.startswith(refusal)
+    assert charged == ["A1"]
+    assert not model.calls

@@ -18,7 +18,7 @@ from meshwright.agents.run.steps import RunSteps
 from meshwright.agents.run.tool_calls import value_of
 from meshwright.agents.run.tool_chain import call_tool
 from meshwright.agents.run.transport import HttpPackage, library_of, run_transport
-from meshwright.agents.run.wire import RunWire, WireStep, past_frameworks
+from meshwright.agents.run.wire import RunWire, WireStep, past_frameworks, why_closed
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError
 from meshwright.core.ids import derived_id
@@ -106,6 +106,9 @@ class RunClients(RunSteps):
 
     async def _by_request(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for."""
+        if which := why_closed(self._journal):
+            remedy = "Take run and its functions from the arguments of each run"
+            raise AgentError(f"The run of this call {which}, so it is not made", remedy=remedy)
         with self._journal.by_request():
             task = asyncio.create_task(work())
         return await task

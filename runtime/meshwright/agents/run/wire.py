@@ -40,6 +40,13 @@ def past_frameworks(journal: Journal) -> Iterator[None]:
         raise journal.interrupt(error) from error
 
 
+def why_closed(journal: Journal) -> str:
+    """Why a call of the code that runs now is no step of the run; no text if it may be one."""
+    if journal.is_closed:
+        return "has ended"
+    return "" if journal.is_of_caller else "is another's"
+
+
 class WireAnswer(NamedTuple):
     """The answer to a request: `body` is a document, or the pieces of a stream, which must be closed."""
 
@@ -89,11 +96,9 @@ class RunWire:
             return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
 
     def _check_open(self) -> None:
-        if self._journal.is_closed or not self._journal.is_of_caller:
-            which = "has ended" if self._journal.is_closed else "is another's"
-            raise Unauthenticated(
-                f"The run of this client {which}", remedy="Make a client in each run: run.openai()"
-            )
+        if which := why_closed(self._journal):
+            remedy = "Make a client in each run: run.openai() or run.anthropic()"
+            raise Unauthenticated(f"The run of this client {which}", remedy=remedy)
 
     async def _whole(self, call: WireCall, step: WireStep) -> WireAnswer:
         reply = await step.complete(None)
