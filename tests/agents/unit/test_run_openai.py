@@ -183,6 +183,16 @@ async def test_a_sync_client_works_in_a_thread_and_is_refused_on_the_loop() -> N
         assert (await mesh.ask("author", "Do it.")).text == "whole in pieces"
 
 
+async def test_a_transport_that_is_made_in_a_thread_is_refused() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        await asyncio.to_thread(run.transport)
+        return ""
+
+    async with mesh_for(author(run)) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert "Make it before asyncio.to_thread(...), and use it in the thread" in str(outcome.error)
+
+
 async def test_a_call_of_a_tool_by_a_reply_keeps_its_id() -> None:
     async def run(self: Agent, run: Run) -> str:
         client = run.openai()

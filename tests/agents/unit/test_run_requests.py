@@ -57,6 +57,7 @@ async def test_complete_sends_these_messages_alone_with_the_settings_of_the_agen
     ("messages", "error"),
     [
         ("Hello", "run.complete is given no list of messages"),
+        ({"role": "user", "content": "x"}, "run.complete is given no list of messages"),
         ([{"role": "nobody", "content": "x"}], "messages.0.role"),
         ([{"role": "user", "content": 7}], "messages.0.content"),
     ],
@@ -68,6 +69,40 @@ async def test_messages_that_are_none_are_refused_with_their_field(messages: Any
     async with mesh_for(author(run)) as mesh:
         outcome = await mesh.ask("author", "Do it.")
     assert error in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"temperature": "hot"}, "temperature: "),
+        ({"max_tokens": -1}, "max_tokens: "),
+        ({"model": 3}, "model: "),
+        ({"tags": "cheap"}, "tags: "),
+        ({"tool_choice": "any"}, "run.complete is given the tool_choice 'any'. Write one of auto"),
+        ({"params": ["top_p"]}, "Write a dict, such as"),
+        ({"shape": str}, "the shape <class 'str'> is no pydantic model"),
+        ({"shape": {"type": "objekt"}}, "shape: type must be"),
+        ({"on_delta": asyncio.sleep}, "Give a function that is not async"),
+    ],
+)
+async def test_settings_that_are_none_are_refused_before_a_call(settings: Any, error: str) -> None:
+    async def run(self: Agent, run: Run) -> str:
+        return (await run.complete([{"role": "user", "content": "x"}], **settings)).content
+
+    model = EchoingModel()
+    async with mesh_for(author(run), model=model) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert error in str(outcome.error)
+    assert not model.calls
+
+
+async def test_messages_may_come_from_a_generator() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        messages: Any = ({"role": "user", "content": text} for text in ("x", "y"))
+        return (await run.complete(messages)).content
+
+    async with mesh_for(author(run), model=EchoingModel()) as mesh:
+        assert (await mesh.ask("author", "Do it.")).text == "y 1"
 
 
 async def test_calls_side_by_side_find_their_own_replies_in_any_order(tmp_path: Path) -> None:

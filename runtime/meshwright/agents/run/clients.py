@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
@@ -74,11 +75,15 @@ class RunClients(RunSteps):
 
         A call that ended is never made again: when the run is resumed it returns the same reply, or raises
         the same error. Raises ModelError; LimitReached where tokens, money or time of the run are used up;
-        InvalidInput with the field of a message or tool that is none. If the provider or the money is away
+        InvalidInput with the field of an argument that is wrong. If the provider or the money is away
         the run waits, and the call is made again.
         """
-        fields = {"model": model, "tags": tuple(tags), "tool_choice": tool_choice}
-        settings = {"temperature": temperature, "max_tokens": max_tokens, "params": dict(params or {})}
+        if on_delta is not None and (not callable(on_delta) or iscoroutinefunction(on_delta)):
+            raise AgentError(
+                f"run.complete is given the on_delta {on_delta!r}", remedy="Give a function that is not async"
+            )
+        settings = {"temperature": temperature, "max_tokens": max_tokens, "params": params}
+        fields = {"model": model, "tags": tags, "tool_choice": tool_choice}
         request = request_of(messages, tools, shape, **fields, **settings)
         pieces: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from msgspec.structs import replace
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from meshwright.agents.run.prepared import CallSettings
 from meshwright.agents.run.state import RunState
 from meshwright.core.errors import AgentError
 from meshwright.core.limits import reserved_param
+from meshwright.core.schema_checks import check_schema
 from meshwright.engine.work.paths import hash_of
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
 from meshwright.models.structure import response_schema
@@ -23,37 +24,57 @@ Shape = type[BaseModel] | Mapping[str, Any]
 """The shape of an answer: a pydantic model, or a JSON schema."""
 
 _OWN_MODEL = frozenset({"", "default"})
+_BODY = {"model": "default", "messages": [{"role": "user", "content": ""}]}
+"""The least that is a request of OpenAI's API."""
 
 
 def request_of(
     messages: Sequence[ChatMessage | Mapping[str, Any]],
     tools: Sequence[ToolSpec | Mapping[str, Any]],
     shape: Shape | None,
-    **fields: Any,
+    *,
+    model: str,
+    tags: Sequence[str],
+    tool_choice: ToolChoice,
+    params: Mapping[str, Any] | None,
+    **settings: Any,
 ) -> ModelRequest:
     """Make the request of a call; `RunClients.complete` describes the arguments.
 
-    Raises InvalidInput with the field of a message or a tool that is none.
+    Raises InvalidInput with the field that is wrong, AgentError where no model can be asked so.
     """
-    if isinstance(messages, str) or not messages:
+    messages = () if isinstance(messages, (str, dict)) else tuple(messages or ())
+    if not messages:
         remedy = 'Write run.complete([{"role": "user", "content": "What is a turn?"}])'
         raise AgentError("run.complete is given no list of messages", remedy=remedy)
-    if name := reserved_param(fields["params"]):
+    if tool_choice not in get_args(ToolChoice):
+        remedy = f"Write one of {', '.join(get_args(ToolChoice))}"
+        raise AgentError(f"run.complete is given the tool_choice {tool_choice!r}", remedy=remedy)
+    if params is not None and not isinstance(params, Mapping):
+        raise AgentError(
+            f"run.complete is given the params {params!r}", remedy='Write a dict, such as {"top_p": 0.5}'
+        )
+    if name := reserved_param(params or ()):
         raise AgentError(f"run.complete is given {name!r} among its params", remedy="Leave it out")
+    checked = CHAT.read({**_BODY, "model": model or "default", "tags": tags, **settings}, {}).request
     return ModelRequest(
+        model=model or "",
         messages=_read(messages, "messages"),
+        tags=checked.tags,
         tools=_read(tools, "tools"),
+        tool_choice=tool_choice,
         response_schema=_schema_of(shape),
         user="",
-        **fields,
+        temperature=checked.temperature,
+        max_tokens=checked.max_tokens,
+        params=dict(params or {}),
     )
 
 
 def _read(items: Sequence[Any], name: Literal["messages", "tools"]) -> tuple[Any, ...]:
     """Messages, or tools, as the port has them, in their order."""
     foreign = [dict(item) if isinstance(item, Mapping) else item for item in items if _is_foreign(item)]
-    body: dict[str, Any] = {"model": "default", "messages": [{"role": "user", "content": ""}]}
-    request = CHAT.read({**body, name: foreign}, {}).request if foreign else None
+    request = CHAT.read({**_BODY, name: foreign}, {}).request if foreign else None
     converted = iter(getattr(request, name) if request is not None else ())
     return tuple(next(converted) if _is_foreign(item) else item for item in items)
 
@@ -63,8 +84,14 @@ def _is_foreign(item: Any) -> bool:
 
 
 def _schema_of(shape: Shape | None) -> dict[str, Any] | None:
-    if shape is None or isinstance(shape, Mapping):
-        return None if shape is None else dict(shape)
+    if shape is None:
+        return None
+    if isinstance(shape, Mapping):
+        check_schema(shape, "shape")
+        return dict(shape)
+    if not (isinstance(shape, type) and issubclass(shape, BaseModel)):
+        remedy = "Name a class of it, or give a JSON schema"
+        raise AgentError(f"the shape {shape!r} is no pydantic model", remedy=remedy)
     return response_schema(shape)
 
 

@@ -20,10 +20,15 @@ _EXTRAS = {"httpx": "openai", "httpx2": "anthropic"}
 def run_transport(wire: RunWire, package: HttpPackage) -> Any:
     """A transport for async clients, and for sync ones in threads, of a package.
 
-    Raises AgentError where the package is not installed.
+    Raises AgentError where the package is not installed, and in another thread than the run's.
     """
     library = library_of(package, _EXTRAS[package])
-    return _transport_of(library)(wire, library, asyncio.get_running_loop())
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError as error:
+        remedy = "Make it before asyncio.to_thread(...), and use it in the thread"
+        raise AgentError("A client or transport of a run is made in a thread", remedy=remedy) from error
+    return _transport_of(library)(wire, library, loop)
 
 
 def library_of(name: str, extra: str) -> Any:
