@@ -129,9 +129,19 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
             async with http.get(f"{urls[1]}/tasks", params={"limit": "100"}) as answer:
                 return {task["task_id"]: task["status"] for task in (await answer.json())["items"]}
 
-        tasks = await asyncio.gather(*(submit(number) for number in range(TASKS)))
-        one.send_signal(signal.SIGKILL)
+        async def leases() -> list[str]:
+            async with http.get(f"{urls[1]}/figures") as answer:
+                return [worker["lease"] for worker in (await answer.json())["workers"]]
+
+        async def listed(*wanted: str) -> None:
+            while await leases() != [*wanted]:
+                await asyncio.sleep(0.05)
+
         async with asyncio.timeout(240):
+            await listed("held", "held")
+            tasks = await asyncio.gather(*(submit(number) for number in range(TASKS)))
+            one.send_signal(signal.SIGKILL)
+            await listed("held", "expired")
             while await ended() != dict.fromkeys(tasks, "succeeded"):
                 await asyncio.sleep(0.05)
     for name in ("one", "two"):

@@ -354,7 +354,7 @@ def _time(seconds: float) -> datetime:
 
 # Workers: each process says every few seconds what it runs, and fronts remember it
 
-_SEEN, _ROLL_CALL = "worker.seen", "worker.roll_call"
+_SEEN, _ROLL_CALL, _LEFT = "worker.seen", "worker.roll_call", "worker.left"
 _MISSED = 3  # beats without a word, after which a worker is no longer listed
 
 
@@ -367,7 +367,7 @@ class Roster:
         self._started_at = mesh.runtime.clock.now()
         self._heard: dict[str, WorkerFigures] = {}
         self._telling = Duty(mesh.runtime.clock, self._seconds, self._tell, "worker: seen")
-        mesh.runtime.listen(topics.MESH, self._hear, (_SEEN, _ROLL_CALL))
+        mesh.runtime.listen(topics.MESH, self._hear, (_SEEN, _ROLL_CALL, _LEFT))
 
     async def start(self) -> None:
         """Ask who is there and, where other processes may ask, begin to tell."""
@@ -376,11 +376,13 @@ class Roster:
             await self._telling.start()
 
     async def stop(self) -> None:
-        """Stop telling."""
+        """Stop telling, and say that this process leaves: it has not lost its lease."""
         await self._telling.stop()
+        if self._mesh.runtime.is_shared:
+            self._show(_LEFT, {"incarnation": self._mesh.runtime.incarnation})
 
     async def workers(self) -> list[WorkerFigures]:
-        """Those that are there, this process first; one that goes away is listed for three beats more."""
+        """Those that are there, this process first; one that was lost is listed for three beats more."""
         now = self._mesh.runtime.clock.now()
         for name, worker in list(self._heard.items()):
             if (now - worker.seen_at).total_seconds() > _MISSED * self._seconds:
@@ -429,6 +431,9 @@ class Roster:
         if event.event_type == _ROLL_CALL:
             if self._mesh.ready:
                 self._say()
+            return
+        if event.event_type == _LEFT:
+            self._heard.pop(event.fields["incarnation"], None)
             return
         worker = WorkerFigures.model_validate(event.payload)
         self._heard[worker.incarnation] = worker
