@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,31 @@ async def test_an_operator_finds_what_is_away_by_one_click(
             fake.faults_of["east"].clear()
             await page.get_by_role("button", name="Test default").click()
             await expect(page.get_by_role("heading", level=1)).to_have_text("east well")
+
+
+async def test_a_call_that_is_made_again_after_an_outage_is_shown_as_running(
+    tmp_path: Path, browser: Browser, fake: FakeProvider
+) -> None:
+    fake.faults_of["east"].extend([Fault(status=503)] * 3 + [Fault(kind="hang")])
+    router = {"num_retries": 0, "allowed_fails": 9}
+    config = {"model_list": [deployment(fake, "east", "default")], "router_settings": router}
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, poet, model="router", models={"park_seconds": 0.5}) as api:
+        task_id = await api.submit(agent_id="poet", payload={"text": "Sing of the sea"})
+        async with asyncio.timeout(60):
+            while len(fake.calls_of("east")) < 4:  # three tries, then one after the outage
+                await asyncio.sleep(0.01)
+        async with open_view(browser, api, f"task/{task_id}") as page:
+            step = page.get_by_role("list", name="Steps").get_by_role("listitem").filter(has_text="model")
+            await expect(step.locator(".status")).to_have_text("running")
+            await expect(step).to_contain_text("503")
+            assert await step.locator(".share").evaluate(OVERFLOW) <= 0
+            await api.client.cancel(task_id)
+            await expect(step.locator(".status")).to_have_text("failed")
+
+
+OVERFLOW = "node => node.getBoundingClientRect().right - node.parentElement.getBoundingClientRect().right"
 
 
 async def test_a_key_of_one_tenant_sees_no_models(tmp_path: Path, browser: Browser) -> None:

@@ -20,6 +20,7 @@ from tests.support.page import (
     Helper,
     Releaser,
     confirm,
+    expect_refusal,
     open_view,
     press,
     priced_reply,
@@ -74,6 +75,29 @@ async def test_a_mesh_that_is_away_is_asked_again(tmp_path: Path, browser: Brows
         await page.context.set_offline(False)
         await api.finished(agent_id="echo", payload={"text": "Hello"})
         await expect(page.get_by_role("alert")).to_have_count(0)
+
+
+async def test_what_was_pressed_while_the_mesh_is_away_is_not_said_to_be_sent_again(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path, Releaser) as api:
+        kept = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        async with reader(browser, f"{api.url}/#/task/{kept}") as person:
+            page = person.page
+            approve, again = page.get_by_role("button", name="Approve"), "If not, do it again."
+            await expect(approve).to_be_visible()
+            await press(page, "Cancel…")
+            await page.context.set_offline(True)
+            await confirm(page, "Cancel it")
+            await expect_refusal(page, again)
+            await confirm(page, "Leave it")
+            await approve.click()
+            await expect(page.locator(".notice")).to_contain_text(
+                f"The mesh did not answer — Once it answers, see whether this was done. {again}"
+            )
+            await page.context.set_offline(False)
+            await approve.click()
+            assert (await api.client.outcome(kept)).success
 
 
 async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, browser: Browser) -> None:
@@ -156,3 +180,4 @@ async def test_the_sentence_of_health_names_questions_that_reached_nobody(
         link = page.locator(".health").get_by_role("link")
         await expect(link).to_contain_text("2 questions have reached nobody who may answer, since")
         await expect(link).to_have_attribute("href", "#/inbox")
+        await page.unroute_all(behavior="ignoreErrors")

@@ -50,7 +50,8 @@ export async function read(method, path, body, type = "application/json") {
   if (method !== "GET") shared.clear();
   const options = { method, headers: { ...headers(), Accept: type }, body: body === undefined ? undefined : JSON.stringify(body) };
   const answer = await fetch(path, options).catch(() => {
-    throw new Problem(0, { detail: "The mesh does not answer", remedy: "It is asked again." });
+    if (method === "GET") throw new Problem(0, { detail: "The mesh does not answer", remedy: "It is asked again." });
+    throw new Problem(0, { detail: "The mesh did not answer", remedy: "Once it answers, see whether this was done. If not, do it again." });
   });
   const text = await answer.text();
   if (answer.ok) return text;

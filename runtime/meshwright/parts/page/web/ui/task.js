@@ -51,7 +51,7 @@ function Why({ task }) {
   if (task.missing_agent) return line(`It waits for its agent ${task.missing_agent}, which is not loaded here: start it`, true);
   if (waits.length) {
     const { kind, reason, since, wait_id, child_task_id, due_at } = waits[0];
-    return line(html`It waits for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}${since ? html`, asked <${Ago} time=${since} />` : ""}${due_at ? html`, until <${Ago} time=${due_at} />` : ""}${child_task_id ? html` (<${TaskLink} id=${child_task_id} />)` : ""}: ${kind === "person" ? html`<a href=${to("inbox", { item: wait_id })}><${Text} value=${reason} /></a>` : html`<${Text} value=${reason} />`}${waits.length > 1 ? `, and for ${waits.length - 1} more` : ""}`);
+    return line(html`It waits for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}${since ? html`, asked <${Ago} time=${since} />` : ""}${due_at ? html`, due <${Ago} time=${due_at} />` : ""}${child_task_id ? html` (<${TaskLink} id=${child_task_id} />)` : ""}: ${kind === "person" ? html`<a href=${to("inbox", { item: wait_id })}><${Text} value=${reason} /></a>` : html`<${Text} value=${reason} />`}${waits.length > 1 ? `, and for ${waits.length - 1} more` : ""}`);
   }
   if (task.state) return line(html`It is in <${Text} value=${task.state} />`);
   if (task.status === "running") return line(html`${last?.agent_id} works on it, begun <${Ago} time=${last?.started_at} />`);

@@ -66,7 +66,7 @@ function Rows({ task, steps, at, href, isCut }) {
   const most = Math.max(0, ...steps.map((step) => Number(step.cost_usd ?? 0)));
   const cost = task.outcome ? task.outcome.cost_usd : steps.reduce((sum, step) => sum + Number(step.cost_usd ?? 0), 0);
   const marks = [0, 0.5, 1].map((part) => html`<span key=${part}>${part ? span((part * whole) / 1000) : "0"}</span>`);
-  const row = (/** @type {any} */ step, /** @type {number} */ number) => html`<${Row} key=${keyOf(step)} step=${step} isChosen=${number === at} href=${href(step)} whole=${whole} from=${fromOf(step.attempt)} most=${most} />`;
+  const row = (/** @type {any} */ step, /** @type {number} */ number) => html`<${Row} key=${keyOf(step)} step=${step} isOpen=${task.status === "running"} isChosen=${number === at} href=${href(step)} whole=${whole} from=${fromOf(step.attempt)} most=${most} />`;
   const groups = task.attempts.length > 1 ? task.attempts : [null];
   return html`<div class="scale-row" aria-hidden="true"><span></span><span class="marks">${marks}</span><span>took</span><span>cost</span></div>
     <ol aria-label="Steps">
@@ -82,10 +82,11 @@ function Rows({ task, steps, at, href, isCut }) {
 const Attempt = ({ attempt }) =>
   html`<li class="between"><b>Attempt ${attempt.attempt}</b> <span class="dim">${attempt.agent_id}, <${Ago} time=${attempt.started_at} />${attempt.continues ? `, behind the steps of attempt ${attempt.continues}` : ""}</span>${attempt.error ? html` <span class="bad"><${Text} value=${`${attempt.error.type}: ${attempt.error.message}`} /></span>` : null}</li>`;
 
-/** A step in a line. @param {{step: any, isChosen: boolean, href: string, whole: number, from: number, most: number}} given */
-function Row({ step, isChosen, href, whole, from, most }) {
+/** A step in a line. @param {{step: any, isOpen: boolean, isChosen: boolean, href: string, whole: number, from: number, most: number}} given */
+function Row({ step, isOpen, isChosen, href, whole, from, most }) {
   const now = Date.now();
-  const until = step.ended_at ? Date.parse(step.ended_at) : now;
+  const isTriedAgain = isOpen && step.error && Date.parse(step.waits.at(-1)?.ended_at) > Date.parse(step.ended_at); // the wait for a model is over
+  const until = step.ended_at && !isTriedAgain ? Date.parse(step.ended_at) : now;
   const began = step.started_at ? Date.parse(step.started_at) : until;
   const text = step.error ?? step.summary;
   const waits = step.waits.map((/** @type {any} */ wait) => [Date.parse(wait.since), wait.ended_at ? Date.parse(wait.ended_at) : now, wait.kind]);
@@ -93,8 +94,8 @@ function Row({ step, isChosen, href, whole, from, most }) {
   const took = waits.length || step.duration_ms == null ? (until - Math.min(began, ...waits.map((/** @type {any} */ [start]) => start))) / 1000 : step.duration_ms / 1000;
   const cost = Number(step.cost_usd ?? 0);
   return html`<li id=${`step-${keyOf(step)}`} class=${isChosen ? "is-chosen" : ""}><a href=${href} aria-current=${isChosen ? "true" : undefined} title=${tip}>
-    <span class=${`what ${step.error ? "bad" : ""}`} style=${{ paddingLeft: `${12 * (step.path.split(".").length - 1)}px` }}><span aria-hidden="true">${SIGNS[/** @type {"tool"} */ (step.kind)] ?? "▪"}</span> <b>${step.name || step.kind}</b>${step.status === "done" ? null : html` <${Status} status=${step.status} />`}${step.calls > 1 ? html` <span class="tag">${step.calls} calls</span>` : null}${step.is_copied ? html` <span class="tag">copied</span>` : null}${step.cache_hit ? html` <span class="tag">cache</span>` : null} <span class="dim"><${Text} value=${text} /></span></span>
-    <span class="track">${step.is_copied ? null : html`<i class=${`k-${step.error ? "failed" : step.kind}`} style=${place(began - from, until - from, whole)}></i>${waits.map((/** @type {any} */ [start, end]) => html`<i class="k-wait" key=${start} style=${place(start - from, end - from, whole)}></i>`)}`}</span>
+    <span class=${`what ${step.error && !isTriedAgain ? "bad" : ""}`} style=${{ paddingLeft: `${12 * (step.path.split(".").length - 1)}px` }}><span aria-hidden="true">${SIGNS[/** @type {"tool"} */ (step.kind)] ?? "▪"}</span> <b>${step.name || step.kind}</b>${step.status === "done" ? null : html` <${Status} status=${isTriedAgain ? "running" : step.status} />`}${step.calls > 1 ? html` <span class="tag">${step.calls} calls</span>` : null}${step.is_copied ? html` <span class="tag">copied</span>` : null}${step.cache_hit ? html` <span class="tag">cache</span>` : null} <span class="dim"><${Text} value=${text} /></span></span>
+    <span class="track">${step.is_copied ? null : html`<i class=${`k-${step.error && !isTriedAgain ? "failed" : step.kind}`} style=${place(began - from, until - from, whole)}></i>${waits.map((/** @type {any} */ [start, end]) => html`<i class="k-wait" key=${start} style=${place(start - from, end - from, whole)}></i>`)}`}</span>
     <span class="number">${span(took)}</span>
     <span class="number">${step.cost_usd == null || !step.calls ? "" : html`<span class="share" style=${{ "--share": `${most ? (100 * cost) / most : 0}%` }}>${dollars(step.cost_usd)}</span>`}</span></a></li>`;
 }
