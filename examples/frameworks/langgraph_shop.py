@@ -26,7 +26,8 @@ class Shop(Agent):
         """Sell what the task names."""
         client = run.openai()
         clients = {"async_client": client.chat.completions, "root_async_client": client}
-        agent = create_agent(ChatOpenAI(model="default", api_key="run", **clients), run.functions())
+        model = ChatOpenAI(model="default", api_key="run", base_url=str(client.base_url), **clients)
+        agent = create_agent(model, run.functions())
         state = await agent.ainvoke({"messages": [("system", "You sell things."), ("user", run.task.text)]})
         return state["messages"][-1].content
 
