@@ -59,3 +59,12 @@ async def test_an_empty_budget_parks_the_task_until_it_is_raised(up: Up, flaws: 
         assert outcome.result["changed"] == ["M calc.py", "A replies.txt"]
         assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", how]
     assert len(model.requests) == 2  # no call was made without money, and none twice
+
+
+async def test_an_empty_budget_that_does_not_wait_is_the_error_of_the_task(up: Up) -> None:
+    async with up(model=ScriptedModel(), settings={"ledger": {"default_price": A_DOLLAR}}) as mesh:
+        words = "Have add() add. [needs model]"
+        receipt = await mesh.client.submit("fixer", words, budget_usd="0.5")
+        outcome = await mesh.client.outcome(receipt.task_id)
+    assert outcome.error is not None
+    assert outcome.error.type == "BudgetExceeded", outcome.error

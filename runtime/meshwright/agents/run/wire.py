@@ -53,6 +53,8 @@ class WireAnswer(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes | AsyncGenerator[bytes]
+    error: MeshError | None = None
+    """That of a call which was refused or has failed before its answer."""
 
 
 class WireStep(NamedTuple):
@@ -142,4 +144,4 @@ def _refusal(dialect: Dialect, error: MeshError) -> WireAnswer:
     status, headers, document = dialect.error(error)
     headers = {name.lower(): value for name, value in headers.items()}
     headers |= {"content-type": "application/json", "x-should-retry": "false"}
-    return WireAnswer(status, headers, to_json(document))
+    return WireAnswer(status, headers, to_json(document), error)

@@ -43,12 +43,14 @@ class Gateway:
     """Answers the programs of a box with `token`, and no others; `refused` lists what they tried beside.
 
     It belongs to the asyncio context in which it is made: that of the run's own code. `interrupted` has the
-    exception that ends the run in the middle of a call, which its own code has to raise.
+    exception that ends the run in the middle of a call, which its own code has to raise; `refusal` has the
+    error of the last call of a model.
     """
 
     def __init__(self, run: Run, model: str = "") -> None:
         self.token = f"{RUN_PREFIX}{secrets.token_urlsafe(32)}"
         self.refused: list[str] = []
+        self.refusal: MeshError | None = None
         self.address = ""
         self._run = run
         self._model = model or "default"
@@ -137,6 +139,7 @@ class Gateway:
             document["model"] = self._model
         passed_headers = {name: headers[name] for name in _PASSED if name in headers}
         answer = await self._run.wire.answer("POST", path, passed_headers, json.dumps(document).encode())
+        self.refusal = answer.error
         await _begin(send, answer.status, [*answer.headers.items()])
         if isinstance(answer.body, bytes):
             return await send({"type": "http.response.body", "body": answer.body})

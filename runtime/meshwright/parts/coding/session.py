@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
 from meshwright.core.redaction import redact
+from meshwright.models.errors import BudgetExceeded
 from meshwright.parts.coding.acp import MAX_LINE_BYTES, PromptEnd
 from meshwright.parts.coding.conversation import AcpConversation
 from meshwright.parts.coding.errors import CodingAgentFailed
@@ -58,6 +59,7 @@ class CodingSession:
         with self._work.run.program():
             end = await self._within_box(self._talk.ended())
             await self._report.complete()
+        self._check_money()
         return end
 
     async def _within_box(self, work: Awaitable[_ResultT]) -> _ResultT:
@@ -68,11 +70,17 @@ class CodingSession:
                 await self._gateway.interrupted
             return await working
         except CodingAgentFailed as error:
+            self._check_money()
             running = f" while it ran: {self._report.running}" if self._report.running else ""
             problem = f"{self._work.name}: {error.message}{running}{await self._ending()}"
             raise type(error)(problem, remedy=error.remedy) from error
         finally:
             working.cancel()
+
+    def _check_money(self) -> None:
+        """Raise the error of the last call of a model, where there was no money for it."""
+        if isinstance(self._gateway.refusal, BudgetExceeded):
+            raise self._gateway.refusal
 
     async def _ending(self) -> str:
         """How the program ended, with its last words. Raises ToolFailed where it could not be started."""
