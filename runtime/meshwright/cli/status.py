@@ -275,7 +275,7 @@ _STUCK = (
 
 def _letters(letters: Document) -> list[str]:
     counts = {
-        "tasks failed": letters["failed"],
+        "task failed" if letters["failed"] == 1 else "tasks failed": letters["failed"],
         "timed out": letters["timed_out"],
         "messages not taken": letters["messages"] or 0,
     }

@@ -15,6 +15,10 @@ result = {{"protocolVersion": {protocol}, "agentInfo": {{"name": "codex-acp", "v
 print(json.dumps({{"jsonrpc": "2.0", "id": number, "result": result}}), flush=True)
 sys.stdin.read()
 """
+HEADLESS = """#!/bin/sh
+echo "WARNING: proceeding, even though we could not create PATH aliases" >&2
+echo "codex-cli {version}"
+"""
 INSTALL = "npm install -g @zed-industries/codex-acp@"
 
 
@@ -25,6 +29,21 @@ def adapter(folder: Path, version: str, protocol: int = 1) -> str:
     program.write_text(ADAPTER.format(version=version, protocol=protocol))
     program.chmod(0o755)
     return str(program)
+
+
+def test_a_headless_program_is_named_by_its_version_after_its_warnings(tmp_path: Path) -> None:
+    setup = dict[str, str]()
+    for name, version in {"OLD": "0.9.1", "GOOD": "0.171.0"}.items():
+        program = tmp_path / name / "codex"
+        program.parent.mkdir()
+        program.write_text(HEADLESS.format(version=version))
+        program.chmod(0o755)
+        table = {"PROGRAM": "codex", "PROTOCOL": "headless", "COMMAND": str(program)}
+        setup |= {f"MESH_CODING__{name}__{field}": value for field, value in table.items()}
+    done = run("doctor", cwd=tmp_path, **setup)
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if " coding." in line}
+    assert lines["coding.good"] == "ok    coding.good  codex-cli 0.171.0", done.stdout
+    assert "is too old: codex-cli 0.9.1, and 0.160 is needed" in lines["coding.old"]
 
 
 def test_programs_that_are_missing_or_old_or_speak_another_version_are_named(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ async def test_status_shows_the_figures_of_agents(api: Api) -> None:
     await api.finished(agent_id="echo", payload={"text": "x", "fail": True})
     done = await mesh("status", "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)
     assert re.search(r"^echo .* 0%", done.out, re.MULTILINE), done
-    assert "dead letters: 1 tasks failed" in done.out and "workers: 1 with 32 slots" in done.out
+    assert "dead letters: 1 task failed" in done.out and "workers: 1 with 32 slots" in done.out
     as_json = json.loads((await mesh("status", "--json", "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)).out)
     assert as_json["tasks"] == {} and {item["agent_id"] for item in as_json["figures"]["agents"]} >= {"echo"}
 

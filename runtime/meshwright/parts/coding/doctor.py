@@ -14,6 +14,7 @@ from meshwright.parts.coding.acp import MAX_LINE_BYTES, AcpClient, AgentFeatures
 from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
 from meshwright.parts.coding.settings import CodingProgram
 
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 _LIMITS = BoxLimits(seconds=120.0, memory_mb=4096, processes=256)
 
 
@@ -50,7 +51,8 @@ async def _version(table: CodingProgram, launch: Launch, sandbox: Sandbox, tree:
     if table.protocol == "headless":
         argv = [launch.argv[0], "--version"]
         finished = await sandbox.run(argv, tree, limits=_LIMITS, env=launch.env, read=launch.read)
-        return finished.output.strip().partition("\n")[0][:200]
+        lines = finished.output.strip().splitlines()
+        return next((line for line in lines if _VERSION.search(line)), "".join(lines[:1]))[:200]
     features = await _features(launch, sandbox, tree, home)
     how = "resumes sessions" if features.resumes or features.loads else "begins again after a stop"
     return f"{features.name or launch.argv[0]} {features.version}, {how}"
@@ -86,7 +88,7 @@ async def _refuse(permission: Permission) -> None:
 
 def check_age(name: str, table: CodingProgram, version: str) -> None:
     """Raise ConfigError for a version that is older than can be used."""
-    numbers = re.search(r"(\d+)\.(\d+)", version)
+    numbers = _VERSION.search(version)
     oldest = oldest_of(table)
     if numbers and oldest and (int(numbers[1]), int(numbers[2])) < oldest:
         raise ConfigError(
