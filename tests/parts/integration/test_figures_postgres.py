@@ -72,6 +72,7 @@ async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_
         assert sorted(rows) == [("gate", 1, 8, 9), ("mesh", 1, 8, 9)]
         assert columns == [("app", "text"), *((name, "bigint") for name in ("waiting", "running", "value"))]
         assert scaled == [(9,)]
+        assert (await api.get("/figures"))["disk"]["store_bytes"] > 100_000, "that of its tables"
         metrics = await (await api.session.get("/metrics")).text()
         assert 'meshwright_workers{store="postgres",lease="held"} 1' in metrics
         await api.finished(agent_id="echo", payload={"text": "x"})

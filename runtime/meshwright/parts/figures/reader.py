@@ -87,6 +87,10 @@ _ENDED_BADLY = (
     "SELECT status, count(*) FROM tasks WHERE status <> 'succeeded' AND status IN ('failed', 'timed_out') {} "
     "GROUP BY status"
 )
+_SIZE = (
+    "SELECT CAST(sum(pg_total_relation_size(oid)) AS BIGINT) FROM pg_class "
+    "WHERE relkind = 'r' AND relnamespace = CAST(current_schema() AS regnamespace)"
+)
 
 
 class _Snapshot(NamedTuple):
@@ -99,6 +103,7 @@ class _Snapshot(NamedTuple):
     histories: Mapping[str, AgentHistory]
     calls: Sequence[CallRow]
     waiting: Mapping[str, int]
+    server_bytes: int | None = None
 
 
 class FiguresReader:
@@ -133,7 +138,7 @@ class FiguresReader:
             parked=tuple(stored.parked),
             stuck=tuple(stuck),
             dead_letters=_dead_letters(stored, is_whole=is_whole),
-            disk=await asyncio.to_thread(self._disk) if is_whole else None,
+            disk=await asyncio.to_thread(self._disk, stored.server_bytes) if is_whole else None,
         )
         return figures, {agent_id: history.counts for agent_id, history in stored.histories.items()}
 
@@ -216,12 +221,12 @@ class FiguresReader:
     def _models(self, stored: _Snapshot) -> Iterable[ModelFigures]:
         return figures_of_models(stored.calls, stored.waiting, self._mesh.get(Deployments))
 
-    def _disk(self) -> DiskFigures | None:
+    def _disk(self, server_bytes: int | None) -> DiskFigures | None:
         folder = self._mesh.database.folder
         if not folder.is_dir():
             return None
-        disk, size = shutil.disk_usage(folder), 0
-        for path in folder.glob("*.db*"):
+        disk, size = shutil.disk_usage(folder), server_bytes or 0
+        for path in folder.glob("*.db*") if server_bytes is None else ():
             with suppress(OSError):  # a file of the database that has just gone
                 size += os.stat(path).st_size
         return DiskFigures(free_bytes=disk.free, total_bytes=disk.total, store_bytes=size)
@@ -243,8 +248,11 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
     parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
     opened, agents = _read_open(session, tenant_id), histories(session)
-    models = (last_calls(session), waiting_tasks(session)) if tenant_id is None else ((), {})
-    return _Snapshot(opened, running, parked, dict(badly), agents, *models)
+    stored = _Snapshot(opened, running, parked, dict(badly), agents, (), {})
+    if tenant_id is not None:
+        return stored
+    size = session.execute(_SIZE).fetchone()[0] if session.dialect == "postgres" else None
+    return stored._replace(calls=last_calls(session), waiting=waiting_tasks(session), server_bytes=size)
 
 
 class _PersonWaits(NamedTuple):
