@@ -20,6 +20,7 @@ from tests.support.page import (
     Helper,
     Releaser,
     confirm,
+    dialog,
     expect_refusal,
     open_view,
     press,
@@ -181,3 +182,22 @@ async def test_the_sentence_of_health_names_questions_that_reached_nobody(
         await expect(link).to_contain_text("2 questions have reached nobody who may answer, since")
         await expect(link).to_have_attribute("href", "#/inbox")
         await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_a_dialog_says_that_its_task_has_ended_and_goes_with_its_view(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path) as api, open_view(browser, api, "tasks") as page:
+        task_id = await api.submit(agent_id="gate", payload={"text": "Hold the door"})
+        await page.get_by_role("link", name="Hold the door").click()
+        await press(page, "Cancel…")
+        await expect(dialog(page)).to_be_visible()
+        await page.go_back()
+        await expect(dialog(page)).to_have_count(0)
+        await page.go_forward()
+        await press(page, "Cancel…")
+        await expect(dialog(page)).to_be_visible()
+        api.gate.set()
+        assert (await api.client.outcome(task_id)).success
+        await confirm(page, "Cancel it")
+        await expect_refusal(page, "It had ended before: succeeded")

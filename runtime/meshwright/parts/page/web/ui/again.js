@@ -95,7 +95,12 @@ const planOf = (path) =>
 export async function cancelOne(id) {
   const path = `/tasks/${id}/cancel`;
   const plan = await planOf(path);
-  if (plan) await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work: () => call("POST", path) });
+  if (plan) await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work: async () => expectOpen(await call("POST", path)) });
+}
+
+/** Throws where a task had ended by itself before it was cancelled. @param {any} task */
+function expectOpen({ status }) {
+  if (["succeeded", "failed", "timed_out"].includes(status)) throw new Error(`It had ended before: ${status.replace("_", " ")}`);
 }
 
 /** Work again on one task, once it is said which steps each way keeps and repeats, and what they cost. @param {string} id */

@@ -34,6 +34,9 @@ export function ask(question) {
   });
 }
 
+// It belongs to the view it was opened in; one that can only be confirmed may show what is shown once.
+addEventListener("hashchange", () => open.value?.question.no !== "" && open.value?.end(false));
+
 /** Where dialogs are shown. */
 export function Dialogs() {
   const one = open.value;
