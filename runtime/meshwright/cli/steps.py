@@ -311,7 +311,7 @@ def task_page(
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     if view.outcome is not None and not view.outcome.success:
         rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
-    text = view.outcome.text if view.outcome else ""
+    text = view.outcome.answer if view.outcome else ""
     page = labelled(row for row in rows if row[1])
     return "\n".join([page, *(["", for_terminal(text)] if text else [])])
 
@@ -384,6 +384,10 @@ def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
             f"{error.get('type', 'error')}: {error.get('message', '')}" if error else "",
         ]
         yield "outcome", join(parts)
+        result = outcome.get("result") or {}
+        for name, value in result.items() if isinstance(result.get("text"), str) else ():
+            if name != "text":  # which is printed whole
+                yield "result", short(f"{name}: {_text(value)}")
         yield "prompt", printable(outcome.get("prompt") or "")
         yield from file_rows(outcome.get("files") or ())
 

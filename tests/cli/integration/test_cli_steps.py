@@ -94,3 +94,25 @@ def test_what_is_not_there_is_refused_with_what_there_is(
     assert done.returncode in (1, 2)
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("result", "lines"),
+    [
+        ('{"text": "Done.", "branch": "mesh/7"}', ["result      branch: mesh/7", "Done."]),
+        ('{"price": 7}', ['{"price": 7}']),
+    ],
+)
+def test_all_that_an_agent_returned_is_shown(tmp_path: Path, result: str, lines: list[str]) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/seller.py").write_text(
+        "from typing import Any\n\nfrom meshwright import Agent, Capability, Run\n\n\n"
+        "class Seller(Agent):\n"
+        '    agent_id = "seller"\n'
+        '    capabilities = (Capability("selling"),)\n\n'
+        "    async def run(self, run: Run) -> dict[str, Any]:\n"
+        f"        return {result}\n"
+    )
+    done = run("ask", "seller", "Sell", "--json", cwd=tmp_path)
+    shown = run("task", json.loads(done.stdout)["task_id"], cwd=tmp_path).stdout.splitlines()
+    assert set(lines) <= set(shown), shown
