@@ -175,6 +175,7 @@ def test_long_names_of_a_namespace_stay_apart_within_the_limit_of_providers() ->
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
         ({"input": None}, "input"),
+        ({"input": []}, "input"),
     ],
 )
 def test_a_request_whose_answer_would_mean_something_else_is_refused(

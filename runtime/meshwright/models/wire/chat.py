@@ -241,7 +241,7 @@ def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
     if isinstance(request.tool_choice, ChatTool):
         specs = [spec for spec in specs if spec.name == request.tool_choice.function.name]
     if _must_call(request) and not specs:
-        raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
+        raise InvalidInput("tool_choice asks for a tool that is not there", field="tool_choice")
     return tuple(specs)
 
 

@@ -182,7 +182,7 @@ def _chosen(tools: list[ToolSpec], choice: Mapping[str, Any]) -> tuple[ToolSpec,
     if choice.get("type") == "tool":
         tools = [tool for tool in tools if tool.name == choice.get("name")]
     if choice.get("type") in ("tool", "any") and not tools:
-        raise InvalidInput("tool_choice names a tool that is not among the tools", field="tool_choice")
+        raise InvalidInput("tool_choice asks for a tool that is not there", field="tool_choice")
     return tuple(tools)
 
 

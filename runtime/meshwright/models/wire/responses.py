@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from meshwright.core.errors import MeshError
+from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import Identifier, new_id
 from meshwright.models.port import ModelReply
 from meshwright.models.wire.chat import TAGS_HEADER, ChatRequest, model_request
@@ -89,6 +89,8 @@ class _Reading:
         self.tools.add("tools", request.tools or [])
         conversation = ConversationReader(self.tools)
         conversation.read(request.instructions, request.input)
+        if not conversation.messages:
+            raise InvalidInput("input: it is empty", field="input")
         self.tools.require_some()
         tools = [f"tools.{kind}" for _, kind in self.tools.passed_over]
         items = [f"input.{kind}" for kind in conversation.passed_over]
