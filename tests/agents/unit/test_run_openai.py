@@ -340,10 +340,17 @@ async def by_the_address_of_the_run_alone(run: Run) -> Any:
     return await client.with_options(max_retries=0).responses.create(model="default", input="x")
 
 
+async def by_a_framework_without_a_key(run: Run) -> Any:
+    module: dict[str, Any] = {"__name__": "pydantic_ai.providers.openai"}
+    exec("def provider(): raise ValueError('Set the OPENAI_API_KEY environment variable')", module)  # noqa: S102  only a name counts
+    return module["provider"]()
+
+
 @pytest.mark.parametrize(
     "call",
     [
         by_a_client_without_a_key,
+        by_a_framework_without_a_key,
         by_a_client_of_another_server,
         by_a_framework_that_wraps_errors,
         by_anthropic_without_a_key,

@@ -11,7 +11,12 @@ from meshwright.core.errors import AgentError, MeshError
 RUN_HOST = "run"
 """The host of a run's clients. Nothing answers there: their transport answers before one is looked for."""
 OWN_CLIENT = "In a run, call models by its own clients: run.openai(), run.anthropic(), run.transport()"
-_SDKS = ("openai", "anthropic")
+_CLIENTS = (
+    *("openai", "anthropic", "google.genai"),
+    *("pydantic_ai.providers", "agent_framework._settings", "google.adk.models"),
+)
+"""Packages of providers, and modules of frameworks that make clients."""
+_PREFIXES = tuple(f"{name}." for name in _CLIENTS)
 _MAX_ERRORS = 20  # of a chain, which may be a circle
 
 
@@ -22,7 +27,7 @@ def note_on(error: BaseException, *, has_clients: bool) -> str:
     past the run, which neither pays for such a call nor records it.
     """
     errors = [] if isinstance(error, MeshError) else list(_chain(error))
-    sdk_error = next((link for link in errors if _raiser(link.__traceback__) in _SDKS), None)
+    sdk_error = next((link for link in errors if _raiser(link.__traceback__).startswith(_PREFIXES)), None)
     if sdk_error is None:
         return ""
     hidden_error = next((link for link in errors if isinstance(link, AgentError)), None)
@@ -44,8 +49,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _raiser(trace: TracebackType | None) -> str:
-    """The package whose code raised an error."""
+    """The module whose code raised an error, with a dot behind it."""
     name = ""
     while trace is not None:
         name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
-    return name.partition(".")[0]
+    return f"{name}."
