@@ -65,7 +65,7 @@ async def test_each_step_of_the_road_shows(store: LogOnFile) -> None:
         (accepted("t"), "accepted", 0, None),
         (dispatched("t"), "dispatched", 1, None),
         (progress("t", "task.started"), "running", 1, None),
-        (progress("t", "task.waiting", key="child/2", child_task_id="c"), "waiting", 1, "child/2"),
+        (progress("t", "task.waiting", key="child/2", child_task_id="c"), "waiting", 1, "task c"),
         (progress("t", "task.resumed"), "running", 1, None),
         (
             progress("t", "attempt.failed", error=Fault(type="Timeout", message="no answer")),

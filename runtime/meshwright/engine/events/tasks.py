@@ -338,9 +338,14 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
                 row.code, row.once = start.code, 0
             if waiting is not None:
                 row.once = max(row.once, _figure(waiting.once) or 0)
-            row.reason = waiting.asked or waiting.key or None if waiting is not None else None
+            row.reason = None if waiting is None else _waited_for(waiting)
 
     return change
+
+
+def _waited_for(waiting: TaskWaiting) -> str | None:
+    task = f"task {waiting.child_task_id}" if waiting.child_task_id else None
+    return waiting.asked or task or waiting.key or None
 
 
 def _go_on(row: _TaskRow, event: Event) -> None:
