@@ -5,6 +5,7 @@ Needs the extra `meshwright[pydantic-ai]`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import Enum
@@ -31,6 +32,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_core import to_jsonable_python
 
 from meshwright.agents.run.run import Run
+from meshwright.agents.tools.limited import cut
 from meshwright.core.errors import AgentError
 from meshwright.engine.work.people import Approval
 
@@ -189,6 +191,7 @@ class _Steps(JournalCallableOperationBackend[_Repeat]):
 
 
 _RECORDED = "recorded"
+_MAX_ARGUMENTS_CHARS = 500  # in a question, which has them whole beside it
 
 
 async def _recorded(body: Callable[[], Awaitable[object]]) -> dict[str, object]:
@@ -208,7 +211,9 @@ async def _now() -> str:
 async def _decide(run: Run, call: ToolCallPart) -> ToolApproved | ToolDenied:
     arguments = call.args_as_dict()
     about = {"tool": call.tool_name, "arguments": arguments}
-    decision = await run.ask_person(f"May {call.tool_name} run?", shape=Approval, about=about)
+    listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    question = f"May {call.tool_name}({cut(listed, _MAX_ARGUMENTS_CHARS)}) run?"
+    decision = await run.ask_person(question, shape=Approval, about=about)
     if decision.approve:
         return ToolApproved()
     return ToolDenied(decision.reason or f"A person denied {call.tool_name}.")

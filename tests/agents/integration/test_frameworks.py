@@ -113,6 +113,8 @@ class Sale:
             }
             assert not ended, [task.error for task in await self.mesh.running.client.tasks()]
             questions = await self.open_questions()
+            texts = [question.question for name, question in questions if name != "poor"]
+            assert all('(item="lamp")' in text for text in texts), texts
             waiting = {name for name, _ in questions}
             for name, question in questions:
                 if name in to_approve:
