@@ -132,6 +132,21 @@ async def test_another_key_and_one_after_the_end_are_refused(doors: Doors, path:
             await asked(gateway, path, QUESTION, gateway.token)
 
 
+async def test_a_malformed_request_is_answered_as_one(doors: Doors) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    half = "\ud83d"  # of a pair of UTF-16
+    async with mesh_for(opener(doors)) as mesh:
+        _, gateway = await begun(mesh, doors)
+        for path, body, expected in (
+            ("/mcp", {**call, "params": {"name": {"price": 1}}}, 200),
+            ("/mcp", {**call, "params": {"name": "price", "arguments": {"item": half}}}, 400),
+            ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": half}]}, 400),
+        ):
+            status, document = await asked(gateway, path, body, gateway.token)
+            assert (status, "error" in document) == (expected, True), document
+        doors.may_end.set()
+
+
 async def test_it_is_no_proxy_and_names_who_was_wanted(doors: Doors) -> None:
     async with mesh_for(opener(doors)) as mesh:
         _, gateway = await begun(mesh, doors)

@@ -18,6 +18,7 @@ from contextvars import copy_context
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge, Unauthenticated
@@ -183,8 +184,8 @@ async def _body(receive: _Receive) -> bytes:
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise InvalidInput("The request is no object of JSON")

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import from_json
+
 from meshwright.agents.run.run import Run
 from meshwright.agents.tools.tool import Tool
 from meshwright.core import __version__
@@ -32,8 +34,8 @@ class McpAnswers:
         if method != "POST":
             return 405, {"error": "The tools of a run are asked by POST"}
         try:
-            message = json.loads(body)
-        except (ValueError, RecursionError):
+            message = from_json(body, allow_inf_nan=False)
+        except ValueError:
             return 400, _error(None, _NO_JSON, "this is no JSON")
         if not isinstance(message, dict) or not isinstance(message.get("method"), str):
             return 400, _error(None, _NO_JSON, "this is no message")
@@ -50,12 +52,13 @@ class McpAnswers:
             case "tools/list":
                 result = {"tools": [_listed(tool) for tool in self.tools.values()]}
             case "tools/call":
-                if params.get("name") not in self.tools:
+                name = params.get("name")
+                if not isinstance(name, str) or name not in self.tools:
                     names = ", ".join(self.tools) or "none"
                     return 200, _error(
                         message["id"], _WRONG_PARAMS, f"there is no such tool; there are {names}"
                     )
-                result = await self._called(str(params["name"]), params.get("arguments"))
+                result = await self._called(name, params.get("arguments"))
             case unknown:
                 return 200, _error(message["id"], _NO_METHOD, f"{unknown[:100]} is not offered")
         return 200, {"jsonrpc": "2.0", "id": message["id"], "result": result}
