@@ -201,3 +201,30 @@ async def test_a_dialog_says_that_its_task_has_ended_and_goes_with_its_view(
         assert (await api.client.outcome(task_id)).success
         await confirm(page, "Cancel it")
         await expect_refusal(page, "It had ended before: succeeded")
+
+
+async def test_a_cancel_of_a_task_whose_agent_is_gone_says_when_it_ends(
+    tmp_path: Path, browser: Browser
+) -> None:
+    async with http_mesh(tmp_path, Releaser) as api:
+        task_id = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        async with asyncio.timeout(60):
+            while not await api.client.inbox():
+                await asyncio.sleep(0.01)
+    async with http_mesh(tmp_path) as api, open_view(browser, api, f"task/{task_id}") as page:
+        await press(page, "Cancel…")
+        await confirm(page, "Cancel it")
+        await expect(page.locator(".notice")).to_contain_text("It ends once its agent releaser is loaded")
+
+
+async def test_a_viewer_is_told_that_contents_are_not_for_its_role(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path, Releaser, **ADMINS) as api:
+        submitter = await holder(api, "default", Role.SUBMITTER)
+        viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
+        task = {"agent_id": "echo", "payload": {"text": "Hello", "fail": True}}
+        _, receipt = await api.call("POST", "/tasks", json=task, headers=submitter)
+        await api.mesh.get(Tasks).outcome(receipt["task_id"])
+        async with open_view(browser, api, f"task/{receipt['task_id']}", viewer) as page:
+            await expect(page.get_by_text("Its request, steps and results are for the role")).to_be_visible()
+            await expect(page.locator(".why")).to_have_text("ToolFailed")
+            await expect(page.get_by_role("heading", name="Request")).to_have_count(0)

@@ -95,12 +95,19 @@ const planOf = (path) =>
 export async function cancelOne(id) {
   const path = `/tasks/${id}/cancel`;
   const plan = await planOf(path);
-  if (plan) await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work: async () => expectOpen(await call("POST", path)) });
+  if (!plan) return;
+  let agent = "";
+  const work = async () => {
+    agent = expectOpen(await call("POST", path)).missing_agent;
+  };
+  const isDone = await ask({ title: "Cancel the task?", text: plan.text, yes: "Cancel it", no: "Leave it", isDanger: true, done: "It is asked to end", work });
+  if (isDone && agent) notice.value = { text: `It ends once its agent ${agent} is loaded again` };
 }
 
-/** Throws where a task had ended by itself before it was cancelled. @param {any} task */
-function expectOpen({ status }) {
-  if (["succeeded", "failed", "timed_out"].includes(status)) throw new Error(`It had ended before: ${status.replace("_", " ")}`);
+/** The task as it is after its cancel. Throws where it had ended by itself before. @param {any} task */
+function expectOpen(task) {
+  if (["succeeded", "failed", "timed_out"].includes(task.status)) throw new Error(`It had ended before: ${task.status.replace("_", " ")}`);
+  return task;
 }
 
 /** Work again on one task, once it is said which steps each way keeps and repeats, and what they cost. @param {string} id */

@@ -21,6 +21,9 @@ function titleOf(task) {
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
 }
 
+/** An error as a text; its message is among the contents. @param {any} error */
+const worded = ({ type, message }) => [type, message].filter(Boolean).join(": ");
+
 /** The view. */
 export default function TaskPage() {
   const { id } = route.value;
@@ -34,7 +37,7 @@ export default function TaskPage() {
     <${Timeline} task=${data}>
       <${Waits} task=${data} />
       <${Ended} outcome=${data.outcome} id=${id} />
-      <h3>Request</h3><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
+      ${may("contents", "submitter") ? html`<h3>Request</h3><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />` : html`<p class="dim">Its request, steps and results are for the role contents.</p>`}
     <//>
     <${Tree} id=${id} />
     <${Attempts} attempts=${data.attempts} capability=${data.capability} />
@@ -46,12 +49,12 @@ function Why({ task }) {
   const { outcome, waits } = task;
   const last = task.attempts.at(-1);
   const line = (/** @type {any} */ text, bad = false) => html`<p class=${`why ${bad ? "bad" : ""}`} aria-live="polite">${text}</p>`;
-  if (outcome?.error) return line(html`<${Text} value=${`${outcome.error.type}: ${outcome.error.message}`} />`, true);
+  if (outcome?.error) return line(html`<${Text} value=${worded(outcome.error)} />`, true);
   if (outcome) return line(html`<${Text} value=${typeof outcome.result?.text === "string" ? outcome.result.text : JSON.stringify(outcome.result ?? {})} />`);
   if (task.missing_agent) return line(`It waits for its agent ${task.missing_agent}, which is not loaded here: start it`, true);
   if (waits.length) {
     const { kind, reason, since, wait_id, child_task_id, due_at } = waits[0];
-    return line(html`It waits for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}${since ? html`, asked <${Ago} time=${since} />` : ""}${due_at ? html`, due <${Ago} time=${due_at} />` : ""}${child_task_id ? html` (<${TaskLink} id=${child_task_id} />)` : ""}: ${kind === "person" ? html`<a href=${to("inbox", { item: wait_id })}><${Text} value=${reason} /></a>` : html`<${Text} value=${reason} />`}${waits.length > 1 ? `, and for ${waits.length - 1} more` : ""}`);
+    return line(html`It waits for ${WAITS[/** @type {"person"} */ (kind)] ?? kind}${since ? html`, asked <${Ago} time=${since} />` : ""}${due_at ? html`, due <${Ago} time=${due_at} />` : ""}${child_task_id ? html` (<${TaskLink} id=${child_task_id} />)` : ""}${!reason ? "" : kind === "person" ? html`: <a href=${to("inbox", { item: wait_id })}><${Text} value=${reason} /></a>` : html`: <${Text} value=${reason} />`}${waits.length > 1 ? `, and for ${waits.length - 1} more` : ""}`);
   }
   if (task.state) return line(html`It is in <${Text} value=${task.state} />`);
   if (task.status === "running") return line(html`${last?.agent_id} works on it, begun <${Ago} time=${last?.started_at} />`);
@@ -98,7 +101,7 @@ function Waits({ task }) {
 function Ended({ outcome, id }) {
   if (!outcome) return null;
   const { result, error, files } = outcome;
-  return html`${error ? html`<h3>Error</h3><p class="bad question"><${Text} value=${`${error.type}: ${error.message}`} /></p>` : null}
+  return html`${error ? html`<h3>Error</h3><p class="bad question"><${Text} value=${worded(error)} /></p>` : null}
     ${result ? html`<h3>Result</h3><${Shown} value=${typeof result.text === "string" && Object.keys(result).length === 1 ? result.text : result} />` : null}
     ${files?.length ? html`<h3>Files</h3><ul>${files.map((/** @type {any} */ file, /** @type {number} */ at) => html`<li key=${at}><a href=${file.url ?? `/tasks/${id}/files/${at + 1}`} download>${file.name}</a> <span class="dim">${file.media_type}, ${file.size ?? "?"} bytes</span></li>`)}</ul>` : null}`;
 }
@@ -113,7 +116,7 @@ function Attempts({ attempts, capability }) {
   const factors = (/** @type {any} */ card) => FACTORS.map((name) => Number(card[name]).toFixed(2)).join(" × ");
   return html`<h2>Attempts</h2><${Table} label="Attempts" heads=${["Attempt", "Agent", "#Score", FACTORS.join(" × "), "Began", "Error"]}>
     ${attempts.map((attempt) => html`<tr key=${attempt.attempt}><td>${attempt.attempt}</td><td>${attempt.agent_id}</td><td class="number">${attempt.score_card.score.toFixed(2)}</td>
-      <td class="whole">${factors(attempt.score_card)}</td><td><${Ago} time=${attempt.started_at} /></td><td class="reason">${attempt.error ? `${attempt.error.type}: ${attempt.error.message}` : ""}</td></tr>
+      <td class="whole">${factors(attempt.score_card)}</td><td><${Ago} time=${attempt.started_at} /></td><td class="reason">${attempt.error ? worded(attempt.error) : ""}</td></tr>
       ${(attempt.others ?? []).map((/** @type {any} */ card) => html`<tr key=${`${attempt.attempt} ${card.agent_id}`} class="dim"><td>not chosen</td><td>${card.agent_id}</td><td class="number">${card.score.toFixed(2)}</td><td class="whole">${factors(card)}</td><td colspan="2"></td></tr>`)}`)}<//>
     ${may("viewer") ? html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}><summary>How all agents score for ${capability} now</summary><${Failed} error=${error} />
       ${data ? html`<${Table} label="Scores" heads=${["Agent", "#Score", FACTORS.join(" × ")]}>${data.items.map((/** @type {any} */ card) => html`<tr key=${card.agent_id}><td>${card.agent_id}</td><td class="number">${card.score.toFixed(2)}</td><td class="whole">${factors(card)}</td></tr>`)}<//>` : null}</details>` : null}`;
