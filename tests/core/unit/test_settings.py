@@ -139,6 +139,11 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
             "there is no table [orchestrtion]. did you mean [orchestration]",
         ),
         ("[http]\nhost = '::1'\nprot = 1", 3, "http.prot: there is no such setting. did you mean 'port'?"),
+        (
+            '[coding.fixer]\nprogramm = "codex"',
+            2,
+            "coding.fixer.programm: there is no such setting. did you mean 'program'?",
+        ),
         ('[tools]\nworkspace = "/nope"', 2, "tools.workspace: expected a folder that exists, not '/nope'"),
         (
             "[http]\nport = 1\n\n[presence]\nheartbeat_seconds = 'x'",

@@ -86,7 +86,8 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
         try:
             settings = kind.model_validate(values, context={"project": project})
         except ValidationError as error:
-            first, *others = error.errors(include_url=False)
+            problems = error.errors(include_url=False)  # names that are wrong before those that are missing
+            first, *others = sorted(problems, key=lambda problem: problem["type"] != "extra_forbidden")
             if not _is_unread(first):
                 raise wrong(first["loc"], *_expected(kind, first)) from None
             for problem in filter(_is_unread, (first, *others)):
