@@ -269,6 +269,7 @@ async def _started(
     settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
     from meshwright.cli.process import forks_apart, log_commands
+    from meshwright.core.logs import MESH_LOGGER
     from meshwright.engine.work import Worker
     from meshwright.mesh.app import build_mesh
 
@@ -278,6 +279,8 @@ async def _started(
     if not works:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)
+    for warning in mesh.warnings if works else ():  # as mesh up says them
+        logging.getLogger(MESH_LOGGER).warning("%s", warning)
     with forks_apart():
         async with mesh:
             if works and mesh.state == "held":

@@ -111,3 +111,14 @@ def test_agents_of_meshwright_are_there_beside_own_ones_where_they_are_wanted(pr
     (project / "mesh.toml").write_text('[agents]\ninclude = ["digst-agent"]\n')
     wrong = run("ask", "lonely-agent", "Hello", cwd=project, MESH_TRUST="1")
     assert wrong.returncode == 1 and "did you mean 'digest-agent'?" in wrong.stderr
+
+
+def test_a_skill_that_cannot_be_used_is_named_before_an_answer(project: Path) -> None:
+    agent = project / "actors/lonely.py"
+    agent.write_text(AGENT.replace("    prompt_text", '    skills = ("forms",)\n    prompt_text'))
+    (project / "skills/forms").mkdir(parents=True)
+    (project / "skills/forms/SKILL.md").write_text("---\nname: forms\n---\nFill them.\n")
+    done = run("ask", "lonely-agent", "Hello", cwd=project)
+    assert done.returncode == 0
+    assert "SKILL.md:1: field 'description' is missing" in done.stderr
+    assert "SKILL.md" not in run("tasks", cwd=project).stderr

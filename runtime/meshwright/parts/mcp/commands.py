@@ -208,7 +208,8 @@ def _checked(name: str, fields: dict[str, Any]) -> McpServerSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"[mcp.{name}] {place}: {sentence(first)}", field=place) from None
+        where = f"[mcp.{name}] {place}".rstrip()
+        raise ConfigError(f"{where}: {sentence(first)}", field=place) from None
 
 
 def _tools_of(server: McpServer) -> tuple[list[Tool], SignedIn | None]:
