@@ -12,7 +12,7 @@ import psycopg
 from meshwright.engine.events.filter import EventFilter
 from meshwright.parts.k8s.objects import asking_view
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.postgres import Address
+from tests.support.postgres import Address, Cluster
 from tests.support.tenants import Asker
 
 BEAT = 5.0
@@ -34,9 +34,10 @@ async def workers(api: Api, count: int) -> list[dict[str, Any]]:
     """The workers, once a front has heard of so many that hold their lease."""
     async with asyncio.timeout(240):
         while True:
-            found = (await api.get("/figures"))["workers"]
+            found = (await api.call("GET", "/figures"))[1].get("workers", [])  # none while the store is away
             if sum(worker["lease"] == "held" for worker in found) == count:
                 return found
+            await asyncio.sleep(0.05)
 
 
 async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tmp_path: Path) -> None:
@@ -55,6 +56,19 @@ async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tm
         seconds = datetime.fromisoformat(found[0]["seen_at"]) - datetime.fromisoformat(last["seen_at"])
         assert seconds < 3 * timedelta(seconds=BEAT), "it is listed as one that has lost its lease"
         assert (await one.get("/figures"))["agents"][0]["slots"] == 8
+
+
+async def test_a_worker_that_has_a_new_lease_is_listed_once(own_postgres: Cluster, tmp_path: Path) -> None:
+    settings = {"database": own_postgres.url(), "presence": {"heartbeat_seconds": BEAT}}
+    async with http_mesh(tmp_path / "one", **settings) as one, http_mesh(tmp_path / "two", **settings) as two:
+        former = (await workers(one, 2))[1]["incarnation"]
+        own_postgres.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        )
+        while two.mesh.runtime.incarnation == former:
+            await asyncio.sleep(0.05)
+        found = await workers(one, 2)
+        assert [worker["lease"] for worker in found] == ["held", "held"]
 
 
 async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_path: Path) -> None:

@@ -444,4 +444,8 @@ class Roster:
             self._heard.pop(event.fields["incarnation"], None)
             return
         worker = WorkerFigures.model_validate(event.payload)
+        process = (worker.host, worker.pid, worker.started_at)  # another lease may be one of the same process
+        for name, other in list(self._heard.items()):
+            if (other.host, other.pid, other.started_at) == process:
+                del self._heard[name]
         self._heard[worker.incarnation] = worker
