@@ -59,6 +59,8 @@ _REPORTED_EVENTS = {
     "prompt.fallback": logging.WARNING,
     "prompt.rejected": logging.WARNING,
     "prompt.reloaded": logging.INFO,
+    "skill.rejected": logging.WARNING,
+    "skill.reloaded": logging.INFO,
     "deployment.refused": logging.WARNING,
     "deployment.cooled_down": logging.WARNING,
     "deployment.recovered": logging.INFO,

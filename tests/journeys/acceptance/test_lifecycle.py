@@ -210,6 +210,19 @@ async def test_a_running_mesh_says_which_prompt_it_cannot_use_and_which_it_read_
         await running.errors.until(f'"message": "{prompt} was read again"')
 
 
+async def test_a_running_mesh_says_which_skill_it_cannot_use_and_which_it_read_again(tmp_path: Path) -> None:
+    skill = tmp_path / "skills/forms/SKILL.md"
+    skill.parent.mkdir(parents=True)
+    skill.write_text("---\nname: forms\ndescription: Fills forms.\n---\nOne.\n")
+    skills = "[skills]\nreload_seconds = 0.1\nagents = {simple-agent = ['forms']}\n"
+    (tmp_path / "mesh.toml").write_text(skills)
+    async with mesh_up(tmp_path / "data", cwd=tmp_path) as running:
+        skill.write_text("---\nname: forms\n---\nOne.\n")
+        await running.errors.until("SKILL.md:1: field 'description' is missing")
+        skill.write_text("---\nname: forms\ndescription: Fills forms.\n---\nTwo.\n")
+        await running.errors.until(f'"message": "{skill} was read again"')
+
+
 async def test_log_of_a_mesh_is_json_with_its_requests_where_wanted(tmp_path: Path) -> None:
     async with mesh_up(tmp_path / "data", "--log-level", "uvicorn.access=info") as running:
         await running.get("/tasks", limit="1", agent_id="the-words-of-a-person")

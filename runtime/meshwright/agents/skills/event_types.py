@@ -8,7 +8,7 @@ from meshwright.core.display import Document, short
 from meshwright.core.payloads import Fact, Payload, StepPayload, declared
 
 
-class SkillReloaded(Payload, type="skill.reloaded"):
+class SkillReloaded(Payload, type="skill.reloaded", word="skill"):
     name: Fact[str]
     path: str
     digest: Fact[str]
@@ -17,7 +17,7 @@ class SkillReloaded(Payload, type="skill.reloaded"):
         return (f"{self.path or '?'} was read again",)
 
 
-class SkillRejected(Payload, type="skill.rejected"):
+class SkillRejected(Payload, type="skill.rejected", word="skill"):
     """It is not used; agents that have it go on with its last good version."""
 
     name: Fact[str]
