@@ -153,7 +153,7 @@ class _Job:
         if not changed:
             denied = f". It was denied: {'; '.join(self._denied)[:500]}" if self._denied else ""
             raise NothingDelivered(
-                f"{self._name} changed nothing, and says: {answer[:500] or 'nothing'}{denied}",
+                f"{self._name} changed nothing, and says: {answer[:500].rstrip('. ') or 'nothing'}{denied}",
                 remedy="Say in the task which change is needed",
             )
         return changed
