@@ -199,3 +199,23 @@ async def test_functions_of_another_run_or_after_the_end_are_not_called() -> Non
     assert late.startswith(refusal)
     assert charged == ["A1"]
     assert not model.calls
+
+
+async def test_calls_on_another_event_loop_are_refused() -> None:
+    charged: list[str] = []
+
+    async def run(self: Agent, run: Run) -> str:
+        [charge], client = run.functions("charge"), run.openai()
+        messages: Any = [{"role": "user", "content": "x"}]
+
+        async def elsewhere() -> list[Any]:
+            answer = client.chat.completions.create(model="default", messages=messages)
+            return [await swallowing(call) for call in (charge("A1"), ask(run, "x"), answer)]
+
+        return "; ".join(map(str, await asyncio.to_thread(lambda: asyncio.run(elsewhere()))))
+
+    model = EchoingModel()
+    async with mesh_for(author(run, Shop, charged=charged), model=model) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert (outcome.text or "").count("A call of the run is made on another event loop. Await it in") == 3
+    assert not charged and not model.calls

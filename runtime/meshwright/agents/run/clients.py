@@ -114,6 +114,9 @@ class RunClients(RunSteps):
         if which := why_closed(self._journal):
             remedy = "Take run and its functions from the arguments of each run"
             raise AgentError(f"The run of this call {which}, so it is not made", remedy=remedy)
+        if not self._journal.is_on_loop:
+            remedy = "Await it in `run`; code in a thread takes a sync client with run.transport()"
+            raise AgentError("A call of the run is made on another event loop", remedy=remedy)
         with self._journal.by_request():
             task = asyncio.create_task(work())
         return await task

@@ -147,6 +147,11 @@ class Journal:
         return self._paths.is_of_caller
 
     @property
+    def is_on_loop(self) -> bool:
+        """Whether the code runs on the event loop of the run, where alone it may take a step."""
+        return self._paths.is_on_loop
+
+    @property
     def inside(self) -> OpenStep | None:
         """The step that the code is within."""
         return self._paths.here().step

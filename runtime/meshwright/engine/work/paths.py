@@ -234,6 +234,11 @@ class Paths:
         return _RUN.get() in (self._marker, None)
 
     @property
+    def is_on_loop(self) -> bool:
+        """Whether the code runs on the event loop of the run."""
+        return self.main is None or self.main.get_loop() is asyncio.get_running_loop()
+
+    @property
     def is_alone(self) -> bool:
         """Whether the code is the only one of the run that may be at work."""
         return not self.branch_tasks and asyncio.current_task() is self.main
