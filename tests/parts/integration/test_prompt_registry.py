@@ -240,6 +240,15 @@ async def test_a_tenant_has_its_own_prompts(api: Api, model: ScriptedModel) -> N
         assert status == expected and "Secret" not in str(answer)
 
 
+@pytest.mark.parametrize("path", ["", "/greeter/versions"])
+async def test_a_viewer_sees_no_message_of_a_version(api: Api, path: str) -> None:
+    await done(api, "POST", body={**KIND, "message": "Say hello, not hi."})
+    for role, message in ((Role.VIEWER, ""), (Role.CONTENTS, "Say hello, not hi.")):
+        headers = await holder(api, "default", role)
+        [listed] = (await done(api, "GET", path, headers=headers))["items"]
+        assert (listed["version"], listed["message"]) == (1, message)
+
+
 async def test_production_takes_an_administrator(api: Api) -> None:
     operator = await holder(api, "default", Role.OPERATOR)
     await done(api, "POST", body=KIND, headers=operator)

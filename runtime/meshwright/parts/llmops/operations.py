@@ -11,7 +11,7 @@ from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller
-from meshwright.core.operations import Limit, Rule, operation
+from meshwright.core.operations import Limit, Rule, has_role, operation
 from meshwright.engine.events.audit import Audit
 from meshwright.parts.llmops import table
 from meshwright.parts.llmops.event_types import (
@@ -60,7 +60,7 @@ class PromptRegistry(LivePromptSource):
     ) -> PromptPage:
         """List the prompts of your tenant by name, each with its newest version and its labels."""
         rows = await self.mesh.database.read(table.page, caller.tenant_id, cursor or "", limit + 1)
-        items = [PromptSummary.of(match) for match in rows[:limit]]
+        items = _summaries(caller, rows[:limit])
         return PromptPage(items=items, cursor=items[-1].name if len(rows) > limit else None)
 
     @operation(
@@ -102,7 +102,7 @@ class PromptRegistry(LivePromptSource):
     ) -> PromptVersionPage:
         """List the versions of a prompt, the newest first; also of one that was deleted."""
         rows = await self.mesh.database.read(table.history, caller.tenant_id, name, cursor, limit + 1)
-        items = [PromptSummary.of(match) for match in rows[:limit]]
+        items = _summaries(caller, rows[:limit])
         return PromptVersionPage(items=items, cursor=items[-1].version if len(rows) > limit else None)
 
     @operation(CHANGE)
@@ -194,3 +194,11 @@ class PromptRegistry(LivePromptSource):
 
 def _subject(name: str) -> str:
     return f"prompts/{name}"
+
+
+def _summaries(caller: Caller, matches: Sequence[MatchedVersion]) -> list[PromptSummary]:
+    """Versions as a caller may see them: a message may quote the text, so it takes the same roles."""
+    summaries = [PromptSummary.of(match) for match in matches]
+    if any(has_role(caller, role) for role in READ.roles):
+        return summaries
+    return [summary.model_copy(update={"message": ""}) for summary in summaries]
