@@ -195,6 +195,8 @@ async def with_names(mesh: Connection, agent_id: str, error: NotFound) -> NotFou
         remedy = f'it is a capability: {command} --capability {agent_id} "..."'
         return NotFound(error.message, remedy=remedy, field=error.field)
     remedy = f"did you mean: {command} {close}" if close else f"there are {', '.join(names) or 'none'}"
+    if not close and not mesh.is_running and set(names) <= set(shipped_agents()):
+        remedy += f"; none is of {Path.cwd()}: go to the folder of the project that has it"
     return NotFound(error.message, remedy=remedy, field=error.field)
 
 

@@ -34,6 +34,14 @@ def test_a_subfolder_belongs_to_the_project_above_it(project: Path) -> None:
     assert run("agents", cwd=project).stderr == ""
 
 
+def test_an_agent_that_is_asked_in_a_wrong_folder_is_said_to_be_elsewhere(project: Path) -> None:
+    assert "folder of the project" not in run("ask", "gardener", "Hello", cwd=project).stderr
+    wrong = project.parent / "wrong"
+    wrong.mkdir()
+    done = run("ask", "gardener", "Hello", cwd=wrong)
+    assert f"none is of {wrong}: go to the folder of the project that has it" in done.stderr
+
+
 def test_a_folder_and_a_url_together_are_refused(tmp_path: Path) -> None:
     done = run("tasks", "--data", str(tmp_path), MESH_URL="http://127.0.0.1:1")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
