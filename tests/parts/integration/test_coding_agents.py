@@ -8,7 +8,7 @@ from meshwright.parts.coding.component import CodingComponent
 from meshwright.parts.coding.doctor import check_age
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.testing import MeshUnderTest
-from tests.support.coding_agents import PROGRAM, Up, data, delegated, proposal_of, up
+from tests.support.coding_agents import PROGRAM, Fixer, Up, data, delegated, proposal_of, up
 from tests.support.repositories import CALC
 
 __all__ = ["data", "up"]
@@ -174,6 +174,19 @@ async def test_doctor_names_an_agent_that_cannot_be_used_and_how_to_install_it(u
     async with up(program="codex", command="") as mesh:
         with pytest.raises(ConfigError, match="needs codex-acp, which is not installed"):
             await checked(mesh)
+
+
+async def test_an_agent_that_names_another_table_is_a_warning(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with up() as mesh:
+        assert mesh.mesh.warnings == ()
+    monkeypatch.setattr(Fixer, "coder", "codxe")
+    async with up() as mesh:
+        [warning] = mesh.mesh.warnings
+        assert (
+            "there is no table [coding.codxe]; write it in mesh.toml, or name one as coder: fixer" in warning
+        )
 
 
 def test_a_version_that_is_too_old_is_named() -> None:

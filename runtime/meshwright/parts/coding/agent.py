@@ -63,6 +63,15 @@ class CodingAgent(Agent, abstract=True):
         return name
 
 
+def lack_of(agent: CodingAgent) -> ConfigError | None:
+    """The error of an agent whose table of [coding] is not there."""
+    try:
+        agent._name()
+    except ConfigError as error:
+        return error
+    return None
+
+
 class _Job:
     """The work on one task, in turns of a coding agent.
 

@@ -9,8 +9,10 @@ from meshwright.agents.agent import Agent
 from meshwright.agents.loader import BoundAgents
 from meshwright.agents.sandbox.port import Sandbox
 from meshwright.core.capability import Capability
+from meshwright.core.errors import in_one_line
 from meshwright.core.settings import Settings
 from meshwright.mesh.components import Check, Component
+from meshwright.mesh.mesh import Mesh
 from meshwright.parts.coding.settings import CodingProgram, CodingSettings
 
 
@@ -19,6 +21,10 @@ class CodingComponent(Component):
 
     name = "coding"
     config: CodingSettings
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._lacks: list[str] = []
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -30,11 +36,17 @@ class CodingComponent(Component):
         """Give the agents of this process their programs."""
         if not self.config:
             return
-        from meshwright.parts.coding.agent import CodingAgent
+        from meshwright.parts.coding.agent import CodingAgent, lack_of
 
         for bound in self.mesh.get(BoundAgents).values():
             if isinstance(bound.agent, CodingAgent):
                 bound.agent.programs = self.config
+                if (lack := lack_of(bound.agent)) is not None:
+                    self._lacks.append(in_one_line(lack.message, lack.remedy))
+
+    def warnings(self) -> Iterable[str]:
+        """The agents whose table is not there."""
+        return self._lacks
 
     def checks(self) -> Iterable[Check]:
         """Whether each program is there, and speaks its protocol."""
