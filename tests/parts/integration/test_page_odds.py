@@ -56,6 +56,7 @@ async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, br
         await api.submit(agent_id="gate", payload={})
         await page.route("**/status", hold)
         await page.route("**/tasks?*", hold)
+        await page.reload()  # else an answer from before the hold may be shared
         await page.get_by_role("link", name="Tasks", exact=True).click()
         await expect(page.get_by_text("Asking…")).to_be_visible()
         running = page.locator(".cards").get_by_role("link", name="running")
@@ -228,3 +229,29 @@ async def test_a_viewer_is_told_that_contents_are_not_for_its_role(tmp_path: Pat
             await expect(page.get_by_text("Its request, steps and results are for the role")).to_be_visible()
             await expect(page.locator(".why")).to_have_text("ToolFailed")
             await expect(page.get_by_role("heading", name="Request")).to_have_count(0)
+
+
+async def test_tasks_that_one_answer_does_not_reach_are_named(tmp_path: Path, browser: Browser) -> None:
+    async def reach_one(route: Route) -> None:
+        item = {"task_id": "t", "status": "cancelled", "agent_id": "gate"}
+        await route.fulfill(json={"items": [item], "cursor": "more"})
+
+    async with http_mesh(tmp_path) as api:
+        await api.submit(agent_id="gate", payload={})
+        async with open_view(browser, api, "tasks?agent_id=gate") as page:
+            await page.route("**/cancel", reach_one)
+            await press(page, "Cancel all that match…")
+            await confirm(page, "Cancel them")
+            await expect(page.locator(".notice")).to_contain_text("more match: do it again for them")
+            await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_a_title_without_spaces_stays_in_the_window(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        task_id = await api.finished(agent_id="echo", payload={"text": "E" * 110, "fail": True})
+        narrow = {"viewport": {"width": 390, "height": 844}}
+        async with open_view(browser, api, f"task/{task_id}", **narrow) as page:
+            await expect(page.get_by_role("heading", level=1)).to_contain_text("failed")
+            error = page.get_by_role("region", name="Attempts").get_by_text("ToolFailed: told to fail")
+            await expect(error).to_be_visible()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 390

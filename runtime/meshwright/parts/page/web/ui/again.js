@@ -69,7 +69,7 @@ async function propose(path, wanted, { done, note, ...words }, fields) {
     await ask({ title: words.title, text: html`<${Plan} ...${plan} />`, yes: "Close", no: "" });
     return;
   }
-  let changed = 0;
+  let [changed, rest] = [0, ""];
   const isDone = await ask({
     ...words,
     text: html`<${Plan} ...${plan} note=${note} />`,
@@ -78,9 +78,10 @@ async function propose(path, wanted, { done, note, ...words }, fields) {
       const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value));
       const found = await pages(path, { ...body, ...chosen });
       changed = found.items.filter((item) => !item.refused).length;
+      rest = found.isCut ? "; more match: do it again for them" : "";
     },
   });
-  if (isDone) notice.value = { text: `${changed} ${changed === 1 ? "task is" : "tasks are"} ${done}` };
+  if (isDone) notice.value = { text: `${changed} ${changed === 1 ? "task is" : "tasks are"} ${done}${rest}` };
 }
 
 const WAYS = { journal: "Keep its finished steps", start: "Start over" };

@@ -116,7 +116,7 @@ function Attempts({ attempts, capability }) {
   const factors = (/** @type {any} */ card) => FACTORS.map((name) => Number(card[name]).toFixed(2)).join(" × ");
   return html`<h2>Attempts</h2><${Table} label="Attempts" heads=${["Attempt", "Agent", "#Score", FACTORS.join(" × "), "Began", "Error"]}>
     ${attempts.map((attempt) => html`<tr key=${attempt.attempt}><td>${attempt.attempt}</td><td>${attempt.agent_id}</td><td class="number">${attempt.score_card.score.toFixed(2)}</td>
-      <td class="whole">${factors(attempt.score_card)}</td><td><${Ago} time=${attempt.started_at} /></td><td class="reason">${attempt.error ? worded(attempt.error) : ""}</td></tr>
+      <td class="whole">${factors(attempt.score_card)}</td><td><${Ago} time=${attempt.started_at} /></td><td class="reason"><${Text} value=${attempt.error && worded(attempt.error)} /></td></tr>
       ${(attempt.others ?? []).map((/** @type {any} */ card) => html`<tr key=${`${attempt.attempt} ${card.agent_id}`} class="dim"><td>not chosen</td><td>${card.agent_id}</td><td class="number">${card.score.toFixed(2)}</td><td class="whole">${factors(card)}</td><td colspan="2"></td></tr>`)}`)}<//>
     ${may("viewer") ? html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}><summary>How all agents score for ${capability} now</summary><${Failed} error=${error} />
       ${data ? html`<${Table} label="Scores" heads=${["Agent", "#Score", FACTORS.join(" × ")]}>${data.items.map((/** @type {any} */ card) => html`<tr key=${card.agent_id}><td>${card.agent_id}</td><td class="number">${card.score.toFixed(2)}</td><td class="whole">${factors(card)}</td></tr>`)}<//>` : null}</details>` : null}`;

@@ -51,8 +51,8 @@ function Counts({ figures }) {
     ["timed out", figures?.dead_letters.timed_out ?? "", to("tasks", { status: "timed_out" })],
     ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],
   ];
-  return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name} class=${count === 0 ? "none" : ""}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
-    ${!data || data.waits.length ? html`<ul class="causes" aria-label="What is waited for">${(data?.waits ?? []).map((/** @type {any} */ wait) => html`<li key=${wait.kind}><a href=${to("tasks", { waits_for: wait.kind })} aria-current=${route.value.query.get("waits_for") === wait.kind ? "true" : undefined}><b class="s-waiting">${wait.tasks}</b> ${wait.tasks === 1 ? "waits" : "wait"} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind} <span class="dim">the oldest <${Ago} time=${wait.oldest} /></span></a></li>`)}</ul>` : null}`;
+  return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name} class=${count === 0 ? "none" : ""}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count.toLocaleString()}</b></a></li>`)}</ul>
+    ${!data || data.waits.length ? html`<ul class="causes" aria-label="What is waited for">${(data?.waits ?? []).map((/** @type {any} */ wait) => html`<li key=${wait.kind}><a href=${to("tasks", { waits_for: wait.kind })} aria-current=${route.value.query.get("waits_for") === wait.kind ? "true" : undefined}><b class="s-waiting">${wait.tasks.toLocaleString()}</b> ${wait.tasks === 1 ? "waits" : "wait"} for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind} <span class="dim">the oldest <${Ago} time=${wait.oldest} /></span></a></li>`)}</ul>` : null}`;
 }
 
 /** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
@@ -63,7 +63,7 @@ export function Causes({ wanted, title = "" }) {
   return html`${title ? html`<h2>${title}</h2>` : null}<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {
     const lacks = ["agent_id", "error"].filter((name) => !one[name]).join();
     const isShown = wanted.dead && wanted.error === (one.error ?? undefined) && wanted.agent_id === (one.agent_id ?? undefined);
-    return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, lacks, dead: "true" })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
+    return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, lacks, dead: "true" })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks.toLocaleString()}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
   })}${data.items.length > shown.length ? html`<li class="dim">${data.items.length - shown.length} more causes</li>` : null}</ul>`;
 }
 
