@@ -29,6 +29,13 @@ from meshwright.core.errors import MeshError
 
 OPEN = ("accepted", "dispatched", "running", "waiting")
 ENDED = ("succeeded", "failed", "cancelled", "timed_out")
+
+
+def _cost(task: Document) -> str:
+    """The cost of a task that has ended: before, the list does not know it."""
+    return dollars(task["cost_usd"]) if task["status"] in ENDED else ""
+
+
 TASKS = (
     Column("task", "task_id", cut=1, from_end=True),
     Column("status", "status"),
@@ -37,7 +44,7 @@ TASKS = (
     Column("agent", "agent_id", cut=5),
     Column("age", "created_at", age),
     Column("model", "model", cut=2),
-    Column("cost", "cost_usd", dollars, cut=3, least=7),
+    Column("cost", write=_cost, cut=3, least=7),
 )
 _OVERLAP = timedelta(minutes=1)  # a change may come later than one that another worker's clock puts after it
 _MAX_CHANGES = 10_000  # between two looks

@@ -226,6 +226,8 @@ async def test_watch_prints_once_where_there_is_no_terminal(running: RunningMesh
     text = await mesh("watch", "--url", running.url)
     assert (text.status, text.err) == (0, "")
     assert "How far shall it go?" in text.out and "\x1b" not in text.out
+    open_tasks = text.out.partition("open tasks\n")[2].partition("last events")[0]
+    assert "Roll out" in open_tasks and "$" not in open_tasks  # the cost is known once it has ended
     found = json.loads((await mesh("watch", "--json", "--url", running.url)).out)
     assert [agent["agent_id"] for agent in found["agents"]] == ["asker"]
     assert found["tasks"][0]["status"] == "waiting" and found["events"]

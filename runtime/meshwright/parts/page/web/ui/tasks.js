@@ -104,7 +104,7 @@ function Rows({ items, stuck }) {
       <td class="titled"><a class="title" href=${to(`task/${item.task_id}`)}><${Text} value=${item.title ?? item.capability} /></a>
         <span class="dim under"><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /> · ${item.capability} · <${TaskLink} id=${item.task_id} />${item.reason ? html` · <span class=${item.error ? "bad" : ""} title=${item.reason}><${Text} value=${item.reason} /></span>` : ""}</span></td>
       <td><${Status} status=${item.status} />${stuck.has(item.task_id) ? html` <span class="tag bad" title=${`runs for ${span(stuck.get(item.task_id).running_seconds)}; nine of ten take ${span(stuck.get(item.task_id).p90_seconds)}`}>stuck</span>` : ""}</td>
-      <td class="number">${dollars(item.cost_usd)}</td>
+      <td class="number">${item.completed_at ? dollars(item.cost_usd) : ""}</td>
       <td class="number">${item.duration_ms == null ? "" : span(item.duration_ms / 1000)}</td>
       <td><${Ago} time=${item.updated_at} /></td>
       <td><${Buttons} id=${item.task_id} status=${item.status} /></td>
