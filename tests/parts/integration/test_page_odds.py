@@ -196,6 +196,21 @@ async def test_a_dialog_says_that_its_task_has_ended_and_goes_with_its_view(
         await page.go_back()
         await expect(dialog(page)).to_have_count(0)
         await page.go_forward()
+        is_left = asyncio.Event()
+
+        async def answer_late(route: Route) -> None:
+            await is_left.wait()
+            await route.continue_()
+
+        await page.route("**/tasks/*/cancel", answer_late)
+        async with page.expect_request("**/tasks/*/cancel"):
+            await press(page, "Cancel…")
+        await page.go_back()
+        async with page.expect_event("requestfinished", lambda request: request.url.endswith("/cancel")):
+            is_left.set()
+        await page.evaluate("new Promise(requestAnimationFrame)")
+        await expect(dialog(page)).to_have_count(0)
+        await page.go_forward()
         await press(page, "Cancel…")
         await expect(dialog(page)).to_be_visible()
         api.gate.set()

@@ -86,11 +86,14 @@ async function propose(path, wanted, { done, note, ...words }, fields) {
 
 const WAYS = { journal: "Keep its finished steps", start: "Start over" };
 
-/** A plan of the mesh, or the line that says why there is none. @param {string} path */
-const planOf = (path) =>
-  call("GET", path).catch((error) => {
+/** A plan of the mesh, or the line that says why there is none; none for a view that was left meanwhile. @param {string} path */
+async function planOf(path) {
+  const view = location.hash;
+  const plan = await call("GET", path).catch((error) => {
     notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
   });
+  return location.hash === view ? plan : null;
+}
 
 /** Cancel one task, once it is said what ends with it and what is not undone. @param {string} id */
 export async function cancelOne(id) {
