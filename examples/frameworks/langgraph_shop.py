@@ -24,10 +24,9 @@ class Shop(Agent):
 
     async def run(self, run: Run) -> str:
         """Sell what the task names."""
-        client = run.openai()
-        clients = {"async_client": client.chat.completions, "root_async_client": client}
-        model = ChatOpenAI(model="default", api_key="run", base_url=str(client.base_url), **clients)
-        agent = create_agent(model, run.functions())
+        api = run.openai()
+        own = {"async_client": api.chat.completions, "root_async_client": api, "api_key": "run"}
+        agent = create_agent(ChatOpenAI(model="default", base_url=str(api.base_url), **own), run.functions())
         state = await agent.ainvoke({"messages": [("system", "You sell things."), ("user", run.task.text)]})
         return state["messages"][-1].content
 
