@@ -76,7 +76,7 @@ class PromptEnd(NamedTuple):
     reason: str
     text: str
     is_late: bool = False
-    """Whether it was told to end, since its time was up."""
+    """Whether it had to end because its time was up."""
 
 
 class AcpClient:

@@ -50,10 +50,11 @@ class CodingAgent(Agent, abstract=True):
 
     async def run(self, run: Run) -> dict[str, Any]:
         """Have the task done, tested, and proposed where it is not part of another task."""
-        name = self._name()
+        name = self.table_name()
         return await _Job(run, await run.tree(), name, self.programs[name]).deliver()
 
-    def _name(self) -> str:
+    def table_name(self) -> str:
+        """The name of its table of [coding]. Raises ConfigError where that is not there."""
         tables = self.programs
         name = self.coder or (self.agent_id if self.agent_id in tables else next(iter(tables), ""))
         if name not in tables or (not self.coder and name != self.agent_id and len(tables) > 1):
@@ -61,15 +62,6 @@ class CodingAgent(Agent, abstract=True):
             remedy = f"Write it in mesh.toml, or name one as coder: {', '.join(tables) or 'there is none'}"
             raise ConfigError(f"{self.agent_id} has no coding agent: {lack}", remedy=remedy, field="coder")
         return name
-
-
-def lack_of(agent: CodingAgent) -> ConfigError | None:
-    """The error of an agent whose table of [coding] is not there."""
-    try:
-        agent._name()
-    except ConfigError as error:
-        return error
-    return None
 
 
 class _Job:

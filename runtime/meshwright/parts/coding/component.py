@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.loader import BoundAgents
 from meshwright.agents.sandbox.port import Sandbox
 from meshwright.core.capability import Capability
-from meshwright.core.errors import in_one_line
+from meshwright.core.errors import ConfigError, in_one_line
 from meshwright.core.settings import Settings
 from meshwright.mesh.components import Check, Component
-from meshwright.mesh.mesh import Mesh
 from meshwright.parts.coding.settings import CodingProgram, CodingSettings
+
+if TYPE_CHECKING:
+    from meshwright.parts.coding.agent import CodingAgent
 
 
 class CodingComponent(Component):
@@ -21,10 +24,6 @@ class CodingComponent(Component):
 
     name = "coding"
     config: CodingSettings
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        self._lacks: list[str] = []
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -34,19 +33,25 @@ class CodingComponent(Component):
 
     def assemble(self) -> None:
         """Give the agents of this process their programs."""
-        if not self.config:
-            return
-        from meshwright.parts.coding.agent import CodingAgent, lack_of
-
-        for bound in self.mesh.get(BoundAgents).values():
-            if isinstance(bound.agent, CodingAgent):
-                bound.agent.programs = self.config
-                if (lack := lack_of(bound.agent)) is not None:
-                    self._lacks.append(in_one_line(lack.message, lack.remedy))
+        for agent in self._coding_agents():
+            agent.programs = self.config
 
     def warnings(self) -> Iterable[str]:
         """The agents whose table is not there."""
-        return self._lacks
+        for agent in self._coding_agents():
+            try:
+                agent.table_name()
+            except ConfigError as error:
+                yield in_one_line(error.message, error.remedy)
+
+    def _coding_agents(self) -> Iterator[CodingAgent]:
+        if not self.config:
+            return
+        from meshwright.parts.coding.agent import CodingAgent
+
+        for bound in self.mesh.get(BoundAgents).values():
+            if isinstance(bound.agent, CodingAgent):
+                yield bound.agent
 
     def checks(self) -> Iterable[Check]:
         """Whether each program is there, and speaks its protocol."""

@@ -97,7 +97,7 @@ class AcpConversation:
         try:
             answer = await run.ask_person(question, shape=Approval, about=about)
         except WaitExpired:
-            answer = Approval(approve=False, reason="nobody answered in time")
+            answer = Approval(approve=False, reason="it was not answered in time")
         decided = PermissionDecided(title=title, allowed=answer.approve)
         await run.publish("coding permission", {"about": about}, decided)
         return answer
