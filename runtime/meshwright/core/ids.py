@@ -33,9 +33,9 @@ def _encode_id(number: int, bits: int = 130) -> str:
 
 
 @lru_cache(maxsize=16)
-def _encode_time(seconds: int) -> str:
-    """The first eight characters of the ids of 1,024 milliseconds."""
-    return _encode_id(seconds, 40)
+def _encode_time(span: int) -> str:
+    """The first eight characters of the ids of a span of 1,024 milliseconds."""
+    return _encode_id(span, 40)
 
 
 _RANDOM = random.Random()  # our own: a program's seed, or its tests' fuzzer, is nothing to ids
