@@ -37,7 +37,7 @@ oldest newest:
 	@SOAK=1 MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
 		tests/journeys/integration/test_versions.py tests/project/integration/test_extras.py $(ARGS)
 
-lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
+lint: .venv/.dev  ## style, formatting and import rules
 	@$(BIN)/python tests/run.py lint imports
 
 format: .venv/.dev  ## format the code and repair what can be repaired

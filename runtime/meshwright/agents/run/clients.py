@@ -38,8 +38,8 @@ _KEY = f"{RUN_PREFIX}client"
 class RunClients(RunSteps):
     """Calls of models and tools by code that the mesh does not know, each a step of the run.
 
-    Such a step is known by what it asks for, and counted among equal ones: it may be taken in any asyncio
-    task, side by side with others. What the code does between two of them must be repeatable.
+    Such a step is known by its request, and counted among equal ones: it may be taken in any asyncio task,
+    side by side with others. The code between two steps must be repeatable.
     """
 
     def __init__(self, state: RunState, calls: ModelCalls, unawaited: UnawaitedCalls) -> None:

@@ -102,7 +102,7 @@ def _remove(content: dict[str, Any], file: Path) -> bool:
 
 
 _PLACES = (("meshwright", "edges", "bridge", "hook.py"), ("meshwright", "bridge", "hook.py"))
-"""Where our hook lies, and where it lay before."""
+"""The path of our hook today, and its earlier one."""
 
 
 def _is_ours(command: Any) -> bool:

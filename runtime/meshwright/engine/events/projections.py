@@ -44,8 +44,7 @@ _REPLACE_POSITIONS = (
 class Projection(Protocol):
     """Tables made from events of some types. `version` says what they contain: another one rebuilds them.
 
-    Where the store's writer is a process of its own, it is called there: it can be pickled, and keeps nothing
-    but its tables.
+    It can be pickled and keeps nothing but its tables: a store whose writer is a process calls it there.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Projection(Protocol):
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write what these events change, in the order of `seq`.
 
-        Where it raises, nothing of the call is written, and it is called with each event by itself. It then
+        If it raises, nothing of the call is written, and it is called with each event by itself. It then
         stands at the event that it cannot fold and is tried again later, while other projections go on.
         """
         ...

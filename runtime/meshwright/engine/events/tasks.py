@@ -252,7 +252,7 @@ LISTED = (*(name for name in TaskSummary.__struct_fields__ if name != "usage"), 
 LISTED_COLUMNS = ", ".join(
     "coalesce(title, substr(text, 1, 300))" if name == "title" else name for name in LISTED
 )
-"""What a query of a list selects."""
+"""The columns that a query of a list selects."""
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")

@@ -20,7 +20,7 @@ class CancelPlan(Struct):
     `effects` are the names of finished steps that may have changed something, which stays so; `cut_off` those
     of calls that were begun and have no result: they may take effect all the same. `tasks_below` open tasks
     that it delegated are cancelled too. `cost_usd` is what the whole tree has cost so far, None where a price
-    is unknown. What is reserved for calls under way is released, less what they have cost.
+    is unknown. The reservations of calls under way are released, less what they have cost.
     """
 
     task_id: str

@@ -119,7 +119,7 @@ def without_names(way: RetryWay) -> RetryWay:
 
 
 def child_costs(tree: TaskTree | None) -> dict[str, Amount | None]:
-    """What each task of a tree cost with those below it; None where a price is unknown."""
+    """The cost of each task of a tree with those below it; None where a price is unknown."""
     nodes = () if tree is None else tree.items
     return {node.task_id: None if node.tree_unpriced else node.tree_cost_usd for node in nodes}
 

@@ -228,7 +228,7 @@ class Tasks:
         return await self.task(task_id, tenant_id)
 
     async def cancel_plan(self, task_id: str, tenant_id: str = "default") -> CancelPlan:
-        """What ends with an open task, and what is not undone. Raises NotFound, Conflict if it has ended."""
+        """Plan the cancel of an open task, with what stays. Raises NotFound, Conflict if it ended."""
         record, _ = await read_task(self._runtime, task_id, tenant_id)
         if record.outcome is not None:
             raise Conflict(f"Task {task_id} has already ended: {record.status}", remedy="It stays so")

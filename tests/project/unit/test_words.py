@@ -1,0 +1,35 @@
+"""The runtime's docstrings put the noun first, and each of its classes has a name of its own."""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import meshwright
+
+PACKAGE = Path(meshwright.__file__).parent
+FOREIGN = re.compile(r"(?:^|[.!?]\s+|\n\s*\n\s*)(?:What|Whose|Who|Where|Whoever)\b")
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            yield path.relative_to(PACKAGE), node
+
+
+def test_no_sentence_of_a_docstring_begins_with_a_question_word() -> None:
+    places = [
+        f"{path}:{node.lineno + node.value.value.count(chr(10), 0, match.end())}"
+        for path, node in nodes()
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for match in FOREIGN.finditer(node.value.value)
+    ]
+    assert places == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    names = Counter(node.name for _, node in nodes() if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1] == []
