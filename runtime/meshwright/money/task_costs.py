@@ -9,7 +9,7 @@ rebuild makes it again; once those events are pruned it becomes a part of the su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.events.task_lists import tasks_below
 from meshwright.engine.events.tasks import TaskSummary
-from meshwright.engine.sql.database import Session, marks
+from meshwright.engine.sql.database import Row, Session, marks
 
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 HOUR_SECONDS = 3600
@@ -178,14 +178,13 @@ def _amount(text: str | None) -> Decimal | None:
 
 
 _MAX_LISTED = 500
-_NEVER = 1e12  # unix seconds
-_LAG = timedelta(hours=1)  # of the clocks of other machines, and of calls that are recorded late
 _SUMS = (
-    "SELECT task_id, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "  # noqa: S608
+    "SELECT task_id, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
     "count(*) FILTER (WHERE cost_pico IS NULL), "
-    f"coalesce(sum(cost_pico / {MILLION}), 0), coalesce(sum(cost_pico % {MILLION}), 0) FROM calls "
-    "WHERE tenant_id = :tenant_id AND time BETWEEN :since AND :until GROUP BY task_id"
+    f"coalesce(sum(cost_pico / {MILLION}), 0), coalesce(sum(cost_pico % {MILLION}), 0) "
 )
+_OF_TASKS = "FROM {calls} WHERE tenant_id = ? AND task_id IN ({task_ids}) GROUP BY task_id"
+_TASKS_AT_ONCE = 500
 
 
 class TaskNode(View):
@@ -271,17 +270,16 @@ def _node(task: TaskSummary, depth: int, own: _OwnCost, whole: tuple[Decimal, in
 
 
 def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _OwnCost]:
-    """The sums of the calls of tasks, found among those of the time that they took."""
-    ends = [task.completed_at for task in tasks if task.completed_at is not None]
-    times = [*ends, *(task.created_at for task in tasks)]  # ends first where the clock was set back
-    since = (min(times) - _LAG).timestamp()
-    until = (max(times) + _LAG).timestamp() if len(ends) == len(tasks) else _NEVER
-    values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
-    names = {task.task_id for task in tasks}
+    """The sums of the calls of tasks."""
+    calls, rows = session.by_index("calls", "calls_of_task"), list[Row]()
+    for start in range(0, len(tasks), _TASKS_AT_ONCE):
+        task_ids = [task.task_id for task in tasks[start : start + _TASKS_AT_ONCE]]
+        values = [session.bindable(value) for value in (tenant_id, *task_ids)]
+        of_tasks = _OF_TASKS.format(calls=calls, task_ids=marks(len(task_ids)))
+        rows += session.execute(_SUMS + of_tasks, values).fetchall()
     return {
         task_id: _OwnCost(
             int(calls), int(prompt), int(answer), int(unpriced), from_pico(int(high) * MILLION + int(low))
         )
-        for task_id, calls, prompt, answer, unpriced, high, low in session.execute(_SUMS, values).fetchall()
-        if task_id in names
+        for task_id, calls, prompt, answer, unpriced, high, low in rows
     }

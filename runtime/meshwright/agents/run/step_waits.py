@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from meshwright.core.events import Event
 from meshwright.core.messages import Task
 from meshwright.core.task_events import TaskWaiting, WaitEnded
-from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.work.people import QUESTIONS, is_doubt
 from meshwright.engine.work.protocol import steps_stream
@@ -31,8 +30,7 @@ class StepEvents:
     @classmethod
     async def read(cls, log: EventLog, record: TaskRecord, task: Task) -> StepEvents:
         """Read the events of a task."""
-        since = record.attempts[0].started_at if record.attempts else None
-        event_filter = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
+        event_filter = await log.of_task(task.task_id, task.tenant_id)
         return cls([event async for event in log.replay(event_filter) if _is_of_step(event)])
 
     def _add(self, event: Event) -> None:

@@ -231,7 +231,9 @@ class _SenderLane:
 
     async def _end_of(self, task: TaskKey) -> Event | None:
         """The event that ended a task, None for one that goes on; the log may have it a moment later."""
-        newest = EventFilter(topic=TASK_PROGRESS, **task._asdict(), order="desc", limit=_MAX_AFTER_END)
+        newest = await self._mesh.log.of_task(
+            task.task_id, task.tenant_id, topic=TASK_PROGRESS, order="desc", limit=_MAX_AFTER_END
+        )
         for _ in range(_LOG_LOOKS):
             events = await self._mesh.log.query(newest)
             if end := next((event for event in events if event.event_type in FINAL), None):

@@ -84,6 +84,8 @@ class EventLog:
         """Called before old events are deleted by age."""
         self.kept_statuses: Sequence[str] = ()
         """The statuses of ended tasks that stay in the list without their events: retention prunes them."""
+        self.max_late_events = 0
+        """How many numbers late the first event of a task may be: a broker does not keep their order."""
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
@@ -258,6 +260,23 @@ class EventLog:
                 first = matches.reached + 1
         is_cut = len(events) == filter.limit or size >= MAX_BYTES_READ
         return Page(events, events[-1].seq if is_cut else None)
+
+    async def of_task(self, task_id: str, tenant_id: str, **fields: Any) -> EventFilter:
+        """Returns a filter of the events of a task that has a record; `fields` are others of the filter.
+
+        It begins at the first of them, so that no search walks the log before the task.
+        """
+        before = await self._database.read(table.before_task, task_id, tenant_id, self.max_late_events)
+        after_seq = max(before, fields.pop("after_seq", None) or 0)
+        return EventFilter(task_id=task_id, tenant_id=tenant_id, after_seq=after_seq, **fields)
+
+    async def newest_of_task(
+        self, task_id: str, tenant_id: str, event_types: Sequence[str]
+    ) -> dict[str, Event]:
+        """The newest event of each type, of a task that has a record."""
+        return await self._database.read(
+            table.newest_of_task, task_id, tenant_id, event_types, self.max_late_events
+        )
 
     async def replay(self, filter: EventFilter) -> AsyncGenerator[Event]:
         """All events that fit, as far as the log goes now, however many: of an aggregate its story."""

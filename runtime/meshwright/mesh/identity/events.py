@@ -61,6 +61,8 @@ class EventOperations(Acting):
     async def task_events(self, task_id: str, filter: EventFilter) -> Page:
         """A page of a task's events."""
         view = await self.task_seen(FOLLOW_TASK, task_id)
+        before = (await self.mesh.log.of_task(task_id, self.caller.tenant_id)).after_seq or 0
+        filter = filter.model_copy(update={"after_seq": max(before, filter.after_seq or 0)})
         return await self._page(self._own(filter, task_id), is_whole=sees_contents(view, self.caller))
 
     @operation(FOLLOW_TASK)
@@ -72,7 +74,7 @@ class EventOperations(Acting):
         view = await self.task_seen(FOLLOW_TASK, task_id)
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
-        filter = self._own(EventFilter(after_seq=after_seq), task_id)
+        filter = await self.mesh.log.of_task(task_id, self.caller.tenant_id, after_seq=after_seq)
         feed = self._feed(filter, is_whole=sees_contents(view, self.caller))
         return feed._replace(generation=view.generation)
 
@@ -136,9 +138,10 @@ class EventOperations(Acting):
 
     async def _has_seen_the_end(self, view: TaskView, after_seq: int) -> bool:
         """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""
-        last_event = EventFilter(event_type=f"task.{view.status}", limit=1, order="desc")
-        events = await self.mesh.log.query(self._own(last_event, view.task_id))
-        return bool(events) and events[0].seq is not None and events[0].seq <= after_seq
+        event_type = f"task.{view.status}"
+        ends = await self.mesh.log.newest_of_task(view.task_id, self.caller.tenant_id, [event_type])
+        end = ends.get(event_type)
+        return end is not None and end.seq is not None and end.seq <= after_seq
 
     async def _reads_events(self) -> bool:
         """Whether the caller sees the contents of events, which is recorded then."""

@@ -20,7 +20,6 @@ from meshwright.agents.run.transcript import Transcript, transcripts
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
-from meshwright.core.events import Event
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Fault, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.step_events import RunStateChanged, RunTitled
@@ -34,7 +33,6 @@ from meshwright.engine.events.answers import (
     not_waiting,
 )
 from meshwright.engine.events.audit import Audit, hashed
-from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN
@@ -174,13 +172,15 @@ class Tasks:
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
         usual = self._settings[AgentsSettings]
         limits = limits_of(usual.limits, agent, task.limits)
+        changes = await self._log.newest_of_task(task_id, tenant_id, (RUN_STATE, RUN_TITLE))
+        state, title = changes.get(RUN_STATE), changes.get(RUN_TITLE)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
             timeout=step_timeout(usual.timeout_seconds, agent, task.timeout).seconds,
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
-            state=await self._state(task_id, tenant_id),
-            title=await self._title(task_id, tenant_id),
+            state=None if state is None else RunStateChanged.from_payload(state.payload).state,
+            title=None if title is None else RunTitled.from_payload(title.payload).title,
             attempts=tuple(record.attempts),
             waits=tuple(replace(wait, sealed=()) for wait in entry.waits) if entry is not None else (),
             missing_agent=self._missing_agent(record),
@@ -193,20 +193,6 @@ class Tasks:
     def _missing_agent(self, record: TaskRecord) -> str | None:
         attempt = record.open_attempt
         return attempt.agent_id if attempt and self._missing.is_missing(attempt.agent_id) else None
-
-    async def _state(self, task_id: str, tenant_id: str) -> str | None:
-        event = await self._last_event(task_id, tenant_id, RUN_STATE)
-        return None if event is None else RunStateChanged.from_payload(event.payload).state
-
-    async def _title(self, task_id: str, tenant_id: str) -> str | None:
-        event = await self._last_event(task_id, tenant_id, RUN_TITLE)
-        return None if event is None else RunTitled.from_payload(event.payload).title
-
-    async def _last_event(self, task_id: str, tenant_id: str, event_type: str) -> Event | None:
-        query = EventFilter(
-            task_id=task_id, tenant_id=tenant_id, event_type=event_type, order="desc", limit=1
-        )
-        return next(iter(await self._log.query(query)), None)
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""

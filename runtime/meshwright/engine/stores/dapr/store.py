@@ -21,6 +21,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError, Conflict, HostError, StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.table import BLOCK_EVENTS
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.store import Batch, Receiver, SharedStore, Takeover
 from meshwright.engine.sql.database import Database
@@ -97,6 +98,8 @@ class DaprStore(SharedStore):
         self.watches = Watches(self.state, self.lease, options.app_id)
         self.broker = Broker(self.sidecar, options, receiver.bus, self._taken_elsewhere)
         log = self._log if self._keeps_log else None
+        if log is not None and not self._shares_log:
+            log.max_late_events = BLOCK_EVENTS
         self.outbox = Outbox(
             receiver, self.sidecar, self.broker, log, self.actors, log_is_shared=self._shares_log
         )

@@ -1,0 +1,113 @@
+"""A task costs the same whatever was done before: SQLite's steps, counted at 500 tasks and at 20,000."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.grown import grow
+from meshwright import Agent, Capability
+from meshwright.testing import ScriptedModel
+from tests.support.http_mesh import Api, http_mesh
+
+STEPS_AT_ONCE = 20
+FEW, MANY = 500, 20_000
+MAX_MORE = {"view": 3_000, "events": 3_000, "steps": 5_000, "tree": 3_000, "stream": 3_000, "summaries": 500}
+"""An index is a level deeper, and the newest block may be fuller. Duties of the start read summaries too."""
+
+
+class Writer(Agent):
+    """Asks a model."""
+
+    agent_id = "writer"
+    capabilities = (Capability("writing"),)
+    prompt_text = "Write."
+
+
+class Steps:
+    """Counts the steps of SQLite's machine, and the summaries of blocks, that this process reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        self._searches: list[str] = []
+        connect = sqlite3.connect
+
+        def counted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, **options)
+            connection.set_progress_handler(self._add, STEPS_AT_ONCE)
+            connection.set_trace_callback(self._note)
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", counted)
+
+    def _add(self) -> int:
+        self._count += STEPS_AT_ONCE
+        return 0
+
+    def _note(self, statement: str) -> None:
+        if "keys FROM event_blocks" in statement:
+            self._searches.append(statement.replace("Inf", "9e999"))
+
+    def summaries(self, store: Path) -> int:
+        """The summaries that were read since the last time."""
+        searches, self._searches = self._searches, []
+        with closing(sqlite3.connect(store)) as connection:
+            return sum(len(connection.execute(search).fetchall()) for search in searches)
+
+    async def of(self, work: Callable[[], Any]) -> int:
+        """The steps of one call: the least of five, since regular duties read beside it."""
+        counts = []
+        for _ in range(5):
+            before = self._count
+            await work()
+            counts.append(self._count - before)
+        return min(counts)
+
+
+async def followed(api: Api, path: str) -> None:
+    """Read the stream of a task that has ended."""
+    async with api.stream(path) as stream:
+        await stream.rest()
+
+
+async def measured(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The steps of each look at a task that is submitted behind so many others."""
+    folder.mkdir()
+    script = ScriptedModel(*["Done."] * 20)
+    async with http_mesh(folder, Writer, script=script) as api:
+        for number in range(10):
+            await api.client.outcome(await api.submit(agent_id="writer", payload={"text": f"t{number}"}))
+        await api.mesh.log.flush()
+        data = folder / api.mesh.settings.data_dir
+    grow(data, tasks)
+    steps = Steps(monkeypatch)
+    async with http_mesh(folder, Writer, script=script) as api:
+        task_id = await api.submit(agent_id="writer", payload={"text": "the last"})
+        await api.client.outcome(task_id)
+        await api.mesh.log.flush()
+        path = f"/tasks/{task_id}"
+        await api.get(path)
+        looks = {
+            "view": lambda: api.get(path),
+            "events": lambda: api.get(f"{path}/events"),
+            "steps": lambda: api.get(f"{path}/steps"),
+            "tree": lambda: api.get(f"{path}/tree"),
+            "stream": lambda: followed(api, f"{path}/events"),
+        }
+        steps.summaries(data / "mesh.db")
+        counts = {name: await steps.of(look) for name, look in looks.items()}
+        return {**counts, "summaries": steps.summaries(data / "mesh.db")}
+
+
+async def test_looks_at_one_task_do_not_grow_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = await measured(tmp_path / "few", FEW, monkeypatch)
+    many = await measured(tmp_path / "many", MANY, monkeypatch)
+    grown = {name: (few[name], many[name]) for name in few if many[name] > few[name] + MAX_MORE[name]}
+    assert grown == {}
