@@ -137,7 +137,7 @@ async def test_two_hosts_of_a_type_live_in_one_process(services: Services, name:
     one, two = Recorder(name="one"), Recorder(name="two")
     async with beside(services, name, one) as first:
         namespace = first.sidecar.app.namespace
-        async with beside(services, name, two, namespace=namespace, pod=f"mesh-1.{namespace}") as second:
+        async with beside(services, name, two, namespace=namespace, pod=f"mesh-1_{namespace}") as second:
             ids = [f"a{n}" for n in range(24)]
             by = {(await first.call(each, "echo"))[1]["by"] for each in ids}
             while by != {"one", "two"}:  # until the first sidecar has heard of the second

@@ -54,7 +54,7 @@ async def mesh(
 ) -> AsyncIterator[Mesh]:
     """A whole mesh in this process, beside a sidecar."""
     [port] = ports.take(1)
-    sidecar = own_services.daprd("mesh", port=port, namespace="erasing", pod="mesh-0.erasing")
+    sidecar = own_services.daprd("mesh", port=port, namespace="erasing", pod="mesh-0_erasing")
     backends = Backends(own_services.broker_url, own_services.redis_host, own_services.redis_password)
     options = {"MESH_STORE": "dapr", "MESH_DAPR__NAMESPACE": "erasing"}
     for name, value in {**backends.environment(), **sidecar.app.environment(), **options}.items():

@@ -68,7 +68,7 @@ async def mesh(
 ) -> AsyncIterator[Mesh]:
     """A whole mesh in this process, beside a sidecar."""
     [port] = ports.take(1)
-    sidecar = own_services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"mesh-0.{NAMESPACE}")
+    sidecar = own_services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"mesh-0_{NAMESPACE}")
     backends = Backends(own_services.broker_url, own_services.redis_host, own_services.redis_password)
     options = {"MESH_STORE": "dapr", "MESH_DAPR__NAMESPACE": NAMESPACE}
     for name, value in {**backends.environment(), **sidecar.app.environment(), **options}.items():

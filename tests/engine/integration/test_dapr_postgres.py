@@ -50,7 +50,7 @@ async def fronts(
 
 def front(services: Services, database: Address, ports: Ports, folder: Path, number: int) -> Front:
     app_port, http_port = ports.take(2)
-    sidecar = services.daprd("mesh", port=app_port, namespace=NAMESPACE, pod=f"mesh-{number}.{NAMESPACE}")
+    sidecar = services.daprd("mesh", port=app_port, namespace=NAMESPACE, pod=f"mesh-{number}_{NAMESPACE}")
     options = {
         "MESH_STORE": "dapr",
         "MESH_DATABASE": database,

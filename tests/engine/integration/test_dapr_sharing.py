@@ -60,7 +60,7 @@ async def start(services: Services, ports: Ports, tmp_path: Path) -> AsyncIterat
 
         async def start(name: str) -> Mesh:
             [port] = ports.take(1)
-            sidecar = services.daprd("mesh", port=port, namespace=namespace, pod=f"{name}.{namespace}")
+            sidecar = services.daprd("mesh", port=port, namespace=namespace, pod=f"{name}_{namespace}")
             app = sidecar.app
 
             def make(deps: StoreDeps) -> Runtime:

@@ -85,7 +85,7 @@ class DaprMesh:
 
     def _worker(self, name: str, *, is_front: bool) -> Worker:
         [port] = self.services.ports.take(1)
-        sidecar = self.services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"{name}.{NAMESPACE}")
+        sidecar = self.services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"{name}_{NAMESPACE}")
         job = self._job if is_front else replace(self._job, plan=())
         post = Post(job, str(self._folder / name), NAMESPACE, is_front, **self._options)
         return Worker(post, sidecar, self.services.broker_url, self.services.environment)

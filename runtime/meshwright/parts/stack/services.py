@@ -264,7 +264,7 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
     """
     internal, metrics = ports.take(2)
     return Service(
-        name=f"daprd-{app.pod.partition('.')[0]}",
+        name=f"daprd-{app.pod.partition('_')[0]}",
         layer=Layer.SIDECARS,
         argv=(
             str(program),

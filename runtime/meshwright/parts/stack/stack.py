@@ -236,7 +236,7 @@ class Stack:
         front = spec.front and number == 0
         app = App(
             app_id=spec.app_id,
-            pod=f"{name}.{settings[DaprSettings].namespace}",
+            pod=f"{name}_{settings[DaprSettings].namespace}",  # NATS takes no dot in a client id
             namespace=settings[DaprSettings].namespace,
             protocol=self._channel,
             port=port,

@@ -16,8 +16,8 @@ import itertools
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -45,6 +45,7 @@ _PING_AGAIN_SECONDS = 0.1
 _KICK_SECONDS = 0.2
 _CONNECT_SECONDS = 5.0
 _LOOP_SECONDS = 0.05
+_SHARED_SECONDS = 2.0  # within which a broker that delivers at once delivers to a shared subscription
 _MAX_BATCH_BYTES = 256 * 1024
 _WINDOW_SECONDS = 0.02
 _CONFIRM_SECONDS = 2.0  # within which the log confirms what it has; then it is sent again
@@ -159,6 +160,18 @@ class Broker:
             await self._sidecar.publish(component, topic, [to_json({"ping": n, "from": self.sender})])
         except StoreUnavailable:
             await asyncio.sleep(_PING_AGAIN_SECONDS)
+
+    async def lacks_shared_subscriptions(self) -> bool:
+        """Whether the broker, asked without the sidecar, delivers to a topic and to no `$share` of one."""
+        if not self._options.broker_url or not self.is_mqtt:
+            return False
+        base = self.topic(f"shared.{self.sender}")
+        try:
+            async with asyncio.timeout(2 * _CONNECT_SECONDS + _SHARED_SECONDS):
+                return await asyncio.to_thread(_delivers_to_topics_only, self._options.broker_url, base)
+        except (OSError, TimeoutError, ValueError) as error:
+            _logger.info("the broker cannot be asked for shared subscriptions: %s", error)
+            return False
 
     async def kick(self) -> None:
         """Have the broker send again what it kept for this worker's sidecar, and what that may have missed.
@@ -398,24 +411,63 @@ def _as_cloud_event(event: Event, data: bytes) -> bytes:
     return b"%b%b%b}" % (to_json(attributes)[:-1], OWN_DATA, data)
 
 
-def _connect_for_a_moment(broker_url: str, client_id: str) -> None:
-    """Connect under a client id, its session kept."""
+@contextmanager
+def _connection(broker_url: str, client_id: str, *, clean: bool) -> Iterator[Any]:
+    """A client of MQTT 3.1.1, as daprd is one, whose callbacks the caller has to loop for."""
     from paho.mqtt.client import Client, MQTTv311
     from paho.mqtt.enums import CallbackAPIVersion
 
     url = urlsplit(broker_url)
-    client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=False, protocol=MQTTv311)
+    client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=clean, protocol=MQTTv311)
     if url.username:
         client.username_pw_set(unquote(url.username), unquote(url.password or ""))
     if url.scheme in ("mqtts", "ssl", "tls"):
         client.tls_set()
     client.connect(url.hostname or "127.0.0.1", url.port or 1883, keepalive=5)
     try:
-        until = time.monotonic() + _CONNECT_SECONDS
-        while not client.is_connected():
-            client.loop(_LOOP_SECONDS)
-            if time.monotonic() > until:
-                raise TimeoutError("no answer")
-        time.sleep(_KICK_SECONDS)
+        if not _loop_until(client, client.is_connected, _CONNECT_SECONDS):
+            raise TimeoutError("no answer")
+        yield client
     finally:
         client.disconnect()
+
+
+def _loop_until(client: Any, is_enough: Callable[[], bool], seconds: float) -> bool:
+    """Read and write for a client; False where the time is over or the connection ends before."""
+    until = time.monotonic() + seconds
+    while not is_enough():
+        if client.loop(_LOOP_SECONDS) or time.monotonic() > until:
+            return is_enough()
+    return True
+
+
+def _connect_for_a_moment(broker_url: str, client_id: str) -> None:
+    """Connect under a client id, its session kept."""
+    with _connection(broker_url, client_id, clean=False):
+        time.sleep(_KICK_SECONDS)
+
+
+def _delivers_to_topics_only(broker_url: str, base: str) -> bool:
+    """Whether a message arrives by its topic, and none by `$share`: granted is both by most brokers."""
+    arrived: set[str] = set()
+    subscribed: set[int] = set()
+    with _connection(broker_url, f"mesh-shared-{new_id()[-8:]}", clean=True) as client:
+
+        def note_message(client: Any, data: Any, message: Any) -> None:
+            arrived.add(message.topic)
+
+        def note_subscription(client: Any, data: Any, mid: int, reasons: Any, properties: Any) -> None:
+            subscribed.add(mid)
+
+        client.on_message, client.on_subscribe = note_message, note_subscription
+
+        def arrives(prefix: str, name: str, seconds: float) -> bool:
+            topic = f"{base}/{name}"
+            _, mid = client.subscribe(f"{prefix}{topic}", 1)
+            _loop_until(client, lambda: mid in subscribed, seconds)
+            client.publish(topic, b"ping", 1)
+            return _loop_until(client, lambda: topic in arrived, seconds)
+
+        return arrives("", "topic", _CONNECT_SECONDS) and not arrives(
+            "$share/mesh/", "group", _SHARED_SECONDS
+        )

@@ -172,6 +172,13 @@ class DaprStore(SharedStore):
         if self._has_predecessor:  # for whom the broker may have kept something
             await self.broker.kick()
         if not await self.broker.prove(self.callbacks.examples):
+            if await self.broker.lacks_shared_subscriptions():
+                raise ConfigError(
+                    "the broker has no shared subscriptions ($share) for MQTT 3.1.1, by which each message "
+                    "goes to one worker: every message would wait to be sent again",
+                    remedy="use --bus redis, or a broker that has them, such as Mosquitto, HiveMQ or Artemis",
+                    field="broker_url",
+                )
             _logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
         self._is_serving = True
         self.recovery.start()
