@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,14 @@ from meshwright.cli.options import data_option
 from meshwright.cli.output import styled, terminal_width, wrapped
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import ahead, next_try
-from meshwright.core.errors import ConfigError, MeshError, in_one_line
+from meshwright.core.display import age, ahead, next_try
+from meshwright.core.errors import ConfigError, HostError, MeshError, in_one_line
+from meshwright.core.part import Caution
 from meshwright.edges.mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from meshwright.core.settings import Settings
-    from meshwright.engine.events.status import MeshStatus
+    from meshwright.engine.events.status import BrokerStatus, MeshStatus
     from meshwright.mesh.components import Check
 
 _CHECK_SECONDS = 10.0
@@ -55,7 +57,7 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.mesh.app import build_mesh
     from meshwright.mesh.components import Component
 
-    verdict, sentence, running = await _ask_running(settings)
+    verdict, sentence, of_running = await _ask_running(settings)
     _show(verdict, "running", sentence)
     missing = settings.unread_secrets
     for error in missing:
@@ -70,8 +72,9 @@ async def _run_checks(settings: Settings) -> int:
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
     checks = [check for check in checks if check.name not in left_out]
-    if running is not None:  # it may have been started with other settings than this shell has
-        checks = [running, *(check for check in checks if check.name != running.name)]
+    names = {check.name for check in of_running}
+    # A running mesh may have been started with other settings than this shell has.
+    checks = [*of_running, *(check for check in checks if check.name not in names)]
     with drawing() as canvas:
         canvas.doing(f"asking {', '.join(check.name for check in checks)}")
         results = await asyncio.gather(*map(_run_check, checks))
@@ -85,11 +88,8 @@ async def _run_checks(settings: Settings) -> int:
     return len(missing) + sum(verdict == "FAIL" for verdict, _ in results)
 
 
-async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
-    """Ask the mesh that runs on the data: a verdict and a sentence on it, and a check of its model.
-
-    Without one, or where it names no model, the check is None.
-    """
+async def _ask_running(settings: Settings) -> tuple[str, str, list[Check]]:
+    """Ask the mesh that runs on the data: a verdict and a sentence on it, and checks of what it reports."""
     from meshwright.mesh.components import Check
 
     async with running_mesh(settings) as running:
@@ -97,21 +97,34 @@ async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
             return (
                 "ok",
                 f"no mesh runs on {settings.data_dir}; the rest is what mesh up would start here",
-                None,
+                [],
             )
         try:
             status = await running.client.status()
         except MeshError as error:  # its keys are not ours
-            return "warn", f"the mesh at {running.where} answers: {error.message}", None
+            return "warn", f"the mesh at {running.where} answers: {error.message}", []
 
-    async def ask() -> str:
+    async def ask_models() -> str:
         if trouble := _trouble_of_models(status):
             raise trouble
         return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
 
     counted = f"{sum(status.tasks.values()):,} open tasks"
     sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
-    return "ok", sentence, None if status.model is None else Check("models", ask)
+    checks = [] if status.model is None else [Check("models", ask_models)]
+    checks += [Check("broker", partial(_ask_broker, broker)) for broker in status.brokers]
+    return "ok", sentence, checks
+
+
+async def _ask_broker(broker: BrokerStatus) -> str:
+    """Whether the running mesh is connected to its MQTT broker, and what it has noticed there."""
+    if not broker.connected:
+        raise HostError(f"The running mesh is cut off from {broker.broker}: {broker.reason}")
+    notes = [*broker.limits]
+    if broker.session_lost_at is not None:
+        notes.append(f"The broker lost messages {age(broker.session_lost_at.isoformat())} ago")
+    sentence = f"the running mesh is connected to {broker.broker}"
+    return Caution(f"{sentence}. {'. '.join(notes)}") if notes else sentence
 
 
 def _trouble_of_models(status: MeshStatus) -> MeshError | None:
@@ -142,7 +155,8 @@ async def _run_check(check: Check) -> tuple[str, str]:
     limit = asyncio.timeout(_CHECK_SECONDS)
     try:
         async with limit:
-            return "ok", await check.ask()
+            sentence = await check.ask()
+            return "warn" if isinstance(sentence, Caution) else "ok", sentence
     except MeshError as error:
         return "FAIL", in_one_line(error.message, error.remedy)
     except Exception as error:  # noqa: BLE001 - a component's own code may raise anything

@@ -148,6 +148,7 @@ def status_text(status: Document) -> str:
     parts += [table(_HELD, status["held"])] if status.get("held") else []
     parts += [table(_PROJECTIONS, status["projections"])] if status.get("projections") else []
     parts += [table(_LOSSES, status["losses"])] if status.get("losses") else []
+    parts += ["\n".join(lines)] if (lines := _brokers(status.get("brokers") or ())) else []
     uses = status.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
     parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []
@@ -172,6 +173,18 @@ def figures_text(figures: Document) -> list[str]:
         *(["costs of today: still being summed up"] if figures.get("lacks_costs") else []),
     ]
     return [*parts, "\n".join(lines)] if lines else parts
+
+
+def _brokers(brokers: Sequence[Document]) -> list[str]:
+    """Lines for MQTT brokers that are away, lack something or have lost messages."""
+    lines: list[str] = []
+    for broker in brokers:
+        if not broker["connected"]:
+            lines.append(f"{broker['broker']}: cut off for {age(broker['since'])}: {broker['reason']}")
+        if broker.get("session_lost_at"):
+            lines.append(f"{broker['broker']}: lost messages {_ago(broker['session_lost_at'])}")
+        lines += [f"{broker['broker']}: {limit}" for limit in broker["limits"]]
+    return lines
 
 
 def _unreached(parked: Sequence[Document], now: datetime) -> list[str]:

@@ -63,6 +63,12 @@ class Part:
         return not self.needs or any(attrgetter(place)(settings) for place in self.needs)
 
 
+class Caution(str):
+    """The sentence of a check that found something which works, and not as well as it should."""
+
+    __slots__ = ()
+
+
 class Check(NamedTuple):
     """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
 

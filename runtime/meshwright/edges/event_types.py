@@ -21,6 +21,20 @@ class EdgeDisconnected(Payload, type="edge.disconnected"):
     reason: str
 
 
+class EdgeLimited(Payload, type="edge.limited"):
+    """A broker lacks something: a sentence on each thing, all of them. None: nothing, any more."""
+
+    broker: str
+    limits: Sequence[str]
+
+
+class BrokerSessionLost(Payload, type="edge.session_lost"):
+    """A broker has no session of the mesh any more, with the messages that it had acknowledged."""
+
+    broker: str
+    reason: str
+
+
 class EdgeRefused(Payload, type="edge.refused", listed="topic, problem, answered, count"):
     topic: str
     answered: bool
@@ -82,6 +96,6 @@ class ReplyUnsent(Payload, type="reply.dropped reply.delayed"):
     retry_at: datetime | None = None
 
 
-MQTT_EVENTS = (EdgeConnected, EdgeDisconnected, EdgeRefused, EdgeDropped)
+MQTT_EVENTS = (EdgeConnected, EdgeDisconnected, EdgeLimited, BrokerSessionLost, EdgeRefused, EdgeDropped)
 WEBHOOK_EVENTS = (WebhookReceived, WebhookFailed, BoardChanged)
 REPLY_EVENTS = (ReplyUnsent,)

@@ -203,11 +203,7 @@ async def test_a_wrong_task_gets_the_problem_that_it_gets_over_http(
     [
         ("mesh/acme/submit", 403, "ForeignTenant"),
         ("mesh/acme/tasks/t/cancel", 403, "ForeignTenant"),
-        ("mesh/default/sumbit", 404, "NotFound"),
-        ("mesh/default/tasks/t/restart", 404, "NotFound"),
         ("mesh/default/tasks/two words/cancel", 404, "NotFound"),
-        ("mesh/default/events/task-progress/task.succeeded", 404, "NotFound"),
-        ("mesh", 403, "ForeignTenant"),
     ],
 )
 async def test_a_message_to_no_topic_of_the_callers_is_refused(
@@ -333,7 +329,7 @@ async def test_what_a_stranger_wrote_does_not_fill_the_log(api: Api, caller: Cli
 async def test_a_flood_of_refusals_is_told_with_a_count(api: Api, caller: Client) -> None:
     await caller.subscribe("mesh/default/errors")
     for _ in range(200):
-        caller.publish("mesh/default/nothing", "")
+        caller.publish("mesh/acme/submit", "")
     errors = await caller.documents(
         "mesh/default/errors", lambda found: sum(error["count"] for error in found) == 200
     )

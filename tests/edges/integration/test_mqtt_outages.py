@@ -269,6 +269,8 @@ async def test_a_mesh_that_may_not_subscribe_says_so_and_asks_again(
     link.forged[SUBACK] = not_authorized
     async with http_mesh(tmp_path, mqtt_url=link.url) as api:
         [away] = await payloads_of(api.mesh, "edge.disconnected")
-        assert away["reason"].startswith("it does not let us subscribe to mesh/#: Not authorized. Check ")
+        assert away["reason"].startswith(
+            "it does not let us subscribe to mesh/+/clients/+/tasks/+/answer: Not authorized. Check "
+        )
         link.forged.clear()
         assert (await ask(broker, SUBMIT, HELLO, reply="outcome"))["success"]

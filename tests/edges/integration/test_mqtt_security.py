@@ -95,10 +95,10 @@ async def test_messages_that_came_in_one_piece_are_all_read(tmp_path: Path, cert
     ):
         link.holds_what_comes_back = True
         for _ in range(5):
-            caller.publish("mesh/default/nothing", "", qos=0)
+            caller.publish("mesh/acme/submit", "", qos=0)
         await caller.silence(0.3)
         link.holds_what_comes_back = False
-        caller.publish("mesh/default/nothing", "", qos=0)
+        caller.publish("mesh/acme/submit", "", qos=0)
         await caller.documents("#", lambda found: sum(error["count"] for error in found) == 6)
 
 

@@ -1,7 +1,7 @@
 """Commands of clients: each message is carried out, answered, and only then acknowledged.
 
 So the broker delivers a message without an answer again, and that makes no second task: its sender's
-`idempotency-key` or `task_id` names it, else the number of its packet, which stays the same.
+`idempotency-key` or `task_id` names it, else `Redeliveries` knows it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
-from meshwright.core.ids import derived_id, new_id
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.operations import operation_of
 from meshwright.core.tracing import valid_trace
@@ -24,6 +23,7 @@ from meshwright.edges.bodies import PROBLEM_TYPE, InternalError, problem_of, rea
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
+from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.replies.courier import Courier, until_answered
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
@@ -42,12 +42,12 @@ _RECEIPTS, _RESULTS = "task-receipts", "task-results"
 class Commands:
     """Carries out what is published to our topics."""
 
-    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str) -> None:
+    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices, redeliveries: Redeliveries) -> None:
         self._mesh = mesh
         self._courier = mesh.get(Courier)
         self._topics = topics
         self._notices = notices
-        self._client_id = client_id
+        self._redeliveries = redeliveries
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -56,6 +56,7 @@ class Commands:
         if self._closed:
             connection.release()
             return
+        self._redeliveries.receive(delivery)
         task = asyncio.create_task(self._serve(connection, delivery), name="mqtt-command")
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
@@ -83,9 +84,12 @@ class Commands:
             connection.release()  # before the reply's turn, which may need something read first
             if reply is not None and reply.qos:
                 await self._notices.publish(connection, reply)
-            connection.acknowledge(delivery)  # behind the reply: the broker has that if it has this
+            # Behind the reply: the broker has that if it has this.
+            connection.acknowledge(delivery, self._redeliveries.release(delivery, is_accepted=True))
         except BrokerAway:
             return  # it gives the message to the next connection
+        finally:
+            self._redeliveries.release(delivery, is_accepted=False)
 
     async def _reply(self, connection: BrokerConnection, delivery: MqttMessage) -> Publication | None:
         """Carry a message out, and make the answer to its sender. Raises BrokerAway alone."""
@@ -220,7 +224,7 @@ class Commands:
         request = read_model(delivery.payload, TaskRequest, self._mesh.settings)
         key, trace = delivery.properties.get("idempotency-key"), delivery.properties.get("traceparent")
         if key is None and request.task_id is None:
-            task_id = await attempt(lambda: self._task_id(delivery, tenant_id))
+            task_id = await attempt(lambda: self._redeliveries.task_id(delivery, tenant_id))
             request = request.model_copy(update={"task_id": task_id})
         receipt = await attempt(
             lambda: operations.submit(request, idempotency_key=key, traceparent=valid_trace(trace))
@@ -232,36 +236,3 @@ class Commands:
         await attempt(lambda: self._courier.ask("mqtt", TaskKey(tenant_id, task_id), reply_to))
         # It may have ended before its outcome was asked for.
         return await attempt(lambda: operations.outcome(task_id))
-
-    async def _task_id(self, delivery: MqttMessage, tenant_id: str) -> str:
-        """The id of a task that its sender did not name: of a repeated packet the one that it got before.
-
-        Packets that are alike in all, their number included, have the ids 0, 1, 2 of a row.
-        """
-        if not delivery.qos:
-            return new_id()
-        parts = ("mqtt", self._client_id, str(delivery.packet_id), delivery.digest())
-
-        def nth(n: int) -> str:
-            return derived_id(*parts, str(n))
-
-        async def is_taken(n: int) -> bool:
-            return await self._mesh.runtime.read(TaskKey(tenant_id, nth(n)).ref) is not None
-
-        free = await _first_not(is_taken)
-        return nth(free - 1 if delivery.repeated and free else free)
-
-
-async def _first_not(holds: Callable[[int], Awaitable[bool]]) -> int:
-    """The first number, from 0, for which something that holds up to there does not; in few questions."""
-    bound = 1
-    while await holds(bound - 1):
-        bound *= 2
-    low, high = bound // 2, bound - 1
-    while low < high:
-        middle = (low + high) // 2
-        if await holds(middle):
-            low = middle + 1
-        else:
-            high = middle
-    return low

@@ -17,7 +17,8 @@ from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
 from meshwright.core.events import Event
-from meshwright.edges.event_types import EdgeConnected, EdgeDisconnected
+from meshwright.core.part import Caution
+from meshwright.edges.event_types import BrokerSessionLost, EdgeConnected, EdgeDisconnected, EdgeLimited
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (
     ELSEWHERE,
@@ -26,7 +27,10 @@ from meshwright.edges.mqtt.connection import (
     BrokerOverrun,
     BrokerRefuses,
     LenientClient,
+    MqttMessage,
+    Take,
 )
+from meshwright.edges.mqtt.limits import broker_limits
 from meshwright.edges.mqtt.outgoing import (
     Notices,
     OutcomeSender,
@@ -36,7 +40,9 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.redeliveries import Redeliveries
 from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.edges.mqtt.trial import Trial, TrialFailed
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh.components import Check, Component
@@ -51,6 +57,9 @@ _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _KEEPALIVE_SECONDS = 30
 _DIAL_SECONDS = 5.0  # for TCP and TLS
 _SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
+_TRY_AGAIN_SECONDS = 15.0  # after a trial of the broker that failed, at first
+_TRIAL_SECONDS = 60  # that it keeps the session of a trial
+_WILL_SECONDS = 1  # Artemis sends a will without a delay no sooner than the session expires, a day later
 _MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
 _HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
@@ -76,12 +85,18 @@ class MqttEdge:
         self._views = Views(topics, self._notices, mesh.events if settings[MqttSettings].clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
         mesh.get(Courier).register(self._outcomes, everywhere=True)
-        self._commands = Commands(mesh, topics, self._notices, self._client_id)
+        self._redeliveries = Redeliveries(mesh, self._client_id, self._url)
+        self._commands = Commands(mesh, topics, self._notices, self._redeliveries)
         self._presence = RetainedPresence(mesh, topics, self._notices)
         self._inbox = RetainedInbox(mesh, topics, self._notices)
         self._away = Backoff(0.25, 30.0)
         self._refused = Backoff(4.0, 60.0)  # of a broker that has to be set up otherwise first
         self._subscribed = False
+        self._granted_qos = 1
+        self._was_away = False
+        self._unresumed = 0  # connections in a row that were cut off before the broker answered anything
+        self._is_tried = False
+        self._limits: list[str] = []
         self._reported = ""
         self._let_in = False
         self._cut_off = 0
@@ -110,14 +125,22 @@ class MqttEdge:
         self._notices.close()
 
     async def check(self) -> str:
-        """Log in beside a mesh that may run, and leave. Returns a sentence. Raises BrokerAway."""
+        """Log in beside a mesh that may run, try the broker, and leave. Raises BrokerAway or TrialFailed."""
+        client_id = f"{self._client_id}-check"
         try:
-            connection = await self._open(is_check=True)
+            connection = await self._open(client_id, _left_alone, session_seconds=_SESSION_SECONDS)
+            connection.receive()
+            granted_qos = await connection.subscribe(self._topics.commands)
+            await connection.close(ends_session=True)
+            traits = await self._trial(client_id).run()
         except BrokerAway as error:
             remedy = error.remedy or "Start the broker, or correct mqtt.url (MESH_MQTT__URL)"
             raise BrokerAway(f"{self._url}: {error.message}", remedy=remedy) from error
-        await connection.close()
-        return f"{self._url} accepts the mesh"
+        except TrialFailed as error:
+            raise TrialFailed(f"{self._url}: {error.message}", remedy=error.remedy) from error
+        limits = broker_limits(connection, granted_qos, traits, _SESSION_SECONDS, self._topics.prefix)
+        sentence = f"{self._url} accepts the mesh"
+        return Caution(f"{sentence}. {'. '.join(limits)}") if limits else sentence
 
     def _note(self, event: Event) -> None:
         self._views.add(event)
@@ -149,7 +172,7 @@ class MqttEdge:
     def _diagnosed(self, error: BrokerAway, lived_seconds: float) -> BrokerAway:
         """Name the usual reason for repeated disconnects; not every broker does."""
         was_let_in, self._let_in = self._let_in, False
-        ours = isinstance(error, BrokerOverrun) or not was_let_in
+        ours = isinstance(error, BrokerOverrun) or not was_let_in or self._unresumed > 0
         self._cut_off = 0 if ours or lived_seconds >= _STEADY_SECONDS else self._cut_off + 1
         if self._cut_off < _CUT_OFF_TIMES:
             return error
@@ -159,15 +182,29 @@ class MqttEdge:
 
     async def _connect(self) -> NoReturn:
         """Serve one connection from its beginning to its end. Raises BrokerAway."""
-        connection = await self._open()
+        is_new = self._unresumed >= _CUT_OFF_TIMES
+        began = asyncio.get_running_loop().time()
         try:
-            # The topics of clients, unless the broker still has our subscription.
-            if not (connection.session_present and self._subscribed):
-                self._subscribed = False
-                await connection.subscribe(self._topics.everything)
-                self._subscribed = True
+            connection = await self._open(
+                self._client_id, self._commands.take, _SESSION_SECONDS, clean_start=is_new, has_will=True
+            )
+        except BrokerAway:
+            self._was_away = True
+            raise
+        self._let_in = True
+        try:
+            is_lost = await self._redeliveries.resume(connection, was_away=self._was_away)
+            self._was_away = False
+            connection.receive()
+            await connection.answered()
+            if is_lost:
+                self._report_lost(is_new=is_new)
+            await self._subscribe(connection)
             self._report_connected(connection)
             await self._serve(connection)
+        except BrokerAway as error:
+            self._count_unresumed(connection, error, asyncio.get_running_loop().time() - began)
+            raise
         except asyncio.CancelledError:
             await self._leave(connection)
             raise
@@ -178,8 +215,25 @@ class MqttEdge:
         finally:
             self._is_connected = False
             connection.abort("it is of no more use")
+            self._redeliveries.end()
             await self._commands.finished(_LEAVE_SECONDS)
             self._commands.abandon()
+
+    async def _subscribe(self, connection: BrokerConnection) -> None:
+        """Ask for the topics of clients, unless the broker still has our subscriptions."""
+        if connection.session_present and self._subscribed:
+            return
+        self._subscribed = False
+        if connection.session_present:  # earlier versions listened to what the mesh itself publishes too
+            await connection.unsubscribe(self._topics.everything)
+        self._granted_qos = await connection.subscribe(self._topics.commands)
+        self._subscribed = True
+
+    def _count_unresumed(self, connection: BrokerConnection, error: BrokerAway, lived_seconds: float) -> None:
+        """Count the connections on which the broker did nothing but close the session that it has."""
+        is_unresumed = connection.session_present and not connection.is_answered
+        is_ours = isinstance(error, BrokerRefuses) or lived_seconds >= _STEADY_SECONDS
+        self._unresumed = self._unresumed + 1 if is_unresumed and not is_ours else 0
 
     async def _serve(self, connection: BrokerConnection) -> NoReturn:
         """Keep a connection busy until it ends. Raises BrokerAway."""
@@ -189,6 +243,7 @@ class MqttEdge:
                 group.create_task(self._views.show(connection))
                 group.create_task(self._presence.show(connection))
                 group.create_task(self._inbox.show(connection))
+                group.create_task(self._try_broker(connection))
                 if self._tls is not None:
                     group.create_task(self._watch_certificates(self._tls, connection))
                 raise await connection.ended()
@@ -214,8 +269,45 @@ class MqttEdge:
                 await self._presence.leave(connection)
                 await connection.close()
 
+    async def _try_broker(self, connection: BrokerConnection) -> None:
+        """Find out how the broker delivers again, once in a process. Raises BrokerAway at the end."""
+        self._report_limits(connection)
+        backoff = Backoff(_TRY_AGAIN_SECONDS, _SESSION_SECONDS)
+        while not self._is_tried:
+            try:
+                traits = await self._trial(f"{self._client_id}-trial").run()
+            except (BrokerAway, TrialFailed) as error:
+                if backoff.failures:  # the first may be an accident
+                    self._report_limits(connection, error.message)
+                await connection.sleep(backoff.next())
+            else:
+                self._is_tried = True
+                await self._redeliveries.learn(traits)
+                self._report_limits(connection)
+
+    def _report_limits(self, connection: BrokerConnection, problem: str = "") -> None:
+        """Report what the broker lacks, where that has changed."""
+        traits, prefix = self._redeliveries.traits, self._topics.prefix
+        limits = broker_limits(connection, self._granted_qos, traits, _SESSION_SECONDS, prefix, problem)
+        if limits != self._limits:
+            for limit in limits:
+                _logger.warning("%s: %s", self._url, limit)
+            self._limits = limits
+            self._tell(EdgeLimited(broker=self._url, limits=limits))
+
+    def _report_lost(self, *, is_new: bool) -> None:
+        """Report that the messages are gone that the broker had acknowledged and not yet delivered."""
+        reason = (
+            f"it cut our session off {_CUT_OFF_TIMES} times without a word, so the mesh has begun a new one"
+            if is_new
+            else "it has our session no more"
+        )
+        reason += "; messages that it had acknowledged and not yet delivered to the mesh are lost"
+        _logger.warning("%s: %s", self._url, reason)
+        self._tell(BrokerSessionLost(broker=self._url, reason=reason))
+
     def _report_connected(self, connection: BrokerConnection) -> None:
-        self._is_connected = self._let_in = True
+        self._is_connected = True
         self._first_try.set()
         if self._reported:
             _logger.warning("%s: connected again", self._url)
@@ -231,18 +323,34 @@ class MqttEdge:
 
     # Connections
 
-    async def _open(self, *, is_check: bool = False) -> BrokerConnection:
-        """Connect; the session of the last time goes on. Raises BrokerAway, or BrokerRefuses.
+    def _trial(self, client_id: str) -> Trial:
+        async def open_connection(take: Take, is_resumed: bool) -> BrokerConnection:
+            return await self._open(client_id, take, _TRIAL_SECONDS, clean_start=not is_resumed)
 
-        A check takes no session and announces nothing: a mesh that runs keeps its own connection.
+        return Trial(open_connection, self._topics.trial)
+
+    async def _open(
+        self,
+        client_id: str,
+        take: Take,
+        session_seconds: int,
+        *,
+        clean_start: bool = False,
+        has_will: bool = False,
+    ) -> BrokerConnection:
+        """Connect; the session of the last time goes on unless it is a `clean_start`.
+
+        Raises BrokerAway, or BrokerRefuses. A check has a session of its own and announces nothing: a mesh
+        that runs keeps its connection.
         """
-        client = self._client(f"{self._client_id}-check" if is_check else self._client_id)
-        if not is_check:
-            last = will(self._topics)
-            client.will_set(last.topic, last.payload, last.qos, last.retain)
+        client = self._client(client_id)
+        if has_will:
+            last, properties = will(self._topics), Properties(PacketTypes.WILLMESSAGE)
+            properties.WillDelayInterval = _WILL_SECONDS
+            client.will_set(last.topic, last.payload, last.qos, last.retain, properties)
         try:
-            await self._dial(client, session_seconds=0 if is_check else _SESSION_SECONDS)
-            connection = BrokerConnection(client, self._commands.take)
+            await self._dial(client, session_seconds, clean_start=clean_start)
+            connection = BrokerConnection(client, take, session_seconds)
             await connection.start()
         except ssl.SSLCertVerificationError as error:
             remedy = "Set mqtt.ca_file to the authority that signed it, and name the broker as it does"
@@ -254,7 +362,7 @@ class MqttEdge:
             raise BrokerAway(f"cannot be reached: {reason}") from error
         return connection
 
-    def _client(self, client_id: str) -> Client:
+    def _client(self, client_id: str) -> LenientClient:
         client = LenientClient(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -273,7 +381,7 @@ class MqttEdge:
             client.tls_set_context(self._tls.context)
         return client
 
-    async def _dial(self, client: Client, session_seconds: int) -> None:
+    async def _dial(self, client: Client, session_seconds: int, *, clean_start: bool) -> None:
         """Connect in a thread of its own, so that a stop does not wait for a name that is not found."""
         address = urlsplit(self._url)
         properties = Properties(PacketTypes.CONNECT)
@@ -299,7 +407,7 @@ class MqttEdge:
                     address.hostname or "",
                     address.port or _PORTS[address.scheme],
                     _KEEPALIVE_SECONDS,
-                    clean_start=False,
+                    clean_start=clean_start,
                     properties=properties,
                 )
             except Exception as error:  # noqa: BLE001 whatever it was, it is raised where it is waited for
@@ -311,10 +419,16 @@ class MqttEdge:
         await dialled
 
 
+def _left_alone(connection: BrokerConnection, message: MqttMessage) -> None:
+    """A check takes no message."""
+    connection.release()
+
+
 class MqttComponent(Component):
     """Lets MQTT clients in, where a broker is set and this process is the front."""
 
     name = "mqtt"
+    tables = "tables"
     config: MqttSettings
 
     def __init__(self, mesh: Mesh) -> None:

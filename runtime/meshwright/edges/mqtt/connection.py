@@ -3,6 +3,10 @@
 Too many messages that are not handled yet, and the socket is not read until there are fewer: the broker keeps
 the rest. At most so many of ours wait for the broker's word. It begins, ends once, and is not used again, so
 that an acknowledgement cannot reach another connection than that of its message.
+
+Messages are acknowledged in the order in which they came, as MQTT 5 asks for (4.6); rumqttd ends the
+connection of a client that does not. The broker never confirms an acknowledgement, but it reads in order what
+we send: its answer to a ping that went behind an acknowledgement says that it has read that too.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +36,7 @@ _MAX_OPEN = 128  # deliveries being handled, above which the socket is not read
 _RESUME_AT = 32
 _MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no limit sends more
 _MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
+_IN_ORDER_SECONDS = 1.0  # that a message which is not handled yet holds up the acknowledgement of later ones
 _FRAME_BYTES = 1024  # what a packet may hold around topic and payload
 _TICK_SECONDS = 1.0  # between looks at whether it is time to ping
 JSON = "application/json"
@@ -40,6 +46,7 @@ ELSEWHERE = "Give each mesh on a broker an mqtt.prefix of its own"
 _CREDENTIALS = (
     "Check username and password of [mqtt] (MESH_MQTT__PASSWORD), and what the broker allows that user"
 )
+_SILENT = "It may not speak MQTT 5, which the mesh needs, or ask for mqtt.cert_file over TLS"
 _REMEDIES = {
     "Bad user name or password": _CREDENTIALS,
     "Not authorized": _CREDENTIALS,
@@ -67,8 +74,9 @@ class BrokerOverrun(BrokerAway):
 class MqttMessage:
     """A message that the broker gave us.
 
-    `repeated` says that it may have come before, under the same `packet_id` (0 where `qos` is). `properties`
-    are the sender's own, by lower-case name.
+    `repeated` says that the broker may have sent it before (DUP). Not every broker says so, or sends it again
+    under the same `packet_id` (0 where `qos` is): see `Redeliveries`. `properties` are the sender's own, by
+    lower-case name.
     """
 
     topic: str
@@ -130,8 +138,21 @@ class Publication:
 class LenientClient(Client):
     """Drops a message that paho cannot read, such as one with U+FEFF in a property, which MQTT allows.
 
-    Paho would break the connection off, and the broker send the message again over each new one.
+    Paho would break the connection off, and the broker send the message again over each new one. `on_pong` is
+    called with each answer to a ping; paho has no callback for that.
     """
+
+    on_pong: Callable[[], None] | None = None
+
+    def ping(self) -> None:
+        """Ask the broker for a sign of life."""
+        self._send_pingreq()
+
+    def _handle_pingresp(self) -> MQTTErrorCode:
+        code = super()._handle_pingresp()
+        if self.on_pong is not None:
+            self.on_pong()
+        return code
 
     def _handle_publish(self) -> MQTTErrorCode:
         try:
@@ -147,36 +168,62 @@ class LenientClient(Client):
             return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
+@dataclass(slots=True)
+class _Unacknowledged:
+    """A message that came over a connection, until the broker is told that it may forget it."""
+
+    delivery: MqttMessage
+    came_at: float
+    is_handled: bool = False
+    on_confirmed: Callable[[], None] | None = None
+
+
 Take = Callable[["BrokerConnection", MqttMessage], None]
 """Takes what comes over a connection: `release` it once handled, and `acknowledge` it. Must not raise."""
 
 
 class BrokerConnection:
-    """A connection that is being opened, stands, or has ended."""
+    """A connection that is being opened, stands, or has ended.
 
-    def __init__(self, client: Client, take: Take) -> None:
+    `session_present` says that the broker still has our session, `session_seconds` for how long it keeps it
+    while we are away; `max_qos` and `retains` are the broker's limits.
+    """
+
+    def __init__(self, client: LenientClient, take: Take, session_seconds: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._socket = _LoopSocket(client, self.abort)
         self._take = take
         self._ended: asyncio.Future[BrokerAway] = self._loop.create_future()
         self._welcome: asyncio.Future[tuple[bool, Properties]] = self._loop.create_future()
-        self._subscribed: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._answers: dict[int, asyncio.Future[list[ReasonCode]]] = {}
         self._unanswered: dict[int, asyncio.Future[str]] = {}
         self._shadowed: set[int] = set()
         self._window = asyncio.Semaphore(_MAX_UNANSWERED)
         self._open = 0
-        self._unacknowledged = 0
+        self._unacknowledged: deque[_Unacknowledged] = deque()
+        self._late: asyncio.TimerHandle | None = None
         self._overrun = False
+        self._is_pinging = False
+        self._unconfirmed: list[Callable[[], None]] = []
+        self._confirming: list[Callable[[], None]] = []
         self._max_bytes: float = float("inf")
         self.session_present = False
+        self.session_seconds = session_seconds
+        self.max_qos = 2
+        self.retains = True
+        self._answered: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self) -> None:
-        """Take over the client, and wait for the broker's welcome. Raises BrokerAway or BrokerRefuses."""
+        """Take over the client, and wait for the broker's welcome. Raises BrokerAway or BrokerRefuses.
+
+        Messages behind the welcome are not read before `receive`.
+        """
         client = self._client
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_subscribe, client.on_publish = self._on_subscribe, self._on_publish
-        client.on_message = self._on_message
+        client.on_subscribe, client.on_publish = self._on_answer, self._on_publish
+        client.on_unsubscribe = self._on_answer
+        client.on_message, client.on_pong = self._on_message, self._on_pong
         try:
             self._socket.open()
             self.session_present, limits = await self._in_time(self._welcome)
@@ -186,21 +233,60 @@ class BrokerConnection:
         maximum = getattr(limits, "ReceiveMaximum", _MAX_UNANSWERED)
         self._window = asyncio.Semaphore(min(_MAX_UNANSWERED, maximum))
         self._max_bytes = getattr(limits, "MaximumPacketSize", self._max_bytes)
+        self.session_seconds = getattr(limits, "SessionExpiryInterval", self.session_seconds)
+        self.max_qos = getattr(limits, "MaximumQoS", self.max_qos)
+        self.retains = bool(getattr(limits, "RetainAvailable", 1))
 
-    async def subscribe(self, topic_filter: str) -> None:
-        """Ask for the messages of others to some topics, new ones only; once. Raises BrokerRefuses."""
+    def receive(self) -> None:
+        """Begin to read what the broker sends, and have it answer once."""
+        if not self.is_over:
+            self._socket.read()
+            self._ping()
+
+    async def subscribe(self, filters: Sequence[str]) -> int:
+        """Ask for the messages of others to some topics, new ones only. Returns the QoS that they come at.
+
+        Raises BrokerAway, or BrokerRefuses.
+        """
         options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        self._client.subscribe(topic_filter, options=options)
-        reason = await self._in_time(self._subscribed)
+        reasons = await self._answer(self._client.subscribe([(name, options) for name in filters])[1])
+        for name, reason in zip(filters, reasons, strict=False):
+            if reason.is_failure:
+                raise BrokerRefuses(f"it does not let us subscribe to {name}: {reason}", remedy=_CREDENTIALS)
+        return min((reason.value for reason in reasons), default=1)
+
+    async def observe(self, name: str, *, no_local: bool = False) -> None:
+        """Ask for all messages to a topic, our own too unless `no_local`. Raises as `subscribe` does."""
+        options = SubscribeOptions(qos=1, noLocal=no_local)
+        [reason, *_] = await self._answer(self._client.subscribe([(name, options)])[1])
         if reason.is_failure:
-            raise BrokerRefuses(
-                f"it does not let us subscribe to {topic_filter}: {reason}", remedy=_CREDENTIALS
-            )
+            raise BrokerRefuses(f"it does not let us subscribe to {name}: {reason}", remedy=_CREDENTIALS)
+
+    async def unsubscribe(self, name: str) -> None:
+        """Ask for the messages to a filter no more; it need not be there. Raises BrokerAway."""
+        await self._answer(self._client.unsubscribe(name)[1])
+
+    async def _answer(self, mid: int | None) -> list[ReasonCode]:
+        answer = self._answers[mid or 0] = self._loop.create_future()
+        return await self._in_time(answer)
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self._ended.done()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the broker has answered more than CONNECT."""
+        return self._answered.done()
+
+    async def answered(self) -> None:
+        """Wait until the broker has answered more than CONNECT. Raises BrokerAway.
+
+        Some cut a session that they cannot resume off behind their welcome, each time.
+        """
+        await asyncio.wait([self._answered, self._ended], return_when=asyncio.FIRST_COMPLETED)
+        self._check()
 
     async def ended(self) -> BrokerAway:
         """Wait for the end, and return why."""
@@ -213,20 +299,63 @@ class BrokerConnection:
 
     # Incoming
 
+    @property
+    def has_open_deliveries(self) -> bool:
+        """Whether messages have come that are not handled or not acknowledged yet."""
+        return bool(self._open or self._unacknowledged)
+
     def release(self) -> None:
         """A delivery is handled: it holds up the reading of others no more."""
         self._open -= 1
         if not self._socket.is_reading and self._open <= _RESUME_AT and not self.is_over:
             self._socket.read()
 
-    def acknowledge(self, delivery: MqttMessage) -> None:
-        """Tell the broker that it may forget a delivery."""
-        if delivery.qos and not self.is_over:
-            self._unacknowledged -= 1
-            self._client.ack(delivery.packet_id, delivery.qos)
-            if self._overrun and not self._unacknowledged:
-                self._socket.flush()
-                self._end(BrokerOverrun("it sent more than it was asked for, and gives the rest once more"))
+    def acknowledge(self, delivery: MqttMessage, on_confirmed: Callable[[], None] | None = None) -> None:
+        """Tell the broker that it may forget a delivery, once it is told so of those before it.
+
+        `on_confirmed` is called when the broker has read that, unless the connection ends before.
+        """
+        if not delivery.qos or self.is_over:
+            return
+        for one in self._unacknowledged:
+            if one.delivery is delivery:
+                one.is_handled, one.on_confirmed = True, on_confirmed
+                break
+        self._send_acknowledgements()
+
+    def _send_acknowledgements(self) -> None:
+        """Acknowledge what is handled. A message that waits for long holds the others up no more."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        left: deque[_Unacknowledged] = deque()
+        now = self._loop.time()
+        while self._unacknowledged:
+            one = self._unacknowledged.popleft()
+            if one.is_handled:
+                self._client.ack(one.delivery.packet_id, one.delivery.qos)
+                if one.on_confirmed is not None:
+                    self._unconfirmed.append(one.on_confirmed)
+                continue
+            left.append(one)
+            if (wait := one.came_at + _IN_ORDER_SECONDS - now) > 0:
+                if self._unacknowledged:
+                    self._late = self._loop.call_later(wait, self._send_acknowledgements)
+                break
+        left.extend(self._unacknowledged)
+        self._unacknowledged = left
+        if self._unconfirmed:
+            self._ping()
+        if self._overrun and not self._unacknowledged:
+            self._socket.flush()
+            self._end(BrokerOverrun("it sent more than it was asked for, and gives the rest once more"))
+
+    def _ping(self) -> None:
+        """Learn what the broker has read, unless it owes us that word already."""
+        if not self._is_pinging and not self.is_over:
+            self._is_pinging = True
+            self._confirming, self._unconfirmed = self._unconfirmed, self._confirming
+            self._client.ping()
 
     # Outgoing
 
@@ -242,6 +371,10 @@ class BrokerConnection:
             self._window.release()
             self._check()
             answer.set_result(TOO_LARGE)
+        elif not self.max_qos:  # the broker answers nothing at QoS 0
+            self._window.release()
+            self._put(publication)
+            answer.set_result("")
         else:
             self._unanswered[self._put(publication)] = answer
         return answer
@@ -261,10 +394,13 @@ class BrokerConnection:
         await self._socket.written.wait()
         self._check()
 
-    async def close(self) -> None:
+    async def close(self, *, ends_session: bool = False) -> None:
         """Disconnect, so that our will is not sent, and end. Earlier publications go out before."""
         if not self.is_over:
-            self._client.disconnect()
+            properties = Properties(PacketTypes.DISCONNECT)
+            if ends_session:
+                properties.SessionExpiryInterval = 0
+            self._client.disconnect(properties=properties)
             await asyncio.wait([self._ended], timeout=_ANSWER_SECONDS)
         self.abort("it was closed")
 
@@ -277,7 +413,8 @@ class BrokerConnection:
 
     def _put(self, publication: Publication) -> int:
         topic, payload, properties = publication.topic, publication.payload, publication.properties()
-        return self._client.publish(topic, payload, publication.qos, publication.retain, properties).mid
+        qos, retain = min(publication.qos, self.max_qos), publication.retain and self.retains
+        return self._client.publish(topic, payload, qos, retain, properties).mid
 
     def _check(self) -> None:
         if self._ended.done():
@@ -298,6 +435,8 @@ class BrokerConnection:
             return
         self._ended.set_result(why)
         self._socket.close()
+        if self._late is not None:
+            self._late.cancel()
         self._window.release()  # each waiting sender wakes the next, and finds the end
         for answer in self._unanswered.values():
             if not answer.done():
@@ -311,15 +450,29 @@ class BrokerConnection:
         if reason.is_failure:
             self._end(_refusal(reason))
         elif not self._welcome.done():
+            self._socket.pause()  # redeliveries may follow at once, before anybody is ready for them
             self._welcome.set_result((flags.session_present, properties or Properties(PacketTypes.CONNACK)))
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
-        error = BrokerAway("the connection was lost")
-        self._end(_refusal(reason) if flags.is_disconnect_packet_from_server else error)
+        if flags.is_disconnect_packet_from_server:
+            self._end(_refusal(reason))
+        elif self._welcome.done():
+            self._end(BrokerAway("the connection was lost"))
+        else:  # RabbitMQ 3.10 closes so where MQTT 5 is asked for, Mosquitto where a certificate is
+            self._end(BrokerAway("it closed the connection without a word", remedy=_SILENT))
 
-    def _on_subscribe(self, client: Client, data: Any, mid: int, reasons: Any, properties: Any) -> None:
-        if not self._subscribed.done():
-            self._subscribed.set_result(reasons[0])
+    def _on_answer(self, client: Client, data: Any, mid: int, reasons: Any, properties: Any) -> None:
+        if (answer := self._answers.pop(mid, None)) is not None and not answer.done():
+            answer.set_result(reasons)
+
+    def _on_pong(self) -> None:
+        self._is_pinging = False
+        if not self._answered.done():
+            self._answered.set_result(None)
+        while self._confirming:
+            self._confirming.pop()()
+        if self._unconfirmed:
+            self._ping()
 
     def _on_publish(self, client: Client, data: Any, mid: int, reason: Any, properties: Any) -> None:
         if mid in self._shadowed:
@@ -331,14 +484,16 @@ class BrokerConnection:
                 answer.set_result(str(reason) if reason.is_failure else "")
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
-        if message.qos and self._unacknowledged >= _MAX_UNACKNOWLEDGED:
+        if message.qos and len(self._unacknowledged) >= _MAX_UNACKNOWLEDGED:
             self._overrun = True
             return
-        self._unacknowledged += message.qos
+        delivery = MqttMessage.of(message)
+        if message.qos:
+            self._unacknowledged.append(_Unacknowledged(delivery, self._loop.time()))
         self._open += 1
         if self._open >= _MAX_OPEN:
             self._socket.pause()
-        self._take(self, MqttMessage.of(message))
+        self._take(self, delivery)
 
 
 def _refusal(reason: ReasonCode) -> BrokerAway:

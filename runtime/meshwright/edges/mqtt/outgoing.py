@@ -80,9 +80,13 @@ class Topics:
         self.prefix = prefix
         self._replies = replies
         self.everything = f"{prefix}/#"
+        names = ("submit", "tasks", *(f"tasks/+/{verb}" for verb in TASK_VERBS))
+        self.commands = [f"{prefix}/{sender}/{name}" for sender in ("+", "+/clients/+") for name in names]
+        """The filters of what clients may ask for. The mesh publishes to none of these topics itself."""
         self._base = f"{prefix}/{Caller().tenant_id}"  # the mesh's own
         self.status = f"{self._base}/status"
         self.errors = f"{self._base}/errors"
+        self.trial = f"{self._base}/trial"
 
     def client_of(self, topic: str) -> str:
         """The client that sent a message: the broker lets only that client publish below its name.

@@ -123,6 +123,20 @@ class MissingAgent(View):
     task_ids: tuple[str, ...] = ()
 
 
+class BrokerStatus(View):
+    """An MQTT broker of clients: whether the mesh is connected, since when, and the `reason` if it is not.
+
+    `limits` are sentences on what the broker lacks, `session_lost_at` says when it last had lost messages.
+    """
+
+    broker: str
+    connected: bool = False
+    since: datetime | None = None
+    reason: str = ""
+    limits: tuple[str, ...] = ()
+    session_lost_at: datetime | None = None
+
+
 class TenantUse(View, kw_only=True):
     """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
 
@@ -140,7 +154,7 @@ class MeshStatus(View):
     `missing` are the agents that no process has loaded, and that have open tasks.
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
     `deployments`, `held`: the workers that wait for something, `projections`: the lists that an error has
-    stopped, and `losses`: the events that the database has lost within a week.
+    stopped, `losses`: the events that the database has lost within a week, and `brokers`: those of MQTT.
     """
 
     state: Fact[Literal["working", "held", "draining"]] = "working"
@@ -152,6 +166,7 @@ class MeshStatus(View):
     held: Fact[tuple[HeldWorker, ...]] = ()
     projections: Fact[tuple[StalledProjection, ...]] = ()
     losses: Fact[tuple[NoticedLoss, ...]] = ()
+    brokers: Fact[tuple[BrokerStatus, ...]] = ()
     tenants: Fact[tuple[TenantUse, ...]] = ()
 
 

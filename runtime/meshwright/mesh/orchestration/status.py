@@ -18,6 +18,7 @@ from meshwright.engine.events.log import LOSS_NOTICED
 from meshwright.engine.events.status import (
     WORKER_BEGUN,
     WORKER_HELD,
+    BrokerStatus,
     DeploymentStatus,
     HeldWorker,
     MeshStatus,
@@ -43,6 +44,7 @@ ViewT = TypeVar("ViewT", bound=View)
 _LOSS_SHOWN = timedelta(days=7)
 _MAX_LOSSES = 10
 _HELD_SECONDS = 60.0  # a worker that is held says so several times within them
+_EDGE_EVENTS = ("edge.connected", "edge.disconnected", "edge.limited", "edge.session_lost")
 AGENT_MISSING, AGENT_RETURNED = "agent.missing", "agent.returned"
 _MAX_NAMED = 1_000  # events that are read at the start
 
@@ -161,12 +163,30 @@ class StatusReader:
         self._admission = mesh.get(Admission)
         self._deployments = mesh.get(Deployments)
         self._held: dict[str, Event] = {}
+        self._brokers: dict[str, BrokerStatus] = {}
         mesh.runtime.listen(topics.MESH, self._note, (WORKER_HELD, WORKER_BEGUN))
+        mesh.runtime.listen(topics.MESH, self._note_broker, _EDGE_EVENTS)
 
     def _note(self, event: Event) -> None:
         self._held.pop(event.aggregate_id, None)
         if event.event_type == WORKER_HELD:
             self._held[event.aggregate_id] = event
+
+    def _note_broker(self, event: Event) -> None:
+        """Keep what the MQTT edge says of its broker."""
+        broker = str(event.fields.get("broker", ""))
+        changes: dict[str, Any] = {}
+        match event.event_type:
+            case "edge.limited":
+                changes["limits"] = tuple(map(str, event.fields.get("limits", ())))
+            case "edge.session_lost":
+                changes["session_lost_at"] = event.time
+            case name:
+                reason = str(event.fields.get("reason", ""))
+                changes |= {"connected": name == "edge.connected", "since": event.time, "reason": reason}
+        self._brokers[broker] = self._brokers.get(broker, BrokerStatus(broker=broker)).model_copy(
+            update=changes
+        )
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
         """How a tenant's open tasks are doing; None: of all tenants, with the deployments of models."""
@@ -178,6 +198,7 @@ class StatusReader:
             return status
         fields = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
         fields |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
+        fields |= {"brokers": tuple(self._brokers.values())}
         return status.model_copy(update={**fields, "losses": await self._losses()})
 
     async def _losses(self) -> tuple[NoticedLoss, ...]:
