@@ -1,8 +1,8 @@
-"""A small MQTT 5 broker in Python with the habits of real ones, so that CI need not build them.
+"""A small MQTT broker in Python with the habits of real ones, so that CI need not build them.
 
 It speaks what the mesh and its clients use: QoS 0 and 1, sessions, retained messages, wildcards, No Local and
 wills. Each of `HABITS` was seen with the software and version that it names. Properties of messages are not
-read.
+read. To clients of MQTT 3.1.1 a filter with `$share` is a literal topic, as it is at RabbitMQ 4.3.6.
 """
 
 from __future__ import annotations
@@ -169,6 +169,7 @@ class _Link:
         self._client_id = ""
         self._will: tuple[_Held, bool] | None = None
         self._expiry = 0
+        self._is_v5 = True
         self.is_ignored = False
 
     def end(self) -> None:
@@ -209,19 +210,16 @@ class _Link:
 
     def _connect(self, body: bytes) -> bool:
         broker, habits = self._broker, self._broker.habits
-        flags = body[7]
-        properties, rest = _properties(body[10:])
-        self._expiry = _number(properties, _SESSION_EXPIRY)
+        self._is_v5, flags = body[6] == 5, body[7]
+        is_clean = bool(flags & 2)
+        properties, rest = self._properties(body[10:])
+        self._expiry = _number(properties, _SESSION_EXPIRY) if self._is_v5 else int(not is_clean)
         client_id, rest = _text(rest)
-        self._client_id = client_id
+        client_id = self._client_id = client_id or f"anonymous-{len(broker.connects)}"
         broker.connects.append(client_id)
         if flags & 4:
-            will_properties, rest = _properties(rest)
-            broker.wills[client_id] = will_properties
-            topic, rest = _text(rest)
-            payload, rest = _binary(rest)
-            self._will = _Held(topic, b"", payload, flags >> 3 & 3), bool(flags & 32)
-        if flags & 2:
+            self._take_will(flags, rest)
+        if is_clean:
             broker.sessions.pop(client_id, None)
         is_present = client_id in broker.sessions
         session = self._session = broker.sessions.setdefault(client_id, _Session())
@@ -230,14 +228,7 @@ class _Link:
             session.link.end()
             broker.sessions[client_id] = session
         session.link = self
-        answers = b""
-        if habits.session_seconds is not None:
-            answers += struct.pack("!BI", _SESSION_EXPIRY, habits.session_seconds)
-        if habits.maximum_qos < 1:
-            answers += bytes([_MAXIMUM_QOS, habits.maximum_qos])
-        if not habits.retains:
-            answers += bytes([_RETAIN_AVAILABLE, 0])
-        self._write(0x20, bytes([is_present, 0]) + length(len(answers)) + answers)
+        self._write(0x20, bytes([is_present, 0]) + self._with_properties(self._limits()))
         if habits.cuts_off_resumed and is_present and (session.flying or session.waiting):
             return False
         if not habits.keeps_packet_ids:
@@ -248,6 +239,23 @@ class _Link:
         session.flying = []
         self.send_waiting()
         return True
+
+    def _take_will(self, flags: int, rest: bytes) -> None:
+        self._broker.wills[self._client_id], rest = self._properties(rest)
+        topic, rest = _text(rest)
+        payload, _ = _binary(rest)
+        self._will = _Held(topic, b"", payload, flags >> 3 & 3), bool(flags & 32)
+
+    def _limits(self) -> bytes:
+        """The properties of CONNACK."""
+        habits, limits = self._broker.habits, b""
+        if habits.session_seconds is not None:
+            limits += struct.pack("!BI", _SESSION_EXPIRY, habits.session_seconds)
+        if habits.maximum_qos < 1:
+            limits += bytes([_MAXIMUM_QOS, habits.maximum_qos])
+        if not habits.retains:
+            limits += bytes([_RETAIN_AVAILABLE, 0])
+        return limits
 
     def send_waiting(self) -> None:
         session, habits = self._session, self._broker.habits
@@ -260,7 +268,7 @@ class _Link:
             message.was_sent = True
             head = _sized(message.topic.encode())
             number = struct.pack("!H", message.packet_id) if message.qos else b""
-            body = head + number + length(len(message.properties)) + message.properties + message.payload
+            body = head + number + self._with_properties(message.properties) + message.payload
             self._write(0x30 | bool(dup) << 3 | message.qos << 1, body)
 
     def _next_id(self) -> int:
@@ -275,7 +283,7 @@ class _Link:
         topic, rest = _text(body)
         qos = flags >> 1 & 3
         number, rest = (rest[:2], rest[2:]) if qos else (b"", rest)
-        properties, payload = _properties(rest)
+        properties, payload = self._properties(rest)
         self._broker.publish(_Held(topic, properties, payload, qos), sender=self, retain=bool(flags & 1))
         if qos:
             self._write(0x40, number)
@@ -292,7 +300,7 @@ class _Link:
 
     def _subscribe(self, flags: int, body: bytes) -> None:
         number, rest = body[:2], body[2:]
-        _, rest = _properties(rest)
+        _, rest = self._properties(rest)
         answers = b""
         while rest:
             name, rest = _text(rest)
@@ -308,17 +316,23 @@ class _Link:
                     for message in retained
                     if topic_matches_sub(name, message.topic)
                 )
-        self._write(0x90, number + b"\0" + answers)
+        self._write(0x90, number + self._with_properties(b"") + answers)
         self.send_waiting()
 
     def _unsubscribe(self, flags: int, body: bytes) -> None:
         number, rest = body[:2], body[2:]
-        _, rest = _properties(rest)
+        _, rest = self._properties(rest)
         answers = b""
         while rest:
             name, rest = _text(rest)
             answers += b"\x11" if self._session.filters.pop(name, None) is None else b"\0"
-        self._write(0xB0, number + b"\0" + answers)
+        self._write(0xB0, number + (b"\0" + answers if self._is_v5 else b""))
+
+    def _properties(self, data: bytes) -> tuple[bytes, bytes]:
+        return _properties(data) if self._is_v5 else (b"", data)
+
+    def _with_properties(self, properties: bytes) -> bytes:
+        return length(len(properties)) + properties if self._is_v5 else b""
 
     def _write(self, kind: int, body: bytes) -> None:
         self._writer.write(bytes([kind]) + length(len(body)) + body)

@@ -15,6 +15,7 @@ from meshwright.parts.stack.checks import channel_of, check_backends, check_mosq
 from meshwright.parts.stack.machine import Ports
 from meshwright.parts.stack.services import Backends, redis
 from tests.support.running_stack import UP
+from tests.support.scripted_broker import HABITS, scripted_broker
 from tests.support.services import COMPONENTS, Services
 from tests.support.settings import Settings
 
@@ -122,6 +123,18 @@ def test_a_sidecar_that_cannot_do_what_was_asked_for_is_refused() -> None:
     with pytest.raises(ServiceFailed, match=r"daprd 1\.17\.0 cannot call actors over gRPC") as caught:
         channel_of(Settings(dapr_channel="grpc"), (1, 17, 0))
     assert 'dapr.channel = "auto"' in caught.value.remedy
+
+
+async def test_a_broker_without_shared_subscriptions_ends_the_start(tmp_path: Path, dapr_bin: str) -> None:
+    async with scripted_broker(HABITS["rabbitmq-4.3.6"]) as broker:
+        environment = os.environ | {"MESH_DAPR_BIN": dapr_bin, "MESH_BROKER_URL": broker.url}
+        process = await asyncio.create_subprocess_exec(
+            *UP, "data", cwd=tmp_path, env=environment, stdout=PIPE, stderr=PIPE
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, out) == (1, b"")
+        assert "no shared subscriptions" in err.decode() and "use --bus redis" in err.decode()
+        assert not any("." in name for name in broker.connects), "NATS takes no dot in a client id"
 
 
 # Component files

@@ -17,6 +17,7 @@ from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
 from meshwright.core.events import Event
+from meshwright.core.ids import new_id
 from meshwright.core.part import Caution
 from meshwright.edges.event_types import BrokerSessionLost, EdgeConnected, EdgeDisconnected, EdgeLimited
 from meshwright.edges.mqtt.commands import Commands
@@ -132,7 +133,7 @@ class MqttEdge:
             connection.receive()
             granted_qos = await connection.subscribe(self._topics.commands)
             await connection.close(ends_session=True)
-            traits = await self._trial(client_id).run()
+            traits = await self._trial().run()
         except BrokerAway as error:
             remedy = error.remedy or "Start the broker, or correct mqtt.url (MESH_MQTT__URL)"
             raise BrokerAway(f"{self._url}: {error.message}", remedy=remedy) from error
@@ -275,7 +276,7 @@ class MqttEdge:
         backoff = Backoff(_TRY_AGAIN_SECONDS, _SESSION_SECONDS)
         while not self._is_tried:
             try:
-                traits = await self._trial(f"{self._client_id}-trial").run()
+                traits = await self._trial().run()
             except (BrokerAway, TrialFailed) as error:
                 if backoff.failures:  # the first may be an accident
                     self._report_limits(connection, error.message)
@@ -323,7 +324,9 @@ class MqttEdge:
 
     # Connections
 
-    def _trial(self, client_id: str) -> Trial:
+    def _trial(self) -> Trial:
+        client_id = f"{self._client_id}-trial-{new_id()[-8:].lower()}"  # mochi mixes up sessions of one id
+
         async def open_connection(take: Take, is_resumed: bool) -> BrokerConnection:
             return await self._open(client_id, take, _TRIAL_SECONDS, clean_start=not is_resumed)
 

@@ -38,6 +38,7 @@ _MAX_UNACKNOWLEDGED = 1024  # deliveries that are held; a broker that heeds no l
 _MAX_UNANSWERED = 64  # publications at qos 1 that wait for the broker's word
 _IN_ORDER_SECONDS = 1.0  # that a message which is not handled yet holds up the acknowledgement of later ones
 _FRAME_BYTES = 1024  # what a packet may hold around topic and payload
+_FIRST_PACKET_ID = 32_768
 _TICK_SECONDS = 1.0  # between looks at whether it is time to ping
 JSON = "application/json"
 QUOTA_EXCEEDED = "Quota exceeded"
@@ -143,6 +144,11 @@ class LenientClient(Client):
     """
 
     on_pong: Callable[[], None] | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Mochi refuses a packet id of ours that one of its own messages has, and those begin at 1.
+        self._last_mid = _FIRST_PACKET_ID - 1
 
     def ping(self) -> None:
         """Ask the broker for a sign of life."""

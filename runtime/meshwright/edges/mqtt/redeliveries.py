@@ -59,14 +59,12 @@ class Redeliveries:
         self._mesh = mesh
         self._client_id = client_id
         self._broker = broker
-        self._rows: dict[
-            int, _AcceptedMessage
-        ] = {}  # those of which the broker may hold the message, by number
+        # Those of which the broker may hold the message, by number.
+        self._rows: dict[int, _AcceptedMessage] = {}
         self._settled: deque[_AcceptedMessage] = deque()
         self._by_delivery: dict[int, _AcceptedMessage] = {}  # under way, by the id() of the message
-        self._candidates: dict[
-            str, list[_AcceptedMessage]
-        ] = {}  # that a message over this connection may be, by digest
+        # Those that a message over this connection may be, by digest.
+        self._candidates: dict[str, list[_AcceptedMessage]] = {}
         self._received = 0
         self._next_n = 1
         self._is_loaded = False
