@@ -89,8 +89,8 @@ class TaskWaiting(
     type="task.waiting",
     word="waiting",
     listed="attempt, fence, key (to answer by), kind (person, task, timer, event, provider or money), asked, "
-    "subject, child_task_id, answer_schema, may_answer, due_at, expires_at, once (not idempotent steps), "
-    "running, repeated",
+    "subject, child_task_id, answer_schema, may_answer, digest (of the question), due_at, expires_at, "
+    "once (not idempotent steps), running, repeated",
 ):
     key: Fact[str]
     kind: Fact[WaitKind]
@@ -101,6 +101,7 @@ class TaskWaiting(
     subject: dict[str, Any] = field(default_factory=dict)
     answer_schema: dict[str, Any] | None = None
     may_answer: Fact[tuple[str, ...]] = ()
+    digest: str = ""
     once: int = 0
     running: bool = False
     repeated: bool = False
@@ -126,9 +127,14 @@ class WaitEnded(WorkPayload, type="wait.ended", word="waited"):
     how: Fact[Literal["answered", "due", "expired"]]
     """answered, due or expired"""
     answered_by: Fact[str | None]
+    decision: Fact[Literal["approved", "denied"] | None] = None
+    """approved or denied, where that was the question"""
 
     def event_line(self, event: Document) -> Sequence[object]:
-        return f"{self.how or '?'} ({self.kind or '?'})", self.answered_by and f"by {self.answered_by}"
+        return (
+            f"{self.decision or self.how or '?'} ({self.kind or '?'})",
+            self.answered_by and f"by {self.answered_by}",
+        )
 
 
 class QuestionReached(Payload, type="question.reached", word="reached"):

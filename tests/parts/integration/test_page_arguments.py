@@ -157,6 +157,7 @@ async def test_the_keyboard_changes_arguments_and_everybody_can_read_them(
         open_view(browser, api, "inbox", **options) as page,
     ):
         task_id = await asks(api)
+        await expect(page.get_by_role("button", name="Change arguments")).to_be_enabled()
         await page.get_by_role("button", name="Change arguments").focus()
         await page.keyboard.press("Enter")
         await expect(form(page).get_by_label("version")).to_be_focused()

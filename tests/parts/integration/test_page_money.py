@@ -85,6 +85,7 @@ async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, br
             tree = page.get_by_role("region", name="Delegated tasks")
             await expect(tree.get_by_role("row").filter(has_text="lead")).to_contain_text("$0.4000")
             await page.get_by_role("link", name="by task tree").click()
+            await expect(tree).to_have_count(0)
             row = costs.get_by_role("row").filter(has_text=leads[-6:])
             await expect(row).to_contain_text("$0.4000")  # of its own, and of what it delegated
             await expect(row.get_by_role("link", name="Do it.")).to_be_visible()

@@ -336,6 +336,7 @@ class BatchCalls:
         *,
         id: str | None = None,
         kind: str | None = None,
+        digest: str = "",
         everything: bool = False,
         dry_run: bool = False,
         limit: int = 500,
@@ -343,7 +344,8 @@ class BatchCalls:
     ) -> list[AnswerResult]:
         """Give one answer to the oldest open questions of one kind, of the tasks that fit the `fields`.
 
-        `id` is an end or a beginning of their ids, or of those of their tasks.
+        `id` is an end or a beginning of their ids, or of those of their tasks; `digest` that of the one which
+        it names.
         One that somebody else has answered, or that the answer does not fit, is in the list, and says so
         (`refused`). Raises Conflict where there are several kinds and none is named (a `dry_run` of one
         shows its name), InvalidInput and NotFound as `cancel_all`.
@@ -351,6 +353,8 @@ class BatchCalls:
         from meshwright.mesh.orchestration.again import AnswerPage
 
         body = {**fields, "value": value, "id": id, "kind": kind, "all": everything, "dry_run": dry_run}
+        if digest:
+            body["digest"] = digest
         return await self._pages(AnswerPage, "/inbox/answer", body, limit)
 
     async def _pages(self, kind: Any, path: str, body: dict[str, Any], limit: int) -> list[Any]:

@@ -262,7 +262,8 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
         Returns the task as it is then; None for an item of the inbox that is no task's. Raises NotFound where
         the task does not wait for that, Conflict where that was answered or has expired, InvalidInput for a
-        value that does not fit its `answer_schema`, and Forbidden.
+        value that does not fit its `answer_schema`, and Forbidden. A question as listed is refused with
+        Conflict if it is another by then.
         """
         if not isinstance(question, str) and question.source:
             await self._decide(question, value)
@@ -270,7 +271,8 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
         from meshwright.engine.work.record import TaskView
 
         task_id, wait_id = wait_of(question, key)
-        body = {"key": wait_id, "value": value}
+        digest = "" if isinstance(question, str) else question.digest
+        body = {"key": wait_id, "value": value, "digest": digest}
         path = f"{task_path(task_id)}/answer"
         return TaskView.model_validate(await self._connection.call("POST", path, body=body))
 
@@ -287,7 +289,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
     async def _decide(self, question: Question, value: Any) -> None:
         """Answer an item of the inbox that is no task's."""
-        answered = await self.answer_all(value, id=question.id)
+        answered = await self.answer_all(value, id=question.id, digest=question.digest)
         if not answered:
             raise Conflict(f"That is open no longer: {question.question}", field="id")
         for one in answered:

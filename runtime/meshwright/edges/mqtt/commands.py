@@ -195,7 +195,9 @@ class Commands:
         if verb == "cancel":
             return await attempt(lambda: operations.cancel(task_id))
         answer = read_model(delivery.payload, AnswerRequest, self._mesh.settings)
-        return await attempt(lambda: operations.answer(task_id, answer.key, answer.value))
+        return await attempt(
+            lambda: operations.answer(task_id, answer.key, answer.value, digest=answer.digest)
+        )
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:
         """Returns the credentials of a sender: the user in the topic, or a token. Raises InvalidInput."""

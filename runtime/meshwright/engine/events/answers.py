@@ -19,7 +19,6 @@ from meshwright.engine.events.inbox import Question
 from meshwright.engine.sql.encrypted import Cipher
 from meshwright.engine.work.people import (
     APPROVAL,
-    APPROVED_BY,
     MAX_SHOWN_CHARS,
     REQUESTER_MAY,
     WAITED_FOR,
@@ -28,7 +27,7 @@ from meshwright.engine.work.people import (
     is_decision,
     is_doubt,
 )
-from meshwright.engine.work.protocol import Wait
+from meshwright.engine.work.protocol import APPROVED_BY, Wait
 
 _HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|{MARK.pattern}|(?<=\")\*{{10}}(?=\")")
 """The text in place of a hidden one: ours, and that of pydantic's secrets."""
@@ -72,6 +71,19 @@ def checked_answer(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+def check_digest(digest: str, current: str) -> None:
+    """Raises Conflict for an answer that names the digest of another question than the current one.
+
+    An answer without a digest, and a question from before they had one, pass.
+    """
+    if digest and current and digest != current:
+        raise Conflict(
+            "The question is another than the one that was shown",
+            remedy="Read it again: GET /inbox, or mesh inbox ID; then answer it with its own digest",
+            field="digest",
+        )
 
 
 class RevealedQuestion(Struct):

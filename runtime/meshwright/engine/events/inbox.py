@@ -102,7 +102,11 @@ class Question(View, kw_only=True):
     reached_by: str | None = None
     answered_by: str | None = None
     ended_at: datetime | None = None
+    decision: Literal["approved", "denied"] | None = None
+    """The answer of an approval, or to whether a step may run again; None for other questions."""
     tasks: int = 1
+    digest: str = ""
+    """A hash of what is shown. An answer that names it is refused once the question is another."""
 
     @property
     def takes_answer(self) -> bool:
@@ -219,7 +223,7 @@ class InboxProjection:
         session.execute(_CLEAR, (oldest, f'%"wait_id":"{_DEPLOYMENT}%'))
 
 
-_OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at")
+_OF_QUESTION = ("subject", "answer_schema", "may_answer", "expires_at", "digest")
 
 
 def _named(event: Event) -> Iterator[str]:
@@ -279,7 +283,8 @@ def _change(event: Event) -> dict[str, Any]:
         return _refusal(deployment)
     if (end := WaitEnded.read(event)) is not None:
         status = "expired" if end.how == "expired" else "answered"
-        return {"status": status, "answered_by": end.answered_by, "ended_at": event.time}
+        by = {"answered_by": end.answered_by, "decision": end.decision}
+        return {"status": status, "ended_at": event.time, **by}
     if (reached := QuestionReached.read(event)) is not None:
         return {"reached_at": event.time, "reached_by": reached.by}
     if (waiting := TaskWaiting.read(event)) is None:

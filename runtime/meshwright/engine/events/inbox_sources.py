@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Caller
 from meshwright.engine.events.answers import check_fits
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.engine.events.inbox import Inbox, InboxPage, Question
+from meshwright.engine.work.protocol import question_digest
 
 _COUNTED = 500  # items at a time
 
@@ -58,6 +61,11 @@ class InboxSource(Protocol):
         ...
 
 
+def _with_digest(item: Question) -> Question:
+    digest = question_digest(item.wait_id, item.question, item.subject, item.answer_schema)
+    return replace(item, digest=digest)
+
+
 class WholeInbox:
     """The questions of tasks, and behind them the items of sources."""
 
@@ -101,7 +109,7 @@ class WholeInbox:
                 return InboxPage(items=tuple(items), cursor=f"{name}:{after}")
             query = SourceQuery(tenant_id, room, after, id, with_ended, of_task)
             source_page = await self._sources[name].page(query)
-            items, position = [*items, *source_page.items], ""
+            items, position = [*items, *(_with_digest(item) for item in source_page.items)], ""
             if source_page.after is not None:
                 return InboxPage(items=tuple(items), cursor=f"{name}:{source_page.after}")
         return InboxPage(items=tuple(items))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,11 +13,11 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import Marks, redact_data
 from meshwright.core.task_events import ApprovalEnded, ApprovalRequested
-from meshwright.engine.work.protocol import TOOL, StepKey, Wait, WaitKind
+from meshwright.engine.work.protocol import APPROVED_BY, TOOL, StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
 """The `kind` of the subject of a wait for an approval."""
-NEEDED, APPROVED_BY = "approvals_needed", "approved_by"
+NEEDED = "approvals_needed"
 """Fields of the subject: how many callers have to approve, if more than one, and who has."""
 HIDDEN = "hidden_parts"
 """The field of the subject that says how many characters and lines of it are hidden."""
@@ -149,6 +149,13 @@ def _counted(count: int, name: str) -> str:
 def is_decision(wait: Wait) -> bool:
     """Whether only an approver may give the answer, since it lets something happen."""
     return wait.subject.get("kind") == APPROVAL or wait.step.kind in (RESTART, REPEAT)
+
+
+def read_decision(wait: Wait, value: Any) -> Literal["approved", "denied"] | None:
+    """Reads whether a person approved or denied; None for an answer that does neither."""
+    if wait.kind != "person" or not isinstance(value, dict) or not isinstance(value.get("approve"), bool):
+        return None
+    return "approved" if value["approve"] else "denied"
 
 
 def approval_requested(wait: Wait) -> ApprovalRequested | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from msgspec import field
 from msgspec.structs import asdict
 
-from meshwright.core.encoding import Struct
+from meshwright.core.encoding import Struct, encode
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
@@ -33,8 +35,18 @@ class StepKey(Struct, omit_defaults=True):
 
 DELEGATE = "delegate"
 """The kind of the step that waits for a delegated task."""
+APPROVED_BY = "approved_by"
+"""The field of a subject that has those whose approvals were counted."""
 TOOL = "tool "
 """The kind of the step of a call of a tool begins so; its name follows."""
+
+
+def question_digest(
+    wait_id: str, text: str, subject: dict[str, Any], answer_schema: dict[str, Any] | None, binds: str = ""
+) -> str:
+    """Returns a hash of a question as a person sees it, the same before and after it was stored."""
+    stored = json.loads(encode([wait_id, text, subject, answer_schema, binds]))
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class Wait(Struct):
@@ -71,6 +83,17 @@ class Wait(Struct):
         times = [at for at in (self.due_at, self.expires_at) if at is not None]
         return min(times, default=None)
 
+    @property
+    def digest(self) -> str:
+        """A hash of the question as a person sees it; "" for a wait that no person answers.
+
+        Approvals that were counted meanwhile do not change it.
+        """
+        if self.kind != "person":
+            return ""
+        subject = {name: field for name, field in self.subject.items() if name != APPROVED_BY}
+        return question_digest(self.wait_id, self.reason, subject, self.answer_schema or None, self.binds)
+
     def event(self, *, once: int = 0, running: bool = False, repeated: bool = False) -> TaskWaiting:
         """The event that a run waits for it."""
         return TaskWaiting(
@@ -83,6 +106,7 @@ class Wait(Struct):
             subject=self.subject,
             answer_schema=self.answer_schema or None,
             may_answer=self.may_answer,
+            digest=self.digest,
             once=once,
             running=running,
             repeated=repeated,

@@ -38,7 +38,7 @@ from meshwright.engine.work.entry import (
     last_ends,
     unsuccessful,
 )
-from meshwright.engine.work.people import approval_ended, approval_requested, counted
+from meshwright.engine.work.people import approval_ended, approval_requested, counted, read_decision
 from meshwright.engine.work.protocol import (
     Accept,
     Answer,
@@ -359,7 +359,13 @@ class AgentThread(Actor[ThreadState]):
         else:
             entry.has_news = True
         how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
-        wait_ended = WaitEnded(key=wait.wait_id, kind=wait.kind, how=how, answered_by=answered_by)
+        wait_ended = WaitEnded(
+            key=wait.wait_id,
+            kind=wait.kind,
+            how=how,
+            answered_by=answered_by,
+            decision=read_decision(wait, answer.get("result")),
+        )
         idempotency_key = None if reply is None else reply.idempotency_key
         self._record(turn, entry, wait_ended, idempotency_key=idempotency_key)
         if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:

@@ -69,9 +69,13 @@ class QuestionKey(Input):
 
 
 class AnswerRequest(QuestionKey):
-    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question.
+
+    `digest` is that of the question as it was shown: the answer is refused with 409 if it is another by now.
+    """
 
     value: Any
+    digest: str = Field(default="", max_length=64)
 
 
 class ScoreRequest(Input):
@@ -323,13 +327,19 @@ class Operations(Acting):
         errors={
             403: "The caller may not answer that.",
             404: "There is no such task, or it does not wait for that key.",
-            409: "That was answered, or has expired: `detail` says by whom and when.",
+            409: "That was answered, has expired, or is not the question of `digest`: `detail` says which.",
             422: "The value does not fit the question's `answer_schema`.",
         },
         request=AnswerRequest,
     )
     async def answer(
-        self, task_id: Identifier, key: str, value: Any, *, idempotency_key: str | None = None
+        self,
+        task_id: Identifier,
+        key: str,
+        value: Any,
+        *,
+        digest: str = "",
+        idempotency_key: str | None = None,
     ) -> TaskView:
         """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
 
@@ -337,7 +347,9 @@ class Operations(Acting):
         """  # noqa: E501
         view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
-        await self.mesh.get(Tasks).answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
+        await self.mesh.get(Tasks).answer(
+            task_id, key, value, self.caller, digest=digest, idempotency_key=idempotency_key
+        )
         with suppress(HostError):  # a caller that tries again would find its question answered
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)

@@ -26,6 +26,7 @@ from meshwright.core.step_events import RunStateChanged, RunTitled
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.engine.events.answers import (
     RevealedQuestion,
+    check_digest,
     check_reader,
     checked_answer,
     decided,
@@ -313,9 +314,12 @@ class Tasks:
         value: Any,
         caller: Caller | None = None,
         *,
+        digest: str = "",
         idempotency_key: str | None = None,
     ) -> None:
         """Answer what a task waits for; `key` is the `wait_id` of a question of the inbox.
+
+        `digest` is that of the question as its giver saw it: Conflict is raised if it is another now.
 
         Durable when this returns; an `idempotency_key` is then in the log, on the event `wait.ended`. Raises
         NotFound where the task does not wait for that, Conflict where that was answered or has expired,
@@ -328,6 +332,7 @@ class Tasks:
         if thread is not None and wait is not None:
             if record.cancelling:  # its thread lacks the cancel while its agent is not loaded
                 raise Conflict(f"Task {task_id} is being cancelled", field="key")
+            check_digest(digest, wait.digest)
             self._missing.reach(thread)
             agents = (*task.chain, thread.type)
             now = self._runtime.clock.now()

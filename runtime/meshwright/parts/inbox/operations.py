@@ -13,7 +13,7 @@ from meshwright.core.access import Role, granted
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.operations import Rule, operation
 from meshwright.core.task_events import QuestionReached
-from meshwright.engine.events.answers import check_alone
+from meshwright.engine.events.answers import check_alone, check_digest
 from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import TaskFilter
 from meshwright.engine.events.inbox import InboxPage, Question
@@ -51,6 +51,7 @@ class AnswerManyRequest(ManyRequest):
     id: str | None = Field(default=None, min_length=1, max_length=128)
     cursor: InboxCursor | None = None
     kind: str | None = Field(default=None, min_length=1, max_length=256)
+    digest: str = Field(default="", max_length=64, description="That of the one question of `id`, as shown.")
 
     @property
     def _has_filter(self) -> bool:
@@ -124,6 +125,7 @@ class InboxOperations(Acting):
         *,
         id: str | None = None,
         kind: str | None = None,
+        digest: str = "",
         dry_run: bool = False,
         limit: int = 50,
         cursor: str | None = None,
@@ -151,7 +153,7 @@ class InboxOperations(Acting):
         own = [question for question in page.items if question.takes_answer]
         questions = [question for question in own if kind in (None, question.kind)]
         _check_arguments(questions, value)
-        items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
+        items = [await self._answer_one(question, value, digest, dry_run=dry_run) for question in questions]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
 
     async def _kinds(self, id: str | None, of_task: TaskFilter | None) -> Counter[str]:
@@ -166,7 +168,9 @@ class InboxOperations(Acting):
             if (cursor := page.cursor) is None:
                 return kinds
 
-    async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> AnswerResult:
+    async def _answer_one(
+        self, question: Question, value: Any, digest: str, *, dry_run: bool
+    ) -> AnswerResult:
         answered = AnswerResult(
             id=question.id,
             task_id=question.task_id,
@@ -176,13 +180,16 @@ class InboxOperations(Acting):
             is_dry=dry_run,
         )
         try:
+            check_digest(digest, question.digest)
             check_alone(question, value)
             if dry_run:
                 return answered
             if question.source:
                 await self.mesh.get(WholeInbox).answer(question, value, self.caller)
             else:
-                await Operations(self.mesh, self.caller).answer(question.task_id, question.wait_id, value)
+                await Operations(self.mesh, self.caller).answer(
+                    question.task_id, question.wait_id, value, digest=question.digest
+                )
         except MeshError as error:
             return replace(answered, refused=fault_of(error))
         return answered

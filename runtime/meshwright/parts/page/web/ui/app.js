@@ -5,6 +5,7 @@ import { Dialogs } from "./dialog.js";
 import { choose, Frame } from "./frame.js";
 import { call, follow, may, me, notice, route, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
+import "./pointer.js";
 import { load, Loaded } from "./views.js";
 
 /**

@@ -1,23 +1,30 @@
 // @ts-check
 /** One question to a person: what it is about, and the buttons that answer it. */
-import { html, useState } from "./vendor/preact.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { drafts, isOff, keep } from "./answers.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
 import { filled, Inputs, isPlain, worded } from "./form.js";
 import { Changed, changeable, EditedArguments, FORM } from "./inbox_arguments.js";
 import { isMoney, Money } from "./inbox_money.js";
-import { Key } from "./keys.js";
-import { act, Ago, asked, call, Failed, may, Shown, TaskLink, to, useData } from "./lib.js";
+import { Key, useSeen } from "./keys.js";
+import { act, Ago, asked, call, Failed, may, me, Shown, TaskLink, to, useData } from "./lib.js";
 import { answer, isDecision, isDoubt, postpone, send, sentence, titleOf, toolOf, wordOf } from "./questions.js";
 import { Text, visible } from "./unseen.js";
 
 const SHORT_CHARS = 80;
 
-/** A question with all that is needed to answer it: the effect first, the buttons always in sight. @param {{question: any}} given */
-export default function Item({ question: listed }) {
+/**
+ * A question with all that is needed to answer it: the effect first, the buttons always in sight. They are off until
+ * a person can have seen it. One that `left` the inbox stays, with what became of it.
+ * @param {{question: any, left?: any}} given
+ */
+export default function Item({ question: listed, left }) {
   const [opened, setOpened] = useState(/** @type {any} */ (null));
   const [isEdited, edit] = useState(false);
-  const question = opened ? { ...listed, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : listed;
+  const isSeen = useSeen(`${listed.id} ${listed.digest}`);
+  const isLive = isSeen && !left;
+  const question = opened ? { ...listed, isLive, question: opened.question ?? listed.question, subject: { ...listed.subject, ...opened.subject } } : { ...listed, isLive };
   const subject = question.subject ?? {};
   const isTask = Boolean(question.task_id);
   const isHidden = Boolean(subject.hidden_parts?.lines);
@@ -34,8 +41,19 @@ export default function Item({ question: listed }) {
       ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
       ${isTask && subject.tool && subject.kind !== "question" ? html`<${Earlier} subject=${subject} />` : null}
     </div>
-    <footer><${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} isEdited=${isEdited} edit=${edit} /></footer>
+    <footer>${left ? html`<p class="left" role="status"><${Left} end=${left} /></p>` : null}<${Answer} question=${question} decides=${isDecision(question)} isUnseen=${isHidden && !opened} isEdited=${isEdited} edit=${edit} /></footer>
   </article>`;
+}
+
+/** @type {Record<string, string>} */
+const ENDS = { answered: "Answered", expired: "Expired without an answer", closed: "Its task waits for this no longer" };
+
+/** What became of a question, and by whom. @param {{end: any}} given */
+function Left({ end }) {
+  const { status, answered_by: by, decision, ended_at: at } = end;
+  const isMine = me.value?.logged_in && by === me.value.name;
+  const text = decision ? decision[0].toUpperCase() + decision.slice(1) : ENDS[status] ?? status;
+  return html`<b>${text}${by ? html` by ${isMine ? "you" : by}` : ""}</b>${at ? html`, <${Ago} time=${at} />` : ""}. Nothing is sent from here any more.`;
 }
 
 /** What a question is about: its effect first, then what is known, then the call; `edited` stands in place of its arguments. @param {{subject: any, asked: string, edited?: any}} given */
@@ -90,19 +108,23 @@ function LastWords({ task }) {
 
 /** @param {{question: any, decides: boolean, isUnseen: boolean, isEdited: boolean, edit: (isEdited: boolean) => void}} given */
 function Answer({ question, decides, isUnseen, isEdited, edit }) {
-  const [reason, setReason] = useState("");
+  const [reason, setReason] = useState(drafts.get(question.id)?.reason ?? "");
   const isMine = may("approver", "submitter");
-  const notNow = html`<button type="button" title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
+  const notNow = html`<button type="button" disabled=${isOff(question)} title="Hides it in this browser for an hour; it goes on waiting" onClick=${() => postpone(question)}>Not now</button>`;
   if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
   if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
   if (isDoubt(question)) return html`<${Doubt} question=${question} notNow=${notNow} />`;
   if (isEdited)
     return html`<div class="bar">
-      <button class="yes" form=${FORM} title="The call runs with the arguments above">Approve with these</button>
+      <button disabled=${isOff(question)} class="yes" form=${FORM} title="The call runs with the arguments above">Approve with these</button>
       <label>Reason <input name="reason" form=${FORM} /></label>
-      <button type="button" onClick=${() => edit(false)}>Leave them as they were</button>
+      <button type="button" disabled=${isOff(question)} onClick=${() => edit(false)}>Leave them as they were</button>
     </div>`;
+  const type = (/** @type {any} */ { target }) => {
+    setReason(target.value);
+    keep(question, "reason", target.value);
+  };
   const approve = () => answer(question, { approve: true }, "Approved");
   const deny = () => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied");
   const warn = () =>
@@ -116,10 +138,10 @@ function Answer({ question, decides, isUnseen, isEdited, edit }) {
     });
   if (decides)
     return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-      <button type="button" class="yes" aria-keyshortcuts="a" title=${question.subject?.tool ? `${question.subject.tool} runs once, with these arguments` : "The task goes on with a yes"} onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
-      <label>Reason <input aria-keyshortcuts="d" value=${reason} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && deny()} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
-      <button type="button" class="no" title="It is not done; the agent gets the reason, and goes on" onClick=${deny}>Deny<${Key} name="d" /></button>
-      ${changeable(question) ? html`<button type="button" title="Opens the arguments here; nothing is sent yet" onClick=${() => edit(true)}>Change arguments</button>` : null}
+      <button type="button" disabled=${isOff(question)} class="yes" aria-keyshortcuts="a" title=${question.subject?.tool ? `${question.subject.tool} runs once, with these arguments` : "The task goes on with a yes"} onClick=${isUnseen ? warn : approve}>Approve${isUnseen ? "…" : ""}<${Key} name="a" /></button>
+      <label>Reason <input aria-keyshortcuts="d" value=${reason} onKeyDown=${(/** @type {KeyboardEvent} */ event) => event.key === "Enter" && !isOff(question) && deny()} onInput=${type} /></label>
+      <button type="button" disabled=${isOff(question)} class="no" title="It is not done; the agent gets the reason, and goes on" onClick=${deny}>Deny<${Key} name="d" /></button>
+      ${changeable(question) ? html`<button type="button" disabled=${isOff(question)} title="Opens the arguments here; nothing is sent yet" onClick=${() => edit(true)}>Change arguments</button>` : null}
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;
@@ -127,13 +149,17 @@ function Answer({ question, decides, isUnseen, isEdited, edit }) {
 
 /** A step that may have happened, or a run that would start over: buttons that say what they do. @param {{question: any, notNow: any}} given */
 function Doubt({ question, notNow }) {
-  const [text, setText] = useState("");
+  const [text, setText] = useState(drafts.get(question.id)?.text ?? "");
+  const type = (/** @type {any} */ { target }) => {
+    setText(target.value);
+    keep(question, "text", target.value);
+  };
   const hasResult = Boolean(question.answer_schema?.properties?.result);
   const happened = hasResult ? { approve: false, ...(text.trim() ? { result: worded({}, text) } : {}) } : { approve: false, ...(text.trim() ? { reason: text } : {}) };
   return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-    <button type="button" class="yes" title="What it did before, if it did, happens twice" onClick=${() => answer(question, { approve: true }, hasResult ? "It runs again" : "It starts over")}>${hasResult ? "It did not happen: run again" : "Start over, and repeat these steps"}</button>
-    <label class="wide">${hasResult ? "Its result (JSON or text)" : "Reason"} <textarea rows="2" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label>
-    <button type="button" class=${hasResult ? undefined : "no"} title=${hasResult ? "It does not run again; the task goes on with what you write" : "The task fails; nothing is repeated"} onClick=${() => answer(question, happened, hasResult ? "It goes on with that result" : "It ends")}>${hasResult ? "It happened, with this result" : "End the task here"}</button>
+    <button type="button" disabled=${isOff(question)} class="yes" title="What it did before, if it did, happens twice" onClick=${() => answer(question, { approve: true }, hasResult ? "It runs again" : "It starts over")}>${hasResult ? "It did not happen: run again" : "Start over, and repeat these steps"}</button>
+    <label class="wide">${hasResult ? "Its result (JSON or text)" : "Reason"} <textarea rows="2" value=${text} onInput=${type}></textarea></label>
+    <button type="button" disabled=${isOff(question)} class=${hasResult ? undefined : "no"} title=${hasResult ? "It does not run again; the task goes on with what you write" : "The task fails; nothing is repeated"} onClick=${() => answer(question, happened, hasResult ? "It goes on with that result" : "It ends")}>${hasResult ? "It happened, with this result" : "End the task here"}</button>
     ${notNow}
   </form>`;
 }
@@ -142,14 +168,23 @@ function Doubt({ question, notNow }) {
 function Form({ question, notNow }) {
   const schema = question.answer_schema;
   const hasFields = isPlain(schema);
-  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} title="Sends this answer; the task goes on with it" onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
+  const form = useRef(/** @type {any} */ (null));
+  useEffect(() => {
+    for (const [name, text] of Object.entries(drafts.get(question.id) ?? {})) {
+      const control = form.current?.elements.namedItem(name);
+      if (control?.type === "checkbox") control.checked = text === "on";
+      else if (control) control.value = text;
+    }
+  }, []);
+  const type = (/** @type {any} */ { target }) => keep(question, target.name, target.type === "checkbox" ? (target.checked ? "on" : "") : target.value);
+  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" disabled=${isOff(question)} key=${String(value)} title="Sends this answer; the task goes on with it" onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
     const given = new FormData(event.target);
     answer(question, hasFields ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
   };
-  return html`<form class="bar" onSubmit=${send}>
+  return html`<form class="bar" ref=${form} onInput=${type} onSubmit=${send}>
     ${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
-    <button class="yes" title="Sends this answer; the task goes on with it">Answer</button>${notNow}
+    <button disabled=${isOff(question)} class="yes" title="Sends this answer; the task goes on with it">Answer</button>${notNow}
   </form>`;
 }

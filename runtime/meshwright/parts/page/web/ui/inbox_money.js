@@ -1,6 +1,7 @@
 // @ts-check
 /** A question for money: add some, wait for the next window, go on with cheaper models, or stop. */
 import { html } from "./vendor/preact.js";
+import { isOff, settle } from "./answers.js";
 import { ask } from "./dialog.js";
 import { act, Ago, call, dollars, may, me, useData } from "./lib.js";
 
@@ -23,7 +24,8 @@ export function Money({ question, stop, postpone, notNow }) {
   const named = (budgets?.items ?? []).filter((/** @type {any} */ one) => one.budget === budget);
   const found = named.find((/** @type {any} */ one) => one.key === of || one.key.endsWith(`:${of}`));
   const whose = ofTask ? { task_id: of } : { budget, key: of };
-  const raise = (/** @type {string} */ amount) => call("POST", "/budgets/raise", { ...whose, amount_usd: amount });
+  const change = (/** @type {any} */ what) => call("POST", "/budgets/raise", { ...whose, ...what }).then(() => settle(question));
+  const raise = (/** @type {string} */ amount) => change({ amount_usd: amount });
   const other = () =>
     ask({
       title: "Add money",
@@ -41,13 +43,13 @@ export function Money({ question, stop, postpone, notNow }) {
       fields: [{ name: "reason", label: "Reason", required: true }],
       work: ({ reason }) => /** @type {any} */ (stop)({ approve: false, reason }),
     });
-  const cheaper = () => act("It goes on with cheaper models", () => call("POST", "/budgets/raise", { ...whose, cheaper: true }));
+  const cheaper = () => act("It goes on with cheaper models", () => change({ cheaper: true }));
   return html`${found ? html`<p class="dim">${dollars(found.spent_usd)} of ${dollars(found.limit_usd)} are spent${found.renews_at ? html`; it renews <${Ago} time=${found.renews_at} />` : ""}${found.cheaper ? "; cheaper models are tried first" : ""}.</p>` : null}
     <form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-    ${able ? html`${AMOUNTS.map((amount) => html`<button type="button" class="yes" key=${amount} title=${`Adds $${amount} to the budget ${budget}; what waits for it goes on`} onClick=${() => act(`Raised by $${amount}`, () => raise(amount))}>+ $${amount}</button>`)}<button type="button" onClick=${other}>Another amount…</button>` : html`<span class="dim">An operator raises budgets.</span>`}
-    ${found?.renews_at && postpone ? html`<button type="button" title="Hides it here until the budget renews" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
-    ${able && question.subject.cheaper && !found?.cheaper ? html`<button type="button" title="Tasks of this budget go on with cheaper models until it renews" onClick=${cheaper}>Cheaper models</button>` : null}
-    ${stop && may("approver", "submitter") ? html`<button type="button" class="no" onClick=${end}>Stop it…</button>` : null}
+    ${able ? html`${AMOUNTS.map((amount) => html`<button type="button" disabled=${isOff(question)} class="yes" key=${amount} title=${`Adds $${amount} to the budget ${budget}; what waits for it goes on`} onClick=${() => act(`Raised by $${amount}`, () => raise(amount))}>+ $${amount}</button>`)}<button type="button" disabled=${isOff(question)} onClick=${other}>Another amount…</button>` : html`<span class="dim">An operator raises budgets.</span>`}
+    ${found?.renews_at && postpone ? html`<button type="button" disabled=${isOff(question)} title="Hides it here until the budget renews" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
+    ${able && question.subject.cheaper && !found?.cheaper ? html`<button type="button" disabled=${isOff(question)} title="Tasks of this budget go on with cheaper models until it renews" onClick=${cheaper}>Cheaper models</button>` : null}
+    ${stop && may("approver", "submitter") ? html`<button type="button" disabled=${isOff(question)} class="no" onClick=${end}>Stop it…</button>` : null}
     ${notNow}
   </form>`;
 }

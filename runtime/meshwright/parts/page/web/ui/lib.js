@@ -112,6 +112,12 @@ addEventListener("hashchange", () => {
   if (me.value) notice.value = null; // the login goes on to say why it is shown
 });
 
+/** Has the address name what is shown, without another step back. @param {string} address */
+export function rename(address) {
+  history.replaceState(null, "", address);
+  route.value = parsed();
+}
+
 /** The address of a view. @param {string} view @param {Record<string, any>} [query] */
 export function to(view, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value != null);

@@ -1,6 +1,7 @@
 // @ts-check
 /** Questions to people: their kinds, their words, and how an answer is sent. */
 import { signal } from "./vendor/preact.js";
+import { settle, settledHere } from "./answers.js";
 import { isMoney } from "./inbox_money.js";
 import { act, call } from "./lib.js";
 
@@ -10,14 +11,20 @@ export const later = signal(/** @type {Record<string, number>} */ (JSON.parse(se
 
 /** Whether a schema is of an answer that approves or denies. @param {any} schema */
 export const takesApproval = (schema) => schema?.properties?.approve?.type === "boolean";
-/** Sends an answer. @param {any} question @param {any} value */
-export const send = (question, value) =>
-  question.source
-    ? call("POST", "/inbox/answer", { id: question.id, value })
-    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value });
+/** Sends an answer to what was shown: the mesh refuses it for a question that is another by now. @param {any} question @param {any} value */
+export async function send(question, value) {
+  const { digest = "" } = question;
+  await (question.source
+    ? call("POST", "/inbox/answer", { id: question.id, value, digest }).then(({ items }) => {
+        const refused = items[0]?.refused;
+        if (refused || !items.length) throw Object.assign(new Error(refused?.message ?? "It is open no longer"), { status: ["Conflict", "NotFound", undefined].includes(refused?.type) ? 409 : 422 });
+      })
+    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value, digest }));
+  settle(question);
+}
 
 /** Whether an answer came too late: another caller has given one, or the question is gone. @param {any} error */
-export const isSettled = (error) => error.status === 409 || error.status === 404;
+export const isSettled = (error) => (error.status === 409 || error.status === 404) && error.field !== "digest";
 
 /** Sends an answer and says how it ended. @param {any} question @param {any} value @param {string} done */
 export const answer = (question, value, done) =>
@@ -26,7 +33,7 @@ export const answer = (question, value, done) =>
       await send(question, value);
     } catch (/** @type {any} */ error) {
       if (!isSettled(error)) throw error;
-      throw Object.assign(new Error(`It was settled meanwhile. ${error.message}`), { isSoft: true });
+      throw Object.assign(new Error(`It was settled meanwhile. ${error.message}`), { isSoft: true, remedy: error.remedy });
     }
   });
 
@@ -34,6 +41,7 @@ export const answer = (question, value, done) =>
 export function postpone(question, until) {
   later.value = { ...later.value, [question.id]: until ?? Date.now() + NOT_NOW_MS };
   sessionStorage.setItem("later", JSON.stringify(later.value));
+  settledHere.add(question.id);
 }
 
 /** Whether a question is approved or denied. @param {any} question */

@@ -1,10 +1,10 @@
 // @ts-check
 /** A task: why it is as it is, its steps on a line of time, what was asked and answered, its tree with costs, and its events. */
-import { html, useState } from "./vendor/preact.js";
+import { html, useRef, useState } from "./vendor/preact.js";
+import { settledHere } from "./answers.js";
 import { Export } from "./export.js";
 import Item from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
-import { useShown } from "./keys.js";
 import { Ago, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Buttons, WAITS } from "./tasks.js";
 import { Timeline } from "./timeline.js";
@@ -87,13 +87,21 @@ function Facts({ task }) {
 function Waits({ task }) {
   const asks = task.waits.some((/** @type {any} */ wait) => wait.kind === "person" || isMoney(wait)) && may("contents");
   const { data } = useData(asks ? `/inbox?task_id=${task.task_id}` : null);
-  const questions = data?.items ?? [];
+  const open = data?.items ?? [];
+  const seen = useRef(/** @type {any[]} */ ([]));
+  for (const question of open) {
+    const at = seen.current.findIndex((one) => one.id === question.id);
+    if (at < 0) seen.current.push(question);
+    else seen.current[at] = question;
+  }
+  const isOpen = (/** @type {any} */ question) => open.some((/** @type {any} */ one) => one.id === question.id);
+  const questions = seen.current.filter((question) => isOpen(question) || !settledHere.has(question.id));
+  const ends = useData(questions.some((question) => !isOpen(question)) ? `/inbox?task_id=${task.task_id}&ended=true&limit=200` : null).data?.items ?? [];
+  const endOf = (/** @type {any} */ question) => (isOpen(question) || (asks && !data) ? null : ends.find((/** @type {any} */ one) => one.id === question.id) ?? { status: "closed" });
   const named = new Set(questions.map((/** @type {any} */ question) => question.wait_id));
-  const first = questions[0]?.id;
-  useShown(first);
-  if (!task.waits.length) return null;
+  if (!task.waits.length && !questions.length) return null;
   const others = task.waits.filter((/** @type {any} */ wait) => !named.has(wait.wait_id));
-  return html`<h3>It waits</h3>${questions.map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} />`)}
+  return html`<h3>It waits</h3>${questions.map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} left=${endOf(question)} />`)}
     ${others.length ? html`<ul>${others.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${WAITS[/** @type {"person"} */ (wait.kind)] ?? wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: <${Text} value=${wait.reason} /> ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: task.task_id }} />` : ""}</li>`)}</ul>` : null}`;
 }
 

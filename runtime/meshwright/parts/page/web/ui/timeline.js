@@ -2,7 +2,6 @@
 /** The steps of a task on a line of time, to scale, with their waits and costs; the chosen one is beside them. */
 import { html } from "./vendor/preact.js";
 import { Coding } from "./coding.js";
-import { useShown } from "./keys.js";
 import { Ago, asked, dollars, Failed, may, route, span, Status, to, useData } from "./lib.js";
 import { keyOf, Step } from "./steps.js";
 import { WAITS } from "./tasks.js";
@@ -45,7 +44,6 @@ export function Timeline({ task, children }) {
   const steps = data?.items ?? [];
   const named = route.value.query.get("step") ?? "";
   const at = steps.findIndex((/** @type {any} */ step) => keyOf(step) === named);
-  useShown(named);
   const href = (/** @type {any} */ step) => to(`task/${task.task_id}`, step ? { step: keyOf(step) } : {});
   const all = [null, ...steps];
   return html`<section class="trace" aria-label="Timeline"><div class="trace-body">
