@@ -115,7 +115,7 @@ class DaprHarness(RuntimeHarness):
     def build(self, data: Data, setup: Setup) -> Runtime:
         (port,) = self._ports.take(1)
         running = [runtime for runtime in data.hosts if runtime in self._open]
-        pod = f"mesh-{len(running)}.{data.namespace}"
+        pod = f"mesh-{len(running)}_{data.namespace}"
         sidecar = self.services.daprd(
             "mesh", port=port, namespace=data.namespace, pod=pod, protocol=self.channel, bus=self.bus
         )

@@ -268,7 +268,7 @@ class Services:
             **{
                 "app_id": app_id,
                 "namespace": namespace,
-                "pod": f"{app_id}-0.{namespace}",
+                "pod": f"{app_id}-0_{namespace}",
                 "protocol": "grpc" if app.get("port") else "none",
                 "grpc_port": grpc_port,
                 "http_port": http_port,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.encoding import encode
+from meshwright.core.errors import StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
@@ -70,6 +71,23 @@ async def test_what_comes_twice_is_shown_once(tmp_path: Path) -> None:
         assert await office.callbacks.take(TOPIC, batch(1, event(1), event(2)))
         assert [office.shown.get_nowait(), office.shown.get_nowait()] == [event(1).id, event(2).id]
         assert office.shown.empty()
+
+
+async def test_a_message_that_cannot_be_taken_is_given_up_so_that_it_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(events: Sequence[Event]) -> list[Event]:
+        raise StoreUnavailable("away")
+
+    async with open_log(tmp_path) as kept:
+        office = Office(kept.log)
+        office.callbacks.opened.set()
+        with monkeypatch.context() as patch:
+            patch.setattr(kept.log, "append", away)
+            answers = [await office.callbacks.on_topic("bus", TOPIC, batch(1, event(1))) for _ in range(8)]
+            assert answers == [False] * 7 + [True]
+        assert await office.callbacks.on_topic("bus", TOPIC, batch(1, event(1)))  # its sender sends it again
+        assert await office.shown.get() == event(1).id
 
 
 @pytest.mark.parametrize(

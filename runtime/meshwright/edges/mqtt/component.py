@@ -225,7 +225,7 @@ class MqttEdge:
         if connection.session_present and self._subscribed:
             return
         self._subscribed = False
-        if connection.session_present:  # earlier versions listened to what the mesh itself publishes too
+        if self._redeliveries.is_older_session:  # it listens to what the mesh itself publishes too
             await connection.unsubscribe(self._topics.everything)
         self._granted_qos = await connection.subscribe(self._topics.commands)
         self._subscribed = True
@@ -325,12 +325,9 @@ class MqttEdge:
     # Connections
 
     def _trial(self) -> Trial:
-        client_id = f"{self._client_id}-trial-{new_id()[-8:].lower()}"  # mochi mixes up sessions of one id
-
-        async def open_connection(take: Take, is_resumed: bool) -> BrokerConnection:
-            return await self._open(client_id, take, _TRIAL_SECONDS, clean_start=not is_resumed)
-
-        return Trial(open_connection, self._topics.trial)
+        # Mochi mixes up sessions of one id; rumqttd keeps none that began with a clean start.
+        client_id = f"{self._client_id}-trial-{new_id()[-8:].lower()}"
+        return Trial(lambda take: self._open(client_id, take, _TRIAL_SECONDS), self._topics.trial)
 
     async def _open(
         self,

@@ -73,6 +73,8 @@ class Redeliveries:
         self._to_delete: list[int] = []
         self._deleting: asyncio.Task[None] | None = None
         self._quiet: asyncio.TimerHandle | None = None
+        self.is_older_session = False
+        """Whether the broker has a session that these tables do not know: of an earlier version."""
         self.traits: BrokerTraits | None = None
         """How the broker delivers again, once that was tried."""
 
@@ -84,6 +86,7 @@ class Redeliveries:
         """
         await until_answered(self._load, connection.sleep)
         had_session, self._has_session = self._has_session, True
+        self.is_older_session = connection.session_present and not had_session
         self._by_delivery.clear()
         self._candidates.clear()
         self._received = 0

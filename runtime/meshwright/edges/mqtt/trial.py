@@ -21,8 +21,8 @@ _ARRIVE_SECONDS = 2.0  # for a message that is on its way to us
 _PAUSE_SECONDS = 0.5  # between the connections; rumqttd loses the session of one whose end it has not seen
 _ABSENT_SECONDS = 0.5  # after which one that might come does not
 _LEFT_SECONDS = 60  # that the broker keeps what a trial that was killed has left
-Open = Callable[[Take, bool], Awaitable[BrokerConnection]]
-"""Opens a connection of the trial, with a new session or with the one of the connection before."""
+Open = Callable[[Take], Awaitable[BrokerConnection]]
+"""Opens a connection of the trial, with the session of the one before."""
 
 
 class TrialFailed(MeshError):
@@ -50,7 +50,7 @@ class Trial:
 
     async def _hold(self) -> tuple[MqttMessage, MqttMessage] | None:
         """Take a message and acknowledge it, take another, and break off; returns both, None at QoS 0."""
-        connection = await self._open(self._take, False)
+        connection = await self._open(self._take)
         try:
             connection.receive()
             await connection.observe(f"{self._topic}/echo", no_local=True)
@@ -69,7 +69,7 @@ class Trial:
             connection.abort("the trial breaks it off")
 
     async def _resume(self, messages: tuple[MqttMessage, MqttMessage] | None) -> BrokerTraits:
-        connection = await self._open(self._take, True)
+        connection = await self._open(self._take)
         try:
             connection.receive()
             before, held = messages or (None, None)

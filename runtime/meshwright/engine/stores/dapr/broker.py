@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic_core import to_json
 
 from meshwright.core import topics
+from meshwright.core.clock import Backoff
 from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
@@ -44,6 +45,7 @@ _PING_SECONDS = 10.0
 _PING_AGAIN_SECONDS = 0.1
 _KICK_SECONDS = 0.2
 _CONNECT_SECONDS = 5.0
+_FIRST_KICK_SECONDS, _MAX_KICK_SECONDS = 10.0, 600.0  # before messages that were not taken are sent again
 _LOOP_SECONDS = 0.05
 _SHARED_SECONDS = 2.0  # within which a broker that delivers at once delivers to a shared subscription
 _MAX_BATCH_BYTES = 256 * 1024
@@ -78,6 +80,8 @@ class Broker:
         self._messages: Grouping[OutboxEntry, None] = Grouping(self._publish_group, retries=True)
         self._awaited: set[int] = set()
         self._arrived = asyncio.Event()
+        self._kicks = Backoff(_FIRST_KICK_SECONDS, _MAX_KICK_SECONDS, jitter=0.5)
+        self._kicking: asyncio.Task[None] | None = None
 
     # Names
 
@@ -120,6 +124,8 @@ class Broker:
     def cancel(self) -> None:
         """Give up."""
         self._messages.cancel()
+        if self._kicking is not None:
+            self._kicking.cancel()
 
     async def _publish_group(self, group: list[OutboxEntry]) -> list[BaseException | None]:
         by_topic: defaultdict[str, list[bytes]] = defaultdict(list)
@@ -172,6 +178,15 @@ class Broker:
         except (OSError, TimeoutError, ValueError) as error:
             _logger.info("the broker cannot be asked for shared subscriptions: %s", error)
             return False
+
+    def kick_later(self) -> None:
+        """Have the broker send again, in a while, what was not taken: it does so over a new connection."""
+        if self._kicking is None or self._kicking.done():
+            self._kicking = asyncio.create_task(self._kick_after(self._kicks.next()), name="kick")
+
+    async def _kick_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self.kick()
 
     async def kick(self) -> None:
         """Have the broker send again what it kept for this worker's sidecar, and what that may have missed.

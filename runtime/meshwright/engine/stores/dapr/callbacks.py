@@ -7,6 +7,7 @@ import base64
 import logging
 import re
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ _LOG_GROUP = "event-logger"
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 """The errors of a document of the wrong shape; a ValidationError is a ValueError."""
 _MAX_PING_BYTES = 100
+_MAX_TRIES = 8  # of a message; components/resiliency.yaml has daprd try once more
+_MAX_COUNTED = 1_000  # messages whose tries are counted
 _MAX_QUOTED = 200  # characters of a message that is nonsense
 
 
@@ -170,6 +173,7 @@ class AppCallbacks(Callbacks):
         self._outbox = outbox
         self._clock = clock
         self._taking: dict[bytes, asyncio.Future[bool]] = {}
+        self._tries: OrderedDict[bytes, int] = OrderedDict()  # of messages that were not taken
 
     def subscribe(self) -> None:
         """Find what to subscribe to, now that the kind of the broker is known. Raises ConfigError."""
@@ -228,20 +232,45 @@ class AppCallbacks(Callbacks):
         if twin is not None:
             return twin.result() if twin.done() else await asyncio.shield(twin)
         taking = self._taking[data] = asyncio.get_running_loop().create_future()
+        is_taken = is_given_up = False
         try:
             is_taken = await self.take(topic, data)
-        except BaseException:  # also where daprd hangs up: a twin then has to try for itself
-            taking.set_result(False)
-            self._taking.pop(data)
-            raise
-        taking.set_result(is_taken)
-        # daprd's MQTT client hands each message of a shared subscription on twice once it has connected
-        # again: it then knows the subscription by its name and by its filter (seen with daprd 1.18).
-        if is_taken:
-            asyncio.get_running_loop().call_later(_TWIN_SECONDS, self._taking.pop, data, None)
+        except Exception:  # any error of a handler: the message comes again, unless it is given up
+            if not (is_given_up := self._gives_up(topic, data)):
+                raise
+            _logger.exception("a message on %s failed", topic)
         else:
-            self._taking.pop(data)
-        return is_taken
+            is_given_up = not is_taken and self._gives_up(topic, data)
+        finally:  # also where daprd hangs up: a twin then has to try for itself
+            taking.set_result(is_taken)
+            if is_taken:
+                # daprd's MQTT client hands each message of a shared subscription on twice once it has
+                # connected again: it then knows the subscription by its name and by its filter (daprd 1.18).
+                asyncio.get_running_loop().call_later(_TWIN_SECONDS, self._taking.pop, data, None)
+                self._tries.pop(data, None)
+            else:
+                self._taking.pop(data)
+        return is_taken or is_given_up
+
+    def _gives_up(self, topic: str, data: bytes) -> bool:
+        """Count a try that failed. True acknowledges the message all the same.
+
+        daprd offers a message for some seconds only. Then it stays at an MQTT broker without an
+        acknowledgement, in one of the few places of messages in flight (20 at Mosquitto by default), so that
+        some of them hold up all other topics. A message of ours is sent again by its task, or with its batch.
+        One of another program stays there, until a new connection brings it again.
+        """
+        tries = self._tries[data] = self._tries.pop(data, 0) + 1
+        if len(self._tries) > _MAX_COUNTED:
+            self._tries.popitem(last=False)
+        if tries < _MAX_TRIES:
+            return False
+        self._tries.pop(data, None)
+        if topic in self.whole:
+            self._broker.kick_later()
+            return False
+        _logger.warning("a message on %s is given up after %d tries: its task sends it again", topic, tries)
+        return True
 
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message. Nonsense is acknowledged, since it would come for ever: see `bus.refused`."""
