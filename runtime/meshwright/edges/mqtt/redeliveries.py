@@ -37,6 +37,7 @@ from meshwright.mesh.mesh import Mesh
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _MAX_SETTLED = 1_000  # rows whose acknowledgement the broker has read
 _MAX_DELETED = 100  # rows in one statement
+_MAX_OPEN = 128  # rows whose task a process that was killed may not have accepted
 _FORGOTTEN_SECONDS = 10.0  # before its end, whose acknowledgements a killed broker may have forgotten
 _QUIET_SECONDS = 5.0  # without an open delivery, after which a broker has delivered again all that it held
 _MAX_REDELIVERED = 4_096  # deliveries over a resumed session, after which the rest is new
@@ -172,8 +173,9 @@ class Redeliveries:
         self._settled.append(row)
         if self.traits is None or not self.traits.knows_each_message:
             self._delete(row)
-        if len(self._settled) > _MAX_SETTLED:
-            self._delete(self._settled.popleft())
+        if len(self._settled) > _MAX_SETTLED + _MAX_DELETED:  # together, by one statement
+            for _ in range(_MAX_DELETED):
+                self._delete(self._settled.popleft())
 
     def _offer_rows(self, was_away: bool) -> None:
         """Let the messages of the connection be those of the rows that are left."""
@@ -225,7 +227,7 @@ class Redeliveries:
         counts: dict[str, int] = {}
         for row in rows:
             counts[row.delivery.digest] = counts.get(row.delivery.digest, 0) + 1
-        for row in rows:
+        for row in rows[-_MAX_OPEN:]:
             if counts[row.delivery.digest] > 1:  # of equal ones those without a task come first
                 key = TaskKey(row.delivery.tenant_id, row.delivery.task_id)
                 row.is_accepted = await self._mesh.runtime.read(key.ref) is not None
