@@ -1,5 +1,6 @@
 """Messages that come or go again: after a lost acknowledgement, a kill, or a broker that was full."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.support.mqtt_broker import (
     OUTCOMES,
     PLAIN,
     PUBACK,
+    SECONDS,
     SUBMIT,
     Client,
     Mosquitto,
@@ -19,6 +21,7 @@ from tests.support.mqtt_broker import (
     ask,
     client,
     mosquitto,
+    network,
     payloads_of,
     publish,
     quota_exceeded,
@@ -83,6 +86,32 @@ async def test_a_message_that_a_killed_mesh_did_not_acknowledge_is_no_second_tas
             assert {receipt["task_id"] for receipt in receipts} == ids
             await second.outcome(await second.submit("hello"))
             assert len((await second.get("/tasks")).body["items"]) == 4
+
+
+async def test_messages_are_one_task_each_through_kills_of_broker_and_connection(tmp_path: Path) -> None:
+    """Mosquitto saves once a second: a killed one has acknowledgements no more that it has read."""
+    saves = ("persistence true", "autosave_interval 1", "persistence_location {folder}/")
+    async with (
+        mosquitto(tmp_path / "broker", *PLAIN, *saves) as broker,
+        network(broker) as link,
+        http_mesh(tmp_path, mqtt_url=link.url) as api,
+    ):
+        async with asyncio.timeout(SECONDS):
+            while not (tmp_path / "broker" / "mosquitto.db").exists():
+                await asyncio.sleep(0.05)
+        for part in range(3):
+            for number in range(10):  # two of each
+                await publish(broker, SUBMIT, {"agent_id": "echo", "payload": {"text": f"{number // 2}"}})
+            await payloads_of(api.mesh, "task.accepted", 10 * part + 10)
+            if part:
+                link.breaks()
+            else:
+                await broker.kill()
+                await payloads_of(api.mesh, "edge.disconnected")
+                await broker.start()
+            await payloads_of(api.mesh, "edge.connected", part + 2)
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "last"}, reply="outcome")
+        assert len((await api.get("/tasks", limit=100))["items"]) == 31
 
 
 async def test_an_outcome_that_the_broker_has_is_not_sent_again_after_a_kill(

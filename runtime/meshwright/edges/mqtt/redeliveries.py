@@ -68,6 +68,7 @@ class Redeliveries:
         self._candidates: dict[str, list[_AcceptedMessage]] = {}
         self._received = 0
         self._next_n = 1
+        self._was_away = False
         self._is_loaded = False
         self._has_session = False
         self._ended_at = 0.0
@@ -92,7 +93,8 @@ class Redeliveries:
         self._candidates.clear()
         self._received = 0
         if connection.session_present:
-            self._offer_rows(was_away)
+            self._was_away = was_away
+            self._offer_rows()
             self._watch_for_quiet(connection)
         else:
             self._rows.clear()
@@ -161,7 +163,10 @@ class Redeliveries:
     def _is_same(self, row: _AcceptedMessage, delivery: MqttMessage) -> bool:
         """Whether a message with the content of a row may be the one that came before."""
         traits = self.traits
-        if traits is not None and traits.knows_each_message:
+        by_packet_id = traits is not None and traits.knows_each_message
+        if traits is None and row.settled_at is not None:  # before the first trial: most are as Mosquitto
+            by_packet_id = not self._was_away
+        if by_packet_id:
             return delivery.repeated and delivery.packet_id == row.delivery.packet_id
         return delivery.repeated or traits is None or not traits.sets_dup
 
@@ -177,13 +182,13 @@ class Redeliveries:
             for _ in range(_MAX_DELETED):
                 self._delete(self._settled.popleft())
 
-    def _offer_rows(self, was_away: bool) -> None:
+    def _offer_rows(self) -> None:
         """Let the messages of the connection be those of the rows that are left."""
-        by_packet_id = self.traits is not None and self.traits.knows_each_message
-        since = self._ended_at - _FORGOTTEN_SECONDS
-        recent = [
-            row for row in self._settled if by_packet_id or (was_away and (row.settled_at or 0) >= since)
-        ]
+        recent = [*self._settled]
+        if self.traits is None or not self.traits.knows_each_message:
+            since = self._ended_at - _FORGOTTEN_SECONDS
+            may_be_forgotten = self._was_away or self.traits is None
+            recent = [row for row in recent if may_be_forgotten and (row.settled_at or 0) >= since]
         for row in sorted((*self._rows.values(), *recent), key=lambda row: row.delivery.n):
             self._candidates.setdefault(row.delivery.digest, []).append(row)
 
