@@ -159,11 +159,16 @@ class Accounting(Wrapper):
             self._record(call, request)
 
     def _guess(self, request: ModelRequest, usage: Usage) -> Decimal | None:
-        """The cost of a call whose end is unknown: the usual cost of such calls, else the most."""
+        """The cost of a call whose end is unknown: that of the longest of the last such calls, else the most.
+
+        Its provider may have gone on, and bills what it wrote: rather too much is booked than too little.
+        """
         price = self._prices.upper_bound(request, usage.prompt_tokens)
         most = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
         usual = self._estimates.usual(request)
-        return most if most is None or usual is None else min(most, usual)
+        if most is None or usual is None:
+            return most
+        return min(most, max(usual, self._estimates.least(request) or ZERO))
 
     def _priced(self, reply: ModelReply, request: ModelRequest, **overrides: Any) -> ModelReply:
         """The reply with what it cost, as its provider says or else by our prices; `known` is set too.

@@ -27,6 +27,7 @@ from meshwright.core.money import Budget
 from meshwright.core.payloads import facts_of, redacted
 from meshwright.engine.events.projections import StalledProjection
 from meshwright.engine.events.status import (
+    BrokerStatus,
     DeploymentStatus,
     HeldWorker,
     MeshStatus,
@@ -58,6 +59,7 @@ CONTENTS: dict[type[Any], set[str]] = {
 }
 """The fields that are no facts. A new field is one of them until somebody marks it."""
 WHOLE = {Budget, Limits, ForkedFrom, Parent, ScoreCard, StepKey, TaskBudget, Usage} | {
+    BrokerStatus,
     DeploymentStatus,
     HeldWorker,
     MissingAgent,

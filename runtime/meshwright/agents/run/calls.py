@@ -295,7 +295,10 @@ class ModelCalls:
         on_delta: OnDelta | None = None,
     ) -> tuple[OpenStep, StepResult]:
         state, earlier, journal = self._state, tuple(self._settled), self._state.journal
-        async with journal.open_step("model", question, paid=True, request_hash=question_hash) as step:
+        opened = journal.open_step("model", question, paid=True, request_hash=question_hash)
+        if on_delta is not None and opened.given_up_text:
+            on_delta(opened.given_up_text)
+        async with opened as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
                 return step, kind.model_validate(step.result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from inspect import iscoroutinefunction
@@ -13,6 +12,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, request_of, request_of_run
 from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.prepared import CallSettings, call_settings
+from meshwright.agents.run.replies import StreamedText
 from meshwright.agents.run.sdk_errors import RUN_HOST
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.steps import RunSteps
@@ -92,9 +92,8 @@ class RunClients(RunSteps):
             if on_delta is not None:
                 on_delta(text)
 
-        reply = await self._by_request(
-            partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
-        )
+        ask = partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
+        reply = await self._by_request(ask, lambda: "".join(pieces))
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
         return reply
@@ -109,7 +108,9 @@ class RunClients(RunSteps):
     def _settings(self) -> CallSettings:
         return call_settings(self._state, needs_prompt=False)
 
-    async def _by_request(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _by_request(
+        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], str] = lambda: ""
+    ) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for."""
         if which := why_closed(self._journal):
             remedy = "Take run and its functions from the arguments of each run"
@@ -117,9 +118,7 @@ class RunClients(RunSteps):
         if not self._journal.is_on_loop:
             remedy = "Await it in `run`; code in a thread takes a sync client with run.transport()"
             raise AgentError("A call of the run is made on another event loop", remedy=remedy)
-        with self._journal.by_request():
-            task = asyncio.create_task(work())
-        return await task
+        return await self._journal.by_request(work, streamed)
 
     @property
     def wire(self) -> RunWire:
@@ -138,8 +137,14 @@ class RunClients(RunSteps):
     async def _ask_for_framework(
         self, request: ModelRequest, question: CallQuestion, on_delta: OnDelta | None
     ) -> ModelReply:
+        if on_delta is None:
+            pieces = None
+            ask = partial(self._ask, request, question, None)
+        else:
+            pieces = StreamedText(on_delta)
+            ask = partial(self._ask, request, question, pieces)
         with past_frameworks(self._journal):
-            return await self._by_request(partial(self._ask, request, question, on_delta))
+            return await self._by_request(ask, lambda: "" if pieces is None else pieces.text)
 
     def transport(self, package: HttpPackage = "httpx") -> Any:
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.

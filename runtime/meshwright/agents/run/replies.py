@@ -21,6 +21,7 @@ from meshwright.models.structure import read_answer
 from meshwright.models.thinking import Thinking, thinking_of
 
 MAX_EMPTY = 2  # replies in a row that are asked for again
+_MAX_KEPT_CHARS = 100_000  # of a stream, in case its reader gives it up
 MAX_PARTS = 10  # continuations of one answer
 MAX_ROOM = 4  # times the prompt's max_tokens, if the model's maximum is unknown
 MAX_TRIES = 4  # of a reply that has to be whole
@@ -88,6 +89,21 @@ def unusable(reply: ModelReply, prepared: PreparedPrompt, room: int, text: str =
 PAUSE_SECONDS = 0.1  # at least, between two pieces of one answer
 _MIN_CHARS = 32  # that need not wait for more
 MAX_CHARS = 65_536  # of one piece
+
+
+class StreamedText:
+    """Passes the pieces of a stream on, and keeps their text, up to a limit."""
+
+    def __init__(self, on_delta: OnDelta) -> None:
+        self.text = ""
+        self._on_delta = on_delta
+        if (take_thinking := thinking_of(on_delta)) is not None:
+            self.thinking = take_thinking
+
+    def __call__(self, text: str) -> None:
+        """Take a piece."""
+        self.text = "" if text == STREAM_RESTART else (self.text + text)[:_MAX_KEPT_CHARS]
+        self._on_delta(text)
 
 
 class Deltas:

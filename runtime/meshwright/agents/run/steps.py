@@ -288,6 +288,10 @@ class RunSteps:
         self._journal.replay.may_skip = True
         return self._state.time.apart()
 
+    def go_on(self) -> None:
+        """Let a program of `program` go on where it was: each of its calls is new from now on."""
+        self._journal.go_on()
+
     @noted
     async def state(self, name: str, reason: str = "") -> None:
         """Say which state the work is in, such as `QA`, and why: `GET /tasks/ID` shows the last one.

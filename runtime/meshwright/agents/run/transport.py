@@ -63,10 +63,14 @@ class _RunTransport:
 
     def handle_request(self, request: Any) -> Any:
         body = request.read()
-        return self._response(request, _from_thread(self._loop, partial(self._answer, request, body)))
+        return self._response(request, _from_thread(self._loop, partial(self._answer_thread, request, body)))
 
     async def _answer(self, request: Any, body: bytes) -> WireAnswer:
         return await self._wire.answer(request.method, request.url.path, request.headers, body)
+
+    async def _answer_thread(self, request: Any, body: bytes) -> WireAnswer:
+        self._wire.note_threads()
+        return await self._answer(request, body)
 
     def _response(self, request: Any, answer: WireAnswer) -> Any:
         content: dict[str, Any] = {"content": answer.body}

@@ -97,6 +97,10 @@ class RunWire:
         except MeshError as error:
             return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
 
+    def note_threads(self) -> None:
+        """Note that code in threads sends requests. Call it on the event loop."""
+        self._journal.note_threads()
+
     def _check_open(self) -> None:
         if which := why_closed(self._journal):
             remedy = "Make a client in each run: run.openai() or run.anthropic()"

@@ -21,6 +21,7 @@ from meshwright.engine.work.protocol import (
     claim_stream,
 )
 from meshwright.engine.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
+from meshwright.engine.work.results import RecordedOrder
 
 
 class CutSteps(NamedTuple):
@@ -67,6 +68,8 @@ class Earlier:
         self._around: set[str] = set()
         self._requests: defaultdict[str, defaultdict[str, dict[int, set[str]]]]
         self._requests = defaultdict(lambda: defaultdict(dict))
+        self.orders: dict[str, RecordedOrder] = {}
+        """The order in which results of branches reached the code, by the prefix of their scope."""
         self._unfinished: set[str] = set()
         self._numbered: dict[str, dict[str, tuple[str, str] | None]] = {}
         self._nths: defaultdict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
@@ -95,6 +98,15 @@ class Earlier:
         With the kinds of the results in each.
         """
         return self._requests.get(prefix, {})
+
+    def last_branches_in(self, prefix: str) -> Mapping[str, int]:
+        """The highest number of each branch of a scope that is named and numbered, whatever came of it."""
+        numbers = dict[str, int]()
+        for path in (*self.results, *self.intents, *self._unfinished):
+            name, _, nth = path[len(prefix) :].partition(".")[0].rpartition("x")
+            if path.startswith(prefix) and is_branch(name) and nth.isdigit():
+                numbers[name] = max(numbers.get(name, 0), int(nth))
+        return numbers
 
     def number_at(self, path: str) -> int:
         """The number of the step at a path, for people; 0 where none is known."""
@@ -150,6 +162,10 @@ class Earlier:
 
     def _index(self, record: Record) -> None:
         value = record.value
+        for prefix, order in value.get("order", {}).items():
+            self.orders.setdefault(prefix, RecordedOrder()).add(order)
+            for branch in order.get("given_up", ()):
+                self._index_request(f"{prefix}{branch}.1")
         if "cut" in value:
             path, count = value["cut"]
             place = "ended_in" if "calls" in value else "begun_in"

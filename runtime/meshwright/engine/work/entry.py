@@ -113,7 +113,14 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
 
     def grant(
-        self, owner: str, claims: int, *, was_cut: bool = True, journaled: bool = True, is_over: bool = False
+        self,
+        owner: str,
+        claims: int,
+        *,
+        was_cut: bool = True,
+        journaled: bool = True,
+        is_over: bool = False,
+        is_same_code: bool = False,
     ) -> Grant:
         """The grant of the task to a worker, once it was claimed so many times before."""
         return Grant(
@@ -135,6 +142,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
             cost_usd=self.cost_usd,
             changed=self.changed,
             is_over=is_over,
+            is_same_code=is_same_code,
         )
 
     def offer(self, ref: ActorRef) -> Offer:

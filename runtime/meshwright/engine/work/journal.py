@@ -15,8 +15,8 @@ the next one gets the answers of this one. A person decides before a step is rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -45,6 +45,7 @@ from meshwright.engine.work.people import QUESTIONS
 from meshwright.engine.work.protocol import StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
+from meshwright.engine.work.results import GivenUp, ResultOrder
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -183,13 +184,61 @@ class Journal:
         self.replay.check_goes_on()
         self._paths.join(kind, request, begins)
 
-    def by_request(self) -> AbstractContextManager[None]:
-        """A block in which new asyncio tasks take steps that are known by what they ask for.
+    async def by_request(
+        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], str] = lambda: ""
+    ) -> Any:
+        """Do work in an asyncio task of its own, whose steps are known by what they ask for.
 
-        See `Paths.by_request`: so the code of a framework may take them in any order, in any task.
+        So the code of a framework may take them in any asyncio task. Equal ones are counted in the order in
+        which the code asks; a resumed run hands the results out in the order in which they were handed out
+        before, so that it asks in the same order. A call that its caller cancels is given up: it is not made
+        again when the run is resumed, but given up again. `streamed` is the text that its caller has by then.
         """
         self.replay.check_goes_on()
-        return self._paths.by_request()
+        started = time.monotonic()
+        with self._paths.by_request() as scope:
+            task = asyncio.create_task(work())
+        result: Any = None
+        failure: BaseException | None = None
+        try:
+            try:
+                result = await task
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is raised below, in its turn
+                failure = error
+            await self._hand_out(scope.order, task)
+        except asyncio.CancelledError:
+            name = self._paths.branch_name(task)
+            if scope.order is not None and name is not None and not self._is_ending:
+                scope.order.give_up(name, GivenUp(round(time.monotonic() - started, 3), streamed()))
+            raise
+        if failure is not None:
+            raise failure
+        return result
+
+    async def _hand_out(self, order: ResultOrder | None, task: asyncio.Task[Any]) -> None:
+        """Return once the result of a branch may reach the code."""
+        name = self._paths.branch_name(task)
+        if order is None or name is None or self._is_ending:
+            return
+        if name in order.recorded.given_up:
+            await self.replay.until_given_up(order, name)
+        with self._waits.busy():
+            await order.hand_out(name)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self.is_closed or self.suspended is not None or self.replay.ended is not None
+
+    def note_threads(self) -> None:
+        """Note that code of the run in threads takes steps. Call it on the event loop."""
+        self._paths.note_threads()
+
+    def go_on(self) -> None:
+        """Leave the recorded branches behind: a program goes on, and asks for none of their steps again."""
+        self.replay.may_skip = True
+        self._paths.go_on()
 
     async def step(
         self,
@@ -284,6 +333,8 @@ class Journal:
             if error is None:
                 value = opened.record()
                 value["last"] = self._paths.counter
+                if opened.scope.order is not None and (news := self._paths.order_news()):
+                    value["order"] = news
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._runtime.clock.now()
                 costly = opened.costly or bool(opened.calls)
@@ -365,6 +416,8 @@ class Journal:
             due_at=due_at,
             expires_at=expires_at,
         )
+        if self._paths.has_requests and (news := self._paths.order_news()):
+            self._records.write_order(news)
         await self._waits.wait(scope, wait, task)
         return None
 
@@ -405,6 +458,8 @@ class Journal:
 
     def _next(self, kind: str, request: Any, request_hash: str = "") -> tuple[Scope, StepKey]:
         self.replay.check_goes_on()
+        if self._paths.has_requests and (news := self._paths.order_news(given_up=True)):
+            self._records.write_order(news)  # the code goes on behind a call that it gave up
         return self._paths.next(kind, request_hash or hash_of(request))
 
     async def _take_result(self, opened: OpenStep) -> None:

@@ -16,6 +16,7 @@ from meshwright.core.encoding import stable_json
 from meshwright.engine.work.earlier import Earlier, is_branch
 from meshwright.engine.work.protocol import StepKey
 from meshwright.engine.work.records import ProgressEvent
+from meshwright.engine.work.results import RecordedOrder, ResultOrder
 
 _BEGINNING_TURNS = 20
 _NAME_CHARS = 6  # of a branch: two requests that share them are counted together
@@ -108,6 +109,13 @@ class OpenStep:
         """Whether it, or a step that it is within, may not be repeated."""
         return not self.repeatable or (self.scope.step is not None and self.scope.step.runs_once)
 
+    @property
+    def given_up_text(self) -> str:
+        """The text that had been streamed when the caller of the step gave it up before."""
+        order = self.scope.order
+        given_up = None if order is None else order.recorded.given_up.get(self.scope.branch)
+        return "" if given_up is None else given_up.text
+
     def finish(self, result: Any, events: Sequence[ProgressEvent] = (), *, is_error: bool = False) -> None:
         """Set the result, which may be an error that the code gets again, and add events of it."""
         self.result, self.is_error = result, is_error
@@ -146,9 +154,11 @@ class Scope:
 
     __slots__ = (
         "around",
+        "branch",
         "branches",
         "by_request",
         "numbered",
+        "order",
         "prefix",
         "step",
         "steps",
@@ -180,6 +190,10 @@ class Scope:
         """The scope that it is a branch in; None for the run, or the inside of a step."""
         self.by_request = by_request
         """Whether it has, or is, branches that are named by their requests alone."""
+        self.branch = ""
+        """The name of a branch that is known by its request."""
+        self.order: ResultOrder | None = None
+        """The order in which results of its branches reach the code; None if it has none such."""
 
     @property
     def base(self) -> Scope:
@@ -221,6 +235,13 @@ class Paths:
         """The prefixes of the branches that have begun."""
         self._requests: dict[str, Scope] = {}
         """The scopes in which branches are named by their requests alone, by their prefixes."""
+        self._names: dict[asyncio.Task[Any], str] = {}
+        """The names of the branches that are known by their requests, by their asyncio tasks."""
+        self.has_requests = False
+        """Whether any step is known by its request."""
+        self._has_threads = False
+        self._goes_on = False
+        """Whether a program outside goes on, whose recorded steps are behind it."""
         self._unclaimed: dict[str, set[str]] = {}
         """The recorded branches of these that have not begun again."""
         self._last_nths: dict[tuple[str, str, str], int] = {}
@@ -301,17 +322,63 @@ class Paths:
         branch = Scope(
             prefix, task, scope.step, was_begun=scope.was_begun, around=scope.base, by_request=is_own
         )
+        if is_own:
+            branch.branch, branch.order = name, scope.order
         self._begun.add(prefix)
         if is_own:
             self._unclaimed[scope.prefix].discard(name)
+            if scope.order is not None and task is not None:
+                self._names[task] = name
+                task.add_done_callback(self._forget_name)
+                scope.order.ask(name)
         _SCOPE.set((self, branch))  # for this asyncio task alone: it has a context of its own
         if task is not None:
             self.branch_tasks.add(task)
             task.add_done_callback(self.branch_tasks.discard)
         return branch
 
+    def note_threads(self) -> None:
+        """Note that code of the run in threads takes steps that are known by their requests."""
+        self._has_threads = True
+        for scope in self._requests.values():
+            if scope.order is not None:
+                scope.order.has_threads = True
+
+    def go_on(self) -> None:
+        """Count branches behind the recorded ones: a program goes on, and asks for none of these again."""
+        self._goes_on = True
+        for scope in self._requests.values():
+            self._pass(scope)
+
+    def _pass(self, scope: Scope) -> None:
+        scope.branches |= self._earlier.last_branches_in(scope.prefix)
+        self._unclaimed[scope.prefix].clear()
+        if scope.order is not None:
+            scope.order.go_on()
+
+    def order_news(self, *, given_up: bool = False) -> dict[str, Any]:
+        """Takes the news of the orders of results that no record has yet, by the prefixes of their scopes.
+
+        With `given_up` only if a call was given up. Nothing while the run is being stopped, which cancels
+        calls that their callers have not given up.
+        """
+        orders = {prefix: scope.order for prefix, scope in self._requests.items() if scope.order is not None}
+        if given_up and not any(order.has_news for order in orders.values()):
+            return {}
+        if self.main is not None and self.main.cancelling():
+            return {}
+        news = {prefix: order.take_news() for prefix, order in orders.items()}
+        return {prefix: fields for prefix, fields in news.items() if fields}
+
+    def branch_name(self, task: asyncio.Task[Any]) -> str | None:
+        """The name of the branch of an asyncio task, once it has taken a step known by its request."""
+        return self._names.get(task)
+
+    def _forget_name(self, task: asyncio.Task[Any]) -> None:
+        asyncio.get_running_loop().call_soon(self._names.pop, task, None)
+
     @contextmanager
-    def by_request(self) -> Iterator[None]:
+    def by_request(self) -> Iterator[Scope]:
         """Let an asyncio task that is made here take steps that are known by what they ask for.
 
         Its branch belongs to the run, or to the step around the code, whatever asyncio task makes it. It is
@@ -324,16 +391,27 @@ class Paths:
                 base.prefix, None, base.step, was_begun=base.was_begun, around=base, by_request=True
             )
             self._requests[base.prefix] = scope
+            self.has_requests = True
             recorded = self._earlier.requests_in(base.prefix).items()
-            self._unclaimed[base.prefix] = {f"{name}x{nth}" for name, nths in recorded for nth in nths}
+            names = {f"{name}x{nth}" for name, nths in recorded for nth in nths}
+            self._unclaimed[base.prefix] = names
+            order = self._earlier.orders.get(base.prefix, RecordedOrder())
+            if names <= order.asked_at.keys():  # else a former release has recorded them
+                scope.order = ResultOrder(order)
+                scope.order.has_threads = self._has_threads
+            if self._goes_on:
+                self._pass(scope)
         token = _SCOPE.set((self, scope))
         try:
-            yield
+            yield scope
         finally:
             _SCOPE.reset(token)
 
     def _named_by_request(self, scope: Scope, kind: str, request_hash: str) -> str:
         of_request = f"by{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
+        if scope.order is not None:  # the code asks in its recorded order
+            scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
+            return f"{of_request}x{nth}"
         recorded = self._earlier.requests_in(scope.prefix).get(of_request, {})
         unclaimed = self._unclaimed[scope.prefix]
         free = [nth for nth in sorted(recorded) if f"{of_request}x{nth}" in unclaimed]
@@ -349,10 +427,13 @@ class Paths:
         Call it for a step that no earlier claim began, known by its request. Steps beside it that are
         recorded may come later: the code between them has some seconds for each.
         """
-        turns, open_count = 0, -1
+        turns, open_count, changes = 0, -1, 0
         loop = asyncio.get_running_loop()
         due = loop.time() + _PATIENCE_SECONDS
+        order = scope.order
         while names := self._unclaimed[scope.base.prefix]:
+            if order is not None and (order.changes != changes or order.given_up_open):
+                changes, due = order.changes, loop.time() + _PATIENCE_SECONDS
             if len(names) != open_count:
                 open_count, due = len(names), loop.time() + _PATIENCE_SECONDS
             elif loop.time() >= due:

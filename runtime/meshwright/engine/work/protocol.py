@@ -214,6 +214,8 @@ class Grant(Struct):
     cost_usd: Amount | None = ZERO
     changed: bool = False
     is_over: bool = False
+    is_same_code: bool = False
+    """Whether the agent's code has the digest that it had as the attempt began."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

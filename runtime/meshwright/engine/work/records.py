@@ -79,6 +79,11 @@ class ClaimRecords:
         self._append({"cut": (key.path, count)}, [])
         self.is_costly = True
 
+    def write_order(self, order: dict[str, Any]) -> None:
+        """Queue what is new of the order in which results reached the code."""
+        self._append({"order": order}, [])
+        self.is_costly = True
+
     def write_calls(
         self,
         key: StepKey,

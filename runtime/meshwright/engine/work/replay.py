@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -10,9 +11,19 @@ from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import Paths, Scope
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, Work
+from meshwright.engine.work.results import ResultOrder
 from meshwright.engine.work.waits import Waits
 
+_GIVE_UP_SECONDS = 10.0
+"""The time by which a call is given up later than before, at most."""
 _REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
+
+
+_OTHER_CODE = "The agent's code has changed since this task started, so the task can't go on where it was"
+_OTHER_STEPS = (
+    "The agent's code takes other steps than before, though its file is the same: what it asks for depends "
+    "on times, random values or other programs. So the task can't go on where it was"
+)
 
 
 class Replay:
@@ -39,7 +50,12 @@ class Replay:
             raise self.ended
 
     async def check_begins(self, scope: Scope, key: StepKey) -> None:
-        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch."""
+        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch.
+
+        A call that its caller gave up waits here until it is given up once more.
+        """
+        if scope.order is not None and scope.branch in scope.order.recorded.given_up:
+            await self.until_given_up(scope.order, scope.branch)
         if key.path in self._earlier.waits:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
@@ -48,6 +64,21 @@ class Replay:
             await self._end_replay(scope, key, "was in a branch that began with something else before")
         elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
             await self._check_claimed(scope, key)
+
+    async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
+        """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""
+        order.given_up_open += 1
+        try:
+            with self._waits.busy():
+                await asyncio.sleep(order.recorded.given_up[name].seconds + _GIVE_UP_SECONDS)
+        finally:
+            order.given_up_open -= 1
+        self.is_mismatched = True
+        self.ended = ReplayMismatch(
+            f"A call of task {self._work.task.task_id} was given up by its caller, and is not given up now",
+            remedy="a new attempt starts with an empty journal, and gets the answers of people",
+        )
+        raise self.ended
 
     async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
         """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""
@@ -71,7 +102,7 @@ class Replay:
         once = [intent["kind"] for intent in self._earlier.intents.values()]
         once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
         if once:
-            why = "The agent's code has changed since this task started, so the task can't go on where it was"
+            why = _OTHER_STEPS if self._work.is_same_code else _OTHER_CODE
             await self.ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
         self.ended = ReplayMismatch(
             f"step {key.path} of task {self._work.task.task_id} {why_not}",

@@ -130,7 +130,10 @@ class AgentThread(Actor[ThreadState]):
         payload = TaskStarted(owner=claim.owner, code=claim.code)
         self._record(turn, entry, payload, "task.resumed" if again else "task.started")
         journaled = again or entry.redriven
-        return entry.grant(claim.owner, entry.claims - 1, was_cut=was_cut, journaled=journaled)
+        is_same_code = claim.code is not None and entry.code == claim.code
+        return entry.grant(
+            claim.owner, entry.claims - 1, was_cut=was_cut, journaled=journaled, is_same_code=is_same_code
+        )
 
     @turn
     def complete(self, turn: Turn, completion: Complete) -> bool:

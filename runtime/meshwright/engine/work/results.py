@@ -1,0 +1,182 @@
+"""The order in which results reach code that the mesh does not know, the same when a run is resumed.
+
+Steps that are known by their requests are counted among equal ones in the order in which they are asked for.
+That order follows from the order in which the code got earlier results: so a resumed run hands these out one
+after another, in their recorded order, each once the code has asked for all that it asked for before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_RESTING_TURNS = 20
+"""Turns of the event loop after a result, in which the code may go on before the next one."""
+_THREAD_SECONDS = 0.1
+"""The same for code in threads, whose turns are not those of the loop."""
+_PATIENCE_SECONDS = 5.0
+"""Without a result or a question, until the recorded order counts as that of other code."""
+
+
+class GivenUp(NamedTuple):
+    """A call that its caller gave up: after how long, and the text that had been streamed by then."""
+
+    seconds: float
+    text: str = ""
+
+
+class RecordedOrder:
+    """The order of a scope as earlier claims recorded it.
+
+    `asked_at` has each branch with the number of results that the code had when it asked; `handed_out` the
+    branches whose results it got, in order; `given_up` those that it gave up.
+    """
+
+    def __init__(self) -> None:
+        self.asked_at: dict[str, int] = {}
+        self.handed_out: dict[str, None] = {}
+        self.given_up: dict[str, GivenUp] = {}
+
+    def add(self, value: Mapping[str, Any]) -> None:
+        """Add what a record says."""
+        self.asked_at |= value.get("asked", {})
+        self.handed_out |= dict.fromkeys(value.get("heard", ()))
+        self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
+
+
+class ResultOrder:
+    """Hands out the results of one scope, and notes the order for its records.
+
+    A branch is named as the code asks for it (`ask`); `hand_out` returns when its result may reach the code.
+    """
+
+    def __init__(self, recorded: RecordedOrder) -> None:
+        self.recorded = recorded
+        self._left = list(reversed(recorded.handed_out))
+        """The recorded hand-outs that are still to come, the next one last."""
+        self._required: set[str] = set()
+        """The branches that the code asked for before the next recorded hand-out, and lacks yet."""
+        self._asked_after: dict[int, list[str]] = {}
+        for name, count in recorded.asked_at.items():
+            self._asked_after.setdefault(count, []).append(name)
+        self._count = 0
+        """The results that the code has by now, and the calls that it has given up."""
+        self._asked: dict[str, int] = {}
+        self._asks_at_last = 0
+        self._is_resting = False
+        self._waiting: list[asyncio.Future[None]] = []
+        self._unsaved_asked: dict[str, int] = {}
+        self._unsaved_heard: list[str] = []
+        self._unsaved_given_up: dict[str, GivenUp] = {}
+        self.changes = 0
+        """Counts up with each question, result and call that is given up."""
+        self.has_threads = False
+        """Whether code in threads asks for some of it."""
+        self.given_up_open = 0
+        """How many recorded calls wait for being given up once more."""
+        self._require()
+
+    def ask(self, name: str) -> None:
+        """Note that the code asks for a branch now."""
+        self._asked[name] = self._count
+        self._required.discard(name)
+        if name not in self.recorded.asked_at:
+            self._unsaved_asked[name] = self._count
+        self._change()
+
+    def go_on(self) -> None:
+        """Leave the recorded order: the code goes on behind it, and asks for nothing of it again."""
+        self._count += len(self._left)
+        self._left.clear()
+        self._required.clear()
+        self._change()
+
+    async def hand_out(self, name: str) -> None:
+        """Return once the result of a branch is the next to reach the code."""
+        while self._is_resting or not self._is_due(name):
+            await self._wait()
+        if self._count and len(self._asked) == self._asks_at_last:
+            self._is_resting = True
+            try:
+                await self._rest()
+            finally:
+                self._is_resting = False
+                self._change()
+        self._note(name)
+
+    def give_up(self, name: str, given_up: GivenUp) -> None:
+        """Note that the caller of a branch has given it up."""
+        if name not in self.recorded.given_up:
+            self._unsaved_given_up[name] = given_up
+        self._note(name)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a call was given up since the last record."""
+        return bool(self._unsaved_given_up)
+
+    def take_news(self) -> dict[str, Any]:
+        """Takes the news of the order, for the next record."""
+        news = {
+            "asked": self._unsaved_asked,
+            "heard": self._unsaved_heard,
+            "given_up": {name: [*fields] for name, fields in self._unsaved_given_up.items()},
+        }
+        self._unsaved_asked = dict[str, int]()
+        self._unsaved_heard = list[str]()
+        self._unsaved_given_up = dict[str, GivenUp]()
+        return {name: field for name, field in news.items() if field}
+
+    def _is_due(self, name: str) -> bool:
+        if not self._left:
+            return True
+        return self._left[-1] == name and not self._required
+
+    def _note(self, name: str) -> None:
+        if name in self.recorded.handed_out:
+            if name in self._left:
+                self._left.remove(name)
+        else:
+            self._unsaved_heard.append(name)
+        self._count += 1
+        self._asks_at_last = len(self._asked)
+        self._require()
+        self._change()
+
+    def _require(self) -> None:
+        """Note what the code asks for before the next recorded hand-out."""
+        names = self._asked_after.pop(self._count, ())
+        self._required |= {name for name in names if name not in self._asked}
+
+    async def _rest(self) -> None:
+        """Let the code go on for some turns, or until it asks for something."""
+        count = len(self._asked)
+        loop = asyncio.get_running_loop()
+        due, turns = loop.time() + self.has_threads * _THREAD_SECONDS, 0
+        while len(self._asked) == count and (turns < _RESTING_TURNS or loop.time() < due):
+            turns += 1
+            await asyncio.sleep(0 if turns < _RESTING_TURNS else _THREAD_SECONDS / 50)
+
+    async def _wait(self) -> None:
+        """Wait for a change; without one the code is another by now, and the next result is handed out."""
+        changed = asyncio.get_running_loop().create_future()
+        self._waiting.append(changed)
+        changes = self.changes
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await changed
+        except TimeoutError:
+            if changes == self.changes and not self.given_up_open:
+                self._left.clear()
+                self._required.clear()
+        finally:
+            if changed in self._waiting:
+                self._waiting.remove(changed)
+
+    def _change(self) -> None:
+        self.changes += 1
+        waiting, self._waiting = self._waiting, list[asyncio.Future[None]]()
+        for changed in waiting:
+            if not changed.done():
+                changed.set_result(None)

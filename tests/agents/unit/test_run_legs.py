@@ -1,0 +1,213 @@
+"""Agents of frameworks run legs side by side, and give calls up: resumed, each leg gets its own results."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from meshwright import Agent, Capability, Run, TaskRequest, ToolContext, tool
+from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.testing import mesh_for
+from tests.support.interrupted_mesh import kept
+
+SEEDS = range(12)
+pytest.importorskip("openai")
+
+
+class Slow:
+    """A model that answers after a while, in an order of its own; it counts what it was asked."""
+
+    name = "slow"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.calls: Counter[str] = Counter()
+        self._random = random.Random(seed)
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        text = request.messages[-1].text
+        self.calls[text] += 1
+        if on_delta is not None and text.startswith("stream"):
+            on_delta("the first piece")
+            await asyncio.sleep(30)
+        elif text.startswith("never"):
+            await asyncio.sleep(30)
+        else:
+            await asyncio.sleep(self._random.choice((0, 0, 0.002, 0.01)))
+        return ModelReply(content=f"{text}!", model="m", cost_usd=Decimal("0.001"))
+
+    async def close(self) -> None:
+        pass
+
+
+class Tickets(Agent):
+    """Each leg asks a model, gets a ticket by an equal call, and asks with what it got."""
+
+    agent_id = "tickets"
+    capabilities = (Capability("tickets"),)
+    prompt_text = "x"
+    legs = 3
+    taken: Counter[str]
+
+    @tool(effect="change", idempotent=True)
+    async def next_ticket(self, context: ToolContext) -> str:
+        """A ticket."""
+        self.taken[context.step_id] += 1
+        return f"T-{context.step_id[-6:]}"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        client, (next_ticket,) = run.openai(), run.functions("next_ticket")
+
+        async def say(text: str) -> str:
+            messages: Any = [{"role": "user", "content": text}]
+            reply = await client.chat.completions.create(model="default", messages=messages)
+            return reply.choices[0].message.content or ""
+
+        async def leg(number: int) -> str:
+            said = await say(f"plan {number}")
+            ticket = await next_ticket()
+            said = await say(f"{said} has {ticket}")
+            other = await next_ticket()
+            return await say(f"{said} has {other}")
+
+        legs = await asyncio.gather(*map(leg, range(self.legs)))
+        for _ in range(3):
+            await run.sleep(seconds=0.01)
+        return {"legs": legs}
+
+
+class Impatient(Agent):
+    """Gives calls up as frameworks do: by a timeout, by a hedge, by leaving a stream early."""
+
+    agent_id = "impatient"
+    capabilities = (Capability("haste"),)
+    prompt_text = "x"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        client, how = run.openai(), run.task.text
+
+        def say(text: str, **options: Any) -> Any:
+            messages: Any = [{"role": "user", "content": text}]
+            return client.chat.completions.create(model="default", messages=messages, **options)
+
+        got = []
+        for number in range(3):
+            if how == "timeout":
+                try:
+                    await asyncio.wait_for(say(f"never {number}"), 0.05)
+                except TimeoutError:
+                    got.append("timeout")
+            elif how == "scope":
+                try:
+                    async with asyncio.timeout(0.05):
+                        await say(f"never {number}")
+                except TimeoutError:
+                    got.append("timeout")
+            elif how == "hedge":
+                calls = [asyncio.ensure_future(say(f"{name} {number}")) for name in ("never", "soon")]
+                done, pending = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                for call in pending:
+                    call.cancel()
+                await asyncio.gather(*pending, return_exceptions=True)
+                got.append(done.pop().result().choices[0].message.content)
+            else:
+                stream = await say(f"stream {number}", stream=True)
+                async for part in stream:
+                    if part.choices and part.choices[0].delta.content:
+                        got.append(part.choices[0].delta.content)
+                        break
+                await stream.close()
+        for _ in range(4):
+            await run.sleep(seconds=0.01)
+        return {"got": got, "end": (await say("the end")).choices[0].message.content}
+
+
+async def ended(agent: type[Agent], model: Slow, text: str = "go") -> Any:
+    async with mesh_for(agent, model=model) as mesh:
+        receipt = await mesh.mesh.get(Tasks).submit(
+            TaskRequest(agent_id=agent.agent_id, payload={"text": text})
+        )
+        outcome = await mesh.mesh.get(Tasks).outcome(receipt.task_id)
+        view = await mesh.mesh.get(Tasks).task(receipt.task_id)
+    assert outcome.success, outcome.error
+    assert len(view.attempts) == 1
+    return outcome
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_each_leg_gets_its_own_results_whatever_the_order_of_replies(seed: int) -> None:
+    agent, model = type("TestTickets", (Tickets,), {"taken": Counter()}), Slow(seed)
+    outcome = await ended(agent, model)
+    assert set(model.calls.values()) == {1} and model.calls.total() == 3 * Tickets.legs
+    assert set(agent.taken.values()) == {1} and len(agent.taken) == 2 * Tickets.legs
+    assert len({leg.split("has")[1] for leg in outcome.result["legs"]}) == Tickets.legs
+
+
+class Threads(Tickets):
+    """The same legs as sync code in threads."""
+
+    agent_id = "threads"
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        transport, (next_ticket,) = run.transport(), run.functions("next_ticket")
+        loop = asyncio.get_running_loop()
+
+        def leg(number: int) -> str:
+            def say(text: str) -> str:
+                body = {"model": "default", "messages": [{"role": "user", "content": text}]}
+                with httpx.Client(transport=transport) as client:
+                    reply = client.post("http://run/v1/chat/completions", json=body, timeout=60)
+                return reply.json()["choices"][0]["message"]["content"]
+
+            def take() -> str:
+                return asyncio.run_coroutine_threadsafe(next_ticket(), loop).result(60)
+
+            said = say(f"plan {number}")
+            said = say(f"{said} has {take()}")
+            return say(f"{said} has {take()}")
+
+        legs = await asyncio.gather(*(asyncio.to_thread(leg, number) for number in range(self.legs)))
+        for _ in range(3):
+            await run.sleep(seconds=0.01)
+        return {"legs": legs}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_each_leg_in_a_thread_gets_its_own_results(seed: int) -> None:
+    agent, model = type("TestThreads", (Threads,), {"taken": Counter()}), Slow(seed)
+    await ended(agent, model)
+    assert set(model.calls.values()) == {1} and model.calls.total() == 3 * Tickets.legs
+    assert set(agent.taken.values()) == {1} and len(agent.taken) == 2 * Tickets.legs
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_legs_go_on_after_their_mesh_has_gone(seed: int, tmp_path: Path) -> None:
+    agent, model = type("TestTickets", (Tickets,), {"taken": Counter()}), Slow(seed)
+    chance, task_id = random.Random(seed), ""
+    for _ in range(4):
+        async with kept(tmp_path, agent, model=model) as mesh:
+            if not task_id:
+                request = TaskRequest(agent_id="tickets", payload={"text": "go"})
+                task_id = (await mesh.get(Tasks).submit(request)).task_id
+            await asyncio.sleep(chance.random() * 0.04)
+    async with kept(tmp_path, agent, model=model) as mesh:
+        outcome = await mesh.get(Tasks).outcome(task_id)
+        view = await mesh.get(Tasks).task(task_id)
+    assert outcome.success and len(view.attempts) == 1
+    assert len(agent.taken) == 2 * Tickets.legs
+
+
+@pytest.mark.parametrize("how", ["timeout", "scope", "hedge", "stream"])
+async def test_a_call_that_its_caller_gave_up_is_made_once(how: str) -> None:
+    model = Slow()
+    outcome = await ended(Impatient, model, how)
+    assert set(model.calls.values()) == {1}
+    assert outcome.result["end"] == "the end!"
+    assert len(outcome.result["got"]) == 3
