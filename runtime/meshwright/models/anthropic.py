@@ -6,8 +6,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
+from meshwright.models.arguments import arguments_object
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import Pieces, Wire, header_key, reading
 from meshwright.models.openai import held_back, with_problem
@@ -358,18 +359,10 @@ def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
         return [{**result, **mark}]
     blocks = [*(dict(block) for block in message.thinking), *words, *map(_part, message.parts)]
     blocks += [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _arguments(call)}
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_object(call)}
         for call in message.tool_calls
     ]
     return blocks or [_text("")]
-
-
-def _arguments(call: ToolCall) -> dict[str, Any]:
-    try:
-        arguments = from_json(call.arguments)
-    except ValueError:
-        arguments = {"invalid": call.arguments}
-    return arguments if isinstance(arguments, dict) else {"value": arguments}
 
 
 def _text(text: str) -> dict[str, Any]:

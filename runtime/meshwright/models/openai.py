@@ -12,6 +12,7 @@ from typing import Any
 
 from meshwright.core.files import File
 from meshwright.core.money import ZERO, reported_cost
+from meshwright.models.arguments import arguments_text
 from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
 from meshwright.models.port import ANTHROPIC_PARAMS, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
@@ -346,7 +347,11 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
     if message.tool_calls:
         body["content"] = body["content"] or None  # an assistant that only calls tools has none
         body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": arguments_text(call)},
+            }
             for call in message.tool_calls
         ]
     if message.tool_call_id is not None:

@@ -1,6 +1,7 @@
 """The HTTP adapter against a fake server on a real socket: what it asks, reads, and leaves behind."""
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -144,6 +145,32 @@ async def test_a_conversation_with_tools_is_written_as_the_api_wants_it(
     assert body["tools"] == [{"type": "function", "function": function}]
     assert (body["temperature"], body["max_tokens"]) == (0.5, 7)
     assert "response_format" not in body
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ('{"n": 2', {"invalid": '{"n": 2'}),
+        ("{'n': 2}", {"invalid": "{'n': 2}"}),
+        ('{"n": NaN}', {"invalid": '{"n": NaN}'}),
+        ("\ud800", {"invalid": "?"}),
+        ("[1]", {"value": [1]}),
+        ("null", {"value": None}),
+        ('"text"', {"value": "text"}),
+        ("", {}),
+    ],
+)
+async def test_arguments_of_earlier_calls_are_sent_as_an_object(
+    fake: FakeProvider, model: HttpModel, written: str, sent: dict[str, Any]
+) -> None:
+    messages = (
+        ChatMessage(role="user", content="Count."),
+        ChatMessage(role="assistant", tool_calls=(ToolCall(id="c1", name="count", arguments=written),)),
+        ChatMessage(role="tool", content="the arguments are no object", tool_call_id="c1"),
+    )
+    await model.complete(request(messages=messages))
+    (call,) = fake.calls[0].body["messages"][1]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == sent
 
 
 async def test_a_schema_is_asked_for_as_the_format_of_the_response(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput
+from meshwright.models.arguments import arguments_object
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.thinking import signed_blocks
 from meshwright.models.wire.errors import UnsupportedParameter
@@ -141,19 +142,10 @@ class BlockReader:
 def blocks_of(reply: ModelReply) -> list[dict[str, Any]]:
     """Returns the blocks of a reply behind its text: thinking, and calls of tools."""
     calls = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_of(call)}
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_object(call)}
         for call in reply.tool_calls
     ]
     return [*map(dict, reply.thinking), *calls]
-
-
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """Returns the arguments of a call as an object, as the API has them, also where the model wrote none."""
-    try:
-        arguments = from_json(call.arguments)
-    except ValueError:
-        return {"invalid": call.arguments}
-    return arguments if isinstance(arguments, dict) else {"value": arguments}
 
 
 def _blocks(where: str, content: Any) -> list[tuple[str, Mapping[str, Any]]]:
