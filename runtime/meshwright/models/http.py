@@ -135,7 +135,8 @@ class _Call:
         """The answer that the provider may bill of a stream that broke off, where some of it came."""
         if self.pieces is None:
             return ()
-        used = Usage(completion_tokens=-(-self.pieces.chars // _CHARS_PER_TOKEN))
+        tokens = min(-(-self.pieces.chars // _CHARS_PER_TOKEN), self.request.output_limit)
+        used = Usage(completion_tokens=tokens)
         model = self.request.model
         return (ModelReply(model=model, usage=used, cost_source="estimated", finish_reason="error"),)
 

@@ -338,9 +338,13 @@ class _StreamMeter:
 
     def usage(self, request: ModelRequest) -> Usage:
         """A bound on the tokens that were read and written, those of attempts before the last included."""
+        limit = request.output_limit
+        # No attempt writes more than it was allowed, whatever a server sends.
+        shown = sum(min(size, limit) for size in self._attempts)
+        written = min(shown + self._thinking_bytes, max(self.streams, 1) * limit)
         return Usage(
             prompt_tokens=len(self._attempts) * max_prompt_tokens(request),
-            completion_tokens=self.bytes + self._thinking_bytes if self.bytes else request.output_limit,
+            completion_tokens=written if self.bytes else limit,
         )
 
     def lost(self, reply: ModelReply) -> list[ModelReply]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.errors import StoreUnavailable
+from meshwright.core.errors import ModelError, StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
 from meshwright.core.schema_checks import InvalidSchema
@@ -113,6 +113,16 @@ async def test_of_a_stream_that_breaks_off_the_pieces_that_came_are_counted() ->
         assert usage.completion_tokens == 5
         assert how_it_ended(mesh.calls[0]) == ("failed", 5, "estimated")
         assert usage.prompt_tokens == 2 * max_prompt_tokens(request(80))
+
+
+async def test_a_refused_reply_costs_no_more_than_its_call_may() -> None:
+    async with spending(budget(100)) as mesh:
+        mesh.provider.pieces = ["x" * 5_000_000]
+        mesh.provider.failure = ModelError("a reply of more than 4,194,304 bytes")
+        with pytest.raises(ModelError):
+            await mesh.call(80, on_delta=lambda text: None)
+        assert mesh.calls[0].usage.completion_tokens == 80
+        assert await mesh.balance("pot:mesh") == (80, 0)
 
 
 async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved() -> None:
