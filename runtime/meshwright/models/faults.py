@@ -31,6 +31,7 @@ _LARGE_SIGNS = ("request too large", "request_too_large")
 _CONTEXT_SIGNS = (
     *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
     *("prompt is too long", "exceed context limit", "input is too long"),  # Anthropic, Bedrock
+    *("exceed_context_size", "available context size"),  # llama.cpp
     *_LARGE_SIGNS,
 )
 _POLICY_SIGNS = (
@@ -41,6 +42,7 @@ _POLICY_SIGNS = (
     "responsibleaipolicyviolation",
     *("requires moderation", "was flagged"),  # OpenRouter, with a 403
 )
+_TAG_SIGNS = ("not allowed to access model due to tags",)  # a LiteLLM proxy from 1.102, with a 401
 _KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
 _MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
 # Of a part of the request that a model does not take: that it does not, and which part it is.
@@ -102,6 +104,12 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         AllProvidersDown,
         ": none of its deployments is up",
         "Wait until one is, or repair them there",
+    ),
+    (
+        lambda fault: fault.says(_TAG_SIGNS),
+        ModelRefused,
+        ": none of its deployments has these tags together",
+        "Choose tags that one deployment there has, or set tag_filtering_match_any",
     ),
     (
         lambda fault: (

@@ -57,6 +57,15 @@ async def test_a_fault_is_met_once_has_its_kind_and_quotes_neither_key_nor_promp
 
 CONTEXT = {"message": "This model's maximum context length is 3", "code": "context_length_exceeded"}
 POLICY = {"message": "Rejected as a result of our safety system", "code": "content_policy_violation"}
+LLAMA_CPP = {  # the server of xllamacpp 2026.10.11549
+    "code": 400,
+    "message": "request (2724 tokens) exceeds the available context size (1024 tokens), try increasing it",
+    "type": "exceed_context_size_error",
+}
+TAGS = {  # LiteLLM's proxy 1.108.7
+    "message": "Not allowed to access model due to tags configuration",
+    "type": "internal_server_error",
+}
 QUOTA = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
 
 
@@ -64,15 +73,17 @@ QUOTA = {"message": "You exceeded your current quota", "code": "insufficient_quo
     ("status", "error", "kind"),
     [
         (400, CONTEXT, ContextTooLong),
+        (400, LLAMA_CPP, ContextTooLong),
+        (401, TAGS, ModelRefused),
         (400, POLICY, ContentRefused),
         (400, {**POLICY, "code": "content_filter"}, ContentRefused),
         (429, QUOTA, ModelRefused),
         (400, {"message": "No connected db.", "type": "no_db_connection"}, Unauthorized),
     ],
-    ids=["context", "policy", "filter", "quota", "no-db"],
+    ids=["context", "llama.cpp", "tags", "policy", "filter", "quota", "no-db"],
 )
 async def test_refusals_are_told_from_one_another(
-    calling: Adapter, status: int, error: dict[str, str], kind: type[ModelError]
+    calling: Adapter, status: int, error: dict[str, Any], kind: type[ModelError]
 ) -> None:
     calling.fake.faults.append(Fault(status=status, body={"error": error}))
     with pytest.raises(ModelError) as failed:
