@@ -96,6 +96,15 @@ async def test_an_answer_that_stays_cut_off_fails_and_is_kept() -> None:
     assert caught[0].text == "".join(parts)
 
 
+@pytest.mark.parametrize("again", ["A mesh is a net of", "a mesh is a net of nodes and"])
+async def test_an_answer_ends_where_its_continuation_adds_nothing(again: str) -> None:
+    text = "A mesh is a net of" if again.startswith("A") else "I think a mesh is a net of nodes and"
+    outcome, mesh = await asked(ScriptedModel(cut(text), *[cut(again)] * 10))
+    assert outcome.error.type == "ReplyCutOff"
+    assert len(mesh.events("model.called")) == 2
+    assert mesh.events("reply.cut_off").payloads[0]["text"] == text
+
+
 async def test_a_call_that_is_cut_off_is_asked_for_again_with_more_room() -> None:
     clerk = a_clerk()
     model = ScriptedModel(CUT_CALL, tool_call("look_up", word="fence"), "Page 1.")

@@ -182,9 +182,11 @@ class Dialogue(Generic[ShapeT]):
                 whole = {"content": joined(text, reply.content)}
                 return reply.model_copy(update=whole) if text else reply
             parts += 1
-            if parts > MAX_PARTS:
+            longer = joined(text, reply.content)
+            # A model that writes the same again would do so each time, at the price of the whole prompt.
+            if parts > MAX_PARTS or longer == text:
                 raise unusable(reply, self._prepared, self._room, text)
-            text = joined(text, reply.content)
+            text = longer
             more += [reply.message(), CONTINUE]
 
     async def _repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
