@@ -45,7 +45,8 @@ def up(tmp_path: Path, data: Path) -> Up:
         source = tmp_path / "source"
         if not source.exists():
             repository(source, files)
-        coder = {"program": "acp", "command": str(PROGRAM), "args": flaws.split(), **options}
+        coder = {"program": "acp", "command": str(PROGRAM), "args": flaws.split(), "permissions": "ask"}
+        coder |= options
         tables = {"trees": {"code": {"repository": str(source)}}, "coding": {"fixer": coder}}
         tables["models"] = {"park": True, "park_seconds": 0.1}
         async with mesh_for(Fixer, model=model, data_dir=data, **{**tables, **settings}) as mesh:

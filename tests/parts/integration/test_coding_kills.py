@@ -23,6 +23,7 @@ def setup_of(folder: Path, flaws: str = "") -> dict[str, str]:
     return {
         "MESH_TREES__CODE__REPOSITORY": str(repository(folder / "source")),
         "MESH_CODING__FIXER__PROGRAM": "acp",
+        "MESH_CODING__FIXER__PERMISSIONS": "ask",
         "MESH_CODING__FIXER__COMMAND": str(PROGRAM),
         "MESH_CODING__FIXER__CAPABILITIES": '["code-repair"]',
         "MESH_CODING__FIXER__ARGS": json.dumps(flaws.split()),

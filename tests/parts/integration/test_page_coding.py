@@ -26,7 +26,7 @@ async def worked_mesh(folder: Path) -> AsyncIterator[tuple[Api, str]]:
     """A mesh whose coding agent has died, was permitted an edit, and has delivered it; and the task."""
     settings = {
         "trees": {"code": {"repository": str(repository(folder / "source"))}},
-        "coding": {"fixer": {"program": "acp", "command": str(PROGRAM)}},
+        "coding": {"fixer": {"program": "acp", "command": str(PROGRAM), "permissions": "ask"}},
         "ledger": PRICED,
         "admin_token": TOKEN,
     }

@@ -53,7 +53,7 @@ def noted(method: _MethodT) -> _MethodT:
     """Note each call of an async method, with the line that makes it, in the `_unawaited` of its object."""
 
     @wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         call = method(self, *args, **kwargs)
         caller = sys._getframe(1)  # kept in no variable of a coroutine: that would be a circle
         self._unawaited.note(call, f"{caller.f_code.co_filename}:{caller.f_lineno}")

@@ -288,8 +288,15 @@ class RunSteps:
         self._journal.replay.may_skip = True
         return self._state.time.apart()
 
+    def begin_call(self, *, is_again: bool) -> None:
+        """Have the next call of the asyncio task be no recorded one of the same request that has ended.
+
+        With `is_again` it may be one that was begun, and has not ended.
+        """
+        self._journal.begin_new(is_again=is_again)
+
     def go_on(self) -> None:
-        """Let a program of `program` go on where it was: each of its calls is new from now on."""
+        """Let a program of `program` go on where it was, whatever results it had before."""
         self._journal.go_on()
 
     @noted

@@ -34,6 +34,7 @@ from meshwright.agents.sandbox.port import SandboxResult
 from meshwright.agents.sandbox.process import threads_of_user
 from meshwright.agents.sandbox.seccomp import filter_program, is_known_machine
 from meshwright.core.errors import ToolFailed
+from meshwright.core.files import remove_folder
 from meshwright.core.redaction import environment_with
 
 _OWN_PROCESSES = 3
@@ -208,7 +209,7 @@ class Landlock:
             threads = await asyncio.to_thread(threads_of_user)
             return await execute(job, self._plan(job, scratch, threads))
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await asyncio.to_thread(remove_folder, Path(scratch))
 
     def _plan(self, job: BoxJob, scratch: str, threads: int) -> BoxPlan:
         readable = with_bases(job.readable)
@@ -228,7 +229,7 @@ def remove_left_over_folders() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
         process = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if not Path("/proc", process).exists() and folder.lstat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 class NoBox:

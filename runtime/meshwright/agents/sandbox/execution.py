@@ -124,7 +124,6 @@ async def execute(job: BoxJob, plan: BoxPlan) -> SandboxResult:
 
 
 def _start(plan: BoxPlan, control: int, connection: BoxConnection | None) -> subprocess.Popen[bytes]:
-    channel = None if connection is None else connection.channel.fileno()
     # Not by the event loop: uvloop's processes inherit more files than are passed.
     try:
         return subprocess.Popen(
@@ -132,9 +131,9 @@ def _start(plan: BoxPlan, control: int, connection: BoxConnection | None) -> sub
             pass_fds=(control, *plan.descriptors),
             cwd="/",
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL if channel is None else channel,
-            stdout=subprocess.PIPE if channel is None else channel,
-            stderr=subprocess.STDOUT if channel is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if connection is None else connection.stdin.fileno(),
+            stdout=subprocess.PIPE if connection is None else connection.stdout.fileno(),
+            stderr=subprocess.STDOUT if connection is None else subprocess.PIPE,
             start_new_session=True,
         )
     except OSError as error:

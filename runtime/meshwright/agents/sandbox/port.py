@@ -68,12 +68,15 @@ ADDRESS = "{server}"
 
 
 class BoxConnection(NamedTuple):
-    """A program's ties to the mesh: `channel` is its stdin and stdout, `server` all of its network.
+    """A program's ties to the mesh: `stdin` and `stdout` are its own ends, `server` all of its network.
 
-    `home` is a folder beside the tree that it may write to, its HOME, which stays.
+    They are two, since a program may take a socket that becomes readable for one whose reader has gone: the
+    event loop of Python does for its output. `home` is a folder beside the tree that it may write to, its
+    HOME, which stays.
     """
 
-    channel: socket.socket
+    stdin: socket.socket
+    stdout: socket.socket
     server: BoxServer
     home: Path
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import marshal
 import os
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed
+from meshwright.core.files import remove_folder
 from meshwright.core.ids import new_id
 from meshwright.engine.sql.database import Cursor, Row, Session, Values, WriteJob, marks
 from meshwright.engine.sql.folder import Marker, lock_folder, make_private, open_private, refusal
@@ -210,7 +210,7 @@ class SqliteDatabase(ApartDatabase):
             self._lock.close()
             self._lock = None
         if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
 
     # Writing
 

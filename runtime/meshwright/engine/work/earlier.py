@@ -108,6 +108,22 @@ class Earlier:
                 numbers[name] = max(numbers.get(name, 0), int(nth))
         return numbers
 
+    def unended_calls(self, prefix: str, name: str) -> list[int]:
+        """The numbers of the recorded branches of a name in a scope in which no tool has ended."""
+        numbers, ended = set[int](), set[int]()
+        for path, step in (*self.results.items(), *self.intents.items(), *self._wait_kinds()):
+            branch = path[len(prefix) :].partition(".")[0]
+            head, _, nth = branch.rpartition("x")
+            if not (path.startswith(prefix) and head == name and nth.isdigit()):
+                continue
+            numbers.add(int(nth))
+            if path in self.results and step["kind"].startswith(TOOL):
+                ended.add(int(nth))
+        return sorted(numbers - ended)
+
+    def _wait_kinds(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        return ((path, {"kind": key.kind}) for path, key in self.waits.items())
+
     def number_at(self, path: str) -> int:
         """The number of the step at a path, for people; 0 where none is known."""
         record = self.results.get(path) or self.intents.get(path)

@@ -235,8 +235,18 @@ class Journal:
         """Note that code of the run in threads takes steps. Call it on the event loop."""
         self._paths.note_threads()
 
+    def begin_new(self, *, is_again: bool) -> None:
+        """Count the branch that the asyncio task begins behind the recorded ones of the same request.
+
+        With `is_again` it is one of these where that was begun, and its tool has not ended.
+        """
+        self._paths.begin_new(is_again=is_again)
+
     def go_on(self) -> None:
-        """Leave the recorded branches behind: a program goes on, and asks for none of their steps again."""
+        """Leave the recorded order of results: a program goes on, and may ask for none of its steps again.
+
+        A call of a model that it repeats, word for word, has its recorded reply.
+        """
         self.replay.may_skip = True
         self._paths.go_on()
 

@@ -157,6 +157,7 @@ class Scope:
         "branch",
         "branches",
         "by_request",
+        "is_new",
         "numbered",
         "order",
         "prefix",
@@ -190,6 +191,8 @@ class Scope:
         """The scope that it is a branch in; None for the run, or the inside of a step."""
         self.by_request = by_request
         """Whether it has, or is, branches that are named by their requests alone."""
+        self.is_new = False
+        """Whether it is a branch that repeats no recorded one, whatever that asked for."""
         self.branch = ""
         """The name of a branch that is known by its request."""
         self.order: ResultOrder | None = None
@@ -239,6 +242,8 @@ class Paths:
         """The names of the branches that are known by their requests, by their asyncio tasks."""
         self.has_requests = False
         """Whether any step is known by its request."""
+        self._new: dict[asyncio.Task[Any], bool] = {}
+        """The asyncio tasks whose branches are new, and whether each may be one that has not ended."""
         self._has_threads = False
         self._goes_on = False
         """Whether a program outside goes on, whose recorded steps are behind it."""
@@ -316,12 +321,15 @@ class Paths:
         task = asyncio.current_task()
         if is_own := scope.by_request and scope.task is None:
             name = self._named_by_request(scope, kind, request_hash)
+        elif task in self._new:
+            name = self._named_anew(scope, kind, request_hash, is_again=self._new[task])
         else:
             name = self._numbered(scope, begins) or _named_in_order(scope, kind, request_hash)
         prefix = f"{scope.prefix}{name}."
         branch = Scope(
             prefix, task, scope.step, was_begun=scope.was_begun, around=scope.base, by_request=is_own
         )
+        branch.is_new = task in self._new
         if is_own:
             branch.branch, branch.order = name, scope.order
         self._begun.add(prefix)
@@ -337,6 +345,24 @@ class Paths:
             task.add_done_callback(self.branch_tasks.discard)
         return branch
 
+    def begin_new(self, *, is_again: bool) -> None:
+        """Number the branch of the asyncio task behind the recorded ones; see `Journal.begin_new`."""
+        if (task := asyncio.current_task()) is not None:
+            self._new[task] = is_again
+            task.add_done_callback(lambda done: self._new.pop(done, None))
+
+    def _named_anew(self, scope: Scope, kind: str, request_hash: str, *, is_again: bool) -> str:
+        of_request = f"b{hash_of([kind, request_hash])[:_NAME_CHARS]}"
+        if is_again:
+            unended = self._earlier.unended_calls(scope.prefix, of_request)
+            for nth in unended:
+                if f"{scope.prefix}{of_request}x{nth}." not in self._begun:
+                    return f"{of_request}x{nth}"
+        name = of_request.removeprefix("b")
+        last = self._earlier.last_branches_in(scope.prefix).get(of_request, 0)
+        scope.branches[name] = nth = max(scope.branches.get(name, 0), last) + 1
+        return f"{of_request}x{nth}"
+
     def note_threads(self) -> None:
         """Note that code of the run in threads takes steps that are known by their requests."""
         self._has_threads = True
@@ -345,13 +371,12 @@ class Paths:
                 scope.order.has_threads = True
 
     def go_on(self) -> None:
-        """Count branches behind the recorded ones: a program goes on, and asks for none of these again."""
+        """Leave the recorded order of results: a program goes on, and may ask for none of these again."""
         self._goes_on = True
         for scope in self._requests.values():
             self._pass(scope)
 
     def _pass(self, scope: Scope) -> None:
-        scope.branches |= self._earlier.last_branches_in(scope.prefix)
         self._unclaimed[scope.prefix].clear()
         if scope.order is not None:
             scope.order.go_on()

@@ -60,10 +60,13 @@ class Replay:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
             await self.check(scope, key, self._earlier.intents[key.path])
-        elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
+        elif self._may_repeat(scope, key) and await self._paths.repeats_a_change(key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
         elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
             await self._check_claimed(scope, key)
+
+    def _may_repeat(self, scope: Scope, key: StepKey) -> bool:
+        return key.nth > 1 and not scope.is_new and key.path not in self._earlier.waits
 
     async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
         """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""

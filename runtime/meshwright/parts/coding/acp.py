@@ -203,7 +203,7 @@ class AcpClient:
         except TimeoutError:
             problem = f"the coding agent did not answer {method} within {seconds:g} seconds"
             raise CodingAgentFailed(problem) from None
-        except ConnectionError as error:
+        except (ConnectionError, RuntimeError) as error:  # uvloop raises RuntimeError at a closed pipe
             raise CodingAgentGone("the coding agent ended its connection") from error
         finally:
             self._calls.pop(number, None)

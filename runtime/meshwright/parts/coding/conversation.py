@@ -59,6 +59,7 @@ class AcpConversation:
         server = {"type": "http", "name": "mesh", "url": f"{self._gateway.address}/mcp", "headers": headers}
         servers = [server] if features.has_http_tools else []
         if earlier and await client.take_up(earlier, folder, servers, features):
+            self._gateway.go_on()
             opened = OpenedSession(earlier, agent, "resumed")
         else:
             session_id = await client.new_session(folder, servers)
@@ -75,6 +76,9 @@ class AcpConversation:
     async def _decide(self, permission: Permission) -> str | None:
         call = dict(self._report.call(str(permission.call.get("toolCallId"))))
         call |= {name: value for name, value in permission.call.items() if value is not None}
+        self._report.describe(str(permission.call.get("toolCallId", ""))[:200], call)
+        if self._work.settings.permissions != "ask":  # the box is the permission
+            return permission.option(allow=True)
         about = {"kind": str(call.get("kind", "other")), "input": _input(call.get("rawInput"))}
         decisions, key = self._work.decisions, json.dumps(about)
         if key not in decisions:

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory, mkdtemp
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox
 from meshwright.core.errors import ConfigError, MeshError
-from meshwright.parts.coding.acp import MAX_LINE_BYTES, AcpClient, AgentFeatures, Permission
+from meshwright.parts.coding.acp import AcpClient, AgentFeatures, Permission
+from meshwright.parts.coding.pipes import ProgramPipes
 from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
 from meshwright.parts.coding.settings import CodingProgram
 
@@ -59,14 +60,13 @@ async def _version(table: CodingProgram, launch: Launch, sandbox: Sandbox, tree:
 
 
 async def _features(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) -> AgentFeatures:
-    ours, theirs = socket.socketpair()
-    connection = BoxConnection(theirs, _NoServer(), home)
+    pipes = await ProgramPipes.open()
+    connection = BoxConnection(pipes.stdin, pipes.stdout, _NoServer(), home)
     box = asyncio.create_task(
         sandbox.run_connected(launch.argv, tree, connection, limits=_LIMITS, env=launch.env, read=launch.read)
     )
-    box.add_done_callback(lambda _: theirs.close())
-    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
-    client = AcpClient(reader, writer, _refuse, lambda update: None)
+    box.add_done_callback(lambda _: pipes.close_program())
+    client = AcpClient(pipes.reader, pipes.writer, _refuse, lambda update: None)
     listening = asyncio.create_task(client.listen())
     try:
         return await client.initialize()
@@ -76,7 +76,7 @@ async def _features(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) ->
             await box  # raises where it could not be started at all
         raise
     finally:
-        writer.transport.abort()
+        pipes.abort()
         for task in (listening, box):
             task.cancel()
         await asyncio.gather(listening, box, return_exceptions=True)

@@ -69,6 +69,11 @@ class Gateway:
         self._server = LimitedServer(self.answer, interface="asgi3", timeout_graceful_shutdown=_STOP_SECONDS)
         await self._server.start(listener)
 
+    def go_on(self) -> None:
+        """Note that the session goes on where it was: each call of a tool is new, none one made before."""
+        self._run.go_on()
+        self._tools.goes_on = True
+
     async def close(self) -> None:
         """Refuse every call from now on, and end all connections."""
         self._is_open = False
@@ -113,7 +118,11 @@ class Gateway:
             elif method == "HEAD":  # some clients look whether anybody answers
                 await _reply(send, 200, None)
             else:
-                raise NotFound(f"The gateway of a run has no {method} {path}")
+                raise NotFound(
+                    f"The gateway of a run has no {method} {path}",
+                    remedy=f"It answers POST to {', '.join(DIALECTS)} and {_MCP}, and has no API of Gemini: "
+                    "configure the program for one of OpenAI or Anthropic",
+                )
         except MeshError as error:
             dialect = DIALECTS.get(path) or DIALECTS["/v1/chat/completions"]
             status, more, document = dialect.error(error)
@@ -125,7 +134,7 @@ class Gateway:
         if f"http://{host}" != self.address and len(self.refused) < _MAX_REFUSED:
             self.refused.append(f"{host[:200]}: a run may call its gateway alone")
         _, _, bearer = headers.get("authorization", "").partition(" ")
-        key = headers.get("x-api-key") or bearer
+        key = headers.get("x-api-key") or headers.get("x-goog-api-key") or bearer
         if not (self._is_open and hmac.compare_digest(key.encode(), self.token.encode())):
             raise Unauthenticated(
                 "This key is not that of a run that is under way",
@@ -138,6 +147,9 @@ class Gateway:
         document = _document(body)
         if self._model and "model" in document:
             document["model"] = self._model
+        for chooser in (document, document.get("metadata")):  # the table alone chooses the deployment
+            if isinstance(chooser, dict):
+                chooser.pop("tags", None)
         passed_headers = {name: headers[name] for name in _PASSED if name in headers}
         answer = await self._run.wire.answer("POST", path, passed_headers, json.dumps(document).encode())
         self.refusal = answer.error

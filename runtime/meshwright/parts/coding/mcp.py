@@ -22,6 +22,8 @@ class McpAnswers:
     """Answers the messages of MCP clients. Each call of a tool is a step of the run, by `run.call`."""
 
     def __init__(self, run: Run) -> None:
+        self.goes_on = False
+        """Whether the session goes on where it was: then no call is one that it has made before."""
         self._run = run
 
     @property
@@ -72,6 +74,9 @@ class McpAnswers:
         }
 
     async def _called(self, name: str, arguments: Any) -> dict[str, Any]:
+        reads = self.tools[name].effect == "read"
+        if self.goes_on or reads:
+            self._run.begin_call(is_again=not reads)
         try:
             result = await self._run.call(name, **(arguments if isinstance(arguments, dict) else {}))
         except MeshError as error:

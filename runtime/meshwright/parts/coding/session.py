@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
 from meshwright.core.redaction import redact
 from meshwright.models.errors import BudgetExceeded
-from meshwright.parts.coding.acp import MAX_LINE_BYTES, PromptEnd
+from meshwright.parts.coding.acp import PromptEnd
 from meshwright.parts.coding.conversation import AcpConversation
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.headless import HeadlessConversation
+from meshwright.parts.coding.pipes import ProgramPipes
 from meshwright.parts.coding.programs import Launch, launch_of
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWork, OpenedSession, prompt_of
@@ -24,6 +25,7 @@ from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWo
 _BOX = BoxLimits(processes=512, file_mb=1024, output_bytes=200_000)
 _GOODBYE_SECONDS = 5.0  # for what it still writes, once its input has ended
 _QUIET_SECONDS, _LOOK_SECONDS = 1.0, 0.1  # its transcript grows for half a second after a turn
+_MAX_STATE_FILES, _MAX_STATE_PATH = 20_000, 4_000  # of its home, whose last write is looked for
 _ResultT = TypeVar("_ResultT")
 
 
@@ -103,26 +105,28 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
     gateway = Gateway(work.run, work.settings.model)
     home = work.tree.home(work.name)
     launch = launch_of(work.name, work.settings, home, gateway.token, earlier)
-    ours, theirs = socket.socketpair()
-    box = asyncio.create_task(_run(work, launch, BoxConnection(theirs, gateway, home)))
-    box.add_done_callback(lambda _: theirs.close())
-    reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+    pipes = await ProgramPipes.open()
+    box = asyncio.create_task(_run(work, launch, BoxConnection(pipes.stdin, pipes.stdout, gateway, home)))
+    box.add_done_callback(lambda _: pipes.close_program())
+    reader, writer = pipes.reader, pipes.writer
     report = CallReport(work)
     talk: AgentConversation
     if work.settings.protocol == "acp":
         talk = AcpConversation(work, launch, report, gateway, (reader, writer), earlier)
     else:
         talk = HeadlessConversation(work, report, reader, writer, earlier)
+        if earlier:
+            gateway.go_on()
     session = CodingSession(work, talk, report, gateway, box)
     listening = asyncio.create_task(talk.listen())
     try:
         yield session
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # uvloop's, of a pipe whose program has gone
             writer.write_eof()
         await _goodbye(box, home)
     finally:
         await gateway.close()
-        writer.transport.abort()
+        pipes.abort()
         for task in (listening, box):
             task.cancel()
         await asyncio.wait([listening, box])
@@ -145,11 +149,15 @@ async def _goodbye(box: asyncio.Task[SandboxResult], home: Path) -> None:
 
 def _write_state(folder: Path) -> tuple[int, int]:
     """The time of the last write below a folder, and the size of its files."""
-    newest = size = 0
-    for place in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a program still works there
-            stat = place.lstat()
-            newest, size = max(newest, stat.st_mtime_ns), size + stat.st_size
+    newest = size = count = 0
+    folders = [str(folder)]
+    while folders and count < _MAX_STATE_FILES:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:  # a program still works there
+            for entry in entries:
+                stat = entry.stat(follow_symlinks=False)
+                newest, size, count = max(newest, stat.st_mtime_ns), size + stat.st_size, count + 1
+                if entry.is_dir(follow_symlinks=False) and len(entry.path) < _MAX_STATE_PATH:
+                    folders.append(entry.path)
     return newest, size
 
 

@@ -90,6 +90,15 @@ class CallReport:
             self._publishing.add(task)
             task.add_done_callback(self._publishing.discard)
 
+    def describe(self, key: str, fields: Mapping[str, Any]) -> None:
+        """Take what a permission says of a call, where nothing else was said: its title, kind and input."""
+        if key in self._calls:
+            known = self._calls[key]
+            names = ("title", "kind", "rawInput")
+            known |= {name: fields[name] for name in names if fields.get(name) and not known.get(name)}
+        else:
+            self.add(key, {name: fields.get(name) for name in ("title", "kind", "rawInput")})
+
     @property
     def running(self) -> str:
         """The titles of the calls that have not ended."""
