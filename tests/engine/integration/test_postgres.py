@@ -291,8 +291,9 @@ async def test_a_start_waits_for_a_server_that_is_away(
     own_postgres.start()
     await opening
     await database.close()
-    [waiting] = caplog.messages
+    waiting, unsafe = caplog.messages
     assert "waiting for it, up to 30 s" in waiting
+    assert "has fsync and full_page_writes off" in unsafe
 
 
 async def test_a_connection_that_ends_as_a_pipeline_does_is_replaced(

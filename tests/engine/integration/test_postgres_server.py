@@ -112,3 +112,61 @@ async def test_a_role_without_a_right_is_told_which(
     error = await refused(f"postgresql://poor:word@127.0.0.1:{own_postgres.port}/{NAME}", tmp_path)
     assert said in error.message
     assert "TO poor" in (error.remedy or "")
+
+
+SET_ODDLY = (
+    "client_encoding = 'LATIN1'",
+    "DateStyle = 'German, DMY'",
+    "IntervalStyle = 'sql_standard'",
+    "TimeZone = 'Asia/Kathmandu'",
+    "bytea_output = 'escape'",
+    "default_transaction_isolation = 'serializable'",
+    "default_transaction_read_only = on",
+    "extra_float_digits = 0",
+    "lock_timeout = '100ms'",
+    "standard_conforming_strings = off",
+    "statement_timeout = '1s'",
+)
+
+
+async def test_a_session_does_not_depend_on_the_settings_of_its_role(
+    postgres: Cluster, tmp_path: Path
+) -> None:
+    url, role = postgres.new_schema(), "odd"
+    postgres.query(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
+    try:
+        for setting in SET_ODDLY:
+            postgres.query(f"ALTER ROLE {role} SET {setting}")
+        address = str(url).replace(f"//{USER}:", f"//{role}:")
+        assert role in address
+        database = PostgresDatabase(address, tmp_path)
+        await database.open()
+        try:
+            title = "naïve — Zürich ✓"
+            await database.write(
+                lambda session: session.execute("CREATE TABLE odd (t text, f float8, b bytea)")
+            )
+            await database.write(
+                lambda session: session.insert("odd (t, f, b)", [(title, 1795778477.020902, b"\x00\\")])
+            )
+            rows = await database.read(lambda session: session.execute("SELECT t, f, b FROM odd").fetchall())
+            assert rows == [(title, 1795778477.020902, b"\x00\\")]
+        finally:
+            await database.close()
+    finally:
+        postgres.query(f"DROP OWNED BY {role} CASCADE")
+        postgres.query(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
+async def test_a_database_of_another_encoding_is_refused_by_name(
+    postgres: Cluster, tmp_path: Path, encoding: str
+) -> None:
+    name = f"enc_{encoding.lower()}"
+    postgres.query(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0", "postgres")
+    try:
+        with pytest.raises(StoreFailed, match=f"has the encoding {encoding}") as refusal:
+            await PostgresDatabase(postgres.url(name), tmp_path).open()
+        assert "ENCODING 'UTF8' TEMPLATE template0" in (refusal.value.remedy or "")
+    finally:
+        postgres.query(f"DROP DATABASE {name} WITH (FORCE)", "postgres")

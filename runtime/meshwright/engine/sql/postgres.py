@@ -46,6 +46,33 @@ _SILENT_SERVER = {
     "tcp_user_timeout": 20_000,  # milliseconds
 }
 """By these a connection ends whose server says nothing more, as where the network between them is gone."""
+_OWN_SETTINGS = {
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "default_transaction_deferrable": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "extra_float_digits": "1",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "lock_timeout": "0",
+    "standard_conforming_strings": "on",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+}
+"""The settings that the mesh depends on: a role, a database or the environment may have others."""
+_SET_OWN = (
+    "SELECT set_config(own.name, own.value, false) FROM pg_settings JOIN (VALUES "  # noqa: S608 code
+    + ", ".join(f"('{name}', '{value}')" for name, value in _OWN_SETTINGS.items())
+    + ") AS own (name, value) ON own.name = pg_settings.name WHERE pg_settings.setting <> own.value"
+).encode()
+_UNSAFE = (
+    "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') "
+    "AND setting = 'off' ORDER BY name"
+)
+_ENCODING = "UTF8"
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
 _NOTIFY = "SELECT pg_notify(?, ?)"
 _COLUMN_TYPES = """
@@ -269,7 +296,9 @@ class PostgresDatabase(ApartDatabase):
 
     async def connect_async(self) -> psycopg.AsyncConnection[Row]:
         """The same for the event loop."""
-        return await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
+        await connection.execute(_SET_OWN)
+        return connection
 
     async def check(self) -> str:
         """Log in, and leave. Returns a sentence. Raises StoreFailed."""
@@ -301,7 +330,7 @@ class PostgresDatabase(ApartDatabase):
 
     def _settings(self) -> dict[str, Any]:
         parameters: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
-        return {**parameters, **_SILENT_SERVER, **self._parameters}
+        return {**parameters, **_SILENT_SERVER, **self._parameters, "client_encoding": _ENCODING}
 
     def _connect_writer(self) -> PostgresSession:
         check_server(self.connect, self.location)
@@ -361,6 +390,7 @@ def _is_away(error: BaseException | None) -> bool:
 
 def _connect(settings: dict[str, Any]) -> _Connection:
     connection = psycopg.connect(**settings, autocommit=True)
+    connection.execute(_SET_OWN)
     connection.adapters.register_dumper(_Array, _ArrayDumper)
     return connection
 
@@ -396,7 +426,8 @@ _SELECT_PID = "SELECT pg_backend_pid()"
 
 
 def check_server(connect: Callable[[], Any], location: str) -> None:
-    """Refuse a server that is too old, and a pooler that changes the session between transactions.
+    """Refuse a server that is too old, a database that has not UTF-8, and a pooler that changes the session
+    between transactions or gives one session to several connections.
 
     `connect` makes a connection of the driver in autocommit. Raises StoreFailed, and the driver's errors.
     """
@@ -407,9 +438,27 @@ def check_server(connect: Callable[[], Any], location: str) -> None:
                 f"{location} is PostgreSQL {version}, which is too old",
                 remedy=f"Upgrade the server: the mesh needs PostgreSQL {MIN_VERSION} or newer",
             )
+        if (encoding := connection.info.parameter_status("server_encoding")) != _ENCODING:
+            raise StoreFailed(
+                f"The database of {location} has the encoding {encoding}, which cannot hold every text",
+                remedy="Make one that has UTF-8: CREATE DATABASE mesh ENCODING 'UTF8' TEMPLATE template0",
+            )
+        if settings := [name for (name,) in connection.execute(_UNSAFE).fetchall()]:
+            logger.warning(
+                "%s has %s off: a crash of its machine may lose what the mesh has accepted. Switch it on",
+                location,
+                " and ".join(settings),
+            )
+        before = _pid_of(connection)
+        with connect() as other:
+            if _pid_of(other) == before and other.info.backend_pid == connection.info.backend_pid:
+                raise StoreFailed(
+                    f"{location} gives one session to several connections, as PGlite's server does; leases "
+                    "and transactions of the mesh need a session of their own",
+                    remedy="Use a PostgreSQL server, or leave out --database: SQLite needs none",
+                )
         if _is_direct(connection):
             return
-        before = _pid_of(connection)
         with connect() as other:
             other.execute("BEGIN")  # a pooler by transaction gives it the session that is free now
             others = _pid_of(other)
