@@ -24,6 +24,7 @@ from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed
 from meshwright.core.plugins import install_command
 from meshwright.core.redaction import foreign_words
+from meshwright.parts.mcp.listing import readable_tools
 from meshwright.parts.mcp.settings import McpServer
 from meshwright.parts.mcp.sign_in import only_safe
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger("meshwright.mcp")
+_MIN_LISTEN_SECONDS, _MAX_LISTEN_SECONDS = 1.0, 60.0  # before changes are listened for again
 _MAX_PAGES = 50
 _MAX_TOOLS = 1_000
 _MAX_ERROR_LINES, _MAX_ERROR_CHARS = 10, 500  # of what a server that ended has said
@@ -94,7 +96,7 @@ class ServerConnection:
         return self._open_client().protocol_version in MODERN_PROTOCOL_VERSIONS
 
     async def tools(self) -> list[Tool]:
-        """All tools of the server. Raises MeshError."""
+        """All tools of the server that can be read; the others are left out. Raises MeshError."""
         client, tools, cursor = self._open_client(), list["Tool"](), None
         for _ in range(_MAX_PAGES):
             with _Failures(self):
@@ -160,6 +162,8 @@ class ServerConnection:
                 self._client = await stack.enter_async_context(await self._connect(stack))
                 if not ready.done():
                     ready.set_result(None)
+                listening = asyncio.create_task(self._listen(), name=f"mcp changes {self._server.where}")
+                stack.callback(listening.cancel)
                 await self._ending.wait()
                 reason = self._reason
         # The library and the transport below it raise what they like, in groups as well.
@@ -199,7 +203,7 @@ class ServerConnection:
             )
             transport = streamable_http_client(server.url, http_client=http)
         return Client(
-            transport,
+            readable_tools(transport, server.where),
             client_info=types.Implementation(name="meshwright", version=__version__),
             elicitation_callback=_decline,
             message_handler=self._hear,
@@ -216,6 +220,29 @@ class ServerConnection:
 
         if isinstance(message, types.ToolListChangedNotification):
             self._on_change()
+
+    async def _listen(self) -> None:
+        """Hear of changes of tools as the protocol since 2026-07-28 has it: by a stream that is asked for."""
+        from mcp import MCPError
+        from mcp.client.subscriptions import SubscriptionLost
+
+        client, pause = self._open_client(), _MIN_LISTEN_SECONDS
+        tools = client.server_capabilities.tools
+        if not self.is_modern or tools is None or not tools.list_changed:
+            return
+        while True:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    async for _ in changes:
+                        pause = _MIN_LISTEN_SECONDS
+                        self._on_change()
+            except SubscriptionLost:
+                self._on_change()  # one may have been missed
+            except MCPError as error:
+                _logger.warning("%s tells of no changes of its tools: %s", self._server.where, error)
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_LISTEN_SECONDS)
 
     @asynccontextmanager
     async def _read_errors(self) -> AsyncIterator[TextIO]:

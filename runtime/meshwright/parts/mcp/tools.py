@@ -34,6 +34,7 @@ from meshwright.core.files import File
 from meshwright.core.schema import target
 from meshwright.parts.mcp.connection import ServerConnection
 from meshwright.parts.mcp.consent import Consents, ToolDocument
+from meshwright.parts.mcp.schemas import repaired_schema
 from meshwright.parts.mcp.settings import McpServer, McpServerSettings, server_of
 from meshwright.parts.mcp.sign_in import SignIns
 
@@ -72,7 +73,7 @@ class McpTool(Tool):
         self.server, self.remote = name, remote.name
         self.name = tool_name(name, remote.name)
         self.description = remote.description or remote.title or remote.name
-        self.parameters = safe_schema(remote.input_schema)
+        self.parameters = safe_schema(repaired_schema(remote.input_schema))
         if remote.execution is not None and remote.execution.task_support == "required":
             raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
         if len(self.description) > _MAX_DESCRIPTION_CHARS:
@@ -204,7 +205,21 @@ def contents_of(tool: str, result: types.CallToolResult, masked: Callable[[str],
         return json.loads(masked(json.dumps(result.structured_content)))
     if any(isinstance(part, File) for part in parts):
         return [part if isinstance(part, File) else text for part, text in zip(parts, texts, strict=True)]
+    data = result.structured_content
+    if data and not any(_says(text, data) for text in texts):
+        texts.append(head_and_tail(masked(json.dumps(data, ensure_ascii=False)), _MAX_TEXT_CHARS))
     return "\n".join(texts)
+
+
+def _says(text: str, data: Mapping[str, Any]) -> bool:
+    """Whether a text is the structured data already, or the one value that a library wraps in it."""
+    if len(data) == 1 and str(next(iter(data.values()))).strip() == text.strip():
+        return True
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return False
+    return said == data or data == {"result": said}
 
 
 def _content(tool: str, number: int, content: Any) -> str | File:
