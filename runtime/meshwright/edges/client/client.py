@@ -271,8 +271,9 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
         from meshwright.engine.work.record import TaskView
 
         task_id, wait_id = wait_of(question, key)
-        digest = "" if isinstance(question, str) else question.digest
-        body = {"key": wait_id, "value": value, "digest": digest}
+        body = {"key": wait_id, "value": value}
+        if not isinstance(question, str) and question.digest:
+            body["digest"] = question.digest
         path = f"{task_path(task_id)}/answer"
         return TaskView.model_validate(await self._connection.call("POST", path, body=body))
 
@@ -289,7 +290,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
 
     async def _decide(self, question: Question, value: Any) -> None:
         """Answer an item of the inbox that is no task's."""
-        answered = await self.answer_all(value, id=question.id, digest=question.digest)
+        answered = await self.answer_all(value, id=question.id, digest=question.digest or "")
         if not answered:
             raise Conflict(f"That is open no longer: {question.question}", field="id")
         for one in answered:

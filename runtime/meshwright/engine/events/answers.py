@@ -73,7 +73,7 @@ def checked_answer(
     return decision.model_dump(mode="json")
 
 
-def check_digest(digest: str, current: str) -> None:
+def check_digest(digest: str, current: str | None) -> None:
     """Raises Conflict for an answer that names the digest of another question than the current one.
 
     An answer without a digest, and a question from before they had one, pass.

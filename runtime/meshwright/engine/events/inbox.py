@@ -105,7 +105,7 @@ class Question(View, kw_only=True):
     decision: Literal["approved", "denied"] | None = None
     """The answer of an approval, or to whether a step may run again; None for other questions."""
     tasks: int = 1
-    digest: str = ""
+    digest: str | None = None
     """A hash of what is shown. An answer that names it is refused once the question is another."""
 
     @property

@@ -188,7 +188,7 @@ class InboxOperations(Acting):
                 await self.mesh.get(WholeInbox).answer(question, value, self.caller)
             else:
                 await Operations(self.mesh, self.caller).answer(
-                    question.task_id, question.wait_id, value, digest=question.digest
+                    question.task_id, question.wait_id, value, digest=question.digest or ""
                 )
         except MeshError as error:
             return replace(answered, refused=fault_of(error))

@@ -13,7 +13,7 @@ export const later = signal(/** @type {Record<string, number>} */ (JSON.parse(se
 export const takesApproval = (schema) => schema?.properties?.approve?.type === "boolean";
 /** Sends an answer to what was shown: the mesh refuses it for a question that is another by now. @param {any} question @param {any} value */
 export async function send(question, value) {
-  const { digest = "" } = question;
+  const digest = question.digest ?? "";
   await (question.source
     ? call("POST", "/inbox/answer", { id: question.id, value, digest }).then(({ items }) => {
         const refused = items[0]?.refused;
