@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from meshwright.client import Client
 from meshwright.testing import ScriptedModel, tool_call
 from tests.parts.unit.test_mcp import Caller, Server, a_tool
@@ -62,15 +64,28 @@ async def test_a_tool_that_appears_is_asked_about_and_rows_reach_the_model(tmp_p
     assert "later" in items[0].question
 
 
-async def test_one_odd_schema_leaves_out_one_tool(tmp_path: Path) -> None:
-    odd = {"type": "object", "properties": {"a": "string"}}
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "object", "properties": {"a": "string"}},
+        {"type": "object", "properties": ["a"]},
+        {"type": "object", "properties": "a"},
+        {"type": "object", "properties": {"a": {"anyOf": {"type": "string"}}}},
+        {"type": "string"},
+        ["a"],
+    ],
+)
+async def test_one_odd_schema_leaves_out_one_tool(tmp_path: Path, odd: Any) -> None:
     fixable = {"type": "object", "properties": {"a": {"type": "array"}, "required": ["a"]}}
+    word = {"type": "object", "properties": {"a": {"type": ["array", "null"]}}, "required": "a"}
     tools = [a_tool("good"), a_tool("odd", inputSchema=odd), a_tool("fixable", inputSchema=fixable)]
+    tools.append(a_tool("word", inputSchema=word))
     server, model = Server(tmp_path, "own", tools), ScriptedModel("Done.")
     async with http_mesh(tmp_path, Caller, script=model, mcp={"own": server.settings}) as api:
         await api.client.ask("caller", "Look.")
     [request] = model.requests
     offered = {tool.name: tool.parameters for tool in request.tools}
-    assert {"own_good", "own_fixable"} <= offered.keys() and "own_odd" not in offered
-    assert offered["own_fixable"]["required"] == ["a"]
-    assert offered["own_fixable"]["properties"]["a"]["items"] == {}
+    assert {"own_good", "own_fixable", "own_word"} <= offered.keys() and "own_odd" not in offered
+    for name in ("own_fixable", "own_word"):
+        assert offered[name]["required"] == ["a"]
+        assert offered[name]["properties"]["a"]["items"] == {}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from meshwright.parts.mcp.schemas import repaired_schema
 
 _logger = logging.getLogger("meshwright.mcp")
 _MAX_REASON_CHARS = 300
+_METHOD = "tools/list"
 
 
 @asynccontextmanager
@@ -29,7 +30,7 @@ async def readable_tools(transport: AbstractAsyncContextManager[Any], where: str
                 async for item in incoming:
                     result = getattr(getattr(item, "message", None), "result", None)
                     if isinstance(result, dict) and isinstance(result.get("tools"), list):
-                        result["tools"] = [*filter(None, (_read(tool, where) for tool in result["tools"]))]
+                        result["tools"] = _readable(result, where)
                     await sender.send(item)
 
         group.start_soon(pass_on)
@@ -40,28 +41,37 @@ async def readable_tools(transport: AbstractAsyncContextManager[Any], where: str
             group.cancel_scope.cancel()
 
 
-def _read(tool: Any, where: str) -> Any:
-    """A tool as the library can read it; None for one that it cannot."""
-    from mcp.types import Tool
+def _readable(page: Mapping[str, Any], where: str) -> list[Any]:
+    """The tools of a page that the library can read, in each version of the protocol that it may be of."""
+    from mcp_types.methods import SERVER_RESULTS, validate_server_result
 
-    try:
+    def check(version: str, tools: Sequence[Any]) -> None:
+        validate_server_result(_METHOD, version, {**page, "tools": tools})
+
+    versions = []
+    for method, version in SERVER_RESULTS:
+        if method == _METHOD:
+            with suppress(ValueError):
+                check(version, [])
+                versions.append(version)
+    tools = []
+    for tool in page["tools"]:
         try:
-            Tool.model_validate(tool)
-            _check_properties(tool["inputSchema"])
-            return tool
-        except (ValueError, KeyError):  # a person consents to a tool as it is: others stay so
-            repaired = {**tool, "inputSchema": repaired_schema(tool["inputSchema"])}
-            Tool.model_validate(repaired)
-            return repaired
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
-        name = tool.get("name") if isinstance(tool, dict) else None
-        reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
-        _logger.warning("The tool %s of %s is left out: %s", name, where, reason)
-        return None
+            try:
+                _check(tool, versions, check)
+            except (ValueError, KeyError):  # a person consents to a tool as it is: others stay so
+                tool = {**tool, "inputSchema": repaired_schema(tool["inputSchema"])}
+                _check(tool, versions, check)
+            tools.append(tool)
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            name = tool.get("name") if isinstance(tool, dict) else None
+            reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
+            _logger.warning("The tool %s of %s is left out: %s", name, where, reason)
+    return tools
 
 
-def _check_properties(schema: Any) -> None:
-    """Raises ValueError for properties that are no schemas, which the library refuses in some versions."""
-    for name, part in (schema.get("properties") or {}).items():
-        if not isinstance(part, dict):
-            raise ValueError(f"its property {name} is {type(part).__name__}, not a schema")
+def _check(tool: Any, versions: Sequence[str], check: Callable[[str, Sequence[Any]], None]) -> None:
+    """Raises ValueError for a tool that the library refuses, or whose properties are no schemas."""
+    for version in versions:
+        check(version, [tool])
+    repaired_schema(tool["inputSchema"])
