@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from meshwright.agents.agent import Agent
@@ -24,6 +25,7 @@ from meshwright.agents.run.sdk_errors import note_on
 from meshwright.agents.run.state import RunState, Services
 from meshwright.agents.run.steps import waits_for
 from meshwright.agents.run.tool_calls import Outputs, same_tools
+from meshwright.agents.run.tool_chain import recorded_check
 from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
@@ -262,6 +264,8 @@ class _Attempt:
 
     async def _result(self) -> dict[str, Any] | None:
         try:
+            context: Any = self._run  # which is a `ToolContext`, too
+            self._journal.recorded_check = partial(recorded_check, context, self._state, self._calls)
             await self._journal.begin()
             self._state.tools.update(await self._tools())
             answer: Any = self._state.agent.run(self._run)

@@ -132,6 +132,19 @@ def _check_of(call: RunInvocation) -> StepCheck | None:
     return check
 
 
+def recorded_check(
+    context: ToolContext, state: RunState, calls: ModelCalls, kind: str, request: Any
+) -> StepCheck | None:
+    """The check of a call that is in the journal; None if its tool is not there, or has none."""
+    tool = state.tools.get(kind.removeprefix(TOOL)) if kind.startswith(TOOL) else None
+    if tool is None or not tool.has_check:
+        return None
+    probe = RunInvocation(
+        CheckedTool(tool), request["arguments"], context, state, calls, state.journal.outside
+    )
+    return partial(check_call, probe, probe, lambda values: None)
+
+
 def _keep(call: RunInvocation, result: dict[str, Any], step: int) -> None:
     """Note in a result which masks it has, and keep it whole where it is long."""
     state, tool = call.state, call.tool

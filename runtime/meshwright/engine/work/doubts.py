@@ -8,13 +8,26 @@ from typing import Any
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.step_events import StepChecked
 from meshwright.engine.work.earlier import Earlier
-from meshwright.engine.work.paths import OpenStep
+from meshwright.engine.work.paths import OpenStep, Scope
 from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
-from meshwright.engine.work.protocol import TOOL, Work
+from meshwright.engine.work.protocol import TOOL, StepKey, Work
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.waits import Waits
 
 _MAX_EVIDENCE_CHARS = 300  # in a question
+
+
+class JournaledStep(OpenStep):
+    """A step as the journal has it, which the code of the run may not come to."""
+
+    def __init__(self, journal: Any, scope: Scope, key: StepKey, identity: str) -> None:
+        super().__init__(journal, scope, key, None, repeatable=True, costly=False, paid=False)
+        self._identity = identity
+
+    @property
+    def identity(self) -> str:
+        """The identity that it had when it ran."""
+        return self._identity
 
 
 class CheckStep(OpenStep):
@@ -99,7 +112,7 @@ class Doubts:
         if question.path in self._earlier.results:
             return self._earlier.results[question.path]["result"]
         name = opened.key.kind.removeprefix(TOOL)
-        evidence = "" if checked is None else f" Its check cannot tell: {_as_sentence(checked.evidence)}"
+        evidence = "" if checked is None else f" Its check cannot tell: {as_sentence(checked.evidence)}"
         reason = (
             f"The mesh stopped while {name} was running.{evidence} Check whether it took effect. May it run "
             "again? If not, the task goes on with the result or the reason that you give."
@@ -110,7 +123,7 @@ class Doubts:
         await self._waits.wait(opened.scope, self._waits.question(question, reason, subject, Repetition))
 
 
-def _as_sentence(evidence: str) -> str:
+def as_sentence(evidence: str) -> str:
     """The first line of the evidence; the subject of the question has all of it."""
     line, _, more = evidence.strip().partition("\n")
     text = line[:_MAX_EVIDENCE_CHARS].rstrip()

@@ -19,11 +19,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
+from weakref import WeakMethod
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from meshwright.core.checks import StepCheck
+from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import Struct, plain
 from meshwright.core.errors import Conflict, MeshError, NotFound, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
@@ -31,7 +32,7 @@ from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.cut_calls import CutCalls
-from meshwright.engine.work.doubts import Doubts
+from meshwright.engine.work.doubts import CheckStep, Doubts, JournaledStep
 from meshwright.engine.work.earlier import (
     Earlier,
     changes_before,
@@ -83,8 +84,12 @@ class Journal:
         self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
         self._doubts = Doubts(work, self._earlier, self._waits)
-        self.replay = Replay(work, self._earlier, self._paths, self._waits)
+        self._checked: dict[str, OpenStep] = {}
+        """The steps of this run that may not be repeated and have a check, by their paths."""
+        self.replay = Replay(work, self._earlier, self._paths, self._waits, WeakMethod(self._check_recorded))
         self.cut_calls = CutCalls(work, self._earlier, self._paths, self._records)
+        self.recorded_check: Callable[[str, Any], StepCheck | None] = _no_check
+        """The check of a recorded step that the code has not come to, by its kind and request."""
         self._repeats: list[str] = []
 
     @classmethod
@@ -328,7 +333,8 @@ class Journal:
                 self.cut_calls.count(opened)
             # Before it runs: after a crash the intent says that it may have happened.
             if not opened.repeatable:
-                self._records.write(key, {"intent": True, "started_at": opened.started_at})
+                by_check = {} if opened.check is None else self._note_check(opened)
+                self._records.write(key, {"intent": True, "started_at": opened.started_at, **by_check})
                 self._earlier.intents[key.path] = key.model_dump()
             # Else a crash in this step would lose those before it, and pay for them twice.
             if opened.costly and self._records.is_costly:
@@ -460,6 +466,9 @@ class Journal:
     async def close(self) -> None:
         """End the branches that the run has left behind."""
         self.is_closed = True
+        # They lead back to the journal: garbage collection costs more than this.
+        self._checked.clear()
+        self.recorded_check = _no_check
         remaining = self._waits.stop() | {task for task in self._paths.branch_tasks if not task.done()}
         for task in remaining:
             task.cancel()
@@ -472,8 +481,31 @@ class Journal:
             self._records.write_order(news)  # the code goes on behind a call that it gave up
         return self._paths.next(kind, request_hash or hash_of(request))
 
+    def _note_check(self, opened: OpenStep) -> dict[str, Any]:
+        """The fields of an intent by which its check can be asked when other code has taken over."""
+        self._checked[opened.key.path] = opened
+        return {"request": opened.request, "identity": opened.identity}
+
+    async def _check_recorded(self, intent: Mapping[str, Any]) -> CheckResult | None:
+        """Ask the check of a step that a new attempt would repeat; None if there is none to ask."""
+        if "kept" in intent:  # of a fork's origin, whose steps have other ids
+            return None
+        opened, check = self._checked.get(intent["path"]), None
+        if opened is not None:
+            check = opened.check
+        elif "identity" in intent:
+            check = self.recorded_check(intent["kind"], intent["request"])
+        if check is None:
+            return None
+        key = StepKey(**{name: intent[name] for name in StepKey.__struct_fields__ if name in intent})
+        identity = intent["identity"] if opened is None else opened.identity
+        step = JournaledStep(self, self._paths.new_scope(), key, identity)
+        return await CheckStep(step, f"r{self._work.claim}").run(check)
+
     async def _take_result(self, opened: OpenStep) -> None:
         record = self._earlier.results[opened.key.path]
+        if opened.check is not None and opened.key.path in self._earlier.intents:
+            self._checked[opened.key.path] = opened
         opened.is_replayed, opened.result = True, await self._result_at(opened.scope, opened.key)
         opened.totals = record.get("totals", {})
         if record.get("outside"):
@@ -493,3 +525,7 @@ class Journal:
         event = ProgressEvent.of(AnswerKept(asked=key.kind, answered_by=answer.get("answered_by")))
         self._records.write(key, {**fields, "kept": name}, [event])
         return answer["result"]
+
+
+def _no_check(kind: str, request: Any) -> StepCheck | None:
+    """No step has a check."""

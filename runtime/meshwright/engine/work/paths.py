@@ -274,6 +274,10 @@ class Paths:
         paths, scope = _SCOPE.get() or (None, self._root)
         return scope if paths is self else self._root
 
+    def new_scope(self) -> Scope:
+        """A scope beside the run, for steps of the journal's own."""
+        return Scope("", self.main, None)
+
     def enter(self, step: OpenStep) -> None:
         """Let the code be within a step."""
         scope = Scope(f"{step.key.path}.", step.scope.task, step, was_begun=step.was_begun)

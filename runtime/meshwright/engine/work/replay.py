@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
+from weakref import WeakMethod
 
+from meshwright.core.checks import CheckResult
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
+from meshwright.engine.work.doubts import as_sentence
 from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import Paths, Scope
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
@@ -26,10 +29,20 @@ _OTHER_STEPS = (
 )
 
 
+_CHECK_WORDS = {
+    "happened": "says that it happened",
+    "did_not_happen": "says that it did not happen",
+    "unknown": "cannot tell",
+}
+_AskCheck = Callable[[Mapping[str, Any]], Awaitable[CheckResult | None]]
+
+
 class Replay:
     """Compares the steps that a run takes with the recorded ones."""
 
-    def __init__(self, work: Work, earlier: Earlier, paths: Paths, waits: Waits) -> None:
+    def __init__(
+        self, work: Work, earlier: Earlier, paths: Paths, waits: Waits, ask_check: WeakMethod[_AskCheck]
+    ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
         self.may_skip = False
@@ -41,6 +54,10 @@ class Replay:
         self._earlier = earlier
         self._paths = paths
         self._waits = waits
+        self._ask_check = ask_check  # weak: its journal has this replay
+        self._asking: asyncio.Lock | None = None
+        self._outcomes: list[tuple[dict[str, Any], CheckResult | None]] | None = None
+        """The results of the checks of steps that a new attempt would repeat, once they were asked."""
 
     def check_goes_on(self) -> None:
         """Raise what has ended the run, or suspended it, where its code has caught that."""
@@ -102,25 +119,67 @@ class Replay:
     async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
         self.is_mismatched = True
         # These may have taken effect: a new attempt would do them again.
-        once = [intent["kind"] for intent in self._earlier.intents.values()]
-        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
-        if once:
+        delegated = [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
+        intents = [*self._earlier.intents.values()]
+        if intents or delegated:
             why = _OTHER_STEPS if self._work.is_same_code else _OTHER_CODE
-            await self.ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
-        self.ended = ReplayMismatch(
+            path = f"{QUESTIONS}.{len(intents) + len(delegated)}"
+            self._asking = self._asking or asyncio.Lock()
+            async with self._asking:  # steps side by side ask once
+                self.check_goes_on()
+                once, checks = await self._checked(intents, path)
+                if not once and not delegated:
+                    self.ended = self._mismatch(key, why_not)
+                    raise self.ended
+            await self.ask_restart(scope, [*once, *delegated], path, why, checks)
+        self.ended = self._mismatch(key, why_not)
+        raise self.ended
+
+    def _mismatch(self, key: StepKey, why_not: str) -> ReplayMismatch:
+        return ReplayMismatch(
             f"step {key.path} of task {self._work.task.task_id} {why_not}",
             remedy="a new attempt starts with an empty journal, and gets the answers of people",
         )
-        raise self.ended
 
-    async def ask_restart(self, scope: Scope, steps: Sequence[str], path: str, why: str) -> None:
+    async def _checked(self, intents: Sequence[dict[str, Any]], path: str) -> tuple[list[str], str]:
+        """The kinds of the steps that may have happened, and the words of their checks about them.
+
+        The checks are asked once, before the question at the path is.
+        """
+        if path in self._earlier.results or path in self._earlier.waits:
+            return [intent["kind"] for intent in intents], ""
+        if self._outcomes is None:
+            with self._waits.busy():
+                ask = self._ask_check()
+                assert ask is not None
+                self._outcomes = [(intent, await ask(intent)) for intent in intents]
+        once: list[str] = []
+        checks: list[str] = []
+        for intent, checked in self._outcomes:
+            ended = intent["path"] in self._earlier.results
+            if checked is not None and checked.outcome == "did_not_happen" and not ended:
+                continue
+            once.append(intent["kind"])
+            if checked is not None:
+                name, says = intent["kind"].removeprefix(TOOL), _CHECK_WORDS[checked.outcome]
+                evidence = f": {as_sentence(checked.evidence)}" if checked.evidence.strip() else "."
+                checks.append(f"that of {name} {says}{evidence}")
+        return once, " ".join(checks)
+
+    async def ask_restart(
+        self, scope: Scope, steps: Sequence[str], path: str, why: str, checks: str = ""
+    ) -> None:
         """Ask whether the task may start over, and repeat these steps. Raises RestartDenied."""
         key = StepKey(path=path, number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
             step_names = ", ".join(step.removeprefix(TOOL) for step in steps)
-            reason = f"{why}. May it start over and repeat these steps: {step_names}? If not, it ends here."
-            subject = {"kind": RESTART, "steps": list(steps)}
+            evidence = f" Their checks were asked: {checks}" if checks else ""
+            reason = (
+                f"{why}. May it start over and repeat these steps: {step_names}?{evidence} "
+                "If not, it ends here."
+            )
+            subject = {"kind": RESTART, "steps": list(steps), **({"check": checks} if checks else {})}
             await self._waits.wait(scope, self._waits.question(key, reason, subject, Approval))
         elif not answered["result"]["approve"]:
             reason = answered["result"].get("reason")
