@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from mimetypes import guess_extension
 from typing import Any
@@ -30,7 +30,10 @@ _TOOL_FILES = "Files of the result of tool call"
 _SOUND = {"mp3": "audio/mpeg", "pcm16": "audio/L16"}
 _GROWING = ("data", "transcript")  # of sound that is streamed
 _FRAGMENTS = "\n"  # between pieces of its data; each piece is base64 by itself
-_OPTIONAL = ("temperature", "user", "stream_options", "reasoning_effort", "cache_control")
+_OPTIONAL = (
+    *("temperature", "user", "stream_options", "reasoning_effort", "cache_control"),
+    *("extra_content", "reasoning_content", "reasoning_details", "reasoning"),
+)
 _NOT_STRICT = frozenset(
     {"allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas"}
     | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
@@ -45,11 +48,18 @@ _USAGE: UsageFields = {
 }
 
 
+WANTED_BACK = ("reasoning_content", "reasoning", "reasoning_details")
+"""The fields of a message with calls of tools that some provider refuses to go on without."""
+_OF_CALL = ("id", "type", "index", "function")
+_MAX_EXTRA_CHARS = 400_000  # of the fields of one message, or one call
+
+
 @dataclass
 class _OpenCall:
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class ChunkPieces(Pieces):
@@ -71,6 +81,7 @@ class ChunkPieces(Pieces):
         self._open: dict[Any, _OpenCall] = {}
         self._images: list[Any] = []
         self._audio: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take the next chunk."""
@@ -85,11 +96,16 @@ class ChunkPieces(Pieces):
         if not self.done and self._finish_reason is None:
             return None
         calls = [
-            {"id": call.id, "function": {"name": call.name, "arguments": "".join(call.arguments)}}
+            {
+                "id": call.id,
+                "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                **call.extra,
+            }
             for call in self._calls
         ]
         message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
         message |= {"images": self._images, "audio": self._audio, "thinking_blocks": self._thinking.end()}
+        message |= self._extra
         choices = [{"message": message, "finish_reason": self._finish_reason}]
         return {"model": self._model, "choices": choices, "usage": self._usage}
 
@@ -97,6 +113,9 @@ class ChunkPieces(Pieces):
         others = delta.get("provider_specific_fields") or {}  # where LiteLLM puts what it does not know
         self._refusal += delta.get("refusal") or others.get("refusal") or ""
         self._take(self._thinking.add(delta))
+        for name in WANTED_BACK:
+            if value := delta.get(name):
+                self._extra[name] = _grown(self._extra.get(name), value)
         if text := _read_content(delta.get("content")):
             self._thinking.end()
             self._take(text)
@@ -126,6 +145,7 @@ class ChunkPieces(Pieces):
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         self._take(text)
         call.arguments.append(text)
+        call.extra |= {name: value for name, value in fragment.items() if name not in _OF_CALL}
 
 
 class ChatCompletions(Wire):
@@ -185,7 +205,7 @@ class ChatCompletions(Wire):
         return body
 
     def _messages(self, request: ModelRequest) -> list[dict[str, Any]]:
-        messages = list(_messages_body(request.messages))
+        messages = list(_messages_body(request.messages, self.model_of(request), self._without))
         for message in messages if "cache_control" in self._without else ():
             if isinstance(message["content"], list):
                 message["content"] = [_unmarked(part) for part in message["content"]]
@@ -219,6 +239,10 @@ class ChatCompletions(Wire):
             answer: dict[str, Any] = {"content": content or "", "tool_calls": calls}
             answer["model"] = body.get("model") or model
             answer |= {"thinking": read_thinking(message), "usage": counted.usage, "finish_reason": reason}
+            if calls and (extra_fields := _bounded({n: message[n] for n in WANTED_BACK if message.get(n)})):
+                answer["extra"] = extra_fields
+            if calls and (answer.get("extra") or any(call.extra for call in calls)):
+                answer["answered_by"] = self.model_of(request)
             reply = ModelReply.model_validate(answer)
             return reply.model_copy(update={**extra, "files": files} if files else extra)
 
@@ -322,7 +346,9 @@ def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema_format}
 
 
-def _messages_body(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
+def _messages_body(
+    messages: Sequence[ChatMessage], model: str, without: Collection[str]
+) -> Iterator[dict[str, Any]]:
     """Write the messages. A tool's may hold text alone: its pictures and files are the user's, after it."""
     files: list[Mapping[str, Any]] = []
     for message in messages:
@@ -334,7 +360,12 @@ def _messages_body(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
             files += [part for part in message.parts if part.get("type") != "text"]
             texts = tuple(part for part in message.parts if part.get("type") == "text")
             message = message.model_copy(update={"parts": texts})
-        yield _message_body(message)
+        body = _message_body(message)
+        if message.tool_calls and message.answered_by in ("", model):
+            body |= {name: value for name, value in message.extra.items() if name not in without}
+            for call, fields in zip(message.tool_calls, body["tool_calls"], strict=True):
+                fields |= {name: value for name, value in call.extra.items() if name not in without}
+        yield body
     if files:
         yield {"role": "user", "content": files}
 
@@ -403,7 +434,42 @@ def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:
     arguments = function.get("arguments") or "{}"
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     fields = {"id": call.get("id") or f"call_{number}", "name": function["name"], "arguments": text}
+    if extra := _bounded({name: value for name, value in call.items() if name not in _OF_CALL}):
+        fields["extra"] = extra
     return ToolCall.model_validate(fields)
+
+
+def _grown(before: Any, value: Any) -> Any:
+    """A field of a message with its next piece of a stream: text grows, parts of a list by their index."""
+    if before is None or isinstance(value, str) != isinstance(before, str):
+        return value
+    if isinstance(value, str):
+        return before + value
+    if not isinstance(value, list) or not isinstance(before, list):
+        return value
+    parts = list(before)
+    for part in value:
+        at = next((n for n, one in enumerate(parts) if _is_same_part(one, part)), None)
+        if at is None:
+            parts.append(part)
+        else:
+            texts = {name: _grown(parts[at].get(name), part[name]) for name in _TEXTS if name in part}
+            parts[at] = {**parts[at], **part, **texts}
+    return parts
+
+
+_TEXTS = ("text", "summary", "data")  # of a part of `reasoning_details`
+
+
+def _is_same_part(part: Any, other: Any) -> bool:
+    if not isinstance(part, dict) or not isinstance(other, dict) or other.get("index") is None:
+        return False
+    return (part.get("index"), part.get("type")) == (other["index"], other.get("type"))
+
+
+def _bounded(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields if they are not too large to be carried from call to call."""
+    return fields if fields and len(json.dumps(fields)) <= _MAX_EXTRA_CHARS else {}
 
 
 def _cost_of(name: str, value: object) -> dict[str, Any]:

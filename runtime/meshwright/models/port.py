@@ -41,12 +41,14 @@ the prompt."""
 OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
-class ToolCall(Struct):
+class ToolCall(Struct, omit_defaults=True):
     """A tool that the model wants called; `arguments` is JSON text as the model wrote it, unchecked."""
 
     id: str
     name: str
-    arguments: str = "{}"
+    arguments: str = kept(default="{}")
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields of the call that its provider wants back, such as `extra_content` of Gemini, unread."""
 
 
 class ChatMessage(Struct, omit_defaults=True):
@@ -63,6 +65,10 @@ class ChatMessage(Struct, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = kept(default=())
     tool_call_id: str | None = kept(default=None)
     thinking: tuple[dict[str, Any], ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields of the message that its provider wants back, such as `reasoning_content`, unread."""
+    answered_by: str = ""
+    """The model whose reply it is, which alone gets the extra fields; any, if that is not known."""
 
     @property
     def text(self) -> str:
@@ -298,6 +304,10 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
     tool_calls: tuple[ToolCall, ...] = kept(default=())
     thinking: tuple[dict[str, Any], ...] = ()
     files: tuple[File, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields of its message that the provider wants back, such as `reasoning_content`, unread."""
+    answered_by: str = ""
+    """The model that was asked for it, which alone gets the extra fields back."""
     model: str
     deployment: str | None = kept(default=None)
     usage: Usage = kept(default=Usage())
@@ -323,7 +333,12 @@ class ModelReply(Struct, omit_defaults=True, kw_only=True):
         """The reply as a message of the conversation that goes on: no API takes its files back."""
         thinking = signed_blocks(self.thinking)
         return ChatMessage(
-            role="assistant", content=self.content, tool_calls=self.tool_calls, thinking=thinking
+            role="assistant",
+            content=self.content,
+            tool_calls=self.tool_calls,
+            thinking=thinking,
+            extra=self.extra,
+            answered_by=self.answered_by,
         )
 
 

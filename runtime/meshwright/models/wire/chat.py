@@ -18,6 +18,7 @@ from meshwright.core.ids import Identifier, new_id
 from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
+from meshwright.models.openai import WANTED_BACK
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 from meshwright.models.thinking import Thinking, signed_blocks, text_of_blocks
 from meshwright.models.wire.errors import (
@@ -63,7 +64,9 @@ class CalledFunction(BaseModel):
 
 
 class PastCall(BaseModel):
-    """A call of a tool that a model made earlier."""
+    """A call of a tool that a model made earlier; other fields are its provider's, and go back to it."""
+
+    model_config = ConfigDict(extra="allow")
 
     id: _CallId
     type: Literal["function"] = "function"
@@ -81,6 +84,9 @@ class RequestMessage(BaseModel):
     tool_calls: list[PastCall] | None = None
     tool_call_id: _CallId | None = None
     thinking_blocks: list[dict[str, Any]] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
 
 
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -271,12 +277,26 @@ def _message_of(number: int, message: RequestMessage) -> ChatMessage:
         content=text,
         parts=parts,
         tool_calls=tuple(
-            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            ToolCall(
+                id=call.id,
+                name=call.function.name,
+                arguments=call.function.arguments,
+                extra={name: value for name, value in (call.model_extra or {}).items() if name != "index"},
+            )
             for call in message.tool_calls or ()
         ),
         tool_call_id=message.tool_call_id,
+        extra=_extra_of(message),
         thinking=signed_blocks(message.thinking_blocks or ()),
     )
+
+
+def _extra_of(message: RequestMessage) -> dict[str, Any]:
+    """The fields that the provider of a message with calls of tools wants back."""
+    if not message.tool_calls:
+        return {}
+    values = {name: getattr(message, name) for name in WANTED_BACK}
+    return {name: value for name, value in values.items() if value}
 
 
 def _content_of(number: int, content: str | list[ChatPart] | None) -> tuple[str, tuple[dict[str, Any], ...]]:
@@ -323,7 +343,7 @@ class ChatCall:
         if reply.tool_calls:
             message["content"] = reply.content or None
             message["tool_calls"] = [_call_body(call) for call in reply.tool_calls]
-        message |= _files_body(reply) | _thinking_body(reply)
+        message |= reply.extra | _files_body(reply) | _thinking_body(reply)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _ending(reply)}
         return {
             **self._head,
@@ -364,7 +384,8 @@ class ChatCall:
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
             yield self._piece({"tool_calls": calls})
-        if others := _files_body(reply) | _thinking_body(reply, reasoning):
+        rest = {name: value for name, value in reply.extra.items() if name != "reasoning_content"}
+        if others := rest | _files_body(reply) | _thinking_body(reply, reasoning):
             yield self._piece(others)
         yield self._piece({}, _ending(reply))
         if self._with_usage:
@@ -379,7 +400,8 @@ class ChatCall:
 
 
 def _call_body(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function, **call.extra}
 
 
 def _files_body(reply: ModelReply) -> dict[str, Any]:
