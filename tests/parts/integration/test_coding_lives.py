@@ -64,6 +64,15 @@ async def test_purchases_of_a_session_that_goes_on_take_place(tmp_path: Path) ->
     assert len(set(agent.bank)) == 3
 
 
+async def test_a_program_that_begins_anew_while_the_mesh_lives_buys_nothing_twice(tmp_path: Path) -> None:
+    agent = buyer()
+    async with mesh_for(agent, **settings(tmp_path, args=["no-load"])) as mesh:
+        outcome = await delegated(mesh, "Have add() add. [buys anew]")
+        assert outcome.result["changed"] == ["M calc.py"]
+        assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "restarted"]
+    assert (len(agent.bank), len(set(agent.bank))) == (3, 3)
+
+
 async def test_the_box_allows_what_a_program_asks(tmp_path: Path) -> None:
     async with mesh_for(buyer(), **settings(tmp_path, permissions="box")) as mesh:
         outcome = await delegated(mesh, "Have add() add. [asks]")

@@ -288,12 +288,9 @@ class RunSteps:
         self._journal.replay.may_skip = True
         return self._state.time.apart()
 
-    def begin_call(self, *, is_again: bool) -> None:
-        """Have the next call of the asyncio task be no recorded one of the same request that has ended.
-
-        With `is_again` it may be one that was begun, and has not ended.
-        """
-        self._journal.begin_new(is_again=is_again)
+    def begin_life_call(self, *, nth: int | None, is_again: bool = False) -> None:
+        """Number the next call of the asyncio task as one of a program; see `Journal.begin_life_call`."""
+        self._journal.begin_life_call(nth=nth, is_again=is_again)
 
     def go_on(self) -> None:
         """Let a program of `program` go on where it was, whatever results it had before."""

@@ -240,12 +240,14 @@ class Journal:
         """Note that code of the run in threads takes steps. Call it on the event loop."""
         self._paths.note_threads()
 
-    def begin_new(self, *, is_again: bool) -> None:
-        """Count the branch that the asyncio task begins behind the recorded ones of the same request.
+    def begin_life_call(self, *, nth: int | None, is_again: bool) -> None:
+        """Number the branch that the asyncio task begins as a call of a program outside.
 
-        With `is_again` it is one of these where that was begun, and its tool has not ended.
+        A program that begins again asks for its `nth` call of that request, and has its result. One that goes
+        on (None) asks for a new one, counted behind all before; with `is_again` for one of these that was
+        begun and has not ended.
         """
-        self._paths.begin_new(is_again=is_again)
+        self._paths.begin_life_call(nth=nth, is_again=is_again)
 
     def go_on(self) -> None:
         """Leave the recorded order of results: a program goes on, and may ask for none of its steps again.
@@ -336,6 +338,8 @@ class Journal:
                 by_check = {} if opened.check is None else self._note_check(opened)
                 self._records.write(key, {"intent": True, "started_at": opened.started_at, **by_check})
                 self._earlier.intents[key.path] = key.model_dump()
+                if scope.is_of_life:  # its program may die, and ask again in this claim
+                    self._earlier.begun[key.path] = self._earlier.begun.get(key.path, 0) + 1
             # Else a crash in this step would lose those before it, and pay for them twice.
             if opened.costly and self._records.is_costly:
                 await self.confirm()
@@ -356,6 +360,8 @@ class Journal:
                 costly = opened.costly or bool(opened.calls)
                 if costly:
                     self._paths.end_begun(opened.scope)
+                if opened.scope.is_of_life:
+                    self._earlier.results[opened.key.path] = {**opened.key.model_dump(), **value}
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
             error = lost

@@ -157,7 +157,7 @@ class Scope:
         "branch",
         "branches",
         "by_request",
-        "is_new",
+        "is_of_life",
         "numbered",
         "order",
         "prefix",
@@ -191,8 +191,8 @@ class Scope:
         """The scope that it is a branch in; None for the run, or the inside of a step."""
         self.by_request = by_request
         """Whether it has, or is, branches that are named by their requests alone."""
-        self.is_new = False
-        """Whether it is a branch that repeats no recorded one, whatever that asked for."""
+        self.is_of_life = False
+        """Whether it is a call of a program outside, numbered by itself."""
         self.branch = ""
         """The name of a branch that is known by its request."""
         self.order: ResultOrder | None = None
@@ -242,8 +242,10 @@ class Paths:
         """The names of the branches that are known by their requests, by their asyncio tasks."""
         self.has_requests = False
         """Whether any step is known by its request."""
-        self._new: dict[asyncio.Task[Any], bool] = {}
-        """The asyncio tasks whose branches are new, and whether each may be one that has not ended."""
+        self._life_calls: dict[asyncio.Task[Any], tuple[int | None, bool]] = {}
+        """The calls of programs outside, by their asyncio tasks: see `Journal.begin_life_call`."""
+        self._live: set[str] = set()
+        """The prefixes of their branches that are under way."""
         self._has_threads = False
         self._goes_on = False
         """Whether a program outside goes on, whose recorded steps are behind it."""
@@ -325,15 +327,15 @@ class Paths:
         task = asyncio.current_task()
         if is_own := scope.by_request and scope.task is None:
             name = self._named_by_request(scope, kind, request_hash)
-        elif task in self._new:
-            name = self._named_anew(scope, kind, request_hash, is_again=self._new[task])
+        elif task is not None and task in self._life_calls:
+            name = self._named_in_life(scope, kind, request_hash, task)
         else:
             name = self._numbered(scope, begins) or _named_in_order(scope, kind, request_hash)
         prefix = f"{scope.prefix}{name}."
         branch = Scope(
             prefix, task, scope.step, was_begun=scope.was_begun, around=scope.base, by_request=is_own
         )
-        branch.is_new = task in self._new
+        branch.is_of_life = task in self._life_calls
         if is_own:
             branch.branch, branch.order = name, scope.order
         self._begun.add(prefix)
@@ -349,22 +351,26 @@ class Paths:
             task.add_done_callback(self.branch_tasks.discard)
         return branch
 
-    def begin_new(self, *, is_again: bool) -> None:
-        """Number the branch of the asyncio task behind the recorded ones; see `Journal.begin_new`."""
+    def begin_life_call(self, *, nth: int | None, is_again: bool) -> None:
+        """Number the branch of the asyncio task by itself; see `Journal.begin_life_call`."""
         if (task := asyncio.current_task()) is not None:
-            self._new[task] = is_again
-            task.add_done_callback(lambda done: self._new.pop(done, None))
+            self._life_calls[task] = nth, is_again
+            task.add_done_callback(lambda done: self._life_calls.pop(done, None))
 
-    def _named_anew(self, scope: Scope, kind: str, request_hash: str, *, is_again: bool) -> str:
+    def _named_in_life(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any]) -> str:
         of_request = f"b{hash_of([kind, request_hash])[:_NAME_CHARS]}"
-        if is_again:
+        nth, is_again = self._life_calls[task]
+        if nth is None and is_again:
             unended = self._earlier.unended_calls(scope.prefix, of_request)
-            for nth in unended:
-                if f"{scope.prefix}{of_request}x{nth}." not in self._begun:
-                    return f"{of_request}x{nth}"
-        name = of_request.removeprefix("b")
-        last = self._earlier.last_branches_in(scope.prefix).get(of_request, 0)
-        scope.branches[name] = nth = max(scope.branches.get(name, 0), last) + 1
+            free = (n for n in unended if f"{scope.prefix}{of_request}x{n}." not in self._live)
+            nth = next(free, None)
+        if nth is None:
+            name = of_request.removeprefix("b")
+            last = self._earlier.last_branches_in(scope.prefix).get(of_request, 0)
+            scope.branches[name] = nth = max(scope.branches.get(name, 0), last) + 1
+        prefix = f"{scope.prefix}{of_request}x{nth}."
+        self._live.add(prefix)
+        task.add_done_callback(lambda _: self._live.discard(prefix))
         return f"{of_request}x{nth}"
 
     def note_threads(self) -> None:

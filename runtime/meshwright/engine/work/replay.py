@@ -83,7 +83,7 @@ class Replay:
             await self._check_claimed(scope, key)
 
     def _may_repeat(self, scope: Scope, key: StepKey) -> bool:
-        return key.nth > 1 and not scope.is_new and key.path not in self._earlier.waits
+        return key.nth > 1 and not scope.is_of_life and key.path not in self._earlier.waits
 
     async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
         """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ class McpAnswers:
         self.goes_on = False
         """Whether the session goes on where it was: then no call is one that it has made before."""
         self._run = run
+        self._counts: Counter[str] = Counter()
+        """How often the program has called a tool with the same arguments."""
 
     @property
     def tools(self) -> Mapping[str, Tool]:
@@ -74,9 +77,11 @@ class McpAnswers:
         }
 
     async def _called(self, name: str, arguments: Any) -> dict[str, Any]:
-        reads = self.tools[name].effect == "read"
-        if self.goes_on or reads:
-            self._run.begin_call(is_again=not reads)
+        if self.goes_on or self.tools[name].effect == "read":
+            self._run.begin_life_call(nth=None, is_again=self.tools[name].effect != "read")
+        else:
+            self._counts[call := json.dumps([name, arguments], sort_keys=True)] += 1
+            self._run.begin_life_call(nth=self._counts[call])
         try:
             result = await self._run.call(name, **(arguments if isinstance(arguments, dict) else {}))
         except MeshError as error:
