@@ -24,7 +24,7 @@ from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.node import Job, mesh_of
 from tests.support.faults.nodes import KILLED, Nodes
 from tests.support.faults.plan import PLAN, judge
-from tests.support.postgres import Address
+from tests.support.postgres import PASSWORD, USER, Address, Cluster
 from tests.support.running_mesh import mesh as run_mesh
 from tests.support.settings import Settings
 from tests.support.sqlite_mesh import up
@@ -215,6 +215,31 @@ async def test_a_store_on_postgresql_is_compared_too(postgres_url: Address, tmp_
         await mesh.database.write(rename)
         [fault] = findings(mesh).faults
         assert matches(f"List tasks, row seq .* of task {task_id}: agent_id is 'other', .*'payer'", fault)
+
+
+@pytest.mark.parametrize("options", [["--audit"], []], ids=["log", "all"])
+@pytest.mark.parametrize(
+    ("right", "grant", "remedy"),
+    [
+        ("CONNECTION LIMIT 0", "USAGE", "aise max_connections of the server, or CONNECTION LIMIT"),
+        ("", "USAGE", "GRANT USAGE"),
+        ("", "CREATE", "the role may not use their schema"),
+    ],
+)
+async def test_what_the_server_refuses_is_said_with_the_remedy(
+    postgres: Cluster, tmp_path: Path, right: str, grant: str, remedy: str, options: list[str]
+) -> None:
+    url = postgres.new_schema()
+    async with build_mesh(Settings(data_dir=tmp_path, database=url), project=tmp_path, agents=[]):
+        pass
+    role = f"poor_{url.rpartition('_')[2]}"  # it may not read the tables
+    postgres.query(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' {right}")
+    postgres.query(f"GRANT {grant} ON SCHEMA {url.rpartition('%3D')[2]} TO {role}")
+    address = str(url).replace(f"//{USER}:", f"//{role}:")
+    done = await run_mesh("verify", "--data", str(tmp_path), *options, MESH_DATABASE=address)
+    assert done.status != 0 and "unexpected" not in done.err and "raceback" not in done.err, done.err
+    assert "PostgreSQL 'mesh' on 127.0.0.1 failed: " in done.err and remedy in done.err, done.err
+    assert PASSWORD not in done.err
 
 
 def rename(session: Session) -> None:

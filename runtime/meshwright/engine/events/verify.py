@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -68,11 +67,11 @@ def verify(database: Database, progress: Progress | None = None, *, key: str = "
     """Walk the log, on a connection of its own, and check the heads that its data folder keeps of it.
 
     `key` is the public key that has to have signed them, by default that of the folder. It ends with the
-    first row that is wrong. Rows that are written meanwhile are passed by.
+    first row that is wrong. Rows that are written meanwhile are passed by. Raises StoreFailed.
     """
     key = key or Signer(database.folder).public_key()
     while True:
-        with closing(database.connect_reader()) as session:
+        with database.reading_apart() as session:
             walk = _Walk(session, database.folder, key)
             walk.run(progress or _silent)
             if not walk.was_overtaken():  # rows were pruned meanwhile

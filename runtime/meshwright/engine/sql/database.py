@@ -401,10 +401,16 @@ class Database(ABC):
         """The same on a connection of its own: it may take a second, and other readers do not wait."""
 
         def call() -> ResultT:
-            with self.translating(), closing(self.connect_reader()) as session:
+            with self.reading_apart() as session:
                 return function(session, *args, **kwargs)
 
         return await asyncio.to_thread(call)
+
+    @contextmanager
+    def reading_apart(self) -> Iterator[Session]:
+        """A read-only session of its own. Raises StoreFailed instead of a driver's error."""
+        with self.translating(), closing(self.connect_reader()) as session:
+            yield session
 
     def _reading(self) -> Session:
         """The session of the reader's thread."""

@@ -85,6 +85,17 @@ _GRANT = (
 )
 _EXPECTED = "postgresql://user:password@host:5432/name"
 _NOT_LET_IN = re.compile("password authentication failed|no password supplied|no pg_hba.conf entry")
+_NO_CONNECTION_LEFT = re.compile(
+    "too many (connections|clients)|connection slots are reserved|connection limit exceeded"
+)
+_RAISE_CONNECTIONS = (
+    "Raise max_connections of the server, or CONNECTION LIMIT of the role or database: each process of the "
+    "mesh takes five connections and more"
+)
+_NO_TABLES = (
+    "No mesh has started there, or the role may not use their schema: check database and search_path of the "
+    "address"
+)
 _QUESTION = re.compile(r"\s*Is the server running[^?]*\?")  # of the library, below its error
 _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
@@ -374,6 +385,12 @@ class PostgresDatabase(ApartDatabase):
         remedy = "Check that it runs, that the address is right, and that the user may write"
         if isinstance(error, errors.InsufficientPrivilege | errors.InvalidSchemaName):
             remedy = _GRANT.format(role=self._parameters.get("user", "the role"))
+        elif _NO_CONNECTION_LEFT.search(words):
+            remedy = _RAISE_CONNECTIONS
+        elif isinstance(error, errors.UndefinedTable):
+            remedy = _NO_TABLES
+        elif isinstance(error, errors.ConfigurationLimitExceeded):
+            remedy = "Raise the limit that the server names, for the role or the database"
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
 
 

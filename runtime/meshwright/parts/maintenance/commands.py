@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, say
 from meshwright.core.display import Document, local_time
-from meshwright.core.errors import InvalidInput, StoreFailed
+from meshwright.core.errors import InvalidInput
 from meshwright.engine.sql.folder import TREES
 
 if TYPE_CHECKING:
@@ -291,10 +290,7 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
     single, and whether outcomes cost what their calls cost. Each deviation is one line. It writes nothing,
     and the mesh may run meanwhile. Exit status 1 if anything is wrong.
     """
-    try:
-        log, store = _verified_there(target, audit) if target.url else _verified_here(target, key, audit)
-    except sqlite3.DatabaseError as error:
-        raise StoreFailed(f"the store cannot be read: {error}", remedy="restore a backup of it") from error
+    log, store = _verified_there(target, audit) if target.url else _verified_here(target, key, audit)
     if as_json:
         echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": store.model_dump()})
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from importlib.resources.abc import Traversable
 from itertools import islice
 
@@ -72,12 +71,12 @@ def verify_store(
 ) -> StoreVerification:
     """Verify a store on connections of its own; the mesh may run meanwhile.
 
-    Raises the driver's errors; StoreTooOld and StoreTooNew for tables of another version.
+    Raises StoreFailed; StoreTooOld and StoreTooNew for tables of another version.
 
     `has_actors` says whether the tasks themselves are in the database (`keeps_actors`). Elsewhere
     `verify_records` compares them.
     """
-    with closing(database.connect_reader()) as store:
+    with database.reading_apart() as store:
         store.execute("BEGIN" if store.dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ")
         _check_version(store, database.location, migrations)
         check = _StoreCheck(store, Rebuilt(projections, migrations, store), has_actors=has_actors)
