@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from meshwright.core.errors import HostError, in_one_line
 from meshwright.core.plugins import missing_package
-from meshwright.core.tracing import COST, PROMPT, GenAI
+from meshwright.core.tracing import COST, PROMPT, GenAI, new_span
 
 try:
     from opentelemetry.sdk.resources import Resource
@@ -28,8 +28,11 @@ except ImportError as error:
     need = "Sending spans needs the OpenTelemetry SDK"
     raise missing_package("otlp", need, error, field="otlp_endpoint") from error
 
-_SERVICE_NAME = "service.name"
+_SERVICE_NAME, _SERVICE = "service.name", "meshwright"
+_CHECK_NAME = "mesh doctor"
+"""The name of the span by which a collector is checked."""
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("meshwright")
 _logger = logging.getLogger("meshwright.tracing")
 _QUIET_SECONDS = 60.0
 _MAX_REASON = 80
@@ -51,7 +54,7 @@ def otlp_spans(endpoint: str) -> SdkSpans:
 
 
 def check_collector(endpoint: str) -> str:
-    """Send no spans to a collector. Returns a sentence. Raises CollectorUnavailable; blocks meanwhile."""
+    """Send one span to a collector. Returns a sentence. Raises CollectorUnavailable; blocks meanwhile."""
     exporter = otlp_exporter(endpoint)
     try:
         return exporter.check()
@@ -98,8 +101,11 @@ class _ReportingExporter(SpanExporter):
         return result
 
     def check(self) -> str:
-        """Send no spans. Returns a sentence. Raises CollectorUnavailable."""
-        if self._send(()) is not SpanExportResult.SUCCESS:
+        """Send one span. Returns a sentence. Raises CollectorUnavailable."""
+        span = new_span(_CHECK_NAME)
+        span["end_time"] = span["start_time"]
+        # Not an empty request, which MLflow refuses.
+        if self._send([_readable(span, _resource())]) is not SpanExportResult.SUCCESS:
             raise CollectorUnavailable(self._problem(), remedy=_REMEDY)
         return f"{self._shown} accepts spans"
 
@@ -199,35 +205,39 @@ class SdkSpans:
     Langfuse and MLflow get attributes of their own, derived from the attributes of a span.
     """
 
-    def __init__(self, processor: SpanProcessor, *, service: str = "meshwright") -> None:
+    def __init__(self, processor: SpanProcessor, *, service: str = _SERVICE) -> None:
         self._processor = processor
-        self._resource = Resource({_SERVICE_NAME: service})
-        self._scope = InstrumentationScope("meshwright")
+        self._resource = _resource(service)
 
     def __call__(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         """Take the finished spans of a trace."""
         for span in spans:
-            self._processor.on_end(self._readable(span))
+            self._processor.on_end(_readable(span, self._resource))
 
     def close(self) -> None:
         """Let the processor send what it holds, and end it; blocks meanwhile."""
         self._processor.shutdown()
 
-    def _readable(self, span: Mapping[str, Any]) -> ReadableSpan:
-        failed = span["status"] == "error"
-        above = span["parent_span_id"]
-        return ReadableSpan(
-            name=span["name"],
-            context=_context(span["trace_id"], span["span_id"]),
-            parent=_context(span["trace_id"], above) if above else None,
-            resource=self._resource,
-            attributes=span["attributes"] | _for_viewers(span["attributes"]),
-            kind=SpanKind[span["kind"].upper()],
-            status=Status(StatusCode.ERROR, span["status_message"]) if failed else Status(StatusCode.UNSET),
-            start_time=span["start_time"],
-            end_time=span["end_time"],
-            instrumentation_scope=self._scope,
-        )
+
+def _resource(service: str = _SERVICE) -> Resource:
+    return Resource({_SERVICE_NAME: service})
+
+
+def _readable(span: Mapping[str, Any], resource: Resource) -> ReadableSpan:
+    failed = span["status"] == "error"
+    above = span["parent_span_id"]
+    return ReadableSpan(
+        name=span["name"],
+        context=_context(span["trace_id"], span["span_id"]),
+        parent=_context(span["trace_id"], above) if above else None,
+        resource=resource,
+        attributes=span["attributes"] | _for_viewers(span["attributes"]),
+        kind=SpanKind[span["kind"].upper()],
+        status=Status(StatusCode.ERROR, span["status_message"]) if failed else Status(StatusCode.UNSET),
+        start_time=span["start_time"],
+        end_time=span["end_time"],
+        instrumentation_scope=_SCOPE,
+    )
 
 
 def _context(trace_id: str, span_id: str) -> SpanContext:

@@ -110,6 +110,29 @@ def valid_trace(traceparent: str | None) -> str | None:
     return traceparent if traceparent and parse(traceparent) else None
 
 
+def new_span(
+    name: str,
+    *,
+    trace_id: str | None = None,
+    above_id: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    kind: Kind = "internal",
+) -> Record:
+    """The record of a span that starts now, below another of its trace or, by default, in a new trace."""
+    return {
+        "trace_id": trace_id or _new_trace_id(),
+        "span_id": f"{random.getrandbits(64):016x}",
+        "parent_span_id": above_id,
+        "name": name,
+        "kind": kind,
+        "start_time": time.time_ns(),
+        "end_time": 0,
+        "attributes": dict(attributes) if attributes else {},
+        "status": "unset",
+        "status_message": "",
+    }
+
+
 class Span:
     """One span under way, ended by its `with` block. This kind records nothing, and passes its parent on."""
 
@@ -244,20 +267,9 @@ class Tracing:
             trace_id, flags = above.trace_id, above.flags
         else:
             return Span(parent)
-        span_id = f"{random.getrandbits(64):016x}"
-        record = {
-            "trace_id": trace_id,
-            "span_id": span_id,
-            "parent_span_id": above.span_id if above else None,
-            "name": name,
-            "kind": kind,
-            "start_time": time.time_ns(),
-            "end_time": 0,
-            "attributes": dict(attributes) if attributes else {},
-            "status": "unset",
-            "status_message": "",
-        }
-        return _RecordedSpan(f"00-{trace_id}-{span_id}-{flags}", record, self._ended)
+        above_id = above.span_id if above else None
+        record = new_span(name, trace_id=trace_id, above_id=above_id, attributes=attributes, kind=kind)
+        return _RecordedSpan(f"00-{trace_id}-{record['span_id']}-{flags}", record, self._ended)
 
     async def flush(self) -> None:
         """Hand on all that has finished."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.errors import ConfigError
@@ -31,7 +32,10 @@ class Greeter(Agent):
 
 
 class Collector:
-    """A collector of OTLP over HTTP on a real socket: the paths, headers and bodies that it was sent."""
+    """A collector of OTLP over HTTP on a real socket: the paths, headers and bodies that it was sent.
+
+    It refuses a request without spans, as MLflow does.
+    """
 
     def __init__(self) -> None:
         received: list[tuple[str, bytes]] = []
@@ -42,8 +46,9 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 collector.headers.append({name.lower(): value for name, value in self.headers.items()})
-                received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(collector.status)
+                body = self.rfile.read(int(self.headers["content-length"]))
+                received.append((self.path, body))
+                self.send_response(collector.status if body or collector.status != 200 else 400)
                 self.end_headers()
 
             def log_message(self, *arguments: Any) -> None:
@@ -52,6 +57,13 @@ class Collector:
         self.received = received
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+
+
+def spans_of(collector: Collector) -> list[Span]:
+    """The spans that a collector was sent."""
+    requests = [ExportTraceServiceRequest.FromString(body) for _, body in collector.received]
+    scopes = [scope for request in requests for each in request.resource_spans for scope in each.scope_spans]
+    return [span for scope in scopes for span in scope.spans]
 
 
 @pytest.fixture
@@ -79,6 +91,11 @@ async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_
     }
     names = {span.name for scope in resource.scope_spans for span in scope.spans}
     assert {"submit task", "invoke_agent greeter"} <= names
+
+
+def test_a_collector_is_checked_by_one_span(collector: Collector) -> None:
+    assert check_collector(collector.endpoint) == f"{collector.endpoint} accepts spans"
+    assert [span.name for span in spans_of(collector)] == ["mesh doctor"]
 
 
 @pytest.mark.parametrize(("path", "version"), [("/api/public/otel/v1/traces", "4"), ("/v1/traces", None)])
