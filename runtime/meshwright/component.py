@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshwright.agents.prompts.sources import PromptContext, PromptSource
     from meshwright.core.access import KEY_ROLES
     from meshwright.core.display import Column, Resource, Verb
-    from meshwright.core.errors import MemoryUnavailable
+    from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MemoryUnavailable, NotFound
     from meshwright.core.messages import Caller, MemoryKind
     from meshwright.core.otel import SdkSpans
     from meshwright.core.part import Check, Part
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meshwright.core.settings.forms import Secret, Table
     from meshwright.edges.bodies import read_model
     from meshwright.edges.http.routing import OperatorDep, SubmitterDep, ViewerDep, make_router, may
-    from meshwright.edges.replies.courier import Courier, Sender, Undeliverable
+    from meshwright.edges.replies.courier import Address, Courier, Sender, Undeliverable
     from meshwright.engine.events.audit import Audit, hashed
     from meshwright.engine.kernel.actor import Actor, Turn, turn
     from meshwright.engine.kernel.envelope import ActorRef
@@ -54,7 +54,7 @@ _HOMES = {
     "agents.prompts.sources": "PromptContext PromptSource",
     "core.access": "KEY_ROLES",
     "core.display": "Column Resource Verb",
-    "core.errors": "MemoryUnavailable",
+    "core.errors": "Conflict Forbidden InvalidInput MemoryUnavailable NotFound",
     "core.messages": "Caller MemoryKind",
     "core.otel": "SdkSpans",
     "core.part": "Check Part",
@@ -63,7 +63,7 @@ _HOMES = {
     "core.settings.forms": "Secret Table",
     "edges.bodies": "read_model",
     "edges.http.routing": "OperatorDep SubmitterDep ViewerDep make_router may",
-    "edges.replies.courier": "Courier Sender Undeliverable",
+    "edges.replies.courier": "Address Courier Sender Undeliverable",
     "engine.events.audit": "Audit hashed",
     "engine.kernel.actor": "Actor Turn turn",
     "engine.kernel.envelope": "ActorRef",
@@ -87,6 +87,7 @@ __all__ = [
     "Actor",
     "ActorRef",
     "Actors",
+    "Address",
     "Administration",
     "Audit",
     "Authenticator",
@@ -95,10 +96,13 @@ __all__ = [
     "Check",
     "Column",
     "Component",
+    "Conflict",
     "Courier",
     "Credentials",
     "Fact",
     "Figure",
+    "Forbidden",
+    "InvalidInput",
     "MemoryCatalog",
     "MemoryItem",
     "MemoryKind",
@@ -112,6 +116,7 @@ __all__ = [
     "ModelSettings",
     "ModelUnavailable",
     "ModelWrapper",
+    "NotFound",
     "OnDelta",
     "Operations",
     "OperatorDep",
