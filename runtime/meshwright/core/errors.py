@@ -126,7 +126,7 @@ class Forbidden(MeshError):
 
 
 class IdempotencyConflict(Conflict):
-    """The idempotency key had another body before."""
+    """The idempotency key had another body before, or another caller."""
 
 
 class ConfigError(MeshError):

@@ -137,6 +137,47 @@ async def test_the_admin_acts_for_the_default_tenant(api: Api) -> None:
     assert (view.tenant_id, view.requested_by) == ("default", "admin")
 
 
+@pytest.mark.parametrize("named", [{}, {"task_id": "order-7"}])
+async def test_a_key_of_a_colleague_is_refused_without_the_id_of_its_task(
+    api: Api, named: dict[str, str]
+) -> None:
+    body = {"agent_id": "echo", "payload": {"text": "Hello"}, "thread_id": "orders", **named}
+    repeated = {} if named else {"Idempotency-Key": "2026-11-27"}
+    ada, bob, eve = [
+        await api.mesh.get(Keys).create(name, tenant_id=tenant_id)
+        for name, tenant_id in (("ada", "acme"), ("bob", "acme"), ("eve", "other"))
+    ]
+    status, first = await api.call("POST", "/tasks", json=body, headers=shows(ada) | repeated)
+    assert status == 202
+    for text in ("Hello", "Another"):
+        asked = {**body, "payload": {"text": text}}
+        status, problem = await api.call("POST", "/tasks", json=asked, headers=shows(bob) | repeated)
+        assert (status, problem["code"]) == (409, "IdempotencyConflict")
+        assert problem["field"] == ("task_id" if named else "Idempotency-Key")
+        assert "another caller" in problem["detail"] and problem["remedy"]
+        assert named or first["task_id"] not in str(problem)
+    status, hers = await api.call("POST", "/tasks", json=body, headers=shows(eve) | repeated)
+    assert (status, hers["task_id"] == first["task_id"]) == (202, bool(named))  # of another tenant
+    assert (await api.call("GET", f"/tasks/{hers['task_id']}", headers=shows(eve)))[0] == 200
+    outcome = await api.mesh.get(Tasks).outcome(first["task_id"], "acme")
+    assert outcome.success
+    assert len((await api.mesh.log.tasks(tenant_id="acme")).items) == 1
+
+
+async def test_a_new_key_of_the_same_caller_repeats_its_requests(api: Api) -> None:
+    body, repeated = {"agent_id": "echo"}, {"Idempotency-Key": "order-7"}
+    keys = api.mesh.get(Keys)
+    first, by_hand = await keys.create("ada", tenant_id="acme"), await keys.create("ada", tenant_id="acme")
+    status, rotated = await api.call("POST", f"/keys/{first.key_id}/rotate", json={}, headers=ADMIN)
+    assert status == 201, rotated
+    receipts = [
+        await api.call("POST", "/tasks", json=body, headers={"Authorization": f"Bearer {key}"} | repeated)
+        for key in (first.key, by_hand.key, rotated["key"])
+    ]
+    assert [status for status, _ in receipts] == [202, 202, 202]
+    assert len({receipt["task_id"] for _, receipt in receipts}) == 1
+
+
 async def test_a_task_is_charged_to_the_budget_of_its_callers_key(tmp_path: Path) -> None:
     replies = [ModelReply(content="Hello!", model="m", cost_usd=Decimal("0.08")) for _ in range(9)]
     model = ScriptedModel(*replies)

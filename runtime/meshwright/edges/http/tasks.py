@@ -48,7 +48,7 @@ _NO_TASK = problems({404: "There is no such task."})
     responses=problems(
         {
             404: "There is no such agent, or no such task to come after.",
-            409: "The Idempotency-Key was used before, with another body.",
+            409: "The Idempotency-Key was used before, with another body or by another caller.",
             429: "The mesh, the tenant or the thread has as many tasks as it may: "
             "`Retry-After` says when to try again.",
             507: "The tenant stores as much as it may.",
@@ -65,7 +65,7 @@ async def _submit(
             alias="Idempotency-Key",
             min_length=1,
             max_length=255,
-            description="The same key with the same body is the same task, however often it is sent.",
+            description="The same key with the same body is the same task, however often a caller sends it.",
         ),
     ] = None,
     traceparent: Annotated[

@@ -237,6 +237,8 @@ class Orchestrator(Actor[TaskRecord]):
             refused = self._failure(turn, ORCHESTRATOR, IdempotencyConflict.__name__, error)
             self._answer(turn, accept.task.parent, refused)
             return self._receipt()
+        if accept.task.parent is None and accept.task.requested_by != self.task.requested_by:
+            raise _of_another_caller(accept.task)
         if not is_same:
             raise IdempotencyConflict(
                 f"task {self._task_id} was accepted with another body",
@@ -488,3 +490,16 @@ class Orchestrator(Actor[TaskRecord]):
 def task_of(event: Event) -> ActorRef | None:
     """Route the end of an attempt to its task."""
     return TaskKey(event.tenant_id, event.task_id).ref if event.task_id else None
+
+
+def _of_another_caller(task: Task) -> IdempotencyConflict:
+    """The error for an id or a key of another caller's task, whose id it does not tell."""
+    if task.idempotency_key is None:
+        name, field = f"task_id {task.task_id!r}", "task_id"
+    else:
+        name, field = f"Idempotency-Key {task.idempotency_key!r}", "Idempotency-Key"
+    return IdempotencyConflict(
+        f"The {name} was used before by another caller of the tenant",
+        remedy="Use another; begin yours with the name of your program, or take a random one",
+        field=field,
+    )
