@@ -6,8 +6,11 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import unquote
+
+from pydantic_core import from_json
 
 from meshwright.core.clock import MAX_ASKED_SECONDS
 from meshwright.core.errors import ModelError
@@ -27,41 +30,58 @@ from meshwright.models.errors import (
 )
 from meshwright.models.port import ModelRequest
 
-_LARGE_SIGNS = ("request too large", "request_too_large")
-_CONTEXT_SIGNS = (
-    *("context_length_exceeded", "contextwindowexceeded", "context window", "context length"),
-    *("prompt is too long", "exceed context limit", "input is too long"),  # Anthropic, Bedrock
-    *("exceed_context_size", "available context size"),  # llama.cpp
-    *_LARGE_SIGNS,
+_CONTEXT = re.compile(
+    r"context_length_exceeded|contextwindowexceeded|context (?:window|length|size)|exceed_context_size"
+    r"|exceed context limit|model_context_window_exceeded|max_prompt_tokens_exceeded|tokens_limit_reached"
+    r"|prompt (?:is |was )?too long|input is too long|request too large|request_too_large"
+    r"|too large for model with|maximum (?:prompt length|model length|allowed input length)"
+    r"|input token count .*exceeds|exceeds (?:the )?max(?:imum allowed| limit of [\d,]+) token"
+    r"|prompt token count of \d+ exceeds|tokens in the prompt exceeds|prompt exceeds max length"
+    r"|exceeded model token limit|more than max tokens allowed|range of input length should be"
+    r"|`inputs` (?:tokens|must have)|reduce the length of the|cannot truncate prompt|prompt sequence length"
 )
-_POLICY_SIGNS = (
-    "content_filter",
-    "content_policy",
-    "contentpolicyviolation",
-    "content management policy",
-    "responsibleaipolicyviolation",
-    *("requires moderation", "was flagged"),  # OpenRouter, with a 403
+_TOO_LARGE_FOR_A_MINUTE = re.compile(r"request[ _]too[ _]large|long context requests")  # with a 429
+_POLICY = re.compile(
+    r"content_filter|content_policy|contentpolicyviolation|content management policy|content filtering policy"
+    r"|responsibleaipolicyviolation|violating our usage policy|violates usage guidelines|prohibited content"
+    r"|requires moderation|was flagged|content exists risk|data_inspection_failed|inappropriate content"
 )
-_TAG_SIGNS = ("not allowed to access model due to tags",)  # a LiteLLM proxy from 1.102, with a 401
-_KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
+_NO_TAGS = re.compile("not allowed to access model due to tags")  # a LiteLLM proxy from 1.102, with a 401
+# With a 400: of a proxy without a database, of Gemini and of xAI.
+_KEY = re.compile(
+    r"no_db_connection|invalid_api_key|auth_error|api key not valid|(?:incorrect|invalid) api key"
+)
+_CREDIT = re.compile(
+    r"insufficient_(?:user_)?quota|exceeded_current_quota|budget_exceeded|budget has been exceeded"
+    r"|exceededbudget|credit balance|insufficient[ _](?:balance|credits?)|credit limit|spending limit"
+    r"|all available credits|api usage limits|billing_hard_limit|billing_not_active|arrearage"
+)
+_NO_SUCH_MODEL = re.compile(  # with a 400
+    r"model_not_found|invalid_model|invalid model|model not exist|not a valid model|model_decommissioned"
+    r"|model identifier is invalid|unknown model"
+)
 _MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
 # Of a part of the request that a model does not take: that it does not, and which part it is.
 _NOT_TAKEN = re.compile(
     r"not (?:\w+ )?support|n't (?:\w+ )?support|unsupported|unavailable|not (?:permitted|allowed|enabled)"
-    r"|no endpoints found that support|not one of the allowed values|requires --enable-auto-tool-choice"
+    r"|no endpoints found that support|not one of the allowed values"
+    r"|requires --(?:enable-auto-tool-choice|jinja)"
 )
 _TOOLS = re.compile(r"\btools?\b(?! choice|\[|\.)|\btool[ _-](?:use|call)|\bfunction[ _-]call|'functions'")
 _FORMAT = re.compile(r"response[_ ](?:format|schema|mime)|json[_ ]schema|structured[_ ]output")
 _PARAMETER = re.compile(r"unsupported[_ ]?param|not support param|tool[_ ]choice")
-_MAY_NOT_TAKE = frozenset({400, 404, 422})
+_MAY_NOT_TAKE = frozenset({400, 404, 422, 500})  # llama.cpp answers 500
 _TAKEN_BY_OTHERS = "Choose a group or tags whose models take it"
-_CREDIT_SIGNS = ("insufficient_quota", "budget_exceeded", "credit balance")
 # What a LiteLLM proxy says when all deployments of a group cool down, and of a provider out of its reach.
 _CHAIN_SIGN = "error doing the fallback"
-_DOWN_SIGNS = (_CHAIN_SIGN, "no deployments available", "no healthy deployment", "all providers unavailable")
-_REACH_SIGNS = ("connection error", "cannot connect", "connection refused", "name or service not known")
-_AGAIN = re.compile(r"try again in (\d+(?:\.\d+)?)")
-_OVERLOADED = frozenset({409, 425, 529})
+_DOWN = re.compile(
+    f"{_CHAIN_SIGN}|no deployments available|no healthy deployment|all providers unavailable", re.IGNORECASE
+)
+_REACH = re.compile("connection error|cannot connect|connection refused|name or service not known")
+_AGAIN = re.compile(
+    r"(?:try again|retry) (?:in|after) (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms)?)?"
+)  # 1.5s, 120ms, 9m38.016s, 7 seconds
+_OVERLOADED = frozenset({409, 424, 425, 529})  # TGI answers 424 where it failed while it wrote
 _STATUS_OF = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
@@ -84,9 +104,9 @@ class ProviderFault(NamedTuple):
     retry_after_seconds: float | None = None
     quotation: str = ""
 
-    def says(self, signs: tuple[str, ...]) -> bool:
+    def says(self, signs: re.Pattern[str]) -> bool:
         """Whether the provider used one of these words."""
-        return any(sign in self.words for sign in signs)
+        return signs.search(self.words) is not None
 
     def is_of_server(self) -> bool:
         """Whether the server could not answer."""
@@ -100,59 +120,52 @@ _REJECTED = "Change what it names, or ask another model"
 _TOO_LONG = (ContextTooLong, ": the messages are too long", "Shorten the context")
 _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str], ...] = (
     (
-        lambda fault: (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS),
+        lambda fault: (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN),
         AllProvidersDown,
         ": none of its deployments is up",
         "Wait until one is, or repair them there",
     ),
     (
-        lambda fault: fault.says(_TAG_SIGNS),
+        lambda fault: fault.says(_NO_TAGS),
         ModelRefused,
         ": none of its deployments has these tags together",
         "Choose tags that one deployment there has, or set tag_filtering_match_any",
     ),
     (
+        lambda fault: _has_no_credit(fault),
+        ModelRefused,
+        ": the account has no credit or budget left",
+        "Add credit there, raise the limit of its budget, or name another model",
+    ),
+    (lambda fault: _is_too_long(fault), *_TOO_LONG),
+    (
         lambda fault: (
             fault.status == 401
-            or (fault.status == 403 and not fault.says(_POLICY_SIGNS))
-            or (fault.status == 400 and fault.says(_KEY_SIGNS))
+            or (fault.status == 403 and not fault.says(_POLICY))
+            or (fault.status == 400 and fault.says(_KEY))
         ),
         Unauthorized,
         ": it refused the credentials",
         "Check the key that is set for it",
     ),
-    # Over the limit of a whole minute.
-    (lambda fault: fault.status == 429 and fault.says(_LARGE_SIGNS), *_TOO_LONG),
-    (
-        lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS),
-        RateLimited,
-        ": rate limit",
-        _LIMITED,
-    ),
+    (lambda fault: fault.status == 429, RateLimited, ": rate limit", _LIMITED),
     (lambda fault: fault.status == 408, ModelTimeout, ": it took too long", FASTER),
+    (lambda fault: _part_not_taken(fault) is not None, Unsupported, ": it does not take ", _TAKEN_BY_OTHERS),
     (
-        lambda fault: fault.is_of_server() and fault.says(_REACH_SIGNS),
+        lambda fault: fault.is_of_server() and fault.says(_REACH),
         ModelUnavailable,
         ": it cannot reach the model's provider",
         "Check the address (api_base) that it calls",
     ),
     (ProviderFault.is_of_server, ModelUnavailable, ": the server is at fault or overloaded", RECOVERS),
-    (lambda fault: fault.says(_CONTEXT_SIGNS) or fault.status == 413, *_TOO_LONG),
     (
-        lambda fault: fault.says(_POLICY_SIGNS),
+        lambda fault: fault.says(_POLICY),
         ContentRefused,
         ": the provider's policy forbids the request",
         "Change the request, or ask a model under another policy",
     ),
     (
-        lambda fault: fault.status == 402 or fault.says(_CREDIT_SIGNS),
-        ModelRefused,
-        ": the account has no credit or budget left",
-        "Add credit there, raise the limit of its budget, or name another model",
-    ),
-    (lambda fault: _part_not_taken(fault) is not None, Unsupported, ": it does not take ", _TAKEN_BY_OTHERS),
-    (
-        lambda fault: fault.status == 404,
+        lambda fault: _has_no_model(fault),
         ModelRefused,
         ": not found",
         "Check the name of the model and the base URL",
@@ -179,12 +192,38 @@ def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
     if isinstance(error, Unsupported):
         error.what = part or ""
     error.reason = fault.quotation
-    error.answered = 402 if kind is ModelRefused and fault.says(_CREDIT_SIGNS) else fault.status
-    if kind.retryable:  # the header, or where there is none a proxy's words
-        waits = _AGAIN.search(fault.words) if fault.retry_after_seconds is None else None
-        words = min(float(waits[1]), MAX_ASKED_SECONDS) if waits else None
-        error.retry_after_seconds = fault.retry_after_seconds if words is None else words
+    error.answered = fault.status
+    if kind is ModelRefused:  # what a person, or another deployment, may mend counts by its usual status
+        error.answered = 402 if _has_no_credit(fault) else 404 if _has_no_model(fault) else fault.status
+    if kind.retryable:
+        header = fault.retry_after_seconds
+        error.retry_after_seconds = _seconds_in(fault.words) if header is None else header
     return error
+
+
+def _has_no_credit(fault: ProviderFault) -> bool:
+    return fault.status == 402 or fault.says(_CREDIT)
+
+
+def _has_no_model(fault: ProviderFault) -> bool:
+    return fault.status == 404 or (fault.status in (400, 422) and fault.says(_NO_SUCH_MODEL))
+
+
+def _is_too_long(fault: ProviderFault) -> bool:
+    """Whether the context is full; servers answer 403 or 500 too, and 429 to more than a minute may have."""
+    if fault.status == 429:
+        return fault.says(_TOO_LARGE_FOR_A_MINUTE)
+    return fault.status == 413 or (fault.status not in (401, 408) and fault.says(_CONTEXT))
+
+
+def _seconds_in(words: str) -> float | None:
+    """How long to wait by the words of an error without the header; None where they do not say."""
+    match = _AGAIN.search(words)
+    if match is None or not any(match.groups()):
+        return None
+    hours, minutes, seconds, is_milli = match.groups()
+    wait = 3600 * int(hours or 0) + 60 * int(minutes or 0) + float(seconds or 0) / (1000 if is_milli else 1)
+    return min(wait, MAX_ASKED_SECONDS)
 
 
 def _part_not_taken(fault: ProviderFault) -> Part | None:
@@ -202,27 +241,59 @@ def _part_not_taken(fault: ProviderFault) -> Part | None:
 
 def words_of(body: Any) -> str:
     """The start of each of the provider's own words in an error body, in lower case, for searching."""
-    error = body.get("error", body) if isinstance(body, Mapping) else body
-    fields = (
-        [error.get(name) for name in ("type", "code", "param", "message")]
-        if isinstance(error, Mapping)
-        else [error]
-    )
-    texts = [str(words or "").lower() for words in fields]
+    texts = [text.lower() for _, text in _said_in(body)]
     failed = [_CHAIN_SIGN for text in texts if _CHAIN_SIGN in text]  # a LiteLLM proxy says it at the end
     return " ".join([*(text[:_MAX_SEARCHED_CHARACTERS] for text in texts), *failed])
 
 
-def fault_in(body: Mapping[str, Any], quotation: str = "") -> ProviderFault:
-    """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
-    error = body["error"]
-    codes = (
-        [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
-    )
-    statuses = (int(word) if re.fullmatch("[0-9]{3}", word) else _STATUS_OF.get(word, 0) for word in codes)
+def _said_in(body: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """The words of an error body in any of the shapes that are in use, each with the name of its field.
+
+    OpenRouter has the body of the provider behind it in `raw`.
+    """
+    body = _unlisted(body)
+    if not isinstance(body, Mapping):
+        yield "message", str(body or "")
+        return
+    error = body.get("error")
+    if isinstance(error, Mapping):
+        fields, metadata = error, error.get("metadata")
+    else:
+        fields, metadata = {"type": body.get("error_type"), **body, "error": error}, None
+    for name in ("type", "code", "param", "error", "message", "detail"):
+        if fields.get(name) and not (name == "error" and isinstance(fields[name], Mapping)):
+            yield name, str(fields[name])
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) and depth == 0 else None
+    if isinstance(raw, Mapping):  # as OpenRouter's own client has it
+        raw = raw.get("data")
+    if isinstance(raw, str):
+        with suppress(ValueError):
+            raw = from_json(raw)
+        yield from _said_in(raw, depth + 1)
+
+
+def is_error(body: Any) -> bool:
+    """Whether a body of status 200 is an error: within a stream, or instead of a reply."""
+    body = _unlisted(body)
+    return isinstance(body, Mapping) and bool(body.get("error") or body.get("object") == "error")
+
+
+def fault_in(body: Any, quotation: str = "") -> ProviderFault:
+    """The fault that a body of status 200 tells of."""
+    body = _unlisted(body)
+    error = body.get("error")
+    fields = error if isinstance(error, Mapping) else body
+    codes = [str(fields.get(name)) for name in ("code", "status")]
+    statuses = [int(code) for code in codes if re.fullmatch("[0-9]{3}", code)]
+    statuses += [_STATUS_OF.get(str(fields.get(name)), 0) for name in ("type", "code")]
     return ProviderFault(
         next((status for status in statuses if 400 <= status < 600), 502), words_of(body), quotation=quotation
     )
+
+
+def _unlisted(body: Any) -> Any:
+    """Gemini's OpenAI address sends the error in a list."""
+    return body[0] if isinstance(body, list) and body and isinstance(body[0], Mapping) else body
 
 
 def reason_of(error: BaseException) -> str:
@@ -301,10 +372,7 @@ def secrets_in(values: Any, name: str = "") -> Iterator[str]:
 
 def _words(body: Any) -> str:
     """An error body's type, code and message; any other as it stands. A number repeats the status."""
-    error = body.get("error", body) if isinstance(body, Mapping) else body
-    if not isinstance(error, Mapping):
-        return str(error or "")
-    texts = [str(error[name]) for name in ("type", "code", "message", "detail") if error.get(name)]
+    texts = [text for name, text in _said_in(body) if name != "param"]
     return ": ".join(dict.fromkeys(words for words in texts if not words.isdigit()))
 
 

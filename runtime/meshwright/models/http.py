@@ -27,6 +27,7 @@ from meshwright.models.faults import (
     ProviderFault,
     error_for,
     fault_in,
+    is_error,
     read_retry_after,
     reason_of,
     words_of,
@@ -230,7 +231,7 @@ class ApiModel:
         return self._broken_off(type(error).__name__)
 
     def _reply(self, body: Any, response: aiohttp.ClientResponse, call: _Call) -> ModelReply:
-        if isinstance(body, dict) and body.get("error"):
+        if is_error(body):
             raise self._error_in(body, call.request)
         streamed = call.on_delta is not None and _is_a_stream(response)
         extra = self.wire.headers_say(response.headers, streamed=streamed)
@@ -304,7 +305,7 @@ class ApiModel:
                 pieces.done = True
             else:
                 chunk = self._parsed(data)
-                if isinstance(chunk, dict) and chunk.get("error"):
+                if is_error(chunk):
                     raise self._error_in(chunk, call.request)
                 with reading(self.server):
                     pieces.add(chunk)
@@ -324,7 +325,7 @@ class ApiModel:
     def _broken_off(self, how: str) -> ModelUnavailable:
         return ModelUnavailable(f"{self.server} broke off its reply ({how})", remedy=RECOVERS)
 
-    def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
+    def _error_in(self, body: Any, request: ModelRequest) -> ModelError:
         fault = fault_in(body, self._discretion.shown(body, request))
         return error_for(fault, source=self.server, model=self.wire.model_of(request))
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ModelError
-from meshwright.models.errors import ContentRefused, ModelUnavailable, RateLimited, Unauthorized
+from meshwright.models.errors import (
+    ContentRefused,
+    ContextTooLong,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+)
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request
@@ -109,7 +115,7 @@ async def test_fragments_of_tool_calls_find_their_call(
         ([stream_of({"error": {"type": "overloaded_error"}})], ModelUnavailable),
         ([stream_of({"error": {"message": "x", "code": "429"}})], RateLimited),
         ([stream_of({"error": {"message": "x", "code": 401}})], Unauthorized),
-        ([stream_of({"error": {"code": "context_length_exceeded"}})], ModelUnavailable),
+        ([stream_of({"error": {"code": "context_length_exceeded"}})], ContextTooLong),
         ([stream_of({"error": {"type": "invalid_request_error", "code": "content_filter"}})], ContentRefused),
         ([stream_of({"error": PROMPT})], ModelUnavailable),
         ([b"data: [1]\n\n"], ModelUnavailable),
