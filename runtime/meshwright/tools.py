@@ -14,6 +14,7 @@ from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.agents.tools.web import WebTools
 from meshwright.agents.tools.workspace import FileTools, GitTools
 from meshwright.core.checks import CheckResult
+from meshwright.core.comments import mark_comment
 
 __all__ = [
     "BoxLimits",
@@ -33,6 +34,7 @@ __all__ = [
     "Unchanged",
     "WebTools",
     "delegate_tool",
+    "mark_comment",
     "recall_tool",
     "remember_tool",
     "tool",

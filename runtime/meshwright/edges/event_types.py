@@ -54,10 +54,16 @@ class WebhookReceived(Payload, type="webhook.received"):
     delivery: str
     event: str
     tasks: Fact[list[str]]
+    reason: str = ""
+    """The reason why it made no task, or none by some rule."""
 
     def event_line(self, event: Document) -> Sequence[object]:
         tasks = ", ".join(short_id(task_id) for task_id in self.tasks) or "none"
-        return f"{self.source or '?'}: {self.event or 'a delivery'} {self.delivery}", f"tasks {tasks}"
+        return (
+            f"{self.source or '?'}: {self.event or 'a delivery'} {self.delivery}",
+            f"tasks {tasks}",
+            short(self.reason),
+        )
 
 
 class WebhookFailed(Payload, type="webhook.failed"):

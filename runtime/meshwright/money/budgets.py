@@ -321,7 +321,7 @@ class Budgets:
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
             problem = f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard"
-            remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
+            remedy = "Set default_price in [ledger] of mesh.toml, or the price in litellm_config.yaml"
             raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
         clock, seconds = self._runtime.clock, request.timeout_seconds

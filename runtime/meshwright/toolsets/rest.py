@@ -34,6 +34,7 @@ from meshwright.agents.tools.functions import tools_of
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.checks import CheckResult
+from meshwright.core.comments import mark_request
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.http_calls import open_model_socket, read_bounded, retry_after
 from meshwright.core.redaction import REDACTED, foreign_words
@@ -164,12 +165,15 @@ class RestClient(Generic[ServiceT]):
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> RestReply:
-        """Send a request, its body as JSON. Raises ToolFailed, InvalidInput for a wrong part of a path."""
+        """Send a request, its body as JSON. Raises ToolFailed, InvalidInput for a wrong part of a path.
+
+        A comment on GitHub or GitLab gets the hidden line by which webhooks know those of a mesh.
+        """
         url = f"{self.service.url}/{'/'.join(map(_quoted, path))}"
         for name, value in (headers or {}).items():
             if not value.isascii() or not value.isprintable():
                 raise InvalidInput(f"{value!r} cannot be sent as {name}", field=name)
-        request = _RestCall(method, url, params, body, headers)
+        request = _RestCall(method, url, params, mark_request(method, url, body), headers)
         pauses = iter(_PAUSES_SECONDS if method == "GET" else ())
         try:
             async with asyncio.timeout(self.service.timeout_seconds):

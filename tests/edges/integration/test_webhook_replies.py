@@ -33,7 +33,8 @@ async def test_outcome_is_a_comment_with_a_hidden_marker(tmp_path: Path) -> None
         [task_id] = (await deliver(api, issue()))[1]["tasks"]
         call = await forge.posted()
     assert call.path == "/repos/acme/api/issues/7/comments"
-    assert call.body["body"] == f"you said: Fix #7: It is broken\n\n{MARKER}task {task_id} -->"
+    said, _, line = call.body["body"].rpartition("\n\n")
+    assert said == "you said: Fix #7: It is broken" and line.startswith(f"{MARKER}task {task_id} text=")
     assert call.headers["Authorization"] == "Bearer ghp_token-of-the-test"
     assert (call.headers["Accept"], call.headers["X-GitHub-Api-Version"]) == (
         "application/vnd.github+json",

@@ -79,20 +79,30 @@ def _tried(
 ) -> Document:
     board = board_event(source.settings.kind, item)
     tasks: list[Any] = []
-    for rule in source.fitting(item):
+    chosen = source.choose(item)
+    for rule in chosen.rules:
         request = rule.request(item, source.settings.tenant, max_payload_bytes)
         address = forge_address(source.settings.kind, rule.settings, item)
         task = request.model_dump(mode="json", exclude_defaults=True)
         reply_to = address.path if address else None
         refused = misfit(rule.settings, agents, request.payload)
         tasks.append({"rule": rule.rule_id, "task": task, "reply_to": reply_to, "refused": refused or None})
-    return {"event": item.event, "delivery": item.delivery_id, "board": board and board[0], "tasks": tasks}
+    reason = "; ".join(chosen.dropped) or chosen.missed
+    return {
+        "event": item.event,
+        "delivery": item.delivery_id,
+        "board": board and board[0],
+        "tasks": tasks,
+        "reason": reason or None,
+    }
 
 
 def _show_delivery(source: Source, delivery: Document) -> None:
     board = f", {delivery['board']} on the board" if delivery["board"] else ""
     name_of_event, fit = delivery["event"] or "(no name)", len(delivery["tasks"])
     click.echo(f"event {printable(name_of_event)}{board}: {fit} of {len(source.rules)} rules match")
+    if delivery["reason"]:
+        click.echo(f"  {printable(delivery['reason'])}")
     for row in delivery["tasks"]:
         task = row["task"]
         for name, value in (

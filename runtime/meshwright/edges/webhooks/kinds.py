@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from meshwright.core.comments import MARKER as MARKER
+from meshwright.core.comments import is_marked
 from meshwright.core.encoding import encode
 from meshwright.edges.deliveries import STANDARD_PREFIX, SignatureKind
 from meshwright.edges.webhooks.settings import WebhookSource
 
-MARKER = "<!-- meshwright:"
-"""How the hidden line of our own comments begins."""
 _MAX_ID_CHARS = 150
 _USABLE_ID = re.compile(rf"[!-~]{{1,{_MAX_ID_CHARS}}}")
 _Fields = Mapping[str, Any]
@@ -38,7 +38,31 @@ class DeliveryKind(SignatureKind):
     item: str = ""
     comments: tuple[str, ...] = ()
     """The places of a comment's text: our own are no events."""
+    action: str = ""
+    """The place of what was done: `edited` to a comment, for example."""
+    once: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """The fields that name what happens only once, by event and action: another hook tells of the same.
+    The first has to be there."""
 
+
+_EDITED = ("edited", "update")
+_COMMENT = ("comment.id", "comment.updated_at", "comment.body")
+_GITHUB_ONCE = {
+    **{
+        (event, action): _COMMENT
+        for event in ("issue_comment", "pull_request_review_comment", "discussion_comment")
+        for action in ("created", "edited")
+    },
+    ("commit_comment", "created"): _COMMENT,
+    ("pull_request_review", "submitted"): ("review.id", "review.body"),
+    ("issues", "opened"): ("issue.id", "issue.title", "issue.body"),
+    ("pull_request", "opened"): ("pull_request.id", "pull_request.title", "pull_request.body"),
+}
+_GITLAB_ONCE = {
+    ("Note Hook", "create"): ("object_attributes.id", "object_attributes.note"),
+    ("Issue Hook", "open"): ("object_attributes.id", "object_attributes.title"),
+    ("Merge Request Hook", "open"): ("object_attributes.id", "object_attributes.title"),
+}
 
 _KINDS: Mapping[str, DeliveryKind] = {
     "github": DeliveryKind(
@@ -47,6 +71,8 @@ _KINDS: Mapping[str, DeliveryKind] = {
         id_headers=("x-github-delivery",),
         event_header="x-github-event",
         comments=("comment.body", "review.body"),
+        action="action",
+        once=_GITHUB_ONCE,
     ),
     # X-Gitlab-Webhook-UUID is another at each try, X-Gitlab-Event-UUID the same for what a webhook causes.
     "gitlab": DeliveryKind(
@@ -55,6 +81,8 @@ _KINDS: Mapping[str, DeliveryKind] = {
         id_headers=("idempotency-key", "webhook-id"),
         event_header="x-gitlab-event",
         comments=("object_attributes.note",),
+        action="object_attributes.action",
+        once=_GITLAB_ONCE,
     ),
     "alertmanager": DeliveryKind(
         scheme="bearer", id_fields=_ALERT_FIELDS, event_field="status", items="alerts", item="alert"
@@ -91,11 +119,20 @@ def kind_of(source: WebhookSource, secret: str = "") -> DeliveryKind:
 
 
 class DeliveryItem(NamedTuple):
-    """One event of a delivery, with its fields; `delivery_id` stays the same when it is sent again."""
+    """One event of a delivery, with its fields; `delivery_id` stays the same when it is sent again.
+
+    `happening` names what it tells of, and is the same for each hook that tells of that.
+    """
 
     delivery_id: str
     event: str
     fields: _Fields
+    happening: str = ""
+
+    @property
+    def task_key(self) -> str:
+        """The name of the event for its tasks: two hooks that tell of the same make one."""
+        return self.happening or self.delivery_id
 
 
 def items_of(
@@ -125,7 +162,14 @@ def _item(
     if not _USABLE_ID.fullmatch(delivery_id):
         delivery_id = _digest(delivery_id.encode(errors="replace"))
     event = headers.get(kind.event_header, "") if kind.event_header else field_of(own, kind.event_field)
-    return DeliveryItem(delivery_id, event if isinstance(event, str) else "", fields)
+    event = event if isinstance(event, str) else ""
+    return DeliveryItem(delivery_id, event, fields, _happening(kind, event, fields))
+
+
+def _happening(kind: DeliveryKind, event: str, fields: _Fields) -> str:
+    action = str(field_of(fields, kind.action)) if kind.action else ""
+    values = [field_of(fields, path) for path in kind.once.get((event, action), ())]
+    return _digest(encode([event, action, *values])) if values and values[0] else ""
 
 
 def _digest(data: bytes) -> str:
@@ -134,7 +178,12 @@ def _digest(data: bytes) -> str:
 
 def is_own(kind: DeliveryKind, item: DeliveryItem) -> bool:
     """Whether this is a comment that a mesh has written itself: an answer to it would be answered again."""
-    return any(MARKER in str(field_of(item.fields, path)) for path in kind.comments)
+    is_edited = field_of(item.fields, kind.action) in _EDITED if kind.action else False
+    before = field_of(item.fields, "changes.body.from") if is_edited else None
+    if isinstance(before, str):
+        return is_marked(before)
+    texts = (field_of(item.fields, path) for path in kind.comments)
+    return any(is_marked(text, is_edited=is_edited) for text in texts if isinstance(text, str))
 
 
 def field_of(fields: Any, path: str) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshwright.agents.agent import Agent
 from meshwright.core.capability import Capability
@@ -38,6 +39,10 @@ _JSON_BYTES = 6  # that a character of a text may take
 _MAX_SLUG_CHARS = 40
 _HASH_CHARS = 12
 _CUT = " [cut]"
+_MAX_SHOWN_CHARS = 80  # of a value or pattern in a reason
+_MAX_MISSES = 3  # of a reason
+_HOUR = timedelta(hours=1)
+_OWN = "a mesh wrote this comment: an answer to it would be answered again"
 
 
 class TaskRule:
@@ -52,7 +57,22 @@ class TaskRule:
 
     def fits(self, item: DeliveryItem) -> bool:
         """Whether an event becomes a task by this rule."""
-        return all(_fits(_text_at(item, path), patterns) for path, patterns in self.settings.match.items())
+        return not self.miss(item) and not self.exclusion(item)
+
+    def miss(self, item: DeliveryItem) -> str:
+        """Returns why an event becomes no task by this rule, empty where it does."""
+        for path, patterns in self.settings.match.items():
+            if not _fits(text := _text_at(item, path), patterns):
+                is_it = "is missing" if text is None else f"is {_quoted(text)}"
+                return f"rule {self.rule_id} matches {path} = {_listed(patterns)}, and it {is_it}"
+        return ""
+
+    def exclusion(self, item: DeliveryItem) -> str:
+        """Returns why an event that matches is excluded all the same, empty where it is not."""
+        for path, patterns in self.settings.unless.items():
+            if _fits(text := _text_at(item, path), patterns):
+                return f"rule {self.rule_id} takes nothing where {path} is {_quoted(text or '')}"
+        return ""
 
     def request(self, item: DeliveryItem, tenant_id: str, max_payload_bytes: int) -> TaskRequest:
         """Returns the task of an event: the same event of a tenant's source is always the same task."""
@@ -62,7 +82,7 @@ class TaskRule:
             room = (max_payload_bytes - len(encode({**payload, "text": ""}))) // _JSON_BYTES
             payload["text"] = _cut(render(settings.text, item), min(_MAX_TEXT_CHARS, room))
         return TaskRequest(
-            task_id=derived_id(tenant_id, f"webhook:{settings.source}", item.delivery_id, self.rule_id),
+            task_id=derived_id(tenant_id, f"webhook:{settings.source}", item.task_key, self.rule_id),
             agent_id=settings.agent,
             capability=settings.capability,
             payload=payload,
@@ -158,6 +178,14 @@ def _fits(text: str | None, patterns: Iterable[str]) -> bool:
     return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
+def _quoted(text: str) -> str:
+    return repr(_cut(text, _MAX_SHOWN_CHARS))
+
+
+def _listed(patterns: Sequence[str]) -> str:
+    return _cut(" or ".join(map(repr, patterns)), _MAX_SHOWN_CHARS)
+
+
 def _text_at(item: DeliveryItem, path: str) -> str | None:
     value = _value_at(item, path)
     return value if value is None or isinstance(value, str) else encode(value).decode()
@@ -173,6 +201,53 @@ def _cut(text: str, limit: int) -> str:
 
 
 _logger = logging.getLogger("meshwright.edges.webhooks")
+
+
+class ChosenRules(NamedTuple):
+    """The rules that make tasks of an event; `dropped` says why others that match do not.
+
+    `missed` says why none matches.
+    """
+
+    rules: Sequence[TaskRule]
+    dropped: Sequence[str] = ()
+    missed: str = ""
+
+
+class AcceptedDelivery(NamedTuple):
+    """The tasks of a delivery, and why rules that match have made none."""
+
+    tasks: list[str]
+    dropped: list[str]
+
+
+class _Brake:
+    """Counts the tasks that rules have made within an hour, in each thread."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], dict[str, datetime]] = {}
+
+    def reason(self, rule: TaskRule, request: TaskRequest, now: datetime) -> str:
+        """Returns why a rule may not make a task now, empty where it may: then the task is counted."""
+        limit = rule.settings.max_per_hour
+        if limit is None:
+            return ""
+        self._forget(now - _HOUR)
+        thread = request.thread_id or ""
+        made = self._made.setdefault((rule.rule_id, thread), {})
+        task_id = request.task_id or ""
+        if task_id not in made and len(made) >= limit:
+            where = f" in thread {thread}" if thread else ""
+            return f"rule {rule.rule_id} has made {limit} tasks within an hour{where} (max_per_hour)"
+        made.setdefault(task_id, now)
+        return ""
+
+    def _forget(self, before: datetime) -> None:
+        for key, made in [*self._made.items()]:
+            for task_id in [task_id for task_id, at in made.items() if at <= before]:
+                del made[task_id]
+            if not made:
+                del self._made[key]
 
 
 class Source:
@@ -192,9 +267,18 @@ class Source:
         """Returns the events of a delivery. Raises UnsupportedType, MalformedJson, TooLarge."""
         return list(items_of(self.kind, headers, body, json_object(headers, body, max_depth)))
 
-    def fitting(self, item: DeliveryItem) -> list[TaskRule]:
-        """Returns the rules that make a task of an event."""
-        return [] if is_own(self.kind, item) else [rule for rule in self.rules if rule.fits(item)]
+    def choose(self, item: DeliveryItem) -> ChosenRules:
+        """Returns the rules that make a task of an event, and why others do not."""
+        misses = {rule.rule_id: rule.miss(item) for rule in self.rules}
+        matching = [rule for rule in self.rules if not misses[rule.rule_id]]
+        if not matching:
+            shown = [*misses.values()][:_MAX_MISSES]
+            return ChosenRules([], missed="; ".join(shown) or f"source {self.name} has no rule")
+        if is_own(self.kind, item):
+            return ChosenRules([], [_OWN])
+        exclusions = {rule.rule_id: rule.exclusion(item) for rule in matching}
+        rules = [rule for rule in matching if not exclusions[rule.rule_id]]
+        return ChosenRules(rules, [reason for reason in exclusions.values() if reason])
 
 
 def _proofs(source: Source) -> list[Proof]:
@@ -211,6 +295,7 @@ class WebhookReceiver:
         self._sources = sources
         self._proofs = {name: _proofs(source) for name, source in sources.items()}
         self._gate = Gate(mesh, "webhook", "webhooks.sources")
+        self._brake = _Brake()
         self._max_payload_bytes = mesh.settings.max_payload_bytes
 
     def source(self, name: str, address: str) -> Source:
@@ -224,27 +309,36 @@ class WebhookReceiver:
         if proofs := self._proofs[source.name]:
             self._gate.check(source.name, proofs, headers, body, address)
 
-    async def accept(self, source: Source, items: Iterable[DeliveryItem]) -> list[str]:
-        """Make the tasks of a delivery's events, and return their ids; all is durable then.
+    async def accept(self, source: Source, items: Iterable[DeliveryItem]) -> AcceptedDelivery:
+        """Make the tasks of a delivery's events; all is durable then.
 
         A delivery that was sent before is the same tasks. Raises what `Operations.submit` raises.
         """
-        return [task_id for item in items for task_id in await self._accept(source, item)]
+        accepted = AcceptedDelivery([], [])
+        for item in items:
+            tasks, dropped = await self._accept(source, item)
+            accepted.tasks.extend(tasks)
+            accepted.dropped.extend(dropped)
+        return accepted
 
-    async def _accept(self, source: Source, item: DeliveryItem) -> list[str]:
-        tasks = []
-        for rule in source.fitting(item):
+    async def _accept(self, source: Source, item: DeliveryItem) -> AcceptedDelivery:
+        chosen = source.choose(item)
+        accepted = AcceptedDelivery([], [*chosen.dropped])
+        for rule in chosen.rules:
+            request = rule.request(item, source.settings.tenant, self._max_payload_bytes)
+            if reason := self._brake.reason(rule, request, self._mesh.runtime.clock.now()):
+                accepted.dropped.append(reason)
+                continue
             try:
-                tasks.append(await self._submit(source, rule, item))
+                accepted.tasks.append(await self._submit(source, rule, item, request))
             except MeshError as error:
                 self._tell_failed(source, rule, item, error)
                 raise
-        await self._record(source, item, tasks)
-        return tasks
+        await self._record(source, item, accepted, chosen.missed)
+        return accepted
 
-    async def _submit(self, source: Source, rule: TaskRule, item: DeliveryItem) -> str:
+    async def _submit(self, source: Source, rule: TaskRule, item: DeliveryItem, request: TaskRequest) -> str:
         tenant_id = source.settings.tenant
-        request = rule.request(item, tenant_id, self._max_payload_bytes)
         assert request.task_id is not None
         if (address := forge_address(source.settings.kind, rule.settings, item)) is not None:
             await self._mesh.get(Courier).ask(FORGE, TaskKey(tenant_id, request.task_id), address)
@@ -262,19 +356,26 @@ class WebhookReceiver:
         names = {"source": source.name, "rule": rule.rule_id, "delivery": item.delivery_id}
         self._mesh.tell(WebhookFailed(**names, reason=str(error)), tenant_id=source.settings.tenant)
 
-    async def _record(self, source: Source, item: DeliveryItem, tasks: list[str]) -> None:
+    async def _record(
+        self, source: Source, item: DeliveryItem, accepted: AcceptedDelivery, missed: str
+    ) -> None:
         """Have the event in the log, once, with what it says of a board."""
         names = {"source": source.name, "delivery": item.delivery_id}
-        received = WebhookReceived(**names, event=item.event, tasks=tasks)
-        events = [self._event(source, item, received.event_type, received)]
+        reason = "; ".join(accepted.dropped) or missed
+        received = WebhookReceived(**names, event=item.event, tasks=accepted.tasks, reason=reason)
+        events = [self._event(source, item, item.delivery_id, received)]
         if (board := board_event(source.settings.kind, item)) is not None:
             event_type, fields = board
-            events.append(self._event(source, item, event_type, BoardChanged(**names, **fields)))
+            changed = BoardChanged(**names, **fields)
+            events.append(self._event(source, item, item.task_key, changed, event_type))
         await self._mesh.runtime.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
-    def _event(self, source: Source, item: DeliveryItem, event_type: str, payload: Payload) -> Event:
+    def _event(
+        self, source: Source, item: DeliveryItem, key: str, payload: Payload, event_type: str = ""
+    ) -> Event:
+        event_type = event_type or payload.event_type
         return Event(
-            id=f"{event_type.partition('.')[0]}/{source.settings.tenant}/{source.name}/{item.delivery_id}",
+            id=f"{event_type.partition('.')[0]}/{source.settings.tenant}/{source.name}/{key}",
             event_type=event_type,
             topic=payload.event_topic,
             time=self._mesh.runtime.clock.now(),

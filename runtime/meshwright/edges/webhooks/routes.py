@@ -19,9 +19,13 @@ from meshwright.edges.webhooks.receiver import WebhookReceiver
 
 
 class Delivered(BaseModel):
-    """The tasks of a delivery: those it made, or made when it was sent before."""
+    """The tasks of a delivery: those it made, or made when it was sent before.
+
+    `dropped` says why rules that match it have made none.
+    """
 
     tasks: list[str]
+    dropped: list[str] = []
 
 
 def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
@@ -31,7 +35,8 @@ def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
     @router.post(
         "/webhooks/{source}",
         summary="Deliver a webhook",
-        response_description="It matches no rule; an event says that it came.",
+        response_description="It makes no task; the event `webhook.received` says why.",
+        response_model_exclude_defaults=True,
         responses={
             202: {"model": Delivered, "description": "Its tasks are durable."},
             **problems(
@@ -52,10 +57,10 @@ def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
         sender = receiver.source(source, address)
         body = await read_body(request, mesh.settings)
         receiver.authenticate(sender, request.headers, body, address)
-        tasks = await receiver.accept(
+        accepted = await receiver.accept(
             sender, sender.read(request.headers, body, mesh.settings.max_payload_depth)
         )
-        response.status_code = 202 if tasks else 200
-        return Delivered(tasks=tasks)
+        response.status_code = 202 if accepted.tasks else 200
+        return Delivered(**accepted._asdict())
 
     return router

@@ -23,6 +23,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic_core import from_json
 
+from meshwright.core.comments import MARKER, mark_comment
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.core.ids import derived_id
@@ -39,7 +40,7 @@ from meshwright.edges.outgoing import (
     usable_url,
 )
 from meshwright.edges.replies.courier import Address, Sender, Undeliverable
-from meshwright.edges.webhooks.kinds import MARKER, DeliveryItem, field_of
+from meshwright.edges.webhooks.kinds import DeliveryItem, field_of
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.mesh import Mesh
@@ -167,9 +168,9 @@ class _Forge:
 
     async def _comment(self, path: str, outcome: Outcome) -> None:
         generation = f".{outcome.generation}" if outcome.generation > 1 else ""
-        marker = f"{MARKER}task {outcome.task_id}{generation} -->"
-        if not await self._has_comment(path, marker, outcome.completed_at - _SKEW):
-            await self._call("POST", path, {"body": f"{_comment_text(outcome)}\n\n{marker}"})
+        by = f"task {outcome.task_id}{generation}"
+        if not await self._has_comment(path, f"{MARKER}{by} ", outcome.completed_at - _SKEW):
+            await self._call("POST", path, {"body": mark_comment(_comment_text(outcome), by)})
 
     async def _has_comment(self, path: str, marker: str, since: datetime) -> bool:
         """Whether a comment with a marker was made since then, among the last 2,000."""
@@ -230,7 +231,7 @@ def _comment_text(outcome: Outcome) -> str:
     else:
         reason = f" ({outcome.error.type})" if outcome.error is not None else ""
         text = f"The task {outcome.status.replace('_', ' ')}{reason}."
-    text = harmless(text.replace(MARKER, "<!-- "))
+    text = harmless(text.replace(MARKER, "<!-- "))  # also where the model wrote a line of its own
     return text if len(text) <= _MAX_COMMENT_CHARS else f"{text[:_MAX_COMMENT_CHARS]}\n\n[cut]"
 
 

@@ -88,6 +88,12 @@ class WebhookRule(Table):
     match: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_as_list)]] = {}
     """Patterns like those of file names by the path of a field (`repository.full_name`), and by `event`; all
     have to fit. A list of patterns fits where one does. A field that is missing fits none."""
+    unless: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_as_list)]] = {}
+    """Patterns as in `match`: where one fits, the delivery makes no task by this rule."""
+    max_per_hour: int | None = Field(default=None, ge=1, le=100_000)
+    """Tasks that the rule may make in an hour, in each thread if it names one: a brake for agents that answer
+    one another. Above it a delivery makes none, and `webhook.received` says so. Each process counts its
+    own."""
     agent: Identifier | None = None
     """The agent that gets the task."""
     capability: Identifier | None = None

@@ -28,6 +28,7 @@ from pydantic.errors import PydanticUserError
 from meshwright.agents.tools.limited import head_and_tail
 from meshwright.agents.tools.tool import Effect, Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.core.comments import mark_arguments
 from meshwright.core.display import short
 from meshwright.core.errors import InvalidInput, ToolFailed, WaitExpired
 from meshwright.core.files import File
@@ -93,7 +94,7 @@ class McpTool(Tool):
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call it at the server, which may ask a person first. Raises ToolFailed with the server's words."""
-        values = self.validated(arguments)
+        values = mark_arguments(self.remote, self.validated(arguments))
         if self._connection.is_modern:
             result = await called_in_rounds(self, values, context)
         else:
