@@ -138,6 +138,11 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
             1,
             "there is no table [orchestrtion]. did you mean [orchestration]",
         ),
+        (
+            "[models]\ndefault_price = { input = 3, output = 15 }",
+            2,
+            "models.default_price: there is no such setting. did you mean 'ledger.default_price'?",
+        ),
         ("[http]\nhost = '::1'\nprot = 1", 3, "http.prot: there is no such setting. did you mean 'port'?"),
         (
             '[coding.fixer]\nprogramm = "codex"',

@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -23,6 +24,7 @@ _OTHER_VARIABLES = ("url", "debug", "trust", "complete")
 """Variables with our prefix that are no settings."""
 
 _TABLE = "expected a table"
+_MAX_TABLES = 3  # that a question names
 _EXPECTED = {
     "dict_type": _TABLE,
     "model_type": _TABLE,
@@ -187,9 +189,7 @@ def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, s
     if is_table:
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
         return f"there is no table [{name}]", f"did you mean [{near}]? If not, {remedy}" if near else remedy
-    tables = (table for table in kind.model_fields if name in _fields_of(kind, (table,)))
-    inner = " or ".join(f"'{table}.{name}'" for table in tables)
-    suggestion = inner or (repr(near) if near else "")
+    suggestion = _of_tables(kind, name) or (repr(near) if near else "")
     names_text = f"known are {', '.join(kind.model_fields)}"
     return f"there is no setting {name!r}", f"did you mean {suggestion}?" if suggestion else names_text
 
@@ -275,8 +275,7 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         return "is missing", ""
     fields = _fields_of(kind, steps[:-1])
     if first["type"] == "extra_forbidden":
-        near = nearest(str(steps[-1]), fields, cutoff=0.5)
-        return "there is no such setting", f"did you mean {near!r}?" if near else ""
+        return "there is no such setting", _meant(kind, steps, fields)
     on_the_way = [  # of the items of a list, or of a table in a table, too
         _fields_of(kind, steps[:number]).get(str(step))
         for number, step in enumerate(steps)
@@ -290,6 +289,21 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         hidden = True
         expected += ": write [NAME] in place of [[NAME]]" if isinstance(value, list) else ""
     return expected + ("" if hidden else f", not {str(value)[:80]!r}"), ""
+
+
+def _meant(kind: type[Settings], steps: _Steps, fields: Iterable[str]) -> str:
+    """The question that names the setting which was probably meant: one of the table, or of another."""
+    name = str(steps[-1])
+    elsewhere = _of_tables(kind, name)
+    near = nearest(name, fields, cutoff=0.8 if elsewhere else 0.5)
+    suggestion = repr(near) if near else elsewhere
+    return f"did you mean {suggestion}?" if suggestion else ""
+
+
+def _of_tables(kind: type[Settings], name: str) -> str:
+    """The places of the settings of a name within tables: `'http.port' or 'mqtt.port'`."""
+    tables = (table for table in kind.model_fields if name in _fields_of(kind, (table,)))
+    return " or ".join(f"'{table}.{name}'" for table in islice(tables, _MAX_TABLES))
 
 
 def _fields_of(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
