@@ -57,12 +57,20 @@ mcp = group_of(MCP_SERVERS, _all_servers)
 @click.argument("name", metavar="NAME")
 @json_option
 @trust_option
-def _show_server(name: str, as_json: bool) -> None:
+@mesh_options
+def _show_server(target: Target, name: str, as_json: bool) -> None:
     """Connect to a server and list its tools: those that its table offers, and the others.
 
-    Starts the server for that, and ends it.
+    Starts the server for that, and ends it. With --url it lists the tools that the mesh there has seen: those
+    that are agreed to, and those that are withheld.
     """
     from meshwright.core.settings import load_settings
+
+    if target.url:
+        server = talk(target, lambda mesh: mesh.client.call("GET", MCP_SERVERS.path_of(name)))
+        rows = _rows_of_mesh(server)
+        echo_json(rows) if as_json else click.echo(table(_COLUMNS_OF_MESH, rows))
+        return
 
     settings = load_settings(Path())
     servers = {**read_file(Path()), **settings.table("mcp")}
@@ -235,6 +243,22 @@ def _tools_of(server: McpServer) -> tuple[list[Tool], SignedIn | None]:
             await browser.close()
 
     return asyncio.run(find())
+
+
+_COLUMNS_OF_MESH = (
+    Column("tool", "name"),
+    Column("offered", "offered"),
+    Column("", "description", short, cut=1),
+)
+
+
+def _rows_of_mesh(server: Document) -> list[Document]:
+    """The tools of a server as a mesh has seen them; of those agreed to it tells the names."""
+    withheld = [
+        {"name": tool["name"], "offered": "withheld", "description": tool["now"].get("description", "")}
+        for tool in server["withheld"]
+    ]
+    return [*({"name": tool, "offered": "yes", "description": ""} for tool in server["accepted"]), *withheld]
 
 
 _COLUMNS = (
