@@ -47,6 +47,58 @@ def test_the_state_holds_the_latest_within_bounds() -> None:
     assert recent(talk) == ["large"]
 
 
+def test_a_long_pair_of_messages_leaves_room_for_those_before() -> None:
+    talk = a_conversation()
+    talk.take("add", said("first"))
+    texts = [ThreadMessage(role="user", content="x" * 32_000, task_id="long")] * 2
+    talk.take("add", TaskMessages(task_id="long", messages=tuple(texts)))
+    assert recent(talk) == ["first", "long", "long"]
+
+
+def summary(talk: Driven) -> tuple[int, str | None]:
+    """How many messages there are, and of which task the first request is."""
+    told = Recent.model_validate(talk.take("recent").reply)
+    return told.total, told.first and told.first.task_id
+
+
+def test_the_first_request_is_kept_and_all_messages_are_counted() -> None:
+    talk = a_conversation()
+    assert summary(talk) == (0, None)
+    for said_now in (pair("a", "open", is_open=True), pair("a", "yes")):
+        talk.take("add", said_now)
+        assert summary(talk) == (2, "a")
+    for n in range(60):
+        talk.take("add", pair(f"t{n}", "no"))
+    assert summary(talk) == (122, "a")
+    talk.take("forget", "t59")
+    assert summary(talk) == (120, "a")
+    talk.take("forget", "a")
+    assert summary(talk) == (120, None)
+    assert "a?" not in str(talk.head.state)
+
+
+def test_the_next_request_is_the_first_where_the_first_is_forgotten_early() -> None:
+    talk = a_conversation()
+    for said_now in (pair("a", "open", is_open=True), pair("b", "no")):
+        talk.take("add", said_now)
+    talk.take("forget", "a")
+    assert summary(talk) == (2, "b")
+    talk.take("forget", "b")
+    assert summary(talk) == (0, None)
+    talk.take("add", pair("c", "yes"))
+    assert summary(talk) == (2, "c")
+
+
+def test_a_first_request_is_kept_in_part_where_it_is_long() -> None:
+    talk = a_conversation()
+    talk.take("add", said("long", "x" * 20_000))
+    for n in range(60):
+        talk.take("add", pair(f"t{n}", "no"))
+    told = Recent.model_validate(talk.take("recent").reply)
+    assert told.first is not None and told.first.content.endswith("…")
+    assert 7_000 < len(told.first.content) < 8_300
+
+
 def pair(task_id: str, answer: str, *, is_open: bool = False) -> TaskMessages:
     return TaskMessages(
         task_id=task_id,

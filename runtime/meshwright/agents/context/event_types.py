@@ -86,6 +86,15 @@ class ContextKept(StepPayload, type="context.kept", word="context"):
         return f"whole, {self.tokens or 0:,} tokens", f"shortening costs {cost} and saves {saved}"
 
 
+class ContextLeftOut(StepPayload, type="context.left_out", word="context"):
+    """Earlier messages of the thread that a run does not read: the conversation is longer than its share."""
+
+    messages: Fact[int]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (f"{self.messages:,} earlier messages of the thread left out",)
+
+
 class ContextShortened(StepPayload, type="context.shortened", word="context"):
     how: Fact[list[str]]
     messages: int

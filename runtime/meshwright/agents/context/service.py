@@ -26,12 +26,13 @@ from meshwright.core.errors import MailboxFull, MeshError
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.conversation import ThreadMessage
+from meshwright.engine.work.conversation import Recent, ThreadMessage
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
 
 CONTEXT_SERVICE = "context-service"
 _COMPRESSION_TIMEOUT_SECONDS = 30.0
 _BUSY_SECONDS = 0.01
+_LEFT_OUT = "[{count:,} earlier messages of this conversation are left out here.]"
 _MESSAGE_SHARE = 4  # one message of a conversation takes at most a quarter of all
 _SUMMARISE = """\
 You summarise the earlier part of an agent's work on a task. The agent goes on from your summary alone and no
@@ -241,6 +242,44 @@ def _response(
 
 
 # A conversation
+
+
+class ThreadHistory(NamedTuple):
+    """The messages of a thread that a run reads, and how many earlier ones it does not."""
+
+    messages: tuple[ChatMessage, ...]
+    left_out: int = 0
+
+
+def thread_history(recent: Recent, max_tokens: int) -> ThreadHistory:
+    """The latest messages that have at most so many tokens together, as `chat_messages` gives them.
+
+    If not all fit, it keeps the thread's first request, and a line says how many messages are left out.
+    """
+    messages, total = recent.messages, max(recent.total, len(recent.messages))
+    chosen = chat_messages(messages, max_tokens)
+    if _count_covered(messages, len(chosen)) == total:
+        return ThreadHistory(chosen)
+    first = None
+    if recent.first is not None and recent.first.content.strip():
+        first = ChatMessage(role="user", content=clip(recent.first.content, max_tokens // _MESSAGE_SHARE))
+    taken = _LEFT_OUT.format(count=total) + (first.content if first is not None else "")
+    chosen = chat_messages(messages, max_tokens - count_tokens(taken))
+    left_out = total - _count_covered(messages, len(chosen)) - (first is not None)
+    note = _LEFT_OUT.format(count=left_out)
+    if first is not None:  # roles take turns, as some servers want it
+        between = (ChatMessage(role="assistant", content=note),) if left_out else ()
+        return ThreadHistory((first, *between, *chosen), left_out)
+    oldest, *others = chosen or (ChatMessage(role="user", content=""),)
+    oldest = ChatMessage(role="user", content=f"{note}\n\n{oldest.content}".rstrip())
+    return ThreadHistory((oldest, *others), left_out)
+
+
+def _count_covered(messages: Sequence[ThreadMessage], count: int) -> int:
+    """How many messages at the end the last `count` with words are; all before without words are, too."""
+    numbers = [number for number, message in enumerate(messages) if message.content.strip()]
+    oldest = numbers[-count] if count else len(messages)
+    return len(messages) - (0 if count == len(numbers) else oldest)
 
 
 def chat_messages(messages: Sequence[ThreadMessage], max_tokens: int) -> tuple[ChatMessage, ...]:

@@ -16,13 +16,14 @@ from meshwright.agents.agent import Agent
 from meshwright.agents.context.event_types import (
     ContextCompressed,
     ContextKept,
+    ContextLeftOut,
     ContextReceived,
     MemoryRecalled,
     RecallFailed,
 )
 from meshwright.agents.context.memory import MemoryItem
 from meshwright.agents.context.plan import context_request
-from meshwright.agents.context.service import Compression, chat_messages
+from meshwright.agents.context.service import Compression, ThreadHistory, thread_history
 from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.agents.run.earlier import earlier_changes
 from meshwright.agents.run.files import files_of
@@ -65,6 +66,8 @@ class PreparedPrompt(Struct):
     validation_passed: bool = True
     error: str | None = None
     history: tuple[ChatMessage, ...] = ()
+    left_out: int = 0
+    """The earlier messages of the thread that are not in the history."""
     window: int | None = None
     max_output: int | None = None
     prompt: str | None = None
@@ -104,6 +107,8 @@ class PreparedPrompt(Struct):
             payloads.append(SkillsOffered(skills=self.skill_digests))
         if self.memories:
             payloads.append(MemoryRecalled(count=self.memories, tokens=self.memory_tokens))
+        if self.left_out:
+            payloads.append(ContextLeftOut(messages=self.left_out))
         if self.received:
             payloads.append(ContextReceived.from_payload(self.received))
         if self.memory_error is not None:
@@ -177,7 +182,7 @@ async def prepare_run(
     agent, task, services = state.agent, state.task, state.services
     prompt, version, model, tags, params, variant = call_settings(state)
     window = services.window(model, tags, task.tenant_id, agent.agent_id)
-    history, outside = await _conversation(state, window.input)
+    thread, outside = await _conversation(state, window.input)
     earlier = await earlier_changes(state)
     skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
     recalled_fields = await _recalled(state, Weighing(state, model, tags), context_of_calls)
@@ -193,7 +198,8 @@ async def prepare_run(
         cache=prompt.cache,
         structure=prompt.structure,
         params=params,
-        history=history,
+        history=thread.messages,
+        left_out=thread.left_out,
         changes=earlier.text,
         outside=outside or earlier.outside or bool(skills.outside),
         skills=skills.text,
@@ -285,18 +291,18 @@ def _counts(sender: str, sender_context: SenderContext | None) -> dict[str, Any]
     return {"sender": sender, **{name: len(texts) for name, texts in lists.items() if texts}}
 
 
-async def _conversation(state: RunState, window: int | None) -> tuple[tuple[ChatMessage, ...], bool]:
+async def _conversation(state: RunState, window: int | None) -> tuple[ThreadHistory, bool]:
     """The thread's messages so far, in half of the context's tokens and a quarter of the window.
 
     Also whether an agent had read text from outside by then.
     """
     task, runtime = state.task, state.services.runtime
     if task.thread_id == task.task_id:
-        return (), False
-    answer = await runtime.call(conversation_of(state.ref), "recent", None)
-    messages = Recent.model_validate(answer).messages
+        return ThreadHistory(()), False
+    recent = Recent.model_validate(await runtime.call(conversation_of(state.ref), "recent", None))
     most = state.services.max_context_tokens // 2
-    history = chat_messages(messages, most if window is None else min(most, window // 4))
+    history = thread_history(recent, most if window is None else min(most, window // 4))
+    messages = (*recent.messages, *([recent.first] if recent.first is not None else ()))
     return history, any(message.outside for message in messages)
 
 

@@ -266,7 +266,8 @@ async def _erase(runtime: Runtime, key: TaskKey) -> TaskRecord | None:
 def _remembered(state: Memory) -> set[str]:
     """The tasks of which a thread or a conversation knows something."""
     if isinstance(state, ConversationState):
-        return {message.task_id for message in state.recent}
+        first = [state.first] if state.first is not None else []
+        return {message.task_id for message in (*first, *state.recent)}
     return {entry.task_id for entry in state.inbox} | {outcome.task_id for outcome in state.ends}
 
 
