@@ -283,12 +283,13 @@ class ModelError(MeshError):
     held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
     `failed_at` are the deployments whose attempts failed, one for each, as far as they are known;
     `failed_with` has the codes of their errors in the same order. `away` are the deployments that could have
-    answered and get no calls.
+    answered and get no calls. `is_retried`: the mesh has waited and tried again, so its caller should not.
     """
 
     status = 502
     retryable = False
     attempts = 1
+    is_retried = False
     answered: int | None = None
     reason = ""
     lost: tuple[Any, ...] = ()

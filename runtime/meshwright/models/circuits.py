@@ -384,6 +384,6 @@ class Retrying(Wrapper):
         is_over = self.clock.monotonic() + delay_seconds >= ends
         is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
         if is_last or not error.retryable or is_over or is_long:
-            error.attempts = attempts
+            error.attempts, error.is_retried = attempts, tries > 1
             raise error
         return delay_seconds

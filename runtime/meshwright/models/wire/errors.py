@@ -113,9 +113,14 @@ def message_of(error: MeshError) -> str:
 
 
 def refusal_headers(error: MeshError) -> dict[str, str]:
-    """Returns the headers of an error: when to try again, and whether a client may by itself."""
+    """Returns the headers of an error: when to try again, and whether a client may by itself.
+
+    A client waits where the mesh did not: for a pause that is longer than a call of the mesh waits.
+    """
     headers = base_headers(error)
-    is_final = isinstance(error, ModelError) and "Retry-After" not in headers
+    is_final = isinstance(error, ModelError) and (
+        error.is_retried or not error.retryable or "Retry-After" not in headers
+    )
     if is_final or isinstance(error, (BudgetExceeded, StorageExceeded)):
         headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
     return headers
