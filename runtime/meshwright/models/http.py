@@ -178,21 +178,36 @@ class ApiModel:
         target = self._targets.get(bool(request.inputs))
         if target is None:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
+        from meshwright.models.connections import StaleConnection  # there by now
+
         with self._model_errors(call):
             async with asyncio.timeout(request.timeout_seconds):
                 for is_last in (False,) * _MAX_ADAPTATIONS + (True,):  # a refusal may teach the wire a field
-                    # A file, since aiohttp warns of larger bodies that are bytes.
-                    data = BytesIO(to_json(self.wire.body(request, stream=on_delta is not None)))
-                    headers = self._headers_of(request)
-                    async with session.post(  # no redirects: one would take the key elsewhere
-                        target, data=data, headers=headers, allow_redirects=False
-                    ) as response:
-                        call.has_begun = True  # a timeout from here on is slowness, not silence
-                        if response.status == 200:
-                            return self._reply(await self._read(response, call), response, call)
-                        body = await _read_error(response)
-                    self._adapt(body, response, request, is_last=is_last)
+                    try:
+                        reply = await self._attempt(session, target, call, is_last=is_last)
+                    except StaleConnection:  # once more, and not by another of the pool
+                        async with self._make_session() as fresh:
+                            reply = await self._attempt(fresh, target, call, is_last=is_last)
+                    if reply is not None:
+                        return reply
         raise AssertionError("the last refusal is raised")
+
+    async def _attempt(
+        self, session: aiohttp.ClientSession, target: str | URL, call: _Call, *, is_last: bool
+    ) -> ModelReply | None:
+        """Send the request; None where the wire has learned from a refusal."""
+        # A file, since aiohttp warns of larger bodies that are bytes.
+        data = BytesIO(to_json(self.wire.body(call.request, stream=call.on_delta is not None)))
+        headers = self._headers_of(call.request)
+        async with session.post(  # no redirects: one would take the key elsewhere
+            target, data=data, headers=headers, allow_redirects=False
+        ) as response:
+            call.has_begun = True  # a timeout from here on is slowness, not silence
+            if response.status == 200:
+                return self._reply(await self._read(response, call), response, call)
+            body = await _read_error(response)
+        self._adapt(body, response, call.request, is_last=is_last)
+        return None
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -262,24 +277,31 @@ class ApiModel:
 
     async def _opened(self) -> aiohttp.ClientSession:
         # Its first import takes seconds on a busy machine: on the event loop, leases would expire meanwhile.
-        await asyncio.to_thread(import_module, "aiohttp")
+        await asyncio.to_thread(import_module, "meshwright.models.connections")
         return self._session or self._open()
 
     def _open(self) -> aiohttp.ClientSession:
-        import aiohttp
         from yarl import URL
 
         self._targets = {False: URL(self.url)}  # a text would be parsed at every call
         if self.url.endswith(_COMPLETIONS):
             self._targets[True] = URL(self.url.removesuffix(_COMPLETIONS) + "/embeddings")
+        self._session = self._make_session()
+        return self._session
+
+    def _make_session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        from meshwright.models.connections import PoolConnector, PoolResponse
+
         # How many calls run at once is for the slots of the worker to say, not for the pool.
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             headers=self._headers,
-            connector=aiohttp.TCPConnector(limit=0, socket_factory=open_model_socket),
+            connector=PoolConnector(limit=0, socket_factory=open_model_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=PoolResponse,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),  # the request bounds it
         )
-        return self._session
 
     async def _read(self, response: aiohttp.ClientResponse, call: _Call) -> Any:
         """The body of a reply; a server that does not stream sends it in one piece."""
