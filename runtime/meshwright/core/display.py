@@ -163,6 +163,8 @@ def score(card: Any) -> str:
 
 def finish(reason: Any) -> str:
     """Why a model's reply ended, if it did not end by itself: `ended by length`."""
+    if reason == "unknown":
+        return "its provider did not say why it ended"
     return f"ended by {short(reason)}" if reason not in (None, "stop") else ""
 
 

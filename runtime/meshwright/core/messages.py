@@ -423,9 +423,9 @@ class Outcome(Struct, kw_only=True):
     """How a task, or one attempt at it, ended. `result.text` is the answer as text, `files` come with it.
 
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
-    None if the price of one is unknown. `finish_reason` is why the last reply
-    of a model ended: `stop`, or `length` where it was cut off. `limit` names the limit of the run, like
-    `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
+    None if the price of one is unknown. `finish_reason` is why the last reply of a model ended: `stop`,
+    `length` where it was cut off, `unknown` where its server did not say. `limit` names the limit of the
+    run, like `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
     version of the agent's prompt that was used last, `NAME@DIGEST PLACE`, None if no model was called.
     `outside` says that the run has read text from outside, which strangers may have written, `changed` that
     a tool of it, or of a task that it delegated, may have changed something.

@@ -14,6 +14,7 @@ from meshwright.models.http import Pieces, Wire, header_key, reading
 from meshwright.models.openai import held_back, with_problem
 from meshwright.models.port import (
     ANTHROPIC_PARAMS,
+    UNSTATED,
     ChatMessage,
     ModelReply,
     ModelRequest,
@@ -210,7 +211,9 @@ class AnthropicMessages(Wire):
             answers = [call for call in calls if call.name == _ANSWER]
             others = tuple(call for call in calls if call.name != _ANSWER)
             content = answers[0].arguments if answers and not others else "".join(texts)
-            finish = "stop" if answers and not others else _REASONS.get(reason, "stop")
+            finish = (
+                "stop" if answers and not others else _REASONS.get(reason, "stop") if reason else UNSTATED
+            )
             extra = with_problem(extra, counted, wrote=bool(content or calls))
             fields = {
                 "content": content,

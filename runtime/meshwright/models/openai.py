@@ -15,7 +15,15 @@ from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.arguments import arguments_text
 from meshwright.models.errors import ContentRefused
 from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
-from meshwright.models.port import ANTHROPIC_PARAMS, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.models.port import (
+    ANTHROPIC_PARAMS,
+    UNSTATED,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolCall,
+)
 from meshwright.models.thinking import ThinkingChunks, read_thinking
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
@@ -224,7 +232,7 @@ class ChatCompletions(Wire):
         with reading(source):
             choice = body["choices"][0]
             message = choice["message"]
-            reason = choice.get("finish_reason") or "stop"
+            reason = choice.get("finish_reason") or UNSTATED  # some servers never say; others broke off
             usage, extra = body.get("usage"), dict(extra)
             if isinstance(usage, Mapping) and "cost_usd" not in extra:  # a LiteLLM proxy does, for a stream
                 extra |= _cost_of("usage.cost", usage.get("cost"))

@@ -285,6 +285,10 @@ class ModelRequest(Struct, kw_only=True):
         return replace(self, context=context, output_mode=UNSET, **left_out, **changes)
 
 
+UNSTATED = "unknown"
+"""The `finish_reason` of a reply that ended without one."""
+
+
 class ModelReply(Struct, omit_defaults=True, kw_only=True):
     """The answer of a model: text, files, or tools that it wants called. `model` is the one that answered.
 

@@ -311,7 +311,7 @@ async def test_servers_that_write_replies_their_own_way_are_understood(
     }
     fake.faults.append(Fault(kind="body", body={"choices": [{"message": message}]}))
     reply = await model.complete(request(model="group"))
-    assert (reply.content, reply.model, reply.finish_reason) == ("ab", "group", "stop")
+    assert (reply.content, reply.model, reply.finish_reason) == ("ab", "group", "unknown")
     assert reply.tool_calls == (ToolCall(id="call_0", name="search", arguments='{"query": "x"}'),)
     assert reply.usage.prompt_tokens == 0
 

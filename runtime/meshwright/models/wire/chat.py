@@ -19,7 +19,7 @@ from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
 from meshwright.models.openai import WANTED_BACK
-from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
+from meshwright.models.port import UNSTATED, ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 from meshwright.models.thinking import Thinking, signed_blocks, text_of_blocks
 from meshwright.models.wire.errors import (
     OPENAI_REQUEST_ID,
@@ -447,9 +447,11 @@ class _LiveReasoning:
         return text
 
 
-def _ending(reply: ModelReply) -> str:
+def _ending(reply: ModelReply) -> str | None:
     """Why an answer ended: clients look for `tool_calls`, whatever a provider says."""
-    return "tool_calls" if reply.tool_calls else reply.finish_reason
+    if reply.tool_calls:
+        return "tool_calls"
+    return None if reply.finish_reason == UNSTATED else reply.finish_reason
 
 
 def _usage_body(usage: Usage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import ID_PATTERN, Identifier, new_id
 from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
-from meshwright.models.port import ANTHROPIC_PARAMS, ModelReply, ModelRequest, ToolSpec
+from meshwright.models.port import ANTHROPIC_PARAMS, UNSTATED, ModelReply, ModelRequest, ToolSpec
 from meshwright.models.thinking import Thinking
 from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.chat import TAGS_HEADER, header_tags
@@ -380,9 +380,11 @@ def _frame(kind: str, **fields: Any) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), to_json({**fields, "type": kind}))
 
 
-def _reason_of(reply: ModelReply) -> str:
+def _reason_of(reply: ModelReply) -> str | None:
     if reply.tool_calls and reply.finish_reason != "length":
         return "tool_use"
+    if reply.finish_reason == UNSTATED:
+        return None
     return _REASONS.get(reply.finish_reason, "end_turn")
 
 
