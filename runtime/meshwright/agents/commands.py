@@ -136,7 +136,8 @@ def prompts() -> None:
 def _check(as_json: bool) -> int:
     """Check the prompt files: what cannot be read, or would fail when an agent runs.
 
-    Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
+    Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong. Notes say what
+    other tools read otherwise, and which files are not read; they change no exit status.
     """
     from meshwright.agents.loader import prompts_folder
     from meshwright.agents.prompts import Prompts
@@ -148,14 +149,21 @@ def _check(as_json: bool) -> int:
     elsewhere = {*declared.prompts, *_prompts_of_packages(settings)}
     names = {*prompts.names(), *elsewhere}
     needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
-    problems = prompts.check(needed)
+    problems, notes = prompts.check(needed), prompts.notes()
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")
-        rows = [{name: getattr(problem, name) for name in fields} for problem in problems]
+        kinds = ("problem", problems), ("note", notes)
+        rows = [
+            {"kind": kind, **{name: getattr(error, name) for name in fields}}
+            for kind, errors in kinds
+            for error in errors
+        ]
         click.echo(json.dumps(rows, indent=2))
     else:
-        click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
+        lines = [*map(str, problems), *(f"note: {note}" for note in notes)]
+        end = [] if problems else [f"{counted} checked, no problems."]
+        click.echo("\n".join([*lines, *end]))
     return 1 if problems else 0
 
 

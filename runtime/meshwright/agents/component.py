@@ -105,7 +105,9 @@ class PromptsComponent(Component):
         of_none = f", {len(unread)} of them read by no agent here: {listed}" if unread else ""
         folder = self._folder.directory
         where = folder if folder.is_dir() else f"the agents' code; there is no folder {folder}"
-        return f"{len(names)} in {where}{elsewhere}{of_none}"
+        notes = len(self._folder.notes())
+        noted = f"; {notes} notes on them: mesh prompts check" if notes else ""
+        return f"{len(names)} in {where}{elsewhere}{of_none}{noted}"
 
     async def _reload(self) -> None:
         self.mesh.get(PromptSources).reload()

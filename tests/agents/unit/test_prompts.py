@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.agents.prompts import CodePrompt, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
-from meshwright.agents.prompts.prompt import MAX_PROMPT_BYTES
+from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES
 from meshwright.agents.prompts.sources import BUILT_IN, GENERIC
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import RUN_VARIABLES
@@ -76,14 +76,14 @@ def test_only_tags_and_a_text_are_required() -> None:
         1024,
         (),
     )
-    assert prompt.render_from({}) == "Hi."
+    assert prompt.render_from({}).system == "Hi."
 
 
 @pytest.mark.parametrize(
     "text", ["\ufeff" + HEAD + "Hi\n{{agent_name}}", (HEAD + "Hi\n{{agent_name}}").replace("\n", "\r\n")]
 )
 def test_a_byte_order_mark_and_windows_line_ends_are_tolerated(text: str) -> None:
-    assert parse_prompt("x", text.encode()).render_from({"agent_name": "there"}) == "Hi\nthere"
+    assert parse_prompt("x", text.encode()).render_from({"agent_name": "there"}).system == "Hi\nthere"
 
 
 def test_a_rule_in_the_text_is_text() -> None:
@@ -94,7 +94,7 @@ def test_a_rule_in_the_text_is_text() -> None:
 def test_a_value_is_put_in_as_it_is_and_never_looked_at_again(first: str, second: str) -> None:
     prompt = parse_prompt("x", b"---\ntags: [a]\nvariables: [a, b]\n---\n{{a}}|{{b}}|{{a}}")
     tricky = "{{b}}" + first + "\nSystem: {% x %}"
-    assert prompt.render_from({"a": tricky, "b": second}) == f"{tricky}|{second}|{tricky}"
+    assert prompt.render_from({"a": tricky, "b": second}).system == f"{tricky}|{second}|{tricky}"
 
 
 def test_a_missing_variable_is_an_error() -> None:
@@ -110,7 +110,7 @@ def test_a_prompt_without_tags_has_the_tag_default(head: str) -> None:
 
 def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
     prompt = parse_prompt("greeter", (HEAD + "{{agent_name}}").encode())
-    assert prompt.render_from({"agent_name": "x", "task": "y"}) == "x"
+    assert prompt.render_from({"agent_name": "x", "task": "y"}).system == "x"
     with pytest.raises(PromptError, match="there are values for task"):
         prompt.render_from({"task": "y"})
 
@@ -122,11 +122,11 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         ("---\ntags: [a]\nHello", 1, "does not begin with front matter"),
         ("\n---\ntags: [a]\n---\nHello", 1, "does not begin with front matter"),
         ("---\ntags: [a]\n---\n \n", 3, "has no text"),
-        ("---\nmodel: x\ntags: []\n---\nHello", 3, "tags: List should have at least 1 item"),
+        ("---\nmodel: x\ntags: []\n---\nHello", 3, "tags: must have at least 1 items"),
         ("---\ntags: [a]\n\ntemperature: hot\n---\nHello", 4, "temperature as a number from 0 to 2"),
         ("---\ntags: [a]\ntemperature: 3\n---\nHello", 3, "temperature as a number from 0 to 2"),
-        ("---\ntags: [a]\nmax_tokens: yes\n---\nHello", 3, "max_tokens as a whole number"),
-        ("---\nmodel: 1.10\ntags: [a]\n---\nHello", 2, "model: Input should be a valid string"),
+        ("---\ntags: [a]\nmax_tokens: yes\n---\nHello", 3, "yes is true for some readers"),
+        ("---\nmodel: 1.10\ntags: [a]\n---\nHello", 2, "model: must be text"),
         ("---\nmodel: x\ntags: [a]\nmax_tokens: 0b_\n---\nHello", 4, "'0b_' is no plain value"),
         ('---\ntags: [a]\ndescription: "\\UFFFFFFFF"\n---\nHello', 3, "cannot be read"),
         ("---\ntags: [a]\ndescription: !!timestamp x\n---\nHello", 3, "a tag (!name) is not allowed"),
@@ -147,7 +147,7 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         (HEAD + "{# note #}", 5, "is not a variable"),
         (HEAD + "{{{agent_name}}}", 5, "is not a variable"),
         (HEAD + "{{context.secret}}", 5, "is not a variable"),
-        (HEAD + '{{role "system"}}', 5, "is not a variable"),
+        (HEAD + '{{role "system"}}', 5, "the system message has no text"),
         (
             HEAD + "{{agent_name}}\n{{mood}}",
             6,
@@ -186,7 +186,7 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
         prompt = prompts.resolve("greeter")
         prompts.reload()
     assert prompt.source == "built-in"
-    assert "You are greeter" in prompt.render_from({"agent_name": "greeter"})
+    assert "You are greeter" in prompt.render_from({"agent_name": "greeter"}).system
     ((event_type, payload),) = notices
     assert event_type == "prompt.fallback"
     assert payload["name"] == "greeter"
@@ -328,7 +328,7 @@ def test_a_prompt_of_the_fleet_says_what_it_is_for_and_can_be_filled_in_by_a_run
     assert prompt.tags
     assert prompt.description
     offered = ("sender", "receiver") if name == "context-service" else RUN_VARIABLES
-    filled = prompt.render_from(dict.fromkeys(offered, "VALUE"))
+    filled = prompt.render_from(dict.fromkeys(offered, "VALUE")).system
     assert "{{" not in filled
     assert re.search("orders|invent", filled)
 

@@ -122,7 +122,7 @@ async def test_persona_has_its_prompt_and_is_of_its_tenant_alone(tmp_path: Path)
             prompt = api.mesh.get(PromptSources).resolve("channel-chat")
             other = await api.submit(agent_id="channel-chat", text="hello")
             outcome = await api.mesh.get(Tasks).outcome(other)
-    system = prompt.render_from({"agent_name": "channel-chat", "task": "", "context": "memories"})
+    system = prompt.render_from({"agent_name": "channel-chat", "task": "", "context": "memories"}).system
     assert system.startswith("You know Acme's catalogue.\n\nYour name is Mira. Your role is support at Acme.")
     for part in ("professional and warm", "whether you are an AI, you say so honestly", "- money back"):
         assert part in system

@@ -172,7 +172,7 @@ def test_an_agent_is_made_of_a_models_name() -> None:
     assert issubclass(agent, Agent)
     assert (agent.agent_id, agent.prompt, made(agent)["model"]) == ("poet", "poet", "openai/gpt-5.4")
     assert (prompt.model, prompt.tags, prompt.max_tokens) == ("openai/gpt-5.4", ("cheap",), 1024)
-    assert prompt.render_from({"agent_name": "poet", "task": "?"}) == "Answer in verse."
+    assert prompt.render_from({"agent_name": "poet", "task": "?"}).system == "Answer in verse."
 
 
 def test_an_agent_without_more_is_named_after_its_model() -> None:
@@ -312,7 +312,7 @@ def test_instructions_place_what_a_run_has() -> None:
         "offline", instructions="You are {{ agent_name }}\n---\nNow answer {{task}}.", cache=False
     )
     prompt = parse_prompt("x", made(agent)["prompt_text"].encode())
-    assert prompt.render_from({"agent_name": "a", "task": "b"}) == "You are a\n---\nNow answer b."
+    assert prompt.render_from({"agent_name": "a", "task": "b"}).system == "You are a\n---\nNow answer b."
 
 
 def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> None:

@@ -21,7 +21,7 @@ from meshwright.agents.context.plan import (
 )
 from meshwright.agents.context.rules import DEFAULT_RULES, Rules
 from meshwright.agents.context.text import clip, count_tokens
-from meshwright.agents.prompts import Prompt, PromptContext, PromptSources
+from meshwright.agents.prompts import Prompt, PromptContext, PromptSources, RenderedPrompt
 from meshwright.core.errors import MailboxFull, MeshError
 from meshwright.engine.kernel.actor import Actor, Turn, turn
 from meshwright.engine.kernel.envelope import ActorRef
@@ -125,13 +125,14 @@ class ContextClient:
             return _response(draft, started, "deterministic-fallback", error="there is no compression model")
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
         prompt = self._prompt(known_by)
-        system = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
-        prompt_tokens = draft.output_tokens + count_tokens(system)
+        rendered = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
+        messages = rendered.messages(draft.text)
+        prompt_tokens = sum(count_tokens(message.content) for message in messages)
         ceiling = min(draft.token_ceiling, prompt.max_tokens)
         compression = Compression(prompt.model, prompt.tags, prompt_tokens, draft.output_tokens, ceiling)
         if not is_worth(compression):
             return _response(draft, started, "deterministic")
-        reply = await self._ask(self._model, prompt, system, draft.text, known_by, prompt.max_tokens)
+        reply = await self._ask(self._model, prompt, messages, known_by, prompt.max_tokens)
         if isinstance(reply, str):
             error = f"no model could shorten it{reply}"
         else:
@@ -165,7 +166,8 @@ class ContextClient:
         """The words of the compression model on a text, or why there are none."""
         if self._model is None:
             return None, "there is no compression model"
-        reply = await self._ask(self._model, self._prompt(context), system, text, context, max_tokens)
+        messages = RenderedPrompt(system).messages(text)
+        reply = await self._ask(self._model, self._prompt(context), messages, context, max_tokens)
         if isinstance(reply, str):
             return None, f"no model could summarise it{reply}"
         summary = reply.content.strip()
@@ -188,14 +190,18 @@ class ContextClient:
         return self._prompts.resolve(CONTEXT_SERVICE, run)
 
     async def _ask(
-        self, model: Model, prompt: Prompt, system: str, text: str, context: CallContext, max_tokens: int
+        self,
+        model: Model,
+        prompt: Prompt,
+        messages: Sequence[ChatMessage],
+        context: CallContext,
+        max_tokens: int,
     ) -> ModelReply | str:
         """The reply of the model, or why there is none, as the end of a sentence."""
-        messages = (ChatMessage(role="system", content=system), ChatMessage(role="user", content=text))
         purpose = context.purpose or "compression"
         request = ModelRequest(
             model=prompt.model,
-            messages=messages,
+            messages=tuple(messages),
             tags=prompt.tags,
             user=CONTEXT_SERVICE,
             context=context.model_copy(update={"purpose": purpose, "prompt": prompt.version}),

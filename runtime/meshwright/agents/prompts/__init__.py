@@ -10,11 +10,12 @@
     ---
     You are {{agent_name}}. You greet people.
 
-A `{{name}}` is replaced by a value, once, and what the value says is never looked at again. There is
-nothing else: no blocks, no expressions, no roles.
+A `{{name}}` is replaced by a value, once, and what the value says is never looked at again. Below a line
+`{{role "user"}}` or `{{role "assistant"}}` stands a message of its own. There is nothing else: no blocks and
+no expressions.
 """
 
-from meshwright.agents.prompts.prompt import Prompt, parse_prompt
+from meshwright.agents.prompts.prompt import Prompt, RenderedPrompt, parse_prompt
 from meshwright.agents.prompts.sources import CodePrompt, PromptContext, Prompts, PromptSource, PromptSources
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "PromptSource",
     "PromptSources",
     "Prompts",
+    "RenderedPrompt",
     "parse_prompt",
 ]

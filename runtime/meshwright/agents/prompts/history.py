@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from meshwright.agents.prompts.prompt import MAX_PROMPT_BYTES, parse_prompt
+from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES
+from meshwright.agents.prompts.prompt import parse_prompt
 from meshwright.core.errors import Conflict, NotFound, PromptError
 from meshwright.core.ids import SHORT_DIGEST
 from meshwright.core.redaction import environment_with

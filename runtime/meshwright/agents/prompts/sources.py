@@ -6,13 +6,15 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES
 from meshwright.agents.prompts.history import Checkout, checkout_of
-from meshwright.agents.prompts.prompt import MAX_PROMPT_BYTES, Prompt, names_in, offered_to, parse_prompt
+from meshwright.agents.prompts.prompt import Prompt, names_in, offered_to, parse_prompt
 from meshwright.core.errors import PromptError
 from meshwright.core.ids import ID_PATTERN, SHORT_DIGEST
 
@@ -138,15 +140,19 @@ class CodePrompt:
             used, others = names_in(text, offered_to(name) if offered is None else offered)
             used += others if offered is None else []
             added = f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
+        lines_added = added.count("\n")
         try:
             prompt = parse_prompt(name, (added + text).encode(), source="agent", offered=offered)
-            return _placed(prompt, Path(self.path), checkout_of(Path(self.path).parent))
         except PromptError as error:
-            lines_added = added.count("\n")
-            line = f" (line {error.line - lines_added} of the text)" if error.line else ""
-            raise PromptError(
-                f"prompt_text of {self.where}: {error.message}{line}", path=self.path, remedy=error.remedy
-            ) from error
+            raise self._located(error, lines_added) from error
+        notes = tuple(self._located(note, lines_added) for note in prompt.notes)
+        prompt = replace(prompt, notes=notes)
+        return _placed(prompt, Path(self.path), checkout_of(Path(self.path).parent))
+
+    def _located(self, error: PromptError, lines_added: int) -> PromptError:
+        line = f" (line {error.line - lines_added} of the text)" if error.line else ""
+        problem = f"prompt_text of {self.where}: {error.message}{line}"
+        return PromptError(problem, path=self.path, remedy=error.remedy)
 
 
 def _placed(prompt: Prompt, file: Path, checkout: Checkout | None) -> Prompt:
@@ -225,6 +231,26 @@ class Prompts:
         files = [path.stem for path in self.directory.glob(f"*{_SUFFIX}")]
         return sorted({*files, *self._in_code})
 
+    def notes(self) -> list[PromptError]:
+        """Notes on texts that other tools read otherwise, and on files that are not read."""
+        notes: list[PromptError] = []
+        for name in self.names():
+            with suppress(PromptError):  # `check` says what is wrong
+                notes += self._read(name).notes
+        return [*notes, *map(self._note_on_unread, self._unread())]
+
+    def _unread(self) -> list[Path]:
+        """The files that may be meant as prompts, and that are none: of other tools, or in folders below."""
+        paths = [path for path in self.directory.rglob(f"*{_SUFFIX}*") if path.is_file()]
+        here = {self.directory / f"{path.stem}{_SUFFIX}" for path in paths}
+        return sorted(path for path in paths if path not in here and path.name[-1] != "~")
+
+    def _note_on_unread(self, path: Path) -> PromptError:
+        remedy = f"name it NAME{_SUFFIX}" if path.suffix != _SUFFIX else f"move it into {self.directory}"
+        if path.suffix == ".prompty":
+            remedy = f"make a prompt of it: mesh prompts import {path}"
+        return PromptError("this file is not read", path=str(path), remedy=remedy)
+
     def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptError]:
         """The faults of the prompts, at most one of each.
 
@@ -236,9 +262,15 @@ class Prompts:
         if not self.directory.is_dir():
             remedy += ", or name another folder in mesh.toml (prompts.dir) or PROMPT_DIR"
         for name in sorted(needed.keys() - set(names)):
-            path = str(self.directory / f"{name}{_SUFFIX}")
-            problems.append(PromptError(f"{needed[name]} has no prompt", path=path, remedy=remedy))
+            path = self.directory / f"{name}{_SUFFIX}"
+            own = self._remedy_of_missing(path) or remedy
+            problems.append(PromptError(f"{needed[name]} has no prompt", path=str(path), remedy=own))
         return problems
+
+    @staticmethod
+    def _remedy_of_missing(path: Path) -> str:
+        other = path.with_suffix(".prompty")
+        return f"make it of {other.name}: mesh prompts import {other}" if other.is_file() else ""
 
     def _problem(self, name: str) -> PromptError | None:
         try:
@@ -278,7 +310,8 @@ class Prompts:
         except FileNotFoundError:
             if name in self._in_code:
                 return self._in_code[name].parsed(name, self._offered(name))
-            raise PromptError("there is no such file", path=str(path), remedy="write it") from None
+            remedy = self._remedy_of_missing(path) or "write it"
+            raise PromptError("there is no such file", path=str(path), remedy=remedy) from None
         except PromptError:
             raise
         except Exception as error:  # one odd file must not stop the others from being read

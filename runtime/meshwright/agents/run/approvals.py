@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from meshwright.agents.run.prepared import summary_of
+from meshwright.agents.run.question import summary_of
 from meshwright.agents.run.state import RunState, StandingApproval
 from meshwright.agents.tools.approval import (
     MARKED,

@@ -5,7 +5,6 @@ The context is compressed where that saves more than it costs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -26,12 +25,11 @@ from meshwright.agents.context.plan import context_request
 from meshwright.agents.context.service import Compression, ThreadHistory, thread_history
 from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.agents.run.earlier import earlier_changes
-from meshwright.agents.run.files import files_of
 from meshwright.agents.run.memories import recalled
+from meshwright.agents.run.question import render_prompt, summary_of, unsent_field
 from meshwright.agents.run.state import RunState
 from meshwright.agents.skills.catalog import NO_SKILLS
 from meshwright.agents.skills.event_types import SkillsOffered
-from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import Tool
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, InvalidInput, MemoryUnavailable
@@ -41,9 +39,6 @@ from meshwright.core.payloads import StepPayload
 from meshwright.engine.work.conversation import Recent, conversation_of
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
-
-_MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
-_MAX_QUESTION_CHARS = 100_000  # of all of them
 
 
 class PreparedPrompt(Struct):
@@ -65,6 +60,12 @@ class PreparedPrompt(Struct):
     output_tokens: int = 0
     validation_passed: bool = True
     error: str | None = None
+    examples: tuple[ChatMessage, ...] = ()
+    """The messages of the prompt between the system message and the request."""
+    request: str = ""
+    """The message of the prompt that begins the request, if it has one."""
+    question: str = ""
+    """The whole request, without what the prompt has of it; "" in journals that do not have it."""
     history: tuple[ChatMessage, ...] = ()
     left_out: int = 0
     """The earlier messages of the thread that are not in the history."""
@@ -93,12 +94,17 @@ class PreparedPrompt(Struct):
     """The totals of the run by then, for each limit that holds."""
 
     def messages(self, question: ChatMessage, *, has_tools: bool = False) -> list[ChatMessage]:
-        """The messages that a conversation begins with, the question last; skills where there are tools."""
+        """The messages that a conversation begins with, the question last; skills where there are tools.
+
+        Without tools the question is of the agent's code, and the request of the prompt stands before it.
+        """
         skills, outside_skills = (self.skills, self.outside_skills) if has_tools else ("", "")
-        texts = filter(None, (outside_skills, self.recalled, self.changes))
+        request = "" if has_tools else self.request
+        texts = filter(None, (outside_skills, self.recalled, self.changes, request))
         messages = [ChatMessage(role="user", content=text) for text in texts]
-        system = "\n\n".join(filter(None, (self.system, skills)))
-        return [ChatMessage(role="system", content=system), *self.history, *messages, question]
+        text = "\n\n".join(filter(None, (self.system, skills)))
+        system = [ChatMessage(role="system", content=text)] if text else []
+        return [*system, *self.examples, *self.history, *messages, question]
 
     def events(self) -> list[ProgressEvent]:
         """The events that skills are offered, memories were recalled, and what became of the context."""
@@ -187,10 +193,12 @@ async def prepare_run(
     skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
     recalled_fields = await _recalled(state, Weighing(state, model, tags), context_of_calls)
     values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
-    if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
-        values = {**input_texts(task.payload), **values}
+    rendered = render_prompt(prompt, task.payload, values, without=unsent_field(agent))
     return PreparedPrompt(
-        system=prompt.render_from(values),
+        system=rendered.system,
+        examples=rendered.examples,
+        request=rendered.request,
+        question=rendered.question,
         model=model,
         temperature=prompt.temperature if variant.temperature is None else variant.temperature,
         max_tokens=variant.max_tokens or prompt.max_tokens,
@@ -324,53 +332,6 @@ def _tags_of(agent: Agent, task: Task, of_prompt: Sequence[str]) -> tuple[str, .
         return tuple(map(str, tags))
     own = agent.tags(task)
     return tuple(of_prompt if own is None else own)
-
-
-def question_of(agent: Agent, task: Task) -> str:
-    """The words of a task, then each other field of its payload under its name: text as it is, else as JSON.
-
-    Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model, and
-    `files`, which are parts of the message.
-    """
-    return request_of(task.payload, without="tags" if agent.task_tags else None)
-
-
-def request_of(payload: Mapping[str, Any], *, without: str | None = None) -> str:
-    """The words of a payload, then each other field under its name, as `question_of` writes them."""
-    words = payload.get("text")
-    parts = [words] if isinstance(words, str) and words.strip() else []
-    room = _MAX_QUESTION_CHARS
-    for name, value in _without_files(payload).items():
-        if name == without or (name == "text" and isinstance(value, str)):
-            continue
-        text = _as_text(value)
-        excerpt = cut(text, min(_MAX_FIELD_CHARS, room)) if room else "[left out: the payload is too long]"
-        room = max(0, room - len(text))
-        parts.append(f"{name}:\n{excerpt}")
-    return "\n\n".join(parts) or _summary(payload)
-
-
-def input_texts(payload: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a payload as texts for the inputs of a prompt: text as it is, else JSON, cut alike."""
-    fields = _without_files(payload).items()
-    return {name: cut(_as_text(value), _MAX_FIELD_CHARS) for name, value in fields if value is not None}
-
-
-def summary_of(task: Task) -> str:
-    """The request of a task in short: its words, or else its payload as JSON."""
-    return task.text or _summary(task.payload)
-
-
-def _summary(payload: Mapping[str, Any]) -> str:
-    return json.dumps(_without_files(payload), ensure_ascii=False)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _without_files(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in payload.items() if not (name == "files" and files_of(payload))}
 
 
 _CALLS_WITH_TOOLS = 4  # of a run whose model may call tools, before one of its agent has ended

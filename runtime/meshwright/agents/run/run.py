@@ -19,7 +19,8 @@ from meshwright.agents.run.dialogue import Dialogue
 from meshwright.agents.run.earlier import EarlierChange, EarlierChanges, earlier_changes
 from meshwright.agents.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
 from meshwright.agents.run.memories import NewMemory, recalled, remembered
-from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
+from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run
+from meshwright.agents.run.question import question_of
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_chain import RunTools
 from meshwright.agents.skills.catalog import NO_SKILLS
@@ -117,8 +118,9 @@ class Run(RunClients):
         for a model whose window is too small for one of the tools.
         """
         parts = parts_of(self.task, await self._referred())
-        question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
         prepared = await self._prepare()
+        text = prepared.question or question_of(self.agent, self.task)
+        question = ChatMessage(role="user", content=text, parts=parts)
         check_window(self.agent_id, prepared, self._state.tools)
         state = self._state
         return await Dialogue(self, state, self._calls, prepared, question, shape, state.tools).answer()

@@ -19,7 +19,7 @@ from meshwright.agents.run.limits import StepTime, step_timeout
 from meshwright.agents.run.lost import add_lost_calls
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
-from meshwright.agents.run.prepared import question_of
+from meshwright.agents.run.question import question_of
 from meshwright.agents.run.run import Run
 from meshwright.agents.run.sdk_errors import note_on
 from meshwright.agents.run.state import RunState, Services

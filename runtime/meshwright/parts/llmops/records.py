@@ -7,16 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from meshwright.agents.prompts.prompt import (
-    MAX_PROMPT_BYTES,
-    fields_and_body,
-    names_in,
-    offered_to,
-    parse_prompt,
-)
+from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES, write_front_matter
+from meshwright.agents.prompts.prompt import fields_and_body, names_in, offered_to, parse_prompt
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
 from meshwright.core.operations import Input
@@ -185,8 +179,7 @@ def _text_of(name: str, template: str, parameters: Mapping[str, Any], offered: S
         names = dict(zip(("variables", "inputs"), names_in(template, offered), strict=True))
         fields |= {field: used for field, used in names.items() if used}
     # Sorted, so that the same parameters give the same digest.
-    head = yaml.safe_dump(fields, allow_unicode=True, sort_keys=True, width=MAX_PROMPT_BYTES)
-    head = f"---\n{head if fields else ''}---\n"
+    head = write_front_matter(fields, sort=True)
     text = head + template.replace("\r\n", "\n")
     try:
         parse_prompt(name, text.encode(), offered=offered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import Header, Path, Query, Response
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from meshwright.agents.agent import Agent, AgentTypes
 from meshwright.agents.prompts import Prompt, parse_prompt
-from meshwright.agents.run.prepared import input_texts, request_of
+from meshwright.agents.run.question import input_texts, render_prompt, request_of
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.ids import ID_PATTERN, Identifier
@@ -98,16 +99,15 @@ async def test_prompt(
     version = await registry.show(caller, name, version=options.version, label=options.label)
     agent = _agent_of(mesh, name, options.agent_id)
     prompt = parse_prompt(name, version.text.encode(), f"registry:v{version.version}")
-    values = {**input_texts(inputs), **(agent.variables if agent is not None else {})}
-    values |= {"agent_name": name, "task": request_of(inputs)}
+    own = {**(agent.variables if agent is not None else {}), "agent_name": name, "task": request_of(inputs)}
+    values = {**input_texts(inputs), **own}
     for needed in (*prompt.variables, *prompt.inputs):
         if needed not in values:
             remedy = f"Send it as a field of the body; there are {', '.join(values)}"
             raise InvalidInput(f"The prompt needs a value for {needed}", remedy=remedy, field=needed)
     if agent is None:
-        return await _test_on_model(
-            mesh, caller, version, prompt, prompt.render_from(values), inputs, options
-        )
+        messages = render_prompt(prompt, inputs, own).messages
+        return await _test_on_model(mesh, caller, version, prompt, messages, options)
     agent_id = agent.agent_id
     variant = TaskVariant(
         experiment=TEST,
@@ -133,8 +133,7 @@ async def _test_on_model(
     caller: Caller,
     version: PromptVersion,
     prompt: Prompt,
-    system: str,
-    inputs: dict[str, Any],
+    messages: Sequence[ChatMessage],
     options: PromptTestOptions,
 ) -> PromptTest:
     """Ask a model as an agent with this prompt would, without tools and memories."""
@@ -143,13 +142,9 @@ async def _test_on_model(
         problem = f"No agent has the prompt {prompt.name!r}: a test is one call of a model, without a task"
         raise InvalidInput(problem, remedy=f"Leave {field} out", field=field)
     context = await ModelOperations(mesh, caller).call_model()
-    messages = (
-        ChatMessage(role="system", content=system),
-        ChatMessage(role="user", content=request_of(inputs)),
-    )
     request = ModelRequest(
         model=options.model or prompt.model,
-        messages=messages,
+        messages=tuple(messages),
         tags=prompt.tags,
         user=context.agent_id or LLM_SERVICE,
         context=context.model_copy(update={"prompt": prompt.version}),

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from meshwright.agents.prompts.prompt import fields_and_body
+from meshwright.agents.prompts.prompt import fields_and_body, parse_prompt
 from meshwright.core.errors import MeshError, NotFound
 from meshwright.core.events import Event
 from meshwright.core.ids import derived_id
@@ -205,13 +205,15 @@ class AgentaSink:
         self, tenant_id: str, name: str, version: int, refs: Mapping[str, Any], message: str
     ) -> None:
         try:
-            parameters, template = fields_and_body(await self._read(tenant_id, name, version))
+            text = await self._read(tenant_id, name, version)
         except NotFound as error:
             raise Refused(str(error)) from None
+        parameters, _ = fields_and_body(text)
+        sections = parse_prompt(name, text.encode()).sections
         application_id, variant_id = await self._variant(name)
         settings = {field: parameters[field] for field in _SETTINGS if field in parameters}
         prompt = {
-            "messages": [{"role": "system", "content": template}],
+            "messages": [{"role": section.role, "content": section.text} for section in sections],
             "template_format": "curly",
             "llm_config": settings | parameters.get("params", {}),
         }
