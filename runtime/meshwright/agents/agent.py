@@ -114,7 +114,7 @@ class Agent:
                 remedy="name a class of yours with pydantic's BaseModel as its base",
                 field="answers",
             )
-        cls.prompt = cls.prompt or agent_id
+        cls.prompt = _named_prompt(cls) or agent_id
 
     def tags(self, task: Task) -> Sequence[str] | None:
         """The tags of the task's model calls, which pick the deployment; by default of the prompt."""
@@ -155,6 +155,12 @@ class Agent:
 
 def _refusal(agent: type[Agent], complaint: str, remedy: str, field: str) -> ConfigError:
     return ConfigError(f"agent {agent.agent_id} {complaint}", remedy=remedy, field=field)
+
+
+def _named_prompt(agent: type[Agent]) -> str:
+    """The prompt that a class or a base of it names; not the one that an agent has by its id."""
+    named = ((vars(cls).get("prompt"), getattr(cls, "agent_id", None)) for cls in agent.__mro__)
+    return next((prompt for prompt, agent_id in named if prompt and prompt != agent_id), "")
 
 
 def _check_attributes(agent: type[Agent]) -> None:

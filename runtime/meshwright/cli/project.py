@@ -10,7 +10,8 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -212,21 +213,37 @@ def _read_file(path: Path, declared: DeclaredAgents) -> None:
     except (OSError, SyntaxError, ValueError):
         declared.unknown.append(path)
         return
-    classes = [(node, _attributes(node)) for node in tree.body if isinstance(node, ast.ClassDef)]
-    literals = [_read_agent(path, node, has, declared) for node, has in classes if "agent_id" in has]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    literals = [
+        _read_agent(path, list(_lineage(node, classes)), declared)
+        for node in classes.values()
+        if "agent_id" in _attributes(node)
+    ]
     is_helper = path.name.startswith("_")
     if not all(literals) or not (literals or is_helper):
         declared.unknown.append(path)
 
 
-def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declared: DeclaredAgents) -> bool:
-    """Take in what a class declares; whether all of it that matters here is literal."""
+def _lineage(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
+    """A class and its bases in the same file."""
+    yield node
+    for base in node.bases:
+        other = classes.get(base.id) if isinstance(base, ast.Name) else None
+        if other is not None and other.lineno < node.lineno:
+            yield from _lineage(other, classes)
+
+
+def _read_agent(path: Path, lineage: Sequence[ast.ClassDef], declared: DeclaredAgents) -> bool:
+    """Take in what a class and its bases declare; whether all of it that matters here is literal."""
     from meshwright.agents.prompts import CodePrompt
     from meshwright.core.capability import Registration
 
+    node, declarations = lineage[0], [_attributes(cls) for cls in lineage]
+    has: Mapping[str, ast.expr] = ChainMap(*declarations)
     try:
         agent_id = ast.literal_eval(has["agent_id"])
-        prompt = ast.literal_eval(has["prompt"]) if "prompt" in has else agent_id
+        named = (ast.literal_eval(own["prompt"]) for own in declarations if _names_prompt(own))
+        prompt = next(named, agent_id)
         capabilities = tuple(_capabilities(has.get("capabilities")))
         described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
         if "skills" in has:
@@ -235,7 +252,7 @@ def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declar
     except (ValueError, TypeError):
         return False
     declared.agents.append(agent)
-    if _reads_prompt(node):
+    if _reads_prompt(lineage):
         declared.needed[prompt] = agent_id
     declared.variables[prompt] = _keys(has.get("variables"))
     if "prompt_text" not in has:
@@ -248,13 +265,21 @@ def _read_agent(path: Path, node: ast.ClassDef, has: dict[str, ast.expr], declar
     return isinstance(text, str)
 
 
-def _reads_prompt(node: ast.ClassDef) -> bool:
+def _names_prompt(own: Mapping[str, ast.expr]) -> bool:
+    """Whether a class names a prompt; that of its own id is its default, which no other class inherits."""
+    agent_id = own.get("agent_id")
+    return "prompt" in own and (agent_id is None or ast.dump(own["prompt"]) != ast.dump(agent_id))
+
+
+def _reads_prompt(lineage: Sequence[ast.ClassDef]) -> bool:
     from meshwright.agents.loader import READS_PROMPT
 
-    functions = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+    parts = [part for cls in lineage for part in cls.body]
+    functions = (part for part in parts if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
     if all(function.name != "run" for function in functions):
         return True
-    return any(isinstance(part, ast.Attribute) and part.attr in READS_PROMPT for part in ast.walk(node))
+    names = (part for cls in lineage for part in ast.walk(cls) if isinstance(part, ast.Attribute))
+    return any(name.attr in READS_PROMPT for name in names)
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:

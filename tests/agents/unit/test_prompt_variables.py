@@ -1,5 +1,6 @@
 """Variables of prompt files: values of the agent's class and of the payload, and errors by file and line."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,3 +96,43 @@ def test_a_class_with_wrong_variables_is_refused(variables: Any) -> None:
     fields = {"agent_id": "odd", "capabilities": (Capability("being-odd"),), "variables": variables}
     with pytest.raises(ConfigError, match="agent odd has "):
         type("Odd", (Agent,), fields)
+
+
+BELOW = """
+from meshwright import Agent, Capability
+
+class Base(Agent):
+    agent_id = "base"
+    capabilities = (Capability("x"),)
+
+class Big(Base):
+    agent_id = "big"
+
+class Shared(Agent, abstract=True):
+    prompt = "shared"
+    capabilities = (Capability("y"),)
+
+class Small(Shared):
+    agent_id = "small"
+"""
+
+
+def test_an_agent_below_another_needs_a_prompt_of_its_own_unless_a_base_names_one(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/agents.py").write_text(BELOW)
+    (tmp_path / "prompts").mkdir()
+    for name in ("base", "shared"):
+        (tmp_path / f"prompts/{name}.prompt").write_text("---\n---\nHello {question}")
+    for command in ("prompts", "project"):
+        done = run("check", command, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "prompts/big.prompt: big has no prompt" in done.stdout
+        assert "small has" not in done.stdout
+    (tmp_path / "prompts/big.prompt").write_text("---\n---\nBig")
+    done = run("prompts", "check", cwd=tmp_path)
+    assert done.returncode == 0
+    note = "note: {}/prompts/base.prompt:3: {{question}} is sent as text."
+    assert done.stdout.startswith(note.format(tmp_path))
+    assert done.stdout.endswith("3 prompts checked, no problems.\n")
+    [of_base, of_shared] = json.loads(run("prompts", "check", "--json", cwd=tmp_path).stdout)
+    assert (of_base["kind"], of_base["line"], of_shared["kind"]) == ("note", 3, "note")
