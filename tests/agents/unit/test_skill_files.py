@@ -76,11 +76,17 @@ WRONG = {
     "tag": ("my-skill", front(name="my-skill", description="!!python/name:os.system x"), 3, "a tag"),
     "colon": ("my-skill", front(name="my-skill", description="Use when: always"), 3, "cannot be read"),
     "list as name": ("my-skill", front(name="[my-skill]", description=TEST), 2, "is not a text"),
-    "deep metadata": (
+    "deep": (
         "my-skill",
-        front(name="my-skill", description=TEST, metadata="\n  a:\n    b: c"),
-        5,
-        "a is not a text",
+        front(name="my-skill", description=TEST, metadata="[" * 2_000 + "]" * 2_000),
+        2,
+        "nested too deeply",
+    ),
+    "metadata twice": (
+        "my-skill",
+        front(name="my-skill", description=TEST, metadata="\n  a:\n    b: c\n    b: d"),
+        7,
+        "second time",
     ),
 }
 
@@ -117,6 +123,48 @@ def test_fields_are_text_as_in_the_reference_library(tmp_path: Path) -> None:
         assert tools[0] == "Bash(jq:*)" and len(tools) == 2
 
 
+NESTED = """
+  clawdbot:
+    emoji: x
+    requires:
+      bins:
+        - jq
+    n: 1
+  empty:
+  text: |
+    two
+    lines"""
+# As `skills-ref to-prompt` of 0.1.1 reads it.
+NESTED_IS = {
+    "clawdbot": "{'emoji': 'x', 'requires': {'bins': ['jq']}, 'n': '1'}",
+    "empty": "",
+    "text": "two\nlines\n",
+}
+
+
+def test_mapping_below_metadata_is_text_as_in_the_reference_library(tmp_path: Path) -> None:
+    skill = load_skill(
+        write(tmp_path / "my-skill", front(name="my-skill", description=TEST, metadata=NESTED))
+    )
+    assert (skill.skill.metadata, skill.skill.warnings) == (NESTED_IS, ())
+    flow = front(name="my-skill", description=TEST, metadata='{"openclaw": {"requires": {"bins": ["git"]}}}')
+    skill = load_skill(write(tmp_path / "my-skill", flow))
+    assert skill.skill.metadata == {"openclaw": "{'requires': {'bins': ['git']}}"}
+
+
+def test_long_metadata_harms_no_skill(tmp_path: Path) -> None:
+    many = "".join(f"\n  key{n}: {'x' * 1_500}" for n in range(80))
+    text = front(name="my-skill", description=TEST, metadata=many)
+    assert len(load_skill(write(tmp_path / "my-skill", text)).skill.metadata) == 80
+
+
+@pytest.mark.parametrize(("metadata", "count"), [("a text", 1), ("\n  - a\n  - b", 1), ("", 0)])
+def test_metadata_that_is_no_mapping_is_passed_over(metadata: str, count: int, tmp_path: Path) -> None:
+    text = front(name="my-skill", description=TEST, metadata=metadata)
+    skill = load_skill(write(tmp_path / "my-skill", text)).skill
+    assert skill.metadata == {} and [warning.line for warning in skill.warnings] == [4] * count
+
+
 def test_field_that_the_specification_lacks_is_a_warning(tmp_path: Path) -> None:
     text = front(name="my-skill", description=TEST, licence="MIT", disable_model_invocation="true")
     licence, other = load_skill(write(tmp_path / "my-skill", text)).skill.warnings
@@ -141,6 +189,16 @@ def test_folder_that_is_none_is_refused(kind: str, words: str, tmp_path: Path) -
 def test_folder_without_a_skill_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no SKILL\.md"):
         load_skill(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Skill.md", "SKILL.MD", "SKILLS.md", "skil.md"])
+def test_misspelt_file_is_named(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "my-skill", VALID["smallest"][1], name)
+    with pytest.raises(ConfigError, match=rf"my-skill/{name}: the file is called {name}") as refused:
+        load_skill(folder)
+    assert refused.value.remedy == "Rename it to SKILL.md"
+    write(folder, "# About", "README.md")
+    assert load_skill(write(folder, VALID["smallest"][1])).skill.name == "my-skill"
 
 
 def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path: Path) -> None:
@@ -233,6 +291,28 @@ def test_commands_list_and_check_the_skills_of_a_project(tmp_path: Path) -> None
     checked = run("skills", "check", cwd=tmp_path)
     assert (checked.returncode, checked.stdout.strip()) == (0, "2 skills checked, no problems.")
     assert not (tmp_path / "started").exists() and not (tmp_path / ".mesh").exists()
+
+
+def test_skills_in_the_wrong_place_are_named(tmp_path: Path) -> None:
+    skills = tmp_path / "skills"
+    for folder in ("good", "good/examples/part", "group/deep/inner", "cased", "notes", "_draft/some"):
+        (skills / folder).mkdir(parents=True)
+    write(skills / "good", front(name="good", description=TEST))
+    for folder in ("good/examples/part", "group/deep/inner", "_draft/some"):
+        write(skills / folder, front(name=folder.rpartition("/")[2], description=TEST))
+    write(skills / "cased", front(name="cased", description=TEST), "Skill.md")
+    write(skills / "notes", "# Notes", "README.md")
+    checked = run("skills", "check", cwd=tmp_path)
+    cased, group = checked.stdout.splitlines()
+    assert checked.returncode == 1
+    assert "skills/cased/Skill.md: the file is called Skill.md" in cased and "Rename it to SKILL.md" in cased
+    assert "skills/group: it holds skills in folders of its own" in group and "deep/inner" in group
+    listed = run("skills", "list", cwd=tmp_path)
+    assert "2 problems: mesh skills check shows them" in listed.stderr
+    write(skills, front(name="skills", description=TEST))
+    assert "a skill lies in the folder of skills itself" in run("skills", "check", cwd=tmp_path).stdout
+    checked = run("skills", "check", "skills/group", cwd=tmp_path)
+    assert "it holds skills in folders of its own" in checked.stdout
 
 
 def test_check_of_folders_needs_no_project(tmp_path: Path) -> None:

@@ -231,6 +231,16 @@ async def test_broken_skill_is_a_warning_and_others_are_used(project: Path) -> N
     assert results(model)[0]["skill"] == "pdf-forms"
 
 
+async def test_skills_in_the_wrong_place_are_warnings_and_others_are_used(project: Path) -> None:
+    write_skill(project / "skills" / "group" / "inner")
+    (write_skill(project / "skills" / "cased") / "SKILL.md").rename(project / "skills/cased/Skill.md")
+    async with mesh_for(AllSkills, model=ScriptedModel(READ, "Done."), project=project) as mesh:
+        cased, group = (text for text in mesh.mesh.warnings if "skills" in text)
+        assert "cased/Skill.md: the file is called Skill.md" in cased and "inner" in group
+        await mesh.ask("all-skills", "Fill it.")
+        assert mesh.mesh.get(Skills).titles == ["pdf-forms"]
+
+
 @pytest.mark.parametrize("skills", ["pdf-forms", (3,)])
 def test_skills_that_are_no_list_of_names_are_refused(skills: Any) -> None:
     with pytest.raises(ConfigError, match="skills") as refused:

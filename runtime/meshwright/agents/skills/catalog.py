@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from meshwright.agents.agent import Agent
 from meshwright.agents.skills.files import Stamp, copy_files, remove_old, stamp_of
 from meshwright.agents.skills.settings import SkillsSettings
-from meshwright.agents.skills.skill import LoadedSkill, Skill, is_skill, load_skill
+from meshwright.agents.skills.skill import LoadedSkill, Skill, is_skill, load_skill, misplaced
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.plugins import SKILLS, installed
 
@@ -89,16 +89,30 @@ def _folder_of(module: str) -> Path | None:
 
 
 def skill_folders(place: SkillPlace) -> list[Path]:
-    """The folders of a place that hold a SKILL.md. Raises ConfigError for too many."""
+    """The folders of a place that hold a SKILL.md.
+
+    For a place of the project also those that hold it where it is passed over: `load_from` says so. Raises
+    ConfigError for too many.
+    """
     folders = sorted(path for path in place.folder.iterdir() if not path.name.startswith((".", "_")))
     if len(folders) > MAX_FOLDERS:
         problem = f"the folder of skills has more than {MAX_FOLDERS:,} entries"
         raise ConfigError(problem, path=str(place.folder), remedy="Move out what is no skill")
-    return [folder for folder in folders if folder.is_dir() and is_skill(folder)]
+    folders = [folder for folder in folders if folder.is_dir()]
+    if place.source:  # nobody here can move the files of a package
+        return [folder for folder in folders if is_skill(folder)]
+    own = [place.folder] if is_skill(place.folder) else []
+    return [*own, *(folder for folder in folders if is_skill(folder) or misplaced(folder) is not None)]
 
 
 def load_from(place: SkillPlace, folder: Path) -> LoadedSkill:
     """Read a skill of a place. Raises ConfigError for one that cannot be used."""
+    if folder == place.folder:
+        problem, remedy = (
+            "a skill lies in the folder of skills itself",
+            "Put it into a folder of its own there",
+        )
+        raise ConfigError(problem, path=str(folder), remedy=remedy)
     if not folder.resolve().is_relative_to(place.folder.resolve()):
         remedy = "Put the folder itself in its place"
         raise ConfigError("the folder leads out of the folder of skills", path=str(folder), remedy=remedy)

@@ -1,17 +1,21 @@
 """One skill: the front matter of its SKILL.md, read as the specification of Agent Skills says.
 
-Every scalar of the YAML is text, as in the reference library. Fields that the specification does not have
-are warnings, since many skills that were written for one product have some.
+Every scalar of the YAML is text, as in the reference library, and so is all that stands below an entry of
+metadata. Fields that the specification does not have are warnings, since many skills that were written for
+one product have some.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -22,9 +26,11 @@ from meshwright.core.errors import ConfigError, nearest
 FILE_NAMES = ("SKILL.md", "skill.md")
 MAX_NAME_CHARS, MAX_DESCRIPTION_CHARS, MAX_COMPATIBILITY_CHARS = 64, 1_024, 500
 MAX_FILE_BYTES = 200_000  # of SKILL.md
-_MAX_OTHERS = 64  # tools, and entries of metadata
+_MAX_TOOLS = 64
 _MAX_OTHER_CHARS = 1_000
 FIELDS = ("name", "description", "license", "compatibility", "metadata", "allowed-tools")
+_LIKE = 0.8  # of a file name to skill.md, for it to be a slip of the pen
+_MAX_DEPTH, _MAX_NAMED = 3, 3  # folders below one that are looked into, and skills there that an error names
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
 _FIRST_LINE = 2  # of the front matter, below the first boundary
 
@@ -83,6 +89,37 @@ def is_skill(folder: Path) -> bool:
     return any((folder / name).is_file() for name in FILE_NAMES)
 
 
+def misplaced(folder: Path) -> ConfigError | None:
+    """The error of a folder without SKILL.md that has it under another name, or in folders of its own."""
+    names: list[str] = []
+    inner: list[str] = []
+    with suppress(OSError):  # a folder that cannot be read has none
+        names = [entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+        inner = [
+            str(one.relative_to(folder)) for one in islice(_inner_skills(folder, _MAX_DEPTH), _MAX_NAMED)
+        ]
+    if (misspelt := nearest("skill.md", [name.casefold() for name in names], cutoff=_LIKE)) is not None:
+        path = next(folder / name for name in names if name.casefold() == misspelt)
+        problem = f"the file is called {path.name}, and is passed over"
+        return ConfigError(problem, path=str(path), remedy="Rename it to SKILL.md")
+    if not inner:
+        return None
+    problem = f"it holds skills in folders of its own, which are passed over: {', '.join(inner)}"
+    remedy = f"Move them beside {folder.name}, or add that folder to [skills] dirs"
+    return ConfigError(problem, path=str(folder), remedy=remedy)
+
+
+def _inner_skills(folder: Path, depth: int) -> Iterator[Path]:
+    """The folders below one that hold a SKILL.md, without those inside of a skill."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "_")) or not entry.is_dir(follow_symlinks=False):
+            continue
+        if is_skill(inner := Path(entry.path)):
+            yield inner
+        elif depth > 1:
+            yield from _inner_skills(inner, depth - 1)
+
+
 def load_skill(folder: Path, source: str = "", *, package: str = "", is_outside: bool = False) -> LoadedSkill:
     """Read a skill with all its files. Raises ConfigError, with file and line, for one without use."""
     if not folder.is_dir():
@@ -92,7 +129,7 @@ def load_skill(folder: Path, source: str = "", *, package: str = "", is_outside:
     name = next((name for name in FILE_NAMES if name in files), None)
     if name is None:
         remedy = "Write it, with name and description between two lines `---`"
-        raise ConfigError("there is no SKILL.md", path=str(folder), remedy=remedy)
+        raise misplaced(folder) or ConfigError("there is no SKILL.md", path=str(folder), remedy=remedy)
     reader = _SkillReader(folder, name)
     text = reader.decoded(files[name].data)
     fields = reader.fields(text)
@@ -110,7 +147,7 @@ def load_skill(folder: Path, source: str = "", *, package: str = "", is_outside:
         source=source,
         package=package,
         is_outside=is_outside,
-        warnings=tuple(reader.unknown(fields)),
+        warnings=tuple(reader.unusable(fields)),
     )
     return LoadedSkill(skill, files)
 
@@ -158,6 +195,8 @@ class _SkillReader:
         front = text[boundaries[0].end() + 1 : boundaries[1].start()]
         try:
             node = _Loader(front).get_single_node()
+        except RecursionError:
+            self._refuse("the front matter is nested too deeply", _FIRST_LINE, "Write it flatter")
         except yaml.YAMLError as error:
             mark, problem = None, str(error).partition("\n")[0]
             if isinstance(error, yaml.MarkedYAMLError):
@@ -221,29 +260,35 @@ class _SkillReader:
         return text
 
     def entries(self, fields: _Fields) -> Iterator[tuple[str, str]]:
-        if "metadata" not in fields:
-            return
-        line, node = fields["metadata"]
-        if not isinstance(node, MappingNode) or len(node.value) > _MAX_OTHERS:
-            remedy = f"Write at most {_MAX_OTHERS} lines `name: value` below it"
-            self._refuse("metadata is not made of `name: value` lines", line, remedy, "metadata")
-        pairs = self._pairs(node)
-        for name in pairs:
-            yield name, self.text(pairs, name, _MAX_OTHER_CHARS)
+        _, node = fields.get("metadata", (0, None))
+        if isinstance(node, MappingNode):
+            for name, (_, value) in self._pairs(node).items():
+                yield name, str(self._plain(value))
+
+    def _plain(self, node: Node) -> Any:
+        if isinstance(node, MappingNode):
+            return {name: self._plain(value) for name, (_, value) in self._pairs(node).items()}
+        return [self._plain(one) for one in node.value] if isinstance(node, SequenceNode) else node.value
 
     def tools(self, fields: _Fields) -> Sequence[str]:
         if "allowed-tools" not in fields:
             return ()
         line, node = fields["allowed-tools"]
         is_list = isinstance(node, SequenceNode) and all(isinstance(one, ScalarNode) for one in node.value)
-        if is_list and len(node.value) <= _MAX_OTHERS:
+        if is_list and len(node.value) <= _MAX_TOOLS:
             return [one.value for one in node.value]
         if not isinstance(node, ScalarNode):
             remedy = "Write them in one line with spaces between, or as a list of texts"
             self._refuse("allowed-tools is neither a text nor a list of texts", line, remedy, "allowed-tools")
         return self.text(fields, "allowed-tools", _MAX_OTHER_CHARS).split()
 
-    def unknown(self, fields: _Fields) -> Iterator[ConfigError]:
+    def unusable(self, fields: _Fields) -> Iterator[ConfigError]:
+        """Warnings of what is passed over."""
+        line, node = fields.get("metadata", (0, None))
+        if node is not None and node.value and not isinstance(node, MappingNode):
+            problem = "metadata is not made of `name: value` lines, and is passed over"
+            remedy = "Write lines `name: value` below it"
+            yield ConfigError(problem, path=self._path, line=line, remedy=remedy, field="metadata")
         for name, (line, _) in fields.items():
             if name not in FIELDS:
                 near = nearest(name, FIELDS)
