@@ -23,7 +23,7 @@ from meshwright.cli.output import Line, TypedLines, document, for_terminal, line
 from meshwright.client import Client
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
-from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
+from meshwright.core.errors import Conflict, MeshError, NotFound, is_own_fault
 from meshwright.core.model_events import ModelCalled, ModelDelta
 from meshwright.core.schema import takes_approval
 from meshwright.core.task_events import TaskWaiting, WaitEnded
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
-_OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
-"""The types of faults that no exception led to."""
 _INDENT = "  "
 _WORD_WIDTH, _MIN_WIDTH = 11, 20
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
@@ -440,5 +438,6 @@ def _why(error: Document) -> str:
     import meshwright.models.errors  # noqa: F401 - so that their codes are known
 
     kind, message = str(error.get("type", "")), str(error.get("message", ""))
-    is_ours = kind in _OWN_TYPES or error_of_code(kind, MeshError) is not None
-    return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
+    return (
+        message if is_own_fault(kind) or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
+    )

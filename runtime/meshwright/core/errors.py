@@ -83,6 +83,15 @@ def error_of_code(code: Any, kind: type[ErrorT]) -> type[ErrorT] | None:
     return next(filter(None, (error_of_code(code, below) for below in kind.__subclasses__())), None)
 
 
+_WITHOUT_ERROR = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
+"""The types of faults that no exception led to."""
+
+
+def is_own_fault(kind: str) -> bool:
+    """Whether a type of faults is ours: the code of an error that is imported, or a type without one."""
+    return kind in _WITHOUT_ERROR or error_of_code(kind, MeshError) is not None
+
+
 class InvalidInput(MeshError):
     """A request, argument or message that cannot be accepted."""
 

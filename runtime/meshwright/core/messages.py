@@ -227,7 +227,8 @@ class Task(Struct, kw_only=True):
     delegated it had read text from outside. `family` is the topmost task above it, `repository` names the one
     that they all work on. `sender_context` comes from the run that delegated it. `variants` are what
     experiments try with it, and with all that it delegates. `shape` is the JSON schema of the answer that its
-    caller wants.
+    caller wants. `traceparent` names the task's own span, `span_above` is the id of the span above that, ""
+    without one; it is None where no span is recorded for the task.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
@@ -249,6 +250,7 @@ class Task(Struct, kw_only=True):
     generation: Fact[int] = 1
     created_at: Fact[datetime]
     traceparent: Fact[str | None] = None
+    span_above: Fact[str | None] = None
     limits: Fact[Limits | None] = None
     budget_usd: Fact[Amount | None] = None
     budgets_above: Fact[tuple[TaskBudget, ...]] = ()

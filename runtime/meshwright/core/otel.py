@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from meshwright.core.errors import HostError, in_one_line
 from meshwright.core.plugins import missing_package
-from meshwright.core.tracing import COST, PROMPT, GenAI, new_span
+from meshwright.core.tracing import COST, PROMPT, TRACE_NAME, GenAI, new_span
 
 try:
     from opentelemetry.sdk.resources import Resource
@@ -163,13 +163,16 @@ _LANGFUSE_TYPES = {
     GenAI.EXECUTE_TOOL: "tool",
 }
 
+_MODEL_NAMES = {GenAI.CHAT: "llm.model_name", GenAI.EMBEDDINGS: "embedding.model_name"}
+
 
 def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that follow from the stored ones, most of them names of Langfuse and MLflow."""
+    """The attributes that follow from the stored ones, most of them names of Langfuse, MLflow and Phoenix."""
     cost, prompt = attributes.get(COST), attributes.get(PROMPT)
     operation = attributes.get(GenAI.OPERATION_NAME, "")
     registered = _REGISTERED.fullmatch(prompt or "") if operation == GenAI.CHAT else None
     derived = {
+        **_for_openinference(attributes, operation),
         GenAI.PROMPT_NAME: None if prompt is None else prompt.partition("@")[0],
         "session.id": attributes.get(GenAI.CONVERSATION_ID),
         "langfuse.observation.type": _LANGFUSE_TYPES.get(operation),
@@ -180,6 +183,25 @@ def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "mlflow.llm.cost": None if cost is None else json.dumps({"total_cost": cost}),
     }
     return {name: value for name, value in derived.items() if value is not None}
+
+
+def _for_openinference(attributes: Mapping[str, Any], operation: str) -> dict[str, Any]:
+    """Names of OpenInference, which Phoenix reads: without them it takes the group asked for as the model."""
+    if TRACE_NAME in attributes:
+        return {
+            "openinference.span.kind": "CHAIN",
+            "input.value": _first_text(attributes.get(GenAI.INPUT_MESSAGES)),
+            "output.value": _first_text(attributes.get(GenAI.OUTPUT_MESSAGES)),
+        }
+    name = _MODEL_NAMES.get(operation)
+    return {
+        **({} if name is None else {name: attributes.get(GenAI.RESPONSE_MODEL)}),
+        "llm.token_count.prompt_details.cache_write": attributes.get(GenAI.USAGE_CACHE_WRITE_TOKENS),
+    }
+
+
+def _first_text(messages: str | None) -> str | None:
+    return None if messages is None else json.loads(messages)[0]["parts"][0]["content"]
 
 
 def _usage_details(attributes: Mapping[str, Any]) -> str | None:
@@ -202,7 +224,7 @@ def _usage_details(attributes: Mapping[str, Any]) -> str | None:
 class SdkSpans:
     """A taker of spans for `Tracing.publish_to`; the processor decides when and where they go.
 
-    Langfuse and MLflow get attributes of their own, derived from the attributes of a span.
+    Langfuse, MLflow and Phoenix get attributes of their own, derived from the attributes of a span.
     """
 
     def __init__(self, processor: SpanProcessor, *, service: str = _SERVICE) -> None:

@@ -34,10 +34,12 @@ Publish = Callable[[str, list[Record]], object]
 
 MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
-_MAX_MESSAGE_CHARS = 500
+MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
 PROMPT = "meshwright.prompt.version"
 TRACE_NAME = "langfuse.trace.name"
+TASK_ID = "meshwright.task.id"
+TASK_STATUS = "meshwright.task.status"
 COST = "meshwright.cost_usd"
 """Ours: the conventions have no name for it."""
 _SAMPLED = ("01", "03")  # as nearly all are
@@ -110,22 +112,35 @@ def valid_trace(traceparent: str | None) -> str | None:
     return traceparent if traceparent and parse(traceparent) else None
 
 
+class ReservedSpan(NamedTuple):
+    """The ids of a span that is recorded when it has ended, perhaps by another process.
+
+    `traceparent` is the parent of the spans below it. `above` is the id of the span above it, "" without one,
+    and None where nothing is to be recorded.
+    """
+
+    traceparent: str | None
+    above: str | None
+
+
 def new_span(
     name: str,
     *,
     trace_id: str | None = None,
+    span_id: str | None = None,
     above_id: str | None = None,
     attributes: Mapping[str, Any] | None = None,
     kind: Kind = "internal",
+    start_time: int | None = None,
 ) -> Record:
-    """The record of a span that starts now, below another of its trace or, by default, in a new trace."""
+    """The record of a span below another of its trace; by default it starts now, in a new trace."""
     return {
         "trace_id": trace_id or _new_trace_id(),
-        "span_id": f"{random.getrandbits(64):016x}",
+        "span_id": span_id or _new_span_id(),
         "parent_span_id": above_id,
         "name": name,
         "kind": kind,
-        "start_time": time.time_ns(),
+        "start_time": start_time or time.time_ns(),
         "end_time": 0,
         "attributes": dict(attributes) if attributes else {},
         "status": "unset",
@@ -181,7 +196,7 @@ class _RecordedSpan(Span):
     def fail(self, error: BaseException | str) -> None:
         name, message = error if isinstance(error, str) else type(error).__name__, ""
         if isinstance(error, MeshError):
-            name, message = error.code, foreign_words(str(error), max_chars=_MAX_MESSAGE_CHARS)
+            name, message = error.code, foreign_words(str(error), max_chars=MAX_MESSAGE_CHARS)
         self._record["status"], self._record["status_message"] = "error", message
         self._record["attributes"][GenAI.ERROR_TYPE] = name
 
@@ -215,6 +230,17 @@ class NoTracing:
     ) -> Span:
         """A span that records nothing."""
         return Span(parent)
+
+    def reserve(self, parent: str | None = None) -> ReservedSpan:
+        """A span that is not recorded; its parent is that of the spans below it."""
+        return ReservedSpan(parent, None)
+
+    def reserve_beside(self, span: ReservedSpan) -> ReservedSpan:
+        """The same for a span at the place of another."""
+        return ReservedSpan(span.traceparent, None)
+
+    def record(self, span: Record) -> None:
+        """Record nothing."""
 
     async def flush(self) -> None:
         """Nothing waits."""
@@ -263,13 +289,33 @@ class Tracing:
         above = parse(parent) if parent is not None else None
         if above is None:
             trace_id, flags = _new_trace_id(), _NEW_TRACE_FLAGS
-        elif above.flags in _SAMPLED or int(above.flags, 16) & SAMPLED:
+        elif _is_sampled(above):
             trace_id, flags = above.trace_id, above.flags
         else:
             return Span(parent)
         above_id = above.span_id if above else None
         record = new_span(name, trace_id=trace_id, above_id=above_id, attributes=attributes, kind=kind)
         return _RecordedSpan(f"00-{trace_id}-{record['span_id']}-{flags}", record, self._ended)
+
+    def reserve(self, parent: str | None = None) -> ReservedSpan:
+        """Ids for a span below a parent, or of a new trace, that `record` takes once it has ended."""
+        above = parse(parent) if parent is not None else None
+        if above is None:
+            return ReservedSpan(f"00-{_new_trace_id()}-{_new_span_id()}-{_NEW_TRACE_FLAGS}", "")
+        if not _is_sampled(above):
+            return ReservedSpan(parent, None)
+        return ReservedSpan(f"00-{above.trace_id}-{_new_span_id()}-{above.flags}", above.span_id)
+
+    def reserve_beside(self, span: ReservedSpan) -> ReservedSpan:
+        """Ids for another span at the place of a reserved one."""
+        context = parse(span.traceparent) if span.traceparent is not None else None
+        if context is None or span.above is None:
+            return span
+        return ReservedSpan(f"00-{context.trace_id}-{_new_span_id()}-{context.flags}", span.above)
+
+    def record(self, span: Record) -> None:
+        """Take the record of a span that has ended."""
+        self._ended(span)
 
     async def flush(self) -> None:
         """Hand on all that has finished."""
@@ -310,6 +356,14 @@ class Tracing:
         spans = self._batches.pop(trace_id)
         for publish in self._sinks:
             publish(trace_id, spans)
+
+
+def _is_sampled(context: Context) -> bool:
+    return context.flags in _SAMPLED or bool(int(context.flags, 16) & SAMPLED)
+
+
+def _new_span_id() -> str:
+    return f"{random.getrandbits(64):016x}"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,12 +102,16 @@ async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, tas
 async def test_the_spans_of_a_task_are_one_trace_in_the_log(running: RunningMesh, task_id: str) -> None:
     trace_id = (await running.get(f"/tasks/{task_id}")).body["trace_id"]
     wanted = {"submit task", "invoke_agent architect-agent", "chat default"}
+    spans: list[dict[str, Any]] = []
     async for event in running.stream(trace_id=trace_id, event_type="trace.spans"):
         assert event["topic"] == "traces"
-        wanted -= {span["name"] for span in event["payload"]["spans"]}
-        if not wanted:
+        spans += event["payload"]["spans"]
+        if wanted <= {span["name"] for span in spans}:
             break
-    assert not wanted
+    [root] = [span for span in spans if span["parent_span_id"] is None]
+    assert (root["name"], root["attributes"]["meshwright.task.status"]) == ("submit task", "succeeded")
+    for span in spans:
+        assert root["start_time"] <= span["start_time"] <= span["end_time"] <= root["end_time"]
 
 
 async def test_the_agents_are_there_and_scored(running: RunningMesh) -> None:

@@ -31,7 +31,7 @@ from meshwright.agents.tools.tool import Tool
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
 from meshwright.core.money import ZERO
-from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
+from meshwright.core.tracing import PROMPT, TASK_ID, TASK_STATUS, TENANT, GenAI, text_messages
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.work import Complete, Journal, RunInterrupted, RunSuspended, Work
 from meshwright.engine.work.claims import SettleResult
@@ -69,7 +69,7 @@ class Runner:
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
             GenAI.AGENT_NAME: ref.type,
             GenAI.CONVERSATION_ID: task.thread_id,
-            "meshwright.task.id": task.task_id,
+            TASK_ID: task.task_id,
             "meshwright.task.attempt": work.dispatch.attempt,
             TENANT: task.tenant_id,
         }
@@ -185,7 +185,7 @@ class _Attempt:
 
     def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
         state = self._state
-        attributes: dict[str, str] = {"meshwright.task.status": status}
+        attributes: dict[str, str] = {TASK_STATUS: status}
         if self._calls.prompt is not None:
             attributes[PROMPT] = self._calls.prompt
         state.span.set(attributes)

@@ -80,6 +80,7 @@ class Runtime(StoreAccess):
         self.remote_kinds: Mapping[str, ActorKind] = self._cells.remote_kinds
         self._timers = Timers(self.clock, self._load_alarms, self._ring)
         self._worker: Signals | None = None
+        self._signal_takers: dict[str, Callable[[Any], None]] = {}
         self._calls = itertools.count(1)
         self._former: set[str] = set()
         self._refusal: HostError | None = Draining("the mesh is not running", remedy=_TRY_AGAIN)
@@ -158,6 +159,10 @@ class Runtime(StoreAccess):
     def attach(self, worker: Signals) -> None:
         """Give the signals of turns to this worker."""
         self._worker = worker
+
+    def take_signals(self, actor_type: str, take: Callable[[Any], None]) -> None:
+        """Give the signals of actors of a type to this taker, not to the worker; it may not raise."""
+        self._signal_takers[actor_type] = take
 
     # Lifetime
 
@@ -411,7 +416,12 @@ class Runtime(StoreAccess):
         self.wake([ref], "wake")
 
     def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
-        if self._worker is not None and ref.type in self.kinds:
+        if ref.type not in self.kinds:
+            return
+        if (take := self._signal_takers.get(ref.type)) is not None:
+            for signal in signals:
+                take(signal)
+        elif self._worker is not None:
             for signal in signals:
                 self._worker.signal(ref, signal)
 

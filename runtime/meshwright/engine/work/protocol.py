@@ -346,11 +346,14 @@ class Retry(Struct):
     """Work on a task again that has failed: the next generation.
 
     Without `begin` its fault says where; if that is the start, a person is asked before it repeats what may
-    have taken effect. Its deadline is as far away as the one before was, or at `deadline_at`.
+    have taken effect. Its deadline is as far away as the one before was, or at `deadline_at`. It has a
+    span of its own, `traceparent` below `span_above`, if the task has one.
     """
 
     begin: Begin | None = None
     deadline_at: datetime | None = None
+    traceparent: str | None = None
+    span_above: str | None = None
 
 
 class Follow(Struct):

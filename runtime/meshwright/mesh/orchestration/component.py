@@ -22,6 +22,7 @@ from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.scoring import OutcomeProjection
 from meshwright.mesh.orchestration.settings import OrchestrationSettings, PresenceSettings, TenantsSettings
 from meshwright.mesh.orchestration.status import MissingAgents, StatusReader
+from meshwright.mesh.orchestration.task_spans import TaskSpans
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.mesh.orchestration.tenants import Tenants
 from meshwright.money.allowances import Allowances
@@ -94,8 +95,10 @@ class OrchestrationComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """One actor for each task, and one for the conversation of each thread."""
-        attempts = self.config.max_attempts
+        mesh, attempts = self.mesh, self.config.max_attempts
         kind = ActorKind.of(Orchestrator, registry=self._registry, max_attempts=attempts)
+        if mesh.tracing.enabled and mesh.role.runs(ORCHESTRATION):
+            mesh.runtime.take_signals(kind.type, TaskSpans(mesh.tracing).end)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
         return [
             Actors(kind, ORCHESTRATION, (results,)),

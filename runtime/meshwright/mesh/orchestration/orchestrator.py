@@ -34,6 +34,7 @@ from meshwright.engine.work.record import NO_TASK, Attempt, TaskRecord
 from meshwright.mesh.orchestration.again import ERASED_HASH, begin_of, check_again
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.mesh.orchestration.scoring import class_of, may_retry, rules_out
+from meshwright.mesh.orchestration.task_spans import TaskEnding
 
 _MAX_WITHDRAWN = 8
 _BEGIN_RETRY = timedelta(seconds=5)  # where no agent is there for a task that waited for another
@@ -281,6 +282,8 @@ class Orchestrator(Actor[TaskRecord]):
         must_ask = retry.begin is None if continues is None else continues.must_ask
         deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
+        if retry.traceparent is not None:
+            state.change(traceparent=retry.traceparent, span_above=retry.span_above)
         state.outcome = None
         state.cancelling = False
         state.pauses.clear()
@@ -417,6 +420,8 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.outcome = outcome
         turn.wake_at(None)
         self._publish(turn, outcome, f"task.{outcome.status}", agent_id=outcome.agent_id)
+        if self.task.span_above is not None:
+            turn.signal_after_commit(TaskEnding(self.task, outcome, self._began_at))
         if self.state.pauses:
             self.state.pauses = []
             self._pause_parent(turn, on=False)

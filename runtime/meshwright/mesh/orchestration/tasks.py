@@ -19,11 +19,11 @@ from meshwright.agents.run.limits import limits_of, step_timeout
 from meshwright.agents.run.transcript import Transcript, transcripts
 from meshwright.agents.settings import AgentsSettings
 from meshwright.core import topics
-from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.errors import Conflict, HostError, MeshError, NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Fault, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.step_events import RunStateChanged, RunTitled
-from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
+from meshwright.core.tracing import ReservedSpan
 from meshwright.engine.events.answers import (
     RevealedQuestion,
     check_digest,
@@ -72,6 +72,7 @@ from meshwright.mesh.orchestration.again import (
 from meshwright.mesh.orchestration.cancel_plan import CancelPlan, plan_of
 from meshwright.mesh.orchestration.retry_plan import RetryPlan, RetryWay, child_costs, last_steps, way_of
 from meshwright.mesh.orchestration.status import MissingAgents
+from meshwright.mesh.orchestration.task_spans import TaskSpans
 from meshwright.money.keys import Keys, keys_required
 from meshwright.money.spending import Spending
 from meshwright.money.task_costs import task_tree
@@ -90,6 +91,7 @@ class Tasks:
         self._runtime = mesh.runtime
         self._log = mesh.log
         self._tracing = mesh.tracing
+        self._spans = TaskSpans(mesh.tracing)
         self._admission = mesh.get(Admission)
         self._audit = mesh.get(Audit)
         self._inbox = mesh.get(Inbox)
@@ -153,17 +155,16 @@ class Tasks:
         has_deadline: bool,
         traceparent: str | None,
     ) -> Receipt:
-        of = {
-            TENANT: task.tenant_id,
-            GenAI.CONVERSATION_ID: task.thread_id,
-            TRACE_NAME: task.capability or task.agent_id or "",
-        }
-        with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
-            traceparent = span.traceparent
-            traced = replace(task, traceparent=traceparent, variants=variants)
-            accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
-            ref = TaskKey(task.tenant_id, task.task_id).ref
+        traceparent, above = self._tracing.reserve(traceparent)
+        traced = replace(task, traceparent=traceparent, span_above=above, variants=variants)
+        accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
+        ref = TaskKey(task.tenant_id, task.task_id).ref
+        try:
             return await self._runtime.call(ref, "accept", accept, traceparent=traceparent)
+        except MeshError as error:
+            if not isinstance(error, HostError):  # after which it may be accepted all the same
+                self._spans.refused(traced, error, self._runtime.clock.now())
+            raise
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""
@@ -245,10 +246,15 @@ class Tasks:
             return replace(plan, is_dry=True)
         ends_at = None if deadline is None else self._runtime.clock.now() + timedelta(seconds=deadline)
         retry = Retry(begin=begin, deadline_at=ends_at)
+        if task.span_above is not None:
+            traceparent, above = self._tracing.reserve_beside(ReservedSpan(task.traceparent, task.span_above))
+            retry = replace(retry, traceparent=traceparent, span_above=above)
         details = {"begin": plan.begin, "generation": plan.generation}
         async with self._audit.change(caller, "task.retried", f"tasks/{task_id}", details):
             ref = TaskKey(task.tenant_id, task_id).ref
-            await self._admission.admit(task, partial(self._runtime.call, ref, "retry", retry))
+            await self._admission.admit(
+                task, partial(self._runtime.call, ref, "retry", retry, traceparent=retry.traceparent)
+            )
         return plan
 
     async def retry_plan(self, task_id: str, tenant_id: str = "default") -> RetryPlan:
