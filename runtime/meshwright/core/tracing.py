@@ -35,16 +35,20 @@ Publish = Callable[[str, list[Record]], object]
 MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
 MAX_MESSAGE_CHARS = 500
-SAMPLED = 1
+SAMPLED, _RANDOM = 1, 2
+_FLAGS = SAMPLED | _RANDOM
+_SAMPLED_FLAGS = ("01", "03")
 PROMPT = "meshwright.prompt.version"
 TRACE_NAME = "langfuse.trace.name"
 TASK_ID = "meshwright.task.id"
 TASK_STATUS = "meshwright.task.status"
 COST = "meshwright.cost_usd"
 """Ours: the conventions have no name for it."""
-_SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+_VERSION, _MAX_TRACEPARENT_CHARS = "00", 512
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
 
 
 class GenAI:
@@ -102,14 +106,28 @@ class Context(NamedTuple):
 
 @lru_cache(maxsize=512)
 def parse(traceparent: str) -> Context | None:
-    """Read a traceparent; None if it is malformed."""
-    match = TRACEPARENT.fullmatch(traceparent)
-    return Context(*match.groups()) if match else None
+    """Read a traceparent; None if it is malformed.
+
+    One of a higher version may have more parts behind these. Only the flags that are known are kept.
+    """
+    match = _TRACEPARENT.fullmatch(traceparent) if len(traceparent) <= _MAX_TRACEPARENT_CHARS else None
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, rest = match.groups()
+    if version == _VERSION and rest is not None:
+        return None
+    known = _FLAGS if version == _VERSION else SAMPLED
+    return Context(trace_id, span_id, f"{int(flags, 16) & known:02x}")
 
 
 def valid_trace(traceparent: str | None) -> str | None:
-    """Returns a W3C traceparent; a malformed one counts as none."""
-    return traceparent if traceparent and parse(traceparent) else None
+    """Returns a W3C traceparent, of version 00; a malformed one counts as none."""
+    context = parse(traceparent) if traceparent else None
+    return None if context is None else _traceparent(*context)
+
+
+def _traceparent(trace_id: str, span_id: str, flags: str) -> str:
+    return f"{_VERSION}-{trace_id}-{span_id}-{flags}"
 
 
 class ReservedSpan(NamedTuple):
@@ -239,7 +257,7 @@ class NoTracing:
         """The same for a span at the place of another."""
         return ReservedSpan(span.traceparent, None)
 
-    def record(self, span: Record) -> None:
+    def record(self, span: Record, traceparent: str | None) -> None:
         """Record nothing."""
 
     async def flush(self) -> None:
@@ -250,25 +268,31 @@ class NoTracing:
 
 
 class Tracing:
-    """Records spans. `content`: whether attributes may hold what messages say."""
+    """Records spans. `content`: whether attributes may hold what messages say.
+
+    Spans below a parent that is not sampled are recorded too, for those who take all.
+    """
 
     enabled = True
 
     def __init__(self, *, content: bool = False) -> None:
         self.content = content
-        self._sinks: list[Publish] = []
+        self._sinks: list[tuple[Publish, bool]] = []
         self._closers: list[Callable[[], object]] = []
-        self._batches: dict[str, list[Record]] = {}
+        self._batches: dict[tuple[str, bool], list[Record]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def publish_to(self, publish: Callable[[str, Sequence[Mapping[str, Any]]], object]) -> None:
+    def publish_to(
+        self, publish: Callable[[str, Sequence[Mapping[str, Any]]], object], *, takes_all: bool = False
+    ) -> None:
         """Hand finished spans to one more taker, on the event loop: a trace id, and spans of that trace.
 
-        It gets the spans of a trace together, 64 at most, within 250 ms of the first one's end.
+        It gets the spans of a trace together, 64 at most, within 250 ms of the first one's end. Those below a
+        parent that is not sampled are only for one that `takes_all`.
         """
-        self._sinks.append(publish)
+        self._sinks.append((publish, takes_all))
 
     def on_close(self, close: Callable[[], object]) -> None:
         """Have this called when the last spans were handed on, in a thread: it may block."""
@@ -282,40 +306,36 @@ class Tracing:
         attributes: Mapping[str, Any] | None = None,
         kind: Kind = "internal",
     ) -> Span:
-        """Start a span below its parent, or a trace where that is None or malformed; end it by `with`.
-
-        A parent that is not sampled gives a span that records nothing.
-        """
+        """Start a span below its parent, or a trace where that is None or malformed; end it by `with`."""
         above = parse(parent) if parent is not None else None
         if above is None:
-            trace_id, flags = _new_trace_id(), _NEW_TRACE_FLAGS
-        elif _is_sampled(above):
-            trace_id, flags = above.trace_id, above.flags
+            record, flags = new_span(name, attributes=attributes, kind=kind), _NEW_TRACE_FLAGS
         else:
-            return Span(parent)
-        above_id = above.span_id if above else None
-        record = new_span(name, trace_id=trace_id, above_id=above_id, attributes=attributes, kind=kind)
-        return _RecordedSpan(f"00-{trace_id}-{record['span_id']}-{flags}", record, self._ended)
+            trace_id, above_id, flags = above
+            record = new_span(name, trace_id=trace_id, above_id=above_id, attributes=attributes, kind=kind)
+        traceparent = _traceparent(record["trace_id"], record["span_id"], flags)
+        return _RecordedSpan(
+            traceparent, record, self._ended if _is_sampled(flags) else self._ended_unsampled
+        )
 
     def reserve(self, parent: str | None = None) -> ReservedSpan:
         """Ids for a span below a parent, or of a new trace, that `record` takes once it has ended."""
         above = parse(parent) if parent is not None else None
         if above is None:
-            return ReservedSpan(f"00-{_new_trace_id()}-{_new_span_id()}-{_NEW_TRACE_FLAGS}", "")
-        if not _is_sampled(above):
-            return ReservedSpan(parent, None)
-        return ReservedSpan(f"00-{above.trace_id}-{_new_span_id()}-{above.flags}", above.span_id)
+            return ReservedSpan(_traceparent(_new_trace_id(), _new_span_id(), _NEW_TRACE_FLAGS), "")
+        return ReservedSpan(_traceparent(above.trace_id, _new_span_id(), above.flags), above.span_id)
 
     def reserve_beside(self, span: ReservedSpan) -> ReservedSpan:
         """Ids for another span at the place of a reserved one."""
         context = parse(span.traceparent) if span.traceparent is not None else None
         if context is None or span.above is None:
             return span
-        return ReservedSpan(f"00-{context.trace_id}-{_new_span_id()}-{context.flags}", span.above)
+        return ReservedSpan(_traceparent(context.trace_id, _new_span_id(), context.flags), span.above)
 
-    def record(self, span: Record) -> None:
-        """Take the record of a span that has ended."""
-        self._ended(span)
+    def record(self, span: Record, traceparent: str | None) -> None:
+        """Take the record of a reserved span that has ended, and its traceparent."""
+        context = parse(traceparent) if traceparent is not None else None
+        self._end(span, is_sampled=context is None or _is_sampled(context.flags))
 
     async def flush(self) -> None:
         """Hand on all that has finished."""
@@ -332,34 +352,43 @@ class Tracing:
         self._loop = None
 
     def _ended(self, record: Record) -> None:
+        self._end(record, is_sampled=True)
+
+    def _ended_unsampled(self, record: Record) -> None:
+        self._end(record, is_sampled=False)
+
+    def _end(self, record: Record, *, is_sampled: bool) -> None:
         if self._loop is None:
             self._loop, self._thread = _running_loop(), threading.get_ident()
         if self._loop is None or threading.get_ident() == self._thread:
-            self._add(record)
+            self._add(record, is_sampled)
         else:
-            self._loop.call_soon_threadsafe(self._add, record)
+            self._loop.call_soon_threadsafe(self._add, record, is_sampled)
 
-    def _add(self, record: Record) -> None:
-        batch = self._batches.setdefault(record["trace_id"], [])
+    def _add(self, record: Record, is_sampled: bool) -> None:
+        key = record["trace_id"], is_sampled
+        batch = self._batches.setdefault(key, [])
         batch.append(record)
         if len(batch) == MAX_BATCH:
-            self._publish(record["trace_id"])
+            self._publish(key)
         elif self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(_MAX_DELAY_SECONDS, self._publish_all)
 
     def _publish_all(self) -> None:
         self._timer = None
-        for trace_id in list(self._batches):
-            self._publish(trace_id)
+        for key in list(self._batches):
+            self._publish(key)
 
-    def _publish(self, trace_id: str) -> None:
-        spans = self._batches.pop(trace_id)
-        for publish in self._sinks:
-            publish(trace_id, spans)
+    def _publish(self, key: tuple[str, bool]) -> None:
+        spans = self._batches.pop(key)
+        trace_id, is_sampled = key
+        for publish, takes_all in self._sinks:
+            if is_sampled or takes_all:
+                publish(trace_id, spans)
 
 
-def _is_sampled(context: Context) -> bool:
-    return context.flags in _SAMPLED or bool(int(context.flags, 16) & SAMPLED)
+def _is_sampled(flags: str) -> bool:
+    return flags in _SAMPLED_FLAGS
 
 
 def _new_span_id() -> str:

@@ -14,8 +14,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.errors import ConfigError
+from meshwright.core.messages import TaskRequest
 from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
 from meshwright.core.plugins import install_command
+from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from tests.support.settings import load_settings
@@ -91,6 +93,23 @@ async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_
     }
     names = {span.name for scope in resource.scope_spans for span in scope.spans}
     assert {"submit task", "invoke_agent greeter"} <= names
+
+
+async def test_spans_below_an_unsampled_caller_stay_in_the_mesh(collector: Collector, tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, store="memory", model="offline", otlp_endpoint=collector.endpoint)
+    request = TaskRequest(agent_id="greeter", payload={"text": "Hello"})
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
+        traceparent = f"00-{trace_id}-00f067aa0ba902b7-00"
+        receipt = await mesh.get(Tasks).submit(request, traceparent=traceparent)
+        await mesh.get(Tasks).outcome(receipt.task_id)
+        await mesh.tracing.flush()
+        await mesh.runtime.emit([])
+        events = await mesh.log.query(EventFilter(trace_id=trace_id, event_type="trace.spans"))
+    spans = {span["name"]: span for event in events for span in event.fields["spans"]}
+    assert spans.keys() == {"submit task", "invoke_agent greeter"}
+    assert spans["submit task"]["parent_span_id"] == "00f067aa0ba902b7"
+    assert collector.received == []
 
 
 def test_a_collector_is_checked_by_one_span(collector: Collector) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from meshwright.core.errors import ToolFailed
 from meshwright.core.otel import SdkSpans
-from meshwright.core.tracing import MAX_BATCH, GenAI, NoTracing, Tracing, parse
+from meshwright.core.tracing import MAX_BATCH, GenAI, NoTracing, Tracing, parse, valid_trace
 
 OUTSIDE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 UNSAMPLED = OUTSIDE[:-1] + "0"
@@ -26,11 +26,11 @@ UNSAMPLED = OUTSIDE[:-1] + "0"
 class Taken:
     """A taker of spans: the batches that it was given, and their spans by name."""
 
-    def __init__(self, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing, *, takes_all: bool = False) -> None:
         self.batches: list[tuple[str, list[Mapping[str, Any]]]] = []
         self.threads: set[int] = set()
         self.came = asyncio.Event()
-        tracing.publish_to(self)
+        tracing.publish_to(self, takes_all=takes_all)
 
     def __call__(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         self.batches.append((trace_id, list(spans)))
@@ -107,6 +107,9 @@ async def test_a_trace_from_outside_goes_on(tracing: Tracing, taken: Taken) -> N
         OUTSIDE + "-00",
         OUTSIDE + "\n",
         "ff" + OUTSIDE[2:],
+        "ff" + OUTSIDE[2:] + "-later",
+        "cc" + OUTSIDE[2:] + "later",
+        "cc" + OUTSIDE[2:] + "-" + "x" * 500,
         f"00-{'0' * 32}-00f067aa0ba902b7-01",
         f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
     ],
@@ -121,13 +124,44 @@ async def test_a_malformed_parent_starts_a_new_trace(tracing: Tracing, taken: Ta
     assert parse(malformed) is None
 
 
-async def test_what_is_not_sampled_is_not_recorded_but_goes_on(tracing: Tracing, taken: Taken) -> None:
+async def test_what_is_not_sampled_is_for_those_who_take_all(tracing: Tracing, taken: Taken) -> None:
+    own = Taken(tracing, takes_all=True)
     with tracing.span("inside", parent=UNSAMPLED) as span:
-        span.set({"a": 1})
         span.fail("Timeout")
+    with tracing.span("below", parent=span.traceparent):
+        pass
+    with tracing.span("another", parent=OUTSIDE):
+        pass
     await tracing.flush()
-    assert span.traceparent == UNSAMPLED
-    assert taken.batches == []
+    assert taken.spans.keys() == {"another"}
+    assert own.spans["below"]["parent_span_id"] == own.spans["inside"]["span_id"]
+    assert own.spans["inside"]["parent_span_id"] == "00f067aa0ba902b7"
+    assert span.traceparent is not None and span.traceparent.endswith("-00")
+
+
+@pytest.mark.parametrize(
+    ("higher", "flags"),
+    [
+        ("cc" + OUTSIDE[2:], "01"),
+        ("cc" + OUTSIDE[2:] + "-what-comes-later", "01"),
+        ("01" + UNSAMPLED[2:], "00"),
+    ],
+)
+async def test_a_higher_version_is_read_and_goes_on_as_ours(
+    tracing: Tracing, higher: str, flags: str
+) -> None:
+    assert valid_trace(higher) == f"{OUTSIDE[:-2]}{flags}"
+    with tracing.span("inside", parent=higher) as span:
+        pass
+    assert span.traceparent is not None
+    assert re.fullmatch(rf"00-4bf92f3577b34da6a3ce929d0e0e4736-[0-9a-f]{{16}}-{flags}", span.traceparent)
+
+
+async def test_flags_that_are_not_known_are_not_passed_on() -> None:
+    assert (valid_trace(OUTSIDE[:-2] + "ff"), valid_trace("01" + OUTSIDE[2:-2] + "ff")) == (
+        OUTSIDE[:-2] + "03",
+        OUTSIDE,
+    )
 
 
 async def test_an_exception_fails_its_span_and_passes(tracing: Tracing, taken: Taken) -> None:

@@ -152,7 +152,7 @@ class TracingComponent(Component):
         super().__init__(mesh)
         self._endpoint = self.config.otlp_endpoint if isinstance(mesh.tracing, Tracing) else None
         if isinstance(mesh.tracing, Tracing):
-            mesh.tracing.publish_to(self._record)
+            mesh.tracing.publish_to(self._record, takes_all=True)
 
     def _record(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
         """Put the spans of a trace into the log, those of each tenant apart: others may join its trace."""

@@ -55,13 +55,13 @@ class TaskSpans:
             if outcome.success:
                 messages[GenAI.OUTPUT_MESSAGES] = text_messages("assistant", outcome.answer)
             span["attributes"].update(messages)
-        self._tracing.record(span)
+        self._tracing.record(span, task.traceparent)
 
     def refused(self, task: Task, error: MeshError, at: datetime) -> None:
         """Record the span of a task that was not accepted."""
         if (span := _new_record(task, task.created_at, at)) is not None:
             self._fail(span, Fault(type=error.code, message=str(error)))
-            self._tracing.record(span)
+            self._tracing.record(span, task.traceparent)
 
     def _fail(self, span: Record, error: Fault) -> None:
         """Mark it as failed. Without contents it gets the message of our own errors alone.
