@@ -54,7 +54,7 @@ from meshwright.engine.work.sharing import Sharing
 from meshwright.mesh.components import Actors, Check, Component, offered
 from meshwright.mesh.mesh import FRONT, Mesh
 from meshwright.mesh.orchestration.settings import OrchestrationSettings
-from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
+from meshwright.models.port import CallContext, GuessedWindow, Model, ModelWindow, ModelWindows
 from meshwright.models.settings import ModelsSettings
 from meshwright.money.budgets import Budgets
 from meshwright.money.costs import usual_call
@@ -250,7 +250,11 @@ def _window(
     agent_id: str,
 ) -> ModelWindow:
     window = windows.window_of(model, tags, tenant_id, agent_id)
-    return window if window.input else ModelWindow(usual_tokens, window.output)
+    if window.input is None:
+        return ModelWindow(usual_tokens, window.output)
+    if isinstance(window, GuessedWindow) and usual_tokens is not None:
+        return ModelWindow(usual_tokens)
+    return window
 
 
 async def _refuse(error: ConfigError) -> str:

@@ -153,7 +153,8 @@ async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
     from meshwright.models.select import choose_model
 
     path = _file_of(settings)
-    model = choose_model(settings, path, count_tokens=count_tokens)
+    owns_file = path == settings[ModelsSettings].config  # else it is the one that comes with Meshwright
+    model = choose_model(settings, path, count_tokens=count_tokens, owns_file=owns_file)
     try:
         yield Deployments(model, path, settings[LedgerSettings].default_price)
     finally:

@@ -213,7 +213,10 @@ class ModelsComponent(Component):
         if plugin is not None:
             return adapter_for(plugin.load()(mesh.settings))
         path, circuits = self._path, self.circuits
-        chosen = choose_model(mesh.settings, path, count_tokens=count_tokens, circuits=circuits)
+        owns_file = path == mesh.project / self.config.config
+        chosen = choose_model(
+            mesh.settings, path, count_tokens=count_tokens, circuits=circuits, owns_file=owns_file
+        )
         if adapter == "offline":
             return chosen
         return with_named_models(chosen, agents_here(mesh), path, circuits=circuits)

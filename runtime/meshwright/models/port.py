@@ -380,6 +380,10 @@ class ModelWindow(NamedTuple):
     output: int | None = None
 
 
+class GuessedWindow(ModelWindow):
+    """The window by the name of a model, at a server that may serve it with another."""
+
+
 class GivenModel(NamedTuple):
     """The model in place of the choice by settings; None without one."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import Adapter, ModelReply, ModelRequest, ModelWindow, PriceList
+from meshwright.models.port import Adapter, GuessedWindow, ModelReply, ModelRequest, ModelWindow, PriceList
 from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
@@ -48,7 +48,7 @@ class Prices:
     """Says what calls cost, by a configuration; without one by the name of the group, or of the one `model`.
 
     Only deployments that are usable in an `environment` count in `upper_bound`. A model that runs here is
-    `free`.
+    `free`. `is_guess`: neither file nor list is of the server that answers, so its windows may be others.
     """
 
     def __init__(
@@ -60,8 +60,10 @@ class Prices:
         listed: Callable[[], Mapping[str, _Entry]] | None = None,
         free: bool = False,
         model: str | None = None,
+        is_guess: bool = False,
     ) -> None:
         self._config = config
+        self._is_guess = is_guess
         self._model = model
         self._default = None if default is None else Rates(default, "default")
         self._environment = environment
@@ -104,16 +106,21 @@ class Prices:
 
     def _window_of_call(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
         if self._config is None:
-            return _window_from(self._entry(self._model or model) or {})
+            window = _window_from(self._entry(self._model or model) or {})
+            return GuessedWindow(*window) if self._is_guess else window
         path = route(self._config, self._environment, model, tags)
         windows = [self._window_of(candidate.settings, model) for candidate in (path.asked or path.instead)]
         reads, writes = [window.input for window in windows], [window.output for window in windows]
-        return ModelWindow(min(filter(None, reads), default=None), min(filter(None, writes), default=None))
+        is_guess = self._is_guess or any(isinstance(window, GuessedWindow) for window in windows)
+        kind = GuessedWindow if is_guess else ModelWindow
+        return kind(min(filter(None, reads), default=None), min(filter(None, writes), default=None))
 
     def _window_of(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
-        listed = self._entry(str(own.get("base_model") or concrete_model(deployment, name)))
-        return _window_from({**(listed or {}), **own})
+        model = str(own.get("base_model") or concrete_model(deployment, name))
+        window = _window_from({**(self._entry(model) or {}), **own})
+        runs_here = _provider_of(model) in _FREE_PROVIDERS  # with a window of its server's own, often smaller
+        return GuessedWindow(*window) if runs_here and own.get("max_input_tokens") is None else window
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
         """The rates of a deployment; for many models, the rates of the model that is called."""

@@ -59,10 +59,12 @@ def choose_model(
     environment: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] = estimate_tokens,
     circuits: Circuits | None = None,
+    owns_file: bool = True,
 ) -> Adapter:
     """Make the model that the settings name, or that the environment offers (`adapter = "auto"`).
 
-    `config_path` is the litellm_config.yaml of `router`; it need not exist for the other kinds.
+    `config_path` is the litellm_config.yaml of `router`; it need not exist for the other kinds. `owns_file`:
+    it is the project's, so that a server may share it.
 
     `auto`: `http` where LITELLM_BASE_URL is set, `router` where the configuration has a deployment that can
     be called, else `offline`. Any other adapter is the name of one model, which answers every call; where
@@ -92,6 +94,7 @@ def choose_model(
         model_name=name,
         why=f"every call is of {name}" if name else "",
         prices_file=config_path,
+        owns_file=owns_file,
         agent_keys=None if name else AgentKeys(settings.data_dir),
     )
 

@@ -76,6 +76,7 @@ class HttpModel(ApiModel, Adapter):
         max_reply_bytes: int = MAX_REPLY_BYTES,
         why: str = "",
         prices_file: Path | None = None,
+        owns_file: bool = True,
         agent_keys: AgentKeys | None = None,
     ) -> None:
         super().__init__(
@@ -87,6 +88,7 @@ class HttpModel(ApiModel, Adapter):
         )
         self.model_name = model_name
         self._prices_file = prices_file
+        self._owns_file = owns_file
         self._agent_keys = agent_keys
         if why:
             self.name = f"{self.name} ({why})"
@@ -100,11 +102,16 @@ class HttpModel(ApiModel, Adapter):
         """Only the server knows them."""
 
     def prices(self, default: Price | None) -> Prices:
-        """By its one model, or by the project's file, which a proxy may share. Raises ConfigError."""
+        """By its one model, or by the project's file, which a proxy may share. Raises ConfigError.
+
+        Without one by the file that comes with Meshwright, unless there is a `default`.
+        """
         if self.model_name is not None:
-            return Prices(default=default, model=self.model_name)
+            return Prices(default=default, model=self.model_name, is_guess=True)
         file = self._prices_file
-        return Prices(read_config(file) if file is not None and file.is_file() else None, default)
+        if file is None or not file.is_file() or not (self._owns_file or default is None):
+            return Prices(default=default, is_guess=True)
+        return Prices(read_config(file), default, is_guess=not self._owns_file)
 
     def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
         """Itself, for each of its groups."""

@@ -23,7 +23,8 @@ class ContextSettings(Table):
     embedding_floor: float = Field(default=0.35, ge=0, le=1)
     """Least likeness of a memory that shares no word."""
     window_tokens: int | None = Field(default=None, ge=1_000)
-    """Tokens of a model's window, if nothing else says it."""
+    """Tokens of a model's window, if its deployment does not say it. Behind a server it goes before the price
+    list, whose window may be larger."""
     rules: tuple[ContextRule, ...] = ()
     """Rules for the context that a sender passes on."""
 
