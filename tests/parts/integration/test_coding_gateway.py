@@ -158,3 +158,38 @@ async def test_it_is_no_proxy_and_names_who_was_wanted(doors: Doors) -> None:
         status, document = await asked(gateway, "/elsewhere", QUESTION, gateway.token)
         assert (status, "has no POST /elsewhere" in json.dumps(document)) == (404, True)
         doors.may_end.set()
+
+
+CHOICES = {
+    **{"tags": ["expensive"], "metadata": {"tags": ["expensive"]}, "service_tier": "priority"},
+    **{"web_search_options": {}, "models": ["big"], "provider": {"order": ["big"]}, "route": "fallback"},
+    **{"user_config": {"model_list": []}, "speed": "fast", "store": True, "anthropic": {"speed": "fast"}},
+}
+"""Fields by which some provider or proxy chooses what answers, where, or at which price."""
+HEADERS = {
+    **{"x-litellm-tags": "expensive", "x-litellm-model-id": "big", "x-litellm-timeout": "1"},
+    **{"x-litellm-customer-id": "other", "x-mesh-tenant": "other", "x-litellm-api-base": "http://127.0.0.1:1"},
+}
+ASKED = {
+    "/v1/chat/completions": QUESTION | {"top_p": 0.5, "reasoning_effort": "low"},
+    "/v1/responses": {"model": "gpt-x", "input": "How?", "top_p": 0.5, "reasoning": {"effort": "low"}},
+    "/v1/messages": QUESTION | {"max_tokens": 9, "top_p": 0.5, "thinking": {"type": "adaptive"}},
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_program_chooses_no_deployment_in_any_words(doors: Doors, path: str) -> None:
+    model = ScriptedModel("So.")
+    async with mesh_for(opener(doors), model=model) as mesh:
+        task_id, gateway = await begun(mesh, doors)
+        status, document = await asked(gateway, path, ASKED[path] | CHOICES, gateway.token, **HEADERS)
+        assert status == 200, document
+        doors.may_end.set()
+        assert (await mesh.client.outcome(task_id)).success
+        [called] = mesh.events("model.called").payloads
+    [request] = model.requests
+    assert (request.model, request.tags, request.context.tenant_id) == ("default", ("default",), "default")
+    answers = {"top_p", "reasoning_effort", "anthropic"}  # how the model answers, which is the program's
+    assert set(request.params) <= answers and request.params["top_p"] == 0.5
+    assert set(request.params.get("anthropic", ())) <= {"thinking"}
+    assert {"service_tier"} <= set(called["passed_over"])

@@ -77,8 +77,15 @@ class RunWire:
         self._journal = journal
         self._step_of = step_of
 
-    async def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> WireAnswer:
-        """Answer a request; `headers` have lower-case names."""
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        restrict: Callable[[ModelRequest], ModelRequest] | None = None,
+    ) -> WireAnswer:
+        """Answer a request; `headers` have lower-case names. `restrict` takes away what a call may not have."""
         place = f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}"
         dialect = DIALECTS.get(place)
         try:
@@ -89,7 +96,8 @@ class RunWire:
                 problem = f"A run does not answer {method} {path}"
                 raise UnknownRoute(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
-            step = self._step_of(_request_of(call))
+            request = _request_of(call)
+            step = self._step_of(request if restrict is None else restrict(request))
             call.name(step.answer_id, step.created)
             answer = await (self._streamed(call, step) if call.streams else self._whole(call, step))
             answer.headers[dialect.request_id_header] = f"req_{step.answer_id}"

@@ -17,14 +17,17 @@ from contextlib import aclosing
 from contextvars import copy_context
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge, Unauthenticated
 from meshwright.core.http_limits import LimitedServer
+from meshwright.models.port import ANTHROPIC_PARAMS, ModelRequest
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
+from meshwright.models.wire.port import plain_names
 from meshwright.money.keys import RUN_PREFIX
 from meshwright.parts.coding.mcp import McpAnswers
 
@@ -35,6 +38,16 @@ _STOP_SECONDS = 1
 _MCP = "/mcp"
 _COUNT_TOKENS = "/v1/messages/count_tokens"
 _PASSED = ("content-type", "anthropic-version", "anthropic-beta")
+_PARAMS = frozenset(
+    {"top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias"}
+    | {"repetition_penalty", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention"}
+    | {"safety_identifier", "reasoning_effort", "reasoning", "include_reasoning", "verbosity", "thinking"}
+    | {"enable_thinking", "thinking_budget", "chat_template_kwargs", "dimensions"}
+)
+"""The parameters that say how a model answers. Others may say which one does, where, or at which price."""
+_ANTHROPIC_PARAMS = frozenset(
+    {"thinking", "context_management", "top_k", "cache_control", "output_config", "betas"}
+)
 _ENDED = {"error": {"message": "The run has ended", "type": "server_error"}}
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -151,7 +164,8 @@ class Gateway:
             if isinstance(chooser, dict):
                 chooser.pop("tags", None)
         passed_headers = {name: headers[name] for name in _PASSED if name in headers}
-        answer = await self._run.wire.answer("POST", path, passed_headers, json.dumps(document).encode())
+        sent = json.dumps(document).encode()
+        answer = await self._run.wire.answer("POST", path, passed_headers, sent, _restricted)
         self.refusal = answer.error
         await _begin(send, answer.status, [*answer.headers.items()])
         if isinstance(answer.body, bytes):
@@ -160,6 +174,18 @@ class Gateway:
             async for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _restricted(request: ModelRequest) -> ModelRequest:
+    """A program's call without the parameters that are the table's; the event of the call names them."""
+    params = {name: value for name, value in request.params.items() if name in _PARAMS}
+    native = request.params.get(ANTHROPIC_PARAMS)
+    if isinstance(native, Mapping):
+        params[ANTHROPIC_PARAMS] = {name: native[name] for name in native if name in _ANTHROPIC_PARAMS}
+    names = [*request.params, *(native if isinstance(native, Mapping) else ())]
+    left_out = [name for name in names if name not in _PARAMS | _ANTHROPIC_PARAMS | {ANTHROPIC_PARAMS}]
+    passed_over = (*request.context.passed_over, *plain_names(left_out))
+    return replace(request, params=params, context=replace(request.context, passed_over=passed_over))
 
 
 class _Response:
