@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from meshwright.cli.timeline import Answering, NoAnswerError, draw, drawing, fol
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
 from meshwright.core.events import Event
+from meshwright.core.folders import remove_folder
 from meshwright.core.messages import Usage
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.schema import takes_approval
@@ -188,7 +189,8 @@ def _fresh_folder() -> Path:
     make_private(_FOLDER.parent)
     _FOLDER.mkdir(mode=0o700, exist_ok=True)
     for old in sorted(_FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -_MAX_KEPT + 1]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(old)
     return Path(tempfile.mkdtemp(prefix="", dir=_FOLDER))
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
-from contextlib import suppress
 from mimetypes import guess_type
-from pathlib import Path
 
 from msgspec.structs import force_setattr
 
@@ -113,23 +110,3 @@ def _read_data_url(url: str, name: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidInput(f"The data: URL of file {name!r} is no base64", field="files") from None
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it, however deep, as far as this user may.
-
-    `shutil.rmtree` calls itself for each level, and programs make more levels than Python's recursion has.
-    """
-    folders, paths = [str(folder)], list[str]()
-    while folders:
-        paths.append(folders.pop())
-        with suppress(OSError), os.scandir(paths[-1]) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    else:
-                        os.unlink(entry.path)
-    for path in reversed(paths):
-        with suppress(OSError):
-            os.rmdir(path)

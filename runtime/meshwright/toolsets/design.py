@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +23,7 @@ from meshwright.agents.tools.toolset import Toolset
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.files import File
+from meshwright.core.folders import temporary_folder
 from meshwright.core.settings.forms import Table
 
 _RESULT = ".meshwright-page.json"
@@ -66,9 +66,9 @@ class DesignTools(Toolset):
         if self.lack:
             return f"no tools: {self.lack}"
         box: Sandbox = self.settings.get(Sandbox)
-        with tempfile.TemporaryDirectory(prefix="mesh-page-") as folder:
+        with temporary_folder("mesh-page-") as folder:
             command = [str(self.config.program), "--version"]
-            finished = await box.run(command, Path(folder), limits=self._limits)
+            finished = await box.run(command, folder, limits=self._limits)
         if finished.status != 0:
             raise ToolFailed(f"the browser does not start: {finished.output[-500:].strip()}", remedy=_BOX)
         return f"{finished.output.strip()} in the box of {box.name}"

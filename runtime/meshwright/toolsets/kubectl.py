@@ -13,14 +13,15 @@ import difflib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import InvalidInput, ToolFailed, nearest
+from meshwright.core.folders import remove_folder
 from meshwright.core.redaction import NAMES_A_SECRET
 from meshwright.toolsets.settings import KubeSettings
 from meshwright.toolsets.yaml_text import Unreadable, read_yaml
@@ -83,7 +84,8 @@ class Kubectl:
         """Remove its home folder, which holds what it knows of the clusters' APIs."""
         home, self._home = self._home, None
         if home is not None:
-            shutil.rmtree(home, ignore_errors=True)
+            with suppress(OSError):
+                remove_folder(home)
 
     def cluster(self, name: str) -> str:
         """The context that is meant; by default the first of the settings. Raises InvalidInput."""

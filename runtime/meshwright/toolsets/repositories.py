@@ -8,11 +8,11 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import ToolFailed
+from meshwright.core.folders import temporary_folder
 
 _CLONE_SECONDS, _READ_SECONDS = 90.0, 20.0
 _DEPTH = 100
@@ -46,8 +46,7 @@ async def overview_of(url: str) -> dict[str, Any]:
     Its last 100 commits are fetched into a folder that is removed again, and of its files the readme alone
     where the server lets choose. Raises ToolFailed.
     """
-    with TemporaryDirectory(prefix="mesh-repository-") as name:
-        folder = Path(name)
+    with temporary_folder("mesh-repository-") as folder:
         clone = ("clone", "--quiet", "--bare", "--no-tags", "--single-branch", f"--depth={_DEPTH}")
         await _git(folder, *clone, "--filter=blob:none", "--", url, ".", seconds=_CLONE_SECONDS)
         log = await _git(folder, "log", "--format=%as%x00%an%x00%s", "HEAD", "--")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from meshwright.agents.trees.leases import Trees
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.errors import ToolFailed
+from tests.support.folders import nested
 from tests.support.repositories import CALC, repository, trees_of
 
 pytestmark = pytest.mark.needs("git")
@@ -25,17 +25,6 @@ async def trees(tmp_path: Path) -> Trees:
 @pytest.fixture
 async def tree(trees: Trees) -> Tree:
     return await trees.lease("default", "t1")
-
-
-def nested(folder: Path, levels: int) -> None:
-    """Make folders in one another, of which the innermost has a file."""
-    fd = os.open(folder, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir("folder", dir_fd=fd)
-        outer, fd = fd, os.open("folder", os.O_RDONLY, dir_fd=fd)
-        os.close(outer)
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    os.close(fd)
 
 
 async def test_a_step_that_nests_folders_without_end_is_undone(tree: Tree) -> None:

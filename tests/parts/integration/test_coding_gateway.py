@@ -168,7 +168,11 @@ CHOICES = {
 """Fields by which some provider or proxy chooses what answers, where, or at which price."""
 HEADERS = {
     **{"x-litellm-tags": "expensive", "x-litellm-model-id": "big", "x-litellm-timeout": "1"},
-    **{"x-litellm-customer-id": "other", "x-mesh-tenant": "other", "x-litellm-api-base": "http://127.0.0.1:1"},
+    **{
+        "x-litellm-customer-id": "other",
+        "x-mesh-tenant": "other",
+        "x-litellm-api-base": "http://127.0.0.1:1",
+    },
 }
 ASKED = {
     "/v1/chat/completions": QUESTION | {"top_p": 0.5, "reasoning_effort": "low"},

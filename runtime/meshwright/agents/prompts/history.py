@@ -12,12 +12,12 @@ import subprocess
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES
 from meshwright.agents.prompts.prompt import parse_prompt
 from meshwright.core.errors import Conflict, NotFound, PromptError
+from meshwright.core.folders import temporary_folder
 from meshwright.core.ids import SHORT_DIGEST
 from meshwright.core.redaction import environment_with
 
@@ -288,8 +288,8 @@ def _check_branch(repository: PromptRepository, branch: str) -> None:
 def _commit_file(repository: PromptRepository, entry: str, message: str) -> str:
     """The id of a commit that changes one file of what is checked out; no branch points at it yet."""
     revision = repository.revision or ""
-    with TemporaryDirectory(prefix="mesh-promote-") as folder:
-        index = Path(folder) / "index"
+    with temporary_folder("mesh-promote-") as folder:
+        index = folder / "index"
         repository.say("read-tree", revision, index=index)
         repository.say("update-index", "--add", "--cacheinfo", entry, index=index)
         tree = repository.say("write-tree", index=index)

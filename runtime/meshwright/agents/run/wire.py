@@ -85,7 +85,7 @@ class RunWire:
         body: bytes,
         restrict: Callable[[ModelRequest], ModelRequest] | None = None,
     ) -> WireAnswer:
-        """Answer a request; `headers` have lower-case names. `restrict` takes away what a call may not have."""
+        """Answer a request; `headers` have lower-case names. `restrict` takes fields from a call."""
         place = f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}"
         dialect = DIALECTS.get(place)
         try:

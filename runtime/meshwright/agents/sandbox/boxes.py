@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from meshwright.agents.sandbox.port import SandboxResult
 from meshwright.agents.sandbox.process import threads_of_user
 from meshwright.agents.sandbox.seccomp import filter_program, is_known_machine
 from meshwright.core.errors import ToolFailed
-from meshwright.core.files import remove_folder
+from meshwright.core.folders import remove_folder
 from meshwright.core.redaction import environment_with
 
 _OWN_PROCESSES = 3
@@ -209,7 +209,8 @@ class Landlock:
             threads = await asyncio.to_thread(threads_of_user)
             return await execute(job, self._plan(job, scratch, threads))
         finally:
-            await asyncio.to_thread(remove_folder, Path(scratch))
+            with suppress(OSError):
+                await asyncio.to_thread(remove_folder, Path(scratch))
 
     def _plan(self, job: BoxJob, scratch: str, threads: int) -> BoxPlan:
         readable = with_bases(job.readable)
@@ -229,7 +230,8 @@ def remove_left_over_folders() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
         process = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if not Path("/proc", process).exists() and folder.lstat().st_uid == os.getuid():
-            remove_folder(folder)
+            with suppress(OSError):
+                remove_folder(folder)
 
 
 class NoBox:

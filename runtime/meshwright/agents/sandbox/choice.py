@@ -10,13 +10,11 @@ import logging
 import os
 import platform
 import secrets
-import shutil
 import socket
-import tempfile
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +28,7 @@ from meshwright.agents.sandbox.process import remove_left_over_groups
 from meshwright.agents.sandbox.proxy import HostProxy, Place, parse_place
 from meshwright.agents.sandbox.settings import SandboxSettings
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.folders import temporary_folder
 from meshwright.engine.sql.folder import read_private, write_private
 
 _logger = logging.getLogger("meshwright.sandbox")
@@ -307,7 +306,7 @@ async def broken_out_of(
     the attempts end.
     """
     interpreter = interpreter or Interpreter.own()
-    with _folder() as folder:
+    with temporary_folder("meshwright-probe-") as folder:
         bait = make_bait(folder)
         try:
             description = json.dumps(await bait.start(interpreter))
@@ -322,15 +321,6 @@ async def broken_out_of(
             return list(dict.fromkeys((*inside, *sorted(await bait.affected()))))
         finally:
             await bait.stop()
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="meshwright-probe-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _local(*addresses: str) -> Iterator[socket.socket]:

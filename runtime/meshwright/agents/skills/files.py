@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshwright.core.errors import ConfigError
+from meshwright.core.folders import remove_folder
 
 MAX_FILES = 1_000
 MAX_BYTES = 20_000_000
@@ -85,7 +85,8 @@ def copy_files(files: Mapping[str, SkillFile], place: Path) -> None:
             os.utime(place)  # it is in use
             return
         draft = place.with_name(f"{_DRAFT}{place.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)  # of a process with this id that was killed
+        if draft.exists():  # of a process with this id that was killed
+            remove_folder(draft)
         draft.mkdir(mode=0o700, parents=True)
         for path, file in files.items():
             target = draft / path
@@ -105,7 +106,7 @@ def remove_old(copies: Path) -> None:
     for folder in copies.iterdir() if copies.is_dir() else ():
         with suppress(OSError):  # another process was faster
             if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str, int]]:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from meshwright.agents.sandbox.process import run
 from meshwright.core.errors import InvalidInput, TooLarge, ToolFailed
+from meshwright.core.folders import is_folder, open_up, remove_folder
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # to open a pipe would wait for its writer
@@ -165,7 +166,7 @@ class TreeFiles:
         self.root.chmod(0o700)
         for where, folders, _, fd in os.fwalk(self.root, topdown=True, onerror=None):
             for name in folders:
-                _open_up(name, fd)
+                open_up(name, fd)
             while folders and self._is_deep(where):
                 self._remove(folders.pop(), fd)
 
@@ -174,10 +175,10 @@ class TreeFiles:
         return inside.count("/") >= _MAX_DEPTH or len(os.fsencode(inside)) > _MAX_PATH_BYTES
 
     def _remove(self, name: str, folder: int) -> None:
-        if not _is_folder(name, folder):
+        if not is_folder(name, folder):
             os.unlink(name, dir_fd=folder)
             return
-        _open_up(name, folder)
+        open_up(name, folder)
         doomed = self.root / f".{secrets.token_hex(8)}.removed"
         os.rename(name, doomed, src_dir_fd=folder)
         remove_folder(doomed)
@@ -210,51 +211,6 @@ def _mode_of(name: str, folder: int, path: str) -> int:
 def _is_shown(name: str) -> bool:
     skipped = name in _SKIPPED or name.endswith("_cache") or name.casefold() == _GIT
     return not skipped and name.isprintable()  # a name that is not UTF-8 could not be written as JSON
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder, however deep it is, also where programs have taken the rights to; follows no link.
-
-    Folders within are moved up before they are emptied: no path gets long, and nothing recurses.
-    """
-    folder.chmod(0o700)
-    while inner := os.listdir(folder):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name in inner:
-                _empty_or_unlink(name, fd)
-        finally:
-            os.close(fd)
-    folder.rmdir()
-
-
-def _empty_or_unlink(name: str, top: int) -> None:
-    """Remove a file, or a folder whose own folders are moved beside it."""
-    if not _is_folder(name, top):
-        os.unlink(name, dir_fd=top)
-        return
-    _open_up(name, top)
-    folder = os.open(name, _FOLDER, dir_fd=top)
-    try:
-        for inner in os.listdir(folder):
-            if _is_folder(inner, folder):
-                _open_up(inner, folder)
-                os.rename(inner, f".{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
-            else:
-                os.unlink(inner, dir_fd=folder)
-    finally:
-        os.close(folder)
-    os.rmdir(name, dir_fd=top)
-
-
-def _is_folder(name: str, folder: int) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-
-
-def _open_up(name: str, folder: int) -> None:
-    """Take the rights to a folder that are needed to move it and what is in it."""
-    if _is_folder(name, folder):  # and no link to one
-        os.chmod(name, 0o700, dir_fd=folder)
 
 
 def _unreadable(path: str, error: OSError) -> InvalidInput:

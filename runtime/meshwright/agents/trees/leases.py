@@ -8,11 +8,12 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from meshwright.agents.trees.files import Git, remove_folder
+from meshwright.agents.trees.files import Git
 from meshwright.agents.trees.settings import WORKSPACE, TreeSettings
 from meshwright.agents.trees.tree import VERSION, Tree, TreeLease, TreeServices
 from meshwright.core.clock import Clock
 from meshwright.core.errors import InvalidInput, NotFound, ToolFailed
+from meshwright.core.folders import remove_folder
 from meshwright.core.ids import new_id
 from meshwright.engine.sql.folder import read_private, write_private
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed
-from meshwright.core.files import remove_folder
+from meshwright.core.folders import remove_folder
 from meshwright.core.ids import new_id
 from meshwright.engine.sql.database import Cursor, Row, Session, Values, WriteJob, marks
 from meshwright.engine.sql.folder import Marker, lock_folder, make_private, open_private, refusal
@@ -210,7 +210,8 @@ class SqliteDatabase(ApartDatabase):
             self._lock.close()
             self._lock = None
         if self._temporary:
-            remove_folder(self.folder)
+            with suppress(OSError):
+                remove_folder(self.folder)
 
     # Writing
 

@@ -6,10 +6,11 @@ import asyncio
 import re
 import socket
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox
 from meshwright.core.errors import ConfigError, MeshError
+from meshwright.core.folders import temporary_folder
 from meshwright.parts.coding.acp import AcpClient, AgentFeatures, Permission
 from meshwright.parts.coding.pipes import ProgramPipes
 from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
@@ -34,7 +35,7 @@ class _NoServer:
 
 async def version_in_box(name: str, table: CodingProgram, sandbox: Sandbox) -> str:
     """The name and version of a program. Raises ConfigError for one that cannot be used."""
-    with TemporaryDirectory(prefix="meshwright-coding-") as folder:
+    with temporary_folder("meshwright-coding-") as folder:
         tree, home = (Path(mkdtemp(dir=folder)) for _ in range(2))
         launch = launch_of(name, table, home, "none")
         try:

@@ -1,0 +1,84 @@
+"""Folders that programs may have filled, however deep: how they are removed, and temporary ones."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, however deep it is, also where programs have taken the rights to; follows no link.
+
+    Folders within are moved up before they are emptied: no path gets long, and nothing recurses, as
+    `shutil.rmtree` does for each level. What can be removed is. Raises OSError where something stays.
+    """
+    if folder.is_symlink():
+        raise NotADirectoryError(f"{folder} is a link, which may lead anywhere")
+    folder.chmod(0o700)
+    before: list[str] = []
+    while inner := sorted(os.listdir(folder)):
+        problem: OSError | None = None
+        fd = os.open(folder, _FOLDER)
+        try:
+            for name in inner:
+                try:
+                    _empty_or_unlink(name, fd)
+                except FileNotFoundError:  # another process was faster
+                    continue
+                except OSError as error:
+                    problem = error
+        finally:
+            os.close(fd)
+        if problem is not None and inner == before:  # nothing went, and nothing was moved
+            raise problem
+        before = inner
+    folder.rmdir()
+
+
+def _empty_or_unlink(name: str, top: int) -> None:
+    """Remove a file, or a folder whose own folders are moved beside it."""
+    if not is_folder(name, top):
+        os.unlink(name, dir_fd=top)
+        return
+    open_up(name, top)
+    folder = os.open(name, _FOLDER, dir_fd=top)
+    try:
+        for inner in os.listdir(folder):
+            with suppress(OSError):  # that of the folder, which is not empty then, is raised
+                if is_folder(inner, folder):
+                    open_up(inner, folder)
+                    os.rename(inner, f".{secrets.token_hex(8)}", src_dir_fd=folder, dst_dir_fd=top)
+                else:
+                    os.unlink(inner, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=top)
+
+
+def is_folder(name: str, folder: int) -> bool:
+    """Whether a name in an open folder is a folder, and no link to one."""
+    return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def open_up(name: str, folder: int) -> None:
+    """Take the rights to a folder in an open one that are needed to move it and its contents."""
+    if is_folder(name, folder):
+        os.chmod(name, 0o700, dir_fd=folder)
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder for the block, which is removed at its end as far as that can be."""
+    folder = Path(mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            remove_folder(folder)
