@@ -96,6 +96,24 @@ async def test_a_session_that_dies_is_taken_up_where_the_agent_can(up: Up) -> No
         assert [event["how"] for event in sessions] == ["new", "resumed"]
 
 
+async def test_a_session_is_loaded_where_the_agent_only_claims_that_it_resumes(up: Up) -> None:
+    async with up(flaws="claims-resume") as mesh:
+        outcome = await delegated(mesh, "Have add() add. [dies once]")
+        assert "Prompts: 2" in outcome.result["text"]
+        assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "resumed"]
+
+
+async def test_permissions_for_two_tools_with_the_same_input_are_two_questions(up: Up) -> None:
+    async with up() as mesh:
+        await mesh.client.submit("fixer", "Have add() add. [asks of tools]")
+        for name, is_allowed in (("buy", True), ("sell", False)):
+            [question] = await mesh.questions()
+            assert f"Allow: {name}" in str(question.subject)
+            await mesh.answer(question, {"approve": is_allowed})
+        [proposal] = await mesh.questions()
+        assert "+['yes', 'no']" in str(proposal)
+
+
 async def test_a_session_that_cannot_be_taken_up_begins_again_from_the_tree(up: Up) -> None:
     async with up(flaws="no-load") as mesh:
         outcome = await delegated(mesh, "Have add() add. [dies once]")

@@ -24,6 +24,7 @@ _FLOOD = "the coding agent floods its connection"
 _MAX_STRAY_LINES = 200  # that are no messages, as some agents log
 _MAX_OPEN_REQUESTS = 32
 _START_SECONDS, _CANCEL_SECONDS = 120.0, 10.0
+_MAX_OPTIONS, _MAX_NAME_CHARS = 8, 200  # of a permission
 _NO_METHOD, _TOO_MANY = -32601, -32000
 _STOP_REASONS = frozenset({"end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"})
 
@@ -59,10 +60,11 @@ class AgentFeatures(NamedTuple):
 
 
 class Permission(NamedTuple):
-    """A request for a permission: the call of a tool, and the options by kind."""
+    """A request for a permission: the call of a tool, and the options by kind, with their names."""
 
     call: Mapping[str, Any]
     options: Mapping[str, str]
+    names: tuple[str, ...] = ()
 
     def option(self, *, allow: bool) -> str | None:
         """The option for a yes or a no, rather for this once; None where the agent offers none."""
@@ -154,18 +156,21 @@ class AcpClient:
     async def take_up(
         self, session_id: str, folder: str, servers: Sequence[Mapping[str, Any]], features: AgentFeatures
     ) -> bool:
-        """Go on with a session of an earlier connection; false where the agent cannot, or has lost it."""
-        if not (features.resumes or features.loads):
-            return False
+        """Go on with a session of an earlier connection; false where the agent cannot, or has lost it.
+
+        Some agents name a way that they then refuse, so each is tried.
+        """
         params = {"sessionId": session_id, "cwd": folder, "mcpServers": [*servers]}
         self._session_id, self._is_loading = session_id, True
         try:
-            await self._call("session/resume" if features.resumes else "session/load", params)
-        except AgentRefused:
-            return False
+            for method, is_offered in (("session/resume", features.resumes), ("session/load", features.loads)):
+                with suppress(AgentRefused):
+                    if is_offered:
+                        await self._call(method, params)
+                        return True
         finally:
             self._is_loading = False
-        return True
+        return False
 
     async def set_mode(self, mode_id: str) -> None:
         """Change the mode of the session, where the agent has it."""
@@ -292,4 +297,5 @@ def _permission(params: Mapping[str, Any]) -> Permission:
     by_kind = {
         str(option.get("kind")): str(option.get("optionId")) for option in options if "optionId" in option
     }
-    return Permission(_table(params.get("toolCall")), by_kind)
+    names = tuple(str(option.get("name", ""))[:_MAX_NAME_CHARS] for option in options[:_MAX_OPTIONS])
+    return Permission(_table(params.get("toolCall")), by_kind, names)

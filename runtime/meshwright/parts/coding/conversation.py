@@ -79,14 +79,16 @@ class AcpConversation:
         self._report.describe(str(permission.call.get("toolCallId", ""))[:200], call)
         if self._work.settings.permissions != "ask":  # the box is the permission
             return permission.option(allow=True)
-        about = {"kind": str(call.get("kind", "other")), "input": _input(call.get("rawInput"))}
-        decisions, key = self._work.decisions, json.dumps(about)
+        title = title_of(call)
+        about: dict[str, Any] = {"kind": str(call.get("kind", "other"))}
+        about |= {"input": _input(call.get("rawInput")), "offers": [*permission.names]}
+        decisions, key = self._work.decisions, json.dumps([title, about])  # tools may have the same input
         if key not in decisions:
-            decisions[key] = asyncio.ensure_future(self._ask_person(title_of(call), about))
+            decisions[key] = asyncio.ensure_future(self._ask_person(title, about))
             decisions[key].add_done_callback(self._interrupt)
         answer = await asyncio.shield(decisions[key])
         if not answer.approve:
-            self._work.denied[title_of(call)] = answer.reason
+            self._work.denied[title] = answer.reason
         return permission.option(allow=answer.approve)
 
     def _interrupt(self, decision: asyncio.Future[Approval]) -> None:
@@ -95,7 +97,7 @@ class AcpConversation:
         if error is not None and not self._gateway.interrupted.done():
             self._gateway.interrupted.set_exception(error)
 
-    async def _ask_person(self, title: str, about: Mapping[str, str]) -> Approval:
+    async def _ask_person(self, title: str, about: Mapping[str, Any]) -> Approval:
         """Ask for a permission; the same question in a later claim has its answer."""
         run, question = self._work.run, f"{self._work.name} asks for a permission: {title}"
         try:
