@@ -1,17 +1,19 @@
 """An MCP server for tests: the documented wire over stdin and stdout, and whatever a hostile one may do.
 
 `python mcp_server.py SCRIPT` reads its tools from a JSON file at each `tools/list`. An entry is a tool of the
-wire, with `does` in addition: the content to answer, or `never`, `die`, `big`, `endless`, `environment`.
+wire, with `does` in addition: the content to answer, or `never`, `die`, `deaf`, `big`, `endless`, and so on.
 """
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 VERSION = "2025-11-25"
 BIG = 10_000_000
+DEAF = {"result": {"content": [{"type": "text", "text": "I hear nothing more"}]}}
 
 
 def main() -> None:
@@ -22,8 +24,13 @@ def main() -> None:
         if "id" not in message:
             continue
         answer = answer_to(message["method"], message.get("params", {}), json.loads(script.read_text()))
+        if answer == DEAF:  # it lives on, and takes nothing any more
+            os.close(sys.stdin.fileno())
+            os.closerange(3, 256)  # of which uvloop leaves one open
         if answer is not None:
             print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **answer}), flush=True)
+        if answer == DEAF:
+            signal.pause()
 
 
 def answer_to(method: str, params: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -48,6 +55,8 @@ def called(does: Any, arguments: dict[str, Any]) -> dict[str, Any] | None:
         case "die":
             print("the disk is gone", file=sys.stderr, flush=True)
             os._exit(3)
+        case "deaf":
+            return DEAF
         case "big":
             return {"result": {"content": [{"type": "text", "text": "x" * BIG}]}}
         case "tell":

@@ -31,6 +31,8 @@ from tests.support.mcp_server import BIG
 SERVER = Path(__file__).parents[2] / "support" / "mcp_server.py"
 READS = {"readOnlyHint": True}
 ADMIN = Person(requested_by="root", roles=frozenset({Role.ADMIN}), all_tenants=True)
+LOOPS = ["asyncio", ("asyncio", {"use_uvloop": True})]
+"""Python's event loop, and that of `mesh up`: their errors differ."""
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
 
@@ -264,6 +266,16 @@ async def test_server_that_dies_in_a_call_is_started_again(tmp_path: Path, clock
     assert server.pid != first
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS)
+async def test_server_that_takes_no_more_calls_is_ended(tmp_path: Path) -> None:
+    model = ScriptedModel(tool_call("own_stop"), *[tool_call("own_look")] * 2, "Done.")
+    server = Server(tmp_path, "own", [a_tool("stop", "deaf"), a_tool("look")], timeout_seconds=5)
+    async with mesh_with(tmp_path, server, model=model) as mesh:
+        await mesh.ask("caller", "Go.")
+        assert results(model)[0] == "I hear nothing more"
+    assert all("onnection" in result and "closed" in result for result in results(model)[1:])
+
+
 async def test_server_that_ends_while_nobody_calls_is_noticed(tmp_path: Path, clock: ManualClock) -> None:
     model, server = ScriptedModel("One."), Server(tmp_path, "own", [a_tool("look")])
     async with mesh_with(tmp_path, server, model=model, clock=clock) as mesh:
@@ -273,6 +285,7 @@ async def test_server_that_ends_while_nobody_calls_is_noticed(tmp_path: Path, cl
         assert await status(mesh) == {"mcp.own": "the server has ended"}
 
 
+@pytest.mark.parametrize("anyio_backend", LOOPS)
 async def test_server_that_cannot_start_leaves_the_others(tmp_path: Path) -> None:
     model = ScriptedModel("Done.")
     missing = Server(tmp_path, "missing", [], command="/no/such/program", args=[])

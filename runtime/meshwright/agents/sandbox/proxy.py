@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.http_calls import is_metadata, is_public
+from meshwright.core.streams import PEER_GONE
 
 _CHUNK_BYTES = 65_536
 _MAX_HEAD_BYTES = 16_384
@@ -99,7 +100,7 @@ class HostProxy:
         try:
             await self._connect(reader, writer)
             await _close(writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (*PEER_GONE, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the program in the box sees its connection end
         finally:
             writer.transport.abort()
@@ -189,11 +190,11 @@ def _read_request(first: str, lines: Sequence[str]) -> tuple[Place, bytes]:
 
 
 async def _copy(reader: StreamReader, writer: StreamWriter) -> None:
-    with suppress(ConnectionError):
+    with suppress(*PEER_GONE):
         while chunk := await reader.read(_CHUNK_BYTES):
             writer.write(chunk)
             await writer.drain()
-    with suppress(OSError):
+    with suppress(*PEER_GONE):
         writer.write_eof()
 
 

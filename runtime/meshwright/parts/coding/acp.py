@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from meshwright.core import __version__
+from meshwright.core.streams import PEER_GONE
 from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone
 
 VERSION = 1
@@ -163,11 +164,11 @@ class AcpClient:
         params = {"sessionId": session_id, "cwd": folder, "mcpServers": [*servers]}
         self._session_id, self._is_loading = session_id, True
         try:
-            for method, is_offered in (("session/resume", features.resumes), ("session/load", features.loads)):
+            ways = (("session/resume", features.resumes), ("session/load", features.loads))
+            for method in (method for method, is_offered in ways if is_offered):
                 with suppress(AgentRefused):
-                    if is_offered:
-                        await self._call(method, params)
-                        return True
+                    await self._call(method, params)
+                    return True
         finally:
             self._is_loading = False
         return False
@@ -208,7 +209,7 @@ class AcpClient:
         except TimeoutError:
             problem = f"the coding agent did not answer {method} within {seconds:g} seconds"
             raise CodingAgentFailed(problem) from None
-        except (ConnectionError, RuntimeError) as error:  # uvloop raises RuntimeError at a closed pipe
+        except PEER_GONE as error:
             raise CodingAgentGone("the coding agent ended its connection") from error
         finally:
             self._calls.pop(number, None)

@@ -9,8 +9,10 @@ import asyncio
 import json
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from meshwright.core.streams import PEER_GONE
 from meshwright.parts.coding.acp import PromptEnd, lines_of
 from meshwright.parts.coding.errors import CodingAgentFailed, CodingAgentGone, SessionLost
 from meshwright.parts.coding.work import CallReport, CodingWork, OpenedSession, exit_code_of, prompt_of
@@ -51,8 +53,9 @@ class HeadlessConversation:
     async def open(self, text: str) -> OpenedSession:
         """Give the prompt, and wait for the id of the session."""
         how = "resumed" if self._earlier else "new"
-        self._writer.write(prompt_of(how, text).encode())
-        self._writer.write_eof()
+        with suppress(*PEER_GONE):  # `listen` notes its end, and the session has its last words
+            self._writer.write(prompt_of(how, text).encode())
+            self._writer.write_eof()
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
                 return OpenedSession(await self._session, f"{self._work.settings.program} headless", how)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
 from meshwright.core.redaction import redact
+from meshwright.core.streams import PEER_GONE
 from meshwright.models.errors import BudgetExceeded
 from meshwright.parts.coding.acp import PromptEnd
 from meshwright.parts.coding.conversation import AcpConversation
@@ -121,7 +122,7 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
     listening = asyncio.create_task(talk.listen())
     try:
         yield session
-        with suppress(OSError, RuntimeError):  # uvloop's, of a pipe whose program has gone
+        with suppress(*PEER_GONE):
             writer.write_eof()
         await _goodbye(box, home)
     finally:

@@ -24,6 +24,7 @@ from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed
 from meshwright.core.plugins import install_command
 from meshwright.core.redaction import foreign_words
+from meshwright.core.streams import PEER_GONE
 from meshwright.parts.mcp.listing import readable_tools
 from meshwright.parts.mcp.settings import McpServer
 from meshwright.parts.mcp.sign_in import only_safe
@@ -353,17 +354,20 @@ async def running(
     import anyio
     from mcp.client.stdio import get_default_environment
 
-    process = await asyncio.create_subprocess_exec(
-        server.command,
-        *server.args,
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=errors,
-        env={**get_default_environment(), **server.env},
-        cwd=folder,
-        start_new_session=True,
-        limit=MAX_MESSAGE_BYTES,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            server.command,
+            *server.args,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=errors,
+            env={**get_default_environment(), **server.env},
+            cwd=folder,
+            start_new_session=True,
+            limit=MAX_MESSAGE_BYTES,
+        )
+    except FileNotFoundError as error:  # that of uvloop does not say what was not found
+        raise FileNotFoundError(error.errno, error.strerror, server.command) from error
     errors.close()  # the program alone has it open: its end is that of the program
     incoming, received = anyio.create_memory_object_stream[Any](0)
     sent, outgoing = anyio.create_memory_object_stream[Any](0)
@@ -411,7 +415,7 @@ async def _write(
             try:
                 process.stdin.write(f"{text}\n".encode())
                 await process.stdin.drain()
-            except OSError:
+            except PEER_GONE:
                 await incoming.aclose()  # calls end instead of waiting for ever
                 return
 
