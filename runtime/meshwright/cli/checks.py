@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from meshwright.engine.events.status import BrokerStatus, MeshStatus
     from meshwright.mesh.components import Check
 
-_CHECK_SECONDS = 10.0
 _SENTENCE_AT = 18  # the column, behind verdict and name
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
@@ -152,7 +151,7 @@ def _trouble_of_models(status: MeshStatus) -> MeshError | None:
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
-    limit = asyncio.timeout(_CHECK_SECONDS)
+    limit = asyncio.timeout(check.seconds)
     try:
         async with limit:
             sentence = await check.ask()
@@ -161,7 +160,7 @@ async def _run_check(check: Check) -> tuple[str, str]:
         return "FAIL", in_one_line(error.message, error.remedy)
     except Exception as error:  # noqa: BLE001 - a component's own code may raise anything
         if limit.expired():
-            return "FAIL", f"No answer within {_CHECK_SECONDS:g} s; see whether what it depends on runs"
+            return "FAIL", f"No answer within {check.seconds:g} s; see whether what it depends on runs"
         return "FAIL", f"{type(error).__name__}: {error}"
 
 

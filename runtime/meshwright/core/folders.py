@@ -17,7 +17,7 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder, however deep it is, also where programs have taken the rights to; follows no link.
 
     Folders within are moved up before they are emptied: no path gets long, and nothing recurses, as
-    `shutil.rmtree` does for each level. What can be removed is. Raises OSError where something stays.
+    `shutil.rmtree` does for each level. It removes all that it can. Raises OSError where something stays.
     """
     if folder.is_symlink():
         raise NotADirectoryError(f"{folder} is a link, which may lead anywhere")

@@ -72,8 +72,9 @@ class Caution(str):
 class Check(NamedTuple):
     """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
 
-    Checks run side by side, each for at most ten seconds.
+    Checks run side by side, each for at most its `seconds`.
     """
 
     name: str
     ask: Callable[[], Awaitable[str]]
+    seconds: float = 10.0

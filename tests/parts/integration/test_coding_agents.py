@@ -4,6 +4,7 @@ import pytest
 
 from meshwright.agents.trees.leases import Trees
 from meshwright.core.errors import ConfigError
+from meshwright.parts.coding import doctor
 from meshwright.parts.coding.component import CodingComponent
 from meshwright.parts.coding.doctor import check_age
 from meshwright.parts.coding.settings import CodingProgram
@@ -191,6 +192,15 @@ async def test_doctor_names_an_agent_that_cannot_be_used_and_how_to_install_it(u
             await checked(mesh)
     async with up(program="codex", command="") as mesh:
         with pytest.raises(ConfigError, match="needs codex-acp, which is not installed"):
+            await checked(mesh)
+
+
+async def test_doctor_names_an_agent_that_answers_the_first_request_alone(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_SECONDS", 2.0)
+    async with up(flaws="falls-silent") as mesh:
+        with pytest.raises(ConfigError, match="did not answer session/new within 2 seconds"):
             await checked(mesh)
 
 

@@ -10,15 +10,34 @@ pytestmark = pytest.mark.needs("bwrap")
 ADAPTER = """#!/usr/bin/env python3
 import json, sys
 
-number = json.loads(sys.stdin.readline())["id"]
-result = {{"protocolVersion": {protocol}, "agentInfo": {{"name": "codex-acp", "version": "{version}"}}}}
-print(json.dumps({{"jsonrpc": "2.0", "id": number, "result": result}}), flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    message, result = json.loads(line), {{"sessionId": "one"}}
+    if message["method"] == "initialize":
+        info = {{"name": "codex-acp", "version": "{version}"}}
+        result = {{"protocolVersion": {protocol}, "agentInfo": info}}
+    print(json.dumps({{"jsonrpc": "2.0", "id": message["id"], "result": result}}), flush=True)
 """
 HEADLESS = """#!/bin/sh
 echo "WARNING: proceeding, even though we could not create PATH aliases" >&2
 echo "codex-cli {version}"
 """
+ONE_ANSWER = """#!/usr/bin/env python3
+import json, os, sys, time
+
+def answer(**fields):
+    number = json.loads(sys.stdin.readline())["id"]
+    print(json.dumps({"jsonrpc": "2.0", "id": number, **fields}), flush=True)
+
+for _ in range(1_500):
+    os.mkdir(os.environ["HOME"] + "/d") if _ == 0 else os.mkdir("d")
+    os.chdir(os.environ["HOME"] + "/d") if _ == 0 else os.chdir("d")
+answer(result={"protocolVersion": 1, "agentInfo": {"name": "one", "version": "1.0"}})
+"""
+BEHIND = {
+    "GONE": "sys.stdin.readline(); sys.exit('this program moved')",
+    "REFUSES": "answer(error={'code': -32000, 'message': 'sign in first'}); time.sleep(600)",
+}
+"""The end of programs that answer the first request."""
 INSTALL = "npm install -g @zed-industries/codex-acp@"
 
 
@@ -67,3 +86,20 @@ def test_programs_that_are_missing_or_old_or_speak_another_version_are_named(tmp
     for name, problem in problems.items():
         line = lines[f"coding.{name}"]
         assert line.startswith("FAIL") and problem in line and INSTALL in line
+
+
+def test_a_program_is_asked_for_a_session_too(tmp_path: Path) -> None:
+    setup = {"MESH_CODING__NONE__PROGRAM": "acp", "MESH_CODING__NONE__COMMAND": "/bin/false"}
+    for name, code in BEHIND.items():
+        program = tmp_path / name / "program"
+        program.parent.mkdir()
+        program.write_text(f"{ONE_ANSWER}{code}\n")
+        program.chmod(0o755)
+        setup |= {f"MESH_CODING__{name}__PROGRAM": "acp", f"MESH_CODING__{name}__COMMAND": str(program)}
+    done = run("doctor", cwd=tmp_path, **setup)
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if " coding." in line}
+    assert lines["coding.gone"].startswith("FAIL"), done.stdout + done.stderr
+    assert "ended by status 1: this program moved" in lines["coding.gone"]
+    assert "ended by status 1" in lines["coding.none"]
+    assert lines["coding.refuses"].startswith("ok")
+    assert "refused session/new: sign in first" in lines["coding.refuses"]

@@ -15,6 +15,8 @@ from meshwright.core.settings import Settings
 from meshwright.mesh.components import Check, Component
 from meshwright.parts.coding.settings import CodingProgram, CodingSettings
 
+_CHECK_SECONDS = 45.0  # a program takes seconds to begin a session
+
 if TYPE_CHECKING:
     from meshwright.parts.coding.agent import CodingAgent
 
@@ -56,7 +58,8 @@ class CodingComponent(Component):
     def checks(self) -> Iterable[Check]:
         """Whether each program is there, and speaks its protocol."""
         return [
-            Check(f"coding.{name}", partial(self._check, name, table)) for name, table in self.config.items()
+            Check(f"coding.{name}", partial(self._check, name, table), _CHECK_SECONDS)
+            for name, table in self.config.items()
         ]
 
     async def _check(self, name: str, table: CodingProgram) -> str:

@@ -11,12 +11,14 @@ from tempfile import mkdtemp
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.folders import temporary_folder
-from meshwright.parts.coding.acp import AcpClient, AgentFeatures, Permission
-from meshwright.parts.coding.pipes import ProgramPipes
+from meshwright.parts.coding.acp import AcpClient, AgentFeatures, AgentRefused, Permission
+from meshwright.parts.coding.errors import CodingAgentFailed
+from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
 from meshwright.parts.coding.settings import CodingProgram
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
+_SECONDS = 40.0  # for two answers
 _LIMITS = BoxLimits(seconds=120.0, memory_mb=4096, processes=256)
 
 
@@ -55,12 +57,16 @@ async def _version(table: CodingProgram, launch: Launch, sandbox: Sandbox, tree:
         finished = await sandbox.run(argv, tree, limits=_LIMITS, env=launch.env, read=launch.read)
         lines = finished.output.strip().splitlines()
         return next((line for line in lines if _VERSION.search(line)), "".join(lines[:1]))[:200]
-    features = await _features(launch, sandbox, tree, home)
+    features, refusal = await _answers(launch, sandbox, tree, home)
     how = "resumes sessions" if features.resumes or features.loads else "begins again after a stop"
-    return f"{features.name or launch.argv[0]} {features.version}, {how}"
+    return f"{features.name or launch.argv[0]} {features.version}, {how}{refusal}"
 
 
-async def _features(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) -> AgentFeatures:
+async def _answers(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) -> tuple[AgentFeatures, str]:
+    """Its features, and the words with which it begins no session here, where it has no model; often none.
+
+    It is asked both, since some fall silent behind their first answer. Neither costs anything.
+    """
     pipes = await ProgramPipes.open()
     connection = BoxConnection(pipes.stdin, pipes.stdout, _NoServer(), home)
     box = asyncio.create_task(
@@ -68,14 +74,24 @@ async def _features(launch: Launch, sandbox: Sandbox, tree: Path, home: Path) ->
     )
     box.add_done_callback(lambda _: pipes.close_program())
     client = AcpClient(pipes.reader, pipes.writer, _refuse, lambda update: None)
-    listening = asyncio.create_task(client.listen())
+    listening, method = asyncio.create_task(client.listen()), "initialize"
     try:
-        return await client.initialize()
-    except MeshError:
+        async with asyncio.timeout(_SECONDS):
+            features = await client.initialize()
+            method = "session/new"
+            try:
+                await client.new_session(str(tree), [])
+            except AgentRefused as refusal:
+                return features, f"; {refusal.message}"
+            return features, ""
+    except TimeoutError:
+        raise CodingAgentFailed(f"It did not answer {method} within {_SECONDS:g} seconds") from None
+    except CodingAgentFailed as error:
         await asyncio.wait([box], timeout=1.0)
-        if box.done():
-            await box  # raises where it could not be started at all
-        raise
+        if not box.done():
+            raise
+        words = last_words(await box)  # raises where it could not be started at all
+        raise CodingAgentFailed(f"{error.message}{words}", remedy=error.remedy) from error
     finally:
         pipes.abort()
         for task in (listening, box):

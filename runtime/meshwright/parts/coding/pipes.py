@@ -1,4 +1,4 @@
-"""The two pipes between the mesh and the program of a coding agent."""
+"""The two pipes between the mesh and the program of a coding agent, and its last words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import asyncio
 import socket
 from typing import NamedTuple
 
+from meshwright.agents.sandbox.port import SandboxResult
+from meshwright.core.redaction import redact
 from meshwright.parts.coding.acp import MAX_LINE_BYTES
+
+_MAX_WORDS = 600  # characters
+
+
+def last_words(finished: SandboxResult) -> str:
+    """How a program ended and what it wrote last, in brackets."""
+    words = redact(" ".join(finished.output[-_MAX_WORDS:].split()))
+    reason = f"the limit of {finished.ended_by}" if finished.ended_by else f"status {finished.status}"
+    return f" (its program ended by {reason}{f': {words}' if words else ''})"
 
 
 class ProgramPipes(NamedTuple):

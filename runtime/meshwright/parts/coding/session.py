@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
-from meshwright.core.redaction import redact
 from meshwright.core.streams import PEER_GONE
 from meshwright.models.errors import BudgetExceeded
 from meshwright.parts.coding.acp import PromptEnd
@@ -18,7 +17,7 @@ from meshwright.parts.coding.conversation import AcpConversation
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.headless import HeadlessConversation
-from meshwright.parts.coding.pipes import ProgramPipes
+from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, launch_of
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWork, OpenedSession, prompt_of
@@ -90,10 +89,7 @@ class CodingSession:
         await asyncio.wait([self._box], timeout=1.0)
         if not self._box.done() or self._box.cancelled():
             return ""
-        finished = self._box.result()
-        words = redact(" ".join(finished.output[-600:].split()))
-        reason = f"the limit of {finished.ended_by}" if finished.ended_by else f"status {finished.status}"
-        return f" (its program ended by {reason}{f': {words}' if words else ''})"
+        return last_words(self._box.result())
 
 
 @asynccontextmanager
