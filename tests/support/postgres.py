@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -113,6 +114,34 @@ class Cluster:
         shutil.rmtree(self.folder / "data")
         subprocess.run(["cp", "-a", str(copy), str(self.folder / "data")], check=True)
 
+    def standby(self) -> "Cluster":
+        """A server that follows this one, in a folder of its own; the caller removes it."""
+        standby = Cluster(self._programs, self._settings, environment=self._environment)
+        os.chown(standby.folder, self._owner.pw_uid, self._owner.pw_gid)
+        standby._environment["PGPASSWORD"] = PASSWORD  # what follows reads it too
+        target = ["-D", str(standby.folder / "data"), "-R", "-X", "stream", "-c", "fast", "--no-sync"]
+        standby._run("pg_basebackup", ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, *target])
+        standby.start()
+        return standby
+
+    def catch_up(self, primary: "Cluster") -> None:
+        """Wait until this standby has all that its primary has."""
+        [(reached,)] = primary.rows("SELECT pg_current_wal_lsn()::text")
+        while self.rows(f"SELECT pg_last_wal_replay_lsn() < '{reached}'") != [(False,)]:
+            pass
+
+    def lag(self) -> None:
+        """Have this standby hear nothing more of its primary."""
+        with (self.folder / "data" / "postgresql.auto.conf").open("a") as settings:
+            settings.write("primary_conninfo = ''\n")
+        self.query("SELECT pg_reload_conf()")
+        while self.rows("SELECT 1 FROM pg_stat_wal_receiver"):
+            pass
+
+    def promote(self) -> None:
+        """Make this standby a primary."""
+        self.query("SELECT pg_promote()")
+
     def remove(self) -> None:
         """End the server, and delete its data."""
         self.stop()
@@ -137,9 +166,16 @@ class Cluster:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
     def _run(self, program: str, arguments: Sequence[str]) -> None:
         command = [str(self._programs / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, **self._as_owner())
+        subprocess.run(command, check=True, capture_output=True, env=self._environment, **self._as_owner())
 
     def _as_owner(self) -> dict[str, object]:
         """PostgreSQL refuses to run as root."""
@@ -172,6 +208,16 @@ def own_postgres() -> Iterator[Cluster]:
     """A cluster of this test alone, to stop and start again."""
     with running_cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def standby(own_postgres: Cluster) -> Iterator[Cluster]:
+    """A standby of `own_postgres`."""
+    cluster = own_postgres.standby()
+    try:
+        yield cluster
+    finally:
+        cluster.remove()
 
 
 @pytest.fixture

@@ -147,7 +147,8 @@ def database_of(settings: Settings, project: Path) -> Database:
     if settings.database is not None and settings.store != "memory":
         from meshwright.engine.sql.postgres import PostgresDatabase
 
-        return PostgresDatabase(settings.database.get_secret_value(), folder)
+        address = settings.database.get_secret_value()
+        return PostgresDatabase(address, folder, accept_loss=settings.accept_loss)
     in_memory = settings.store == "memory"
     return SqliteDatabase(
         None if in_memory else folder, durability=settings.durability, accept_loss=settings.accept_loss

@@ -152,7 +152,17 @@ async def test_a_log_that_was_cut_is_found_by_its_count_and_by_the_heads(logs: L
     logs.change("DELETE FROM events WHERE seq > 30")
     assert logs.verify().faults == ["Rows behind 30 are missing: the log had come to row 40"]
     await _rewind(logs, 30)
-    assert logs.verify().faults == ["Rows 31 to 40 are missing: the log was cut, a signed head names them"]
+    assert logs.verify().faults == [cut(logs, 31)]
+
+
+def cut(logs: Logs, first: int) -> str:
+    """The finding that rows up to 40 are gone: an older server may have taken the place of PostgreSQL's."""
+    if isinstance(logs.location, Path):
+        return f"Rows {first} to 40 are missing: the log was cut, a signed head names them"
+    return (
+        f"Rows {first} to 40 are missing: a signed head names them. The database is older, or the log was "
+        "cut. So it is after a failover to a standby that was behind, at an old primary, and after a restore"
+    )
 
 
 async def test_rows_that_no_head_names_yet_are_missed_by_the_mark(logs: Logs) -> None:
@@ -169,7 +179,7 @@ async def test_rows_that_no_head_names_yet_are_missed_by_the_mark(logs: Logs) ->
 async def test_an_emptied_log_is_found_by_the_heads(logs: Logs) -> None:
     await logs.write(ROWS)
     logs.change("DELETE FROM events", f"UPDATE event_log SET seq = 0, hash = {_blob(bytes(32), logs)}")
-    assert logs.verify().faults == ["Rows 1 to 40 are missing: the log was cut, a signed head names them"]
+    assert logs.verify().faults == [cut(logs, 1)]
 
 
 async def test_a_chain_that_was_made_again_does_not_agree_with_the_heads(logs: Logs) -> None:

@@ -8,8 +8,9 @@ from operator import itemgetter
 from pathlib import Path
 
 from meshwright.core.topics import type_on
-from meshwright.engine.events.event_types import ContentsErased, EventsPruned, LossAccepted
+from meshwright.engine.events.event_types import ContentsErased, EventsPruned, LossAccepted, LossNoticed
 from meshwright.engine.events.heads import SIGNED, Head, Signer, fingerprint, stored_heads
+from meshwright.engine.events.log import LOSS_NOTICED
 from meshwright.engine.events.rows import (
     COLUMNS,
     ERASED,
@@ -30,6 +31,8 @@ _SELECT = f"SELECT {', '.join(COLUMNS)}, link FROM events WHERE seq > ? ORDER BY
 _SELECT_STATE = "SELECT seq, hash, pruned_seq, pruned_hash FROM event_log"
 _TYPE, _TOPIC = COLUMNS.index("event_type"), COLUMNS.index("topic")
 _LOSS_ACCEPTED = "store.loss_accepted"
+_OLDER = "So it is after a failover to a standby that was behind, at an old primary, and after a restore"
+_SAME_PICTURE = "A database that came back older and went on can give the same picture"
 Progress = Callable[[int, int], None]
 """Called with the number of the row that was reached, and of the last."""
 
@@ -91,7 +94,7 @@ class _Walk:
         self._heads: dict[int, list[Head]] = {}
         self._erased: set[int] = set()
         self._pruned: set[int] = set()
-        self._lost: list[range] = []
+        self._lost: dict[range, str] = {}
         self._top = 0
         self._filed: set[str] = set()
         self._marked = marked_seq(folder) if session.dialect == "sqlite" else 0  # before: it goes on
@@ -167,7 +170,11 @@ class _Walk:
                 self._pruned.add(EventsPruned.model_validate_json(payload).through)
             elif event_type == _LOSS_ACCEPTED:
                 loss = LossAccepted.model_validate_json(payload)
-                self._lost.append(range(loss.last_seq + 1, loss.lost_until_seq + 1))
+                self._lost[range(loss.last_seq + 1, loss.lost_until_seq + 1)] = "and their loss accepted"
+            elif event_type == LOSS_NOTICED:
+                noticed = LossNoticed.model_validate_json(payload)
+                lost = range(noticed.last_seq + 1, noticed.lost_until_seq + 1)
+                self._lost[lost] = f"which row {seq:,} says: the database came back older. {_OLDER}"
             else:
                 self._take_head(Head.model_validate_json(payload), f"the head of row {seq:,}", in_log=True)
         except (LookupError, TypeError, ValueError) as error:
@@ -211,13 +218,35 @@ class _Walk:
     def _check_heads(self, seq: int, head: bytes) -> None:
         for signed in self._heads.get(seq, ()):
             if signed.hash != head.hex():
-                first = self.report.signed_seq + 1
-                self.report.faults.append(
-                    f"Row {first:,}, or one up to {seq:,}, was altered, and the hashes made to fit: "
-                    f"the head that was signed at {signed.time:%Y-%m-%d %H:%M:%S} UTC has another"
-                )
+                self.report.faults.append(self._other_history(signed))
                 return
             self.report.heads, self.report.signed_seq = self.report.heads + 1, seq
+
+    def _other_history(self, signed: Head) -> str:
+        """Why the rows up to a head are others than it vouches for.
+
+        If the later ones of them are all younger than the head, the log went back behind it and on again.
+        """
+        first, seq = self.report.signed_seq + 1, signed.seq
+        at = f"{signed.time:%Y-%m-%d %H:%M:%S} UTC"
+        query = "SELECT max(seq) FROM events WHERE seq <= ? AND time <= ?"
+        [(older,)] = self._session.execute(query, (seq, signed.time.timestamp())).fetchall()
+        if older is not None and (other := max(older + 1, first)) <= seq:
+            return (
+                f"Rows {other:,} to {seq:,} are younger than the head that was signed of them at {at}: "
+                f"the database came back older, and went on. {_OLDER}"
+            )
+        remark = f". {_SAME_PICTURE}" if self._session.dialect == "postgres" else ""
+        return (
+            f"Row {first:,}, or one up to {seq:,}, was altered, and the hashes made to fit: "
+            f"the head that was signed at {at} has another{remark}"
+        )
+
+    def _cut(self, end: int, top: int, witness: str) -> str:
+        missing = f"Rows {end + 1:,} to {top:,} are missing: "
+        if self._session.dialect == "postgres":
+            return f"{missing}{witness} names them. The database is older, or the log was cut. {_OLDER}"
+        return f"{missing}the log was cut, {witness} names them"
 
     def _check_end(self, reached: int, head: bytes, last: int, last_hash: bytes) -> None:
         report = self.report
@@ -229,9 +258,7 @@ class _Walk:
         [(end,)] = self._session.execute("SELECT seq FROM event_log").fetchall()  # it may have gone on
         top, witness = max((self._top, "a signed head"), (self._marked, "mesh.mark"), key=itemgetter(0))
         if top > end:
-            report.faults.append(
-                f"Rows {end + 1:,} to {top:,} are missing: the log was cut, {witness} names them"
-            )
+            report.faults.append(self._cut(end, top, witness))
         missing = [seq for seq in self._heads if report.first <= seq <= last and not self._was_read(seq)]
         for seq in missing:
             report.faults.append(f"Row {seq:,} is missing: a signed head names it")
@@ -245,8 +272,8 @@ class _Walk:
             self._take(seq, ERASED_EVENT, payload)
         for seq in sorted(self._erased)[:1]:
             report.faults.append(f"The payload of row {seq:,} was erased, and no event says by whom")
-        for gap in self._lost:
-            report.notes.append(f"Rows {gap.start:,} to {gap.stop - 1:,} were lost, and their loss accepted")
+        for gap, how in self._lost.items():
+            report.notes.append(f"Rows {gap.start:,} to {gap.stop - 1:,} were lost, {how}")
         query = "SELECT min(seq) FROM events WHERE seq > (SELECT seq FROM event_log)"
         [(beyond,)] = self._session.execute(query).fetchall()
         if beyond is not None:
@@ -258,7 +285,7 @@ class _Walk:
         return bool(self._session.execute("SELECT 1 FROM events WHERE seq = ?", (seq,)).fetchall())
 
 
-_NOTED = frozenset({ERASED_EVENT, PRUNED_EVENT, _LOSS_ACCEPTED, SIGNED})
+_NOTED = frozenset({ERASED_EVENT, PRUNED_EVENT, _LOSS_ACCEPTED, LOSS_NOTICED, SIGNED})
 
 
 def _diagnosis(row: Row, following: Row | None, head: bytes, before: int) -> str:

@@ -11,6 +11,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ try:
     from psycopg import conninfo, errors
     from psycopg.adapt import Dumper, PyFormat
     from psycopg.pq import TransactionStatus
+
+    from meshwright.engine.sql.timelines import SELECT_TIMELINE, Timeline, Timelines, single_servers
 except ImportError as error:
     raise ConfigError(
         "PostgreSQL needs psycopg, which is not installed", remedy=install_command("postgres")
@@ -287,8 +290,11 @@ class PostgresDatabase(ApartDatabase):
     dialect = "postgres"
     exclusive = False
 
-    def __init__(self, url: str, folder: Path, *, durable: bool = True) -> None:
-        """Raises ConfigError for an address that is none, without its text, which may hold a password."""
+    def __init__(self, url: str, folder: Path, *, durable: bool = True, accept_loss: bool = False) -> None:
+        """Raises ConfigError for an address that is none, without its text, which may hold a password.
+
+        `accept_loss` lets the start go on with an old primary that came back.
+        """
         try:
             self._parameters = conninfo.conninfo_to_dict(url)
         except psycopg.Error:
@@ -297,19 +303,44 @@ class PostgresDatabase(ApartDatabase):
             ) from None
         host, name = self._parameters.get("host", "localhost"), self._parameters.get("dbname", "")
         super().__init__(f"PostgreSQL {name!r} on {host}", folder)
-        self._durable = durable
+        self._durable, self._accept_loss = durable, accept_loss
+        self._timelines = Timelines(folder)
         self.lock_class = secrets.randbits(31)
         """The class of the advisory locks that this process holds, with another object on each connection."""
 
     def connect(self) -> _Connection:
-        """One more connection, in autocommit. Raises psycopg.Error."""
-        return _connect(self._settings())
+        """One more connection, in autocommit. Raises psycopg.Error, StoreFailed for an old primary."""
+        return _connect(self._settings(), self._timelines, self.location)
 
-    async def connect_async(self) -> psycopg.AsyncConnection[Row]:
-        """The same for the event loop."""
-        connection = await psycopg.AsyncConnection.connect(**self._settings(), autocommit=True)
-        await connection.execute(_SET_OWN)
-        return connection
+    async def connect_async(self, *, joins: bool = False) -> psycopg.AsyncConnection[Row]:
+        """The same for the event loop. If the process `joins` the mesh there, older servers are refused."""
+        refusal: StoreFailed | None = None
+        for settings in _attempts(self._settings()):
+            try:
+                connection = await psycopg.AsyncConnection.connect(**settings, autocommit=True)
+            except psycopg.Error:
+                if refusal is None:
+                    raise
+                continue
+            row = None
+            with suppress(psycopg.Error):  # not each server says it to each role
+                row = await (await connection.execute(SELECT_TIMELINE)).fetchone()
+            refusal = self._timelines.refusal(row, connection.info, self.location)
+            if refusal is None:
+                if joins and row is not None:
+                    self._timelines.note(Timeline(*row))
+                await connection.execute(_SET_OWN)
+                return connection
+            await connection.close()
+        assert refusal is not None
+        raise refusal
+
+    async def learn_timeline(self) -> None:
+        """Find the newest timeline among the servers of the address; older ones are refused from now on."""
+        if self._accept_loss:
+            self._timelines.forget()
+            self._accept_loss = False
+        await asyncio.to_thread(self._timelines.learn, single_servers(self._settings()))
 
     async def check(self) -> str:
         """Log in, and leave. Returns a sentence. Raises StoreFailed."""
@@ -351,7 +382,7 @@ class PostgresDatabase(ApartDatabase):
         settings = self._settings()
         if not self._durable:
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
-        return partial(_connect_writer, settings, self.lock_class)
+        return partial(_connect_writer, settings, self.lock_class, self._timelines, self.location)
 
     def _next_jobs(self) -> Sequence[WriteJob]:
         """One job: jobs that lock in other orders would wait for each other."""
@@ -405,16 +436,41 @@ def _is_away(error: BaseException | None) -> bool:
     return is_away and not _NOT_LET_IN.search(str(error))
 
 
-def _connect(settings: dict[str, Any]) -> _Connection:
-    connection = psycopg.connect(**settings, autocommit=True)
-    connection.execute(_SET_OWN)
-    connection.adapters.register_dumper(_Array, _ArrayDumper)
-    return connection
+def _attempts(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings of a connection as they are, then for each server alone, if there are several."""
+    yield settings
+    servers = single_servers(settings)
+    if len(servers) > 1:
+        yield from servers
 
 
-def _connect_writer(settings: dict[str, Any], lock_class: int) -> PostgresSession:
+def _connect(settings: dict[str, Any], timelines: Timelines, location: str) -> _Connection:
+    refusal: StoreFailed | None = None
+    for attempt in _attempts(settings):
+        try:
+            connection = psycopg.connect(**attempt, autocommit=True)
+        except psycopg.Error:
+            if refusal is None:
+                raise
+            continue
+        row = None
+        with suppress(psycopg.Error):  # not each server says it to each role
+            row = connection.execute(SELECT_TIMELINE).fetchone()
+        refusal = timelines.refusal(row, connection.info, location)
+        if refusal is None:
+            connection.execute(_SET_OWN)
+            connection.adapters.register_dumper(_Array, _ArrayDumper)
+            return connection
+        connection.close()
+    assert refusal is not None
+    raise refusal
+
+
+def _connect_writer(
+    settings: dict[str, Any], lock_class: int, timelines: Timelines, location: str
+) -> PostgresSession:
     def connect() -> _Connection:
-        connection = _connect(settings)
+        connection = _connect(settings, timelines, location)
         connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (lock_class,))
         return connection
 

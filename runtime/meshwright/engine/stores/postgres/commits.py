@@ -27,6 +27,7 @@ from meshwright.engine.kernel.rows import delete_heads, record_row, row_of
 from meshwright.engine.kernel.store import AlreadyTaken, Batch, Delivery, Receiver
 from meshwright.engine.sql.database import Database, Row, Session, by_one_call
 from meshwright.engine.sql.postgres import array
+from meshwright.engine.stores.postgres.marks import Marks
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
@@ -189,12 +190,21 @@ class News:
         self._own.clear()
         self._seen.clear()
 
+    @property
+    def marks(self) -> Marks:
+        """The last events that were seen."""
+        return sorted(self._seen)
+
+    def recall(self, marks: Marks) -> None:
+        """Take up what was seen before a start."""
+        self._seen.extend(marks)
+
     async def loss(self) -> tuple[int, int] | None:
         """The last `seq` that the database still has, and the last that this worker knows of.
 
         None where nothing is gone: a server that is restored, or a standby that lagged, lacks events.
         """
-        marks = sorted(self._seen)
+        marks = self.marks
         last_known = max(self._shown, marks[-1][0] if marks else 0)
         newest, still_there, read_through = await self._database.read(_still_there, marks)
         missing_seqs = [seq for seq, _ in marks if seq <= read_through and seq not in still_there]

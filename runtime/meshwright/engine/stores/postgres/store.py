@@ -43,15 +43,18 @@ from meshwright.engine.stores.postgres.commits import (
     write_batches,
     write_unless_known,
 )
+from meshwright.engine.stores.postgres.marks import MarkFile, own_store_id
 
 _logger = logging.getLogger("meshwright.store")
 
 _OLDER = (
-    "%s came back older than it was: events %d to %d are gone, with the tasks that were accepted in them. "
+    "%s came back older than it was: events %d to %d are gone, with the tasks that were accepted in them, as "
+    "after a failover to a standby that was behind, or a restore. "
     "Restore a newer state, or submit these tasks again: they are unknown now, and what they did stays done"
 )
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
+_MARK_SECONDS = 1.0  # between the marks of the events that were seen
 LOOK_SECONDS = 0.25  # between looks at who is alive
 _HEAR_SECONDS = 0.005  # between notifications, so that those of many commits are heard together
 _STOP_SECONDS = 5.0  # for a query of a server that does not answer
@@ -113,7 +116,7 @@ class PostgresStore(SharedStore):
         self._line: psycopg.AsyncConnection[Row] | None = None
         self._reader: PostgresSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._news = News(database, log)
+        self._news, self._marks = News(database, log), MarkFile(database.folder)
         self._parts: dict[str, list[str]] = {}
         self._mail, self._orphans = asyncio.Event(), asyncio.Event()
         self._passed_over: set[str] = set()  # the types of work that waits for another worker
@@ -131,12 +134,15 @@ class PostgresStore(SharedStore):
         """Connect, and bring the tables up to date."""
         self._receiver = receiver
         await asyncio.to_thread(make_private, self._database.folder)
+        await self._database.learn_timeline()
         self._database.preloaded += [write_batches, write_unless_known, delete_streams, delete_locked]
         await self._database.open()
         try:
             await self._log.start()
             await self._connect_reader()
             self._news.begin(receiver, await self._log.last_seq())
+            self._marks.store = await self._database.write(own_store_id)
+            self._news.recall(self._marks.read())
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
@@ -149,6 +155,10 @@ class PostgresStore(SharedStore):
         await self._stop_tasks()
         try:
             await self._connect(incarnation, sorted(receiver.kinds))
+            await self._database.write(check_joined, incarnation)
+            await self._database.read(check_joined, incarnation)
+            assert self._reader is not None
+            check_joined(self._reader, incarnation)
             self._incarnation = self._commits.incarnation = incarnation
             await self._database.read(refuse_if_moved, self._database.location)
             await self._notice_loss(receiver)
@@ -164,6 +174,7 @@ class PostgresStore(SharedStore):
             asyncio.create_task(self._fetch(), name="postgres: messages"),
             asyncio.create_task(self._adopt_orphans(receiver), name="postgres: adoption"),
             asyncio.create_task(self._news.show(), name="postgres: events"),
+            asyncio.create_task(self._mark(), name="postgres: marks"),
         ]
         return Takeover(_deliveries(messages), [ActorRef(*row[:2]) for row in heads if row[2]])
 
@@ -177,10 +188,17 @@ class PostgresStore(SharedStore):
         await self._log.note_loss(last_seq, known_seq)
         self._news.begin(receiver, await self._log.last_seq())
 
+    async def _mark(self) -> None:
+        """Keep in the folder which events were seen, for the next start."""
+        while True:
+            await asyncio.sleep(_MARK_SECONDS)
+            await asyncio.to_thread(self._marks.write, self._news.marks)
+
     async def close(self, *, abrupt: bool = False) -> None:
         """Leave the workers, so that others adopt the remaining work, and disconnect."""
         await self._stop_tasks()
         if not abrupt and self._incarnation:
+            self._marks.write(self._news.marks)
             with suppress(StoreFailed):  # then they find out by the lock
                 await self._database.write(_leave, self._incarnation)
         if self._line is not None:
@@ -205,7 +223,8 @@ class PostgresStore(SharedStore):
     async def _connect(self, incarnation: str, kinds: Sequence[str]) -> None:
         """Take a lock and a lease on the connection that receives notifications."""
         if self._line is None or self._line.closed:
-            self._line = await self._database.connect_async()
+            await self._database.learn_timeline()
+            self._line = await self._database.connect_async(joins=True)
         await self._connect_reader()
         line, lock_class = self._line, self._database.lock_class
         key = (lock_class << 32) + secrets.randbits(31)
@@ -467,6 +486,13 @@ class PostgresStore(SharedStore):
 
 def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
     return session.execute(statement, values).fetchall()
+
+
+def check_joined(session: Session, incarnation: str) -> None:
+    """End a connection to another server than the one where a worker has joined, such as an old primary."""
+    if not session.execute("SELECT 1 FROM workers WHERE incarnation = ?", (incarnation,)).fetchall():
+        session.connection.close()
+        raise StoreFailed("Connections of this worker led to several servers")
 
 
 def _leave(session: Session, incarnation: str) -> None:
