@@ -220,8 +220,8 @@ def retry(target: Target, many: Many, begin: str | None, attempt: int | None, de
     mesh retry 8GK2F --from 3             a new task that goes on behind its step 3
 
     A task keeps its id. From its journal, finished steps stay and cost nothing again. With --from STEP the
-    task stays as it is, however it ended, and a new one begins behind that step. mesh dead-letters says what
-    there is.
+    task stays as it is, however it ended, and a new one begins behind that step: its path or number in mesh
+    task ID --steps. mesh dead-letters says what there is.
     """
     many.require_one_way("tasks")
     is_fork, context = begin not in (None, *_WAYS), click.get_current_context()
@@ -260,7 +260,7 @@ def _fork(target: Target, part: str, step: str, *, as_json: bool, **how: Any) ->
     if view["is_dry"]:
         goes_on = f"a new task of {view['agent_id']} would go on"
     steps_kept = f"{count} finished step{'' if count == 1 else 's'}"
-    sentence = f"{goes_on} after step {step} of {short_id(origin['task_id'])}, with {steps_kept}"
+    sentence = f"{goes_on} after step {origin['step']} of {short_id(origin['task_id'])}, with {steps_kept}"
     output.echo(view, sentence, as_json=as_json)
     return 0
 

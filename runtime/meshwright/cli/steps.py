@@ -72,6 +72,10 @@ async def show_steps(
             click.echo(json.dumps(document(step), ensure_ascii=False))
     else:
         steps = [document(step) for step in await client.steps(task_id, attempt=attempt)]
+        taken = {(step["attempt"], step["path"]) for step in steps}
+        for step in steps:  # by which it can be named too, where no path is that number
+            number = str(step["number"])
+            step["number"] = "" if (step["attempt"], number) in taken else number
         columns = [column for column in _COLUMNS if _is_needed(column, steps)]
         empty = f"no steps yet; mesh events --task {task_id}{mesh.options} shows what happened"
         output.show(steps, columns, as_json=False, empty=empty)
@@ -132,6 +136,7 @@ def _summary(step: Document) -> str:
 _COLUMNS = (
     Column("attempt", "attempt", str),
     Column("step", "path"),
+    Column("number", "number"),
     Column("started", "started_at", _time_of_day, cut=3),
     Column("what", write=_short_what, cut=5),
     Column("", write=_status),

@@ -41,7 +41,7 @@ from meshwright.core.step_events import RunProgress, ToolCalled
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.earlier import read_forked, read_steps
+from meshwright.engine.work.earlier import path_named, read_forked, read_steps
 from meshwright.engine.work.journal import hash_of
 from meshwright.engine.work.people import CHECK, asked_about
 from meshwright.engine.work.protocol import Wait, steps_stream
@@ -115,6 +115,8 @@ class Transcript:
         return StepView(task_id=self.task_id, **{**fields, **contents})
 
     def _step(self, path: str) -> RecordedStep:
+        """A step by its path, or by its number."""
+        path = path_named(path, {path: step.number for path, step in self._steps.items()})
         if path not in self._steps:
             paths = self.paths
             range_text = f"it has {paths[0]} to {paths[-1]}" if paths else "it has none yet"

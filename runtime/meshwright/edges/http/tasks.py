@@ -141,7 +141,9 @@ async def _follow_task(
 # Steps and files
 
 
-_StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,256}$", description="As `path` of a step has it.")]
+_StepPath = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9.]{1,256}$", description="The `path` of a step, or its `number`.")
+]
 _ReaderDep = Annotated[Operations, may(Operations.transcripts)]
 _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304

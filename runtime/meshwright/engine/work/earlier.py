@@ -378,10 +378,28 @@ async def read_forked(runtime: Runtime, task: Task) -> list[Record]:
     """
     if task.forked_from is None:
         return []
-    return await read_origin(runtime, task.tenant_id, task.forked_from)
+    return (await read_origin(runtime, task.tenant_id, task.forked_from)).records
 
 
-async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> list[Record]:
+class StepOrigin(NamedTuple):
+    """The path of the step that a fork goes on from, and the records that it begins with."""
+
+    path: str
+    records: list[Record]
+
+
+def path_named(name: str, numbers: Mapping[str, int]) -> str:
+    """The path of the step that a path or a number names, of steps with these numbers; else the name itself.
+
+    Calls of models by a framework have paths that nobody types, and a number as any other step. A path goes
+    first.
+    """
+    if name in numbers or not (name.isascii() and name.isdigit()):
+        return name
+    return next((path for path, number in numbers.items() if number == int(name)), name)
+
+
+async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> StepOrigin:
     """The records of an attempt's finished steps up to one, without what their calls cost.
 
     Those are the steps that began no later than that one, and those within it; a step around it begins again.
@@ -406,12 +424,13 @@ async def read_origin(runtime: Runtime, tenant_id: str, origin: ForkedFrom) -> l
     return _up_to(origin, [*records, *own, *answers])
 
 
-def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
+def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> StepOrigin:
     steps = [record for record in records if "kind" in record.value and record.value["kind"] != RESTART]
     results = {record.value["path"]: record.value for record in steps if "result" in record.value}
     failed = {record.value["path"] for record in steps if "expired" in record.value}
-    last = results.get(origin.step)
-    if last is None and origin.step not in failed:
+    path = path_named(origin.step, _numbers_of(records))
+    last = results.get(path)
+    if last is None and path not in failed:
         finished = sorted(results.values(), key=lambda value: value["number"])
         paths = ", ".join(value["path"] for value in finished[-_SHOWN:])
         raise NotFound(
@@ -425,9 +444,14 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
             remedy=f"Fork from a step before it: mesh task {origin.task_id} --steps lists them",
             field="step",
         )
-    return _without_open_decisions(
-        [_copied(record) for record in steps if _belongs(record.value, origin.step, last["number"])]
-    )
+    kept = [_copied(record) for record in steps if _belongs(record.value, path, last["number"])]
+    return StepOrigin(path, _without_open_decisions(kept))
+
+
+def _numbers_of(records: Sequence[Record]) -> dict[str, int]:
+    """The numbers of all steps in the records, also of those that failed, by path."""
+    values = (record.value.get("failed") or record.value.get("again") or record.value for record in records)
+    return {value["path"]: value["number"] for value in values if "kind" in value}
 
 
 def _without_open_decisions(records: list[Record]) -> list[Record]:

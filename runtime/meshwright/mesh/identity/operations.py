@@ -113,7 +113,7 @@ class RetryRequest(Input):
 
 
 class ForkRequest(Input):
-    """The finished step to go on from, by its `path`, and of which attempt, by default of the last.
+    """The finished step to go on from, by its `path` or `number`; of the last attempt, or another `attempt`.
 
     `deadline` is in seconds from now, by default as long as that of the other task. With `dry_run` nothing is
     changed.

@@ -201,10 +201,10 @@ async def plan_fork(
         raise Conflict(f"The contents of task {task_id} were erased", remedy="Submit it as a new task")
     number = len(record.attempts) if attempt is None else attempt
     origin = ForkedFrom(task_id=task_id, step=step, attempt=number, first_task_id=task.first_task_id)
-    records = await read_origin(runtime, task.tenant_id, origin)
+    path, records = await read_origin(runtime, task.tenant_id, origin)
     return ForkResult(
         task_id=None,
-        forked_from=origin,
+        forked_from=replace(origin, step=path),
         agent_id=record.attempts[number - 1].agent_id,
         steps_kept=len({record.value["path"] for record in records if "result" in record.value}),
         is_dry=True,
