@@ -18,6 +18,7 @@ from meshwright.models.port import Model
 from meshwright.money.keys import Keys
 from meshwright.parts.agent_config import records
 from meshwright.parts.agent_config.client import AgentConfigClient
+from meshwright.parts.agent_config.operations import AgentConfigs
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, called, change, config, mesh_of, next_event
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api
@@ -93,6 +94,43 @@ async def test_without_an_active_configuration_the_built_in_model_answers(tmp_pa
             False,
         )
         assert api.mesh.get(Model).name.startswith("offline")
+
+
+async def test_the_first_default_comes_back_where_the_default_is_deleted(
+    tmp_path: Path, fake: FakeProvider
+) -> None:
+    def same(seeded: Any) -> Any:
+        return {name: value for name, value in seeded.items() if name != "created_at"}
+
+    async with mesh_of(tmp_path) as api:
+        first = same(await api.get("/api/agents/default"))
+        wanted = {"llm_provider": "custom_openai", "llm_endpoint": fake.at("d"), "llm_model": "any"}
+        for path in ("/default", "/default-agent"):
+            assert (await change(api, "PUT", "/default", wanted))[1]["is_active"]
+            assert (await change(api, "DELETE", path))[0] == 200
+            assert same(await api.get("/api/agents/default")) == first
+        assert api.mesh.get(AgentConfigs).last_read("default", "asker") is None
+
+        own = config(fake.at("east"), is_default=True)
+        assert (await change(api, "POST", "", own))[0] == 201
+        assert (await api.get("/api/agents/default"))["agent_id"] == "asker"
+        assert (await change(api, "DELETE", "/default-agent"))[0] == 200
+        assert [one["agent_id"] for one in (await api.get("/api/agents"))["items"]] == ["asker"]
+        assert (await change(api, "DELETE", "/asker"))[0] == 200
+        assert same(await api.get("/api/agents/default")) == first
+    async with mesh_of(tmp_path) as api:
+        assert same(await api.get("/api/agents/default")) == first
+
+
+async def test_an_active_former_default_is_no_default_again_by_itself(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path) as api:
+        assert (await change(api, "PUT", "/default", {"llm_model": "mistral:other"}))[1]["is_active"]
+        assert (await change(api, "POST", "", config("http://127.0.0.1:9", is_default=True)))[0] == 201
+        assert (await change(api, "DELETE", "/asker"))[0] == 200
+        status, problem = await change(api, "GET", "/default")
+        assert (status, "no default agent" in problem["detail"]) == (404, True)
+        assert (await change(api, "PUT", "/default-agent", {"is_default": True}))[0] == 200
+        assert (await api.get("/api/agents/default"))["llm_model"] == "mistral:other"
 
 
 async def test_an_answer_is_put_back_as_it_is(tmp_path: Path, fake: FakeProvider) -> None:

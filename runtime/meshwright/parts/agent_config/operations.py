@@ -347,10 +347,14 @@ class AgentConfigs(AgentModels):
         _CHANGE, "DELETE /api/agents/{agent_id}", "Delete a configuration", errors=_MISSING | _NOT_ADMIN
     )
     async def delete_config(self, caller: Caller, agent_id: _AgentId) -> AgentConfig:
-        """Delete a configuration with its key. The next call is as without one."""
+        """Delete a configuration with its key. The next call is as without one.
+
+        In place of the default of the tenant `default` the one that a mesh begins with comes back, inactive.
+        """
         row = await self._find(caller.tenant_id, agent_id)
+        now = self.mesh.runtime.clock.now().timestamp()
         async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
-            return await self._write(DELETED, row, [], records.delete, row.tenant_id, row.agent_id)
+            return await self._write(DELETED, row, [], records.remove, row, now)
 
     async def _find(self, tenant_id: str, agent_id: str) -> AgentRow:
         if not self._has_table:

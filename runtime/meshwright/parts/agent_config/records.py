@@ -16,6 +16,7 @@ from meshwright.core.errors import ConfigError, Conflict, NotFound, Overloaded
 from meshwright.core.events import Event
 from meshwright.core.http_calls import is_metadata
 from meshwright.core.ids import Identifier
+from meshwright.core.messages import Caller
 from meshwright.edges.bodies import ChangeBody
 from meshwright.engine.sql.database import Session, marks
 from meshwright.models.providers import PROVIDERS, provider_of
@@ -71,6 +72,26 @@ _INSERT = f"INSERT INTO agents ({', '.join(_COLUMNS)}) VALUES ({marks(len(_COLUM
 _WHERE = "WHERE tenant_id = ? AND agent_id = ?"
 
 
+_SEED = AgentRow(
+    tenant_id=Caller().tenant_id,
+    agent_id="default-agent",
+    name="Default agent",
+    description="For every agent without a configuration of its own.",
+    llm_provider="ollama",
+    llm_endpoint="http://localhost:11434",
+    llm_model="mistral:7b-instruct",
+    llm_api_key_encrypted=None,
+    llm_timeout=30.0,
+    llm_temperature=0.7,
+    llm_max_tokens=None,
+    is_default=True,
+    is_active=False,
+    created_at=0.0,
+    updated_at=None,
+)
+"""The row that the migration writes."""
+
+
 def read_all(session: Session) -> AgentRows:
     """Every tenant's rows."""
     rows = session.execute(f"{_SELECT} {_ORDER}").fetchall()
@@ -122,6 +143,22 @@ def replace(session: Session, before: AgentRow, row: AgentRow) -> None:
 def delete(session: Session, tenant_id: str, agent_id: str) -> None:
     """Delete a row."""
     session.execute(f"DELETE FROM agents {_WHERE}", (tenant_id, agent_id))  # noqa: S608 code
+
+
+def remove(session: Session, row: AgentRow, now: float) -> None:
+    """Delete a row. If its tenant then lacks a default, that of the migration comes back.
+
+    A row of the same agent that counts is left as it is.
+    """
+    delete(session, row.tenant_id, row.agent_id)
+    if not row.is_default or row.tenant_id != _SEED.tenant_id:
+        return
+    values = (_SEED.tenant_id, _SEED.agent_id)
+    existing = session.execute(f"{_SELECT} {_WHERE}", values).fetchone()
+    if existing is None:
+        _write(session, _SEED.model_copy(update={"created_at": now}))
+    elif not _row(existing).is_active:
+        session.execute(f"UPDATE agents SET is_default = 1 {_WHERE}", values)  # noqa: S608 code
 
 
 def write_with(
