@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from meshwright.core.encoding import is_deeper
@@ -164,14 +165,42 @@ class InvalidFields(InvalidInput):
         """Describes the errors of a validation, without repeating what was sent."""
         in_body = [{**problem, "loc": _in_body(problem["loc"])} for problem in problems]
         errors = [FieldError(field=field, message=fault) for field, fault in field_faults(in_body)]
-        remedy = ""
-        is_known = (
-            model is not None and len(problems[0]["loc"]) == 1
-        )  # what a field within another may be is not
-        if model is not None and is_known and problems[0]["type"] == "extra_forbidden":
-            near = nearest(str(problems[0]["loc"][-1]), model.model_fields, cutoff=0.5)
-            remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(model.model_fields)}"
+        remedy = "" if model is None else _remedy(in_body, model)
         return cls(errors, remedy=remedy)
+
+
+def _remedy(problems: Sequence[Any], model: type[BaseModel]) -> str:
+    """The field that the first problem misses, and the fields that there are in place of an unknown one."""
+    sentences = []
+    first = problems[0]
+    *place, name = first["loc"] or ("",)
+    if first["type"] == "missing" and (field := _fields_at(model, place).get(str(name))) is not None:
+        sentences += [f"{name}: {field.description}"] if field.description else []
+    unknown = next((problem["loc"] for problem in problems if problem["type"] == "extra_forbidden"), None)
+    if unknown is not None and (fields := _fields_at(model, unknown[:-1])):
+        near = nearest(str(unknown[-1]), fields)
+        of = "" if unknown == first["loc"] else f" for {unknown[-1]!r}"
+        sentences.append(f"Did you mean {near!r}{of}?" if near else f"Known are {', '.join(fields)}")
+    return " ".join(sentences)
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> Mapping[str, FieldInfo]:
+    """The fields of the object at a place within a model; none where that is no object of known fields."""
+    fields: Mapping[str, FieldInfo] = model.model_fields
+    for step in location:
+        if isinstance(step, str) and step in fields:
+            inner = next(_models_in(fields[step].annotation), None)
+            fields = {} if inner is None else inner.model_fields
+        elif isinstance(step, str):
+            return {}
+    return fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def problem_of(error: MeshError) -> Problem:

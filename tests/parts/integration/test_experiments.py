@@ -285,6 +285,45 @@ async def test_an_experiment_that_cannot_work_is_refused(
     assert field is None or problem["field"] == field
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "remedies"),
+    [
+        (
+            {"name": "k", "prompt": "greeting", "variants": ["a", "b"]},
+            "agent_id",
+            ["agent_id: The agent that is tried", "Known are name, agent_id, variants"],
+        ),
+        ({"name": "k", "agent": "author", "variants": ["a", "b"]}, "agent_id", ["'agent_id' for 'agent'?"]),
+        ({"name": "k", "agent_id": "asker"}, "variants", ["variants: Two or more, each an object"]),
+        (
+            {"name": "k", "agent_id": "asker", "variants": [{"name": "a", "versoin": 1}, "b"]},
+            "variants.0.versoin",
+            ["Did you mean 'version'?"],
+        ),
+        (
+            {"name": "k", "agent_id": "asker", "variants": [{"name": "a", "prompt_template": "x"}, "b"]},
+            "variants.0.prompt_template",
+            ["Known are name, weight, version, model"],
+        ),
+        ({"name": "k", "agent_id": "asker", "variants": [{}, "b"]}, "variants.0.name", []),
+    ],
+)
+async def test_an_experiment_names_the_field_that_it_wants(
+    api: Api, body: dict[str, Any], field: str, remedies: list[str]
+) -> None:
+    found, problem = await api.call("POST", "/v1/experiments", json=body, headers=ADMIN)
+    assert (found, problem["field"]) == (422, field), problem
+    for remedy in remedies:
+        assert remedy in problem["remedy"]
+
+
+async def test_a_variant_may_be_its_name_alone(api: Api) -> None:
+    body = wanted(variants=["now", {"name": "cold", "temperature": 0}])
+    found, experiment = await api.call("POST", "/v1/experiments", json=body, headers=ADMIN)
+    assert found == 201, experiment
+    assert [variant["name"] for variant in experiment["variants"]] == ["now", "cold"]
+
+
 async def test_the_command_line_makes_runs_and_shows_experiments(tmp_path: Path) -> None:
     data, file = ("--data", str(tmp_path / "data")), tmp_path / "experiment.json"
     variants = [{"name": "now"}, {"name": "cold", "temperature": 0}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from meshwright.core.encoding import encode
 from meshwright.core.ids import Identifier
@@ -69,6 +69,10 @@ class VariantSpec(Input):
         return TaskVariant(experiment=experiment_id, agent_id=agent_id, tags=tags, **fields)
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class ExperimentGuard(Input):
     """Stops the experiment where a variant is surely too bad: `worse_by` as against the first variant, or
     beyond `bound`, in the unit of the metric."""
@@ -92,9 +96,13 @@ class ExperimentRequest(Input):
     that matters, in its unit.
     """
 
-    name: Title
-    agent_id: Identifier
-    variants: list[VariantSpec] = Field(min_length=2, max_length=_MAX_VARIANTS)
+    name: Title = Field(description="A name for people.")
+    agent_id: Identifier = Field(
+        description="The agent that is tried. The `version` of a variant is one of its registered prompt."
+    )
+    variants: list[Annotated[VariantSpec, BeforeValidator(_named)]] = Field(
+        min_length=2, max_length=_MAX_VARIANTS, description="Two or more, each an object or its name alone."
+    )
     unit: Unit = "thread"
     metric: Identifier = SUCCESS
     minimum_difference: Annotated[Finite, Field(gt=0)] | None = None
