@@ -296,9 +296,18 @@ async def test_metrics_of_the_project_are_those_of_its_settings(tmp_path: Path) 
         assert (figures(view)["vowels"]["mean"], figures(view)["broken"]["missing"]) == (5, 1)
         found, problem = await make(api, data={"items": [item]}, metrics=["own_metrics"])
         assert (found, problem["field"]) == (422, "metrics")
-        assert (await make(api, data={"items": [item]}, criteria=["c"]))[
-            0
-        ] == 404  # no judge without a setting
+
+
+@pytest.mark.parametrize("judge", [{}, {"model": "fast"}, {"agent_id": "judge"}])
+async def test_criteria_without_a_judge_say_what_is_missing(tmp_path: Path, judge: dict[str, Any]) -> None:
+    async with http_mesh(tmp_path, admin_token=TOKEN) as api:
+        found, problem = await make(api, response="Hello!", expected_criteria={"c": "Is it so?"}, judge=judge)
+        assert (found, problem["field"]) == (422, "judge.agent_id")
+        assert "judge in [evaluations] is not set" in problem["detail"]
+        assert "mesh.toml" in problem["remedy"] and "metrics alone" in problem["remedy"]
+    async with http_mesh(tmp_path, admin_token=TOKEN, evaluations={"judge": "quality"}) as api:
+        view, _ = await evaluated(api, response="Hello!", expected_criteria={"c": "Is it so?"})
+        assert (view["done"], view["failed"]) == (1, 0)  # by the offline model
 
 
 async def test_texts_go_with_the_contents_of_their_tasks(api: Api) -> None:

@@ -31,6 +31,7 @@ from meshwright.parts.evaluations import table
 from meshwright.parts.evaluations.event_types import EvaluationStarted
 from meshwright.parts.evaluations.metrics import Metrics, item_of, summary_of, view_of
 from meshwright.parts.evaluations.records import (
+    JUDGE,
     Data,
     EvaluationItemPage,
     EvaluationPage,
@@ -51,6 +52,10 @@ MAKE = Rule("makes evaluations", (Role.OPERATOR,))
 _ROUTE = "/v1/evaluations/{evaluation_id}"
 _NONE = {404: "There is no such evaluation."}
 _ERASED_AT_ONCE = 100
+_NAME_A_JUDGE = (
+    "Set judge in [evaluations] of mesh.toml to a group of models, as mesh models lists them, and start the "
+    "mesh again, or name in judge.agent_id an agent that judges"
+)
 _NEWEST = (float(2**53), "")
 
 
@@ -215,8 +220,13 @@ class Evaluations:
         try:
             registry.find(request.judge.agent_id)
         except NotFound as error:
-            remedy = "Name an agent that judges, or say in [evaluations] which models the agent `judge` calls"
-            raise NotFound(error.message, remedy=remedy, field="judge.agent_id") from None
+            if request.judge.agent_id != JUDGE:
+                raise NotFound(error.message, remedy=_NAME_A_JUDGE, field="judge.agent_id") from None
+            raise InvalidInput(
+                "Criteria need a judge, and this mesh has none: judge in [evaluations] is not set",
+                remedy=f"{_NAME_A_JUDGE}, or send metrics alone, which need no model",
+                field="judge.agent_id",
+            ) from None
 
     def _check_items(self, request: EvaluationRequest, items: Sequence[SelectedItem]) -> None:
         if not items:
