@@ -126,6 +126,27 @@ async def test_models_and_tokens_are_told_as_anthropic_tells_them(tmp_path: Path
     assert counted.input_tokens > 5
 
 
+async def test_the_tool_runner_goes_on_without_a_thread(tmp_path: Path) -> None:
+    @anthropic.beta_async_tool
+    async def lookup(query: str) -> str:
+        """Look it up.
+
+        Args:
+            query: The word.
+        """
+        return f"found {query}"
+
+    call = ModelReply(model="m", tool_calls=(ToolCall(id="c1", name="lookup", arguments='{"query": "a"}'),))
+    model = ScriptedModel(call, "Done.")
+    async with service(tmp_path, answering=model) as there, client(there) as claude:
+        runner = claude.beta.messages.tool_runner(
+            model="default", max_tokens=99, messages=HELLO, tools=[lookup]
+        )
+        last = await runner.until_done()
+    assert [block.to_dict()["text"] for block in last.content] == ["Done."]
+    assert model.requests[1].messages[-1].content == "found a"
+
+
 async def test_a_stream_begins_with_pings_while_a_model_thinks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

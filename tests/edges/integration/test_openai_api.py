@@ -483,3 +483,48 @@ async def test_a_model_without_tools_calls_them_in_words(there: Service, fake: F
     assert (call.function.name, call.function.arguments) == ("weather", '{"city":"Bern"}')
     assert reply.choices[0].finish_reason == "tool_calls"
     assert "tools" not in fake.calls[-1].body
+
+
+def _of(name: str) -> Any:
+    return {"type": "function", "function": {"name": name}}
+
+
+async def test_a_set_of_allowed_tools_narrows_the_tools(tmp_path: Path) -> None:
+    tools: Any = [WEATHER, _of("other"), _of("third")]
+    model = ScriptedModel("a", "b")
+    async with service(tmp_path, answering=model) as there, there.client() as client:
+        create = partial(client.chat.completions.create, model="fast", messages=HELLO, tools=tools)
+        for mode in ("auto", "required"):
+            allowed: Any = {"mode": mode, "tools": [_of("weather"), _of("third")]}
+            await create(tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    asked = [([tool.name for tool in request.tools], request.tool_choice) for request in model.requests]
+    assert asked == [(["weather", "third"], "auto"), (["weather", "third"], "required")]
+
+
+CUSTOM: Any = {"type": "custom", "custom": {"name": "patch"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "words"),
+    [
+        ("chat/completions", {"tool_choice": CUSTOM}, "tool_choice.type: 'custom' is not possible here"),
+        ("chat/completions", {"tool_choice": {"type": "function"}}, "tool_choice.function.name: this field"),
+        (
+            "chat/completions",
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [CUSTOM]}}},
+            "tool_choice.allowed_tools.tools.0.type: 'custom' is not possible here",
+        ),
+        ("chat/completions", {"tools": [CUSTOM]}, "tools.0.type: must be 'function'"),
+        ("responses", {"prompt": {"id": "pmpt_1"}}, "prompt is not possible here"),
+        ("responses", {}, "input: this field is required"),
+        ("responses/input_tokens", {"input": "Hello?"}, "/v1/responses/input_tokens: not found"),
+        ("responses/compact", {"input": "Hello?"}, "/v1/responses/compact: not found"),
+    ],
+)
+async def test_a_refusal_names_what_is_refused_in_words_of_the_api(
+    tmp_path: Path, path: str, fields: dict[str, Any], words: str
+) -> None:
+    body = {"model": "fast", **({"messages": HELLO, "tools": [WEATHER]} if "chat" in path else {}), **fields}
+    async with service(tmp_path) as there:
+        status, document = await there.post(f"/v1/{path}", body)
+    assert status in (400, 404) and words in document["error"]["message"], document

@@ -45,6 +45,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 """Parameters for whose effect a reply has no place: only these values will do. Others go to the provider."""
 _PARTS = ("text", "image_url", "file", "input_audio", "refusal")
+_FUNCTIONS = "Offer functions; /v1/responses takes custom tools as well"
+_Mode = Literal["none", "auto", "required"]
 
 
 class ChatPart(BaseModel):
@@ -153,7 +155,7 @@ class ChatRequest(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: list[ChatTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChatTool | None = None
+    tool_choice: _Mode | dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -172,15 +174,15 @@ def model_request(request: ChatRequest, header: str = "") -> ModelRequest:
     """
     schema = _schema_of(request)
     form = request.response_format if schema is not None else None
-    optional: Literal["none", "auto"] = "none" if request.tool_choice == "none" else "auto"
+    mode, tools = _choice_of(request)
     cache = request.cache or (request.metadata or CallMetadata()).cache or {}
     return ModelRequest(
         model=request.model,
         messages=messages_of(request.messages),
         tags=_tags_of(request, header),
         user=LLM_SERVICE,
-        tools=_tools_of(request),
-        tool_choice="required" if _must_call(request) else optional,
+        tools=tools,
+        tool_choice=mode,
         response_schema=schema,
         response_format=form.model_dump(by_alias=True, exclude_none=True) if form else None,
         temperature=request.temperature,
@@ -224,18 +226,58 @@ def _tags_of(request: ChatRequest, header: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(request.tags or ()), *(nested or ()), *header_tags(header)]))
 
 
-def _must_call(request: ChatRequest) -> bool:
-    return request.tool_choice == "required" or isinstance(request.tool_choice, ChatTool)
+def _choice_of(request: ChatRequest) -> tuple[_Mode, tuple[ToolSpec, ...]]:
+    """Whether the model has to call a tool, and the tools that it may call: a choice may narrow them.
+
+    Raises UnsupportedParameter for a choice of another kind, and InvalidInput for tools that are not there.
+    """
+    specs, choice = _tools_of(request), request.tool_choice or "auto"
+    mode: _Mode = "required"
+    if isinstance(choice, str):
+        mode = choice
+    else:
+        match choice.get("type"):
+            case "function":
+                names = [_name_in(choice, "tool_choice")]
+            case "allowed_tools":
+                allowed = choice.get("allowed_tools")
+                allowed = allowed if isinstance(allowed, Mapping) else {}
+                mode = allowed.get("mode") or "auto"
+                if mode not in ("auto", "required"):
+                    where = "tool_choice.allowed_tools.mode"
+                    raise InvalidInput(f"{where}: must be 'auto' or 'required'", field=where)
+                listed = allowed.get("tools") or ()
+                where = "tool_choice.allowed_tools.tools"
+                names = [_name_in(tool, f"{where}.{number}") for number, tool in enumerate(listed)]
+            case kind:
+                raise _not_a_function("tool_choice.type", kind)
+        specs = tuple(spec for spec in specs if spec.name in names)
+    if mode == "required" and not specs:
+        raise InvalidInput("tool_choice asks for a tool that is not there", field="tool_choice")
+    return mode, specs
+
+
+def _name_in(tool: Any, where: str) -> str:
+    """The function that a choice names."""
+    kind = tool.get("type") if isinstance(tool, Mapping) else None
+    if kind != "function":
+        raise _not_a_function(f"{where}.type", kind)
+    function = tool.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise InvalidInput(f"{where}.function.name: this field is required", field=f"{where}.function.name")
+    return name
+
+
+def _not_a_function(where: str, kind: Any) -> UnsupportedParameter:
+    return UnsupportedParameter(f"{where}: {kind!r} is not possible here", remedy=_FUNCTIONS, field=where)
 
 
 def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
-    """The tools that may be called; a named one alone.
-
-    Raises InvalidInput where it is not there, or takes parameters whose schema is none.
-    """
+    """The tools that are offered. Raises InvalidInput for parameters whose schema is none."""
     for number, tool in enumerate(request.tools or ()):
         check_schema(tool.function.parameters, f"tools.{number}.function.parameters")
-    specs = [
+    return tuple(
         ToolSpec(
             name=tool.function.name,
             description=tool.function.description,
@@ -243,12 +285,7 @@ def _tools_of(request: ChatRequest) -> tuple[ToolSpec, ...]:
             strict=tool.function.strict,
         )
         for tool in request.tools or ()
-    ]
-    if isinstance(request.tool_choice, ChatTool):
-        specs = [spec for spec in specs if spec.name == request.tool_choice.function.name]
-    if _must_call(request) and not specs:
-        raise InvalidInput("tool_choice asks for a tool that is not there", field="tool_choice")
-    return tuple(specs)
+    )
 
 
 def _schema_of(request: ChatRequest) -> dict[str, Any] | None:

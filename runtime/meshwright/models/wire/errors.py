@@ -43,6 +43,10 @@ class UnsupportedParameter(InvalidInput):
     status = 400
 
 
+class ThreadUnsupported(UnsupportedParameter):
+    """Threads of Anthropic's API are not stored here; its client goes on without, by these words."""
+
+
 class UnknownRoute(NotFound):
     """The wire has no such path."""
 
@@ -187,7 +191,9 @@ def anthropic_error(error: MeshError) -> dict[str, Any]:
     message = message_of(error)
     if isinstance(error, ContextTooLong):  # words at which Claude Code compacts its conversation
         message = f"prompt is too long: {message}"
-    details = {"error_code": error.code, "field": error.field or None}
+    details: dict[str, Any] = {"error_code": error.code, "field": error.field or None}
+    if isinstance(error, ThreadUnsupported):
+        details |= {"error_code": "thread_unsupported_request", "unsupported": list[str]()}
     fields = {"type": _anthropic_refusal(error)[1], "message": message, "details": details}
     return {"type": "error", "error": fields, "request_id": new_request_id()}
 

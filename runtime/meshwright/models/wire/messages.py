@@ -20,6 +20,7 @@ from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.chat import TAGS_HEADER, header_tags
 from meshwright.models.wire.errors import (
     ANTHROPIC_REQUEST_ID,
+    ThreadUnsupported,
     UnsupportedParameter,
     anthropic_answer,
     anthropic_error,
@@ -108,7 +109,8 @@ class _Prompt:
         others = {name: value for name, value in (body.model_extra or {}).items() if value is not None}
         for name in _STORED:
             if others.pop(name, None):
-                raise UnsupportedParameter(f"{name} is not possible here", remedy=_NOT_STORED, field=name)
+                kind = ThreadUnsupported if name == "thread" else UnsupportedParameter
+                raise kind(f"{name} is not possible here", remedy=_NOT_STORED, field=name)
         reader = BlockReader()
         messages = reader.read(body.system, [(entry.role, entry.content) for entry in body.messages])
         tools, hosted = _tools_of(body.tools or [])

@@ -51,7 +51,7 @@ class ResponsesRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str = Field(min_length=1, max_length=128)
-    input: str | list[dict[str, Any]]
+    input: str | list[dict[str, Any]] | None = None
     instructions: str | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
@@ -85,6 +85,8 @@ class _Reading:
         for name in _STORED:
             if others.pop(name, None):
                 raise UnsupportedParameter(f"{name} is not possible here", remedy=NOT_STORED, field=name)
+        if request.input is None:
+            raise InvalidInput("input: this field is required", field="input")
         self.tools = ResponseTools()
         self.tools.add("tools", request.tools or [])
         conversation = ConversationReader(self.tools)
