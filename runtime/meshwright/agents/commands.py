@@ -23,6 +23,7 @@ from meshwright.core.errors import NotFound, nearest
 from meshwright.core.schema import described_fields
 
 if TYPE_CHECKING:
+    from meshwright.agents.prompts.foreign_text import Format
     from meshwright.agents.prompts.history import PromptHistory, Version
     from meshwright.core.messages import TaskStatus
     from meshwright.core.settings import Settings
@@ -128,7 +129,7 @@ def _check_code(target: Target) -> int:
 
 @click.group(cls=Noun)
 def prompts() -> None:
-    """Check the prompt files, and show their versions in git."""
+    """Check prompt files, import those of other tools, show versions in git."""
 
 
 @prompts.command("check")
@@ -165,6 +166,50 @@ def _check(as_json: bool) -> int:
         end = [] if problems else [f"{counted} checked, no problems."]
         click.echo("\n".join([*lines, *end]))
     return 1 if problems else 0
+
+
+@prompts.command("import")
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", metavar="NAME", help="The name of the prompt. Default: that of the file.")
+@click.option(
+    "--from",
+    "format_name",
+    type=click.Choice(["dotprompt", "litellm", "prompty"]),
+    help="The tool that the file is of. Default: as the file looks.",
+)
+@click.option("--force", is_flag=True, help="Replace a prompt file of that name.")
+@json_option
+def _import(file: Path, name: str | None, format_name: Format | None, force: bool, as_json: bool) -> int:
+    """Make a prompt file of one of dotprompt, LiteLLM or Prompty.
+
+    Names each line that has no counterpart here. Exit status 1 if something had to be left out, or if nothing
+    was written, since the text would say something else.
+    """
+    from meshwright.agents.prompts.foreign import import_prompt
+    from meshwright.agents.settings import PromptsSettings
+
+    settings = _settings()
+    name = file.stem if name is None else name
+    own = declared_agents(settings).variables.get(name) or ()
+    target = settings[PromptsSettings].dir / f"{name}.prompt"
+    imported = import_prompt(file, target, format_name, own, force=force)
+    kinds = {"problem": imported.problems, "left out": imported.left_out, "changed": imported.changes}
+    if as_json:
+        fields = ("line", "message", "remedy")
+        rows = [
+            {"kind": kind, **{name: getattr(error, name) for name in fields}}
+            for kind, errors in kinds.items()
+            for error in errors
+        ]
+        written = str(target) if imported.text else None
+        echo_json({"path": written, "from": imported.tool, "notes": rows})
+    else:
+        lines = [f"{kind}: {error}" for kind, errors in kinds.items() for error in errors]
+        ending = f"{target} is made of {file} ({imported.tool})."
+        if not imported.text:
+            ending = f"Nothing was written: {file} ({imported.tool}) has what no prompt file can say."
+        click.echo(for_terminal("\n".join([*lines, ending])))
+    return 0 if imported.text and not imported.left_out else 1
 
 
 def _prompts_of_packages(settings: Settings) -> list[str]:

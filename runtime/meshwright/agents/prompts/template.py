@@ -56,7 +56,9 @@ class Name(NamedTuple):
     line: int
 
 
-class _RoleMark(NamedTuple):
+class RoleMark(NamedTuple):
+    """A place in a text at which a message begins."""
+
     role: str
     line: int
 
@@ -102,10 +104,17 @@ def marked_names(body: str) -> list[str]:
 
 def escaped(text: str) -> str:
     """A text as the body of a prompt has it, so that nothing in it is a mark or a role line."""
-    return _ROLE_LINE.sub(
-        lambda match: f"{match['indent']}\\{match['escapes']}{match['text']}",
-        _OPENING.sub(lambda match: f"{match[1] * 2}\\{match[2]}", text),
-    )
+    return escaped_role_lines(escaped_marks(text))
+
+
+def escaped_marks(text: str) -> str:
+    """A text as a part of a body, so that nothing in it is a mark."""
+    return _OPENING.sub(lambda match: f"{match[1] * 2}\\{match[2]}", text)
+
+
+def escaped_role_lines(body: str) -> str:
+    """A body in which no line is a role line."""
+    return _ROLE_LINE.sub(lambda match: f"{match['indent']}\\{match['escapes']}{match['text']}", body)
 
 
 def read_template(body: str, path: str, first_line: int) -> Template:
@@ -146,10 +155,10 @@ class _TemplateReader:
     def sections(self, body: str) -> tuple[Section, ...]:
         """The messages; only the first may be the system message. Raises PromptError."""
         sections: list[Section] = []
-        opening, pieces = _RoleMark("system", self._first_line), list[str | Name]()
+        opening, pieces = RoleMark("system", self._first_line), list[str | Name]()
         is_first = True
         for item in (*self._items(body), None):
-            if item is not None and not isinstance(item, _RoleMark):
+            if item is not None and not isinstance(item, RoleMark):
                 pieces.append(item)
                 continue
             section = self._section(opening, pieces, has_others=bool(sections))
@@ -163,7 +172,7 @@ class _TemplateReader:
         return tuple(sections)
 
     def _section(
-        self, opening: _RoleMark, pieces: Sequence[str | Name], *, has_others: bool
+        self, opening: RoleMark, pieces: Sequence[str | Name], *, has_others: bool
     ) -> Section | None:
         role = next((role for role in ROLES if role == opening.role), None)
         if role is None:
@@ -183,7 +192,7 @@ class _TemplateReader:
             texts[-1] = texts[-1].rstrip()
         return Section(role, tuple(filter(None, texts)), line) if any(texts) else None
 
-    def _items(self, body: str) -> Iterator[str | Name | _RoleMark]:
+    def _items(self, body: str) -> Iterator[str | Name | RoleMark]:
         """The texts, names and roles of a body; texts without the backslashes that mark them."""
         text, end = "", 0
         for mark in _MARK.finditer(body):
@@ -202,9 +211,9 @@ class _TemplateReader:
             yield self._item(mark, line)
         yield text + body[end:]
 
-    def _item(self, mark: re.Match[str], line: int) -> Name | _RoleMark:
+    def _item(self, mark: re.Match[str], line: int) -> Name | RoleMark:
         if mark["role"] is not None:
-            return _RoleMark(mark["role"], line)
+            return RoleMark(mark["role"], line)
         if mark["escapes"]:
             name = f"{{{{{mark['name']}}}}}"
             remedy = f"write three if {name} is text"
