@@ -243,6 +243,7 @@ def cached(
     config = read_text(config_path) if config_path.exists() else ""
     key = options.api_key.get_secret_value() if options.api_key else ""
     parts = [kind, options.base_url or "", key, config, *([options.name] if options.name else ())]
+    parts += [f"{name}: {value.get_secret_value()}" for name, value in sorted(options.headers.items())]
     parts += [f"{name}={variables.get(name, '')}" for name in names_in(config)]
     identity = hashlib.sha256("\x00".join(parts).encode()).hexdigest()
     return CachedModel(model, store, ttl_seconds=options.cache_ttl_seconds, clock=clock, identity=identity)

@@ -46,6 +46,18 @@ _CHARS_PER_TOKEN = 3  # rather too many tokens than too few
 _SILENT_SECONDS = 10.0  # without a word: the server is away, rather than slow
 _MAX_ADAPTATIONS = 3
 _COMPLETIONS = "/chat/completions"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_OWN_HEADERS = frozenset(
+    {
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "transfer-encoding",
+        "connection",
+        "host",
+        "expect",
+    }
+)
 _URL_REMEDY = "Write it like http://127.0.0.1:4000"
 
 
@@ -391,6 +403,24 @@ def completions_url(base_url: str) -> str:
                 return f"{parts.scheme}://{parts.netloc}{path}{version}{_COMPLETIONS}"
             problem, remedy = "holds more than an address", f"{_URL_REMEDY}, and the key into LITELLM_API_KEY"
     raise ConfigError(f"The model server's base URL {problem}", remedy=remedy, field="litellm_base_url")
+
+
+def gateway_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers of an operator's own, their names in lower case. Raises ConfigError without quoting a value."""
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        problem = ""
+        if not _HEADER_NAME.fullmatch(name):
+            problem = "is no name of a header"
+        elif name.lower() in _OWN_HEADERS:
+            problem = "is set by the mesh itself"
+        elif not (value.isascii() and value.isprintable()):
+            problem = "holds characters that no header may hold"
+        if problem:
+            remedy = 'Write them like { "x-portkey-provider" = "openai" }'
+            raise ConfigError(f"models.headers: {name!r} {problem}", remedy=remedy, field="headers")
+        checked[name.lower()] = value.strip()
+    return checked
 
 
 def header_key(api_key: str | None) -> str:

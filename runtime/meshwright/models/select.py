@@ -96,6 +96,7 @@ def choose_model(
         prices_file=config_path,
         owns_file=owns_file,
         agent_keys=None if name else AgentKeys(settings.data_dir),
+        headers={name: value.get_secret_value() for name, value in options.headers.items()},
     )
 
 

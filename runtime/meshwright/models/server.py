@@ -14,7 +14,8 @@ from meshwright.core.money import Price
 from meshwright.engine.sql.folder import make_private, read_private, write_private
 from meshwright.models.config import read_config
 from meshwright.models.errors import ModelUnavailable, Unauthorized
-from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url
+from meshwright.models.faults import Discretion
+from meshwright.models.http import MAX_REPLY_BYTES, ApiModel, completions_url, gateway_headers
 from meshwright.models.openai import ChatCompletions, ProxyCompletions
 from meshwright.models.port import Adapter, Model, ModelRequest
 from meshwright.models.prices import Prices
@@ -78,11 +79,15 @@ class HttpModel(ApiModel, Adapter):
         prices_file: Path | None = None,
         owns_file: bool = True,
         agent_keys: AgentKeys | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        own_headers = gateway_headers(headers or {})
         super().__init__(
             completions_url(base_url),
             ChatCompletions(model=model_name) if model_name else ProxyCompletions(),
             api_key=api_key,
+            headers=own_headers,
+            discretion=Discretion([api_key or "", *own_headers.values()]),
             max_reply_bytes=max_reply_bytes,
             remedy="Start the server, or correct LITELLM_BASE_URL",
         )

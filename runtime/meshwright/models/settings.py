@@ -25,6 +25,8 @@ class ModelsSettings(Table):
     """A LiteLLM proxy, or another server with OpenAI's API."""
     api_key: Secret | None = None
     """Its key."""
+    headers: dict[str, Secret] = Field(default=dict[str, Secret]())
+    """Headers of each call of it, as a gateway wants them: `{ "x-portkey-api-key" = "env:PORTKEY_KEY" }`."""
     name: str | None = Field(default=None, min_length=1, max_length=256)
     """The one model of a server that is no LiteLLM proxy."""
     config: Path = Path("litellm_config.yaml")
