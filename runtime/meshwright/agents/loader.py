@@ -243,7 +243,8 @@ def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> N
 def _imported_names(folder: Path) -> set[str]:
     names: set[str] = set()
     for path in folder.rglob("*.py"):
-        with suppress(SyntaxError, ValueError, OSError):  # loading the file says what is wrong with it
+        # Loading the file says what is wrong with it; the last two are of code that is nested too deep.
+        with suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError):
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     whole = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]

@@ -118,7 +118,7 @@ def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text  # the mesh says what it wants instead
 
 

@@ -116,7 +116,7 @@ class _Json(click.ParamType[Any]):
         utf8(ctx, param, value)
         try:
             return (json.loads(value),)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.fail(f"not JSON: {error}", param, ctx)
 
 

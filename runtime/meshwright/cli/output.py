@@ -236,7 +236,7 @@ class TypedLines:
             return {"approve": False, "reason": (await self.next("why not? ")).strip()}
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidInput("Type y for yes, or n for no") from None
 
     async def _read(self) -> bytes:

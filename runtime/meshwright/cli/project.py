@@ -210,7 +210,7 @@ def shipped_agents() -> dict[str, tuple[Registration, Path]]:
 def _read_file(path: Path, declared: DeclaredAgents) -> None:
     try:
         tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         declared.unknown.append(path)
         return
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -249,7 +249,7 @@ def _read_agent(path: Path, lineage: Sequence[ast.ClassDef], declared: DeclaredA
         if "skills" in has:
             described["skills"] = ", ".join(ast.literal_eval(has["skills"]))
         agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
     declared.agents.append(agent)
     if _reads_prompt(lineage):

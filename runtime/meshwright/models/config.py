@@ -39,6 +39,7 @@ _FOREIGN = re.compile(
 )
 """Names of variables that hold credentials of other systems."""
 _OF_AWS = ("bedrock/", "sagemaker/", "sagemaker_chat/")
+_MAX_DEPTH = 50  # of lists in lists
 _YAML_TAG = "tag:yaml.org,2002:"
 _CORE = frozenset(
     f"{_YAML_TAG}{kind}" for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str")
@@ -77,8 +78,10 @@ def read_config(path: Path) -> LiteLLMConfig:
     """Read and check the file. Raises ConfigError with file, line, and what was expected."""
     import yaml
 
-    loader = _loader_of(read_text(path))
+    text = read_text(path)
+    loader = _loader_of(text)
     try:
+        _check_depth(text, type(loader))
         node = loader.get_single_node()
         value = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
@@ -186,6 +189,18 @@ def _loader_of(text: str) -> Any:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
     return CoreLoader(text)
+
+
+def _check_depth(text: str, loader: type[Any]) -> None:
+    """Raise MarkedYAMLError for deep nesting, by which PyYAML's loader in C ends the process."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            problem = f"it is more than {_MAX_DEPTH} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 class _FileCheck:

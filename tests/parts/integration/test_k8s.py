@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -61,6 +62,15 @@ def texts(folder: Path) -> dict[str, str]:
 
 def test_our_own_manifests_are_current(rendered: Path) -> None:
     assert texts(ROOT / "k8s") == texts(rendered), "run mesh k8s render"
+
+
+@pytest.mark.parametrize("text", ["[" * 60 + "]" * 60, "kind: Component\nkind\n", "- a\n"])
+def test_a_component_that_cannot_be_read_is_named(project: Path, text: str) -> None:
+    copytree(ROOT / "components", project / "components")
+    (project / "components/env.yaml").write_text(text)
+    done = run("k8s", "render", cwd=project)
+    assert done.returncode == 1
+    assert "components/env.yaml: " in done.stderr and "unexpected" not in done.stderr
 
 
 def test_kubernetes_dapr_and_keda_take_every_object(rendered: Path) -> None:

@@ -100,8 +100,9 @@ def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> _Items
                 places.append(f"{path}:{place}")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} cannot be read: {error}", ctx, parameter) from None
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(f"{path}:{place}: {error.msg}", ctx, parameter) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "it is nested too deep")
+        raise click.BadParameter(f"{path}:{place}: {reason}", ctx, parameter) from None
     if not items:
         raise click.BadParameter(f"{path} has no items", ctx, parameter)
     return _Items(items, places)

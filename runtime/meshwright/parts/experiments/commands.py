@@ -114,5 +114,5 @@ def _results(target: Target, experiment_id: str, as_json: bool) -> None:
 def _json_of(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"{file} is no JSON: {error}") from None

@@ -21,6 +21,7 @@ from meshwright.parts.k8s.settings import K8sSettings
 from meshwright.parts.stack.services import MAX_BODY
 from meshwright.parts.stack.settings import DaprSettings
 from meshwright.parts.stack.stack import app_per_agent
+from meshwright.toolsets.yaml_text import Unreadable, read_yaml
 
 WRITTEN = "# Written by `mesh k8s render`: change the project, or patch this in an overlay of your own.\n"
 """The first line of each file, by which a later render knows its own."""
@@ -28,6 +29,7 @@ _FRONT, _WORKER, _MODELS = "front", "worker", "llm-service"
 """The app that is the front of a mesh on Dapr."""
 _DOMAINS = ("", ".svc", ".svc.cluster.local")
 _SIDECAR_PORT = 3000
+_MAX_VALUES = 100_000  # of a file of components, with aliases written out
 _BACKENDS = {
     "mqtt": ("MESH_BROKER_URL", "MESH_REDIS_HOST", "MESH_REDIS_PASSWORD"),
     "redis": ("MESH_REDIS_HOST", "MESH_REDIS_PASSWORD"),
@@ -182,11 +184,22 @@ def _components(project: Project, apps: Sequence[Pods]) -> list[Document]:
     bus = f"{project.settings[DaprSettings].bus}-bus"
     paths = [*(project.components / name for name in _COMPONENTS)]
     paths += [project.components / bus / f"{name}.yaml" for name in ("bus", "views")]
-    parts = [document for path in paths for document in yaml.safe_load_all(path.read_text("utf-8"))]
+    parts = [document for path in paths for document in _documents(path)]
     scopes = [app.annotations["dapr.io/app-id"] for app in apps]
     return [
         {**document, "scopes": scopes} if document["kind"] == "Component" else document for document in parts
     ]
+
+
+def _documents(path: Path) -> list[Document]:
+    try:
+        documents = read_yaml(path.read_text("utf-8"), max_values=_MAX_VALUES)
+    except (OSError, UnicodeDecodeError, Unreadable) as error:
+        remedy = "Correct the file, or copy it from Meshwright's components"
+        raise ConfigError(f"cannot be read: {error}", path=str(path), remedy=remedy) from error
+    if not all(isinstance(document, dict) and "kind" in document for document in documents):
+        raise ConfigError("holds a document without a kind", path=str(path), remedy="Name its kind")
+    return documents
 
 
 def _models(apps: Sequence[Pods]) -> list[Document]:
