@@ -129,6 +129,10 @@ class Wire(ABC):
         """Read the headers of a reply, as fields of ModelReply."""
         return {}
 
+    def note(self, reply: ModelReply, headers: Mapping[str, str], source: str, *, streamed: bool) -> None:
+        """Take notice of a whole reply with its headers."""
+        return
+
     @abstractmethod
     def adapts_to(self, words: str) -> bool:
         """Whether a refusal names a field that requests can do without; later ones then do."""
@@ -264,6 +268,7 @@ class ApiModel:
         extra = self.wire.headers_say(response.headers, streamed=streamed)
         extra["latency_ms"] = (time.perf_counter() - call.since) * 1000
         reply = self.wire.read(body, call.request, self.server, extra)
+        self.wire.note(reply, response.headers, self.server, streamed=streamed)
         if call.on_delta is not None and not streamed:
             stream_whole(reply, call.on_delta)
         return reply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ from meshwright.models.port import (
 from meshwright.models.thinking import ThinkingChunks, read_thinking
 from meshwright.models.usage import UsageFields, UsageReading, read_usage
 
+_logger = logging.getLogger("meshwright.models")
 _REFUSED = "content_filter"
 _COST_HEADER = "x-litellm-response-cost"  # these four: docs.litellm.ai/docs/proxy/response_headers
 _CACHE_HEADER = "x-litellm-cache-key"
+_PROXY_HEADERS = "x-litellm-"
 _DEPLOYMENT_HEADER = "x-litellm-model-id"
 _TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
 _COUNT = re.compile(r"[0-9]{1,6}")  # of tries: what is longer is no count
@@ -269,6 +272,8 @@ class ChatCompletions(Wire):
 class ProxyCompletions(ChatCompletions):
     """The wire of a LiteLLM proxy: it routes by `tags`, and has to keep its cache apart for each tenant."""
 
+    _has_warned = False
+
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request with tags, metadata and what its cache may do."""
         tags = list(request.tags)
@@ -296,6 +301,18 @@ class ProxyCompletions(ChatCompletions):
         if cached:
             return {**fields, "cost_usd": ZERO, "cost_source": "reported", "saved_usd": cost.get("cost_usd")}
         return {**fields, **cost}
+
+    def note(self, reply: ModelReply, headers: Mapping[str, str], source: str, *, streamed: bool) -> None:
+        """Say once that the proxy states no cost of streams, as it does before 1.102 unless it is told to."""
+        is_proxy = any(name.lower().startswith(_PROXY_HEADERS) for name in headers)
+        if not is_proxy or not streamed or reply.cost_usd is not None or self._has_warned:
+            return
+        self._has_warned = True
+        _logger.warning(
+            "The LiteLLM proxy at %s states no cost of streamed calls: they count by the prices known here, "
+            "or as unknown. Set include_cost_in_streaming_usage: true under its litellm_settings",
+            source,
+        )
 
 
 def read_embeddings(body: Any, request: ModelRequest, *, source: str, **extra: Any) -> ModelReply:

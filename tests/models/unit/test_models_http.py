@@ -292,6 +292,23 @@ async def test_a_cost_that_comes_with_the_tokens_is_taken(fake: FakeProvider, mo
         assert (reply.cost_usd, reply.cost_source) == (Decimal("0.00000123"), "reported")
 
 
+async def test_a_proxy_that_states_no_cost_of_streams_is_named_once(
+    fake: FakeProvider, model: HttpModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    await model.complete(request(), [].append)  # another server, which has no switch
+    fake.headers["x-litellm-version"] = "1.88.6"
+    await model.complete(request())
+    fake.usage["cost"] = 0.5
+    await model.complete(request(), [].append)
+    assert not caplog.messages
+    del fake.usage["cost"]
+    for _ in range(3):
+        await model.complete(request(), [].append)
+    [warning] = caplog.messages
+    assert f"The LiteLLM proxy at {fake.url} states no cost of streamed calls" in warning
+    assert "include_cost_in_streaming_usage: true" in warning
+
+
 async def test_a_proxys_cache_is_kept_apart_for_each_tenant_and_tag_and_can_be_passed_by(
     fake: FakeProvider, model: HttpModel
 ) -> None:
