@@ -66,7 +66,8 @@ class FakeProvider:
     `replies` are messages (`{"content": ...}` or `{"tool_calls": [...]}`, and `finish_reason`) to give before
     it makes up its own; `seconds` is how long it thinks; `headers` go with every good reply, and `usage` is
     what it says of tokens (nothing where it is empty). With `only` it has one model, and is as strict as
-    OpenAI: it refuses a call of another model, and fields that it does not know. With a `gate` no call is
+    OpenAI: it refuses a call of another model, and fields that it does not know. `props` are those of
+    llama.cpp's server. With a `gate` no call is
     answered before as many have arrived as the gate is for. `vectors` are those of texts; where there are
     any, a text without one is refused.
     """
@@ -82,6 +83,7 @@ class FakeProvider:
     vectors: dict[str, list[float]] = field(default_factory=dict)
     gate: asyncio.Barrier | asyncio.Event | None = None
     only: str | None = None
+    props: dict[str, Any] | None = None
     url: str = ""
 
     async def __aenter__(self) -> Self:
@@ -94,6 +96,7 @@ class FakeProvider:
             application.router.add_post(f"{prefix}/{openai_wire.EMBEDDINGS}", self.embed)
             application.router.add_get(f"{prefix}/models", self.models)
         application.router.add_post("/faults", self.command)
+        application.router.add_get("/props", self.properties)
         self.runner = web.AppRunner(
             application, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
         )
@@ -168,6 +171,10 @@ class FakeProvider:
         queue = self.faults_of[told.pop("of")] if "of" in told else self.faults
         queue.append(Fault(**told))
         return web.json_response({"waiting": len(queue)})
+
+    async def properties(self, request: web.Request) -> web.Response:
+        """What llama.cpp's server says of its model."""
+        return web.json_response(self.props, status=200 if self.props else 404)
 
     async def models(self, request: web.Request) -> web.Response:
         data = [{"id": self.only or SERVER, "object": "model"}]

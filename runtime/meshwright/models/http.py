@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from abc import ABC, abstractmethod
@@ -19,7 +20,7 @@ from pydantic_core import from_json, to_json
 from meshwright.core.errors import ConfigError, InvalidInput, ModelError
 from meshwright.core.http_calls import open_model_socket, read_bounded
 from meshwright.core.messages import Usage
-from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
+from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable, Unsupported
 from meshwright.models.faults import (
     FASTER,
     RECOVERS,
@@ -32,13 +33,14 @@ from meshwright.models.faults import (
     reason_of,
     words_of,
 )
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta
 from meshwright.models.thinking import Thinking, stream_whole, thinking_of
 
 if TYPE_CHECKING:
     import aiohttp
     from yarl import URL
 
+_logger = logging.getLogger("meshwright.models")
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.1  # then the connection is closed instead
@@ -46,6 +48,8 @@ _CHARS_PER_TOKEN = 3  # rather too many tokens than too few
 _SILENT_SECONDS = 10.0  # without a word: the server is away, rather than slow
 _MAX_ADAPTATIONS = 3
 _COMPLETIONS = "/chat/completions"
+_LLAMA_CPP = "llama.cpp"  # the name that its server has in the header
+_PROPS_SECONDS = 5.0
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _OWN_HEADERS = frozenset(
     {
@@ -185,10 +189,15 @@ class ApiModel:
         self._discretion = discretion or Discretion([api_key or ""])
         self._headers = {"content-type": "application/json", **wire.headers(api_key), **(headers or {})}
         self._session: aiohttp.ClientSession | None = None
+        self._software = ""  # of the server, as it calls itself
+        self._takes_tools: bool | None = None  # None: nothing says so
         self._targets: dict[bool, str | URL] = {False: url}
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
+        offers_tools = bool(request.tools) and request.tool_choice != "none"
+        if offers_tools and self._takes_tools is False:
+            raise self._without_tools()
         call = _Call(request, on_delta)
         session = self._session or await self._opened()
         target = self._targets.get(bool(request.inputs))
@@ -205,8 +214,38 @@ class ApiModel:
                         async with self._make_session() as fresh:
                             reply = await self._attempt(fresh, target, call, is_last=is_last)
                     if reply is not None:
-                        return reply
-        raise AssertionError("the last refusal is raised")
+                        break
+        assert reply is not None  # the last refusal is raised
+        if offers_tools and not reply.tool_calls and self._takes_tools is None:
+            await self._ask_for_tools(session)
+            if self._takes_tools is False:
+                if on_delta is not None:
+                    on_delta(STREAM_RESTART)
+                error = self._without_tools()
+                error.lost = (reply,)
+                raise error
+        return reply
+
+    async def _ask_for_tools(self, session: aiohttp.ClientSession) -> None:
+        """Ask llama.cpp's server whether its template has tools: without, it ignores them in silence."""
+        import aiohttp
+
+        self._takes_tools = True
+        if self._software.lower() != _LLAMA_CPP:
+            return
+        with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+            async with asyncio.timeout(_PROPS_SECONDS):
+                async with session.get(_props_url(self.url), allow_redirects=False) as response:
+                    data, is_whole = await read_bounded(response, self.max_reply_bytes)
+            properties = from_json(data) if response.status == 200 and is_whole else None
+            caps = properties.get("chat_template_caps") if isinstance(properties, dict) else None
+            self._takes_tools = not (isinstance(caps, dict) and caps.get("supports_tools") is False)
+        if not self._takes_tools:
+            _logger.warning("%s ignores tools: they are described in the system message", self.server)
+
+    def _without_tools(self) -> Unsupported:
+        what = f"{self.server} ignores tools: the chat template of its model has none"
+        return Unsupported(what, what="tools", remedy="Start it with a template that has them (--jinja)")
 
     async def _attempt(
         self, session: aiohttp.ClientSession, target: str | URL, call: _Call, *, is_last: bool
@@ -264,6 +303,7 @@ class ApiModel:
     def _reply(self, body: Any, response: aiohttp.ClientResponse, call: _Call) -> ModelReply:
         if is_error(body):
             raise self._error_in(body, call.request)
+        self._software = response.headers.get("server", "")
         streamed = call.on_delta is not None and _is_a_stream(response)
         extra = self.wire.headers_say(response.headers, streamed=streamed)
         extra["latency_ms"] = (time.perf_counter() - call.since) * 1000
@@ -408,6 +448,11 @@ def completions_url(base_url: str) -> str:
                 return f"{parts.scheme}://{parts.netloc}{path}{version}{_COMPLETIONS}"
             problem, remedy = "holds more than an address", f"{_URL_REMEDY}, and the key into LITELLM_API_KEY"
     raise ConfigError(f"The model server's base URL {problem}", remedy=remedy, field="litellm_base_url")
+
+
+def _props_url(url: str) -> str:
+    """The address at which llama.cpp's server says what it is."""
+    return f"{re.sub(r'/v[0-9]+$', '', url.removesuffix(_COMPLETIONS))}/props"
 
 
 def gateway_headers(headers: Mapping[str, str]) -> dict[str, str]:

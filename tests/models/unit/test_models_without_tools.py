@@ -178,3 +178,49 @@ async def test_a_server_that_refuses_tools_gets_them_in_words_and_each_try_is_a_
     assert [call["outcome"] for call in calls] == ["failed", "ok", "ok"]
     assert [call["error"] for call in calls] == ["Unsupported", None, None]
     assert len({call["call_id"] for call in calls}) == 3
+
+
+LLAMA = {"server": "llama.cpp"}
+IGNORES = {"chat_template_caps": {"supports_tools": False, "supports_tool_calls": False}}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_server_that_ignores_tools_in_silence_is_named_and_told_of_them_in_words(
+    fake: FakeProvider, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    fake.headers, fake.props = LLAMA, IGNORES
+    fake.replies.append({"content": "I would look at the shelf."})  # all that its template lets it do
+    fake.replies.extend([{"content": called(("pantry", {"shelf": 2}))}, {"content": "Leek soup."}] * 2)
+    model = HttpModel(fake.url)
+    async with mesh_for(Cook, model=model, models={"stream": stream}) as mesh:
+        outcomes = [await mesh.ask("cook", "What can I cook?") for _ in range(2)]
+        calls = mesh.events("model.called").payloads
+    await model.close()
+    assert [outcome.text for outcome in outcomes] == ["Leek soup."] * 2
+    offers = [bool(call.body.get("tools")) for call in fake.calls]
+    assert offers == [True, False, False, False, False]
+    assert sum(call["usage"]["prompt_tokens"] for call in calls) == 5 * 11  # the first is paid too
+    [warning] = [text for text in caplog.messages if "ignores tools" in text]
+    assert warning.startswith(fake.url)
+
+
+@pytest.mark.parametrize(
+    ("headers", "props"),
+    [
+        (LLAMA, {"chat_template_caps": {"supports_tools": True}}),
+        (LLAMA, {"chat_template": "{{ messages }}"}),
+        (LLAMA, None),
+        ({}, IGNORES),
+    ],
+    ids=["takes them", "an older server", "no properties", "another server"],
+)
+async def test_a_server_that_says_nothing_against_tools_gets_them(
+    fake: FakeProvider, headers: dict[str, str], props: dict[str, Any] | None
+) -> None:
+    fake.headers, fake.props = headers, props
+    fake.replies.extend([{"content": "Soup."}] * 2)
+    model = HttpModel(fake.url)
+    async with mesh_for(Cook, model=model) as mesh:
+        texts = [(await mesh.ask("cook", "What can I cook?")).text for _ in range(2)]
+    await model.close()
+    assert texts == ["Soup."] * 2 and all(call.body.get("tools") for call in fake.calls)

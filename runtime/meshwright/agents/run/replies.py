@@ -74,10 +74,13 @@ def unusable(reply: ModelReply, prepared: PreparedPrompt, room: int, text: str =
     """The error for a reply that stays cut off, or empty; `text` is what came before it."""
     model, text = reply.model or prepared.model, joined(text, reply.content)
     if not (text or is_cut_off(reply)):
-        return EmptyReply(
-            f"{model} gave neither text nor a tool call, {MAX_EMPTY + 1} times",
-            remedy="Raise max_tokens in its prompt, since reasoning counts, or name another model",
-        )
+        remedy = "Raise max_tokens in its prompt, since reasoning counts, or name another model"
+        if not (reply.thinking or reply.usage.reasoning_tokens):
+            remedy = (
+                "Set stream = false under [models] where a gateway drops calls of tools from streams, raise "
+                "max_tokens in its prompt where it reasons, or name another model"
+            )
+        return EmptyReply(f"{model} gave neither text nor a tool call, {MAX_EMPTY + 1} times", remedy=remedy)
     what = "in a tool call, which was not run" if reply.tool_calls else "before its answer was whole"
     return ReplyCutOff(
         f"{model} reached max_tokens ({room}) {what}, also when asked again",
