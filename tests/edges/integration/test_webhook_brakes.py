@@ -162,7 +162,10 @@ async def test_the_same_comment_by_two_hooks_is_one_task(tmp_path: Path) -> None
     told["comment"] |= {"id": 71, "updated_at": "2030-01-01T00:00:00Z"}
     async with receiving(tmp_path, COMMENTED) as api:
         by_repository = await hear(api, told, "d-1")
-        by_organisation = await hear(api, {**told, "organization": {"login": "acme"}}, "d-2")
+        later = {**told["comment"], "updated_at": "2030-01-01T00:00:01Z"}
+        by_organisation = await hear(
+            api, {**told, "comment": later, "organization": {"login": "acme"}}, "d-2"
+        )
         assert by_organisation == by_repository
         edited = {**told, "action": "edited", "comment": {**told["comment"], "body": "Look there."}}
         edits = [await hear(api, edited, delivery) for delivery in ("d-3", "d-4")]

@@ -46,14 +46,13 @@ class DeliveryKind(SignatureKind):
 
 
 _EDITED = ("edited", "update")
-_COMMENT = ("comment.id", "comment.updated_at", "comment.body")
+_COMMENT = ("comment.id", "comment.body")
 _GITHUB_ONCE = {
     **{
-        (event, action): _COMMENT
-        for event in ("issue_comment", "pull_request_review_comment", "discussion_comment")
-        for action in ("created", "edited")
+        (event, action): paths
+        for event in ("issue_comment", "pull_request_review_comment", "discussion_comment", "commit_comment")
+        for action, paths in (("created", _COMMENT), ("edited", (*_COMMENT, "comment.updated_at")))
     },
-    ("commit_comment", "created"): _COMMENT,
     ("pull_request_review", "submitted"): ("review.id", "review.body"),
     ("issues", "opened"): ("issue.id", "issue.title", "issue.body"),
     ("pull_request", "opened"): ("pull_request.id", "pull_request.title", "pull_request.body"),
