@@ -188,9 +188,9 @@ def _listed(parts: Iterable[str]) -> str:
 def _settings(request: Document) -> Iterator[str]:
     if tags := request.get("tags"):
         yield f"tags {' '.join(tags)}"
-    if "max_tokens" in request:
+    if request.get("max_tokens") is not None:
         yield f"max_tokens {request['max_tokens']}"
-    if "temperature" in request:
+    if request.get("temperature") is not None:
         yield f"temperature {display.number(request['temperature'])}"
     if tools := request.get("tools"):
         yield f"tools {', '.join(tool.get('name', '') for tool in tools)}"

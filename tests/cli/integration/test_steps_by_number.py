@@ -45,6 +45,7 @@ async def test_a_step_of_a_framework_is_shown_and_forked_by_its_number(tmp_path:
         ]
         shown = await said(api, "task", task_id, "--steps", str(second.number))
         assert f"{second.path} of attempt 1" in shown and "Two?" in shown
+        assert "None" not in shown, "a call that sets no limit shows none"
         assert (await client.step(task_id, str(third.number))).path == third.path
 
         tried = await said(api, "retry", task_id, "--from", str(first.number), "--dry-run")

@@ -199,6 +199,12 @@ async def test_withheld_tools_by_the_command_line(tmp_path: Path) -> None:
         assert look in ended and peek in ended and "answered" in ended
 
 
+async def test_a_mesh_without_servers_says_so(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, admin_token=TOKEN) as api:
+        done = await mesh("mcp", "show", "own", "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)
+    assert done.status == 1 and "There is no table [mcp.own] in the settings of that mesh" in done.err
+
+
 async def test_a_tool_that_an_earlier_version_withheld_has_no_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,12 @@ def _show_server(target: Target, name: str, as_json: bool) -> None:
     from meshwright.core.settings import load_settings
 
     if target.url:
-        server = talk(target, lambda mesh: mesh.client.call("GET", MCP_SERVERS.path_of(name)))
+        try:
+            server = talk(target, lambda mesh: mesh.client.call("GET", MCP_SERVERS.path_of(name)))
+        except NotFound as error:  # also of a mesh without any table, which has no such route
+            remedy = "mesh mcp list with the same --url shows those there are"
+            problem = f"There is no table [mcp.{name}] in the settings of that mesh"
+            raise NotFound(problem, remedy=remedy, field="name") from error
         rows = _rows_of_mesh(server)
         echo_json(rows) if as_json else click.echo(table(_COLUMNS_OF_MESH, rows))
         return
