@@ -421,7 +421,8 @@ class Orchestrator(Actor[TaskRecord]):
         turn.wake_at(None)
         self._publish(turn, outcome, f"task.{outcome.status}", agent_id=outcome.agent_id)
         if self.task.span_above is not None:
-            turn.signal_after_commit(TaskEnding(self.task, outcome, self._began_at))
+            # Early, so that it is there before anybody sees the outcome, and in one event with the others.
+            turn.signal_early(TaskEnding(self.task, outcome, self._began_at))
         if self.state.pauses:
             self.state.pauses = []
             self._pause_parent(turn, on=False)
