@@ -181,7 +181,12 @@ async def test_a_component_that_daprd_refuses_is_named(
 @pytest.mark.parametrize(
     ("name", "old", "new", "said"),
     [
-        ("state.yaml", "state.redis", "state.redsi", "component state: couldn't find state store"),
+        (
+            "state.yaml",
+            "state.redis",
+            "state.redsi",
+            "daprd knows no component type 'state.redsi'; did you mean",
+        ),
         ("mqtt-bus/bus.yaml", "metadata:\n  name", "metadata:\n bad\n  name", "no component named bus"),
     ],
 )

@@ -250,13 +250,18 @@ def version_of(daprd: Path) -> tuple[int, ...]:
     return tuple(map(int, numbers.groups())) if numbers else _UNKNOWN_VERSION
 
 
+def has_components(project: Path) -> bool:
+    """Whether a project has component files of its own."""
+    return (project / _COMPONENTS / _MARK).exists()
+
+
 def components_of(project: Path) -> Path:
     """The folder of component files: the project's own, else Meshwright's.
 
     Raises ConfigError where one of `_NEEDED` is missing.
     """
     own = project / _COMPONENTS
-    folder = (own if (own / _MARK).exists() else project_file(PACKAGED, _COMPONENTS)).absolute()
+    folder = (own if has_components(project) else project_file(PACKAGED, _COMPONENTS)).absolute()
     missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
         remedy = "a project's components folder has to hold all files of Meshwright's"

@@ -2,4 +2,4 @@
 
 from meshwright.core.part import Part
 
-PART = Part(__name__, "dapr", settings="settings:DaprSettings")
+PART = Part(__name__, "dapr", component="component:DaprComponent", settings="settings:DaprSettings")

@@ -26,6 +26,7 @@ from meshwright.mesh.identity.broker_rights import lets_anybody_in
 from meshwright.mesh.identity.settings import KeysSettings, SecretsSettings
 from meshwright.parts.stack import services
 from meshwright.parts.stack.checks import channel_of, check_backends
+from meshwright.parts.stack.component_files import check_types, known_types
 from meshwright.parts.stack.machine import (
     LOOPBACK,
     Ports,
@@ -79,7 +80,8 @@ class Row(NamedTuple):
 class Stack:
     """The services of one mesh. `warn` gets a line for each promise that does not hold.
 
-    Raises ServiceFailed where a program is missing, before anything is started. Stop what it has started by
+    Raises ServiceFailed where a program is missing, and ConfigError for a component of a type that daprd does
+    not know, before anything is started. Stop what it has started by
     the supervisor.
     """
 
@@ -101,6 +103,8 @@ class Stack:
         self._warn = warn
         self._redis_password, self._edge_password = new_secret(), new_secret()
         self._daprd = find_program("daprd", settings[DaprSettings].bin)
+        if (known := known_types(self._daprd)) is not None:
+            check_types(components, settings[DaprSettings].bus, known)
         self._given = self.backends = Backends(
             broker_url=_text(settings[DaprSettings].broker_url)
             if settings[DaprSettings].bus == "mqtt"

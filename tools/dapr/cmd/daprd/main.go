@@ -21,7 +21,16 @@ import (
 
 var log = logger.NewLogger("dapr.runtime")
 
+// listComponents is the one argument that prints the component types that this daprd knows, and ends.
+const listComponents = "--known-components"
+
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == listComponents {
+		for _, known := range register(logger.NewLogger("dapr.contrib")) {
+			fmt.Println(known)
+		}
+		return
+	}
 	opts, err := options.New(os.Args[1:])
 	if err != nil {
 		log.Fatal(err)

@@ -1,0 +1,36 @@
+"""The component of a mesh on Dapr: checks the component files of a project."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from meshwright.core.errors import ServiceFailed
+from meshwright.core.part import Caution
+from meshwright.mesh.components import Check, Component
+from meshwright.parts.stack.component_files import check_types, known_types
+from meshwright.parts.stack.machine import components_of, find_program, has_components
+from meshwright.parts.stack.settings import DaprSettings
+
+
+class DaprComponent(Component):
+    """Compares the types of a project's component files with those that its daprd knows."""
+
+    name = "dapr"
+    config: DaprSettings
+
+    def checks(self) -> Iterable[Check]:
+        """Whether daprd knows the types, if the project has component files of its own."""
+        return [Check("dapr", self._check)] if has_components(self.mesh.project) else []
+
+    async def _check(self) -> str:
+        components = components_of(self.mesh.project)
+        try:
+            daprd = find_program("daprd", self.config.bin)
+        except ServiceFailed as error:
+            return Caution(f"the types in {components} are not checked: {error.message}")
+        known = await asyncio.to_thread(known_types, daprd)
+        if known is None:
+            return f"{daprd} does not say which types it knows"
+        count = check_types(components, self.config.bus, known)
+        return f"{daprd} knows the types of {count} components in {components}"
