@@ -197,8 +197,26 @@ async def test_a_rule_makes_no_more_tasks_an_hour_than_it_may(tmp_path: Path) ->
         elsewhere = await hear(api, other, "d-9")
         third_received = (await events(api, event_type="webhook.received"))[2]
     assert first["tasks"] and second["tasks"] and elsewhere["tasks"]
-    assert (
-        third["tasks"] == []
-        and "has made 2 tasks within an hour in thread acme-api-7-" in third["dropped"][0]
+    assert third["tasks"] == [] and third["dropped"][0] == (
+        "rule answer has made 2 tasks within an hour for /repos/acme/api/issues/7/comments (max_per_hour)"
     )
     assert third_received["payload"]["reason"] == third["dropped"][0]
+
+
+async def test_a_loop_that_nothing_marks_ends_by_itself(tmp_path: Path) -> None:
+    rule = {**COMMENTED, "thread": None}
+    async with receiving(tmp_path, rule) as api:
+        answers = [await hear(api, comment(f"And {n}."), f"d-{n}") for n in range(62)]
+        alert = await hear(api, {"action": "created", "comment": {"body": "x"}}, "d-99")  # of no issue
+    assert [bool(answer["tasks"]) for answer in answers] == [True] * 60 + [False] * 2
+    assert "(max_per_hour)" in answers[-1]["dropped"][0] and alert["tasks"]
+
+
+async def test_a_rule_without_an_issue_counts_its_threads(tmp_path: Path) -> None:
+    rule = {**COMMENTED, "thread": "{{comment.body}}", "max_per_hour": 1}
+    async with receiving(tmp_path, rule) as api:
+        said = [
+            await hear(api, {"action": "created", "comment": {"body": body}}, f"d-{number}")
+            for number, body in enumerate(("a", "a", "b"))
+        ]
+    assert [bool(answer["tasks"]) for answer in said] == [True, False, True]

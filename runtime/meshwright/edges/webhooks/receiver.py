@@ -26,8 +26,13 @@ from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
 from meshwright.edges.event_types import BoardChanged, ReplyUnsent, WebhookFailed, WebhookReceived
 from meshwright.edges.replies.courier import Courier
 from meshwright.edges.webhooks.kinds import DeliveryItem, board_event, field_of, is_own, items_of, kind_of
-from meshwright.edges.webhooks.senders import FORGE, forge_address
-from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
+from meshwright.edges.webhooks.senders import FORGE, forge_address, subject_of
+from meshwright.edges.webhooks.settings import (
+    MAX_TASKS_OF_ISSUE,
+    WebhookRule,
+    WebhookSource,
+    WebhooksSettings,
+)
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.identity.operations import Operations
 from meshwright.mesh.mesh import Mesh
@@ -222,22 +227,25 @@ class AcceptedDelivery(NamedTuple):
 
 
 class _Brake:
-    """Counts the tasks that rules have made within an hour, in each thread."""
+    """Counts the tasks that rules have made within an hour, for each issue or thread."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[str, str], dict[str, datetime]] = {}
 
-    def reason(self, rule: TaskRule, request: TaskRequest, now: datetime) -> str:
-        """Returns why a rule may not make a task now, empty where it may: then the task is counted."""
-        limit = rule.settings.max_per_hour
+    def reason(self, rule: TaskRule, request: TaskRequest, subject: str, now: datetime) -> str:
+        """Returns why a rule may not make a task now, empty where it may: then the task is counted.
+
+        `subject` is the issue that it is about, if it is about one.
+        """
+        limit = rule.settings.max_per_hour or (MAX_TASKS_OF_ISSUE if subject else None)
         if limit is None:
             return ""
         self._forget(now - _HOUR)
-        thread = request.thread_id or ""
-        made = self._made.setdefault((rule.rule_id, thread), {})
+        place = subject or request.thread_id or ""
+        made = self._made.setdefault((rule.rule_id, place), {})
         task_id = request.task_id or ""
         if task_id not in made and len(made) >= limit:
-            where = f" in thread {thread}" if thread else ""
+            where = f" for {place}" if place else ""
             return f"rule {rule.rule_id} has made {limit} tasks within an hour{where} (max_per_hour)"
         made.setdefault(task_id, now)
         return ""
@@ -326,7 +334,8 @@ class WebhookReceiver:
         accepted = AcceptedDelivery([], [*chosen.dropped])
         for rule in chosen.rules:
             request = rule.request(item, source.settings.tenant, self._max_payload_bytes)
-            if reason := self._brake.reason(rule, request, self._mesh.runtime.clock.now()):
+            subject = subject_of(source.settings.kind, item)
+            if reason := self._brake.reason(rule, request, subject, self._mesh.runtime.clock.now()):
                 accepted.dropped.append(reason)
                 continue
             try:

@@ -82,6 +82,12 @@ def forge_address(kind: str, rule: WebhookRule, item: DeliveryItem) -> _ForgeAdd
     return _ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
 
 
+def subject_of(kind: str, item: DeliveryItem) -> str:
+    """Returns the issue or pull request that an event is about, as the path of its comments; "" for none."""
+    of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
+    return (of_kind("comment", item) or "") if of_kind is not None else ""
+
+
 def _github_path(what: str, item: DeliveryItem) -> str | None:
     repository = _repository(item, "repository.full_name")
     number = _number(item, "issue.number", "pull_request.number")

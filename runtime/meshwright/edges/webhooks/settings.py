@@ -14,6 +14,8 @@ from meshwright.core.settings.forms import Network, Secret, SigningTable, Table,
 _SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
 _Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]
 _FORGES = ("github", "gitlab")
+MAX_TASKS_OF_ISSUE = 60
+"""The `max_per_hour` of an issue or a pull request where a rule names none: people do not write so often."""
 _HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$", to_lower=True)]
 _FieldPath = Annotated[str, StringConstraints(pattern=r"^[\w-]+(\.[\w-]+)*$", max_length=200)]
 
@@ -91,9 +93,9 @@ class WebhookRule(Table):
     unless: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_as_list)]] = {}
     """Patterns as in `match`: where one fits, the delivery makes no task by this rule."""
     max_per_hour: int | None = Field(default=None, ge=1, le=100_000)
-    """Tasks that the rule may make in an hour, in each thread if it names one: a brake for agents that answer
-    one another. Above it a delivery makes none, and `webhook.received` says so. Each process counts its
-    own."""
+    """Tasks that the rule may make in an hour for one issue or pull request, else in one thread, else in all:
+    a brake for agents that answer one another. By default 60 for an issue. Above it a delivery makes none,
+    and `webhook.received` says so. Each process counts its own."""
     agent: Identifier | None = None
     """The agent that gets the task."""
     capability: Identifier | None = None
