@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import hmac
+import json
 from typing import Any
 
 import pytest
 
+from meshwright.core.comments import mark_comment
 from meshwright.core.errors import ConfigError
 from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
 from meshwright.edges.outgoing import HttpReply, asked_pause
@@ -375,3 +377,49 @@ def test_pause_is_what_the_server_asks_for(
     status: int, headers: dict[str, str], body: bytes, seconds: float | None
 ) -> None:
     assert asked_pause(HttpReply(status, headers, body)) == seconds
+
+
+OURS = mark_comment("Fixed.", "task 01ABC")
+
+
+def heard(kind: str, event: str, document: dict[str, Any]) -> tuple[bool, str]:
+    """Whether an event makes a task by a rule for all, and the name of what it tells of."""
+    settings = WebhookSource(kind=kind, secret="s")  # pyrefly: ignore
+    every = TaskRule(WebhookRule(source="hook", agent="echo", text="x"))
+    source = Source("hook", settings, [every])
+    header = {"github": "x-github-event", "gitlab": "x-gitlab-event"}[kind]
+    [item] = items_of(source.kind, {header: event, "idempotency-key": "k"}, b"{}", document)
+    return bool(source.choose(item).rules), item.happening
+
+
+@pytest.mark.parametrize(
+    ("kind", "event", "document"),
+    [
+        ("github", "pull_request_review", {"action": "submitted", "review": {"id": 1, "body": OURS}}),
+        ("github", "pull_request_review_comment", {"action": "created", "comment": {"id": 1, "body": OURS}}),
+        ("github", "commit_comment", {"action": "created", "comment": {"id": 1, "body": OURS}}),
+        ("gitlab", "Note Hook", {"object_attributes": {"id": 1, "action": "create", "note": OURS}}),
+        (
+            "gitlab",
+            "Note Hook",
+            {"object_attributes": {"id": 1, "action": "update", "note": OURS.replace("Fixed", "Mended")}},
+        ),
+    ],
+)
+def test_comments_of_a_mesh_are_known_on_each_forge(kind: str, event: str, document: dict[str, Any]) -> None:
+    assert not heard(kind, event, document)[0]
+    quoted = json.loads(json.dumps(document).replace(json.dumps(OURS)[1:-1], "> Fixed.\\n\\nNo."))
+    assert heard(kind, event, quoted)[0] or "update" in str(document)
+
+
+def test_what_two_hooks_tell_of_has_one_name() -> None:
+    note = {"object_attributes": {"id": 7, "action": "create", "note": "Look."}}
+    assert (
+        heard("gitlab", "Note Hook", note)[1] == heard("gitlab", "Note Hook", {**note, "group": 1})[1] != ""
+    )
+    review = {"action": "submitted", "review": {"id": 7, "body": None}}
+    assert heard("github", "pull_request_review", review)[1] != ""
+    opened = {"action": "opened", "issue": {"id": 7, "title": "t", "body": None}}
+    labelled = {**opened, "action": "labeled"}
+    assert heard("github", "issues", opened)[1] != "" == heard("github", "issues", labelled)[1]
+    assert heard("github", "issues", ISSUE)[1] == "", "without an id it has none"
