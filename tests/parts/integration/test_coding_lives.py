@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshwright import Capability, CodingAgent, ToolContext, tool
-from meshwright.testing import ScriptedModel, mesh_for
+from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.coding_agents import PROGRAM, delegated
 from tests.support.repositories import CALC, repository
 
@@ -71,6 +71,19 @@ async def test_a_program_that_begins_anew_while_the_mesh_lives_buys_nothing_twic
         assert outcome.result["changed"] == ["M calc.py"]
         assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "restarted"]
     assert (len(agent.bank), len(set(agent.bank))) == (3, 3)
+
+
+@pytest.mark.parametrize(("word", "count"), [("keeps", 2), ("interrupted", 1), ("drops", 1)])
+async def test_a_purchase_that_the_session_has_lost_is_not_made_again(
+    tmp_path: Path, word: str, count: int
+) -> None:
+    agent = buyer()
+    model = ScriptedModel(*[tool_call("mcp__mesh__buy", item="tea")] * 2, "Done.")
+    async with mesh_for(agent, model=model, **settings(tmp_path)) as mesh:
+        outcome = await delegated(mesh, f"Have add() add. [buys as told] [{word}]")
+        assert outcome.result["changed"] == ["M calc.py"]
+        assert [event["how"] for event in mesh.events("coding.session").payloads] == ["new", "resumed"]
+    assert (len(agent.bank), len(set(agent.bank))) == (count, count)
 
 
 async def test_the_box_allows_what_a_program_asks(tmp_path: Path) -> None:

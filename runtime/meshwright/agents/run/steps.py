@@ -26,6 +26,7 @@ from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled, StepFinished
 from meshwright.engine.events.tasks import title_of
+from meshwright.engine.work.paths import LifeCall
 from meshwright.engine.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.engine.work.protocol import Wait
 from meshwright.engine.work.records import ProgressEvent
@@ -288,9 +289,9 @@ class RunSteps:
         self._journal.replay.may_skip = True
         return self._state.time.apart()
 
-    def begin_life_call(self, *, nth: int | None, is_again: bool = False) -> None:
-        """Number the next call of the asyncio task as one of a program; see `Journal.begin_life_call`."""
-        self._journal.begin_life_call(nth=nth, is_again=is_again)
+    def begin_life_call(self, call: LifeCall) -> None:
+        """Number the next call of the asyncio task as one of a program outside."""
+        self._journal.begin_life_call(call)
 
     def go_on(self) -> None:
         """Let a program of `program` go on where it was, whatever results it had before."""

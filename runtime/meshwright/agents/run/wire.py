@@ -84,8 +84,12 @@ class RunWire:
         headers: Mapping[str, str],
         body: bytes,
         restrict: Callable[[ModelRequest], ModelRequest] | None = None,
+        on_reply: Callable[[ModelRequest, ModelReply], None] | None = None,
     ) -> WireAnswer:
-        """Answer a request; `headers` have lower-case names. `restrict` takes fields from a call."""
+        """Answer a request; `headers` have lower-case names.
+
+        `restrict` takes fields from a call, and `on_reply` gets it with its reply, before the sender does.
+        """
         place = f"/v1/{path.rpartition('/v1/')[2].lstrip('/')}"
         dialect = DIALECTS.get(place)
         try:
@@ -97,7 +101,10 @@ class RunWire:
                 raise UnknownRoute(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")
             call = dialect.read(_document(body), headers)
             request = _request_of(call)
-            step = self._step_of(request if restrict is None else restrict(request))
+            request = request if restrict is None else restrict(request)
+            step = self._step_of(request)
+            if on_reply is not None:
+                step = step._replace(complete=_reported(step, request, on_reply))
             call.name(step.answer_id, step.created)
             answer = await (self._streamed(call, step) if call.streams else self._whole(call, step))
             answer.headers[dialect.request_id_header] = f"req_{step.answer_id}"
@@ -126,6 +133,17 @@ class RunWire:
             await streamed.end()
             raise
         return WireAnswer(200, {"content-type": "text/event-stream"}, _frames(call, streamed))
+
+
+def _reported(
+    step: WireStep, request: ModelRequest, on_reply: Callable[[ModelRequest, ModelReply], None]
+) -> Callable[[OnDelta | None], Coroutine[Any, Any, ModelReply]]:
+    async def complete(on_delta: OnDelta | None) -> ModelReply:
+        reply = await step.complete(on_delta)
+        on_reply(request, reply)
+        return reply
+
+    return complete
 
 
 def _request_of(call: WireCall) -> ModelRequest:

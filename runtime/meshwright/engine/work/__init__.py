@@ -6,6 +6,7 @@ that raises the fence, runs it with every step journaled, and commits the end by
 
 from meshwright.engine.work.entry import ThreadState
 from meshwright.engine.work.journal import Journal
+from meshwright.engine.work.paths import LifeCall
 from meshwright.engine.work.protocol import Answer, Cancel, Claim, Complete, Suspend, Wait, Work
 from meshwright.engine.work.slots import Offer, SlotTable, Withdraw
 from meshwright.engine.work.thread import AgentThread
@@ -19,6 +20,7 @@ __all__ = [
     "Claim",
     "Complete",
     "Journal",
+    "LifeCall",
     "Offer",
     "RunInterrupted",
     "RunSuspended",

@@ -41,7 +41,7 @@ from meshwright.engine.work.earlier import (
     read_steps,
     unspent_answers,
 )
-from meshwright.engine.work.paths import OpenStep, Paths, Scope, hash_of, identity_of
+from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, hash_of, identity_of
 from meshwright.engine.work.people import QUESTIONS
 from meshwright.engine.work.protocol import StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
@@ -240,14 +240,9 @@ class Journal:
         """Note that code of the run in threads takes steps. Call it on the event loop."""
         self._paths.note_threads()
 
-    def begin_life_call(self, *, nth: int | None, is_again: bool) -> None:
-        """Number the branch that the asyncio task begins as a call of a program outside.
-
-        A program that begins again asks for its `nth` call of that request, and has its result. One that goes
-        on (None) asks for a new one, counted behind all before; with `is_again` for one of these that was
-        begun and has not ended.
-        """
-        self._paths.begin_life_call(nth=nth, is_again=is_again)
+    def begin_life_call(self, call: LifeCall) -> None:
+        """Number the branch that the asyncio task begins as a call of a program outside."""
+        self._paths.begin_life_call(call)
 
     def go_on(self) -> None:
         """Leave the recorded order of results: a program goes on, and may ask for none of its steps again.

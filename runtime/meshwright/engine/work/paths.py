@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import stable_json
@@ -149,6 +149,19 @@ class OpenStep:
         return count
 
 
+class LifeCall(NamedTuple):
+    """A call of a program outside, and its number among equal ones.
+
+    A program that begins again asks for its `nth` call of that request, and has its result. One that goes on
+    (None) asks for a new one, counted behind all before; with `is_again` for one of these that was begun and
+    has not ended. `numbered` gets the number before the call can take effect.
+    """
+
+    nth: int | None
+    is_again: bool = False
+    numbered: Callable[[int], None] = lambda nth: None
+
+
 class Scope:
     """A scope in which steps are numbered: the run, the inside of a step, or a branch."""
 
@@ -242,8 +255,8 @@ class Paths:
         """The names of the branches that are known by their requests, by their asyncio tasks."""
         self.has_requests = False
         """Whether any step is known by its request."""
-        self._life_calls: dict[asyncio.Task[Any], tuple[int | None, bool]] = {}
-        """The calls of programs outside, by their asyncio tasks: see `Journal.begin_life_call`."""
+        self._life_calls: dict[asyncio.Task[Any], LifeCall] = {}
+        """The calls of programs outside, by their asyncio tasks."""
         self._live: set[str] = set()
         """The prefixes of their branches that are under way."""
         self._has_threads = False
@@ -351,16 +364,17 @@ class Paths:
             task.add_done_callback(self.branch_tasks.discard)
         return branch
 
-    def begin_life_call(self, *, nth: int | None, is_again: bool) -> None:
-        """Number the branch of the asyncio task by itself; see `Journal.begin_life_call`."""
+    def begin_life_call(self, call: LifeCall) -> None:
+        """Number the branch of the asyncio task by itself."""
         if (task := asyncio.current_task()) is not None:
-            self._life_calls[task] = nth, is_again
+            self._life_calls[task] = call
             task.add_done_callback(lambda done: self._life_calls.pop(done, None))
 
     def _named_in_life(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any]) -> str:
         of_request = f"b{hash_of([kind, request_hash])[:_NAME_CHARS]}"
-        nth, is_again = self._life_calls[task]
-        if nth is None and is_again:
+        call = self._life_calls[task]
+        nth = call.nth
+        if nth is None and call.is_again:
             unended = self._earlier.unended_calls(scope.prefix, of_request)
             free = (n for n in unended if f"{scope.prefix}{of_request}x{n}." not in self._live)
             nth = next(free, None)
@@ -371,6 +385,7 @@ class Paths:
         prefix = f"{scope.prefix}{of_request}x{nth}."
         self._live.add(prefix)
         task.add_done_callback(lambda _: self._live.discard(prefix))
+        call.numbered(nth)
         return f"{of_request}x{nth}"
 
     def note_threads(self) -> None:

@@ -29,6 +29,7 @@ from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
 from meshwright.models.wire.port import plain_names
 from meshwright.money.keys import RUN_PREFIX
+from meshwright.parts.coding.known_calls import KnownCalls
 from meshwright.parts.coding.mcp import McpAnswers
 
 _logger = logging.getLogger("meshwright.coding")
@@ -61,14 +62,15 @@ class Gateway:
     error of the last call of a model.
     """
 
-    def __init__(self, run: Run, model: str = "") -> None:
+    def __init__(self, run: Run, model: str = "", known: KnownCalls | None = None) -> None:
         self.token = f"{RUN_PREFIX}{secrets.token_urlsafe(32)}"
         self.refused: list[str] = []
         self.refusal: MeshError | None = None
         self.address = ""
         self._run = run
         self._model = model or "default"
-        self._tools = McpAnswers(run)
+        self._known = known
+        self._tools = McpAnswers(run, known)
         self._context = copy_context()
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._server: LimitedServer | None = None
@@ -86,6 +88,8 @@ class Gateway:
         """Note that the session goes on where it was: each call of a tool is new, none one made before."""
         self._run.go_on()
         self._tools.goes_on = True
+        if self._known is not None:
+            self._known.go_on()
 
     async def close(self) -> None:
         """Refuse every call from now on, and end all connections."""
@@ -165,7 +169,8 @@ class Gateway:
                 chooser.pop("tags", None)
         passed_headers = {name: headers[name] for name in _PASSED if name in headers}
         sent = json.dumps(document).encode()
-        answer = await self._run.wire.answer("POST", path, passed_headers, sent, _restricted)
+        on_reply = None if self._known is None else self._known.note_reply
+        answer = await self._run.wire.answer("POST", path, passed_headers, sent, self._restricted, on_reply)
         self.refusal = answer.error
         await _begin(send, answer.status, [*answer.headers.items()])
         if isinstance(answer.body, bytes):
@@ -175,8 +180,13 @@ class Gateway:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
+    def _restricted(self, request: ModelRequest) -> ModelRequest:
+        if self._known is not None:
+            self._known.note_request(request)
+        return _without_choices(request)
 
-def _restricted(request: ModelRequest) -> ModelRequest:
+
+def _without_choices(request: ModelRequest) -> ModelRequest:
     """A program's call without the parameters that are the table's; the event of the call names them."""
     params = {name: value for name, value in request.params.items() if name in _PARAMS}
     native = request.params.get(ANTHROPIC_PARAMS)

@@ -13,6 +13,8 @@ from meshwright.agents.run.run import Run
 from meshwright.agents.tools.tool import Tool
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError
+from meshwright.engine.work import LifeCall
+from meshwright.parts.coding.known_calls import KnownCalls
 
 _VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
 _NO_METHOD, _WRONG_PARAMS, _NO_JSON = -32601, -32602, -32700
@@ -22,10 +24,11 @@ _TREE = "workspace"  # the origin of tools that read the tree: the agent has tha
 class McpAnswers:
     """Answers the messages of MCP clients. Each call of a tool is a step of the run, by `run.call`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, known: KnownCalls | None = None) -> None:
         self.goes_on = False
         """Whether the session goes on where it was: then no call is one that it has made before."""
         self._run = run
+        self._known = known
         self._counts: Counter[str] = Counter()
         """How often the program has called a tool with the same arguments."""
 
@@ -77,16 +80,33 @@ class McpAnswers:
         }
 
     async def _called(self, name: str, arguments: Any) -> dict[str, Any]:
-        if self.goes_on or self.tools[name].effect == "read":
-            self._run.begin_life_call(nth=None, is_again=self.tools[name].effect != "read")
-        else:
-            self._counts[call := json.dumps([name, arguments], sort_keys=True)] += 1
-            self._run.begin_life_call(nth=self._counts[call])
+        call_id = self._number(name, arguments)
+        is_error = False
         try:
             result = await self._run.call(name, **(arguments if isinstance(arguments, dict) else {}))
+            text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
         except MeshError as error:
-            return _content(str(error), is_error=True)
-        return _content(result if isinstance(result, str) else json.dumps(result, ensure_ascii=False))
+            text, is_error = str(error), True
+        if self._known is not None:
+            self._known.end(call_id, text)
+        return _content(text, is_error=is_error)
+
+    def _number(self, name: str, arguments: Any) -> str:
+        """Number the call that follows among equal ones; returns the id that a model gave it, if known."""
+        if self.tools[name].effect == "read":
+            self._run.begin_life_call(LifeCall(None))
+            return ""
+        call_id, nth = ("", None) if self._known is None else self._known.lost(name, arguments)
+        if not self.goes_on:
+            self._counts[call := json.dumps([name, arguments], sort_keys=True)] += 1
+            nth = self._counts[call]
+
+        def begin(number: int) -> None:
+            if self._known is not None:
+                self._known.begin(name, arguments, number, call_id)
+
+        self._run.begin_life_call(LifeCall(nth, is_again=True, numbered=begin))
+        return call_id
 
 
 def _listed(tool: Tool) -> dict[str, Any]:

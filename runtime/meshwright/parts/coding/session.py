@@ -17,6 +17,7 @@ from meshwright.parts.coding.conversation import AcpConversation
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.headless import HeadlessConversation
+from meshwright.parts.coding.known_calls import KnownCalls
 from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, launch_of
 from meshwright.parts.coding.settings import CodingProgram
@@ -99,7 +100,8 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
     The gateway of the run answers as long as the block lasts. At its end nothing of the program is left but
     its home and its files.
     """
-    gateway = Gateway(work.run, work.settings.model)
+    known = KnownCalls(work.tree.folder / f"calls-{work.name}.json")
+    gateway = Gateway(work.run, work.settings.model, known)
     home = work.tree.home(work.name)
     launch = launch_of(work.name, work.settings, home, gateway.token, earlier)
     pipes = await ProgramPipes.open()
