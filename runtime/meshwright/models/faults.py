@@ -53,9 +53,11 @@ _KEY = re.compile(
 )
 _CREDIT = re.compile(
     r"insufficient_(?:user_)?quota|exceeded_current_quota|budget_exceeded|budget has been exceeded"
-    r"|exceededbudget|credit balance|insufficient[ _](?:balance|credits?)|credit limit|spending limit"
-    r"|all available credits|api usage limits|billing_hard_limit|billing_not_active|arrearage"
+    r"|exceededbudget|credit balance|insufficient[ _](?:balance|credits?)|api usage limits"
+    r"|billing_hard_limit|billing_not_active|arrearage"
 )
+_LIMIT_OF_MONEY = re.compile("credit limit|spending limit|all available credits")
+_MAY_QUOTE = frozenset({400, 404, 422})  # the prompt, which may be about money itself
 _NO_SUCH_MODEL = re.compile(  # with a 400
     r"model_not_found|invalid_model|invalid model|model not exist|not a valid model|model_decommissioned"
     r"|model identifier is invalid|unknown model"
@@ -202,7 +204,8 @@ def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
 
 
 def _has_no_credit(fault: ProviderFault) -> bool:
-    return fault.status == 402 or fault.says(_CREDIT)
+    is_limit = fault.status not in _MAY_QUOTE and fault.says(_LIMIT_OF_MONEY)
+    return fault.status == 402 or is_limit or fault.says(_CREDIT)
 
 
 def _has_no_model(fault: ProviderFault) -> bool:
