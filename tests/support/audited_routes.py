@@ -126,6 +126,7 @@ ACCEPTED = {
     "POST /complete": "changes nothing; model.called says who has called it",
     "POST /v1/chat/completions": "changes nothing; model.called says who has called it",
     "POST /v1/responses": "changes nothing; model.called says who has called it",
+    "POST /v1/responses/input_tokens": "changes nothing, and calls no model",
     "POST /v1/messages": "changes nothing; model.called says who has called it",
     "POST /v1/messages/count_tokens": "changes nothing, and calls no model",
     "POST /v1/embeddings": "changes nothing; model.called says who has called it",

@@ -501,6 +501,17 @@ async def test_a_set_of_allowed_tools_narrows_the_tools(tmp_path: Path) -> None:
     assert asked == [(["weather", "third"], "auto"), (["weather", "third"], "required")]
 
 
+async def test_the_input_tokens_of_a_response_are_counted(tmp_path: Path) -> None:
+    tool: Any = {"type": "function", **WEATHER["function"]}
+    async with service(tmp_path) as there, there.client() as client:
+        short = await client.responses.input_tokens.count(model="fast", input="Hello?")
+        longer = await client.responses.input_tokens.count(model="fast", input="Hello? " * 50, tools=[tool])
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            await client.responses.input_tokens.count(model="absent", input="Hello?")
+    assert (short.object, longer.object) == ("response.input_tokens", "response.input_tokens")
+    assert 0 < short.input_tokens < 10 and longer.input_tokens > 100
+
+
 CUSTOM: Any = {"type": "custom", "custom": {"name": "patch"}}
 
 
@@ -517,7 +528,7 @@ CUSTOM: Any = {"type": "custom", "custom": {"name": "patch"}}
         ("chat/completions", {"tools": [CUSTOM]}, "tools.0.type: must be 'function'"),
         ("responses", {"prompt": {"id": "pmpt_1"}}, "prompt is not possible here"),
         ("responses", {}, "input: this field is required"),
-        ("responses/input_tokens", {"input": "Hello?"}, "/v1/responses/input_tokens: not found"),
+        ("responses/input_tokens", {}, "input: this field is required"),
         ("responses/compact", {"input": "Hello?"}, "/v1/responses/compact: not found"),
     ],
 )

@@ -24,9 +24,11 @@ from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.errors import UnknownRoute
 from meshwright.models.wire.messages import COUNT_PATH, MESSAGES, count_document
 from meshwright.models.wire.port import Dialect, WireCall
+from meshwright.models.wire.responses import INPUT_TOKENS_PATH, input_document
 from meshwright.models.wire.stream import StreamedCall
 
 _JSON = {"content-type": "application/json"}
+_COUNTS = {COUNT_PATH: count_document, INPUT_TOKENS_PATH: input_document}
 _ENDING = (HostError, LimitReached, ReplayMismatch, RestartDenied)
 """The errors that end the run, whatever its code makes of them."""
 
@@ -94,8 +96,8 @@ class RunWire:
         dialect = DIALECTS.get(place)
         try:
             self._check_open()
-            if (method, place) == ("POST", COUNT_PATH):
-                return WireAnswer(200, _JSON, to_json(count_document(_document(body))))
+            if method == "POST" and (count := _COUNTS.get(place)) is not None:
+                return WireAnswer(200, _JSON, to_json(count(_document(body))))
             if dialect is None or method != "POST":
                 problem = f"A run does not answer {method} {path}"
                 raise UnknownRoute(problem, remedy=f"It answers POST to {', '.join(DIALECTS)}")

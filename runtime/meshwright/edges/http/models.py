@@ -42,7 +42,13 @@ from meshwright.models.wire.messages import (
     user_of,
 )
 from meshwright.models.wire.port import WireCall, group_of
-from meshwright.models.wire.responses import ResponseCall, ResponseDocument, ResponsesRequest
+from meshwright.models.wire.responses import (
+    InputTokens,
+    ResponseCall,
+    ResponseDocument,
+    ResponsesRequest,
+    count_input,
+)
 from meshwright.models.wire.stream import StreamedCall
 
 GROUPS = ("default", "quality", "fast")
@@ -179,6 +185,13 @@ async def _respond(
     context = await operations.call_model(**_caller_of(request, body))
     call = ResponseCall(body, request.headers.get(TAGS_HEADER, ""))
     return await _answer(request, mesh, call, context, group)
+
+
+@openai_router.post("/v1/responses/input_tokens", summary="Count the tokens of a response's input")
+async def _count_input(request: Request, operations: _CallerDep, body: ResponsesRequest) -> InputTokens:
+    """Say about how many tokens a request has, rather too many. No model is called."""
+    _group_of(request, operations, body.model)
+    return count_input(body)
 
 
 @anthropic_router.post(

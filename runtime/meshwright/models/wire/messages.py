@@ -16,7 +16,6 @@ from meshwright.core.messages import Usage
 from meshwright.core.schema_checks import check_schema
 from meshwright.models.port import ANTHROPIC_PARAMS, UNSTATED, ModelReply, ModelRequest, ToolSpec
 from meshwright.models.thinking import Thinking
-from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.chat import TAGS_HEADER, header_tags
 from meshwright.models.wire.errors import (
     ANTHROPIC_REQUEST_ID,
@@ -27,7 +26,7 @@ from meshwright.models.wire.errors import (
     invalid_body,
 )
 from meshwright.models.wire.message_blocks import BlockReader, blocks_of
-from meshwright.models.wire.port import plain_names
+from meshwright.models.wire.port import plain_names, tokens_in
 from meshwright.models.wire.stream import StreamedCall
 
 BETA_HEADER = "anthropic-beta"
@@ -44,7 +43,6 @@ _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "
 _BUDGETS = ((4096, "low"), (16_384, "medium"))  # up to so many tokens of thinking
 _REASONS = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 _EMPTY = {"text": {"text": ""}, "thinking": {"thinking": "", "signature": ""}}
-_BYTES_PER_TOKEN = 3
 _TIMEOUT_SECONDS = 600.0  # what Anthropic's SDK waits for
 _MAX_BETAS = 1024  # characters
 
@@ -139,7 +137,7 @@ def user_of(body: MessagesRequest) -> str | None:
 
 def count_tokens(body: CountRequest) -> int:
     """Returns about how many tokens a prompt has: no provider is asked. Raises InvalidInput."""
-    return _tokens_of(_Prompt(body, {}).request)
+    return tokens_in(_Prompt(body, {}).request)
 
 
 def count_document(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,11 +146,6 @@ def count_document(body: Mapping[str, Any]) -> dict[str, Any]:
         return {"input_tokens": count_tokens(CountRequest.model_validate(body))}
     except ValidationError as error:
         raise invalid_body(error) from None
-
-
-def _tokens_of(request: ModelRequest) -> int:
-    size = sum([*map(len, parts_of(request)), *media_of(request)])
-    return -(-size // _BYTES_PER_TOKEN)
 
 
 def _tools_of(tools: list[dict[str, Any]]) -> tuple[list[ToolSpec], list[str]]:
@@ -280,7 +273,7 @@ class MessageCall:
         Thinking comes before the text where the model streams it so or the answer is whole, as one that is
         replayed; else behind the text.
         """
-        usage = _usage_of(Usage(prompt_tokens=_tokens_of(self.request)))
+        usage = _usage_of(Usage(prompt_tokens=tokens_in(self.request)))
         opening = {**self._opening(self.request.model), "usage": {**usage, "output_tokens": 1}}
         yield _frame("message_start", message=opening)
         yield _frame("ping")

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 from meshwright.core.errors import MeshError
 from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.usage import media_of, parts_of
 from meshwright.models.wire.stream import StreamedCall
 
+_BYTES_PER_TOKEN = 3  # rather too many tokens than too few
 _MAX_NAMES = 32
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -21,6 +23,12 @@ def plain_names(names: Iterable[str]) -> tuple[str, ...]:
     Names that no API has are one `?`.
     """
     return tuple(dict.fromkeys(name if _NAME.fullmatch(name) else "?" for name in names))[:_MAX_NAMES]
+
+
+def tokens_in(request: ModelRequest) -> int:
+    """Returns about how many tokens a request has: no provider is asked."""
+    size = sum([*map(len, parts_of(request)), *media_of(request)])
+    return -(-size // _BYTES_PER_TOKEN)
 
 
 def group_of(name: str, groups: Collection[str], names: Mapping[str, str]) -> str | None:

@@ -22,12 +22,13 @@ from meshwright.models.wire.errors import (
     openai_answer,
     openai_error,
 )
-from meshwright.models.wire.port import plain_names
+from meshwright.models.wire.port import plain_names, tokens_in
 from meshwright.models.wire.response_events import LiveItems, item_events, message_item
 from meshwright.models.wire.response_items import NOT_STORED, ConversationReader, reasoning_item
 from meshwright.models.wire.response_tools import ResponseTools
 from meshwright.models.wire.stream import StreamedCall
 
+INPUT_TOKENS_PATH = "/v1/responses/input_tokens"
 _TIMEOUT_SECONDS = 600.0  # what OpenAI's SDK waits for
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that ask for what the mesh has not stored, or would have to."""
@@ -269,6 +270,26 @@ def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
         }
         for n, file in enumerate(pictures)
     ]
+
+
+class InputTokens(BaseModel):
+    """The tokens of a request, as OpenAI has them."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+def count_input(body: ResponsesRequest) -> InputTokens:
+    """Returns about how many tokens a request has: no provider is asked. Raises InvalidInput."""
+    return InputTokens(input_tokens=tokens_in(ResponseCall(body).request))
+
+
+def input_document(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the answer to a request for a count. Raises InvalidInput with the field that is wrong."""
+    try:
+        return count_input(ResponsesRequest.model_validate(body)).model_dump()
+    except ValidationError as error:
+        raise invalid_body(error) from None
 
 
 class ResponsesDialect:
