@@ -23,7 +23,7 @@ from meshwright.agents.run.files import AttachedFiles, check_size
 from meshwright.agents.run.limits import Totals, limits_of, tries_again_at
 from meshwright.agents.run.prepared import PreparedPrompt
 from meshwright.agents.run.recorded import SentMessages
-from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, events_of
+from meshwright.agents.run.replies import Deltas, RecordedError, StepResult, events_of, hand_on_again
 from meshwright.agents.run.state import RunState
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, ModelError, ToolFailed
@@ -296,8 +296,8 @@ class ModelCalls:
     ) -> tuple[OpenStep, StepResult]:
         state, earlier, journal = self._state, tuple(self._settled), self._state.journal
         opened = journal.open_step("model", question, paid=True, request_hash=question_hash)
-        if on_delta is not None and opened.given_up_text:
-            on_delta(opened.given_up_text)
+        if on_delta is not None:
+            hand_on_again(await journal.pieces_before(opened), on_delta)
         async with opened as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply

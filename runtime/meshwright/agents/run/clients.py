@@ -12,7 +12,7 @@ from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.completions import CallQuestion, Shape, ToolChoice, request_of, request_of_run
 from meshwright.agents.run.functions import function_of
 from meshwright.agents.run.prepared import CallSettings, call_settings
-from meshwright.agents.run.replies import StreamedText
+from meshwright.agents.run.replies import StreamedPieces
 from meshwright.agents.run.sdk_errors import RUN_HOST
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.steps import RunSteps
@@ -93,7 +93,7 @@ class RunClients(RunSteps):
                 on_delta(text)
 
         ask = partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
-        reply = await self._by_request(ask, lambda: "".join(pieces))
+        reply = await self._by_request(ask, lambda: pieces)
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
         return reply
@@ -109,7 +109,7 @@ class RunClients(RunSteps):
         return call_settings(self._state, needs_prompt=False)
 
     async def _by_request(
-        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], str] = lambda: ""
+        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], Sequence[Any]] = lambda: ()
     ) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for."""
         if which := why_closed(self._journal):
@@ -141,10 +141,10 @@ class RunClients(RunSteps):
             pieces = None
             ask = partial(self._ask, request, question, None)
         else:
-            pieces = StreamedText(on_delta)
+            pieces = StreamedPieces(on_delta)
             ask = partial(self._ask, request, question, pieces)
         with past_frameworks(self._journal):
-            return await self._by_request(ask, lambda: "" if pieces is None else pieces.text)
+            return await self._by_request(ask, lambda: () if pieces is None else pieces.pieces)
 
     def transport(self, package: HttpPackage = "httpx") -> Any:
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.

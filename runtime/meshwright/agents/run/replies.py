@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -94,19 +94,41 @@ _MIN_CHARS = 32  # that need not wait for more
 MAX_CHARS = 65_536  # of one piece
 
 
-class StreamedText:
-    """Passes the pieces of a stream on, and keeps their text, up to a limit."""
+class StreamedPieces:
+    """Passes the pieces of a stream on, and keeps them as plain data, up to a limit."""
 
     def __init__(self, on_delta: OnDelta) -> None:
-        self.text = ""
+        self.pieces: list[Any] = []
+        self._left = _MAX_KEPT_CHARS
         self._on_delta = on_delta
-        if (take_thinking := thinking_of(on_delta)) is not None:
-            self.thinking = take_thinking
+        self._on_thinking = thinking_of(on_delta)
+        if self._on_thinking is not None:
+            self.thinking = self._think
 
     def __call__(self, text: str) -> None:
         """Take a piece."""
-        self.text = "" if text == STREAM_RESTART else (self.text + text)[:_MAX_KEPT_CHARS]
+        self._keep(text, len(text))
         self._on_delta(text)
+
+    def _think(self, piece: Thinking) -> None:
+        assert self._on_thinking is not None
+        self._keep([*piece], len(piece.text) + (0 if piece.block is None else len(str(piece.block))))
+        self._on_thinking(piece)
+
+    def _keep(self, piece: Any, size: int) -> None:
+        self._left -= size
+        if self._left >= 0:
+            self.pieces.append(piece)
+
+
+def hand_on_again(pieces: Sequence[Any], on_delta: OnDelta) -> None:
+    """Hand on the pieces of a stream that `StreamedPieces` has kept."""
+    take_thinking = thinking_of(on_delta)
+    for piece in pieces:
+        if isinstance(piece, str):
+            on_delta(piece)
+        elif take_thinking is not None:
+            take_thinking(Thinking(*piece))
 
 
 class Deltas:

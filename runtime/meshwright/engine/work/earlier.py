@@ -77,6 +77,8 @@ class Earlier:
             self._index(record)
             if record.stream == stream:
                 self.last_record = record.n
+        for order in self.orders.values():
+            order.before |= {record.value["path"] for record in answers if record.n <= order.answers}
         for key in waits:
             self._index_path(key.path, (key.kind, key.hash))
             self._index_request(key.path)
@@ -179,7 +181,9 @@ class Earlier:
     def _index(self, record: Record) -> None:
         value = record.value
         for prefix, order in value.get("order", {}).items():
-            self.orders.setdefault(prefix, RecordedOrder()).add(order)
+            if prefix not in self.orders:
+                self.orders[prefix] = RecordedOrder(before=self.results)
+            self.orders[prefix].add(order)
             for branch in order.get("given_up", ()):
                 self._index_request(f"{prefix}{branch}.1")
         if "cut" in value:
@@ -334,7 +338,8 @@ async def read_continued(runtime: Runtime, ref: ActorRef, steps: str) -> list[Re
 def _to_run_again(record: Record) -> Record:
     """A record that says where a step began, and what its calls cost."""
     key = {name: record.value[name] for name in StepKey.__struct_fields__ if name in record.value}
-    return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
+    value = {"again": key, "calls": record.value.get("calls", []), "order": record.value.get("order", {})}
+    return Record(record.ref, record.stream, record.n, value)
 
 
 def _has_ended_it(step: dict[str, Any], steps_begun: Sequence[dict[str, Any]]) -> bool:
@@ -445,13 +450,36 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> StepOrigin:
             field="step",
         )
     kept = [_copied(record) for record in steps if _belongs(record.value, path, last["number"])]
-    return StepOrigin(path, _without_open_decisions(kept))
+    kept = _without_open_decisions(kept)
+    if kept:
+        kept[-1].value["order"] = _orders_up_to(last["number"], records, kept)
+    return StepOrigin(path, kept)
 
 
 def _numbers_of(records: Sequence[Record]) -> dict[str, int]:
     """The numbers of all steps in the records, also of those that failed, by path."""
     values = (record.value.get("failed") or record.value.get("again") or record.value for record in records)
     return {value["path"]: value["number"] for value in values if "kind" in value}
+
+
+def _orders_up_to(number: int, records: Sequence[Record], kept: Sequence[Record]) -> dict[str, Any]:
+    """The orders of results, by the prefixes of their scopes, for a fork that keeps some of the records."""
+    orders: dict[str, RecordedOrder] = {}
+    for record in records:
+        for prefix, order in record.value.get("order", {}).items():
+            orders.setdefault(prefix, RecordedOrder()).add(order)
+    paths = {record.value["path"] for record in kept}
+    gone = {record.value["path"] for record in records if "kind" in record.value} - paths
+    orders_up_to: dict[str, Any] = {}
+    for prefix, order in orders.items():
+        begun = _branches_in(prefix, paths)
+        steps = {path.removeprefix(prefix) for path in paths if path.startswith(prefix)}
+        orders_up_to[prefix] = order.up_to(number, begun, steps | begun - _branches_in(prefix, gone))
+    return orders_up_to
+
+
+def _branches_in(prefix: str, paths: Iterable[str]) -> set[str]:
+    return {path[len(prefix) :].partition(".")[0] for path in paths if path.startswith(prefix)}
 
 
 def _without_open_decisions(records: list[Record]) -> list[Record]:
@@ -468,7 +496,7 @@ def _belongs(value: dict[str, Any], step: str, number: int) -> bool:
 
 def _copied(record: Record) -> Record:
     """A record as the fork has it: nothing in it is paid for, or counted, again."""
-    value = {name: part for name, part in record.value.items() if name != "calls"}
+    value = {name: part for name, part in record.value.items() if name not in ("calls", "order")}
     value["kept"] = f"{record.stream}/{record.n}"
     return Record(record.ref, record.stream, record.n, value)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NoReturn
 from weakref import WeakMethod
@@ -26,7 +27,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import Struct, plain
-from meshwright.core.errors import Conflict, MeshError, NotFound, ToolFailed, WaitExpired
+from meshwright.core.errors import Conflict, HostError, MeshError, NotFound, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
 from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
@@ -46,7 +47,7 @@ from meshwright.engine.work.people import QUESTIONS
 from meshwright.engine.work.protocol import StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
-from meshwright.engine.work.results import GivenUp, ResultOrder
+from meshwright.engine.work.results import ResultOrder
 from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -190,20 +191,21 @@ class Journal:
         self._paths.join(kind, request, begins)
 
     async def by_request(
-        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], str] = lambda: ""
+        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], Sequence[Any]] = lambda: ()
     ) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for.
 
         So the code of a framework may take them in any asyncio task. Equal ones are counted in the order in
         which the code asks; a resumed run hands the results out in the order in which they were handed out
         before, so that it asks in the same order. A call that its caller cancels is given up: it is not made
-        again when the run is resumed, but given up again. `streamed` is the text that its caller has by then.
+        again when the run is resumed, but given up again. `streamed` has the pieces that its caller has.
         """
         self.replay.check_goes_on()
         started = time.monotonic()
         with self._paths.by_request() as scope:
             task = asyncio.create_task(work())
         result: Any = None
+        name: str | None = None
         failure: BaseException | None = None
         try:
             try:
@@ -212,19 +214,39 @@ class Journal:
                 raise
             except BaseException as error:  # noqa: BLE001 - it is raised below, in its turn
                 failure = error
-            await self._hand_out(scope.order, task)
-        except asyncio.CancelledError:
             name = self._paths.branch_name(task)
+            await self._hand_out(scope.order, name)
+        except asyncio.CancelledError:
+            name = name or self._paths.branch_name(task)
             if scope.order is not None and name is not None and not self._is_ending:
-                scope.order.give_up(name, GivenUp(round(time.monotonic() - started, 3), streamed()))
+                if name in scope.order.recorded.given_up and not self._paths.is_stopping:
+                    with self._waits.busy():
+                        await scope.order.turn(name)
+                scope.order.give_up(name, round(time.monotonic() - started, 3), streamed())
+                asyncio.get_running_loop().call_soon(self._write_given_up)
             raise
         if failure is not None:
             raise failure
         return result
 
-    async def _hand_out(self, order: ResultOrder | None, task: asyncio.Task[Any]) -> None:
+    async def pieces_before(self, opened: OpenStep) -> Sequence[Any]:
+        """The pieces that had been streamed when the caller of a step gave it up before, in their turn."""
+        scope = opened.scope
+        given_up = None if scope.order is None else scope.order.recorded.given_up.get(scope.branch)
+        if given_up is None or scope.order is None or not given_up.pieces:
+            return ()
+        with self._waits.busy():
+            await scope.order.turn(scope.branch)
+        return given_up.pieces
+
+    def _write_given_up(self) -> None:
+        """Queue which calls were given up, else a run that then waits, or stops, would make them again."""
+        if not self._is_ending and (news := self._paths.order_news(given_up=True)):
+            with suppress(HostError):  # the work is another's by now
+                self._records.write_order(news)
+
+    async def _hand_out(self, order: ResultOrder | None, name: str | None) -> None:
         """Return once the result of a branch may reach the code."""
-        name = self._paths.branch_name(task)
         if order is None or name is None or self._is_ending:
             return
         if name in order.recorded.given_up:
@@ -311,6 +333,23 @@ class Journal:
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
+        if (order := self._paths.order_around(opened.scope)) is not None:
+            order.begin_step(opened.key.path)
+        await self._enter(opened)
+        if opened.is_replayed:
+            await self.hand_out(opened.scope, opened.key)
+
+    async def hand_out(self, scope: Scope, key: StepKey) -> None:
+        """Return once the result of a numbered step may reach the code: see `ResultOrder`."""
+        order = self._paths.order_around(scope)
+        if order is None or self._is_ending:
+            return
+        is_ordered = key.path in order.recorded.handed_out
+        if is_ordered or not (self._paths.is_alone or key.path in order.recorded.before):
+            with self._waits.busy():
+                await order.hand_out(key.path)
+
+    async def _enter(self, opened: OpenStep) -> None:
         key, scope = opened.key, opened.scope
         if key.path in self._earlier.results:
             await self._take_result(opened)
@@ -331,7 +370,9 @@ class Journal:
             # Before it runs: after a crash the intent says that it may have happened.
             if not opened.repeatable:
                 by_check = {} if opened.check is None else self._note_check(opened)
-                self._records.write(key, {"intent": True, "started_at": opened.started_at, **by_check})
+                order = self._order_fields(scope)  # else the intent has a branch that nobody asked for
+                intent = {"intent": True, "started_at": opened.started_at, **by_check, **order}
+                self._records.write(key, intent)
                 self._earlier.intents[key.path] = key.model_dump()
                 if scope.is_of_life:  # its program may die, and ask again in this claim
                     self._earlier.begun[key.path] = self._earlier.begun.get(key.path, 0) + 1
@@ -348,8 +389,7 @@ class Journal:
             if error is None:
                 value = opened.record()
                 value["last"] = self._paths.counter
-                if opened.scope.order is not None and (news := self._paths.order_news()):
-                    value["order"] = news
+                value |= self._order_fields(opened.scope)
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._runtime.clock.now()
                 costly = opened.costly or bool(opened.calls)
@@ -410,6 +450,9 @@ class Journal:
         if key.path in self._earlier.results:
             for step in scope.steps_around():
                 step.has_waited = True
+            if (order := self._paths.order_around(scope)) is not None:
+                order.begin_step(key.path)
+            await self.hand_out(scope, key)
             return await self._result_at(scope, key)
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
@@ -433,8 +476,6 @@ class Journal:
             due_at=due_at,
             expires_at=expires_at,
         )
-        if self._paths.has_requests and (news := self._paths.order_news()):
-            self._records.write_order(news)
         await self._waits.wait(scope, wait, task)
         return None
 
@@ -481,6 +522,11 @@ class Journal:
         if self._paths.has_requests and (news := self._paths.order_news(given_up=True)):
             self._records.write_order(news)  # the code goes on behind a call that it gave up
         return self._paths.next(kind, request_hash or hash_of(request))
+
+    def _order_fields(self, scope: Scope) -> dict[str, Any]:
+        """The field of a record for what is new of the order of results."""
+        news = None if scope.order is None else self._paths.order_news()
+        return {"order": news} if news else {}
 
     def _note_check(self, opened: OpenStep) -> dict[str, Any]:
         """The fields of an intent by which its check can be asked when other code has taken over."""

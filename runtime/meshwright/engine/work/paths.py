@@ -33,6 +33,7 @@ def hash_of(request: Any) -> str:
 class _Journal(Protocol):
     async def enter(self, opened: OpenStep) -> None: ...
     def leave(self, opened: OpenStep, error: BaseException | None) -> None: ...
+    async def hand_out(self, scope: Scope, key: StepKey) -> None: ...
 
 
 class OpenStep:
@@ -93,6 +94,8 @@ class OpenStep:
     ) -> None:
         if not self.is_replayed:
             self.journal.leave(self, error)
+            if error is None or isinstance(error, Exception):
+                await self.journal.hand_out(self.scope, self.key)
 
     @property
     def number(self) -> int:
@@ -108,13 +111,6 @@ class OpenStep:
     def runs_once(self) -> bool:
         """Whether it, or a step that it is within, may not be repeated."""
         return not self.repeatable or (self.scope.step is not None and self.scope.step.runs_once)
-
-    @property
-    def given_up_text(self) -> str:
-        """The text that had been streamed when the caller of the step gave it up before."""
-        order = self.scope.order
-        given_up = None if order is None else order.recorded.given_up.get(self.scope.branch)
-        return "" if given_up is None else given_up.text
 
     def finish(self, result: Any, events: Sequence[ProgressEvent] = (), *, is_error: bool = False) -> None:
         """Set the result, which may be an error that the code gets again, and add events of it."""
@@ -280,6 +276,11 @@ class Paths:
         return self.main is None or self.main.get_loop() is asyncio.get_running_loop()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the asyncio task of the run is being cancelled."""
+        return self.main is not None and self.main.cancelling() > 0
+
+    @property
     def is_alone(self) -> bool:
         """Whether the code is the only one of the run that may be at work."""
         return not self.branch_tasks and asyncio.current_task() is self.main
@@ -318,6 +319,8 @@ class Paths:
         else:  # people see one number for a step in all claims
             number = record["number"]
             self.counter = max(self.counter, record.get("last", number))
+        if scope.order is not None and scope.steps == 1:
+            scope.order.begin(scope.branch, number)
         nth = self._nth(scope, path, kind, request_hash)
         return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash, nth=nth)
 
@@ -409,15 +412,15 @@ class Paths:
     def order_news(self, *, given_up: bool = False) -> dict[str, Any]:
         """Takes the news of the orders of results that no record has yet, by the prefixes of their scopes.
 
-        With `given_up` only if a call was given up. Nothing while the run is being stopped, which cancels
-        calls that their callers have not given up.
+        With `given_up` only if a call was given up. While the run is being stopped these stay: that cancels
+        calls which their callers have not given up.
         """
         orders = {prefix: scope.order for prefix, scope in self._requests.items() if scope.order is not None}
         if given_up and not any(order.has_news for order in orders.values()):
             return {}
-        if self.main is not None and self.main.cancelling():
+        if given_up and self.is_stopping:
             return {}
-        news = {prefix: order.take_news() for prefix, order in orders.items()}
+        news = {prefix: order.take_news(given_up=not self.is_stopping) for prefix, order in orders.items()}
         return {prefix: fields for prefix, fields in news.items() if fields}
 
     def branch_name(self, task: asyncio.Task[Any]) -> str | None:
@@ -434,7 +437,23 @@ class Paths:
         Its branch belongs to the run, or to the step around the code, whatever asyncio task makes it. It is
         named by its first request and counted among equal ones: a recorded result is taken first.
         """
-        base = self.here().base
+        token = _SCOPE.set((self, scope := self._requests_in(self.here().base)))
+        try:
+            yield scope
+        finally:
+            _SCOPE.reset(token)
+
+    def order_around(self, scope: Scope) -> ResultOrder | None:
+        """The order in which the result of a numbered step reaches the code; None if that does not matter."""
+        base = scope.base
+        if scope.by_request or scope.is_of_life:
+            return None
+        if base.prefix not in self._requests and base.prefix not in self._earlier.orders:
+            return None
+        return self._requests_in(base).order
+
+    def _requests_in(self, base: Scope) -> Scope:
+        """The scope of the branches in another that are named by their requests alone."""
         scope = self._requests.get(base.prefix)
         if scope is None or scope.step is not base.step:
             scope = Scope(
@@ -445,17 +464,14 @@ class Paths:
             recorded = self._earlier.requests_in(base.prefix).items()
             names = {f"{name}x{nth}" for name, nths in recorded for nth in nths}
             self._unclaimed[base.prefix] = names
-            order = self._earlier.orders.get(base.prefix, RecordedOrder())
-            if names <= order.asked_at.keys():  # else a former release has recorded them
-                scope.order = ResultOrder(order)
+            order = self._earlier.orders.get(base.prefix)
+            if order is not None or not names:  # else a former release has recorded them
+                answers = self._earlier.answers if order is None else 0
+                scope.order = ResultOrder(order or RecordedOrder(), answers)
                 scope.order.has_threads = self._has_threads
             if self._goes_on:
                 self._pass(scope)
-        token = _SCOPE.set((self, scope))
-        try:
-            yield scope
-        finally:
-            _SCOPE.reset(token)
+        return scope
 
     def _named_by_request(self, scope: Scope, kind: str, request_hash: str) -> str:
         of_request = f"by{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
@@ -477,21 +493,26 @@ class Paths:
         Call it for a step that no earlier claim began, known by its request. Steps beside it that are
         recorded may come later: the code between them has some seconds for each.
         """
-        turns, open_count, changes = 0, -1, 0
+        base = scope.base.prefix
+        if await self._comes(scope.order, lambda: len(self._unclaimed[base])):
+            return None
+        return min((f"{base}{name}.1" for name in self._unclaimed[base]), key=self._earlier.number_at)
+
+    async def _comes(self, order: ResultOrder | None, remaining: Callable[[], int]) -> bool:
+        """Whether nothing remains, sooner or later: it is waited for as long as something happens."""
+        turns, count, changes = 0, -1, 0
         loop = asyncio.get_running_loop()
         due = loop.time() + _PATIENCE_SECONDS
-        order = scope.order
-        while names := self._unclaimed[scope.base.prefix]:
+        while now := remaining():
             if order is not None and (order.changes != changes or order.given_up_open):
                 changes, due = order.changes, loop.time() + _PATIENCE_SECONDS
-            if len(names) != open_count:
-                open_count, due = len(names), loop.time() + _PATIENCE_SECONDS
+            if now != count:
+                count, due = now, loop.time() + _PATIENCE_SECONDS
             elif loop.time() >= due:
-                paths = (f"{scope.base.prefix}{name}.1" for name in names)
-                return min(paths, key=self._earlier.number_at)
+                return False
             turns += 1
             await asyncio.sleep(0 if turns < _BEGINNING_TURNS else _LOOK_SECONDS)
-        return None
+        return True
 
     def end_begun(self, scope: Scope) -> None:
         """Note that a costly step of a scope has ended that no earlier claim ended.
@@ -501,12 +522,18 @@ class Paths:
         if (requests := self._requests.get(scope.base.prefix)) is not None:
             requests.was_begun = False
 
-    async def repeats_a_change(self, key: StepKey) -> bool:
+    async def repeats_a_change(self, scope: Scope, key: StepKey) -> bool:
         """Whether an unrecorded step repeats a change made in a branch that has not begun.
 
         A branch is named by its first request, so changed code may begin it as another one. Branches that
-        start side by side have all begun after some turns of the event loop.
+        start side by side have all begun after some turns of the event loop, but for those that begin with
+        results which are handed out in their recorded order.
         """
+        if (requests := self._requests.get(scope.base.prefix)) is not None:
+            paths = self._earlier.changes_of(key)
+            return not await self._comes(
+                requests.order, lambda: sum(not self._has_begun(path) for path in paths)
+            )
         for _ in range(_BEGINNING_TURNS):
             if all(map(self._has_begun, self._earlier.changes_of(key))):
                 return False

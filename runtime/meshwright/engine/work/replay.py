@@ -77,10 +77,18 @@ class Replay:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
             await self.check(scope, key, self._earlier.intents[key.path])
-        elif self._may_repeat(scope, key) and await self._paths.repeats_a_change(key):
+        elif self._may_repeat(scope, key) and await self._repeats_a_change(scope, key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
-        elif scope.by_request and not (self.may_skip or self._earlier.has_begun(key.path)):
+        elif scope.by_request and not (self.may_skip or self._is_old(scope, key)):
             await self._check_claimed(scope, key)
+
+    async def _repeats_a_change(self, scope: Scope, key: StepKey) -> bool:
+        with self._waits.busy():
+            return await self._paths.repeats_a_change(scope, key)
+
+    def _is_old(self, scope: Scope, key: StepKey) -> bool:
+        """Whether an earlier claim began a step, or the one that a question of the journal is about."""
+        return self._earlier.has_begun(key.path) or not key.path.startswith(scope.prefix)
 
     def _may_repeat(self, scope: Scope, key: StepKey) -> bool:
         return key.nth > 1 and not scope.is_of_life and key.path not in self._earlier.waits

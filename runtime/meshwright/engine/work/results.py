@@ -8,7 +8,7 @@ after another, in their recorded order, each once the code has asked for all tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _RESTING_TURNS = 20
@@ -20,20 +20,27 @@ _PATIENCE_SECONDS = 5.0
 
 
 class GivenUp(NamedTuple):
-    """A call that its caller gave up: after how long, and the text that had been streamed by then."""
+    """A call that its caller gave up: after how long, and the pieces that had been streamed by then.
+
+    `number` is that of its step.
+    """
 
     seconds: float
-    text: str = ""
+    pieces: Sequence[Any] = ()
+    number: int = 0
 
 
 class RecordedOrder:
     """The order of a scope as earlier claims recorded it.
 
     `asked_at` has each branch with the number of results that the code had when it asked; `handed_out` the
-    branches whose results it got, in order; `given_up` those that it gave up.
+    branches whose results it got, in order; `given_up` those that it gave up. `before` are the paths of
+    steps whose results it had before the order began, and `answers` how many answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Collection[str] = (), answers: int = 0) -> None:
+        self.before = {*before}
+        self.answers = answers
         self.asked_at: dict[str, int] = {}
         self.handed_out: dict[str, None] = {}
         self.given_up: dict[str, GivenUp] = {}
@@ -43,15 +50,42 @@ class RecordedOrder:
         self.asked_at |= value.get("asked", {})
         self.handed_out |= dict.fromkeys(value.get("heard", ()))
         self.given_up |= {name: GivenUp(*fields) for name, fields in value.get("given_up", {}).items()}
+        self.answers = value.get("answers", self.answers)
+
+    def up_to(self, number: int, begun: Collection[str], ended: Collection[str]) -> dict[str, Any]:
+        """The order, as a record says it, of the branches that have `begun` and `ended` by a step.
+
+        Calls that were given up are among them if they came before it.
+        """
+        heard: list[str] = []
+        counts, goes_on = [0], True
+        for name in self.handed_out:
+            if name in self.given_up:
+                stays = goes_on and self.given_up[name].number <= number
+            else:
+                stays = name in ended
+                goes_on = goes_on and stays
+            heard += [name] if stays else []
+            counts.append(len(heard))
+        names = {*begun, *heard}
+        return {
+            "asked": {
+                name: counts[min(n, len(counts) - 1)] for name, n in self.asked_at.items() if name in names
+            },
+            "heard": heard,
+            "given_up": {name: [*self.given_up[name]] for name in heard if name in self.given_up},
+            "answers": self.answers,
+        }
 
 
 class ResultOrder:
     """Hands out the results of one scope, and notes the order for its records.
 
     A branch is named as the code asks for it (`ask`); `hand_out` returns when its result may reach the code.
+    Results of numbered steps beside it have their turn too, by their paths: what they are makes the code ask.
     """
 
-    def __init__(self, recorded: RecordedOrder) -> None:
+    def __init__(self, recorded: RecordedOrder, answers: int = 0) -> None:
         self.recorded = recorded
         self._left = list(reversed(recorded.handed_out))
         """The recorded hand-outs that are still to come, the next one last."""
@@ -63,12 +97,14 @@ class ResultOrder:
         self._count = 0
         """The results that the code has by now, and the calls that it has given up."""
         self._asked: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._asks_at_last = 0
         self._is_resting = False
         self._waiting: list[asyncio.Future[None]] = []
         self._unsaved_asked: dict[str, int] = {}
         self._unsaved_heard: list[str] = []
         self._unsaved_given_up: dict[str, GivenUp] = {}
+        self._unsaved_answers = answers
         self.changes = 0
         """Counts up with each question, result and call that is given up."""
         self.has_threads = False
@@ -85,6 +121,15 @@ class ResultOrder:
             self._unsaved_asked[name] = self._count
         self._change()
 
+    def begin(self, name: str, number: int) -> None:
+        """Note the number of the step that a branch begins with."""
+        self._numbers[name] = number
+
+    def begin_step(self, path: str) -> None:
+        """Note that the code begins a step that is numbered, whose result is handed out by its path."""
+        self._asked[path] = self._count
+        self._change()
+
     def go_on(self) -> None:
         """Leave the recorded order: the code goes on behind it, and asks for nothing of it again."""
         self._count += len(self._left)
@@ -93,7 +138,12 @@ class ResultOrder:
         self._change()
 
     async def hand_out(self, name: str) -> None:
-        """Return once the result of a branch is the next to reach the code."""
+        """Return once the result of a branch is the next to reach the code, and count it as there."""
+        await self.turn(name)
+        self._note(name)
+
+    async def turn(self, name: str) -> None:
+        """Return once it is the turn of a branch."""
         while self._is_resting or not self._is_due(name):
             await self._wait()
         if self._count and len(self._asked) == self._asks_at_last:
@@ -103,12 +153,11 @@ class ResultOrder:
             finally:
                 self._is_resting = False
                 self._change()
-        self._note(name)
 
-    def give_up(self, name: str, given_up: GivenUp) -> None:
+    def give_up(self, name: str, seconds: float, pieces: Sequence[Any]) -> None:
         """Note that the caller of a branch has given it up."""
         if name not in self.recorded.given_up:
-            self._unsaved_given_up[name] = given_up
+            self._unsaved_given_up[name] = GivenUp(seconds, [*pieces], self._numbers.get(name, 0))
         self._note(name)
 
     @property
@@ -116,16 +165,19 @@ class ResultOrder:
         """Whether a call was given up since the last record."""
         return bool(self._unsaved_given_up)
 
-    def take_news(self) -> dict[str, Any]:
-        """Takes the news of the order, for the next record."""
-        news = {
+    def take_news(self, *, given_up: bool) -> dict[str, Any]:
+        """Takes the news of the order, for the next record; those of calls given up only if asked."""
+        left = dict[str, GivenUp]() if given_up else self._unsaved_given_up
+        news: dict[str, Any] = {
             "asked": self._unsaved_asked,
-            "heard": self._unsaved_heard,
-            "given_up": {name: [*fields] for name, fields in self._unsaved_given_up.items()},
+            "heard": [name for name in self._unsaved_heard if name not in left],
+            "given_up": {name: [*it] for name, it in self._unsaved_given_up.items() if name not in left},
         }
         self._unsaved_asked = dict[str, int]()
-        self._unsaved_heard = list[str]()
-        self._unsaved_given_up = dict[str, GivenUp]()
+        self._unsaved_heard = [*left]
+        self._unsaved_given_up = {**left}
+        if any(news.values()) and self._unsaved_answers:
+            news["answers"], self._unsaved_answers = self._unsaved_answers, 0
         return {name: field for name, field in news.items() if field}
 
     def _is_due(self, name: str) -> bool:

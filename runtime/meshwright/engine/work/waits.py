@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from msgspec.structs import asdict
@@ -103,6 +103,7 @@ class Waits:
     async def wait(self, scope: Scope, wait: Wait, child: Task | None = None) -> NoReturn:
         """Wait; the run is resumed with the answer in its journal."""
         path = wait.step.path
+        self._write_order()  # else the wait has a branch that nobody asked for
         self._open[path] = wait
         # Else its thread has it from an earlier claim.
         if path not in self._earlier.waits:
@@ -125,6 +126,10 @@ class Waits:
             self._unsent.pop(path, None)
         raise AssertionError("a run that waits is resumed from its start")
 
+    def _write_order(self) -> None:
+        if self._paths.has_requests and (news := self._paths.order_news()):
+            self._records.write_order(news)
+
     def stop(self) -> set[asyncio.Task[None]]:
         """Look no more; returns the asyncio tasks that the caller cancels."""
         if self._check is not None:
@@ -146,6 +151,8 @@ class Waits:
         elif begins != self._begins:  # a step began since: others may follow
             self._check_soon()
         elif not main.cancelling():  # else a stop is ahead of us
+            with suppress(HostError):  # the work is another's by now
+                self._write_order()
             self._suspend()
             self.cancelled_run = main.cancel()
 
