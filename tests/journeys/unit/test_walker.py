@@ -11,8 +11,10 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from meshwright.core.files import TaskFile
+from meshwright.core.messages import Fault
 from meshwright.engine.work.people import Approval, Repetition
 from tests.support.walker.acts import Act, Moment
+from tests.support.walker.asks import ModelCall
 from tests.support.walker.history import Answered, History, Plan
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.programs import Generator, Job, Op, Request, all_ops, edited, lines_of
@@ -162,6 +164,33 @@ def take_the_answer_of_a_stranger(walk: History) -> None:
     walk.answers.append(Answered(root(walk), "", "question", None, "yes", "eve", True, 1))
 
 
+def ask_a_model_again(walk: History) -> None:
+    walk.world.ask(root(walk), "l1.0", "say y1")
+    for _ in range(2):
+        walk.world.asks.calls.append(ModelCall(root(walk), "say y1", 0.0, 1.0))
+
+
+def bill_a_call_without_a_row(walk: History) -> None:
+    walk.world.asks.calls.append(ModelCall(root(walk), "say y1", 0.0, 1.0))
+
+
+def hear_something_else(walk: History) -> None:
+    walk.world.asks.hear(root(walk), "l1.0", "one", 1.0)
+    walk.world.asks.hear(root(walk), "l1.0", "another", 2.0)
+
+
+def start_over(walk: History) -> None:
+    view = walk.tasks[root(walk)]
+    error = Fault(type="ReplayMismatch", message="x")
+    walk.tasks[root(walk)] = replace_struct(
+        view, attempts=(replace_struct(view.attempts[0], error=error), *view.attempts)
+    )
+
+
+def take_another_reply(walk: History) -> None:
+    walk.world.read_reply("say y1", "reply 1 to say y2")
+
+
 WRONGS: dict[Callable[[History], None], str] = {
     repeat: "repeated effect (once)",
     repeat_by_a_new_key: "repeated effect (keyed)",
@@ -183,6 +212,11 @@ WRONGS: dict[Callable[[History], None], str] = {
     attach_a_file_twice: "one file twice",
     show_it_to_others: "seen by another tenant",
     take_the_answer_of_a_stranger: "answer of a stranger",
+    ask_a_model_again: "call made again",
+    bill_a_call_without_a_row: "call without a row",
+    hear_something_else: "other result",
+    start_over: "starts over",
+    take_another_reply: "wrong reply",
 }
 
 
@@ -217,7 +251,7 @@ def test_programs_differ_by_their_seed_alone() -> None:
     assert programs == [Generator(seed).program() for seed in range(200)]
     kinds = {op.kind for program in programs for job in program.values() for op in all_ops(job.ops)}
     every = "tool gather delegate converse ask sleep event step charge progress fail attach remember"
-    assert kinds == {*every.split()}
+    assert kinds == {*every.split(), "legs", "say", "timed", "hedge", "stream", "nap", "session"}
     assert max(len(program) for program in programs) > 3
 
 

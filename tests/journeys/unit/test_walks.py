@@ -11,12 +11,12 @@ from tests.conftest import DEFAULT_SEED
 from tests.run import ROOT
 from tests.support.walker.open_findings import OPEN_FINDINGS
 
-WALKS = 60
+WALKS = 36
 MORE = pytest.mark.soak("more walks of the same kind")
 PARTS = [0, 1, *(pytest.param(part, marks=MORE) for part in range(2, 6))]
 
 
-@pytest.mark.far("120 random walks take 10 s")
+@pytest.mark.far("72 random walks take 10 s")
 @pytest.mark.parametrize("part", PARTS)
 def test_walks_break_no_promise(seed: int, part: int) -> None:
     first = (0 if seed == DEFAULT_SEED else seed * 1000) + part * WALKS

@@ -11,7 +11,9 @@ from meshwright import Agent, Capability, CheckResult, Run, tool
 from meshwright.core.errors import DelegationFailed, ToolFailed, WaitExpired
 from meshwright.core.files import File
 from meshwright.tools import ToolContext, Toolset
+from tests.support.walker.frameworks import Legs
 from tests.support.walker.programs import TOOLS, Op, Request, agent_names, depth_of
+from tests.support.walker.sessions import Sessions
 from tests.support.walker.world import PRICE, World, job_in
 
 
@@ -102,6 +104,10 @@ class Walker(Agent):
                 return await run.converse()
             case "ask":
                 return await self._ask(run, op)
+            case "legs":
+                return await Legs(run, self.world, op).results()
+            case "session":
+                return await Sessions(run, self.world, op).result()
         return await self._do_alone(run, op)
 
     async def _do_alone(self, run: Run, op: Op) -> Any:

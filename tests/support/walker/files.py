@@ -8,6 +8,8 @@ import os
 import pickle
 import random
 import secrets
+import time
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ class FileWorld(World):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(pickle.loads((folder / _PROGRAM).read_bytes()), str(folder), pace=PACE)  # noqa: S301 our own
+        self._folder = folder
         self._lines = folder / _LINES
         self._chance = random.Random()
         self.checks = (folder / _CHECKS).exists()
 
     async def do(self, request: Request, task_id: str, key: str) -> str:
+        self._write(begin=[task_id, time.time()])
         await asyncio.sleep(self._chance.choice((0, 0, 1, 2, 7)) * PACE)
         effect = Effect(secrets.randbits(48), request, task_id, key, 0, os.getpid())
         self._write(effect=[effect.number, request.tool, request.account, request.amount, task_id, key])
@@ -61,11 +65,38 @@ class FileWorld(World):
     def charged(self) -> None:
         self._write(charged=[])
 
+    def ask(self, task_id: str, place: str, text: str) -> None:
+        self._write(ask=[task_id, place, text])
+
+    def hear(self, task_id: str, place: str, value: Any) -> None:
+        self._write(hear=[task_id, place, value, time.time()])
+
+    def read_reply(self, text: str, reply: str) -> str:
+        self._write(reply=[text, reply])
+        return reply
+
+    def session(self, session_id: str) -> MutableMapping[str, Any]:
+        return _SessionFile(self._folder / f"session-{session_id}")
+
     def _write(self, **line: Any) -> None:
         with open(self._lines, "a") as file:
             file.write(f"{json.dumps(line)}\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+class _SessionFile(dict[str, Any]):
+    """What a program outside knows in a session: on disk as soon as it has heard it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(json.loads(path.read_text()) if path.exists() else {})
+        self._path = path
+
+    def __setitem__(self, place: str, value: Any) -> None:
+        super().__setitem__(place, value)
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self))
+        new.replace(self._path)
 
 
 class WorldFiles:
@@ -106,3 +137,11 @@ class WorldFiles:
                 world.read_answer(question, answer)
             case "charged", _:
                 world.charged()
+            case "begin", [task_id, at]:
+                world.asks.begin(task_id, at)
+            case "ask", [task_id, place, text]:
+                world.ask(task_id, place, text)
+            case "hear", [task_id, place, value, at]:
+                world.asks.hear(task_id, place, value, at)
+            case "reply", [text, reply]:
+                world.read_reply(text, reply)

@@ -10,6 +10,7 @@ from tests.support.walker.facts import Finding
 from tests.support.walker.history import History
 from tests.support.walker.money import Money
 from tests.support.walker.programs import READ, TOOLS, Request, delegations_of
+from tests.support.walker.replays import Replays
 from tests.support.walker.world import receipt_of
 
 _FINAL = {f"task.{status}" for status in ENDED}
@@ -23,7 +24,7 @@ def findings_of(history: History) -> list[Finding]:
     return list(found.values())
 
 
-class _Oracle(Money):
+class _Oracle(Money, Replays):
     """All rules."""
 
     def findings(self) -> Iterator[Finding]:
@@ -39,6 +40,10 @@ class _Oracle(Money):
         yield from self._purses()
         yield from self._files()
         yield from self._privacy()
+        yield from self._starts_over()
+        yield from self._calls_again()
+        yield from self._other_results()
+        yield from self._rows()
 
     # Rules
 

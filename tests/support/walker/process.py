@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from tests.support.fake_provider import FakeProvider
 from tests.support.killed_mesh import KilledMesh
 from tests.support.running_mesh import ROOT
 from tests.support.walker.acts import Moment
+from tests.support.walker.asks import SAY
 from tests.support.walker.files import FOLDER, PACE, WorldFiles
 from tests.support.walker.history import History, Plan
 from tests.support.walker.mesh import APPROVER
@@ -85,13 +87,24 @@ class WorldProvider(FakeProvider):
             self.replies = deque([self._reply(body)])
             self._world.bill += PRICE
             self._world.cut_calls += 1
-            response = await super().complete(request)
+            self._world.calls += 1
+            self._files.read()
+            text = str(body["messages"][-1].get("content"))
+            asks = self._world.asks
+            call = asks.begin_call(asks.asker(text), text) if text.startswith(SAY) else None
+            try:
+                response = await super().complete(request)
+            finally:
+                if call is not None:
+                    call.ended_at = time.time()
             self._world.cut_calls -= 1
             return response
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         self._files.read()
         messages = [_message_of(message) for message in body["messages"]]
+        if messages[-1].content.startswith(SAY):
+            return {"content": f"reply {self._world.calls} to {messages[-1].content}"}
         calls, text = answer_of(self._world, messages, has_tools=bool(body.get("tools")))
         if not calls:
             return {"content": text}
@@ -266,6 +279,7 @@ class ProcessMesh:
 async def walk_on(plan: Plan, folder: Path, make: Callable[[dict[str, str]], KilledMesh]) -> History:
     """Walk on real processes, and return what happened."""
     world = World(plan.program, plan.seed, lies=plan.lies, checks=plan.checks)
+    world.asks.settling_seconds = _SETTLING_SECONDS
     mesh = ProcessMesh(world, folder, make, parks=plan.parks)
     try:
         return await Walk(mesh, world, plan).run()

@@ -17,9 +17,26 @@ MAX_DEPTH = 5
 AGENTS_A_LEVEL = 2
 _MAX_OPS = 14
 _ACCOUNTS = ("A", "B", "C")
-_KINDS = ("tool", "gather", "delegate", "ask", "sleep", "event", "step", "charge", "progress")
+_KINDS = (
+    "tool",
+    "gather",
+    "delegate",
+    "ask",
+    "sleep",
+    "event",
+    "step",
+    "charge",
+    "progress",
+    "legs",
+    "session",
+)
 _MORE_KINDS = ("attach", "remember")
-_WEIGHTS = (34, 16, 20, 9, 7, 3, 5, 2, 2)
+_WEIGHTS = (34, 16, 20, 9, 7, 3, 5, 2, 2, 10, 4)
+_LEG_KINDS = ("say", "tool", "timed", "hedge", "stream", "nap", "sleep", "ask")
+_LEG_WEIGHTS = (30, 30, 12, 10, 10, 4, 3, 2)
+_LEG_WAYS = ("openai", "http", "complete", "own", "threads")
+_PAUSES = (0.5, 1.0, 2.0, 4.0)
+_SESSION_WAYS = ("goes on", "anew")
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,7 @@ class Op:
     kind: str
     request: Request | None = None
     name: str = ""
+    way: str = ""
     seconds: float = 0.0
     job: str = ""
     branches: tuple[tuple[Op, ...], ...] = ()
@@ -82,8 +100,20 @@ class Op:
                 return f"[{' | '.join(text_of(branch) for branch in self.branches)}]"
             case "converse":
                 return f"model{{{' / '.join(', '.join(map(str, calls)) for calls in self.rounds)}}}"
-            case "sleep":
-                return f"sleep {self.seconds:g}"
+            case "sleep" | "nap":
+                return f"{self.kind} {self.seconds:g}"
+            case "legs" | "hedge":
+                words = " ".join(filter(None, (self.kind, self.name, self.way)))
+                return f"{words} [{' | '.join(text_of(branch) for branch in self.branches)}]"
+            case "timed":
+                return f"within {self.seconds:g} s [{text_of(self.branches[0])}]"
+            case "session":
+                dies = f", dies {self.seconds:g} times" if self.seconds else ""
+                rounds = " / ".join(", ".join(map(str, calls)) for calls in self.rounds)
+                return f"session {self.name} that {self.way}{dies} {{{rounds}}}"
+            case "say" | "stream":
+                pieces = f"{self.seconds:g} pieces" if self.kind == "stream" else ""
+                return " ".join(filter(None, (self.kind, self.name, self.way, pieces)))
             case _:
                 return f"{self.kind} {self.name}".strip()
 
@@ -178,7 +208,8 @@ class Generator:
     def _op(self, depth: int, *, inner: bool) -> Op:
         self._left -= 1
         [kind] = self._chance.choices(_KINDS, _WEIGHTS)
-        if (kind == "gather" and inner) or (self._left <= 0 and kind in ("gather", "delegate")):
+        is_last = self._left <= 0 and kind in ("gather", "delegate", "legs", "session")
+        if is_last or (inner and kind in ("gather", "legs", "session")):
             kind = "tool"
         match kind:
             case "gather":
@@ -197,8 +228,73 @@ class Generator:
                 return Op(kind, name=self._name(kind[0]))
             case "charge":
                 return Op("charge", name=self._name("c"), request=None)
+            case "legs":
+                return self._legs()
+            case "session":
+                return self._session()
             case _:
                 return self._tool()
+
+    def _legs(self) -> Op:
+        """Legs side by side, some of whose calls are equal, by one way of the run to be asked."""
+        chance, name, way = self._chance, self._name("l"), self._chance.choice(_LEG_WAYS)
+        shared = [self._tool(), Op("say", name=self._name("y"))]
+        count = chance.choice((2, 2, 3, 4))
+        legs = tuple(self._leg(way, shared, chance.choice((2, 3, 4))) for _ in range(count))
+        self._left -= sum(map(len, legs))
+        return Op("legs", name=name, way=way, branches=legs)
+
+    def _leg(self, way: str, shared: Sequence[Op], count: int, *, inner: bool = False) -> tuple[Op, ...]:
+        return tuple(self._leg_op(way, shared, inner=inner) for _ in range(count))
+
+    def _leg_op(self, way: str, shared: Sequence[Op], *, inner: bool) -> Op:
+        chance = self._chance
+        [kind] = chance.choices(_LEG_KINDS, _LEG_WEIGHTS)
+        is_thread = way == "threads"
+        if (inner and kind in ("timed", "hedge", "sleep", "ask")) or (
+            is_thread and kind not in ("say", "tool", "timed")
+        ):
+            kind = "tool" if is_thread else "say"
+        match kind:
+            case "tool":
+                return shared[0] if chance.random() < 0.6 else self._tool()
+            case "timed":
+                ops = (
+                    (self._tool(),)
+                    if is_thread
+                    else self._leg(way, shared, chance.choice((1, 2)), inner=True)
+                )
+                return Op("timed", seconds=chance.choice(_PAUSES), branches=(ops,))
+            case "hedge":
+                branches = [self._leg(way, shared, chance.choice((1, 1, 2)), inner=True) for _ in range(2)]
+                return Op("hedge", branches=tuple(branches))
+            case "stream":
+                return Op("stream", name=self._name("y"), seconds=chance.choice((1, 1, 2, 3, 9)))
+            case "nap":
+                return Op("nap", seconds=chance.choice(_PAUSES))
+            case "sleep":
+                return Op("sleep", seconds=chance.choice((5.0, 40.0)))
+            case "ask":
+                return Op("ask", name=self._name("q"))
+        if chance.random() < 0.3:
+            return shared[1]
+        return Op("say", name=self._name("y"), way=chance.choice(("", "mixed", "mixed")))
+
+    def _session(self) -> Op:
+        chance, rounds = self._chance, []
+        shared = self._tool()
+        for _ in range(chance.choice((2, 3, 4))):
+            calls = [self._session_op(shared) for _ in range(chance.choice((1, 1, 1, 2)))]
+            self._left -= len(calls)
+            rounds.append(tuple(calls))
+        name, way = self._name("u"), chance.choice(_SESSION_WAYS)
+        return Op("session", name=name, way=way, seconds=chance.choice((0, 0, 0, 1, 2)), rounds=tuple(rounds))
+
+    def _session_op(self, shared: Op) -> Op:
+        kind = self._chance.choice(("say", "shared", "shared", "tool", "ask"))
+        if kind == "shared":
+            return shared
+        return self._tool() if kind == "tool" else Op(kind, name=self._name(kind[0]))
 
     def _tool(self) -> Op:
         tool = self._chance.choice(list(TOOLS))
@@ -276,7 +372,7 @@ def _smaller_ops(ops: tuple[Op, ...]) -> Iterator[tuple[Op, ...]]:
         before, after = ops[:at], ops[at + 1 :]
         yield before + after
         for inner in (*op.branches, *op.rounds):
-            if op.kind == "gather":
+            if op.kind in ("gather", "timed", "hedge"):
                 yield before + inner + after
         for field in ("branches", "rounds"):
             groups = getattr(op, field)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from tests.support.walker.asks import SAY
 from tests.support.walker.programs import Op, Request
 from tests.support.walker.world import JOB, PRICE, World, job_in
 
@@ -36,10 +38,9 @@ class WorldModel:
         world.bill += PRICE
         world.calls += 1
         world.cut_calls += 1
-        await asyncio.sleep(random.Random(f"{world.seed} model {world.calls}").choice((0, 0, 1)))
+        calls, text = await self._answer(request, on_delta)
         await world.gate.point("behind model", effect=True)
         world.cut_calls -= 1
-        calls, text = answer_of(world, request.messages, has_tools=bool(request.tools))
         return ModelReply(
             content=text,
             tool_calls=tuple(calls),
@@ -49,6 +50,25 @@ class WorldModel:
             cost_source="reported",
             usage=_usage(world),
         )
+
+    async def _answer(self, request: ModelRequest, on_delta: OnDelta | None) -> tuple[list[ToolCall], str]:
+        """The calls of tools, or the text, after a while; code of frameworks gets it in pieces."""
+        world, asked = self._world, request.messages[-1].content
+        chance = random.Random(f"{world.seed} model {world.calls}")
+        if not asked.startswith(SAY):
+            await asyncio.sleep(chance.choice((0, 0, 1)))
+            return answer_of(world, request.messages, has_tools=bool(request.tools))
+        call = world.asks.begin_call(request.context.task_id or "", asked)
+        text, seconds = f"reply {world.calls} to {asked}", chance.choice((0, 0, 0.5, 1, 1, 2, 3))
+        try:
+            words = text.split(" ")
+            for at, word in enumerate(words):
+                await asyncio.sleep(seconds / len(words))
+                if on_delta is not None:
+                    on_delta(word if not at else f" {word}")
+        finally:
+            call.ended_at = time.time()
+        return [], text
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -31,6 +31,7 @@ from meshwright.engine.kernel import cells, turns
 from meshwright.engine.sql import database, migrations
 from meshwright.engine.work.people import Approval
 from meshwright.mesh.orchestration import presence, status
+from tests.support.walker.threads import SimulatedThreads, run_coroutine_threadsafe
 
 ResultT = TypeVar("ResultT")
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,7 +76,7 @@ class _TimeSelector(selectors.BaseSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop on simulated time. Its threads are none."""
+    """An event loop on simulated time. Its threads are none, but for those of a `SimulatedThreads`."""
 
     def __init__(self) -> None:
         self._clock = _TimeSelector()
@@ -90,6 +91,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Any, func: Callable[..., ResultT], *args: Any
     ) -> asyncio.Future[ResultT]:
+        if isinstance(executor, SimulatedThreads):
+            return executor.start(self, functools.partial(func, *args))
         future = self.create_future()
         try:
             future.set_result(func(*args))
@@ -204,6 +207,7 @@ def _simulated(loop: SimulatedLoop, seed: int | str) -> Iterator[None]:
         (time, "perf_counter", loop.time),
         (time, "time", now),
         (time, "time_ns", lambda: int(now() * 1_000_000_000)),
+        (asyncio, "run_coroutine_threadsafe", run_coroutine_threadsafe),
         (database, "ThreadPoolExecutor", InlineExecutor),
         (status, "CHECK_SECONDS", NEVER_SECONDS),
         (presence, "CHECK_SECONDS", NEVER_SECONDS),

@@ -23,6 +23,7 @@ from tests.support.walker.mesh import MemoryMesh, WalkedMesh
 from tests.support.walker.people import People
 from tests.support.walker.programs import ROOT, agent_names, all_ops, edited
 from tests.support.walker.simulation import SimulatedLoop, simulate
+from tests.support.walker.threads import SimulatedThreads
 from tests.support.walker.world import World
 
 _USUAL_PRICE = {"input": 0.1, "output": 0.5}
@@ -38,12 +39,16 @@ def run_walk(plan: Plan) -> History:
 
 
 async def _walk_in_memory(loop: SimulatedLoop, plan: Plan, database: sqlite3.Connection) -> History:
-    world = World(plan.program, plan.seed, lies=plan.lies, checks=plan.checks)
+    threads = SimulatedThreads()
+    world = World(plan.program, plan.seed, lies=plan.lies, checks=plan.checks, threads=threads)
     settings: dict[str, Any] = {"models": {"park": plan.parks}}
     if plan.purse is not None:  # a purse takes no call whose price is not known
         settings["ledger"] = {"default_price": _USUAL_PRICE}
     mesh = MemoryMesh(loop, world, empty_folder(), database, faults=dict(plan.faults), settings=settings)
-    return await Walk(mesh, world, plan).run()
+    try:
+        return await Walk(mesh, world, plan).run()
+    finally:
+        threads.abandon()
 
 
 @functools.cache
@@ -162,6 +167,7 @@ class Walk:
     async def _kill(self, act: Act) -> None:
         self._history.kills += 1
         self._world.cut_calls += self._open_tasks
+        self._world.asks.disturb()
         if act.way == "stop":
             self._mesh.release()
             await self._mesh.stop()
@@ -176,6 +182,7 @@ class Walk:
     async def _deploy(self, act: Act) -> None:
         """A deploy: new code comes by a start."""
         self._world.cut_calls += self._open_tasks
+        self._world.asks.disturb()
         self._mesh.release()
         await self._mesh.stop()
         self._edit(act.way)
@@ -195,6 +202,7 @@ class Walk:
     async def _do_lease(self, act: Act) -> None:
         self._history.leases += 1
         self._world.cut_calls += self._open_tasks
+        self._world.asks.disturb()
         self._mesh.lose_lease()
 
     async def _do_submit(self, act: Act) -> None:

@@ -9,12 +9,15 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from meshwright import CheckResult, ToolFailed
+from tests.support.walker.asks import Asks
 from tests.support.walker.programs import Program, Request
 
 JOB = re.compile(r"\bjob (j\d+)\b")
@@ -120,6 +123,10 @@ class World:
     incarnation: int = 0
     changed: set[Request] = field(default_factory=set)
     """The requests that people put in the place of others."""
+    asks: Asks = field(default_factory=Asks)
+    threads: Executor | None = None
+    """Where sync code runs; None for threads as asyncio makes them."""
+    _sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     _executions: Counter[tuple[str, Request]] = field(default_factory=Counter)
     _looks: Counter[str] = field(default_factory=Counter)
 
@@ -129,6 +136,7 @@ class World:
         pause = random.Random(f"{self.seed} {task_id} {request} {self._executions[task_id, request]}")
         await asyncio.sleep(pause.choice((0, 0, 1, 2, 7)))
         await self.gate.point(f"before {request}", effect=True)
+        self.asks.begin(task_id)
         effect = Effect(len(self.effects) + 1, request, task_id, key, self.act, self.incarnation)
         self.effects.append(effect)
         await asyncio.sleep(pause.choice((0, 0, 0, 3)))
@@ -166,6 +174,30 @@ class World:
         effect.told = True
         if got != request and not (got in self.changed and got.tool == request.tool):
             self._note("result", f"{request} got {result!r}, that of another request")
+
+    def ask(self, task_id: str, place: str, text: str) -> None:
+        """Note that code which the mesh does not know asks a model, at a place of its own."""
+        self.asks.ask(task_id, place, text)
+
+    def hear(self, task_id: str, place: str, value: Any) -> None:
+        """Note what such code got at a place; not after its process was killed."""
+        if not self.gate.is_frozen:
+            self.asks.hear(task_id, place, value)
+
+    def read_reply(self, text: str, reply: str) -> str:
+        """Look whether a reply is that to its request."""
+        if not reply.endswith(f" to {text}"):
+            self._note("reply", f"{text!r} got {reply!r}")
+        return reply
+
+    def session(self, session_id: str) -> MutableMapping[str, Any]:
+        """What a program outside knows in a session: the results that it has heard, by their places."""
+        return self._sessions.setdefault(session_id, {})
+
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Do sync work in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, copy_context().run, work)
 
     def charged(self) -> None:
         """Note that a step has charged the price of a call."""

@@ -1,0 +1,88 @@
+"""Code that the mesh does not know is replayed as it ran: legs, calls that are given up, sessions.
+
+Each program here is the shortest of a random walk that broke a promise.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.walker.acts import Act, Moment
+from tests.support.walker.history import History, Plan
+from tests.support.walker.oracle import findings_of
+from tests.support.walker.programs import Job, Op, Request
+from tests.support.walker.walk import run_walk
+
+QUIET = Moment("quiet")
+WAYS = ("openai", "http", "complete", "own")
+PAY, GRANT, DEPLOY = Request("pay", "B", 2), Request("grant", "A", 1), Request("deploy", "A", 1)
+
+
+def tool(request: Request) -> Op:
+    return Op("tool", request=request)
+
+
+def say(name: str, way: str = "") -> Op:
+    return Op("say", name=name, way=way)
+
+
+def stream(name: str, pieces: int) -> Op:
+    return Op("stream", name=name, seconds=pieces)
+
+
+def legs(way: str, *branches: tuple[Op, ...]) -> Op:
+    return Op("legs", name="l1", way=way, branches=branches)
+
+
+def walk(*ops: Op, acts: tuple[Act, ...] = (), seed: int = 1) -> History:
+    return run_walk(Plan(seed, {"j0": Job("a0x", ops)}, acts))
+
+
+def texts(history: History) -> list[str]:
+    return [call.text for call in history.world.asks.calls]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4, 9])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stream_that_was_closed_early_has_the_same_pieces_again(way: str, pieces: int) -> None:
+    walked = walk(legs(way, (stream("y1", pieces), say("y2", "mixed"))), Op("sleep", seconds=5.0))
+    assert findings_of(walked) == []
+    assert len(texts(walked)) == 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_that_is_given_up_beside_a_wait_is_not_made_again(way: str) -> None:
+    walked = walk(legs(way, (stream("y1", 1),), (tool(DEPLOY),)))
+    assert findings_of(walked) == []
+    assert len(texts(walked)) == 1
+
+
+def test_a_fork_gives_up_the_calls_before_its_step_alone() -> None:
+    branch = (say("y1"), Op("hedge", branches=((say("y2"),), (say("y3"),))), say("y4", "mixed"))
+    for pick in (0.1, 0.5, 0.99):
+        acts = (Act("end", Moment("now")), Act("fork", QUIET, pick=pick))
+        walked = walk(legs("http", branch), tool(PAY), acts=acts)
+        assert findings_of(walked) == []
+        assert [view.status for view in walked.tasks.values()] == ["succeeded"] * 2
+
+
+@pytest.mark.parametrize("way", [*WAYS, "threads"])
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_calls_of_legs_keep_their_results(way: str, seed: int) -> None:
+    leg = (say("y1"), tool(PAY), say("y2", "mixed"))
+    walked = walk(legs(way, leg, leg, leg), tool(DEPLOY), seed=seed)
+    assert findings_of(walked) == []
+    assert len(texts(walked)) == 6
+
+
+def session(way: str, dies: int, *rounds: tuple[Op, ...]) -> Op:
+    return Op("session", name="u1", way=way, seconds=dies, rounds=rounds)
+
+
+@pytest.mark.parametrize("way", ["goes on", "anew"])
+@pytest.mark.parametrize("dies", [0, 1, 2])
+def test_each_purchase_of_a_program_takes_effect_once(way: str, dies: int) -> None:
+    walked = walk(session(way, dies, (tool(PAY),), (tool(GRANT),), (tool(PAY), say("s1"))))
+    assert findings_of(walked) == []
+    effects = [effect.request for effect in walked.world.effects]
+    assert sorted(effects) == sorted([PAY, GRANT, PAY])

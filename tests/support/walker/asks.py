@@ -1,0 +1,82 @@
+"""What code that the mesh does not know asks of models and gets, and what the end of a process may lose."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+SAY = "say "
+"""The beginning of a request of such code to a model."""
+
+
+@dataclass
+class ModelCall:
+    """A call that a provider has billed."""
+
+    task_id: str
+    text: str
+    began_at: float
+    ended_at: float | None = None
+    may_repeat: bool = False
+    """Whether a process ended, or a task, before its record was durable for sure."""
+
+
+@dataclass
+class Hearing:
+    """A result that the code got at a place."""
+
+    task_id: str
+    place: str
+    value: Any
+    at: float
+    may_change: bool = False
+    """As `ModelCall.may_repeat`."""
+
+
+@dataclass
+class Asks:
+    """All of a walk. A result is durable for sure once something costly begins in its task later."""
+
+    calls: list[ModelCall] = field(default_factory=list)
+    hearings: list[Hearing] = field(default_factory=list)
+    places: defaultdict[str, set[tuple[str, str]]] = field(default_factory=lambda: defaultdict(set))
+    """The tasks and places in them where each text is asked."""
+    settling_seconds: float = 0.0
+    """How long something may take that takes no simulated time."""
+    _begun: dict[str, float] = field(default_factory=dict)
+
+    def ask(self, task_id: str, place: str, text: str) -> None:
+        """Note that code asks a model."""
+        self.places[text].add((task_id, place))
+
+    def begin_call(self, task_id: str, text: str) -> ModelCall:
+        """Note that a provider has got a request, and bills it."""
+        self.begin(task_id)
+        self.calls.append(call := ModelCall(task_id, text, time.time()))
+        return call
+
+    def begin(self, task_id: str, at: float | None = None) -> None:
+        """Note that a call of a model, or an effect, begins."""
+        self._begun[task_id] = time.time() if at is None else at
+
+    def asker(self, text: str) -> str:
+        """The task that asks a text, where the request does not say it."""
+        return max((task_id for task_id, _ in self.places[text]), default="")
+
+    def hear(self, task_id: str, place: str, value: Any, at: float | None = None) -> None:
+        """Note what code got."""
+        self.hearings.append(Hearing(task_id, place, value, time.time() if at is None else at))
+
+    def disturb(self) -> None:
+        """Note that the process, or a task, ends where it is: what is not durable may be lost."""
+        for call in self.calls:
+            if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
+                call.may_repeat = True
+        for hearing in self.hearings:
+            if not self._is_durable(hearing.task_id, hearing.at):
+                hearing.may_change = True
+
+    def _is_durable(self, task_id: str, at: float) -> bool:
+        return self._begun.get(task_id, 0.0) > at + self.settling_seconds
