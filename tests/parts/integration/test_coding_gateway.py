@@ -197,3 +197,34 @@ async def test_a_program_chooses_no_deployment_in_any_words(doors: Doors, path: 
     assert set(request.params) <= answers and request.params["top_p"] == 0.5
     assert set(request.params.get("anthropic", ())) <= {"thinking"}
     assert {"service_tier"} <= set(called["passed_over"])
+
+
+ADDRESS, CONTENTS = "https://example.org/?secret", "data:image/png;base64,iVBORw0KGgo="
+
+
+def with_picture(path: str, url: str) -> dict[str, Any]:
+    """A request of an API with a picture."""
+    part: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+    if path == "/v1/responses":
+        part = {"type": "input_image", "image_url": url}
+        return ASKED[path] | {"input": [{"role": "user", "content": [part]}]}
+    if path == "/v1/messages":
+        media, _, data = url.removeprefix("data:").partition(";base64,")
+        source = (
+            {"type": "base64", "media_type": media, "data": data} if data else {"type": "url", "url": url}
+        )
+        part = {"type": "image", "source": source}
+    return ASKED[path] | {"messages": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_no_provider_fetches_what_a_program_names(doors: Doors, path: str) -> None:
+    model = ScriptedModel("So.")
+    async with mesh_for(opener(doors), model=model) as mesh:
+        _, gateway = await begun(mesh, doors)
+        status, document = await asked(gateway, path, with_picture(path, ADDRESS), gateway.token)
+        assert (status, "is an address" in json.dumps(document)) == (400, True)
+        status, document = await asked(gateway, path, with_picture(path, CONTENTS), gateway.token)
+        assert status == 200, document
+        doors.may_end.set()
+    assert len(model.requests) == 1

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -49,6 +50,7 @@ _PARAMS = frozenset(
 _ANTHROPIC_PARAMS = frozenset(
     {"thinking", "context_management", "top_k", "cache_control", "output_config", "betas"}
 )
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _ENDED = {"error": {"message": "The run has ended", "type": "server_error"}}
 _Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 _Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -183,7 +185,21 @@ class Gateway:
     def _restricted(self, request: ModelRequest) -> ModelRequest:
         if self._known is not None:
             self._known.note_request(request)
+        _require_contents(request)
         return _without_choices(request)
+
+
+def _require_contents(request: ModelRequest) -> None:
+    """Raise InvalidInput for a picture or a file that the provider would fetch."""
+    for part in (part for message in request.messages for part in message.parts):
+        for name in (name for name in part if name != "text"):
+            inner = part[name].values() if isinstance(part[name], Mapping) else (part[name],)
+            if any(isinstance(value, str) and _ADDRESS.match(value) for value in inner):
+                raise InvalidInput(
+                    f"The {part.get('type')} is an address, and the box has no network but its models",
+                    remedy="Send its contents",
+                    field=f"messages.content.{name}"[:200],
+                )
 
 
 def _without_choices(request: ModelRequest) -> ModelRequest:
