@@ -94,6 +94,13 @@ async def test_the_box_allows_what_a_program_asks(tmp_path: Path) -> None:
         assert {event["title"] for event in mesh.events("coding.call").payloads} == {"Edit calc.py"}
 
 
+async def test_an_agent_without_http_has_the_tools_by_stdio(tmp_path: Path) -> None:
+    async with mesh_for(buyer(), **settings(tmp_path, args=["no-http"])) as mesh:
+        await mesh.client.submit("fixer", "Have add() add. [calls by stdio]")
+        [proposal] = await mesh.questions()
+        assert "+0, ended by 0" in str(proposal)
+
+
 async def test_an_argument_called_self_is_refused_by_its_name(tmp_path: Path) -> None:
     async with mesh_for(buyer(), **settings(tmp_path)) as mesh:
         await mesh.client.submit("fixer", "Have add() add. [passes self]")

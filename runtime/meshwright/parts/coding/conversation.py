@@ -11,6 +11,7 @@ from typing import Any
 from meshwright.core.errors import WaitExpired
 from meshwright.engine.work.people import Approval
 from meshwright.parts.coding.acp import AcpClient, Permission, PromptEnd
+from meshwright.parts.coding.bridge import stdio_server
 from meshwright.parts.coding.event_types import PermissionDecided
 from meshwright.parts.coding.gateway import Gateway
 from meshwright.parts.coding.programs import Launch
@@ -55,9 +56,10 @@ class AcpConversation:
         client, earlier = self._client, self._earlier
         features = await client.initialize()
         folder, agent = str(self._work.tree.root), f"{features.name} {features.version}".strip()
-        headers = [{"name": "Authorization", "value": f"Bearer {self._gateway.token}"}]
-        server = {"type": "http", "name": "mesh", "url": f"{self._gateway.address}/mcp", "headers": headers}
-        servers = [server] if features.has_http_tools else []
+        address, token = self._gateway.address, self._gateway.token
+        headers = [{"name": "Authorization", "value": f"Bearer {token}"}]
+        server: dict[str, Any] = {"type": "http", "name": "mesh", "url": f"{address}/mcp", "headers": headers}
+        servers = [server if features.has_http_tools else stdio_server(address, token)]
         if earlier and await client.take_up(earlier, folder, servers, features):
             self._gateway.go_on()
             opened = OpenedSession(earlier, agent, "resumed")
