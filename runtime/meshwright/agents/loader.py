@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import importlib
 import inspect
+import json
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from meshwright.agents.tools.limited import Overrun, ToolThreads, author_place
 from meshwright.agents.tools.tool import Tool
 from meshwright.agents.tools.toolset import Toolset
 from meshwright.agents.toolsets import Toolsets, toolset_classes
-from meshwright.core.capability import Registration
+from meshwright.core.capability import LEFT_OUT, Registration
 from meshwright.core.errors import ConfigError, MeshError, nearest, sentence
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.core.settings import Settings
@@ -39,6 +40,7 @@ READS_PROMPT = frozenset({"ask", "converse", "prepare"})
 """The methods of a `Run` that need the prompt of its agent."""
 CHECKOUT = Path(__file__).parents[3]
 _DIGEST_CHARS = 12
+_MANY_TOOLS, _MANY_CHARS = 64, 64_000
 
 
 def project_file(project: Path, name: Path) -> Path:
@@ -342,6 +344,7 @@ class BoundAgent:
             self._own.append(SkillTool(skills, agent.agent_id, self._runs_programs))
         self._offers = self._offered()
         self.tools = self._by_name()
+        self._has_many = False
         names = [tool.name for offer in self._offers for tool in offer]  # a slip shows at once
         if twice := sorted({name for name in names if names.count(name) > 1}):
             problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
@@ -358,7 +361,26 @@ class BoundAgent:
         if (offers := self._offered()) != self._offers:
             self._offers = offers
             self.tools = self._by_name()
+            self._warn_of_many()
         return self.tools
+
+    def _warn_of_many(self) -> None:
+        """Say once that each request carries more tools than models tell apart, or providers take."""
+        chars = sum(len(tool.description) + len(json.dumps(tool.parameters)) for tool in self.tools.values())
+        if self._has_many or (len(self.tools) <= _MANY_TOOLS and chars <= _MANY_CHARS):
+            return
+        self._has_many = True
+        sizes = {toolset.title: len(toolset.tools) for toolset in self.toolsets if toolset.tools}
+        listed = ", ".join(f"{title} ({count})" for title, count in sizes.items())
+        logger.warning(
+            "Agent %s sends %d tools with %s characters in each request, which costs tokens, and some "
+            "providers take no more than 128. Name fewer of them in the tables of its toolsets, or give them "
+            "to several agents: %s",
+            self.agent.agent_id,
+            len(self.tools),
+            f"{chars:,}",
+            listed,
+        )
 
     @property
     def is_changing(self) -> bool:
@@ -376,6 +398,8 @@ class BoundAgent:
         registration = self.agent.registration()
         states = {toolset.title: toolset.status for toolset in self.toolsets}
         metadata = {**registration.metadata, "toolsets": states} if states else registration.metadata
+        left_out = {one.title: dict(one.toolset.left_out) for one in self.toolsets if one.toolset.left_out}
+        metadata = {**metadata, LEFT_OUT: left_out} if left_out else metadata
         unmet = {
             capability.name: toolset.reason
             for capability in registration.capabilities

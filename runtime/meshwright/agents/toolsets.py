@@ -24,6 +24,7 @@ from meshwright.agents.tools.tool import Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.checks import CheckResult
 from meshwright.core.clock import Backoff, Clock, SystemClock
+from meshwright.core.display import left_out_text
 from meshwright.core.errors import ConfigError, MeshError, ToolFailed, in_one_line
 from meshwright.core.part import Check
 from meshwright.core.parts import ours
@@ -266,7 +267,8 @@ class SharedToolset:
     def status(self) -> str:
         """Its state as a clause: `ready, 5 tools`."""
         if self.state == "ready":
-            return f"ready, {_counted(len(self.tools))}"
+            left_out = left_out_text(self.toolset.left_out)
+            return f"ready, {_counted(len(self.tools))}{left_out}"
         return {"idle": "starts when a run needs it", "degraded": self.reason}.get(self.state, self.state)
 
     async def use(self) -> None:

@@ -104,6 +104,7 @@ _PROJECTIONS = (
     Column("next try", "retry_at", ahead),
     Column("error", "error", short),
 )
+_LEFT_OUT = (Column("tool left out", "tool"), Column("of", "toolset"), Column("reason", "reason", cut=1))
 _LOSSES = (
     Column("database came back older", "at"),
     Column("last event that it had", "last_seq"),
@@ -147,6 +148,7 @@ def status_text(status: Document) -> str:
     parts += [table(_DEPLOYMENTS, status["deployments"])] if status["deployments"] else []
     parts += [table(_HELD, status["held"])] if status.get("held") else []
     parts += [table(_PROJECTIONS, status["projections"])] if status.get("projections") else []
+    parts += [table(_LEFT_OUT, status["left_out"])] if status.get("left_out") else []
     parts += [table(_LOSSES, status["losses"])] if status.get("losses") else []
     parts += ["\n".join(lines)] if (lines := _brokers(status.get("brokers") or ())) else []
     uses = status.get("tenants", ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -24,6 +25,8 @@ from meshwright.core.schema_checks import object_schema
 
 LLM_SERVICE = "llm-service"
 """Offers models to callers from outside; calls without a key are made in its name."""
+LEFT_OUT = "left_out_tools"
+"""The metadata of an agent with the tools that its toolsets do not offer, by toolset and name."""
 AgentStatus = Literal["online", "degraded", "offline"]
 _AgentKind = Literal["agent", "system"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -97,6 +100,13 @@ class Registration(BaseModel):
     deadline: float | None = None
     unmet: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def left_out_tools(self) -> Iterator[tuple[str, str, str]]:
+        """The toolset, name and reason of each tool that its toolsets do not offer, as its metadata say."""
+        toolsets = self.metadata.get(LEFT_OUT)
+        for toolset, tools in toolsets.items() if isinstance(toolsets, dict) else ():
+            for tool, reason in tools.items() if isinstance(tools, dict) else ():
+                yield str(toolset), str(tool), str(reason)
 
     def capability(self, name: str) -> Capability | None:
         """The capability of that name, if the agent has it."""

@@ -254,3 +254,8 @@ class Resource:
     def path_of(self, name: str) -> str:
         """The path of one of them."""
         return f"{self.path}/{quote(name, safe='')}"
+
+
+def left_out_text(tools: Mapping[str, str]) -> str:
+    """The end of a sentence that names tools which are left out, with their reasons; "" if there are none."""
+    return f"; left out: {', '.join(f'{name} ({reason})' for name, reason in tools.items())}" if tools else ""

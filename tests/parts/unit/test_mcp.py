@@ -156,6 +156,22 @@ async def test_changed_tool_is_withheld_until_a_person_accepts_it(tmp_path: Path
         assert offered(model) == ["own_look", "own_peek"]
 
 
+async def test_many_tools_are_said_once_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = [a_tool(f"tool_{number}") for number in range(122)]
+    few, model = [a_tool("look")], ScriptedModel("One.", "Two.", "Three.")
+    server = Server(tmp_path, "own", many)
+    async with mesh_with(tmp_path, server, model=model) as mesh:
+        await mesh.ask("caller", "Go.")
+        for tools in (few, many):
+            await other_tools(mesh, server, tools)
+            await mesh.ask("caller", "Go.")
+    [said] = [text for text in caplog.messages if "in each request" in text]
+    assert "Agent caller sends 122 tools with" in said and "mcp.own (122)" in said
+    assert "Name fewer of them" in said
+
+
 @asynccontextmanager
 async def event_of(mesh: MeshUnderTest, event_type: str) -> AsyncIterator[None]:
     """Wait at the end for an event that the block causes."""

@@ -21,7 +21,7 @@ from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import QuestionOptions
 from meshwright.core import topics
 from meshwright.core.errors import AgentError, sentence
-from meshwright.core.ids import derived_id
+from meshwright.core.ids import derived_id, new_id
 from meshwright.core.payloads import StepPayload
 from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.core.step_events import RunProgress, RunStateChanged, RunTitled, StepFinished
@@ -143,7 +143,7 @@ def _end_of(state: RunState, expires: timedelta | datetime | None) -> datetime:
     return now + (timedelta(days=state.services.patience_days) if expires is None else expires)
 
 
-_MAX_PROGRESS_CHARS = 1_000
+_MAX_PROGRESS_CHARS, _PROGRESS_IN_A_ROW = 1_000, 10
 _MAX_STATE_CHARS = 64
 _ResultT = TypeVar("_ResultT")
 
@@ -254,6 +254,24 @@ class RunSteps:
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent.of(RunProgress(text=cut(text, _MAX_PROGRESS_CHARS)))])
+
+    def progress_reporter(self) -> Callable[[str], None]:
+        """Returns a function that says how far a step is, from any asyncio task, as an event of the task.
+
+        It is no step: one that runs again says it again. Beyond ten in a row it publishes one a second.
+        """
+        tell, allowed, since = self._journal.teller(), float(_PROGRESS_IN_A_ROW), time.monotonic()
+
+        def report(text: str) -> None:
+            nonlocal allowed, since
+            now = time.monotonic()
+            allowed, since = min(_PROGRESS_IN_A_ROW, allowed + now - since), now
+            if allowed >= 1:
+                allowed -= 1
+                payload = RunProgress(text=cut(redact(text), _MAX_PROGRESS_CHARS))
+                tell(ProgressEvent.of(payload, id=f"progress/{new_id()}"))
+
+        return report
 
     @noted
     async def publish(self, name: str, request: Mapping[str, Any], payload: StepPayload) -> None:

@@ -179,6 +179,12 @@ class ToolContext(Protocol):
     async def progress(self, text: str) -> None:
         """Say how far the work is, as an event of the task."""
 
+    def progress_reporter(self) -> Callable[[str], None]:
+        """Returns a function that says how far the call is, from any asyncio task, as an event of the task.
+
+        It is no step: a call that runs again says it again. Beyond ten in a row it publishes one a second.
+        """
+
     async def attach(self, file: File | TaskFile) -> File:
         """Give the outcome of the task a file."""
 

@@ -250,6 +250,9 @@ class Toolset:
             self._configured(settings.tables.get(self.name, {})) if kind_table is None else kind_table
         )
         self.threads = ToolThreads()
+        self.left_out: Mapping[str, str] = {}
+        """The tools that the system behind it has and that are not offered, by name, each with the reason as
+        a clause. Set it in `tools`: `mesh status`, `mesh agents show` and `mesh doctor` name them."""
         self.on_news: Callable[[str], None] = lambda error: None
         """Called by `lost` with its reason, and by `changed` without one."""
 

@@ -104,6 +104,14 @@ class HeldWorker(View):
     reason: str
 
 
+class LeftOutTool(View):
+    """A tool that the system behind a toolset has, and that agents do not get, with the reason."""
+
+    toolset: str
+    tool: str
+    reason: str
+
+
 class NoticedLoss(View):
     """The events that a database lacked when it came back: those after `last_seq` up to `lost_until_seq`."""
 
@@ -154,7 +162,8 @@ class MeshStatus(View):
     `missing` are the agents that no process has loaded, and that have open tasks.
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
     `deployments`, `held`: the workers that wait for something, `projections`: the lists that an error has
-    stopped, `losses`: the events that the database has lost within a week, and `brokers`: those of MQTT.
+    stopped, `left_out`: the tools of MCP servers and others that agents do not get, `losses`: the events that
+    the database has lost within a week, and `brokers`: those of MQTT.
     """
 
     state: Fact[Literal["working", "held", "draining"]] = "working"
@@ -165,6 +174,7 @@ class MeshStatus(View):
     deployments: Fact[tuple[DeploymentStatus, ...]] = ()
     held: Fact[tuple[HeldWorker, ...]] = ()
     projections: Fact[tuple[StalledProjection, ...]] = ()
+    left_out: Fact[tuple[LeftOutTool, ...]] = ()
     losses: Fact[tuple[NoticedLoss, ...]] = ()
     brokers: Fact[tuple[BrokerStatus, ...]] = ()
     tenants: Fact[tuple[TenantUse, ...]] = ()

@@ -19,6 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn
 from weakref import WeakMethod
 
@@ -409,6 +410,12 @@ class Journal:
                 )
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
+
+    def teller(self) -> Callable[[ProgressEvent], None]:
+        """Publishes events of the step under way that are no part of its record, from any asyncio task."""
+        step = self.inside
+        key = StepKey(path="", number=self._paths.counter, kind="", hash="") if step is None else step.key
+        return partial(self._records.tell, key)
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.

@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
-from meshwright.core.errors import HostError
+from meshwright.core.errors import HostError, TooLarge
 from meshwright.core.events import Event, trace_id_of
 from meshwright.core.payloads import StepPayload
 from meshwright.engine.kernel.envelope import ActorRef, Record
@@ -114,6 +114,13 @@ class ClaimRecords:
             self._append(value, published)
         except HostError as lost:  # the work is another's by now, or is over: the error itself matters more
             logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
+
+    def tell(self, key: StepKey, event: ProgressEvent) -> None:
+        """Publish an event of a step that is under way, beside its records."""
+        try:
+            self._runtime.emit([self._event(key, 0, event)])
+        except (HostError, TooLarge) as error:  # it is only shown
+            logger.debug("%s is not recorded: %s", event.event_type, error)
 
     async def confirm(self) -> None:
         """Return once every record so far is durable."""

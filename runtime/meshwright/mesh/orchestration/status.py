@@ -21,6 +21,7 @@ from meshwright.engine.events.status import (
     BrokerStatus,
     DeploymentStatus,
     HeldWorker,
+    LeftOutTool,
     MeshStatus,
     MissingAgent,
     NoticedLoss,
@@ -198,7 +199,7 @@ class StatusReader:
             return status
         fields = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
         fields |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
-        fields |= {"brokers": tuple(self._brokers.values())}
+        fields |= {"brokers": tuple(self._brokers.values()), "left_out": self._left_out()}
         return status.model_copy(update={**fields, "losses": await self._losses()})
 
     async def _losses(self) -> tuple[NoticedLoss, ...]:
@@ -212,6 +213,14 @@ class StatusReader:
         self._held = {worker: event for worker, event in self._held.items() if event.time > oldest}
         return tuple(
             _read(HeldWorker, [{"worker": worker, **event.fields} for worker, event in self._held.items()])
+        )
+
+    def _left_out(self) -> tuple[LeftOutTool, ...]:
+        """The tools that agents of any process lack."""
+        agents = (agent for agent in self._mesh.get(Registry).agents() if agent.status != "offline")
+        tools = dict.fromkeys(left_out for agent in agents for left_out in agent.left_out_tools())
+        return tuple(
+            LeftOutTool(toolset=toolset, tool=tool, reason=reason) for toolset, tool, reason in tools
         )
 
     def _left_alone(self) -> tuple[DeploymentStatus, ...]:

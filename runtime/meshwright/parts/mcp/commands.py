@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,9 @@ def _all_servers(target: Target) -> list[Document]:
         listed = talk(target, lambda mesh: mesh.client.items(MCP_SERVERS.path))
     others = dict[str, McpServer]() if target.url else read_file(Path())
     ids = {server["id"] for server in listed}
-    empty: Document = {"tools": [], "approve": "", "agents": [], "accepted": [], "withheld": []}
+    lists: Document = {name: [] for name in ("tools", "agents", "accepted", "withheld", "left_out")}
     unused = [
-        {**empty, "id": name, "where": f"{server.where} ({MCP_FILE})"}
+        {**lists, "approve": "", "id": name, "where": f"{server.where} ({MCP_FILE})"}
         for name, server in others.items()
         if name not in ids
     ]
@@ -85,7 +85,8 @@ def _show_server(target: Target, name: str, as_json: bool) -> None:
         raise NotFound(f"There is no MCP server {name!r}", remedy=remedy, field="name")
     require_trust(settings)
     own = settings.table("mcp").get(name, McpServerSettings())
-    rows = _rows(_tools_of(server_of(name, own, Path()))[0], own)
+    tools, left_out, _ = _tools_of(server_of(name, own, Path()))
+    rows = [*_rows(tools, own), *_unusable_rows(left_out)]
     echo_json(rows) if as_json else click.echo(table(_COLUMNS, rows))
 
 
@@ -126,7 +127,7 @@ def _add_server(
     fields |= {"client_id": client_id} if client_id else {}
     server = _checked(name, {**fields, "tools": list(tools), "agents": list(agents)})
     require_trust(settings)
-    offered, signed_in = _tools_of(server_of(name, server, Path()))
+    offered, left_out, signed_in = _tools_of(server_of(name, server, Path()))
     if not tools:
         reading = [tool.name for tool in offered if tool.annotations and tool.annotations.read_only_hint]
         server = _checked(name, {**fields, "tools": reading, "agents": list(agents)})
@@ -139,7 +140,7 @@ def _add_server(
     gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
     with path.open("a", encoding="utf-8") as file:
         file.write(f"{gap}{text}")
-    click.echo(table(_COLUMNS, _rows(offered, server)))
+    click.echo(table(_COLUMNS, [*_rows(offered, server), *_unusable_rows(left_out)]))
     say(f"[mcp.{name}] is written to {FILE_NAME}; a mesh that runs reads it when it is started again.")
     if signed_in is not None:
         _keep(target, name, signed_in)
@@ -159,7 +160,7 @@ def _login(target: Target, name: str) -> None:
     if name not in settings.table("mcp"):
         raise NotFound(f"There is no table [mcp.{name}]", remedy="mesh mcp list shows those there are")
     require_trust(settings)
-    _, signed_in = _tools_of(server_of(name, settings.table("mcp")[name], Path()))
+    *_, signed_in = _tools_of(server_of(name, settings.table("mcp")[name], Path()))
     if signed_in is None:
         say(f"{name} does not ask for a sign-in")
     else:
@@ -225,12 +226,13 @@ def _checked(name: str, fields: dict[str, Any]) -> McpServerSettings:
         raise ConfigError(f"{where}: {sentence(first)}", field=place) from None
 
 
-def _tools_of(server: McpServer) -> tuple[list[Tool], SignedIn | None]:
-    """The tools of a server, which is started for that, and the sign-in that it wanted. Raises MeshError."""
+def _tools_of(server: McpServer) -> tuple[list[Tool], Mapping[str, str], SignedIn | None]:
+    """The tools of a server, which is started for that, those that cannot be read, and the sign-in that it
+    wanted. Raises MeshError."""
     from meshwright.parts.mcp.connection import ServerConnection
     from meshwright.parts.mcp.sign_in import BrowserSignIn
 
-    async def find() -> tuple[list[Tool], SignedIn | None]:
+    async def find() -> tuple[list[Tool], Mapping[str, str], SignedIn | None]:
         browser = BrowserSignIn(
             server.url, lambda address: say(f"Open this address to sign in:\n{address}"), server.client
         )
@@ -240,7 +242,7 @@ def _tools_of(server: McpServer) -> tuple[list[Tool], SignedIn | None]:
         try:
             async with asyncio.timeout(seconds):
                 await connection.open()
-                return await connection.tools(), browser.signed_in
+                return await connection.tools(), connection.left_out, browser.signed_in
         except TimeoutError:
             raise MeshError(f"{server.where} did not answer within {seconds:g} s") from None
         finally:
@@ -263,7 +265,16 @@ def _rows_of_mesh(server: Document) -> list[Document]:
         {"name": tool["name"], "offered": "withheld", "description": tool["now"].get("description", "")}
         for tool in server["withheld"]
     ]
-    return [*({"name": tool, "offered": "yes", "description": ""} for tool in server["accepted"]), *withheld]
+    accepted = [{"name": tool, "offered": "yes", "description": ""} for tool in server["accepted"]]
+    left_out = {tool["name"]: tool["reason"] for tool in server.get("left_out", ())}
+    return [*accepted, *withheld, *_unusable_rows(left_out)]
+
+
+def _unusable_rows(left_out: Mapping[str, str]) -> list[Document]:
+    return [
+        {"name": name, "offered": "left out", "effect": "", "description": reason}
+        for name, reason in left_out.items()
+    ]
 
 
 _COLUMNS = (
@@ -275,17 +286,19 @@ _COLUMNS = (
 
 
 def _rows(tools: Sequence[Tool], settings: McpServerSettings) -> list[Document]:
-    from meshwright.parts.mcp.tools import is_named
+    from meshwright.parts.mcp.tools import is_named, usable_schema
 
-    return [
-        {
-            "name": tool.name,
-            "offered": "yes" if is_named(tool.name, settings.tools) else "no",
-            "effect": _effect(tool, settings),
-            "description": tool.description or tool.title or "",
-        }
-        for tool in tools
-    ]
+    rows: list[Document] = []
+    for tool in tools:
+        try:
+            usable_schema(tool)
+        except (ValueError, RecursionError) as error:
+            rows += _unusable_rows({tool.name: str(error)})
+            continue
+        offered = "yes" if is_named(tool.name, settings.tools) else "no"
+        row = {"name": tool.name, "offered": offered, "effect": _effect(tool, settings)}
+        rows.append({**row, "description": tool.description or tool.title or ""})
+    return rows
 
 
 def _effect(tool: Tool, settings: McpServerSettings) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("meshwright.mcp")
 _MIN_LISTEN_SECONDS, _MAX_LISTEN_SECONDS = 1.0, 60.0  # before changes are listened for again
+LIST_SECONDS = 60.0  # between lists of a server that does not tell of changes
 _MAX_PAGES = 50
 _MAX_TOOLS = 1_000
 _MAX_ERROR_LINES, _MAX_ERROR_CHARS = 10, 500  # of what a server that ended has said
@@ -66,6 +67,10 @@ class ServerConnection:
         self._project = project
         self._on_end = on_end
         self._on_change = on_change
+        self.left_out: Mapping[str, str] = {}
+        """The tools of the last list that could not be read, by name, with the reason."""
+        self._unreadable: dict[str, str] = {}  # of the list that is read now
+        self._listing = asyncio.Lock()
         self._said: deque[str] = deque(maxlen=_MAX_ERROR_LINES)
         self._ending = asyncio.Event()
         self._reason = ""
@@ -97,7 +102,14 @@ class ServerConnection:
         return self._open_client().protocol_version in MODERN_PROTOCOL_VERSIONS
 
     async def tools(self) -> list[Tool]:
-        """All tools of the server that can be read; the others are left out. Raises MeshError."""
+        """All tools of the server that can be read; the others are `left_out`. Raises MeshError."""
+        async with self._listing:
+            self._unreadable.clear()
+            tools = await self._list()
+            self.left_out = dict(self._unreadable)
+            return tools
+
+    async def _list(self) -> list[Tool]:
         client, tools, cursor = self._open_client(), list["Tool"](), None
         for _ in range(_MAX_PAGES):
             with _Failures(self):
@@ -117,10 +129,12 @@ class ServerConnection:
         *,
         answers: Mapping[str, Any] | None = None,
         state: str | None = None,
+        report: Callable[[str], None] = lambda text: None,
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool; `answers` and `state` go with a call that is repeated as its server asked for input.
 
-        The result is not held to the schema that its server names. Raises ToolFailed.
+        `report` gets what the server says of its progress. The result is not held to the schema that its
+        server names. Raises ToolFailed.
         """
         from mcp import types
         from pydantic import TypeAdapter
@@ -132,9 +146,15 @@ class ServerConnection:
             request_state=state,
         )
         adapter = TypeAdapter[Any](types.CallToolResult | types.InputRequiredResult)
-        session = self._open_client().session
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            count = f"{progress:g}" if total is None else f"{progress:g} of {total:g}"
+            text = f"{message} ({count})" if message else count
+            report(foreign_words(self._server.masked(f"{name}: {text}"), max_chars=_MAX_ERROR_CHARS))
+
+        session, request = self._open_client().session, types.CallToolRequest(params=params)
         with _Failures(self):
-            return await session.send_request(types.CallToolRequest(params=params), adapter, math.inf)
+            return await session.send_request(request, adapter, math.inf, progress_callback=on_progress)
 
     def in_words(self, error: BaseException) -> str:
         """An error as a sentence, without secrets of the server."""
@@ -204,7 +224,7 @@ class ServerConnection:
             )
             transport = streamable_http_client(server.url, http_client=http)
         return Client(
-            readable_tools(transport, server.where),
+            readable_tools(transport, self._unreadable),
             client_info=types.Implementation(name="meshwright", version=__version__),
             elicitation_callback=_decline,
             message_handler=self._hear,
@@ -229,8 +249,10 @@ class ServerConnection:
 
         client, pause = self._open_client(), _MIN_LISTEN_SECONDS
         tools = client.server_capabilities.tools
-        if not self.is_modern or tools is None or not tools.list_changed:
-            return
+        if tools is None or not tools.list_changed:
+            return await self._look_for_changes()
+        if not self.is_modern:
+            return  # it notifies
         while True:
             try:
                 async with client.listen(tools_list_changed=True) as changes:
@@ -240,10 +262,26 @@ class ServerConnection:
             except SubscriptionLost:
                 self._on_change()  # one may have been missed
             except MCPError as error:
-                _logger.warning("%s tells of no changes of its tools: %s", self._server.where, error)
-                return
+                _logger.warning(
+                    "%s does not tell of changes of its tools (%s): they are listed every %g s",
+                    self._server.where,
+                    self.in_words(error),
+                    LIST_SECONDS,
+                )
+                return await self._look_for_changes()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_LISTEN_SECONDS)
+
+    async def _look_for_changes(self) -> None:
+        """Notice changes of tools of a server that does not tell of them: list them again and again."""
+        before: Any = None
+        while True:
+            with suppress(MeshError):  # it may be busy; calls say where it has ended
+                now = [tool.model_dump_json() for tool in await self.tools()], self.left_out
+                if before is not None and now != before:
+                    self._on_change()
+                before = now
+            await asyncio.sleep(LIST_SECONDS)
 
     @asynccontextmanager
     async def _read_errors(self) -> AsyncIterator[TextIO]:

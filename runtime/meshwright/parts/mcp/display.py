@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource
+from meshwright.core.display import Column, Document, Resource, left_out_text
 
 
 def _offered(server: Document) -> str:
@@ -10,7 +10,8 @@ def _offered(server: Document) -> str:
         f"{tool['name']} (refused)" if tool.get("refused_by") else tool["name"] for tool in server["withheld"]
     ]
     waiting = f"; withheld: {', '.join(withheld)}" if withheld else ""
-    return f"{', '.join(server['accepted']) or 'none yet'}{waiting}"
+    left_out = {tool["name"]: tool["reason"] for tool in server.get("left_out", ())}
+    return f"{', '.join(server['accepted']) or 'none yet'}{waiting}{left_out_text(left_out)}"
 
 
 def _patterns(server: Document) -> str:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
+from pydantic import ValidationError
+
+from meshwright.core.errors import sentence
+from meshwright.core.redaction import foreign_words
 from meshwright.parts.mcp.schemas import repaired_schema
 
-_logger = logging.getLogger("meshwright.mcp")
-_MAX_REASON_CHARS = 300
+_MAX_NAME_CHARS, _MAX_REASON_CHARS = 128, 300
 _METHOD = "tools/list"
 
 
 @asynccontextmanager
-async def readable_tools(transport: AbstractAsyncContextManager[Any], where: str) -> AsyncIterator[Any]:
+async def readable_tools(
+    transport: AbstractAsyncContextManager[Any], left_out: dict[str, str]
+) -> AsyncIterator[Any]:
     """A transport of the library whose lists of tools hold those alone that the library can read.
 
-    A tool that becomes readable by a repair of its schema is repaired; each other is left out with a warning.
+    A tool that becomes readable by a repair of its schema is repaired; each other is `left_out` by its name,
+    with the reason.
     """
     from anyio import create_memory_object_stream, create_task_group
 
@@ -30,7 +35,7 @@ async def readable_tools(transport: AbstractAsyncContextManager[Any], where: str
                 async for item in incoming:
                     result = getattr(getattr(item, "message", None), "result", None)
                     if isinstance(result, dict) and isinstance(result.get("tools"), list):
-                        result["tools"] = _readable(result, where)
+                        result["tools"] = _readable(result, left_out)
                     await sender.send(item)
 
         group.start_soon(pass_on)
@@ -41,7 +46,7 @@ async def readable_tools(transport: AbstractAsyncContextManager[Any], where: str
             group.cancel_scope.cancel()
 
 
-def _readable(page: Mapping[str, Any], where: str) -> list[Any]:
+def _readable(page: Mapping[str, Any], left_out: dict[str, str]) -> list[Any]:
     """The tools of a page that the library can read, in each version of the protocol that it may be of."""
     from mcp_types.methods import SERVER_RESULTS, validate_server_result
 
@@ -65,9 +70,20 @@ def _readable(page: Mapping[str, Any], where: str) -> list[Any]:
             tools.append(tool)
         except (ValueError, RecursionError, TypeError, KeyError) as error:
             name = tool.get("name") if isinstance(tool, dict) else None
-            reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
-            _logger.warning("The tool %s of %s is left out: %s", name, where, reason)
+            left_out[foreign_words(str(name), max_chars=_MAX_NAME_CHARS)] = _reason(error)
     return tools
+
+
+def _reason(error: Exception) -> str:
+    """Why a tool cannot be read, as a clause."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"][2:]))  # behind "tools", and which of the page it is
+        text = f"{place or 'the tool'}: {sentence(first)}"
+    elif isinstance(error, KeyError):
+        text = f"it has no {error.args[0]}"
+    return foreign_words(" ".join(text.split()), max_chars=_MAX_REASON_CHARS)
 
 
 def _check(tool: Any, versions: Sequence[str], check: Callable[[str, Sequence[Any]], None]) -> None:

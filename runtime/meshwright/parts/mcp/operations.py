@@ -16,6 +16,7 @@ from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.inbox_sources import WholeInbox
 from meshwright.engine.sql.encrypted import Secrets
 from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.registry import Registry
 from meshwright.parts.mcp.consent import (
     ACCEPTED,
     REFUSED,
@@ -51,10 +52,18 @@ class WithheldTool(BaseModel):
     refused_by: str = ""
 
 
+class UnusableTool(BaseModel):
+    """A tool that its table names and that is not offered, with the reason."""
+
+    name: str
+    reason: str
+
+
 class McpServerView(BaseModel):
     """A server of [mcp]: its command or address, the patterns of its table, and the consent to its tools.
 
-    `signed_in` says whether the mesh has tokens for it.
+    `left_out` are the tools that cannot be offered, as the processes say that use the server. `signed_in`
+    says whether the mesh has tokens for it.
     """
 
     id: str
@@ -64,6 +73,7 @@ class McpServerView(BaseModel):
     agents: list[str]
     accepted: list[str]
     withheld: list[WithheldTool]
+    left_out: list[UnusableTool] = []
     signed_in: bool = False
 
 
@@ -184,7 +194,7 @@ class McpOperations:
         return self.config[name]
 
     async def _view_of(self, name: str, consent: ConsentView) -> McpServerView:
-        settings = self._settings_of(name)
+        settings, left_out = self._settings_of(name), self._left_out(name)
         withheld = [
             WithheldTool(
                 name=tool.name,
@@ -202,7 +212,18 @@ class McpOperations:
             tools=list(settings.tools),
             approve=settings.approve,
             agents=list(settings.agents),
-            accepted=sorted(consent.accepted.keys() - consent.withheld.keys()),
+            accepted=sorted(consent.accepted.keys() - consent.withheld.keys() - left_out.keys()),
             withheld=withheld,
+            left_out=[UnusableTool(name=tool, reason=reason) for tool, reason in left_out.items()],
             signed_in=await self._sign_ins.has(name),
         )
+
+    def _left_out(self, name: str) -> dict[str, str]:
+        """The tools of a server that cannot be offered, with the reasons."""
+        agents = (agent for agent in self.mesh.get(Registry).agents() if agent.status != "offline")
+        return {
+            tool: reason
+            for agent in agents
+            for toolset, tool, reason in agent.left_out_tools()
+            if toolset == f"mcp.{name}"
+        }

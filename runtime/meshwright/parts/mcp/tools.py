@@ -29,9 +29,11 @@ from meshwright.agents.tools.limited import head_and_tail
 from meshwright.agents.tools.tool import Effect, Tool, ToolContext
 from meshwright.agents.tools.toolset import Toolset, ToolSettings
 from meshwright.core.comments import mark_arguments
-from meshwright.core.display import short
+from meshwright.core.display import left_out_text, short
 from meshwright.core.errors import InvalidInput, ToolFailed, WaitExpired
 from meshwright.core.files import File
+from meshwright.core.part import Caution
+from meshwright.core.redaction import foreign_words
 from meshwright.core.schema import target
 from meshwright.parts.mcp.connection import ServerConnection
 from meshwright.parts.mcp.consent import Consents, ToolDocument
@@ -51,6 +53,11 @@ _MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references fo
 _MAX_SCHEMA_DEPTH = 64
 _MAX_TEXT_CHARS = 400_000
 _MAX_FILE_BYTES = 2_000_000  # of all files of a result
+_WANTS_OURS = re.compile(r"back-channel|\bsampling\b|\bcreate_?message\b|\blist_?roots\b", re.IGNORECASE)
+_NOTHING_OF_OURS = (
+    "Servers get neither a model (sampling) nor folders (roots) here, however often you call: use another "
+    "tool, or do that part yourself"
+)
 _logger = logging.getLogger("meshwright.mcp")
 
 
@@ -74,11 +81,7 @@ class McpTool(Tool):
         self.server, self.remote = name, remote.name
         self.name = tool_name(name, remote.name)
         self.description = remote.description or remote.title or remote.name
-        self.parameters = safe_schema(repaired_schema(remote.input_schema))
-        if remote.execution is not None and remote.execution.task_support == "required":
-            raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
-        if len(self.description) > _MAX_DESCRIPTION_CHARS:
-            raise ValueError(f"its description has over {_MAX_DESCRIPTION_CHARS:,} characters")
+        self.parameters = usable_schema(remote)
         reads = is_named(remote.name, settings.reads) or bool(hints and hints.read_only_hint)
         self.effect: Effect = "read" if reads else "change"
         self.origin = settings.origin
@@ -98,20 +101,37 @@ class McpTool(Tool):
         if self._connection.is_modern:
             result = await called_in_rounds(self, values, context)
         else:
-            result = await self.send(values)
+            result = await self.send(values, context)
         return contents_of(self.remote, result, self._masked)
 
     async def send(
-        self, values: Mapping[str, Any], answers: Mapping[str, Any] | None = None, state: str | None = None
+        self,
+        values: Mapping[str, Any],
+        context: ToolContext,
+        answers: Mapping[str, Any] | None = None,
+        state: str | None = None,
     ) -> Any:
         """Send one call, or repeat it with `answers` that the server has asked for. Raises ToolFailed."""
+        report = context.progress_reporter()
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._connection.call(self.remote, values, answers=answers, state=state)
+                return await self._connection.call(
+                    self.remote, values, answers=answers, state=state, report=report
+                )
         except TimeoutError:
             problem = f"{self.name} did not end within {self._seconds:g} seconds and was given up"
             remedy = "" if self.is_repeatable else "It may still take effect: look before you call it again"
             raise ToolFailed(problem, remedy=remedy) from None
+
+
+def usable_schema(remote: types.Tool) -> dict[str, Any]:
+    """The schema of a tool's arguments. Raises ValueError for a tool that is not safe to offer."""
+    schema = safe_schema(repaired_schema(remote.input_schema))
+    if remote.execution is not None and remote.execution.task_support == "required":
+        raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
+    if len(remote.description or remote.title or "") > _MAX_DESCRIPTION_CHARS:
+        raise ValueError(f"its description has over {_MAX_DESCRIPTION_CHARS:,} characters")
+    return schema
 
 
 def is_named(name: str, patterns: Sequence[str]) -> bool:
@@ -201,7 +221,8 @@ def contents_of(tool: str, result: types.CallToolResult, masked: Callable[[str],
                 parts[place] = f"[{part.name}: {len(part.data):,} bytes, which is too large to carry]"
     texts = [head_and_tail(masked(str(part)), _MAX_TEXT_CHARS) for part in parts]
     if result.is_error:
-        raise ToolFailed("\n".join(texts).strip() or f"{tool} failed, and its server does not say why")
+        problem = "\n".join(texts).strip() or f"{tool} failed, and its server does not say why"
+        raise ToolFailed(problem, remedy=_NOTHING_OF_OURS if _WANTS_OURS.search(problem) else "")
     if not parts:
         return json.loads(masked(json.dumps(result.structured_content)))
     if any(isinstance(part, File) for part in parts):
@@ -283,23 +304,39 @@ class McpToolset(Toolset):
         allowed = [tool for name, tool in listed.items() if is_named(name, self.config.tools)]
         documents = [ToolDocument.of(tool.name, document_of(tool)) for tool in allowed]
         consent = await self._consents().offer(self.table, self.config.tools, documents)
-        offered: list[Tool] = []
-        for tool in allowed:
-            if tool.name in consent.withheld:
-                continue
-            try:
-                offered.append(McpTool(connection, self.table, self.config, tool, self._server))
-            except (ValueError, RecursionError) as error:
-                _logger.warning("the tool %s of mcp.%s is left out: %s", tool.name, self.table, error)
+        accepted = [tool for tool in allowed if tool.name not in consent.withheld]
+        offered, left_out = self._usable(connection, accepted)
+        for name, reason in left_out.items():
+            if self.left_out.get(name) != reason:
+                _logger.warning("The tool %s of mcp.%s is left out: %s", name, self.table, reason)
+        self.left_out = left_out
         return offered
+
+    def _usable(
+        self, connection: ServerConnection, listed: Sequence[types.Tool]
+    ) -> tuple[list[Tool], dict[str, str]]:
+        """The tools that are safe to offer, and why the others, and those that could not be read, are not."""
+        unreadable = connection.left_out.items()
+        reasons = {name: reason for name, reason in unreadable if is_named(name, self.config.tools)}
+        usable: list[Tool] = []
+        for tool in listed:
+            try:
+                usable.append(McpTool(connection, self.table, self.config, tool, self._server))
+            except (ValueError, RecursionError) as error:
+                reasons[foreign_words(tool.name)] = foreign_words(str(error))
+        return usable, {name: self._server.masked(reason) for name, reason in reasons.items()}
 
     async def check(self) -> str:
         """How many tools it has, and which of them its table offers."""
         assert self._connection is not None
-        names = [tool.name for tool in await self._connection.tools()]
-        offered = [name for name in names if is_named(name, self.config.tools)]
-        what = ", ".join(offered) if offered else f"none (mesh mcp show {self.table})"
-        return f"{self._server.where} answers; of its {len(names)} tools are offered: {what}"
+        listed = await self._connection.tools()
+        named = [tool for tool in listed if is_named(tool.name, self.config.tools)]
+        _, left_out = self._usable(self._connection, named)
+        offered = ", ".join(tool.name for tool in named if foreign_words(tool.name) not in left_out)
+        count = len(listed) + len(self._connection.left_out)
+        what = offered or f"none (mesh mcp show {self.table})"
+        sentence = f"{self._server.where} answers; of its {count} tools are offered: {what}"
+        return Caution(f"{sentence}{left_out_text(left_out)}") if left_out else sentence
 
     async def close(self) -> None:
         """End the program, or the connection."""
@@ -327,7 +364,11 @@ class _ServerTool(Protocol):
     is_repeatable: bool
 
     async def send(
-        self, values: Mapping[str, Any], answers: Mapping[str, Any] | None = None, state: str | None = None
+        self,
+        values: Mapping[str, Any],
+        context: ToolContext,
+        answers: Mapping[str, Any] | None = None,
+        state: str | None = None,
     ) -> Any: ...
 
 
@@ -373,7 +414,7 @@ async def _round(
     results: list[Any] = []
 
     async def send() -> dict[str, Any]:
-        result = await tool.send(values, answers, state)
+        result = await tool.send(values, context, answers, state)
         if result.result_type == "input_required":
             return result.model_dump(mode="json", by_alias=True, exclude_none=True)
         results.append(result)
@@ -386,7 +427,7 @@ async def _round(
         raise ToolFailed(f"{tool.name} was interrupted and is not run again", remedy=str(document or ""))
     if not results and not tool.is_repeatable:
         raise ToolFailed(f"{tool.name} was run, and its result is lost", remedy="Look whether it took effect")
-    return (results[0] if results else await tool.send(values, answers, state)), None
+    return (results[0] if results else await tool.send(values, context, answers, state)), None
 
 
 async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolContext) -> Any:
@@ -395,7 +436,8 @@ async def _answer(tool: _ServerTool, request: Mapping[str, Any], context: ToolCo
 
     if request.get("method") != "elicitation/create":
         subject = "a model" if request.get("method") == "sampling/createMessage" else "your folders"
-        raise ToolFailed(f"{tool.name} was not run: its server asks for {subject}, which it does not get")
+        problem = f"{tool.name} was not run: its server asks for {subject}, which it does not get"
+        raise ToolFailed(problem, remedy=_NOTHING_OF_OURS)
     params = request["params"]
     question = f"The MCP server {tool.server} asks, for a call of {tool.name}: {short(params['message'])}"
     about = {"server": tool.server, "tool": tool.name}
