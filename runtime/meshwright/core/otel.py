@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -41,6 +42,8 @@ _LANGFUSE_PATH = "/api/public/otel/"
 _LANGFUSE_HEADERS = {"x-langfuse-ingestion-version": "4"}  # without it spans are shown minutes later
 _REGISTERED = re.compile(r"(?P<name>[^@ ]+)@\S+ registry:v(?P<version>\d+)")
 """The version of a registered prompt, as Langfuse names its own: by name and number."""
+_DELAY_VARIABLE = "OTEL_BSP_SCHEDULE_DELAY"
+_MAX_DELAY_MILLISECONDS = 1_000  # not the SDK's five seconds: a killed process loses what it has not sent
 _MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
 
 
@@ -50,7 +53,8 @@ class CollectorUnavailable(HostError):
 
 def otlp_spans(endpoint: str) -> SdkSpans:
     """A taker that sends spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
-    return SdkSpans(BatchSpanProcessor(otlp_exporter(endpoint)))
+    delay = None if _DELAY_VARIABLE in os.environ else _MAX_DELAY_MILLISECONDS
+    return SdkSpans(BatchSpanProcessor(otlp_exporter(endpoint), schedule_delay_millis=delay))
 
 
 def check_collector(endpoint: str) -> str:

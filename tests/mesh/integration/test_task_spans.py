@@ -17,6 +17,7 @@ from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks
+from tests.support.postgres import Address, Location
 from tests.support.settings import load_settings
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -67,12 +68,15 @@ async def submit(mesh: Mesh, text: str, **fields: Any) -> str:
     return (await mesh.get(Tasks).submit(request)).task_id
 
 
-async def spans_of(mesh: Mesh, trace_id: str | None = None) -> list[Span]:
-    """The spans in the log, those of one trace or all."""
-    await mesh.tracing.flush()
-    await mesh.runtime.emit([])
-    events = await mesh.log.query(EventFilter(event_type="trace.spans", trace_id=trace_id))
-    return [span for event in events for span in event.fields["spans"]]
+async def spans_of(mesh: Mesh, trace_id: str | None = None, *, roots: int = 0) -> list[Span]:
+    """The spans in the log, those of one trace or all, once so many tasks have theirs there."""
+    while True:
+        await mesh.tracing.flush()
+        await mesh.runtime.emit([])
+        events = await mesh.log.query(EventFilter(event_type="trace.spans", trace_id=trace_id, limit=1_000))
+        spans = [span for event in events for span in event.fields["spans"]]
+        if len(named(spans, "submit task")) >= roots:
+            return spans
 
 
 async def task_span(mesh: Mesh, text: str, **fields: Any) -> Span:
@@ -185,25 +189,44 @@ async def test_a_repeated_request_has_no_second_root(tmp_path: Path) -> None:
         assert len(named(await spans_of(mesh), "submit task")) == 1
 
 
-async def test_the_root_of_a_task_that_outlives_its_mesh_is_written_by_the_next(tmp_path: Path) -> None:
-    async with clerks(tmp_path, content=True) as mesh:
+async def test_the_root_of_a_task_that_outlives_its_mesh_is_written_by_the_next(
+    tmp_path: Path, location: Location
+) -> None:
+    database = {} if isinstance(location, Path) else {"database": str(location)}
+    async with clerks(tmp_path, content=True, **database) as mesh:
         waiting = asyncio.Event()
         mesh.runtime.listen(TASK_PROGRESS, lambda _: waiting.set(), ("task.waiting",))
         task_id = await submit(mesh, "ask")
         await waiting.wait()
         view = await mesh.get(Tasks).task(task_id)
         assert named(await spans_of(mesh), "submit task") == []
-    async with clerks(tmp_path, content=True) as mesh:
+    async with clerks(tmp_path, content=True, **database) as mesh:
         [wait] = view.waits
         await mesh.get(Tasks).answer(task_id, wait.wait_id, "this one")
         await mesh.get(Tasks).outcome(task_id)
-        spans = await spans_of(mesh, view.trace_id)
+        spans = await spans_of(mesh, view.trace_id, roots=1)
     [root] = named(spans, "submit task")
     agents = named(spans, "invoke_agent clerk")
     assert len(agents) == 2
     assert {agent["parent_span_id"] for agent in agents} == {root["span_id"]}
     assert root["start_time"] <= agents[0]["start_time"] and agents[-1]["end_time"] <= root["end_time"]
     assert "this one" in root["attributes"]["gen_ai.output.messages"]
+
+
+async def test_each_of_many_tasks_of_two_workers_has_one_root(tmp_path: Path, postgres_url: Address) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    database = {"database": str(postgres_url)}
+    async with clerks(tmp_path / "one", **database) as one, clerks(tmp_path / "two", **database) as two:
+        task_ids = await asyncio.gather(*(submit(mesh, "delegate") for mesh in (one, two) * 20))
+        await asyncio.gather(*(one.get(Tasks).outcome(task_id) for task_id in task_ids))
+        await asyncio.gather(*(spans_of(mesh, roots=len(task_ids)) for mesh in (one, two)))
+        spans = await spans_of(one)
+    roots = named(spans, "submit task")
+    assert sorted(root["attributes"]["meshwright.task.id"] for root in roots) == sorted(task_ids)
+    above = {root["span_id"]: root["trace_id"] for root in roots}
+    for agent in named(spans, "invoke_agent clerk"):
+        assert above[agent["parent_span_id"]] == agent["trace_id"]
 
 
 async def test_a_retry_has_a_span_of_its_own_in_the_trace(tmp_path: Path) -> None:
