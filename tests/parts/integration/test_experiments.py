@@ -205,6 +205,9 @@ async def test_variants_do_the_tasks_of_inputs(api: Api) -> None:
     outcomes = [await api.mesh.get(Tasks).outcome(task_id) for task_id in ran["task_ids"]]
     assert [outcome.agent_id for outcome in outcomes] == ["greeter", "cheap-greeter"] * 4
     assert (await done(api, "POST", f"{path}/run", body))["task_ids"] == ran["task_ids"]
+    colleague = await holder(api, "default", Role.OPERATOR, Role.SUBMITTER)
+    found, again = await api.call("POST", f"/v1/experiments{path}/run", json=body, headers=colleague)
+    assert (found, again["task_ids"]) == (200, ran["task_ids"])
     results = await done(api, "GET", f"{path}/results")
     assert [(variant["ended"], variant["open"]) for variant in results["variants"]] == [(4, 0), (4, 0)]
     task_id, _ = await greet(api, "Hello")

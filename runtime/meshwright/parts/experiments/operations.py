@@ -11,7 +11,7 @@ from typing import Any
 from meshwright.agents.agent import AgentTypes
 from meshwright.core import topics
 from meshwright.core.access import Role
-from meshwright.core.errors import HostError, InvalidInput, NotFound, TooLarge
+from meshwright.core.errors import HostError, IdempotencyConflict, InvalidInput, NotFound, TooLarge
 from meshwright.core.events import Event
 from meshwright.core.ids import Identifier, derived_id, new_id
 from meshwright.core.messages import Caller, TaskRequest
@@ -231,9 +231,26 @@ class Experiments:
                     name = f"{place}/{repeat}/{task_request.model_dump_json()}"
                     key = derived_id("experiment", row.experiment_id, spec.name, name)
                     variants = (spec.of(row.experiment_id, row.agent_id),)
-                    receipt = await operations.submit(task_request, idempotency_key=key, variants=variants)
-                    task_ids.append(receipt.task_id)
+                    try:
+                        receipt = await operations.submit(
+                            task_request, idempotency_key=key, variants=variants
+                        )
+                        task_ids.append(receipt.task_id)
+                    except IdempotencyConflict:  # of a colleague, who has run the same inputs
+                        task_ids.append(await self._submitted_by_another(caller, key))
         return task_ids
+
+    async def _submitted_by_another(self, caller: Caller, key: str) -> str:
+        """The task that another caller has submitted by a key. Raises IdempotencyConflict for one's own."""
+        task_id = derived_id(caller.tenant_id, caller.source, key)
+        view = await self.mesh.get(Tasks).task(task_id, caller.tenant_id)
+        if view.requested_by == caller.requested_by:
+            raise IdempotencyConflict(
+                f"The contents of task {task_id}, which did such an input, were erased",
+                remedy="Change the input, or make another experiment",
+                field="inputs",
+            )
+        return task_id
 
     async def _check(self, caller: Caller, request: ExperimentRequest) -> None:
         """Refuse variants that could do no task: an experiment costs none.
