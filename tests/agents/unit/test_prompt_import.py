@@ -203,6 +203,7 @@ def test_a_file_of_prompty_becomes_messages_with_its_settings() -> None:
         ("---\n---\nHi", "a.prompt", "litellm", [("user", "Hi")]),
         ("---\n---\nC:\\{{x}} {{y | upper", "a.prompt", "dotprompt", None),
         ("---\n---\nC:\\{{x}}", "a.prompt", "litellm", [("user", "C:\\{{x}}")]),
+        ("---\n---\nHi {{history}} Yo", "a.prompt", None, [("user", "Hi"), ("assistant", "Yo")]),
         ("---\n---\n\\{{x}}", "a.prompt", "dotprompt", [("user", "{{x}}")]),
         (
             "---\n---\n{{task}} {{agent_name}}",

@@ -276,6 +276,7 @@ class _HandlebarsReader(_TextReader):
         elif inside == "history":
             self._drop_line(start)
             self._faults.change("{{history}} is left out", line, "earlier turns have messages of their own")
+            yield RoleMark("model", line)  # of dotprompt's: the role of a text behind it that has none
         elif inside.partition(" ")[0] in ("media", "section"):
             self._drop_line(start)
             remedy = "files of a task are parts of its request" if inside[0] == "m" else "say it in words"
