@@ -113,6 +113,12 @@ async def test_a_long_text_that_is_an_input_is_sent_whole(tmp_path: Path) -> Non
     assert content == f"Sum up: {'x' * 90_000}"
 
 
+def test_a_file_with_other_line_ends_is_read_line_by_line() -> None:
+    prompt = parse_prompt("clerk", b"---\rdescription: x\r---\rBe kind.\r\nHi\rHo", "clerk.prompt")
+    assert (prompt.description, prompt.body) == ("x", "Be kind.\nHi\nHo")
+    assert refusal("---\n---\nBe kind.\rUser: Hi").line == 4
+
+
 async def test_a_question_of_code_comes_after_the_request_of_the_prompt(tmp_path: Path) -> None:
     text = '---\ninputs: [text]\n---\nYou read code.\n{{role "user"}}\nLook: {{text}}'
     messages = await sent(tmp_path, text, {"text": "fn main"}, Coder)

@@ -156,7 +156,7 @@ async def test_prompts_are_registered_read_changed_and_deleted(api: Api) -> None
         ),
         ({"template": "\n\nOne {% if %}"}, "template", 3, "not a variable"),
         ({"template": "One.", "parameters": {"temprature": 1}}, "parameters.temprature", None, "unknown"),
-        ({"template": "One.", "parameters": {"temperature": 3}}, "parameters.temperature", None, "less"),
+        ({"template": "One.", "parameters": {"temperature": 3}}, "parameters.temperature", None, "at most 2"),
         (
             {"template": "One.", "parameters": {"variables": ["task"]}},
             "parameters.variables",
@@ -450,7 +450,7 @@ async def test_a_prompt_of_no_agent_runs_on_a_bare_model(api: Api, model: Script
     [asked] = model.requests
     assert [message.content for message in asked.messages] == [
         f"You are a helpful assistant. {HOSTILE}",
-        f"Hello\n\ninstruction:\n{HOSTILE}",
+        "Hello",
     ]
     assert (asked.model, asked.temperature, asked.tags) == ("fast", 0.7, ("kind",))
     assert str(asked.context.prompt).endswith(" registry:v1")
@@ -465,6 +465,25 @@ async def test_a_prompt_of_no_agent_runs_on_a_bare_model(api: Api, model: Script
     operator = await holder(api, "default", Role.OPERATOR)
     assert (await call(api, "POST", "/bare/test", {"instruction": "x"}, headers=operator))[0] == 403
     assert len(model.requests) == 1
+
+
+async def test_a_registered_template_has_roles_and_literal_braces(api: Api, model: ScriptedModel) -> None:
+    template = 'Keep \\{{marks}}.\n{{role "user"}}\nHi\n{{role "assistant"}}\nHo\n'
+    template += '{{role "user"}}\n{{name}}: {{task}}'
+    parameters = {"params": {"stop": ["no", "1e3", "0100", "1:30"]}}
+    prompt = {"name": "bare", "template": template, "parameters": parameters}
+    created = await done(api, "POST", body=prompt)
+    names = {"variables": ["task"], "inputs": ["name"]}
+    assert (created["template"], created["parameters"]) == (template, {**parameters, **names})
+    await done(api, "POST", "/bare/test", {"name": "Ada", "text": "Hello", "mood": "gay"})
+    [asked] = model.requests
+    assert [(message.role, message.content) for message in asked.messages] == [
+        ("system", "Keep {{marks}}."),
+        ("user", "Hi"),
+        ("assistant", "Ho"),
+        ("user", "Ada: Hello\n\nmood:\ngay"),
+    ]
+    assert asked.params == parameters["params"]
 
 
 async def test_a_caller_of_all_tenants_names_one_in_either_header(api: Api) -> None:

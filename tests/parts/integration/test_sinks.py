@@ -373,7 +373,8 @@ async def test_agenta_gets_registered_prompts_and_deploys_the_one_in_use(tmp_pat
             parameters = {"model": "fast", "temperature": 0.5, "params": {"top_p": 0.9}}
             first = PromptRequest(name="greeter", template="Be kind.", parameters=parameters)
             await registry.register(admin, first)
-            await registry.change(admin, "greeter", PromptChange(template="Be brief.", message="shorter"))
+            brief = 'Be brief.\n{{role "user"}}\nSay \\{{hello}} to {{name}}'
+            await registry.change(admin, "greeter", PromptChange(template=brief, message="shorter"))
             await registry.label(admin, "greeter", "canary", 2)
             await registry.label(admin, "greeter", "production", 1)
             await server.until(lambda: server.deployed)
@@ -384,6 +385,10 @@ async def test_agenta_gets_registered_prompts_and_deploys_the_one_in_use(tmp_pat
     prompt = kind["data"]["parameters"]["prompt"]
     assert prompt["messages"] == [{"role": "system", "content": "Be kind."}]
     assert prompt["llm_config"] == {"model": "fast", "temperature": 0.5, "top_p": 0.9}
+    assert brief["data"]["parameters"]["prompt"]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Say {{hello}} to {{name}}"},
+    ]
     assert (brief["name"], brief["message"], len(server.variants)) == ("greeter v2", "shorter", 1)
 
 

@@ -126,7 +126,7 @@ class ContextClient:
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
         prompt = self._prompt(known_by)
         rendered = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
-        messages = rendered.messages(draft.text)
+        messages = rendered.messages("\n\n".join(filter(None, (rendered.request, draft.text))))
         prompt_tokens = sum(count_tokens(message.content) for message in messages)
         ceiling = min(draft.token_ceiling, prompt.max_tokens)
         compression = Compression(prompt.model, prompt.tags, prompt_tokens, draft.output_tokens, ceiling)

@@ -35,10 +35,9 @@ class RenderedPrompt(NamedTuple):
     examples: tuple[ChatMessage, ...] = ()
     request: str = ""
 
-    def messages(self, text: str) -> list[ChatMessage]:
-        """All of them, with a text below the request, or as the request."""
+    def messages(self, question: str) -> list[ChatMessage]:
+        """System message and examples, then a question in place of the request."""
         system = [ChatMessage(role="system", content=self.system)] if self.system else []
-        question = "\n\n".join(filter(None, (self.request, text)))
         return [*system, *self.examples, ChatMessage(role="user", content=question)]
 
 
@@ -217,7 +216,7 @@ def _notes_on_escaped(template: Template, names: Sequence[str], path: str) -> li
 
 def fields_and_body(text: str) -> tuple[dict[str, Any], str]:
     """Returns the fields that the front matter of a prompt names, and its body. Raises PromptError."""
-    fields, _, body = read_front_matter(text.replace("\r\n", "\n"), "")
+    fields, _, body = read_front_matter(decode_prompt(text.encode(), ""), "")
     return fields.model_dump(exclude_unset=True), body
 
 
@@ -243,7 +242,7 @@ def decode_prompt(data: bytes, path: str) -> str:
         raise PromptError(
             "the file is not UTF-8 text", path=path, line=line, remedy="save it as UTF-8"
         ) from error
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:

@@ -241,7 +241,9 @@ class Prompts:
 
     def _unread(self) -> list[Path]:
         """The files that may be meant as prompts, and that are none: of other tools, or in folders below."""
-        paths = [path for path in self.directory.rglob(f"*{_SUFFIX}*") if path.is_file()]
+        folders = ("", "[!._]*/", "[!._]*/[!._]*/")  # not those of packages, which may be huge
+        patterns = [f"{folder}*{_SUFFIX}*" for folder in folders]
+        paths = [path for pattern in patterns for path in self.directory.glob(pattern) if path.is_file()]
         here = {self.directory / f"{path.stem}{_SUFFIX}" for path in paths}
         return sorted(path for path in paths if path not in here and path.name[-1] != "~")
 

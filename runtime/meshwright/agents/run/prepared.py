@@ -26,7 +26,7 @@ from meshwright.agents.context.service import Compression, ThreadHistory, thread
 from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
 from meshwright.agents.run.earlier import earlier_changes
 from meshwright.agents.run.memories import recalled
-from meshwright.agents.run.question import render_prompt, summary_of, unsent_field
+from meshwright.agents.run.question import render_prompt, summary_of
 from meshwright.agents.run.state import RunState
 from meshwright.agents.skills.catalog import NO_SKILLS
 from meshwright.agents.skills.event_types import SkillsOffered
@@ -64,8 +64,8 @@ class PreparedPrompt(Struct):
     """The messages of the prompt between the system message and the request."""
     request: str = ""
     """The message of the prompt that begins the request, if it has one."""
-    question: str = ""
-    """The whole request, without what the prompt has of it; "" in journals that do not have it."""
+    used: tuple[str, ...] = ()
+    """The fields of the payload that the messages of the prompt have, and the request needs not."""
     history: tuple[ChatMessage, ...] = ()
     left_out: int = 0
     """The earlier messages of the thread that are not in the history."""
@@ -193,12 +193,12 @@ async def prepare_run(
     skills = NO_SKILLS if services.skills is None else services.skills.offered(agent.agent_id)
     recalled_fields = await _recalled(state, Weighing(state, model, tags), context_of_calls)
     values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
-    rendered = render_prompt(prompt, task.payload, values, without=unsent_field(agent))
+    rendered, used = render_prompt(prompt, task.payload, values)
     return PreparedPrompt(
         system=rendered.system,
         examples=rendered.examples,
         request=rendered.request,
-        question=rendered.question,
+        used=used,
         model=model,
         temperature=prompt.temperature if variant.temperature is None else variant.temperature,
         max_tokens=variant.max_tokens or prompt.max_tokens,

@@ -4,52 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from meshwright.agents.agent import Agent
-from meshwright.agents.prompts import Prompt
+from meshwright.agents.prompts import Prompt, RenderedPrompt
 from meshwright.agents.run.files import files_of
 from meshwright.agents.tools.limited import cut
 from meshwright.core.messages import Task
-from meshwright.models.port import ChatMessage
 
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
 _MAX_QUESTION_CHARS = 100_000  # of all of them
 _ALL_IN_PROMPT = "Do what your instructions say. They hold the whole request."
 
 
-class RenderedRequest(NamedTuple):
-    """The messages of a prompt for a task: `question` is the last one, with the message `request` in it."""
-
-    system: str
-    examples: tuple[ChatMessage, ...]
-    request: str
-    question: str
-
-    @property
-    def messages(self) -> list[ChatMessage]:
-        """All of them, in their order."""
-        system = [ChatMessage(role="system", content=self.system)] if self.system else []
-        return [*system, *self.examples, ChatMessage(role="user", content=self.question)]
-
-
 def render_prompt(
-    prompt: Prompt, payload: Mapping[str, Any], values: Mapping[str, str], *, without: str | None = None
-) -> RenderedRequest:
+    prompt: Prompt, payload: Mapping[str, Any], values: Mapping[str, str]
+) -> tuple[RenderedPrompt, tuple[str, ...]]:
     """Fill in a prompt from the `values` of mesh and agent, and from a payload, which replaces none of them.
 
-    The request is the prompt's last message of the user's role, then what the prompt has not of the payload.
-    Raises PromptError for a name without a value.
+    Also returns the fields of the payload that are in the messages. Raises PromptError for a name without a
+    value.
     """
     fields = {} if values.keys() >= prompt.names else input_texts(payload)
-    rendered = prompt.render_from({**fields, **values})
     used = {name for name in prompt.inputs if name not in values}
     if "task" in prompt.request_names:
         used |= {"text"} if _words(payload) else payload.keys()
+    return prompt.render_from({**fields, **values}), tuple(sorted(used))
+
+
+def question_below(
+    request: str, payload: Mapping[str, Any], used: Collection[str], *, without: str | None = None
+) -> str:
+    """The request of a prompt, then the fields of a payload that the prompt does not use."""
     rest = _parts(payload, without={without, *used})
-    parts = [rendered.request, *rest] if rendered.request.strip() else rest
-    question = "\n\n".join(parts) or (_ALL_IN_PROMPT if used & payload.keys() else _summary(payload))
-    return RenderedRequest(rendered.system, rendered.examples, rendered.request, question)
+    parts = [request, *rest] if request.strip() else rest
+    return "\n\n".join(parts) or (_ALL_IN_PROMPT if payload.keys() & used else _summary(payload))
 
 
 def question_of(agent: Agent, task: Task) -> str:
@@ -58,7 +47,7 @@ def question_of(agent: Agent, task: Task) -> str:
     Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model, and
     `files`, which are parts of the message.
     """
-    return request_of(task.payload, without=unsent_field(agent))
+    return question_below("", task.payload, (), without=unsent_field(agent))
 
 
 def unsent_field(agent: type[Agent] | Agent) -> str | None:
@@ -66,9 +55,9 @@ def unsent_field(agent: type[Agent] | Agent) -> str | None:
     return "tags" if agent.task_tags else None
 
 
-def request_of(payload: Mapping[str, Any], *, without: str | None = None) -> str:
+def request_of(payload: Mapping[str, Any]) -> str:
     """The words of a payload, then each other field under its name, as `question_of` writes them."""
-    return "\n\n".join(_parts(payload, without={without})) or _summary(payload)
+    return question_below("", payload, ())
 
 
 def _parts(payload: Mapping[str, Any], *, without: Collection[str | None]) -> list[str]:
@@ -98,7 +87,12 @@ def input_texts(payload: Mapping[str, Any]) -> dict[str, str]:
 
 def summary_of(task: Task) -> str:
     """The request of a task in short: its words, or else its payload as JSON."""
-    return task.text or _summary(task.payload)
+    return summary_of_payload(task.payload)
+
+
+def summary_of_payload(payload: Mapping[str, Any]) -> str:
+    """The words of a payload, or else all of it as JSON."""
+    return _words(payload) or _summary(payload)
 
 
 def _summary(payload: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from meshwright.agents.run.earlier import EarlierChange, EarlierChanges, earlier
 from meshwright.agents.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
 from meshwright.agents.run.memories import NewMemory, recalled, remembered
 from meshwright.agents.run.prepared import PreparedPrompt, check_window, prepare_run
-from meshwright.agents.run.question import question_of
+from meshwright.agents.run.question import question_below, unsent_field
 from meshwright.agents.run.state import RunState
 from meshwright.agents.run.tool_chain import RunTools
 from meshwright.agents.skills.catalog import NO_SKILLS
@@ -119,7 +119,8 @@ class Run(RunClients):
         """
         parts = parts_of(self.task, await self._referred())
         prepared = await self._prepare()
-        text = prepared.question or question_of(self.agent, self.task)
+        without = unsent_field(self.agent)
+        text = question_below(prepared.request, self.task.payload, prepared.used, without=without)
         question = ChatMessage(role="user", content=text, parts=parts)
         check_window(self.agent_id, prepared, self._state.tools)
         state = self._state

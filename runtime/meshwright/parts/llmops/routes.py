@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from meshwright.agents.agent import Agent, AgentTypes
 from meshwright.agents.prompts import Prompt, parse_prompt
-from meshwright.agents.run.question import input_texts, render_prompt, request_of
+from meshwright.agents.run.question import input_texts, question_below, render_prompt, summary_of_payload
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.ids import ID_PATTERN, Identifier
@@ -99,14 +99,19 @@ async def test_prompt(
     version = await registry.show(caller, name, version=options.version, label=options.label)
     agent = _agent_of(mesh, name, options.agent_id)
     prompt = parse_prompt(name, version.text.encode(), f"registry:v{version.version}")
-    own = {**(agent.variables if agent is not None else {}), "agent_name": name, "task": request_of(inputs)}
+    own = {
+        **(agent.variables if agent is not None else {}),
+        "agent_name": name,
+        "task": summary_of_payload(inputs),
+    }
     values = {**input_texts(inputs), **own}
     for needed in (*prompt.variables, *prompt.inputs):
         if needed not in values:
             remedy = f"Send it as a field of the body; there are {', '.join(values)}"
             raise InvalidInput(f"The prompt needs a value for {needed}", remedy=remedy, field=needed)
     if agent is None:
-        messages = render_prompt(prompt, inputs, own).messages
+        rendered, used = render_prompt(prompt, inputs, own)
+        messages = rendered.messages(question_below(rendered.request, inputs, used))
         return await _test_on_model(mesh, caller, version, prompt, messages, options)
     agent_id = agent.agent_id
     variant = TaskVariant(
