@@ -56,7 +56,9 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.mesh.app import build_mesh
     from meshwright.mesh.components import Component
 
-    verdict, sentence, of_running = await _ask_running(settings)
+    verdict, sentence, of_running, is_on_dapr = await _ask_running(settings)
+    if is_on_dapr:  # as an option of mesh up has said
+        settings = settings.having(store="dapr")
     _show(verdict, "running", sentence)
     missing = settings.unread_secrets
     for error in missing:
@@ -87,9 +89,11 @@ async def _run_checks(settings: Settings) -> int:
     return len(missing) + sum(verdict == "FAIL" for verdict, _ in results)
 
 
-async def _ask_running(settings: Settings) -> tuple[str, str, list[Check]]:
-    """Ask the mesh that runs on the data: a verdict and a sentence on it, and checks of what it reports."""
+async def _ask_running(settings: Settings) -> tuple[str, str, list[Check], bool]:
+    """Ask the mesh that runs on the data: a verdict and a sentence on it, checks of what it reports, and
+    whether it is on Dapr."""
     from meshwright.mesh.components import Check
+    from meshwright.parts.stack.machine import front_folder
 
     async with running_mesh(settings) as running:
         if running is None:
@@ -97,11 +101,13 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check]]:
                 "ok",
                 f"no mesh runs on {settings.data_dir}; the rest is what mesh up would start here",
                 [],
+                False,
             )
+        is_on_dapr = front_folder(settings.data_dir) is not None
         try:
             status = await running.client.status()
         except MeshError as error:  # its keys are not ours
-            return "warn", f"the mesh at {running.where} answers: {error.message}", []
+            return "warn", f"the mesh at {running.where} answers: {error.message}", [], is_on_dapr
 
     async def ask_models() -> str:
         if trouble := _trouble_of_models(status):
@@ -112,7 +118,7 @@ async def _ask_running(settings: Settings) -> tuple[str, str, list[Check]]:
     sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
     checks = [] if status.model is None else [Check("models", ask_models)]
     checks += [Check("broker", partial(_ask_broker, broker)) for broker in status.brokers]
-    return "ok", sentence, checks
+    return "ok", sentence, checks, is_on_dapr
 
 
 async def _ask_broker(broker: BrokerStatus) -> str:

@@ -108,6 +108,16 @@ async def test_the_example_gives_tasks_and_gets_their_outcomes(tmp_path: Path, p
         await session.post(f"{url}/orders/7", json={"text": "Something else"})
         order = await answered(session, f"{url}/orders/7", REFUSED)
         assert order[REFUSED]["code"] == "IdempotencyConflict"
+        environment = {"ORDERS_PASSWORD": PASSWORD, "MESH_TRUST": "1"}
+        check = await start(
+            [*MESH, "check", "--data", str(tmp_path / "data")],
+            environment,
+            cwd=EXAMPLE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        out, _ = await check.communicate()
+        assert b"ok    running" in out and b"has no effect" not in out, out
 
 
 @pytest.mark.parametrize("killed", ["mesh-0", pytest.param("daprd-mesh-0", marks=SIDECAR)])

@@ -12,8 +12,10 @@ import pytest
 
 from meshwright.core.errors import ServiceFailed
 from meshwright.parts.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
+from meshwright.parts.stack.component_files import volatile_stores
 from meshwright.parts.stack.machine import Ports
 from meshwright.parts.stack.services import Backends, redis
+from tests.support.running_mesh import run
 from tests.support.running_stack import UP
 from tests.support.scripted_broker import HABITS, scripted_broker
 from tests.support.services import COMPONENTS, Services
@@ -153,6 +155,22 @@ def changed(tmp_path: Path) -> Callable[[str, str, str], Path]:
         return folder
 
     return change
+
+
+async def test_a_store_that_keeps_nothing_on_disk_is_told(
+    changed: Callable[[str, str, str], Path], services: Services
+) -> None:
+    components = changed("state.yaml", "state.redis", "state.in-memory")
+    (line,) = volatile_stores(components, "mqtt")
+    number = (components / "state.yaml").read_text().partition("state.in-memory")[0].count("\n") + 1
+    assert line.startswith(f"{components / 'state.yaml'}:{number}: state.in-memory keeps nothing on disk")
+    backends = Backends(
+        redis_host=services.redis_host, redis_password=services.redis_password, broker_url=services.broker_url
+    )
+    assert line in await check_backends(Settings(bus="redis"), components, backends)
+    assert [*volatile_stores(COMPONENTS, "mqtt")] == []
+    out = " ".join(run("check", "--trust", cwd=components.parent).stdout.split())
+    assert "warn dapr" in out and "state.in-memory keeps nothing on disk" in out
 
 
 @pytest.mark.parametrize(

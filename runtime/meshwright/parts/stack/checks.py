@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from meshwright.core.errors import ServiceFailed
 from meshwright.core.settings import Settings
+from meshwright.parts.stack.component_files import volatile_stores
 from meshwright.parts.stack.machine import AskRedis, RedisRefused, answers, redis_at
 from meshwright.parts.stack.services import Backends
 from meshwright.parts.stack.settings import DaprSettings
@@ -49,6 +50,7 @@ async def check_backends(settings: Settings, components: Path, backends: Backend
     Raises ServiceFailed if one of them, or the control plane, does not answer.
     """
     lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
+    lines += volatile_stores(components, settings[DaprSettings].bus)
     if settings[DaprSettings].bus == "mqtt" and settings[DaprSettings].broker_url is None:
         lines += check_mosquitto(components / "mosquitto" / "mosquitto.conf")
     elif settings[DaprSettings].bus == "mqtt":

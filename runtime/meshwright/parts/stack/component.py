@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from meshwright.core.errors import ServiceFailed
 from meshwright.core.part import Caution
 from meshwright.mesh.components import Check, Component
-from meshwright.parts.stack.component_files import check_types, known_types
+from meshwright.parts.stack.component_files import check_types, known_types, volatile_stores
 from meshwright.parts.stack.machine import components_of, find_program, has_components
 from meshwright.parts.stack.settings import DaprSettings
 
@@ -25,6 +25,8 @@ class DaprComponent(Component):
 
     async def _check(self) -> str:
         components = components_of(self.mesh.project)
+        if volatile := [*volatile_stores(components, self.config.bus)]:
+            return Caution(". ".join(volatile))
         try:
             daprd = find_program("daprd", self.config.bin)
         except ServiceFailed as error:

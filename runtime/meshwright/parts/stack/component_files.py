@@ -15,6 +15,7 @@ from meshwright.core.errors import ConfigError, nearest
 from meshwright.parts.stack.machine import environment_with
 
 _INITIAL_VERSIONS = ("", "v0", "v1")  # are the same to daprd
+_VOLATILE = ("state.in-memory",)
 _SECONDS = 10.0
 
 KnownTypes = Mapping[str, Collection[str]]
@@ -46,13 +47,29 @@ def known_types(daprd: Path) -> KnownTypes | None:
 def check_types(components: Path, bus: str, known: KnownTypes) -> int:
     """Returns how many components there are. Raises ConfigError for one of a type that is not known."""
     count = 0
+    for path, document in _components(components, bus):
+        _check_type(path, document, known)
+        count += 1
+    return count
+
+
+def volatile_stores(components: Path, bus: str) -> Iterator[str]:
+    """A sentence for each state store that keeps nothing on disk."""
+    for path, document in _components(components, bus):
+        node = _scalar(document, "spec", "type")
+        if node is not None and node.value.lower() in _VOLATILE:
+            yield (
+                f"{path}:{node.start_mark.line + 1}: {node.value} keeps nothing on disk: accepted tasks are "
+                "lost when a sidecar ends; use state.redis or state.postgresql"
+            )
+
+
+def _components(components: Path, bus: str) -> Iterator[tuple[Path, Node]]:
     for folder in (components, components / f"{bus}-bus"):
         for path in sorted(folder.glob("*.yaml")):
             for document in _documents(path):
                 if (kind := _scalar(document, "kind")) is not None and kind.value == "Component":
-                    _check_type(path, document, known)
-                    count += 1
-    return count
+                    yield path, document
 
 
 def _check_type(path: Path, document: Node, known: KnownTypes) -> None:
