@@ -141,5 +141,6 @@ def _shows(request: ModelRequest, call: _ToolUse) -> bool:
     """Whether a conversation has the result of a call, and no words of its program in its place."""
     if call.head is None:
         return False
-    texts = (message.text for message in request.messages if message.tool_call_id in call.ids)
-    return any(call.head in text or json.dumps(call.head)[1:-1] in text for text in texts)
+    heads = {call.head, *(json.dumps(call.head, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False))}
+    texts = [message.text for message in request.messages if message.tool_call_id in call.ids]
+    return any(head in text for head in heads for text in texts)
