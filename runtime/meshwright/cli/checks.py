@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from meshwright.mesh.components import Check
 
 _SENTENCE_AT = 18  # the column, behind verdict and name
+_SIDECARS_VARIABLE = "APP_PORT"
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
@@ -53,7 +55,7 @@ def doctor(data: Path | None) -> int:
 
 async def _run_checks(settings: Settings) -> int:
     """Show what each check finds; returns how many failed."""
-    from meshwright.mesh.app import build_mesh
+    from meshwright.mesh.app import RUNTIMES, build_mesh
     from meshwright.mesh.components import Component
 
     verdict, sentence, of_running, is_on_dapr = await _ask_running(settings)
@@ -64,8 +66,10 @@ async def _run_checks(settings: Settings) -> int:
     for error in missing:
         _show("FAIL", "secrets", in_one_line(error.message, error.remedy))
     left_out = {error.field for error in missing}
+    # Nothing is started: the store of a mesh on Dapr would ask for its sidecar, which is not here.
+    is_apart = settings.store == "dapr" and _SIDECARS_VARIABLE not in os.environ
     try:
-        mesh = build_mesh(settings.without_unread())
+        mesh = build_mesh(settings.without_unread(), runtime=RUNTIMES["memory"] if is_apart else None)
     except ConfigError as error:  # perhaps one of those secrets
         if error not in missing:
             _show("FAIL", "settings", in_one_line(error.message, error.remedy))

@@ -60,13 +60,12 @@ def test_each_service_that_is_away_is_a_line_with_a_remedy(tmp_path: Path) -> No
     assert "hidden" not in done.stdout + done.stderr
 
 
-async def test_a_check_without_an_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_check_without_an_answer_ends() -> None:
     async def hang() -> str:
         await asyncio.Event().wait()
         return "never"
 
-    monkeypatch.setattr(cli_checks, "_CHECK_SECONDS", 0.01)
-    verdict, sentence = await cli_checks._run_check(Check("pager", hang))
+    verdict, sentence = await cli_checks._run_check(Check("pager", hang, seconds=0.01))
     assert (verdict, sentence.startswith("No answer within 0.01 s")) == ("FAIL", True)
 
 

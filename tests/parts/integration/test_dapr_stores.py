@@ -87,8 +87,19 @@ def test_a_type_that_daprd_does_not_know_is_named_with_its_line(
     ("kind", "version"), [("state.redis", "v0"), ("State.Redis", "v1"), ("state.postgresql", "v2")]
 )
 def test_a_type_that_daprd_knows_is_well(with_store: Store, kind: str, version: str) -> None:
-    done = run("check", cwd=with_store(kind, version))
-    assert done.returncode == 0 and "knows the types of" in " ".join(done.stdout.split())
+    project = with_store(kind, version)
+    for store in ("sqlite", "dapr"):
+        done = run("check", cwd=project, MESH_STORE=store)
+        assert done.returncode == 0 and "knows the types of" in " ".join(done.stdout.split())
+
+
+def test_a_folder_of_something_else_is_a_warning_without_dapr(tmp_path: Path) -> None:
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components/state.yaml").write_text("colour: red\n")
+    done = run("check", cwd=tmp_path)
+    assert done.returncode == 0 and "env.yaml is missing" in " ".join(done.stdout.split())
+    done = run("check", cwd=tmp_path, MESH_STORE="dapr")
+    assert done.returncode == 1 and "env.yaml is missing" in " ".join(done.stdout.split())
 
 
 def test_files_that_cannot_be_read_are_left_to_daprd(with_store: Store, dapr_bin: str) -> None:

@@ -194,6 +194,7 @@ async def test_a_component_that_daprd_refuses_is_named(
     await sidecar.start_in_vain()
     reason = reason_of(sidecar.log.splitlines()[-50:])
     assert reason.text.startswith(f"component {component}: ") and said in reason.text
+    assert ("MESH_DAPR_BIN" in reason.remedy) == ("couldn't find" in said)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ _COMPONENT = re.compile(
 _REMEDIES = {
     "connection to broker": "see whether the MQTT broker of MESH_BROKER_URL runs and lets this user in",
     "connecting to redis": "see whether the Redis of MESH_REDIS_HOST runs and takes MESH_REDIS_PASSWORD",
+    "couldn't find": "see type and version in its file: this daprd was built without it, and that of "
+    "dapr init --slim, for MESH_DAPR_BIN, may have it",
     "actor state store": "one state store has to have actorStateStore set to true",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from meshwright.core.errors import ServiceFailed
+from meshwright.core.errors import ConfigError, ServiceFailed
 from meshwright.core.part import Caution
 from meshwright.mesh.components import Check, Component
 from meshwright.parts.stack.component_files import check_types, known_types, volatile_stores
@@ -24,15 +24,22 @@ class DaprComponent(Component):
         return [Check("dapr", self._check)] if has_components(self.mesh.project) else []
 
     async def _check(self) -> str:
-        components = components_of(self.mesh.project)
-        if volatile := [*volatile_stores(components, self.config.bus)]:
-            return Caution(". ".join(volatile))
+        try:
+            components = components_of(self.mesh.project)
+        except ConfigError as error:
+            if self.mesh.settings.store == "dapr":
+                raise
+            return Caution(str(error))  # the folder may be of something else
+        volatile = [*volatile_stores(components, self.config.bus)]
         try:
             daprd = find_program("daprd", self.config.bin)
         except ServiceFailed as error:
-            return Caution(f"the types in {components} are not checked: {error.message}")
+            unchecked = f"The types in {components} are not checked: {error.message}"
+            return Caution(". ".join([*volatile, unchecked]))
         known = await asyncio.to_thread(known_types, daprd)
+        count = 0 if known is None else check_types(components, self.config.bus, known)
+        if volatile:
+            return Caution(". ".join(volatile))
         if known is None:
             return f"{daprd} does not say which types it knows"
-        count = check_types(components, self.config.bus, known)
         return f"{daprd} knows the types of {count} components in {components}"
