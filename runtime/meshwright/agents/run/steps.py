@@ -299,21 +299,20 @@ class RunSteps:
         return step.result
 
     def program(self) -> AbstractContextManager[None]:
-        """A block in which a program works for the run: without the timeout of steps, which it bounds itself.
-
-        A program that goes on where it was does not ask again for what it has: recorded calls of models may
-        be left out from now on.
-        """
-        self._journal.replay.may_skip = True
+        """A block in which a program works for the run, without the timeout of steps: it has its own."""
         return self._state.time.apart()
+
+    def begin_life(self) -> None:
+        """Note that a program begins: see `Journal.begin_life`."""
+        self._journal.begin_life()
+
+    def of_program(self) -> AbstractContextManager[None]:
+        """A block in which the code answers a call of a program; see `Journal.of_program`."""
+        return self._journal.of_program()
 
     def begin_life_call(self, call: LifeCall) -> None:
         """Number the next call of the asyncio task as one of a program outside."""
         self._journal.begin_life_call(call)
-
-    def go_on(self) -> None:
-        """Let a program of `program` go on where it was, whatever results it had before."""
-        self._journal.go_on()
 
     @noted
     async def state(self, name: str, reason: str = "") -> None:

@@ -152,10 +152,12 @@ class Earlier:
     def changes_of(self, key: StepKey) -> list[str]:
         """The paths of the steps that a step is counted with, and that may have changed something.
 
-        Delegated tasks are among them, whatever they have done.
+        Those of programs outside are not: they need not come again. Delegated tasks are among them, whatever
+        they have done.
         """
         paths = self._nths.get((place_of(key.path), key.kind, key.hash), {}).values()
-        return [path for path in paths if key.kind == DELEGATE or self._has_changed(path)]
+        own = [path for path in paths if not any(map(is_of_program, path.split(".")))]
+        return [path for path in own if key.kind == DELEGATE or self._has_changed(path)]
 
     def _has_changed(self, path: str) -> bool:
         step = {**self.intents.get(path, {}), **self.results.get(path, {})}
@@ -227,6 +229,15 @@ class Earlier:
                 kinds = self._requests[prefix][name].setdefault(int(nth), set())
                 if kind and i == len(parts) - 2:
                     kinds.add(kind)
+
+
+PROGRAM, PROGRAM_REQUEST = "bp", "byp"
+"""The beginnings of names of branches in which programs outside call tools, and models."""
+
+
+def is_of_program(part: str) -> bool:
+    """Whether a part of a path names a branch of a program outside, which the code of the run is not."""
+    return part.startswith((PROGRAM, PROGRAM_REQUEST))
 
 
 def is_branch(part: str) -> bool:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
@@ -93,6 +93,8 @@ class Journal:
         self.recorded_check: Callable[[str, Any], StepCheck | None] = _no_check
         """The check of a recorded step that the code has not come to, by its kind and request."""
         self._repeats: list[str] = []
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        """The steps of programs outside that are under way, by their paths."""
 
     @classmethod
     async def open(
@@ -263,17 +265,22 @@ class Journal:
         """Note that code of the run in threads takes steps. Call it on the event loop."""
         self._paths.note_threads()
 
-    def begin_life_call(self, call: LifeCall) -> None:
-        """Number the branch that the asyncio task begins as a call of a program outside."""
-        self._paths.begin_life_call(call)
-
-    def go_on(self) -> None:
-        """Leave the recorded order of results: a program goes on, and may ask for none of its steps again.
+    @contextmanager
+    def of_program(self) -> Iterator[None]:
+        """A block of calls of a program outside, which need not come again, whatever their order was.
 
         A call of a model that it repeats, word for word, has its recorded reply.
         """
-        self.replay.may_skip = True
-        self._paths.go_on()
+        with self._paths.of_program():
+            yield
+
+    def begin_life(self) -> None:
+        """Note that a program outside begins a life: it has the results of what it asks for again."""
+        self._paths.begin_life()
+
+    def begin_life_call(self, call: LifeCall) -> None:
+        """Number the branch that the asyncio task begins as a call of a program outside."""
+        self._paths.begin_life_call(call)
 
     async def step(
         self,
@@ -363,6 +370,9 @@ class Journal:
             self._paths.end_begun(scope)
             self._records.write(key, record)
             return
+        if scope.is_of_life and await self._is_joined(opened):
+            await self._take_result(opened)
+            return
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
@@ -384,6 +394,16 @@ class Journal:
             self.leave(opened, error)
             raise
 
+    async def _is_joined(self, opened: OpenStep) -> bool:
+        """Whether a step of a program has a result by the call of a life before that was under way."""
+        path = opened.key.path
+        while (under_way := self._under_way.get(path)) is not None:
+            await asyncio.wait([under_way])
+            if path in self._earlier.results:
+                return True
+        self._under_way[path] = asyncio.get_running_loop().create_future()
+        return False
+
     def leave(self, opened: OpenStep, error: BaseException | None) -> None:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
         try:
@@ -397,12 +417,19 @@ class Journal:
                 if costly:
                     self._paths.end_begun(opened.scope)
                 if opened.scope.is_of_life:
-                    self._earlier.results[opened.key.path] = {**opened.key.model_dump(), **value}
+                    result = from_json(to_json(opened.result, fallback=plain))
+                    self._earlier.results[opened.key.path] = {
+                        **opened.key.model_dump(),
+                        **value,
+                        "result": result,
+                    }
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
             error = lost
             raise
         finally:
+            if opened.scope.is_of_life and (under_way := self._under_way.pop(opened.key.path, None)):
+                under_way.set_result(None)
             if error is not None:
                 calls, events, started_at = opened.calls, opened.events, opened.started_at
                 self._records.write_calls(

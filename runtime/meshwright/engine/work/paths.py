@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import stable_json
-from meshwright.engine.work.earlier import Earlier, is_branch
+from meshwright.engine.work.earlier import PROGRAM, PROGRAM_REQUEST, Earlier, is_branch, is_of_program
 from meshwright.engine.work.protocol import StepKey
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.results import RecordedOrder, ResultOrder
@@ -228,6 +228,8 @@ def identity_of(scope: Scope, key: StepKey) -> str:
 
 _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
 """The scope of the code. An asyncio task begins in the scope of its maker."""
+_OF_PROGRAM: ContextVar[bool] = ContextVar("_OF_PROGRAM", default=False)
+"""Whether the code works for a program outside."""
 _RUN: ContextVar[object] = ContextVar("_RUN", default=None)
 """Marks the run that the code is of."""
 
@@ -256,8 +258,6 @@ class Paths:
         self._live: set[str] = set()
         """The prefixes of their branches that are under way."""
         self._has_threads = False
-        self._goes_on = False
-        """Whether a program outside goes on, whose recorded steps are behind it."""
         self._unclaimed: dict[str, set[str]] = {}
         """The recorded branches of these that have not begun again."""
         self._last_nths: dict[tuple[str, str, str], int] = {}
@@ -340,9 +340,9 @@ class Paths:
         order of their starts; so siblings may end in any order. `begins` are the kinds and hashes of
         steps that it may begin with: a branch that a former release has numbered is found by these.
         """
-        task = asyncio.current_task()
+        task, is_of_life = asyncio.current_task(), _OF_PROGRAM.get() and scope.step is None
         if is_own := scope.by_request and scope.task is None:
-            name = self._named_by_request(scope, kind, request_hash)
+            name = self._named_by_request(scope, kind, request_hash, is_of_life=is_of_life)
         elif task is not None and task in self._life_calls:
             name = self._named_in_life(scope, kind, request_hash, task)
         else:
@@ -351,11 +351,10 @@ class Paths:
         branch = Scope(
             prefix, task, scope.step, was_begun=scope.was_begun, around=scope.base, by_request=is_own
         )
-        branch.is_of_life = task in self._life_calls
-        if is_own:
-            branch.branch, branch.order = name, scope.order
+        branch.is_of_life = is_of_life or task in self._life_calls
         self._begun.add(prefix)
-        if is_own:
+        if is_own and not is_of_life:
+            branch.branch, branch.order = name, scope.order
             self._unclaimed[scope.prefix].discard(name)
             if scope.order is not None and task is not None:
                 self._names[task] = name
@@ -374,7 +373,7 @@ class Paths:
             task.add_done_callback(lambda done: self._life_calls.pop(done, None))
 
     def _named_in_life(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any]) -> str:
-        of_request = f"b{hash_of([kind, request_hash])[:_NAME_CHARS]}"
+        of_request = f"{PROGRAM}{hash_of([kind, request_hash])[:_NAME_CHARS]}"
         call = self._life_calls[task]
         nth = call.nth
         if nth is None and call.is_again:
@@ -382,14 +381,28 @@ class Paths:
             free = (n for n in unended if f"{scope.prefix}{of_request}x{n}." not in self._live)
             nth = next(free, None)
         if nth is None:
-            name = of_request.removeprefix("b")
             last = self._earlier.last_branches_in(scope.prefix).get(of_request, 0)
-            scope.branches[name] = nth = max(scope.branches.get(name, 0), last) + 1
+            scope.branches[of_request] = nth = max(scope.branches.get(of_request, 0), last) + 1
         prefix = f"{scope.prefix}{of_request}x{nth}."
         self._live.add(prefix)
         task.add_done_callback(lambda _: self._live.discard(prefix))
         call.numbered(nth)
         return f"{of_request}x{nth}"
+
+    def begin_life(self) -> None:
+        """Count the calls of models of a program from one again: see `Journal.of_program`."""
+        for scope in self._requests.values():
+            for name in [name for name in scope.branches if is_of_program(name)]:
+                del scope.branches[name]
+
+    @contextmanager
+    def of_program(self) -> Iterator[None]:
+        """A block whose branches are those of a program outside."""
+        token = _OF_PROGRAM.set(True)
+        try:
+            yield
+        finally:
+            _OF_PROGRAM.reset(token)
 
     def note_threads(self) -> None:
         """Note that code of the run in threads takes steps that are known by their requests."""
@@ -397,17 +410,6 @@ class Paths:
         for scope in self._requests.values():
             if scope.order is not None:
                 scope.order.has_threads = True
-
-    def go_on(self) -> None:
-        """Leave the recorded order of results: a program goes on, and may ask for none of these again."""
-        self._goes_on = True
-        for scope in self._requests.values():
-            self._pass(scope)
-
-    def _pass(self, scope: Scope) -> None:
-        self._unclaimed[scope.prefix].clear()
-        if scope.order is not None:
-            scope.order.go_on()
 
     def order_news(self, *, given_up: bool = False) -> dict[str, Any]:
         """Takes the news of the orders of results that no record has yet, by the prefixes of their scopes.
@@ -446,7 +448,7 @@ class Paths:
     def order_around(self, scope: Scope) -> ResultOrder | None:
         """The order in which the result of a numbered step reaches the code; None if that does not matter."""
         base = scope.base
-        if scope.by_request or scope.is_of_life:
+        if scope.by_request or scope.is_of_life or _OF_PROGRAM.get():
             return None
         if base.prefix not in self._requests and base.prefix not in self._earlier.orders:
             return None
@@ -462,20 +464,19 @@ class Paths:
             self._requests[base.prefix] = scope
             self.has_requests = True
             recorded = self._earlier.requests_in(base.prefix).items()
-            names = {f"{name}x{nth}" for name, nths in recorded for nth in nths}
+            names = {f"{name}x{n}" for name, nths in recorded for n in nths if not is_of_program(name)}
             self._unclaimed[base.prefix] = names
             order = self._earlier.orders.get(base.prefix)
             if order is not None or not names:  # else a former release has recorded them
                 answers = self._earlier.answers if order is None else 0
                 scope.order = ResultOrder(order or RecordedOrder(), answers)
                 scope.order.has_threads = self._has_threads
-            if self._goes_on:
-                self._pass(scope)
         return scope
 
-    def _named_by_request(self, scope: Scope, kind: str, request_hash: str) -> str:
-        of_request = f"by{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
-        if scope.order is not None:  # the code asks in its recorded order
+    def _named_by_request(self, scope: Scope, kind: str, request_hash: str, *, is_of_life: bool) -> str:
+        begins = PROGRAM_REQUEST if is_of_life else "by"
+        of_request = f"{begins}{hash_of([kind, request_hash])[:_REQUEST_CHARS]}"
+        if is_of_life or scope.order is not None:  # the code asks in its recorded order
             scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
             return f"{of_request}x{nth}"
         recorded = self._earlier.requests_in(scope.prefix).get(of_request, {})

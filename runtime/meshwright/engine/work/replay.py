@@ -45,9 +45,6 @@ class Replay:
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
-        self.may_skip = False
-        """Whether recorded steps that are known by what they ask for may be left out: a program that goes on
-        where it was does not ask again for what it has."""
         self.is_mismatched = False
         """Whether the code asks for something else at a recorded step."""
         self._work = work
@@ -79,7 +76,7 @@ class Replay:
             await self.check(scope, key, self._earlier.intents[key.path])
         elif self._may_repeat(scope, key) and await self._repeats_a_change(scope, key):
             await self._end_replay(scope, key, "was in a branch that began with something else before")
-        elif scope.by_request and not (self.may_skip or self._is_old(scope, key)):
+        elif scope.by_request and not (scope.is_of_life or self._is_old(scope, key)):
             await self._check_claimed(scope, key)
 
     async def _repeats_a_change(self, scope: Scope, key: StepKey) -> bool:
@@ -95,12 +92,13 @@ class Replay:
 
     async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
         """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""
-        order.given_up_open += 1
+        seconds = order.recorded.given_up[name].seconds
+        order.given_up_open.append(seconds)
         try:
             with self._waits.busy():
-                await asyncio.sleep(order.recorded.given_up[name].seconds + _GIVE_UP_SECONDS)
+                await asyncio.sleep(seconds + _GIVE_UP_SECONDS)
         finally:
-            order.given_up_open -= 1
+            order.given_up_open.remove(seconds)
         self.is_mismatched = True
         self.ended = ReplayMismatch(
             f"A call of task {self._work.task.task_id} was given up by its caller, and is not given up now",

@@ -109,8 +109,8 @@ class ResultOrder:
         """Counts up with each question, result and call that is given up."""
         self.has_threads = False
         """Whether code in threads asks for some of it."""
-        self.given_up_open = 0
-        """How many recorded calls wait for being given up once more."""
+        self.given_up_open: list[float] = []
+        """After how many seconds each of the calls was given up that wait for being given up once more."""
         self._require()
 
     def ask(self, name: str) -> None:
@@ -128,13 +128,6 @@ class ResultOrder:
     def begin_step(self, path: str) -> None:
         """Note that the code begins a step that is numbered, whose result is handed out by its path."""
         self._asked[path] = self._count
-        self._change()
-
-    def go_on(self) -> None:
-        """Leave the recorded order: the code goes on behind it, and asks for nothing of it again."""
-        self._count += len(self._left)
-        self._left.clear()
-        self._required.clear()
         self._change()
 
     async def hand_out(self, name: str) -> None:
@@ -216,10 +209,10 @@ class ResultOrder:
         self._waiting.append(changed)
         changes = self.changes
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_PATIENCE_SECONDS + max(self.given_up_open, default=0.0)):
                 await changed
         except TimeoutError:
-            if changes == self.changes and not self.given_up_open:
+            if changes == self.changes:
                 self._left.clear()
                 self._required.clear()
         finally:

@@ -77,6 +77,7 @@ class Gateway:
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._server: LimitedServer | None = None
         self._is_open = True
+        run.begin_life()
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept connections at a listening socket, until it is closed."""
@@ -88,7 +89,6 @@ class Gateway:
 
     def go_on(self) -> None:
         """Note that the session goes on where it was: each call of a tool is new, none one made before."""
-        self._run.go_on()
         self._tools.goes_on = True
         if self._known is not None:
             self._known.go_on()
@@ -106,7 +106,7 @@ class Gateway:
         if scope["type"] != "http":
             return
         response = _Response(send)
-        answering = self._answer(scope, receive, response.send)
+        answering = self._answer_program(scope, receive, response.send)
         task = asyncio.create_task(answering, context=self._context.copy())
         try:
             await task
@@ -120,6 +120,10 @@ class Gateway:
             if not self.interrupted.done():
                 self.interrupted.set_exception(error)
             await response.cut_off()
+
+    async def _answer_program(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
+        with self._run.of_program():
+            await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Mapping[str, Any], receive: _Receive, send: _Send) -> None:
         path, method = scope["path"], scope["method"]

@@ -117,7 +117,8 @@ async def coding_session(work: CodingWork, earlier: str) -> AsyncGenerator[Codin
         if earlier:
             gateway.go_on()
     session = CodingSession(work, talk, report, gateway, box)
-    listening = asyncio.create_task(talk.listen())
+    with work.run.of_program():  # what it asks people need not come again
+        listening = asyncio.create_task(talk.listen())
     try:
         yield session
         with suppress(*PEER_GONE):
