@@ -79,6 +79,31 @@ def session(way: str, dies: int, *rounds: tuple[Op, ...]) -> Op:
     return Op("session", name="u1", way=way, seconds=dies, rounds=rounds)
 
 
+def test_a_wait_of_a_leg_has_its_turn_among_the_results() -> None:
+    first = (Op("nap", seconds=0.5), say("y1", "mixed"), tool(DEPLOY))
+    walked = walk(legs("complete", first, (tool(DEPLOY), Op("sleep", seconds=40.0), tool(DEPLOY))))
+    assert findings_of(walked) == []
+
+
+@pytest.mark.parametrize("way", ["goes on", "anew"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_code_goes_on_behind_a_session_that_made_equal_calls(way: str, seed: int) -> None:
+    """The run waits after each: the program is not there again, whose calls are in the journal."""
+    rounds = ((say("s1"),), (tool(DEPLOY),), (Op("ask", name="q1"),))
+    own = (legs("openai", (tool(DEPLOY), say("y1")), (say("y2"),)), tool(DEPLOY), Op("sleep", seconds=5.0))
+    walked = walk(session(way, 1, *rounds), *own, seed=seed)
+    assert findings_of(walked) == []
+    assert [effect.request for effect in walked.world.effects] == [DEPLOY] * 3
+
+
+@pytest.mark.parametrize("dies", [1, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_program_that_died_alone_takes_up_the_call_that_it_left(dies: int, seed: int) -> None:
+    walked = walk(session("anew", dies, (say("s1"),), (tool(PAY),), (say("s2"),)), seed=seed)
+    assert findings_of(walked) == []
+    assert len(texts(walked)) == 2 and len({effect.key for effect in walked.world.effects}) == 1
+
+
 @pytest.mark.parametrize("way", ["goes on", "anew"])
 @pytest.mark.parametrize("dies", [0, 1, 2])
 def test_each_purchase_of_a_program_takes_effect_once(way: str, dies: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import openai
 
 from meshwright import Run
 from meshwright.core.errors import HostError, ToolFailed
@@ -147,12 +148,15 @@ class Legs:
         return (await self._run.complete([{"role": "user", "content": text}])).content
 
     async def _say_openai(self, text: str) -> str:
-        reply = await self._openai.chat.completions.create(**body_of(text))
+        try:
+            reply = await self._openai.chat.completions.create(**body_of(text))
+        except openai.AuthenticationError as error:
+            raise HostError("the run has ended") from error
         return reply.choices[0].message.content
 
     async def _say_http(self, text: str) -> str:
         response = await self._http.post(_URL, json=body_of(text))
-        response.raise_for_status()
+        check(response)
         return response.json()["choices"][0]["message"]["content"]
 
     async def _stream(self, place: str, text: str, pieces: int) -> str:
@@ -183,7 +187,7 @@ class Legs:
     async def _stream_http(self, text: str, pieces: int) -> list[str]:
         taken: list[str] = []
         async with self._http.stream("POST", _URL, json={**body_of(text), "stream": True}) as response:
-            response.raise_for_status()
+            check(response)
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
@@ -261,13 +265,20 @@ class Legs:
         self._world.ask(self._run.task.task_id, place, text)
         try:
             response = client.post(_URL, json=body_of(text), timeout=None)
-            response.raise_for_status()
+            check(response)
             reply = response.json()["choices"][0]["message"]["content"]
             return self._world.read_reply(text, reply)
-        except CancelledError:  # the process ends
+        except (CancelledError, HostError):  # the process ends
             raise
         except Exception as error:  # noqa: BLE001 as above
             return f"failed: {type(error).__name__}"
+
+
+def check(response: Any) -> None:
+    """Raise HostError where the run has ended, with its process, else the error of httpx."""
+    if response.status_code == 401:
+        raise HostError("the run has ended")
+    response.raise_for_status()
 
 
 def body_of(text: str) -> dict[str, Any]:

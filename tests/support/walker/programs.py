@@ -245,7 +245,10 @@ class Generator:
         return Op("legs", name=name, way=way, branches=legs)
 
     def _leg(self, way: str, shared: Sequence[Op], count: int, *, inner: bool = False) -> tuple[Op, ...]:
-        return tuple(self._leg_op(way, shared, inner=inner) for _ in range(count))
+        ops = [self._leg_op(way, shared, inner=inner) for _ in range(count)]
+        if way == "threads":  # a thread goes on before the call that it gave up has ended
+            ops = [*(op.branches[0][0] if op.kind == "timed" else op for op in ops[:-1]), ops[-1]]
+        return tuple(ops)
 
     def _leg_op(self, way: str, shared: Sequence[Op], *, inner: bool) -> Op:
         chance = self._chance

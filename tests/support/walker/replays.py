@@ -21,8 +21,9 @@ class Replays(Facts):
         if len(self._history.programs) > 1:
             return
         for task_id, view in self._tasks.items():
+            again = any(retry.task_id in self._above[task_id] for retry in self._history.retries)
             for error in self._errors(task_id):
-                if error in _STARTS_OVER:
+                if error in _STARTS_OVER and not (again and error == "RestartDenied"):
                     text = f"{self._name(task_id)} has {error}, and nobody changed its code"
                     texts = [attempt.error.message for attempt in view.attempts if attempt.error is not None]
                     yield Finding("starts over", self._shape(task_id, error), f"{text}: {'; '.join(texts)}")

@@ -64,7 +64,8 @@ class Sessions:
         gateway.address = f"http://{_HOST}"
         if goes_on:
             gateway.go_on()
-        program = _Program(self, gateway, session_id, dies=self._op.seconds > number)
+        may_go_on = self._op.way == "goes on"
+        program = _Program(self, gateway, session_id, dies=self._op.seconds > number, goes_on=may_go_on)
         with self._run.program():
             working = asyncio.create_task(program.work(self._op.rounds), context=Context())
             try:
@@ -82,10 +83,14 @@ class Sessions:
     async def decide(self, gateway: Gateway, context: Context, name: str) -> str:
         """The answer of a person, who is asked once for it in all sessions of a claim."""
         if name not in self._decisions:
-            asking = asyncio.create_task(self._ask(name), context=context.copy())
+            asking = context.copy().run(self._begin_asking, name)
             asking.add_done_callback(lambda asked: self._interrupt(gateway, asked))
             self._decisions[name] = asking
         return await asyncio.shield(self._decisions[name])
+
+    def _begin_asking(self, name: str) -> asyncio.Task[str]:
+        with self._run.of_program():
+            return asyncio.create_task(self._ask(name))
 
     async def _ask(self, name: str) -> str:
         answer = await self._run.ask_person(name)
@@ -111,7 +116,9 @@ class Sessions:
 class _Program:
     """One life of the program."""
 
-    def __init__(self, sessions: Sessions, gateway: Gateway, session_id: str, *, dies: bool) -> None:
+    def __init__(
+        self, sessions: Sessions, gateway: Gateway, session_id: str, *, dies: bool, goes_on: bool
+    ) -> None:
         self.is_gone = False
         self._sessions = sessions
         self._world = sessions.world
@@ -119,6 +126,7 @@ class _Program:
         self._context = copy_context()
         self._memory = self._world.session(session_id)
         self._dies = dies
+        self._goes_on = goes_on
         self._serving: set[asyncio.Task[None]] = set()
 
     async def work(self, rounds: tuple[tuple[Op, ...], ...]) -> list[Any]:
@@ -133,7 +141,8 @@ class _Program:
             ]
             try:
                 if self._dies and at == len(rounds) // 2:
-                    await asyncio.wait(items, timeout=2.5 * self._world.pace)
+                    # In one that goes on its own records say what it lost, which this has not.
+                    await asyncio.wait(items, timeout=None if self._goes_on else 2.5 * self._world.pace)
                     raise _Gone
                 await asyncio.gather(*items)
             finally:
@@ -200,7 +209,9 @@ class _Program:
         serving = asyncio.create_task(self._gateway.answer(scope, receive, send))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
+        serving.add_done_callback(lambda _: ended.set())
         await ended.wait()
+        assert response, "the gateway gave no answer"
         if self.is_gone or response[0]["status"] == 503:
             raise _Gone
         body = b"".join(message.get("body", b"") for message in response[1:])
