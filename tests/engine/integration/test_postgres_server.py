@@ -5,9 +5,10 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
@@ -84,6 +85,41 @@ async def test_a_pooler_by_session_is_used(own_postgres: Cluster, tmp_path: Path
         await database.open()
         assert await database.read(lambda session: session.execute("SELECT 1").fetchall()) == [(1,)]
         await database.close()
+
+
+@asynccontextmanager
+async def one_at_a_time(port: int) -> AsyncIterator[int]:
+    """The port of a server that forwards one connection at a time, and closes the others."""
+    is_taken, served = asyncio.Lock(), set[asyncio.Task[None]]()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.write_eof()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(cast("asyncio.Task[None]", asyncio.current_task()))
+        if not is_taken.locked():
+            async with is_taken:
+                from_server, to_server = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(forward(reader, to_server), forward(from_server, writer))
+                to_server.close()
+                await to_server.wait_closed()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*served)
+
+
+async def test_a_server_of_one_connection_is_refused_at_once(
+    postgres: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with one_at_a_time(postgres.port) as port:
+        error = await refused(postgres.url().replace(f":{postgres.port}/", f":{port}/"), tmp_path)
+    assert "takes one connection at a time" in error.message and "SQLite needs none" in (error.remedy or "")
+    assert caplog.messages == [], "nothing is waited for"
 
 
 async def test_a_server_that_is_too_old_is_refused(

@@ -496,6 +496,7 @@ def _converted(statement: str) -> bytes:
 
 MIN_VERSION = 13
 _SELECT_PID = "SELECT pg_backend_pid()"
+_USE_SERVER = "Use a PostgreSQL server, or leave out --database: SQLite needs none"
 
 
 def check_server(connect: Callable[[], Any], location: str) -> None:
@@ -516,31 +517,51 @@ def check_server(connect: Callable[[], Any], location: str) -> None:
                 f"The database of {location} has the encoding {encoding}, which cannot hold every text",
                 remedy="Make one that has UTF-8: CREATE DATABASE mesh ENCODING 'UTF8' TEMPLATE template0",
             )
+        _check_sessions(connect, connection, location)
         if settings := [name for (name,) in connection.execute(_UNSAFE).fetchall()]:
             logger.warning(
                 "%s has %s off: a crash of its machine may lose what the mesh has accepted. Switch it on",
                 location,
                 " and ".join(settings),
             )
-        before = _pid_of(connection)
-        with connect() as other:
-            if _pid_of(other) == before and other.info.backend_pid == connection.info.backend_pid:
-                raise StoreFailed(
-                    f"{location} gives one session to several connections, as PGlite's server does; leases "
-                    "and transactions of the mesh need a session of their own",
-                    remedy="Use a PostgreSQL server, or leave out --database: SQLite needs none",
-                )
-        if _is_direct(connection):
-            return
-        with connect() as other:
-            other.execute("BEGIN")  # a pooler by transaction gives it the session that is free now
-            others = _pid_of(other)
-            if others == before or _pid_of(connection) != before:
-                raise StoreFailed(
-                    f"{location} is reached through a pooler that changes the session with each transaction; "
-                    "leases and notifications of the mesh live in a session",
-                    remedy="Connect directly, or let the pooler pool by session (pool_mode = session)",
-                )
+
+
+def _check_sessions(connect: Callable[[], Any], connection: Any, location: str) -> None:
+    """Refuse what gives a connection no session of its own. Raises StoreFailed, and the driver's errors."""
+    before = _pid_of(connection)
+    with _second(connect, connection, location) as other:
+        if _pid_of(other) == before and other.info.backend_pid == connection.info.backend_pid:
+            raise StoreFailed(
+                f"{location} gives one session to several connections, as PGlite's server does; leases "
+                "and transactions of the mesh need a session of their own",
+                remedy=_USE_SERVER,
+            )
+    if _is_direct(connection):
+        return
+    with connect() as other:
+        other.execute("BEGIN")  # a pooler by transaction gives it the session that is free now
+        others = _pid_of(other)
+        if others == before or _pid_of(connection) != before:
+            raise StoreFailed(
+                f"{location} is reached through a pooler that changes the session with each transaction; "
+                "leases and notifications of the mesh live in a session",
+                remedy="Connect directly, or let the pooler pool by session (pool_mode = session)",
+            )
+
+
+def _second(connect: Callable[[], Any], first: Any, location: str) -> Any:
+    """One more connection. Raises StoreFailed where the first stays, and no other is let in beside it."""
+    try:
+        return connect()
+    except psycopg.OperationalError as error:
+        if _NO_CONNECTION_LEFT.search(str(error)):
+            raise
+        _pid_of(first)  # raises where the server has gone
+        raise StoreFailed(
+            f"{location} takes one connection at a time, as PGlite's server does by default; a process of "
+            "the mesh needs five and more",
+            remedy=_USE_SERVER,
+        ) from None
 
 
 def _is_direct(connection: Any) -> bool:
