@@ -428,3 +428,33 @@ async def test_a_database_that_came_back_older_is_noticed(tmp_path: Path, own_po
         assert "database came back older" in shown.out and str(loss["lost_until_seq"]) in shown.out, shown
     said = (tmp_path / "one" / "stderr").read_text()
     assert f"came back older than it was: events {loss['last_seq'] + 1} to {loss['lost_until_seq']}" in said
+
+
+CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'meshwright'"
+
+
+async def test_a_process_gets_along_with_five_connections(tmp_path: Path, own_postgres: Cluster) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "sleeper.py").write_text(SLEEPER)
+    own_postgres.query(f"CREATE ROLE poor LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 5")
+    own_postgres.query("GRANT USAGE, CREATE ON SCHEMA public TO poor")
+    url = Address(own_postgres.url().replace("//mesh:", "//poor:"))
+    async with (
+        process(tmp_path / "one", url, "up", "--port", "0", "--trust") as running,
+        asyncio.timeout(240),
+        aiohttp.ClientSession(await ready(running)) as http,
+    ):
+        front = Front(http, own_postgres)
+        for _ in range(5):
+            await front.work()
+        assert 4 <= own_postgres.rows(CONNECTIONS)[0][0] <= 5
+        own_postgres.query("ALTER ROLE poor CONNECTION LIMIT 10")
+        async with process(tmp_path / "two", url, "worker"):
+            while own_postgres.rows("SELECT count(*) FROM workers") != [(2,)]:
+                await asyncio.sleep(0.05)
+            for _ in range(5):
+                await front.work()
+            [(count,)] = own_postgres.rows(CONNECTIONS)
+            assert 7 <= count <= 10
+    said = (tmp_path / "one" / "stderr").read_text() + (tmp_path / "two" / "stderr").read_text()
+    assert "too many connections" not in said, said
