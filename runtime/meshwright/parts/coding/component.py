@@ -15,7 +15,7 @@ from meshwright.core.settings import Settings
 from meshwright.mesh.components import Check, Component
 from meshwright.parts.coding.settings import CodingProgram, CodingSettings
 
-_CHECK_SECONDS = 45.0  # a program takes seconds to begin a session
+_CHECK_SECONDS = 70.0  # programs of Node and Python take many seconds to begin a session
 
 if TYPE_CHECKING:
     from meshwright.parts.coding.agent import CodingAgent

@@ -18,7 +18,7 @@ from meshwright.parts.coding.programs import Launch, install_of, launch_of, olde
 from meshwright.parts.coding.settings import CodingProgram
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
-_SECONDS = 40.0  # for two answers
+_SECONDS = 60.0  # for two answers
 _LIMITS = BoxLimits(seconds=120.0, memory_mb=4096, processes=256)
 
 
