@@ -35,7 +35,8 @@ oldest: .venv/.dev  ## install the oldest versions that pyproject.toml allows, a
 newest: .venv/.dev  ## the same with the newest
 oldest newest:
 	@SOAK=1 MESH_TEST_RESOLUTION=$(if $(filter oldest,$@),lowest-direct,highest) $(BIN)/python -m pytest -q \
-		tests/journeys/integration/test_versions.py tests/project/integration/test_extras.py $(ARGS)
+		tests/journeys/integration/test_versions.py tests/project/integration/test_extras.py \
+		tests/project/integration/test_litellm_releases.py $(ARGS)
 
 lint: .venv/.dev  ## style, formatting and import rules
 	@$(BIN)/python tests/run.py lint imports

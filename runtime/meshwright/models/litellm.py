@@ -40,7 +40,7 @@ from meshwright.models.openai import ChatCompletions, ChunkPieces, read_embeddin
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 RELEASE = "1.88.6"
-"""The tested release, which the extra `litellm` installs. Others fail late: 1.102 loses streams."""
+"""The tested release, which the extra `litellm` installs. Others fail late: 1.106.12 in every call."""
 _logger = logging.getLogger("meshwright.models")
 _SOURCE = "LiteLLM"
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
