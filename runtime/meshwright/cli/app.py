@@ -82,7 +82,9 @@ _OWN = {
     "doctor": _Command(
         "cli.checks", "Check the project and what its components depend on.", _MESH, "check project"
     ),
-    "prompts": _Command("agents.commands", "Check the prompt files, and show their versions in git."),
+    "prompts": _Command(
+        "agents.commands", "Check prompt files, import those of other tools, show versions in git."
+    ),
 }
 COMMANDS = _OWN | {
     name: _Command(

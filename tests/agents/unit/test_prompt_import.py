@@ -309,6 +309,9 @@ def test_the_command_ends_well_only_if_nothing_is_left_out(tmp_path: Path) -> No
     report = json.loads(done.stdout)
     assert (report["path"], report["from"]) == ("prompts/a.prompt", "LiteLLM")
     assert {note["kind"] for note in report["notes"]} == {"changed"}
+    (tmp_path / "prompts/a.prompty").write_text("Hi")
+    checked = run("prompts", "check", cwd=tmp_path)
+    assert "prompts/a.prompty: this file is not read. a.prompt is read in its place" in checked.stdout
     (tmp_path / "b.prompt").write_text("---\n---\n{% if x %}Be kind{% endif %}")
     done = run("prompts", "import", "b.prompt", cwd=tmp_path)
     assert done.returncode == 1

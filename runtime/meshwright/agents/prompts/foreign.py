@@ -271,8 +271,9 @@ class _ForeignReader:
             self._leave_out(place)
 
     def _name(self, place: _Path, value: Any) -> None:
-        if str(value) != Path(self._path).stem:
-            self._faults.change(f"the name {value} is that of the file here", self._line(place), "use --name")
+        if str(value).casefold() != Path(self._path).stem.casefold():
+            problem = f"the name {value} is not taken over"
+            self._faults.change(problem, self._line(place), "a prompt has the name of its file, or of --name")
 
     def _template(self, place: _Path, value: Any) -> bool:
         """Whether the text is written in Mustache."""

@@ -251,6 +251,8 @@ class Prompts:
         remedy = f"name it NAME{_SUFFIX}" if path.suffix != _SUFFIX else f"move it into {self.directory}"
         if path.suffix == ".prompty":
             remedy = f"make a prompt of it: mesh prompts import {path}"
+            if (own := path.with_suffix(_SUFFIX)).is_file():
+                remedy = f"{own.name} is read in its place: move it elsewhere"
         return PromptError("this file is not read", path=str(path), remedy=remedy)
 
     def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptError]:
