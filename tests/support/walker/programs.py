@@ -258,6 +258,8 @@ class Generator:
             is_thread and kind not in ("say", "tool", "timed")
         ):
             kind = "tool" if is_thread else "say"
+        if inner and way == "own" and kind == "tool":  # `run.call` begins anew when it was given up
+            kind = "say"
         match kind:
             case "tool":
                 return shared[0] if chance.random() < 0.6 else self._tool()
