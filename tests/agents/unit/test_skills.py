@@ -221,6 +221,19 @@ async def test_skill_that_is_not_there_stops_the_start(project: Path) -> None:
             pass
 
 
+async def test_skill_that_lies_too_deep_is_not_there_and_where_to_look_is_said(project: Path) -> None:
+    class Deep(Clerk):
+        """Names a skill within a folder of skills."""
+
+        agent_id = "deep"
+        skills = ("inner",)
+
+    write_skill(project / "skills" / "group" / "inner")
+    with pytest.raises(ConfigError, match=r"'inner', which is not there.*mesh skills check names"):
+        async with mesh_for(Deep, project=project):
+            pass
+
+
 async def test_broken_skill_is_a_warning_and_others_are_used(project: Path) -> None:
     write_skill(project / "skills" / "other", "x" * 2_000)
     model = ScriptedModel(READ, "Done.")

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller
+from meshwright.core.otel import check_collector
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
@@ -25,7 +26,7 @@ from meshwright.parts.experiments.operations import Experiments
 from meshwright.parts.experiments.records import ExperimentRequest, ExperimentRunRequest
 from meshwright.parts.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call
-from tests.models.integration.test_trace_attributes import REPLY, Teller
+from tests.models.integration.test_trace_attributes import REPLY, Broken, Teller
 from tests.run import is_there
 from tests.support.model_api import service
 
@@ -120,6 +121,25 @@ async def test_mlflow_shows_a_task(mlflow: str, tmp_path: Path, monkeypatch: pyt
     assert WORDS in shown["invoke_agent teller"]["mlflow.spanInputs"]
     assert "Brief." in shown["invoke_agent teller"]["mlflow.spanOutputs"]
     assert WORDS in shown["execute_tool look_up"]["mlflow.spanOutputs"]
+    assert (trace["state"], trace["request_preview"], trace["response_preview"]) == (
+        "OK",
+        json.dumps(WORDS),
+        json.dumps("Brief."),
+    )
+
+
+async def test_mlflow_shows_that_a_task_failed(
+    mlflow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-mlflow-experiment-id=0")
+    settings = {"otlp_endpoint": f"{mlflow}/v1/traces", "models": {"park": False}}
+    async with service(tmp_path / "mesh", answering=Broken(), agents=[Teller], **settings) as running:
+        assert await asyncio.to_thread(check_collector, f"{mlflow}/v1/traces")
+        outcome = await running.mesh.get(Tasks).ask("teller", WORDS, thread_id="thread-8")
+    assert outcome.status == "failed"
+    found = [one for one in await traces_of(mlflow) if "trace_metadata" in one]
+    [trace] = [one for one in found if one["trace_metadata"].get("mlflow.trace.session") == "thread-8"]
+    assert trace["state"] == "ERROR" and WORDS not in json.dumps(trace)
 
 
 async def post(url: str, call: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -157,14 +157,17 @@ def skills_meant(patterns: Sequence[str], skills: Mapping[str, Skill]) -> list[S
     return [skill for title, skill in sorted(skills.items()) if _is_meant(title, patterns)]
 
 
-def check_named(agent_id: str, patterns: Sequence[str], skills: Mapping[str, Skill]) -> None:
+def check_named(
+    agent_id: str, patterns: Sequence[str], skills: Mapping[str, Skill], *, has_unusable: bool = False
+) -> None:
     """Raise ConfigError for a name that no skill has, and for more skills than an agent may have."""
     for name in patterns:
         if name not in skills and not any(mark in name for mark in _WILDCARDS):
             near = nearest(name, skills)
             there = ", ".join(skills) or "none: mesh skills check says more"
             hint = f"Did you mean {near!r}?" if near else f"There are {there}"
-            remedy = f"{hint}; its class names it, or [skills.agents] of mesh.toml"
+            others = ". mesh skills check names what cannot be used" if has_unusable else ""
+            remedy = f"{hint}; its class names it, or [skills.agents] of mesh.toml{others}"
             problem = f"agent {agent_id} has the skill {name!r}, which is not there"
             raise ConfigError(problem, remedy=remedy, field="skills")
     count = len(skills_meant(patterns, skills))
@@ -208,7 +211,7 @@ class Skills:
         broken = {skill.title for skill in self._broken.values()}  # a warning: the others can be used
         for agent_id, names in patterns.items():
             there = [name for name in names if name not in broken]
-            check_named(agent_id, there, self._skills)
+            check_named(agent_id, there, self._skills, has_unusable=bool(broken))
 
     @property
     def problems(self) -> list[ConfigError]:
