@@ -207,7 +207,7 @@ class _Comparison:
             yield SpecFinding(at, f"takes no {' or '.join(sorted(removed_types))} any more")
         if removed_values := _values(was) - _values(now) if _values(now) else ():
             yield SpecFinding(at, f"takes no {', '.join(sorted(removed_values))} any more")
-        for name in sorted(set(_list(now.get("required"))) - set(_list(was.get("required")))):
+        for name in sorted(_required(now) - _required(was)):
             yield SpecFinding(at, f"needs {name!r} now")
         yield from self._below(at, was, now, self._of_request)
 
@@ -224,7 +224,7 @@ class _Comparison:
         for name in _fields(was.get("properties")):
             if name not in there:
                 yield SpecFinding(at, f"has no {name!r} any more")
-            elif name in _list(was.get("required")) and name not in _list(now.get("required")):
+            elif name in _required(was) and name not in _required(now):
                 yield SpecFinding(at, f"may lack {name!r} now")
         yield from self._below(at, was, now, self._of_response)
 
@@ -271,6 +271,10 @@ def _types(schema: _Fields) -> set[str]:
 
 def _values(schema: _Fields) -> set[str]:
     return {str(value) for value in _list(schema.get("enum"))}
+
+
+def _required(schema: _Fields) -> set[str]:
+    return {name for name in _list(schema.get("required")) if isinstance(name, str)}
 
 
 def _fields(value: Any) -> _Fields:
@@ -325,7 +329,7 @@ class ApiTools(Toolset):
 
 def _facts(now: OpenApi, was: OpenApi | None = None) -> dict[str, Any]:
     facts = {
-        "title": now.document.get("info", {}).get("title"),
+        "title": _fields(now.document.get("info")).get("title"),
         "openapi": now.document.get("openapi"),
         "operations": [_summary(operation.name, operation.fields) for operation in now.operations],
         "findings": [f"{at} {problem}" for at, problem in now.findings()],

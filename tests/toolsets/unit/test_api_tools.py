@@ -166,6 +166,30 @@ def test_change_that_breaks_clients_is_named_once_and_one_that_does_not_is_not(
     assert found == expected
 
 
+ODD: list[Any] = [
+    *({"type": "array"}, {"type": "array", "items": []}, {"enum": "A"}, {"enum": [{"a": 1}]}, {"type": 5}),
+    *(
+        {"properties": {"required": ["a"]}},
+        {"required": [{"a": 1}]},
+        {"required": "a"},
+        {"required": [1, "a"]},
+    ),
+    *({"properties": ["a"]}, {"type": [{"a": 1}]}, "string", ["a"], 5, None),
+]
+
+
+@pytest.mark.parametrize("schema", ODD, ids=str)
+def test_an_odd_schema_takes_nothing_else_of_its_document_away(schema: Any) -> None:
+    for was, now in ((schema, PARCEL), (PARCEL, schema), (schema, schema)):
+        documents = [document(), document()]
+        for one, odd in zip(documents, (was, now), strict=True):
+            one["components"]["schemas"]["Parcel"] = odd
+        del documents[1]["paths"][next(iter(documents[1]["paths"]))]
+        before, after = map(OpenApi, documents)
+        gone = [finding for finding in breaking_changes(before, after) if finding.problem == "is gone"]
+        assert gone and after.findings() is not None
+
+
 def test_schemas_that_refer_to_one_another_are_compared_once() -> None:
     names = [f"S{number}" for number in range(12)]
     references = {name: {"$ref": f"#/components/schemas/{name}"} for name in names}
