@@ -49,7 +49,7 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
     value fits, or what the shape adds to its schema is none.
     """
     if issubclass(shape, _RequestedShape):
-        schema = dict(shape.request_schema)
+        schema = _with_items(shape.request_schema)
         if not _has_plain_references(schema, {f"#/$defs/{name}" for name in schema.get("$defs", ())}):
             return schema
     else:
@@ -80,6 +80,20 @@ def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...])
         fields = {name: _strict(part, definitions, within) for name, part in value["properties"].items()}
         strict |= {"properties": fields, "required": list(fields), "additionalProperties": False}
     return strict
+
+
+def _with_items(value: Any) -> Any:
+    """A caller's schema whose arrays all say what is in them, without which strict providers refuse it."""
+    if isinstance(value, list):
+        return [_with_items(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    completed = {key: part if key in _VALUES else _with_items(part) for key, part in value.items()}
+    kinds, items = value.get("type"), value.get("items")
+    is_array = kinds == "array" or (isinstance(kinds, list) and "array" in kinds)
+    if is_array and "prefixItems" not in value and not isinstance(items, (dict, bool)):
+        completed["items"] = _with_items(items[0]) if isinstance(items, list) and items else {}
+    return completed
 
 
 def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
