@@ -120,12 +120,6 @@ class Commits:
         results, log_result, is_block_full = outcome
         if is_block_full:
             self._database.submit(fill_blocks, (time.time(),), _written_later)
-        if log_result is not None:
-            standing = zip(group, results, strict=True)
-            events = [
-                event for (batch, _), result in standing if result[0] == "written" for event in batch.events
-            ]
-            self._tell(self._log.number(events, log_result))
         for waiting, (state, detail, numbers, owners) in zip(group, results, strict=True):
             if state == "written":
                 for item, number, owner in zip(waiting.batch.messages, numbers, owners, strict=True):
@@ -133,6 +127,13 @@ class Commits:
                     if owner == incarnation:
                         self._deliver(Delivery(item.message, item.number, item.remember))
             _settle(waiting, _problem(state, detail))
+        if log_result is not None:
+            standing = zip(group, results, strict=True)
+            events = [
+                event for (batch, _), result in standing if result[0] == "written" for event in batch.events
+            ]
+            # Behind the callers: a listener may read an actor of another batch, and wait for its next event.
+            asyncio.get_running_loop().call_soon(self._tell, self._log.number(events, log_result))
 
     def _go_on(self, turns: int) -> None:
         """Write the batches that wait, after so many turns of the event loop."""
