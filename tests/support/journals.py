@@ -25,8 +25,8 @@ class SlowDisk(Runtime):
         super().__init__(InMemoryStore(), strict=True)
         self.reached_the_disk = asyncio.Event()
 
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
-        queued = super().append(record, events)
+    def append(self, record: Record, events: Sequence[Event] = (), **options: Any) -> Awaitable[None]:
+        queued = super().append(record, events, **options)
 
         async def durable() -> None:
             await queued

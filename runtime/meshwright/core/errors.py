@@ -196,6 +196,11 @@ class StoreTooOld(HostError):
 class StoreFailed(HostError):
     """A write to the store failed; nothing that depended on it was accepted."""
 
+    def __init__(self, message: str, *, is_away: bool = False, **advice: Any) -> None:
+        super().__init__(message, **advice)
+        self.is_away = is_away
+        """Whether the server was not reached, or ended the connection: it may be back in a moment."""
+
 
 class StoreMoved(StoreFailed):
     """The store was migrated, or is being filled."""

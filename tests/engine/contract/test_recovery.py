@@ -169,7 +169,9 @@ async def test_each_run_of_a_worker_has_a_name_and_is_known_to_be_gone_after(har
     second = runtime.incarnation
     assert await runtime.has_expired(first)
     runtime = await harness.crash(runtime)
-    assert await runtime.has_expired(second)
+    async with asyncio.timeout(60):
+        while not await runtime.has_expired(second):  # its connection alone may have ended
+            await asyncio.sleep(0.02)
     assert not await runtime.has_expired(runtime.incarnation)
     assert len({first, second, runtime.incarnation}) == 3
 

@@ -199,9 +199,9 @@ class Commits(Runtime):
         super().__init__(InMemoryStore(), strict=True)
         self.appended: list[tuple[str, list[str]]] = []
 
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+    def append(self, record: Record, events: Sequence[Event] = (), **options: Any) -> Awaitable[None]:
         self.appended.append((record.stream, [event.id for event in events]))
-        return super().append(record, events)
+        return super().append(record, events, **options)
 
 
 def call(name: str) -> tuple[dict[str, Any], ProgressEvent]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.events import Event
@@ -26,9 +27,9 @@ class Losing(Runtime):
 
     is_away = True
 
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+    def append(self, record: Record, events: Sequence[Event] = (), **options: Any) -> Awaitable[None]:
         if not (self.is_away and '"calls"' in str(record.value)):
-            return super().append(record, events)
+            return super().append(record, events, **options)
         self.is_away = False
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lost.set_exception(StoreUnavailable("The store is away"))

@@ -90,9 +90,9 @@ class FailingHost(Runtime):
         self._failpoints.passes(f"{name_of(ref, method)}.replied")
         return reply
 
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+    def append(self, record: Record, events: Sequence[Event] = (), **options: Any) -> Awaitable[None]:
         self._failpoints.passes("journal.before")
-        queued = super().append(record, events)
+        queued = super().append(record, events, **options)
         self._under_way.append("journal")
         self._failpoints.passes("journal.after")
         return queued

@@ -9,6 +9,7 @@ from typing import Any
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.events import Event
+from meshwright.core.patience import patiently
 from meshwright.engine.kernel.ahead import AheadExecutor
 from meshwright.engine.kernel.cells import Cells
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Record
@@ -40,6 +41,17 @@ class StoreAccess:
         """Show events that `EventLog.write` has logged to the listeners of every process, at most once."""
         self._store.show(events)
 
+    @property
+    def process(self) -> str:
+        """The name of this process among those that share the store, whatever its incarnation; "" if none."""
+        return self._store.process
+
+    async def has_ended(self, process: str) -> bool:
+        """Whether another process is gone, as far as the store can tell; True for this one, and for ""."""
+        if process in ("", self.process):
+            return True
+        return await patiently(self._store.has_ended, process)
+
     async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
         """The actor's committed state, or None if it never had a turn. Do not change it.
 
@@ -60,18 +72,24 @@ class StoreAccess:
     ) -> Any:
         self._check_open()
         decode = self._cells.kind(ref).decode_state if shape is None else shape.model_validate_json
-        record = await load(ref)
+        record = await patiently(load, ref)
         return None if record is None or not record.revision else decode(record.state)
 
-    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+    def append(
+        self, record: Record, events: Sequence[Event] = (), *, outlives_lease: bool = False
+    ) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.
 
         It is queued at once, ordered before the commit of any turn of its actor that runs later. If that
-        number is written already, the first value stands, and the events are dropped with the second.
+        number is written already, the first value stands, and the events are dropped with the second. It is
+        refused once this process has lost the lease under which it was queued, unless it `outlives_lease`.
         """
         self._check_open()
         record = seal_record(record, self.max_record_bytes)
-        return self._executor.append(record, seal_events(events, self.max_record_bytes))
+        events = seal_events(events, self.max_record_bytes)
+        if isinstance(self._executor, SharedExecutor):
+            return self._executor.append(record, events, outlives_lease=outlives_lease)
+        return self._executor.append(record, events)
 
     async def records(
         self, ref: ActorRef, stream: str, *, first: int = 1, last: int | None = None
@@ -83,7 +101,7 @@ class StoreAccess:
         """
         self._check_open()
         await self._executor.settled(ref)
-        return await self._store.records(ref, stream, first, last)
+        return await patiently(self._store.records, ref, stream, first, last)
 
     async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
         """Delete whole streams of actors that are no longer read or written."""

@@ -15,9 +15,10 @@ from typing import Any
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES, as_json
-from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
+from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
+from meshwright.core.patience import is_patient, patiently
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.kernel.access import StoreAccess
 from meshwright.engine.kernel.ahead import AheadExecutor
@@ -34,6 +35,7 @@ logger = logging.getLogger("meshwright.kernel")
 _RECOVERED_A_ROUND = 100
 RETRY_SECONDS = 1.0
 _BEGIN_SECONDS = 10.0  # that what comes from outside waits for a new incarnation
+_LOOK_SECONDS = 0.05  # between looks whether the store is back
 _MAX_ACTIVE_BYTES = 64 * 1024 * 1024  # of the states of active actors, as JSON
 
 
@@ -307,7 +309,7 @@ class Runtime(StoreAccess):
         message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
         if self.forwards and ref.type in self.remote_kinds:
             assert isinstance(self._store, SharedStore)
-            return await self._store.forward(message)
+            return await patiently(self._store.forward, message)
         return await self._executor.call(self.admit(ref), message)
 
     async def send(self, message: Message) -> None:
@@ -317,7 +319,7 @@ class Runtime(StoreAccess):
             await self._entry()
         if message.to.type not in self.remote_kinds:
             self.admit(message.to)
-        await self._executor.send(message)
+        await patiently(self._executor.send, message)
 
     async def publish(self, event: Event) -> None:
         """Take an event from outside: into the log and to its subscribers, durable when this returns.
@@ -327,7 +329,7 @@ class Runtime(StoreAccess):
         [event] = seal_events([event], self.max_record_bytes)
         if not self.is_ready:
             await self._entry()
-        await self._executor.publish(event)
+        await patiently(self._executor.publish, event)
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
         """Take events that this process makes, each once: into the log and to their subscribers.
@@ -382,18 +384,22 @@ class Runtime(StoreAccess):
     @property
     def is_ready(self) -> bool:
         """Whether messages are taken now: it runs, and has its store and its lease."""
-        return self._refusal is None and self._begun.is_set()
+        return self._refusal is None and self._begun.is_set() and not self._store.is_away
 
     async def _entry(self) -> None:
-        """Wait for an incarnation that begins. Raises why nothing is taken."""
+        """Wait for an incarnation that begins, or a store that is away. Raises why nothing is taken."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_BEGIN_SECONDS):
                 while self._refusal is None and not self._begun.is_set():  # it may be lost again meanwhile
                     await self._begun.wait()
+                while self._refusal is None and self._store.is_away and not is_patient():  # noqa: ASYNC110 a store has no event for it
+                    await asyncio.sleep(_LOOK_SECONDS)
         if self._refusal is not None:
             raise self._refusal
         if not self._begun.is_set():
             raise Draining("This worker could not renew its lease in time, and restarts", remedy=_TRY_AGAIN)
+        if self._store.is_away and not is_patient():
+            raise StoreUnavailable("The store is away", remedy=_TRY_AGAIN)
 
     def admit(self, ref: ActorRef) -> Cell:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""

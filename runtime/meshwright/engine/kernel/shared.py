@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from meshwright.core.errors import Conflict, StoreFailed
+from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.events import Event
+from meshwright.core.patience import is_patient
 from meshwright.engine.kernel.cells import Cell, Surroundings, settle, without_alarm
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.engine.kernel.guarantees import dead_letter
@@ -73,7 +74,7 @@ class SharedExecutor:
     def call(self, cell: Cell, message: Message) -> asyncio.Future[Any]:
         """Call an actor; the result is its reply."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.deliver(cell, Delivery(message, is_call=True, reply=reply))
+        self.deliver(cell, Delivery(message, is_call=True, reply=reply, is_patient=is_patient()))
         return reply
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -106,13 +107,39 @@ class SharedExecutor:
         gathered += events
         return _DurableCommit(commit)
 
-    def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
-        """Write a record with its events, before any later turn of its actor, unless it is written."""
-        writing = self._commit(Batch(records=[record], events=list(events), unless=record))
+    def append(
+        self, record: Record, events: Sequence[Event], *, outlives_lease: bool = False
+    ) -> Awaitable[None]:
+        """Write a record with its events, before any later turn of its actor, unless it is written.
+
+        While the store is away it is tried again, as long as this incarnation lasts, or `outlives_lease`
+        longer: the store drops a repeat. Awaiting it awaits the records of the actor that were handed in
+        before, too.
+        """
+        batch = Batch(records=[record], events=list(events), unless=record)
+        self._emitted = None
+        earlier = [*self._appends.get(record.ref, ())]
+        writing = self._begin(self._written(batch, earlier, outlives_lease=outlives_lease), "commit")
         # Known before it is durable: a turn of the actor that commits meanwhile waits for it.
         self._appends.setdefault(record.ref, set()).add(writing)
         writing.add_done_callback(partial(self._appended, record.ref))
         return _DurableCommit(writing)
+
+    async def _written(
+        self, batch: Batch, earlier: Sequence[asyncio.Task[None]], *, outlives_lease: bool
+    ) -> None:
+        self._spread(batch)
+        incarnation = self._around.incarnation()
+        while True:
+            try:
+                await self._store_batch(batch)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+                if incarnation != self._around.incarnation() and not outlives_lease:
+                    raise  # the claim that wrote it is over
+        for writing in earlier:
+            await writing
 
     def _appended(self, ref: ActorRef, writing: asyncio.Task[None]) -> None:
         self._appends[ref].discard(writing)
@@ -211,11 +238,13 @@ class SharedExecutor:
 
     async def _failed(self, cell: Cell, deliveries: Sequence[Delivery], error: Exception) -> None:
         """Fail the waiting callers, and retry deliveries without a caller after a short pause."""
-        _refuse_all(deliveries, error)
         if isinstance(error, StoreFailed):
+            _refuse_all(deliveries, error)
             self._around.fail(error)
             return
-        retries = [delivery for delivery in deliveries if delivery.reply is None]
+        is_away = isinstance(error, StoreUnavailable)
+        retries = [delivery for delivery in deliveries if _is_retried(delivery, is_away=is_away)]
+        _refuse_all([delivery for delivery in deliveries if delivery not in retries], error)
         if retries:
             cell.mailbox.extendleft(reversed(retries))
             await asyncio.sleep(RETRY_SECONDS)
@@ -380,6 +409,9 @@ class SharedExecutor:
     async def _committed(self, batch: Batch) -> None:
         self._emitted = None  # the batch is on its way: later events begin another
         self._spread(batch)
+        await self._store_batch(batch)
+
+    async def _store_batch(self, batch: Batch) -> None:
         if self._ending is not None:
             raise self._ending
         try:
@@ -416,6 +448,11 @@ def _retrieve_error(commit: asyncio.Task[None]) -> None:
 
 def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:
     cell.arriving -= 1
+
+
+def _is_retried(delivery: Delivery, *, is_away: bool) -> bool:
+    reply = delivery.reply
+    return reply is None or (is_away and delivery.is_patient and not reply.done())
 
 
 def _refuse_all(deliveries: Iterable[Delivery], error: Exception | None) -> None:

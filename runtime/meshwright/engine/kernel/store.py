@@ -46,8 +46,9 @@ class Delivery(msgspec.Struct, eq=False):
     `number` is its key in the store, in order of sending; None for a call, which no batch has to take.
     `remember`: it may arrive again, so its actor remembers its id. `reply` is set once the turn is durable:
     to what a call returns (`is_call`: the caller gets what the turn raises), else to None (what it raises
-    becomes a dead letter). `is_written` and `is_taken` are the runtime's. `worker` is the incarnation
-    that shall take it, empty for the worker of the actor.
+    becomes a dead letter). While the store is away, the turn of a call that `is_patient` runs again later,
+    and the caller of any other gets an error. `is_written` and `is_taken` are the runtime's. `worker` is the
+    incarnation that shall take it, empty for the worker of the actor.
     """
 
     message: Message
@@ -58,6 +59,7 @@ class Delivery(msgspec.Struct, eq=False):
     is_written: bool = False
     is_taken: bool = False
     worker: str = ""
+    is_patient: bool = False
 
 
 @dataclass(slots=True)
@@ -229,6 +231,20 @@ class Store(ABC):
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out, or it said goodbye."""
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the store does not answer now, and is asked again until it does."""
+        return False
+
+    @property
+    def process(self) -> str:
+        """The name of this process among those that share the store, whatever its incarnation; "" if none."""
+        return ""
+
+    async def has_ended(self, process: str) -> bool:
+        """Whether a process is gone, as far as the store can tell; its lease may have run out before."""
+        return True
+
     @abstractmethod
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once. It is not kept."""
@@ -284,8 +300,9 @@ class SharedStore(Store):
         one actor never overlap. Nothing leaves the process before this returns.
 
         Raises Conflict or AlreadyTaken: nothing was written, and the turns run again. StoreFailed: nothing
-        can be promised any more, the runtime gives up. Anything else, as StoreUnavailable: waiting callers
-        get the error, and deliveries without a `reply` are taken again after a pause.
+        can be promised any more, the runtime gives up. StoreUnavailable: it may be written. Waiting callers
+        get that and any other error; deliveries without a `reply`, or with a patient caller, are taken again
+        after a pause.
         """
 
     def publish_loads(self, loads: Mapping[str, int]) -> None:

@@ -10,13 +10,14 @@ import re
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from meshwright.core.errors import ConfigError, StoreFailed
+from meshwright.core.patience import RETRY_SECONDS, is_patient
 from meshwright.core.plugins import install_command
 from meshwright.engine.sql.database import Calls, Cursor, Row, Session, Values, WriteJob, is_by_one_call
 from meshwright.engine.sql.writer import ApartDatabase, WriterProcess
@@ -39,6 +40,7 @@ WAIT_SECONDS = 30.0  # that a start waits for a server which is away
 _PAUSE_SECONDS = 0.5
 _AWAY = (None, "57P01", "57P02", "57P03")  # not reached; it stops, crashes or starts
 _VARIABLES = ("PG", "KRB5", "SSL_CERT_")  # beginnings of those that the driver reads
+ResultT = TypeVar("ResultT")
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 CONNECT_SECONDS = 10
@@ -359,12 +361,20 @@ class PostgresDatabase(ApartDatabase):
             try:
                 return await super().open()
             except StoreFailed as error:
-                if not _is_away(error.__cause__) or time.monotonic() > ends:
+                if not error.is_away or time.monotonic() > ends:
                     raise
                 if not is_told:
                     logger.warning("%s; waiting for it, up to %g s", error.message, WAIT_SECONDS)
                 is_told = True
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def read(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+        """The same; patient code waits for a server that is away."""
+        return await _patiently(lambda: super(PostgresDatabase, self).read(function, *args, **kwargs))
+
+    async def write(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+        """The same; patient code calls a function again that may have been committed."""
+        return await _patiently(lambda: super(PostgresDatabase, self).write(function, *args, **kwargs))
 
     def connect_reader(self) -> PostgresSession:
         """One more session to read, for a caller that must not wait for a thread; the caller closes it."""
@@ -396,7 +406,7 @@ class PostgresDatabase(ApartDatabase):
         if self._thread is not None:
             self._thread.submit(process.kill)
         if jobs:
-            failure = StoreFailed(f"The process that writes to {self.location} has ended")
+            failure = StoreFailed(f"The process that writes to {self.location} has ended", is_away=True)
             self._written(jobs, (), failure)
 
     def _bring_up_to_date(self, session: Session) -> None:
@@ -422,7 +432,17 @@ class PostgresDatabase(ApartDatabase):
             remedy = _NO_TABLES
         elif isinstance(error, errors.ConfigurationLimitExceeded):
             remedy = "Raise the limit that the server names, for the role or the database"
-        return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
+        return StoreFailed(f"{self.location} failed: {words}", remedy=remedy, is_away=_is_away(error))
+
+
+async def _patiently(call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    while True:
+        try:
+            return await call()
+        except StoreFailed as error:
+            if not (error.is_away and is_patient()):
+                raise
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def own_channel(channel: str, worker: str) -> str:

@@ -147,12 +147,11 @@ def _latest(messages: list[ThreadMessage]) -> list[ThreadMessage]:
     None takes over a quarter of the room if not all fit.
     """
     latest = messages[-_MAX_RECENT:]
-    sizes: list[int] = [*map(_size, latest)]
-    if sizes[-1] > _MAX_RECENT_BYTES:
+    if _size(latest[-1]) > _MAX_RECENT_BYTES:
         return latest[-1:]
-    if sum(sizes) > _MAX_RECENT_BYTES:
+    if sum(map(_size, latest)) > _MAX_RECENT_BYTES:
         latest = [_cut(message, _MAX_RECENT_BYTES // _MAX_SHARE) for message in latest]
-        sizes = [*map(_size, latest)]
+    sizes: list[int] = [*map(_size, latest)]
     while len(latest) > 1 and sum(sizes) > _MAX_RECENT_BYTES:
         del latest[0], sizes[0]
     return latest

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from typing import Any
 
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.step_events import StepChecked
-from meshwright.engine.work.earlier import Earlier
+from meshwright.engine.kernel.envelope import ActorRef
+from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.earlier import Earlier, read_steps
 from meshwright.engine.work.paths import OpenStep, Scope
 from meshwright.engine.work.people import Repetition, check_key, repeat_key, result_of
 from meshwright.engine.work.protocol import TOOL, StepKey, Work
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.waits import Waits
 
+logger = logging.getLogger("meshwright.work")
+
 _MAX_EVIDENCE_CHARS = 300  # in a question
+_LOOK_SECONDS = 0.5  # between two looks whether a step has ended elsewhere
+_STILL_RUNS = "%s of task %s may still run on a worker that lost its lease: its end is waited for"
 
 
 class JournaledStep(OpenStep):
@@ -75,7 +83,9 @@ def checked_event(name: str, checked: CheckResult, started: float) -> ProgressEv
 class Doubts:
     """The doubts of a run about steps that earlier claims began and did not end."""
 
-    def __init__(self, work: Work, earlier: Earlier, waits: Waits) -> None:
+    def __init__(self, runtime: Runtime, ref: ActorRef, work: Work, earlier: Earlier, waits: Waits) -> None:
+        self._runtime = runtime
+        self._ref = ref
         self._work = work
         self._earlier = earlier
         self._waits = waits
@@ -93,6 +103,8 @@ class Doubts:
         path, outside, checked = opened.key.path, False, None
         times_begun = self._earlier.begun.get(path, 0) if path in self._earlier.intents else 0
         if opened.check is not None:
+            if (late := await self._until_ended(opened)) is not None:
+                return late
             # A check counts for one run of its step: of one without intents, for one claim.
             step = CheckStep(opened, f"c{times_begun}" if times_begun else f"k{self._work.claim}")
             checked = await step.run(opened.check)
@@ -102,7 +114,27 @@ class Doubts:
         if opened.is_ruled_out or not times_begun:
             return None
         answer = await self._answer(opened, times_begun, checked)
-        return None if answer["approve"] else {"result": result_of(opened.key, answer)}
+        late = await self._until_ended(opened) if answer["approve"] else None
+        return late if answer["approve"] else {"result": result_of(opened.key, answer)}
+
+    async def _until_ended(self, opened: OpenStep) -> dict[str, Any] | None:
+        """Wait while a process that lost its claim still runs the step; returns the result that came late."""
+        process = self._process_of(opened)
+        waits = False
+        while process:
+            has_ended = await self._runtime.has_ended(process)
+            records, _ = await read_steps(self._runtime, self._ref, self._work.steps, self._work.claim)
+            ends = [record.value for record in records if is_end(record.value, opened.key.path)]
+            if ends or has_ended:
+                return next(({"result": end["result"]} for end in ends if "result" in end), None)
+            if not waits:
+                logger.warning(_STILL_RUNS, opened.key.kind, self._work.task_id)
+            waits = True
+            await asyncio.sleep(_LOOK_SECONDS)
+        return None
+
+    def _process_of(self, opened: OpenStep) -> str:
+        return str(self._earlier.intents.get(opened.key.path, {}).get("process", ""))
 
     async def _answer(
         self, opened: OpenStep, times_begun: int, checked: CheckResult | None
@@ -114,13 +146,30 @@ class Doubts:
         name = opened.key.kind.removeprefix(TOOL)
         evidence = "" if checked is None else f" Its check cannot tell: {as_sentence(checked.evidence)}"
         reason = (
-            f"The mesh stopped while {name} was running.{evidence} Check whether it took effect. May it run "
+            f"{await self._state(opened, name)}{evidence} Check whether it took effect. May it run "
             "again? If not, the task goes on with the result or the reason that you give."
         )
         subject = {"kind": opened.key.kind, "request": opened.request}
         if checked is not None:
             subject["check"] = checked.evidence
         await self._waits.wait(opened.scope, self._waits.question(question, reason, subject, Repetition))
+
+    async def _state(self, opened: OpenStep, name: str) -> str:
+        """Says whether a step that was interrupted may still run."""
+        process = self._process_of(opened)
+        if not process or await self._runtime.has_ended(process):
+            return f"The mesh stopped while {name} was running."
+        started_at = self._earlier.intents[opened.key.path].get("started_at", "")
+        return (
+            f"{name}, which began at {started_at}, may still run: its worker lost its lease, and has not "
+            "ended. If it ends with a result, the task goes on with that; a yes waits for its end, or for "
+            "that of its worker."
+        )
+
+
+def is_end(value: dict[str, Any], path: str) -> bool:
+    """Whether a record says that the step at a path has ended."""
+    return value.get("ended") == path or (value.get("path") == path and "result" in value)
 
 
 def as_sentence(evidence: str) -> str:

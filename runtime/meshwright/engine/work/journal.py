@@ -30,11 +30,12 @@ from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import Struct, plain
 from meshwright.core.errors import Conflict, HostError, MeshError, NotFound, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
+from meshwright.core.patience import be_patient
 from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.cut_calls import CutCalls
-from meshwright.engine.work.doubts import CheckStep, Doubts, JournaledStep
+from meshwright.engine.work.doubts import CheckStep, Doubts, JournaledStep, is_end
 from meshwright.engine.work.earlier import (
     Earlier,
     changes_before,
@@ -44,8 +45,8 @@ from meshwright.engine.work.earlier import (
     unspent_answers,
 )
 from meshwright.engine.work.paths import LifeCall, OpenStep, Paths, Scope, hash_of, identity_of
-from meshwright.engine.work.people import QUESTIONS
-from meshwright.engine.work.protocol import StepKey, WaitKind, Work
+from meshwright.engine.work.people import QUESTIONS, repeat_key
+from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
 from meshwright.engine.work.results import ResultOrder
@@ -80,12 +81,13 @@ class Journal:
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
+        self._ref = ref
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, unspent, continued)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = ClaimRecords(runtime, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(runtime, ref, work, self._earlier, self._paths, self._records)
-        self._doubts = Doubts(work, self._earlier, self._waits)
+        self._doubts = Doubts(runtime, ref, work, self._earlier, self._waits)
         self._checked: dict[str, OpenStep] = {}
         """The steps of this run that may not be repeated and have a check, by their paths."""
         self.replay = Replay(work, self._earlier, self._paths, self._waits, WeakMethod(self._check_recorded))
@@ -95,6 +97,15 @@ class Journal:
         self._repeats: list[str] = []
         self._under_way: dict[str, asyncio.Future[None]] = {}
         """The steps of programs outside that are under way, by their paths."""
+        self._once: set[OpenStep] = set()
+        """The steps under way that may not be repeated."""
+        self._is_lost = False
+        """Whether another has the work by now, or may have."""
+        self._end: Callable[[], object] | None = None
+        """Ends the run, once its claim is lost."""
+        self._ended: list[StepKey] = []
+        """The steps of this claim that may not be repeated and have ended, since records were durable."""
+        self._withdrawals: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def open(
@@ -339,6 +350,22 @@ class Journal:
             opened.started_at = self._runtime.clock.now()
         return opened
 
+    def lose_claim(self, end: Callable[[], object]) -> None:
+        """Call `end` once no step is under way that may not be repeated: the claim is lost.
+
+        Until then no other step begins. The result of such a step is journaled still, so that whoever has
+        taken the work over need not repeat it.
+        """
+        self._is_lost, self._end = True, end
+        for key in self._ended:
+            self._withdraw_question(key)
+        self._end_if_lost()
+
+    def _end_if_lost(self) -> None:
+        if self._end is not None and not self._once:
+            end, self._end = self._end, None
+            end()
+
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
         if (order := self._paths.order_around(opened.scope)) is not None:
@@ -359,6 +386,8 @@ class Journal:
 
     async def _enter(self, opened: OpenStep) -> None:
         key, scope = opened.key, opened.scope
+        if self._end is not None and self._once.isdisjoint(scope.steps_around()):
+            await asyncio.get_running_loop().create_future()  # until it is cancelled
         if key.path in self._earlier.results:
             await self._take_result(opened)
             return
@@ -382,8 +411,11 @@ class Journal:
             if not opened.repeatable:
                 by_check = {} if opened.check is None else self._note_check(opened)
                 order = self._order_fields(scope)  # else the intent has a branch that nobody asked for
-                intent = {"intent": True, "started_at": opened.started_at, **by_check, **order}
+                process = self._runtime.process
+                by_process = {"process": process} if process else {}
+                intent = {"intent": True, "started_at": opened.started_at, **by_check, **by_process, **order}
                 self._records.write(key, intent)
+                self._once.add(opened)
                 self._earlier.intents[key.path] = key.model_dump()
                 if scope.is_of_life:  # its program may die, and ask again in this claim
                     self._earlier.begun[key.path] = self._earlier.begun.get(key.path, 0) + 1
@@ -423,7 +455,10 @@ class Journal:
                         **value,
                         "result": result,
                     }
-                self._records.write(opened.key, value, opened.events, costly=costly)
+                is_once = opened in self._once
+                self._records.write(opened.key, value, opened.events, costly=costly, outlives_lease=is_once)
+                if is_once:
+                    self._ended.append(opened.key)
         except BaseException as lost:
             error = lost
             raise
@@ -433,10 +468,40 @@ class Journal:
             if error is not None:
                 calls, events, started_at = opened.calls, opened.events, opened.started_at
                 self._records.write_calls(
-                    opened.key, calls, events, error, opened.cut, started_at, changed=opened.changed
+                    opened.key,
+                    calls,
+                    events,
+                    error,
+                    opened.cut,
+                    started_at,
+                    changed=opened.changed,
+                    has_intent=opened in self._once,
                 )
+            elif self._is_lost and opened in self._once:
+                self._withdraw_question(opened.key)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
+            self._once.discard(opened)
+            self._end_if_lost()
+
+    def _withdraw_question(self, key: StepKey) -> None:
+        """Answer the question whether a step may run again, if another worker has asked it meanwhile."""
+        question = repeat_key(key, self._earlier.begun.get(key.path, 0) + 1)
+        answer = Answer(
+            task_id=self._work.task.task_id,
+            key=self._waits.wait_id(question),
+            value={"approve": False, "reason": "It has ended, and its result is known."},
+        )
+
+        async def withdraw() -> None:
+            be_patient()
+            records = await self._runtime.records(self._ref, self._work.stream)
+            if any(is_end(record.value, key.path) for record in records):
+                await self._runtime.call(self._ref, "resume", answer)
+
+        withdrawal = asyncio.create_task(withdraw(), name=f"late result of {key.kind}")
+        self._withdrawals.add(withdrawal)
+        withdrawal.add_done_callback(self._withdrawals.discard)
 
     def teller(self) -> Callable[[ProgressEvent], None]:
         """Publishes events of the step under way that are no part of its record, from any asyncio task."""
@@ -532,6 +597,7 @@ class Journal:
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
         await self._records.confirm()
+        self._ended.clear()
 
     def let_go(self) -> bool:
         """Take back that it cancelled the asyncio task of the run, if it did; whether only it had."""

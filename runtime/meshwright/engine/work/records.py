@@ -65,10 +65,12 @@ class ClaimRecords:
         events: Sequence[ProgressEvent] = (),
         *,
         costly: bool = True,
+        outlives_lease: bool = False,
     ) -> None:
         """Queue the record of a step with its events."""
         data = own_json(self._ref, {**asdict(key), **value})
-        self._append(data, [self._event(key, n, event) for n, event in enumerate(events, start=1)])
+        published = [self._event(key, n, event) for n, event in enumerate(events, start=1)]
+        self._append(data, published, outlives_lease=outlives_lease)
         self.has_steps = self.has_steps or costly
         self.is_costly = self.is_costly or costly
         if "result" in value:
@@ -94,10 +96,12 @@ class ClaimRecords:
         started_at: datetime | None = None,
         *,
         changed: bool = False,
+        has_intent: bool = False,
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
-        A resumed run runs that step again; `cut` of its calls are still to be recorded.
+        A resumed run runs that step again; `cut` of its calls are still to be recorded. Of a step that
+        `has_intent` it says that it has ended, to a worker that has taken the work over.
         """
         value: dict[str, Any] = {"calls": calls} if calls else {}
         if calls and key.path:
@@ -107,11 +111,13 @@ class ClaimRecords:
             times = {"started_at": started_at, "ended_at": self._runtime.clock.now()}
             times |= {"changed": True} if changed else {}
             value["failed"] = {**key.model_dump(), "error": type(error).__name__, "message": message, **times}
+        if has_intent and self._runtime.process:
+            value["ended"] = key.path
         if not value:
             return
         published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]
         try:
-            self._append(value, published)
+            self._append(value, published, outlives_lease=has_intent)
         except HostError as lost:  # the work is another's by now, or is over: the error itself matters more
             logger.warning("Task %s does not pay for a call broken off: %s", self._work.task.task_id, lost)
 
@@ -130,9 +136,10 @@ class ClaimRecords:
         if self._queued is queued:  # steps that start side by side wait for it, all of them
             self._queued, self.is_costly = None, False
 
-    def _append(self, value: Any, events: Sequence[Event]) -> None:
+    def _append(self, value: Any, events: Sequence[Event], *, outlives_lease: bool = False) -> None:
         self._last += 1
-        self._queued = self._runtime.append(Record(self._ref, self._stream, self._last, value), events)
+        record = Record(self._ref, self._stream, self._last, value)
+        self._queued = self._runtime.append(record, events, outlives_lease=outlives_lease)
 
     def _event(self, key: StepKey, n: int, event: ProgressEvent) -> Event:
         task, attempt = self._work.task, self._work.dispatch.attempt

@@ -17,6 +17,7 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id
 from meshwright.core.logs import log_about
+from meshwright.core.patience import be_patient
 from meshwright.core.task_events import WorkStopping
 from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
@@ -56,6 +57,15 @@ class Running:
     stopped_fence: int = 0
     interruptible: bool = False
     let_go: bool = False
+    journal: Journal | None = None
+
+    def lose_claim(self) -> None:
+        """Leave the work to its next claim, once what may not be repeated has ended."""
+        self.let_go = True
+        if self.journal is None:
+            self.task.cancel()
+        else:
+            self.journal.lose_claim(self.task.cancel)
 
     def cancel(self) -> None:
         """Leave the work as it is, for the next start."""
@@ -194,7 +204,7 @@ class Worker:
         self._slots.clear()
         self._start_no_more()
         for running in self._running.values():
-            running.cancel()
+            running.lose_claim()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
@@ -288,11 +298,14 @@ class Worker:
         key = (offer.ref, offer.task_id)
         work: Work | None = None
         try:
+            be_patient()
             work = await self._claims.claim(offer)
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
         except (StoreFailed, Draining) as error:
             logger.warning("work on task %s stops here: %s", offer.task_id, error)
+            if isinstance(error, StoreFailed) and error.is_away:
+                self._take_up_later(replace(offer, has_crashed=False), work)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
             self._take_up_later(replace(offer, has_crashed=False), work)  # by no fault of the work
@@ -377,7 +390,9 @@ class Worker:
 
     async def _run_journaled(self, ref: ActorRef, work: Work) -> Complete:
         on_step = partial(self._suspects.passed, (ref, work.task_id))
-        return await self._run(ref, work, await Journal.open(self._runtime, ref, work, on_step))
+        journal = await Journal.open(self._runtime, ref, work, on_step)
+        self._running[ref, work.task_id].journal = journal
+        return await self._run(ref, work, journal)
 
     def _stop(self, ref: ActorRef, stop: Stop) -> None:
         running = self._running.get((ref, stop.task_id))

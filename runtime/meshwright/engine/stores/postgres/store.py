@@ -1,8 +1,10 @@
 """PostgreSQL as the store of several workers, each a whole mesh or its agents alone.
 
-Messages land on the worker that their actor is placed on. Each worker holds an advisory lock and a lease;
-where the lock is free or the lease has run out, others end its open commit, which holds locks, and adopt what
-is left: messages, actors with pending work and alarms, each worker those of the types that it runs.
+Messages land on the worker that their actor is placed on. Each worker holds an advisory lock and a lease.
+If the lock is free or the lease has run out, and stays so for a moment, others remove the worker, end its
+open commit, which holds locks, and adopt what is left: messages, actors with pending work and alarms, each
+worker those of the types that it runs. A worker whose connection ends connects again, and keeps its
+incarnation and all that it works on unless another has removed it.
 Notifications tell of messages, events and workers; they may be lost, so that every few seconds a worker looks
 for itself.
 """
@@ -56,6 +58,8 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 _MARK_SECONDS = 1.0  # between the marks of the events that were seen
 LOOK_SECONDS = 0.25  # between looks at who is alive
+GONE_SECONDS = 1.0  # that a worker has without lock or lease: its connection alone may have ended
+_RECONNECT_SECONDS = 0.1  # between tries; less than others wait
 _HEAR_SECONDS = 0.005  # between notifications, so that those of many commits are heard together
 _STOP_SECONDS = 5.0  # for a query of a server that does not answer
 _ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
@@ -90,6 +94,14 @@ _REMOVE = f"""
         SELECT incarnation FROM workers WHERE incarnation = ANY(%s) AND NOT ({_ALIVE}) FOR UPDATE SKIP LOCKED)
         RETURNING lock_key) {_END_COMMITS}
 """  # noqa: S608 code
+_REJOIN = """
+    UPDATE workers SET lock_key = %s, expires_at = clock_timestamp() + make_interval(secs => %s)
+    WHERE incarnation = %s
+"""
+_HAS_LOCKS = """
+    SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = ?
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1
+"""
 _GIVE_UP = f"WITH gone AS (DELETE FROM workers WHERE incarnation = %s RETURNING lock_key) {_END_COMMITS}"  # noqa: S608 code
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
@@ -122,6 +134,9 @@ class PostgresStore(SharedStore):
         self._passed_over: set[str] = set()  # the types of work that waits for another worker
         self._fetched: set[int] = set()  # the messages from others that were delivered and are not taken
         self._look_at = self._renewed_at = 0.0
+        self._suspects: dict[str, float] = {}  # the workers without lock or lease, and since when
+        self._rejoined_at = -math.inf
+        self._is_away = False
         self._adopts_since = math.inf
         self._commits: Commits | None = None
         self._heads = Together(self._read_heads)
@@ -155,10 +170,7 @@ class PostgresStore(SharedStore):
         await self._stop_tasks()
         try:
             await self._connect(incarnation, sorted(receiver.kinds))
-            await self._database.write(check_joined, incarnation)
-            await self._database.read(check_joined, incarnation)
-            assert self._reader is not None
-            check_joined(self._reader, incarnation)
+            await self._check_joined(incarnation)
             self._incarnation = self._commits.incarnation = incarnation
             await self._database.read(refuse_if_moved, self._database.location)
             await self._notice_loss(receiver)
@@ -227,17 +239,29 @@ class PostgresStore(SharedStore):
             self._line = await self._database.connect_async(joins=True)
         await self._connect_reader()
         line, lock_class = self._line, self._database.lock_class
-        key = (lock_class << 32) + secrets.randbits(31)
-        await line.execute(b"UNLISTEN *")
-        for channel in (self._channel, own_channel(self._channel, incarnation)):
-            await line.execute(f'LISTEN "{channel}"'.encode())
         await line.execute("DELETE FROM workers WHERE lock_key >> 32 = %s", (lock_class,))
-        await line.execute("SELECT pg_advisory_unlock_all()")
-        await line.execute("SELECT pg_advisory_lock(%s)", (key,))
+        key = await self._lock(line, incarnation)
         async with line.transaction():
             await line.execute(JOIN, (incarnation, key, LEASE_SECONDS, to_json(kinds).decode()))
             await line.execute("SELECT pg_notify(%s, 'w')", (self._channel,))
         self._renewed_at = time.monotonic()
+
+    async def _check_joined(self, incarnation: str) -> None:
+        """Raise StoreFailed where a connection leads to another server than the one that was joined."""
+        await self._database.write(check_joined, incarnation)
+        await self._database.read(check_joined, incarnation)
+        assert self._reader is not None
+        check_joined(self._reader, incarnation)
+
+    async def _lock(self, line: psycopg.AsyncConnection[Row], incarnation: str) -> int:
+        """Listen on a connection, and take a lock of this process on it; returns the key of the lock."""
+        key = (self._database.lock_class << 32) + secrets.randbits(31)
+        await line.execute(b"UNLISTEN *")
+        for channel in (self._channel, own_channel(self._channel, incarnation)):
+            await line.execute(f'LISTEN "{channel}"'.encode())
+        await line.execute("SELECT pg_advisory_unlock_all()")
+        await line.execute("SELECT pg_advisory_lock(%s)", (key,))
+        return key
 
     async def _stop_tasks(self) -> None:
         """Stop using the connections: one closed in a query leaves its descriptor on the event loop."""
@@ -277,6 +301,8 @@ class PostgresStore(SharedStore):
         """Write a batch, with others that wait."""
         if self._commits is None or self._receiver is None:
             raise Conflict("the store is closed")
+        if self._is_away:  # it may have come back older
+            raise StoreUnavailable(f"{self._database.location} is away")
         try:
             await self._commits.commit(batch)
         except Conflict:
@@ -295,7 +321,10 @@ class PostgresStore(SharedStore):
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
         """The records of a stream from one number to another, in order."""
         values = (*ref, stream, first, MAX_N if last is None else last)
-        rows = await self._database.read(_rows, SELECT_RECORDS, values)
+        try:
+            rows = await self._database.read(_rows, SELECT_RECORDS, values)
+        except StoreFailed as error:
+            raise StoreUnavailable(str(error)) from error
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
 
     async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
@@ -319,9 +348,29 @@ class PostgresStore(SharedStore):
         return [(ActorRef(kind, name), datetime.fromtimestamp(at, UTC)) for kind, name, at in rows]
 
     async def has_expired(self, incarnation: str) -> bool:
-        """Whether a worker has left, lost its connection, or let its lease run out."""
-        query = f"SELECT 1 FROM workers WHERE incarnation = ? AND {_ALIVE}"  # noqa: S608 code
-        return not await self._database.read(_rows, query, (incarnation,))
+        """Whether a worker has left, or was removed since it lost its connection or its lease ran out."""
+        query = "SELECT 1 FROM workers WHERE incarnation = ?"
+        try:
+            return not await self._database.read(_rows, query, (incarnation,))
+        except StoreFailed as error:
+            raise StoreUnavailable(str(error)) from error
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the connection has ended, and there is no other yet."""
+        return self._is_away
+
+    @property
+    def process(self) -> str:
+        """The class of the advisory locks of this process."""
+        return str(self._database.lock_class)
+
+    async def has_ended(self, process: str) -> bool:
+        """Whether no connection of a process is left: a frozen one still has its own."""
+        try:
+            return not await self._database.read(_rows, _HAS_LOCKS, (int(process),))
+        except StoreFailed as error:
+            raise StoreUnavailable(str(error)) from error
 
     def publish_loads(self, loads: Mapping[str, int]) -> None:
         """Let other workers know, at the next look, how many tasks of each type this one has."""
@@ -350,29 +399,80 @@ class PostgresStore(SharedStore):
     # News
 
     async def _listen(self, incarnation: str) -> None:
-        """Receive notifications, renew the lease, watch the workers, until connection or lease is lost."""
-        try:
-            while self._line is not None and self._incarnation == incarnation:
-                self._look_at = time.monotonic() + LOOK_SECONDS
-                while (seconds := self._look_at - time.monotonic()) > 0:
-                    async for notice in self._line.notifies(timeout=seconds, stop_after=1):
-                        self._hear(notice.payload.split("\n"))
-                    await asyncio.sleep(_HEAR_SECONDS)
-                gone_workers = await self._look()
-                due = time.monotonic() - self._renewed_at > RENEW_SECONDS
-                if due:
-                    await self._connect_reader()
-                if due and not await self._renew(incarnation):
-                    break
-                if gone_workers or due:
-                    self._orphans.set()
-                    self._mail.set()
-        except (psycopg.Error, StoreFailed):
-            pass  # the lease is lost with the connection, since others see its lock free
+        """Receive notifications, renew the lease, watch the workers, until the lease is lost."""
+        has_lease = True
+        while has_lease:
+            try:
+                has_lease = await self._follow(incarnation)
+            except (psycopg.Error, StoreFailed) as error:
+                self._is_away = True
+                has_lease = await self._rejoin(incarnation, error)
+            finally:
+                self._is_away = False
         if self._line is not None:
             await self._line.close()
         if self._receiver is not None:
             self._receiver.lease_lost()
+
+    async def _follow(self, incarnation: str) -> bool:
+        """Do all that as long as the connection lasts; returns False once the lease is lost."""
+        while self._line is not None and self._incarnation == incarnation:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            while (seconds := self._look_at - time.monotonic()) > 0:
+                async for notice in self._line.notifies(timeout=seconds, stop_after=1):
+                    self._hear(notice.payload.split("\n"))
+                await asyncio.sleep(_HEAR_SECONDS)
+            gone_workers = await self._look()
+            due = time.monotonic() - self._renewed_at > RENEW_SECONDS
+            if due:
+                await self._connect_reader()
+            if due and not await self._renew(incarnation):
+                return False
+            if gone_workers or due:
+                self._orphans.set()
+                self._mail.set()
+        return False
+
+    async def _rejoin(self, incarnation: str, error: Exception) -> bool:
+        """Connect again with the lease that this worker has; False where it has none any more.
+
+        Until then its work goes on: nobody has taken it over while the worker is not removed.
+        """
+        away_since = time.monotonic()
+        warning = "%s is away: running work goes on, and commits once it is back: %s"
+        _logger.warning(warning, self._database.location, " ".join(str(error).split()))
+        while self._incarnation == incarnation:
+            try:
+                has_lease = await self._take_lease_again(incarnation)
+            except StoreMoved:
+                return False  # joining says why
+            except (psycopg.Error, StoreFailed):
+                await asyncio.sleep(_RECONNECT_SECONDS)
+                continue
+            if has_lease:
+                seconds = time.monotonic() - away_since
+                _logger.warning("%s is back after %.1f s", self._database.location, seconds)
+                self._news.look()
+                self._orphans.set()
+                self._mail.set()
+            return has_lease
+        return False
+
+    async def _take_lease_again(self, incarnation: str) -> bool:
+        if self._line is not None:
+            await self._line.close()
+        await self._database.learn_timeline()
+        self._line = line = await self._database.connect_async(joins=True)
+        await self._connect_reader()
+        await self._database.read(refuse_if_moved, self._database.location)
+        key = await self._lock(line, incarnation)
+        if (await line.execute(_REJOIN, (key, LEASE_SECONDS, incarnation))).rowcount != 1:
+            return False
+        await self._check_joined(incarnation)
+        await line.execute("SELECT pg_notify(%s, 'w')", (self._channel,))
+        self._renewed_at = self._rejoined_at = time.monotonic()
+        self._suspects.clear()
+        return await self._news.loss() is None  # joining anew says what is lost
 
     async def _renew(self, incarnation: str) -> bool:
         """Renew the lease, unless it has run out or this worker cannot write: then others must go on."""
@@ -396,10 +496,22 @@ class PostgresStore(SharedStore):
         if self._commits is not None and self._commits.is_alone != self._is_alone:
             self._commits.is_alone = self._is_alone
             self._news.look()
-        gone_workers = [name for name, _, _, alive in rows if not alive and name != self._incarnation]
+        gone_workers = self._gone({name for name, _, _, alive in rows if not alive})
         if gone_workers:
             await self._line.execute(_REMOVE.encode(), (gone_workers,))
         return gone_workers
+
+    def _gone(self, suspects: set[str]) -> list[str]:
+        """The workers that had neither lock nor lease for long enough.
+
+        If this worker has just connected again, others may have lost their connections as well.
+        """
+        now = time.monotonic()
+        suspects.discard(self._incarnation)
+        self._suspects = {name: self._suspects.get(name, now) for name in suspects}
+        if now < self._rejoined_at + LEASE_SECONDS:
+            return []
+        return [name for name, since in self._suspects.items() if now - since >= GONE_SECONDS]
 
     @property
     def _is_alone(self) -> bool:

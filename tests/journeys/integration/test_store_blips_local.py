@@ -1,0 +1,78 @@
+"""The sidecar, the Redis or the writing process ends or hangs while a call runs: it takes effect once."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.integration.test_store_blips import SLOW_PAYER
+from tests.run import DAPR
+from tests.support.faults.worker_process import writers_of
+from tests.support.running_mesh import MESH, UP, RunningMesh, mesh_up
+
+
+async def paid_once(folder: Path, mesh: RunningMesh, take_away: Callable[[], None]) -> None:
+    """Have a payment run while something of the store is away, and see that it took effect once."""
+    notes = folder / "notes"
+    task_id = await mesh.submit("pay", capability="paying")
+    while not notes.exists():
+        await asyncio.sleep(0.02)
+    take_away()
+    (folder / "go").touch()
+    outcome = await mesh.outcome(task_id)
+    assert outcome["success"], outcome
+    assert [line.split()[0] for line in notes.read_text().splitlines()] == ["began", "paid"]
+    assert await mesh.client.inbox() == []
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "payer.py").write_text(SLOW_PAYER)
+    return tmp_path
+
+
+async def test_a_call_outlives_the_process_that_writes_to_sqlite(project: Path) -> None:
+    async with mesh_up(project / "data", up=UP, cwd=project) as mesh:
+        while not writers_of(mesh.process.pid):
+            await asyncio.sleep(0.02)
+
+        def kill_writer() -> None:
+            for pid in writers_of(mesh.process.pid):
+                os.kill(pid, signal.SIGKILL)
+
+        await paid_once(project, mesh, kill_writer)
+
+
+@pytest.mark.needs(*DAPR)
+@pytest.mark.parametrize("name", ["daprd-mesh-0", "redis"])
+async def test_a_call_on_dapr_outlives_a_kill(project: Path, name: str) -> None:
+    async with on_dapr(project, name) as (mesh, pid):
+        await paid_once(project, mesh, lambda: os.kill(pid, signal.SIGKILL))  # another is started
+
+
+@pytest.mark.needs(*DAPR)
+@pytest.mark.parametrize("name", ["daprd-mesh-0", "redis"])
+@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.soak("longer than the lease"))])
+async def test_a_call_on_dapr_outlives_a_process_that_hangs(project: Path, name: str, seconds: int) -> None:
+    async with on_dapr(project, name) as (mesh, pid):
+
+        def hang() -> None:
+            os.kill(pid, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(seconds, os.kill, pid, signal.SIGCONT)
+
+        await paid_once(project, mesh, hang)
+
+
+@asynccontextmanager
+async def on_dapr(project: Path, name: str) -> AsyncIterator[tuple[RunningMesh, int]]:
+    """A mesh on Dapr, and the process of a name beside it."""
+    async with mesh_up(project / "data", up=[*MESH, "up", "--store", "dapr"], cwd=project) as mesh:
+        row = re.search(rf"^{name} +\S+ +(\d+)", mesh.errors.text, re.MULTILINE)
+        assert row is not None, mesh.errors.text
+        yield mesh, int(row[1])
