@@ -112,7 +112,10 @@ class Prompt:
 
 
 def _filled(section: Section, values: Mapping[str, str]) -> str:
-    return "".join(values[piece.name] if isinstance(piece, Name) else piece for piece in section.pieces)
+    pieces = section.pieces
+    if len(pieces) == 1 and isinstance(pieces[0], str):  # most prompts are a text without names
+        return pieces[0]
+    return "".join([values[piece.name] if isinstance(piece, Name) else piece for piece in pieces])
 
 
 def parse_prompt(

@@ -104,4 +104,6 @@ def _as_text(value: Any) -> str:
 
 
 def _without_files(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in payload.items() if not (name == "files" and files_of(payload))}
+    if "files" not in payload or not files_of(payload):
+        return dict(payload)
+    return {name: value for name, value in payload.items() if name != "files"}

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import HostError, StoreFailed
+from meshwright.core.errors import HostError, StoreFailed, StoreUnavailable
 from meshwright.core.events import Event
 from meshwright.core.patience import patiently
 from meshwright.engine.kernel.ahead import AheadExecutor
@@ -72,7 +72,10 @@ class StoreAccess:
     ) -> Any:
         self._check_open()
         decode = self._cells.kind(ref).decode_state if shape is None else shape.model_validate_json
-        record = await patiently(load, ref)
+        try:
+            record = await load(ref)
+        except StoreUnavailable:  # rarely: another coroutine around each read costs more than this
+            record = await patiently(load, ref)
         return None if record is None or not record.revision else decode(record.state)
 
     def append(

@@ -171,6 +171,8 @@ class Store(ABC):
     """Whether other programs may publish to topics of its broker, and subscribe to them."""
     deletes_actors: ClassVar[bool] = True
     """Whether the records of actors that are done can be deleted."""
+    is_away: bool = False
+    """Whether the store does not answer now, and is asked again until it does."""
 
     @abstractmethod
     async def open(self, receiver: Receiver) -> None:
@@ -230,11 +232,6 @@ class Store(ABC):
     @abstractmethod
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out, or it said goodbye."""
-
-    @property
-    def is_away(self) -> bool:
-        """Whether the store does not answer now, and is asked again until it does."""
-        return False
 
     @property
     def process(self) -> str:

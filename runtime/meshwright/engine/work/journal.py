@@ -272,6 +272,11 @@ class Journal:
     def _is_ending(self) -> bool:
         return self.is_closed or self.suspended is not None or self.replay.ended is not None
 
+    @property
+    def has_orders(self) -> bool:
+        """Whether the order of any results matters, or did to an earlier claim."""
+        return self._paths.has_orders
+
     def note_threads(self) -> None:
         """Note that code of the run in threads takes steps. Call it on the event loop."""
         self._paths.note_threads()
@@ -368,24 +373,9 @@ class Journal:
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
-        if (order := self._paths.order_around(opened.scope)) is not None:
-            order.begin_step(opened.key.path)
-        await self._enter(opened)
-        if opened.is_replayed:
-            await self.hand_out(opened.scope, opened.key)
-
-    async def hand_out(self, scope: Scope, key: StepKey) -> None:
-        """Return once the result of a numbered step may reach the code: see `ResultOrder`."""
-        order = self._paths.order_around(scope)
-        if order is None or self._is_ending:
-            return
-        is_ordered = key.path in order.recorded.handed_out
-        if is_ordered or not (self._paths.is_alone or key.path in order.recorded.before):
-            with self._waits.busy():
-                await order.hand_out(key.path)
-
-    async def _enter(self, opened: OpenStep) -> None:
         key, scope = opened.key, opened.scope
+        if self._paths.has_orders and (order := self._paths.order_around(scope)) is not None:
+            order.begin_step(key.path)
         if self._end is not None and self._once.isdisjoint(scope.steps_around()):
             await asyncio.get_running_loop().create_future()  # until it is cancelled
         if key.path in self._earlier.results:
@@ -398,6 +388,7 @@ class Journal:
             opened.is_replayed, opened.result = True, record["result"]
             self._paths.end_begun(scope)
             self._records.write(key, record)
+            await self.hand_out(scope, key)
             return
         if scope.is_of_life and await self._is_joined(opened):
             await self._take_result(opened)
@@ -409,22 +400,36 @@ class Journal:
                 self.cut_calls.count(opened)
             # Before it runs: after a crash the intent says that it may have happened.
             if not opened.repeatable:
-                by_check = {} if opened.check is None else self._note_check(opened)
-                order = self._order_fields(scope)  # else the intent has a branch that nobody asked for
-                process = self._runtime.process
-                by_process = {"process": process} if process else {}
-                intent = {"intent": True, "started_at": opened.started_at, **by_check, **by_process, **order}
-                self._records.write(key, intent)
-                self._once.add(opened)
-                self._earlier.intents[key.path] = key.model_dump()
-                if scope.is_of_life:  # its program may die, and ask again in this claim
-                    self._earlier.begun[key.path] = self._earlier.begun.get(key.path, 0) + 1
+                self._note_intent(opened)
             # Else a crash in this step would lose those before it, and pay for them twice.
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
             self.leave(opened, error)
             raise
+
+    def _note_intent(self, opened: OpenStep) -> None:
+        key, scope = opened.key, opened.scope
+        by_check = {} if opened.check is None else self._note_check(opened)
+        order = self._order_fields(scope)  # else the intent has a branch that nobody asked for
+        process = self._runtime.process
+        by_process = {"process": process} if process else {}
+        intent = {"intent": True, "started_at": opened.started_at, **by_check, **by_process, **order}
+        self._records.write(key, intent)
+        self._once.add(opened)
+        self._earlier.intents[key.path] = key.model_dump()
+        if scope.is_of_life:  # its program may die, and ask again in this claim
+            self._earlier.begun[key.path] = self._earlier.begun.get(key.path, 0) + 1
+
+    async def hand_out(self, scope: Scope, key: StepKey) -> None:
+        """Return once the result of a numbered step may reach the code: see `ResultOrder`."""
+        order = self._paths.order_around(scope) if self._paths.has_orders else None
+        if order is None or self._is_ending:
+            return
+        is_ordered = key.path in order.recorded.handed_out
+        if is_ordered or not (self._paths.is_alone or key.path in order.recorded.before):
+            with self._waits.busy():
+                await order.hand_out(key.path)
 
     async def _is_joined(self, opened: OpenStep) -> bool:
         """Whether a step of a program has a result by the call of a life before that was under way."""
@@ -442,7 +447,7 @@ class Journal:
             if error is None:
                 value = opened.record()
                 value["last"] = self._paths.counter
-                value |= self._order_fields(opened.scope)
+                value |= {} if opened.scope.order is None else self._order_fields(opened.scope)
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._runtime.clock.now()
                 costly = opened.costly or bool(opened.calls)
@@ -481,8 +486,9 @@ class Journal:
                 self._withdraw_question(opened.key)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
-            self._once.discard(opened)
-            self._end_if_lost()
+            if self._once:
+                self._once.discard(opened)
+                self._end_if_lost()
 
     def _withdraw_question(self, key: StepKey) -> None:
         """Answer the question whether a step may run again, if another worker has asked it meanwhile."""
@@ -657,6 +663,7 @@ class Journal:
         opened.totals = record.get("totals", {})
         if record.get("outside"):
             self.read_outside()
+        await self.hand_out(opened.scope, opened.key)
 
     async def _result_at(self, scope: Scope, key: StepKey) -> Any:
         record = self._earlier.results[key.path]

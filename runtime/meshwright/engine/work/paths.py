@@ -31,6 +31,8 @@ def hash_of(request: Any) -> str:
 
 
 class _Journal(Protocol):
+    @property
+    def has_orders(self) -> bool: ...
     async def enter(self, opened: OpenStep) -> None: ...
     def leave(self, opened: OpenStep, error: BaseException | None) -> None: ...
     async def hand_out(self, scope: Scope, key: StepKey) -> None: ...
@@ -94,7 +96,7 @@ class OpenStep:
     ) -> None:
         if not self.is_replayed:
             self.journal.leave(self, error)
-            if error is None or isinstance(error, Exception):
+            if self.journal.has_orders and (error is None or isinstance(error, Exception)):
                 await self.journal.hand_out(self.scope, self.key)
 
     @property
@@ -444,6 +446,11 @@ class Paths:
             yield scope
         finally:
             _SCOPE.reset(token)
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether the order of any results matters, or did to an earlier claim."""
+        return self.has_requests or bool(self._earlier.orders)
 
     def order_around(self, scope: Scope) -> ResultOrder | None:
         """The order in which the result of a numbered step reaches the code; None if that does not matter."""

@@ -136,7 +136,7 @@ class PostgresStore(SharedStore):
         self._look_at = self._renewed_at = 0.0
         self._suspects: dict[str, float] = {}  # the workers without lock or lease, and since when
         self._rejoined_at = -math.inf
-        self._is_away = False
+        self.is_away = False
         self._adopts_since = math.inf
         self._commits: Commits | None = None
         self._heads = Together(self._read_heads)
@@ -301,7 +301,7 @@ class PostgresStore(SharedStore):
         """Write a batch, with others that wait."""
         if self._commits is None or self._receiver is None:
             raise Conflict("the store is closed")
-        if self._is_away:  # it may have come back older
+        if self.is_away:  # it may have come back older
             raise StoreUnavailable(f"{self._database.location} is away")
         try:
             await self._commits.commit(batch)
@@ -356,11 +356,6 @@ class PostgresStore(SharedStore):
             raise StoreUnavailable(str(error)) from error
 
     @property
-    def is_away(self) -> bool:
-        """Whether the connection has ended, and there is no other yet."""
-        return self._is_away
-
-    @property
     def process(self) -> str:
         """The class of the advisory locks of this process."""
         return str(self._database.lock_class)
@@ -405,10 +400,10 @@ class PostgresStore(SharedStore):
             try:
                 has_lease = await self._follow(incarnation)
             except (psycopg.Error, StoreFailed) as error:
-                self._is_away = True
+                self.is_away = True
                 has_lease = await self._rejoin(incarnation, error)
             finally:
-                self._is_away = False
+                self.is_away = False
         if self._line is not None:
             await self._line.close()
         if self._receiver is not None:
