@@ -91,7 +91,7 @@ def test_wrong_calls_are_answered_in_a_sentence(tmp_path: Path, capsys: pytest.C
         ("backup", str(tmp_path / "none/copy"), "--data", str(data)): "there is no folder",
         ("backup", str(tmp_path / "text/copy"), "--data", str(data)): "there is no folder",
         ("backup", str(tmp_path / "copy"), "--data", str(damaged)): "mesh.db is damaged: file is not",
-        ("verify", "--data", str(damaged)): "the store cannot be read: file is not a database; restore",
+        ("verify", "--data", str(damaged)): "is damaged: file is not a database; restore",
         ("restore", text, "--data", nowhere): "is no backup of a mesh",
         ("restore", str(tmp_path / "none"), "--data", nowhere): "there is no such file; name a file that",
         ("restore", text, "--data", str(tmp_path)): "is not empty; name a new folder",
