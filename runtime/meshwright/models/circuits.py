@@ -1,8 +1,7 @@
 """Circuits: which deployments are left alone for now, and when one call may try them again.
 
     closed      calls pass; more than `allowed_fails` failures within a minute open it, and so does a refusal
-                of the key, the credit or the model. An error that the server answered may come from the
-                history of the one task that asked: those of a task count once, and open nothing alone
+                of the key, the credit or the model
     open        no call passes for a while: as long as the provider asked, else twice as long each time, and
                 never longer than a minute
     half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
@@ -18,7 +17,6 @@ import copy
 import itertools
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
@@ -72,38 +70,14 @@ class OpenCircuit(NamedTuple):
 _OnChange = Callable[[str, DeploymentLeftAlone | DeploymentRecovered], None]
 
 
-class _Failure(NamedTuple):
-    """A failed call, by time.monotonic(). `history` is whose own fault it may be, None: the deployment's."""
-
-    at: float
-    history: int | None
-
-
 @dataclass(slots=True)
 class _Circuit:
     since: datetime
-    failures: list[_Failure] = field(default_factory=list)
+    failures: list[float] = field(default_factory=list)
     until: float | None = None  # by time.monotonic(); None while it is closed
     times: int = 0  # opened in a row
     error: ModelError | None = None
-    history: int | None = None  # of the failure that opened it last
     is_probed: bool = False
-
-    def has_failed_too_often(self, allowed_fails: int) -> bool:
-        """Whether failures are more than allowed, each history's counted once, and not of one alone."""
-        histories = {failure.history for failure in self.failures} - {None}
-        others = sum(failure.history is None for failure in self.failures)
-        return others + len(histories) > allowed_fails and (others > 0 or len(histories) > 1)
-
-    def succeeded(self, request: ModelRequest | None) -> None:
-        """Forget the failures of other histories that failed again and again: the deployment is well."""
-        history = _history_of(request)
-        times = Counter(failure.history for failure in self.failures)
-        self.failures = [
-            failure
-            for failure in self.failures
-            if failure.history in (None, history) or times[failure.history] == 1
-        ]
 
 
 class Circuits:
@@ -151,13 +125,9 @@ class Circuits:
 
     @contextmanager
     def call(
-        self,
-        deployment: str,
-        policy: Policy = _USUAL,
-        given_seconds: float = _ENOUGH_SECONDS,
-        request: ModelRequest | None = None,
+        self, deployment: str, policy: Policy = _USUAL, given_seconds: float = _ENOUGH_SECONDS
     ) -> Iterator[None]:
-        """Around a call of a request that `left_seconds` lets pass, with `given_seconds` for its answer."""
+        """Around a call that `left_seconds` lets pass, which has `given_seconds` for its answer."""
         circuit = self._circuits.setdefault(deployment, _Circuit(datetime.now(UTC)))
         is_probe = circuit.until is not None and not circuit.is_probed
         circuit.is_probed = circuit.is_probed or is_probe
@@ -167,16 +137,13 @@ class Circuits:
             if isinstance(error, ModelTimeout) and given_seconds < _ENOUGH_SECONDS:
                 raise
             if is_mendable(error):
-                history = _history_of(request) if _may_be_of_the_request(error) else None
-                self._failed(deployment, circuit, policy, error, history, is_probe=is_probe)
+                self._failed(deployment, circuit, policy, error, is_probe=is_probe)
             elif is_probe:  # it answered
                 self._close(deployment, circuit)
             raise
         else:
             if is_probe:
                 self._close(deployment, circuit)
-            elif circuit.failures:
-                circuit.succeeded(request)
         finally:
             if is_probe:
                 circuit.is_probed = False
@@ -206,28 +173,18 @@ class Circuits:
         circuit.error.answered, circuit.error.reason = change.status, change.reason
 
     def _failed(
-        self,
-        deployment: str,
-        circuit: _Circuit,
-        policy: Policy,
-        error: ModelError,
-        history: int | None,
-        *,
-        is_probe: bool,
+        self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
     ) -> None:
         """Count a failure. A call that began before the circuit opened changes nothing."""
         if policy.is_off or (circuit.until is not None and not is_probe):
             return
-        if is_probe and history is not None and history == circuit.history:
-            return  # it says no more than before: let another call probe
         pause = error.retry_after_seconds or 0.0
         if isinstance(error, RateLimited) and pause:
             seconds = pause
         else:
             now = time.monotonic()
-            recent = (failure for failure in circuit.failures if failure.at > now - _WINDOW_SECONDS)
-            circuit.failures = [*recent, _Failure(now, history)]
-            if error.retryable and not (is_probe or circuit.has_failed_too_often(policy.allowed_fails)):
+            circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
+            if error.retryable and not is_probe and len(circuit.failures) <= policy.allowed_fails:
                 return
             seconds = max(pause, policy.cooldown_seconds * 2**circuit.times)
         seconds = min(seconds, _MAX_COOLDOWN_SECONDS)
@@ -236,7 +193,6 @@ class Circuits:
         circuit.failures.clear()
         circuit.times = min(circuit.times + 1, 16)
         circuit.until, circuit.error = time.monotonic() + seconds, copy.copy(error)
-        circuit.history = history
         if is_refusal(error):
             error.retry_after_seconds = seconds
         fault = Fault(type=error.code, message=str(error))
@@ -263,24 +219,6 @@ class Circuits:
             self.on_change(event_type, change)
 
 
-def _may_be_of_the_request(error: ModelError) -> bool:
-    """Whether the server answered with an error, so that the request may have been what it could not do."""
-    return isinstance(error, ModelUnavailable) and error.answered is not None
-
-
-def _history_of(request: ModelRequest | None) -> int | None:
-    """Names the history behind a call: the task, else the beginning of a conversation that goes on."""
-    if request is None:
-        return None
-    if request.context.task_id is not None:
-        return hash(request.context.task_id)
-    roles = [message.role for message in request.messages]
-    if "assistant" not in roles:
-        return None
-    begun = request.messages[: roles.index("assistant")]
-    return hash((request.context.tenant_id, request.user, *(message.text for message in begun)))
-
-
 class GuardedServer(Wrapper):
     """A server whose deployments are not known here: each group, with its tags, has a circuit."""
 
@@ -299,7 +237,7 @@ class GuardedServer(Wrapper):
             down = AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
             down.away = (name,)
             raise down
-        with self._circuits.call(name, given_seconds=request.timeout_seconds, request=request):
+        with self._circuits.call(name, given_seconds=request.timeout_seconds):
             return await self.model.complete(request, on_delta)
 
 

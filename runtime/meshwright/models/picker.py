@@ -226,7 +226,7 @@ class Picker(Adapter):
         target.calls += 1  # before the wait for a place: rpm counts calls that queue
         # Of a call that had little time left, a timeout is no fault of the deployment.
         given_seconds = min(ends - time.monotonic(), target.timeout_seconds)
-        with self._circuits.call(target.circuit(group), target.policy, given_seconds, request):
+        with self._circuits.call(target.circuit(group), target.policy, given_seconds):
             async with AsyncExitStack() as places:
                 await target.enter(places, ends, request)
                 yield

@@ -272,7 +272,7 @@ async def test_a_client_is_not_sent_the_outcome_of_anothers_task(api: Api, broke
     await ask(broker, OF_ADA, GATE)
     topic, reply_to = "mesh/default/clients/bob/submit", "mesh/default/clients/bob/replies/1"
     problem = await ask(broker, topic, GATE, reply_to=reply_to, reply="outcome")
-    assert (problem["status"], problem["code"]) == (403, "Forbidden")
+    assert (problem["status"], problem["code"]) == (409, "IdempotencyConflict")
 
 
 async def test_a_user_named_anonymous_ends_no_tasks_of_others(api: Api, broker: Mosquitto) -> None:

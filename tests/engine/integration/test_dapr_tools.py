@@ -104,9 +104,9 @@ def test_every_log_line_says_the_version(programs: Path, program: str) -> None:
 def test_daprd_refuses_a_component_that_it_does_not_know_by_its_name(
     programs: Path, ports: Ports, tmp_path: Path
 ) -> None:
-    done = daprd_with(programs, ports, "state.mongodb", tmp_path)
+    done = daprd_with(programs, ports, "state.redi", tmp_path)
     assert done.returncode == 1
-    assert "couldn't find state store state.mongodb/v1" in done.stdout + done.stderr
+    assert "couldn't find state store state.redi/v1" in done.stdout + done.stderr
 
 
 def test_what_is_built_is_not_built_again(module: Path, path_without_go: str) -> None:
