@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,8 @@ from tests.support.http_mesh import Api, http_mesh
 STEPS_AT_ONCE = 20
 FEW, MANY = 500, 20_000
 MAX_MORE = {"view": 3_000, "events": 3_000, "steps": 5_000, "tree": 3_000, "stream": 3_000, "summaries": 500}
-"""An index is a level deeper, and the newest block may be fuller. Duties of the start read summaries too."""
+"""An index is a level deeper, and the newest block may be fuller."""
+QUIET_LOOKS = 10
 
 
 class Writer(Agent):
@@ -58,6 +60,14 @@ class Steps:
         searches, self._searches = self._searches, []
         with closing(sqlite3.connect(store)) as connection:
             return sum(len(connection.execute(search).fetchall()) for search in searches)
+
+    async def rest(self) -> None:
+        """Wait until the duties of the start have read what they read: no step in ten looks."""
+        quiet, before = 0, self._count
+        while quiet < QUIET_LOOKS:
+            await asyncio.sleep(0.02)
+            quiet = quiet + 1 if self._count == before else 0
+            before = self._count
 
     async def of(self, work: Callable[[], Any]) -> int:
         """The steps of one call: the least of five, since regular duties read beside it."""
@@ -99,6 +109,7 @@ async def measured(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) ->
             "tree": lambda: api.get(f"{path}/tree"),
             "stream": lambda: followed(api, f"{path}/events"),
         }
+        await steps.rest()
         steps.summaries(data / "mesh.db")
         counts = {name: await steps.of(look) for name, look in looks.items()}
         return {**counts, "summaries": steps.summaries(data / "mesh.db")}
