@@ -122,10 +122,12 @@ class TaskCalls(ABC):
         for the result as it is, or `str` for its text. With one TaskFailed is raised where the task failed,
         or answered otherwise. The task continues if the wait is cancelled.
         """
-        receipt = await self.submit(agent_id, text, payload=payload, shape=shape, **fields)
+        key = fields.pop("idempotency_key", None)
+        others = {"payload": payload, "shape": schema_of(shape), **fields}
+        outcome = await self._ask(_request_of(agent_id, text, others), key)
         if shape is None:
-            return await self.outcome(receipt)
-        return await self.outcome(receipt, shape=dict[str, Any] if isinstance(shape, dict) else shape)
+            return outcome
+        return outcome.read(dict[str, Any] if isinstance(shape, dict) else shape)
 
     @overload
     async def outcome(self, task: Receipt | str) -> Outcome: ...
@@ -143,6 +145,10 @@ class TaskCalls(ABC):
     @abstractmethod
     async def _submit(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Receipt:
         """Submit a task, given whole or by its fields."""
+
+    async def _ask(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Outcome:
+        """Submit a task, and wait for its outcome."""
+        return await self._outcome((await self._submit(request, idempotency_key)).task_id)
 
     @abstractmethod
     async def _outcome(self, task_id: str) -> Outcome:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, suppress
+import math
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
@@ -51,8 +52,9 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
 MODEL_SECONDS = 600.0
 MAX_EVENTS = 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
-_MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, since a mesh limits streams
-_PAUSES = 0.1, 5.0  # between two questions: the first, and the longest
+_MAX_WAITS = 128  # requests that wait for an outcome, on a connection each; of more the tasks are polled
+_WAIT_SECONDS = 30.0  # of one request: proxies cut off what is silent for a minute
+_PAUSES = 0.1, 5.0  # between two polls: the first, and the longest
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
 
@@ -71,6 +73,12 @@ class EventFields(CriteriaFields, total=False):
     topic: str | None
     deployment: str | None
     failed_at: str | None
+
+
+class _Accepted(Struct):
+    """The fields that a receipt and the view of a task have in common."""
+
+    task_id: str
 
 
 class Completion(Struct):
@@ -98,7 +106,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
     ClientClosed after its end.
     """
 
-    _followed = 0
+    _waits = 0
 
     def __init__(
         self,
@@ -147,36 +155,56 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
         return [item async for item in self._connection.items(path, params)]
 
     async def _submit(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Receipt:
+        return self._connection.read(
+            Receipt.model_validate, "/tasks", await self._post_task(request, idempotency_key)
+        )
+
+    async def _post_task(
+        self, request: TaskRequest | dict[str, Any], idempotency_key: str | None, **options: Any
+    ) -> Any:
         is_whole = isinstance(request, TaskRequest)
         body = request.model_dump(mode="json", exclude_defaults=True) if is_whole else request
         if idempotency_key is None:
             body.setdefault("task_id", new_id())  # makes it safe to send again
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return await self._connection.get(Receipt, "/tasks", "POST", body=body, headers=headers, repeats=True)
+        return await self._connection.call(
+            "POST", "/tasks", body=body, headers=headers, repeats=True, **options
+        )
+
+    async def _ask(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Outcome:
+        with self._waiting() as (_, options):
+            view = await self._post_task(request, idempotency_key, **options)
+        if isinstance(view, dict) and view.get("outcome"):
+            return self._connection.read(Outcome.model_validate, "/tasks", view["outcome"])
+        receipt = self._connection.read(_Accepted.model_validate, "/tasks", view)
+        return await self._outcome(receipt.task_id)
 
     async def _outcome(self, task_id: str) -> Outcome:
-        pauses = Backoff(*_PAUSES, jitter=0.5)
+        from meshwright.engine.work.record import TaskView
+
+        path, pauses = task_path(task_id), Backoff(*_PAUSES, jitter=0.5)
+        loop = asyncio.get_running_loop()
         while True:
-            view = await self.task(task_id)
+            started = loop.time()
+            with self._waiting() as (seconds, options):
+                try:
+                    view = await self._connection.get(TaskView, path, **options)
+                except Overloaded:  # other programs of the same caller wait too
+                    view = await self.task(task_id)
             if view.outcome:
                 return view.outcome
-            if self._followed < _MAX_FOLLOWED:
-                with suppress(Overloaded):  # other programs of the same caller have streams too
-                    return await self._ending(task_id, view.generation)
-            await asyncio.sleep(pauses.next())
+            if loop.time() - started < (seconds or math.inf):  # it could not wait, or answered a question
+                await asyncio.sleep(pauses.next())
 
-    async def _ending(self, task_id: str, generation: int) -> Outcome:
-        self._followed += 1
-        last: Event | None = None
+    @contextmanager
+    def _waiting(self) -> Iterator[tuple[float, dict[str, Any]]]:
+        """The seconds that a request may wait for an outcome, and its options; 0 where too many do."""
+        seconds = _WAIT_SECONDS if self._waits < _MAX_WAITS else 0.0
+        self._waits += 1
         try:
-            async with aclosing(self._follow(task_id, generation)) as events:
-                async for event in events:
-                    last = event
+            yield seconds, {"params": {"wait": seconds}, "timeout": seconds + CALL_SECONDS} if seconds else {}
         finally:
-            self._followed -= 1
-        if last is None or last.event_type not in ENDINGS:
-            raise MeshError(f"the events of task {task_id} end without its outcome")
-        return Outcome.model_validate(last.payload)
+            self._waits -= 1
 
     async def _follow(self, task_id: str, generation: int, after_seq: int = 0) -> AsyncGenerator[Event]:
         path = f"{task_path(task_id)}/events"

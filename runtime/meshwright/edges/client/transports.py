@@ -36,6 +36,7 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
 _STREAM_ENDED = b"stream.ended"  # the last event of a stream whose credentials do not count any more
+_MAX_CONNECTIONS = 256  # twice as many as requests that wait for an outcome
 _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
 
@@ -84,7 +85,11 @@ class HttpTransport:
             raise closed_client(self.url)
         if self._session is None:
             there = self._socket_path
-            self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(there) if there else None)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(there, limit=_MAX_CONNECTIONS)
+                if there
+                else aiohttp.TCPConnector(limit=_MAX_CONNECTIONS)
+            )
         session = self._session
         silence = _SILENCE_SECONDS if limit is None else None
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS, sock_read=silence)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from meshwright.core.clock import duration_of
@@ -190,12 +191,13 @@ class Streams:
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
-        if not (closed := self._closing()).done():
+        if not (closed := self.closing()).done():
             closed.set_result(None)
         for shared in self._shared.values():
             shared.end()
 
-    def _closing(self) -> asyncio.Future[None]:
+    def closing(self) -> asyncio.Future[None]:
+        """A future that is done once the streams end."""
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()
         return self._closed
@@ -215,7 +217,7 @@ class Streams:
         shared = self._join(common, frame)
         position = common.position
         try:
-            while not self._closing().done():
+            while not self.closing().done():
                 if is_covered := shared.covers(position):
                     source = shared.follow(position)
                 else:
@@ -256,7 +258,7 @@ class Streams:
         frame: Callable[[Event], bytes],
     ) -> AsyncGenerator[tuple[int, bytes]]:
         """The events of one stream: pieces to write, and after each batch its last seq without a piece."""
-        closing = self._closing()
+        closing = self.closing()
         reading: asyncio.Future[list[Event] | None] | None = None
         try:
             while True:
@@ -285,6 +287,30 @@ class Streams:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
             await batches.aclose()
+
+
+async def until_left(request: Request) -> None:
+    """Return once the server stops, for a request that waits for its answer.
+
+    Raises ClientDisconnect when its client has gone, the error by which its credentials end, and Overloaded
+    where too many requests wait.
+    """
+    state = request.app.state
+    with state.sessions.hold(request.scope) as refusal:
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({gone, refusal, state.streams.closing()}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if refusal.done():
+            raise refusal.result()
+        if gone.done():
+            raise ClientDisconnect
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass  # the body, which is read already or has nothing
 
 
 class _Frames:

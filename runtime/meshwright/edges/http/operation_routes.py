@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter, Signature, isawaitable, signature
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
@@ -15,10 +15,11 @@ from meshwright.core.operations import Input, OperationSpec, operations_of
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_json
 from meshwright.edges.http.errors import CALLER, JsonLine, kind_of
+from meshwright.edges.http.events import until_left
 from meshwright.edges.http.routing import Endpoint, make_router, problems, read_body, request_words
 from meshwright.mesh.identity.operations import check_early
 
-_TRACE, _CALLER = "traceparent", "caller"
+_TRACE, _CALLER, _UNTIL = "traceparent", "caller", "until_left"
 
 
 class _RequestModels(NamedTuple):
@@ -29,6 +30,7 @@ class _RequestModels(NamedTuple):
     whole: str
     has_body: bool
     takes_trace: bool
+    takes_until: bool
 
 
 class OperationEndpoint(Endpoint):
@@ -63,6 +65,8 @@ class OperationEndpoint(Endpoint):
             target = self._kind(mesh, caller)
         if models.takes_trace:
             arguments[_TRACE] = valid_trace(request.headers.get(_TRACE))
+        if models.takes_until:
+            arguments[_UNTIL] = partial(until_left, request)
         answer = declared.method(target, **arguments)
         if isawaitable(answer):
             answer = await answer
@@ -106,7 +110,7 @@ class OperationEndpoint(Endpoint):
             name: (hints[name], ... if parameter.default is Parameter.empty else parameter.default)
             for name, parameter in parameters.items()
             if name not in in_path
-            and name not in (_TRACE, _CALLER)
+            and name not in (_TRACE, _CALLER, _UNTIL)
             and parameter.kind is not Parameter.VAR_KEYWORD
         }
         whole, fields = "", declared.request
@@ -117,8 +121,9 @@ class OperationEndpoint(Endpoint):
         if isinstance(fields, str):
             fields = _model(fields or declared.name, others, declared.about) if others else None
         path_model = _model("Path", in_path) if in_path else None
-        takes_trace = _TRACE in parameters
-        return _RequestModels(path_model, fields, whole, has_body and fields is not None, takes_trace)
+        has_body = has_body and fields is not None
+        special = _TRACE in parameters, _UNTIL in parameters
+        return _RequestModels(path_model, fields, whole, has_body, *special)
 
     @property
     def __signature__(self) -> Signature:

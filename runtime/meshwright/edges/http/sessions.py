@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, Overloaded
+from meshwright.core.http_limits import max_connections
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.errors import CALLER, kind_of
@@ -63,6 +64,7 @@ class Sessions:
         self._tenants = tenants
         self._max_streams = max_streams
         self._open_streams: Counter[tuple[str, str | None]] = Counter()
+        self._held: Counter[tuple[str, str]] = Counter()
         self._sessions: dict[Credentials, _Session] = {}
         self._checking: asyncio.Task[None] | None = None
 
@@ -96,6 +98,26 @@ class Sessions:
             yield
         finally:
             self._open_streams -= Counter(counted)  # forgets those that are at 0
+
+    @contextmanager
+    def hold(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:
+        """As `watch`, for a request that waits for its answer: half of the server's connections may.
+
+        Half of these may be of one caller; one of all tenants may be many. Raises Overloaded.
+        """
+        caller: Caller = scope[CALLER]
+        key, share = (caller.tenant_id, caller.requested_by), max_connections() // 4
+        is_one = not caller.all_tenants and not caller.is_proxy
+        if self._held.total() >= 2 * share or (is_one and self._held[key] >= share):
+            raise Overloaded(
+                "Too many requests wait for their answers", remedy="Ask again in a moment, or without wait"
+            )
+        self._held[key] += 1
+        try:
+            with self._watching(scope) as end:
+                yield end
+        finally:
+            self._held -= Counter([key])  # forgets those that are at 0
 
     @contextmanager
     def _watching(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from meshwright.agents.run.transcript import attempt_of
+from meshwright.core.errors import HostError, Overloaded
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.operations import Input, operation_of
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import read_model
+from meshwright.edges.bodies import InvalidFields, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
@@ -24,6 +26,7 @@ from meshwright.edges.http.events import (
     page_response,
     resume_after,
     streams_of,
+    until_left,
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
@@ -31,8 +34,9 @@ from meshwright.engine.work.record import StepContentsPage, StepPage, StepView, 
 from meshwright.mesh.identity.batches import Batches
 from meshwright.mesh.identity.events import EventOperations
 from meshwright.mesh.identity.export import page_of
-from meshwright.mesh.identity.operations import Operations, check_early
+from meshwright.mesh.identity.operations import Operations, WaitSeconds, check_early
 from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 
 router = make_router("tasks")
 _SUBMIT = operation_of(Operations.submit).rule
@@ -40,21 +44,32 @@ _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
+class _SubmitQuery(Input):
+    """How long to wait for the end of the task."""
+
+    wait: WaitSeconds = 0.0
+
+
 @router.post(
     "/tasks",
     status_code=202,
     summary="Submit a task",
-    response_description="Durable.",
-    responses=problems(
-        {
-            404: "There is no such agent, or no such task to come after.",
-            409: "The Idempotency-Key was used before, with another body or by another caller.",
-            429: "The mesh, the tenant or the thread has as many tasks as it may: "
-            "`Retry-After` says when to try again.",
-            507: "The tenant stores as much as it may.",
-            503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
-        }
-    ),
+    response_model=Receipt | TaskView,
+    response_description="Durable. With `wait` the task as it is then, which has not ended.",
+    responses={
+        200: {"model": TaskView, "description": "With `wait`: it has ended."},
+        **problems(
+            {
+                404: "There is no such agent, or no such task to come after.",
+                409: "The Idempotency-Key was used before, with another body or by another caller.",
+                429: "The mesh, the tenant or the thread has as many tasks as it may: "
+                "`Retry-After` says when to try again.",
+                507: "The tenant stores as much as it may.",
+                503: "No agent has the capability, or those that have it are offline; "
+                "or the mesh is stopping.",
+            }
+        ),
+    },
 )
 async def _submit(
     operations: Annotated[Operations, may(Operations.submit)],
@@ -71,11 +86,14 @@ async def _submit(
     traceparent: Annotated[
         str | None, Header(description="The W3C trace that the task becomes a part of.")
     ] = None,
+    wait: WaitSeconds = 0.0,
 ) -> Receipt:
     """Give a task to the best agent for a capability, or to one agent by name.
 
-    It is durable when this answers. `payload.text` is the request.
-    """
+    It is durable when this answers. `payload.text` is the request. With `wait` this answers with the task once
+    it has ended or waits for a person, at the latest after so many seconds; with a receipt where the mesh
+    cannot wait now. The task goes on.
+    """  # noqa: E501
     trace = valid_trace(traceparent)
     if task.notify is not None:
         notifier_of(operations.mesh).check_notify(task.notify)
@@ -93,8 +111,25 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     await check_early(mesh, caller, _SUBMIT, _SUBMIT.does)
     task = read_model(await read_body(request, mesh.settings), NotifyingRequest, mesh.settings)
     key, traceparent = request.headers.get("idempotency-key"), request.headers.get("traceparent")
+    wait = _wait_seconds(request)
     receipt = await _submit(operations, task, key, traceparent)
-    return JsonLine(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
+    answer: Receipt | TaskView = receipt
+    if wait:
+        with suppress(HostError, Overloaded):  # it is accepted, whatever follows
+            tasks = mesh.get(Tasks)
+            await tasks.wait(receipt.task_id, caller.tenant_id, wait, until_left(request), is_new=True)
+            answer = await operations.see(receipt.task_id)
+    status = 200 if isinstance(answer, TaskView) and answer.outcome else 202
+    return JsonLine(answer, status, {"Location": f"/tasks/{receipt.task_id}"})
+
+
+def _wait_seconds(request: Request) -> float:
+    if "wait" not in request.query_params:
+        return 0.0
+    try:
+        return _SubmitQuery(wait=request.query_params["wait"]).wait  # type: ignore[arg-type] text
+    except ValidationError as error:
+        raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
 
 
 @router.post(

@@ -26,6 +26,7 @@ from meshwright.engine.events.rows import PRUNED_EVENT
 from meshwright.engine.events.status import account_of
 from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
+from meshwright.engine.work.people import asks_for_money
 
 _WAITING, _ENDED, _REACHED = "task.waiting", "wait.ended", "question.reached"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
@@ -116,7 +117,7 @@ class Question(View, kw_only=True):
     @property
     def key(self) -> str:
         """The key of events about the question: for money the budget, for which tasks wait together."""
-        account = account_of(self.subject) if _is_for_money(self.subject) else None
+        account = account_of(self.subject) if asks_for_money(self.subject) else None
         return self.wait_id if account is None else _money_key(account)
 
     @property
@@ -260,11 +261,7 @@ def _asks(event: Event) -> bool:
     wait = _wait_of(event)
     if wait is None:
         return event.event_type == _REFUSED
-    return wait.kind == "person" or (isinstance(wait, TaskWaiting) and _is_for_money(wait.subject))
-
-
-def _is_for_money(subject: Any) -> bool:
-    return isinstance(subject, dict) and subject.get("on_empty") == "ask"
+    return wait.kind == "person" or (isinstance(wait, TaskWaiting) and asks_for_money(wait.subject))
 
 
 def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
@@ -310,7 +307,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
         question = Question.model_validate({name: document[name] for name in names})
     generation, attempt = _attempt_of(question.wait_id)
-    account = account_of(question.subject) if _is_for_money(question.subject) else None
+    account = account_of(question.subject) if asks_for_money(question.subject) else None
     ended_at = None if question.ended_at is None else seconds(question.ended_at)
     fields = {name: value for name, value in asdict(question).items() if value is not None}
     return (
@@ -396,7 +393,7 @@ def _question_for_money(session: Session, document: str, account: str) -> Questi
 def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:
     rows = session.execute(_OF_THREAD, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
     questions = (Question.model_validate_json(document) for (document,) in rows)
-    return next((question for question in questions if not _is_for_money(question.subject)), None)
+    return next((question for question in questions if not asks_for_money(question.subject)), None)
 
 
 def _refused(session: Session) -> list[Question]:

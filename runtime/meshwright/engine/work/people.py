@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import Marks, redact_data
-from meshwright.core.task_events import ApprovalEnded, ApprovalRequested
+from meshwright.core.task_events import ApprovalEnded, ApprovalRequested, TaskWaiting
 from meshwright.engine.work.protocol import APPROVED_BY, TOOL, StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
@@ -35,6 +35,16 @@ WAITED_FOR: dict[WaitKind, str] = {
     "money": "money",
 }
 """The kinds of waits in words."""
+
+
+def asks_person(wait: Wait | TaskWaiting) -> bool:
+    """Whether a person has to answer for a wait to end; for money that depends on the budget."""
+    return wait.kind == "person" or asks_for_money(wait.subject)
+
+
+def asks_for_money(subject: Any) -> bool:
+    """Whether a wait for money has a person asked, by its subject."""
+    return isinstance(subject, dict) and subject.get("on_empty") == "ask"
 
 
 class Approval(BaseModel):

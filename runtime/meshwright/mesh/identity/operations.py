@@ -8,8 +8,9 @@ alone: a door reads its wire, calls an operation, and writes its wire.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec.structs import replace
 from pydantic import Field, FiniteFloat
@@ -125,6 +126,13 @@ class ForkRequest(Input):
     dry_run: bool = False
 
 
+WaitSeconds = Annotated[
+    float, Field(ge=0, le=300, description="Seconds to wait for the end of the task, or for its question.")
+]
+UntilLeft = Callable[[], Coroutine[Any, Any, None]]
+"""Returns, or raises, once nobody waits for an answer any more: the client has gone, or the server stops."""
+
+
 class Acting:
     """A caller of a mesh."""
 
@@ -182,8 +190,17 @@ class Operations(Acting):
         )
 
     @operation(SEE_TASK, "GET /tasks/{task_id}", "Show a task", name="show_task", tag="tasks", errors=NO_TASK)
-    async def see(self, task_id: Identifier) -> TaskView:
-        """Show a task: its request, its attempts with the score of each choice, and its outcome."""
+    async def see(
+        self, task_id: Identifier, *, wait: WaitSeconds = 0.0, until_left: UntilLeft | None = None
+    ) -> TaskView:
+        """Show a task: its request, its attempts with the score of each choice, and its outcome.
+
+        With `wait` it answers once the task has ended or begins to wait for a person, at the latest after so
+        many seconds.
+        """
+        if wait and until_left is not None:
+            await self._check_task(SEE_TASK, task_id)
+            await self.mesh.get(Tasks).wait(task_id, self.caller.tenant_id, wait, until_left())
         return await self.task_seen(SEE_TASK, task_id)
 
     @operation(

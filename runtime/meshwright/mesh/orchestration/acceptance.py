@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -21,9 +22,10 @@ from meshwright.core.events import Event
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.limits import DEADLINE_SECONDS
 from meshwright.core.messages import ENDED, Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
-from meshwright.core.task_events import TaskAccepted
+from meshwright.core.task_events import TaskAccepted, TaskWaiting
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.people import asks_person
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.engine.work.record import unknown_task
 from meshwright.mesh.orchestration.tenants import Tenants
@@ -154,6 +156,7 @@ def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = 
 
 OPENED = frozenset(["task.accepted", "task.retried"])
 FINAL = frozenset(f"task.{status}" for status in ENDED)
+WAITING = "task.waiting"
 
 Thread = tuple[str, str]
 """A tenant and one of its threads."""
@@ -307,25 +310,43 @@ class OutcomeWaiters:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}
+        self._waiting: dict[TaskKey, dict[asyncio.Future[Outcome | None], bool]] = {}
 
     async def wait(self, task_id: str, tenant_id: str) -> Outcome:
         """Wait for the outcome of a task. Raises NotFound, and the error by which the wait is ended."""
+        with self.watch(task_id, tenant_id) as waiter:
+            outcome = await self.outcome(task_id, tenant_id) or await waiter
+        assert outcome is not None  # without `questions`
+        return outcome
+
+    @contextmanager
+    def watch(
+        self, task_id: str, tenant_id: str, *, questions: bool = False
+    ) -> Iterator[asyncio.Future[Outcome | None]]:
+        """A future that gets the outcome of a task, if that ends from now on, or the error that ends waits.
+
+        With `questions` it gets None if the task begins to wait for a person before.
+        """
         key = TaskKey(tenant_id, task_id)
-        waiters = self._waiting.setdefault(key, set())
+        waiters = self._waiting.setdefault(key, {})
         waiter = asyncio.get_running_loop().create_future()
-        waiters.add(waiter)
+        waiters[waiter] = questions
         try:
-            ending = await self._runtime.recent(key.ref, _Ending)
-            if ending is None or ending.outcome is not None:  # it may be erased by now
-                ending = await self._runtime.read(key.ref, _Ending)
-            if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
-                raise unknown_task(task_id)
-            return ending.outcome or await waiter
+            yield waiter
         finally:
-            waiters.discard(waiter)
+            del waiters[waiter]
             if not waiters:
                 self._waiting.pop(key, None)
+
+    async def outcome(self, task_id: str, tenant_id: str) -> Outcome | None:
+        """The outcome of a task, if it has ended. Raises NotFound."""
+        ref = TaskKey(tenant_id, task_id).ref
+        ending = await self._runtime.recent(ref, _Ending)
+        if ending is None or ending.outcome is not None:  # it may be erased by now
+            ending = await self._runtime.read(ref, _Ending)
+        if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
+            raise unknown_task(task_id)
+        return ending.outcome
 
     def end(self, error: HostError) -> None:
         """End every wait by an error."""
@@ -335,10 +356,15 @@ class OutcomeWaiters:
                 waiter.exception()  # seen: what it waits for may have been read meanwhile
 
     def notify(self, event: Event) -> None:
-        """Give the outcome of a task to its waiters; `event` is the task's last."""
+        """Tell the waiters of a task about its last event, or that it waits for a person."""
         waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
-        if waiters:
+        if not waiters:
+            return
+        outcome = None
+        if event.event_type != WAITING:
             outcome = Outcome.model_validate_json(encode(event.payload))
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(outcome)
+        elif not asks_person(TaskWaiting.from_payload(event.payload)):
+            return
+        for waiter, questions in waiters.items():
+            if not waiter.done() and (outcome is not None or questions):
+                waiter.set_result(outcome)

@@ -6,7 +6,8 @@ outcome = await mesh.get(Tasks).outcome(receipt.task_id)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -36,8 +37,8 @@ from meshwright.engine.events.answers import (
 from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
-from meshwright.engine.work.people import HIDDEN
-from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
+from meshwright.engine.work.people import HIDDEN, asks_person
+from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey, Wait
 from meshwright.engine.work.record import (
     RUN_STATE,
     RUN_TITLE,
@@ -51,6 +52,7 @@ from meshwright.engine.work.record import (
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.acceptance import (
     FINAL,
+    WAITING,
     Admission,
     OutcomeWaiters,
     PayloadLimits,
@@ -104,7 +106,7 @@ class Tasks:
         """Of components: which variants are tried with a new task."""
         self._waiters = OutcomeWaiters(mesh.runtime)
         mesh.on_end.append(self._waiters.end)
-        mesh.runtime.listen(topics.TASK_PROGRESS, self._waiters.notify, FINAL, sealed=True)
+        mesh.runtime.listen(topics.TASK_PROGRESS, self._waiters.notify, {*FINAL, WAITING}, sealed=True)
 
     async def submit(
         self,
@@ -401,6 +403,40 @@ class Tasks:
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
         return await self._with_cost(await self._waiters.wait(task_id, tenant_id), tenant_id)
+
+    async def wait(
+        self,
+        task_id: str,
+        tenant_id: str,
+        seconds: float,
+        until: Coroutine[Any, Any, None],
+        *,
+        is_new: bool = False,
+    ) -> None:
+        """Return once a task has ended or begins to wait for a person, the time is up, or `until` returns.
+
+        One that `is_new` may wait for a person already. Raises NotFound, what `until` raises, and where the
+        mesh ends by then StoreFailed or Draining.
+        """
+        stopping = asyncio.create_task(until, name="waiting request")
+        try:
+            with self._waiters.watch(task_id, tenant_id, questions=True) as waiter:
+                if await self._waiters.outcome(task_id, tenant_id):
+                    return
+                if is_new and any(map(asks_person, await self._waits(task_id, tenant_id))):
+                    return
+                await asyncio.wait({waiter, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for done in (waiter, stopping):
+                    if done.done():
+                        done.result()
+        finally:
+            stopping.cancel()
+            await asyncio.gather(stopping, return_exceptions=True)
+
+    async def _waits(self, task_id: str, tenant_id: str) -> Iterable[Wait]:
+        record, task = await read_task(self._runtime, task_id, tenant_id)
+        entry = await read_entry(self._runtime, record, task)
+        return () if entry is None else entry.waits
 
     async def _with_cost(self, outcome: Outcome, tenant_id: str) -> Outcome:
         """The outcome with what the ledger knows, where an attempt of the task or below it did not say.
