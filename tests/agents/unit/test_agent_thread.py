@@ -338,6 +338,60 @@ def test_a_run_that_is_stopped_before_it_has_read_an_answer_does_not_know_its_co
     assert claim(thread, "t1").cost_usd is None
 
 
+def grouped(work: Grant, count: int) -> Suspend:
+    """A run that needs all of some delegated tasks, c1, c2, ..., whose waits are k1, k2, ..."""
+    names = range(1, count + 1)
+    waits = [
+        Wait(wait_id=f"k{n}", kind="task", child_task_id=f"c{n}", step=STEP, group="b1.1") for n in names
+    ]
+    children = tuple(a_task(f"c{n}") for n in names)
+    cost = Decimal("0.5")
+    return Suspend(
+        task_id=work.task_id, fence=work.fence, waits=tuple(waits), children=children, cost_usd=cost
+    )
+
+
+def child_ended(number: int) -> Answer:
+    outcome = an_outcome(f"c{number}", cost_usd=Decimal("0.25"))
+    return Answer(task_id="t1", key=f"k{number}", value=outcome)
+
+
+def test_answers_of_a_group_let_the_task_go_on_with_the_last() -> None:
+    thread = a_thread("t1")
+    thread.take("suspend", grouped(claim(thread, "t1"), 3))
+    offered = [thread.take("resume", child_ended(n)).early for n in (2, 1, 3)]
+    assert [bool(offers) for offers in offered] == [False, False, True]
+    assert claim(thread, "t1").waits == ()
+
+
+def test_an_answer_of_a_group_that_comes_while_the_task_runs_does_not_offer_it_again() -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = grouped(work, 2)
+    thread.take("wait_for", Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children))
+    thread.take("resume", child_ended(1))
+    assert thread.take("suspend", Suspend(task_id="t1", fence=work.fence)).early == []
+    [offer] = thread.take("resume", child_ended(2)).early
+    assert offer.task_id == "t1"
+
+
+@pytest.mark.parametrize(("was_running", "cost"), [(False, "1.00"), (True, None)])
+def test_a_cancelled_task_has_the_cost_of_the_answers_of_a_group(was_running: bool, cost: str | None) -> None:
+    thread = a_thread("t1")
+    work = claim(thread, "t1")
+    suspend = grouped(work, 2)
+    if was_running:  # its run says what it had cost before that answer
+        waiting = Waiting(task_id="t1", fence=1, waits=suspend.waits, children=suspend.children)
+        thread.take("wait_for", waiting)
+        thread.take("resume", child_ended(1))
+        thread.take("suspend", Suspend(task_id="t1", fence=work.fence, cost_usd=Decimal("0.5")))
+    else:
+        thread.take("suspend", suspend)
+        thread.take("resume", child_ended(1))
+    thread.take("cancel", Cancel(task_id="t1"))
+    assert ended_in(thread.take("resume", child_ended(2))) == ("cancelled", cost)
+
+
 def test_work_that_has_to_stop_is_not_ended_by_an_answer_that_comes_first() -> None:
     thread = a_thread("t1")
     work = claim(thread, "t1")

@@ -17,6 +17,7 @@ from meshwright.core.messages import Fault
 from meshwright.core.redaction import redact
 
 _MAX_FAULTS_NAMED = 3  # of a group
+_MAX_NOTED = 16  # calls, until those that have begun are dropped
 
 
 class UnawaitedCalls:
@@ -24,10 +25,13 @@ class UnawaitedCalls:
 
     def __init__(self) -> None:
         self._not_begun: list[tuple[Coroutine[Any, Any, Any], str]] = []
+        self._max_noted = _MAX_NOTED
 
     def note(self, call: Coroutine[Any, Any, Any], where: str) -> None:
         """Note a call, and the file and line that made it."""
-        self._not_begun = [noted for noted in self._not_begun if _is_not_begun(noted[0])]
+        if len(self._not_begun) >= self._max_noted:  # at twice as many as then: many may begin side by side
+            self._not_begun = [noted for noted in self._not_begun if _is_not_begun(noted[0])]
+            self._max_noted = 2 * len(self._not_begun) + _MAX_NOTED
         self._not_begun.append((call, where))
 
     def check(self, cause: Exception | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -33,12 +35,15 @@ from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.core.step_events import FileAttached
 from meshwright.engine.work.record import read_task
 from meshwright.engine.work.records import ProgressEvent
+from meshwright.engine.work.waits import WaitGroup
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.money.spending import Activity
 
 _CURRENT: ContextVar[Run | None] = ContextVar("_CURRENT", default=None)
 """The run that the code is within. An asyncio task begins in the run of its maker."""
+_GROUP: ContextVar[WaitGroup | None] = ContextVar("_GROUP", default=None)
+"""The waits that a delegation is one of, if it is the whole work of an asyncio task."""
 
 
 class Run(RunClients):
@@ -327,12 +332,25 @@ class Run(RunClients):
         work = [self._delegate(delegation) for delegation in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
+    def _begin(self, work: Sequence[Awaitable[Any]]) -> Sequence[Awaitable[Any]]:
+        """Begin work in order; delegations that no other code follows are one group of waits."""
+        delegations = (inspect.unwrap(Run.delegate).__code__, Run._delegate.__code__)
+        group, begun = WaitGroup(), dict[Awaitable[Any], asyncio.Future[Any]]()
+        for call in dict.fromkeys(work):
+            token = _GROUP.set(group if getattr(call, "cr_code", None) in delegations else None)
+            try:
+                begun[call] = asyncio.ensure_future(call)
+            finally:
+                _GROUP.reset(token)
+        return [begun[call] for call in work]
+
     async def _delegate(self, delegation: Delegation[Any]) -> Any:
         answer = await self._journal.wait(
             "delegate",
             delegation.request,
             kind="task",
             subject={"to": delegation.whom},
+            group=_GROUP.get(),
             check=lambda: self._state.check_delegation(delegation.whom),
             child=lambda wait_id, identity: self._state.child(
                 wait_id, identity, delegation, self._state.knowledge.for_delegate(delegation)

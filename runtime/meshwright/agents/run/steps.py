@@ -231,11 +231,14 @@ class RunSteps:
         with `return_exceptions` errors stand in the place of results. While all that is left is waiting the
         run holds no slot.
         """
-        results = await asyncio.gather(*work, return_exceptions=True)
+        results = await asyncio.gather(*self._begin(work), return_exceptions=True)
         failed = [result for result in results if isinstance(result, BaseException)]
         if failed and not return_exceptions:
             raise failed[0]
         return results
+
+    def _begin(self, work: Sequence[Awaitable[Any]]) -> Sequence[Awaitable[Any]]:
+        return work
 
     @noted
     async def sleep(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 from msgspec import field
@@ -28,12 +30,13 @@ _HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
-class Entry(Struct, frozen=False, omit_defaults=True):
+class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
     """One attempt in the inbox of its thread; a `redriven` one may have been here before.
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it;
     defaults are not written. `claims` is how often it was claimed, `code` the
-    digest of its agent's code at the first of them, `waits` what it waits for,
+    digest of its agent's code at the first of them, `waits` what it waits for (changed by `add_wait` and
+    `remove_wait`),
     `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
     delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
     wait; the cost is None once a worker that is gone may have made calls since, and was open then
@@ -108,9 +111,30 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         """The stream of records that holds the attempt's steps."""
         return steps_stream(*self.identity)
 
+    @cached_property
+    def _waits_by_id(self) -> dict[str, Wait]:
+        return {wait.wait_id: wait for wait in self.waits}
+
+    @cached_property
+    def _group_sizes(self) -> Counter[str]:
+        return Counter(wait.group for wait in self.waits)
+
     def wait(self, wait_id: str) -> Wait | None:
         """The wait of that name, if there is one."""
-        return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
+        return self._waits_by_id.get(wait_id)
+
+    def add_wait(self, wait: Wait) -> None:
+        """Add a wait."""
+        self._waits_by_id[wait.wait_id] = wait
+        self._group_sizes[wait.group] += 1
+        self.waits.append(wait)
+
+    def remove_wait(self, wait: Wait) -> bool:
+        """Remove a wait. Returns whether the run can go on: no other wait of its group is open."""
+        del self._waits_by_id[wait.wait_id]
+        self._group_sizes[wait.group] -= 1
+        self.waits.remove(wait)
+        return not wait.group or not self._group_sizes[wait.group]
 
     def grant(
         self,
@@ -166,6 +190,11 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return self.status == "waiting" and all(wait.kind in _HOLDING for wait in self.waits)
 
     @property
+    def has_children(self) -> bool:
+        """Whether it waits for a task."""
+        return any(wait.child_task_id is not None for wait in self.waits)
+
+    @property
     def children(self) -> list[str]:
         """The tasks that it waits for."""
         return [wait.child_task_id for wait in self.waits if wait.child_task_id is not None]
@@ -193,14 +222,12 @@ class ThreadState(Struct, frozen=False, omit_defaults=True):
         """
         if self.running is not None:
             return None
-        awaited: set[str] = set()
-        is_held = False
-        for entry in self.inbox:
-            if entry.status == "queued" and (not is_held or entry.task_id in awaited):
+        awaited: set[str] | None = None
+        for place, entry in enumerate(self.inbox):
+            if entry.status == "queued" and (awaited is None or entry.task_id in awaited):
                 return entry
-            if not is_held:
-                awaited.update(entry.children)
-            is_held = is_held or entry.holds_thread
+            if awaited is None and entry.holds_thread:
+                awaited = {child for ahead in self.inbox[: place + 1] for child in ahead.children}
         return None
 
     @property

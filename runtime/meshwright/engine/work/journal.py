@@ -50,7 +50,7 @@ from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
 from meshwright.engine.work.results import ResultOrder
-from meshwright.engine.work.waits import RunInterrupted, RunSuspended, Waits
+from meshwright.engine.work.waits import RunInterrupted, RunSuspended, WaitGroup, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
@@ -543,11 +543,13 @@ class Journal:
         expires_at: datetime | None = None,
         check: Callable[[], None] | None = None,
         child: Callable[[str, str], Task] | None = None,
+        group: WaitGroup | None = None,
     ) -> Any:
         """Return the answer to a question, or let the run wait for it. See `Wait` for the fields.
 
         A `check` may refuse a wait that is not recorded. A `child` makes the task to wait for, of the wait's
-        id and the identity of its step. The run gives up its slot once all that is left of it is waiting.
+        id and the identity of its step. The code goes on once all waits of a `group` are answered. The run
+        gives up its slot once all that is left of it is waiting.
         Raises WaitExpired where there is no answer by `expires_at`, and ToolFailed within a step that is not
         repeatable: it could not be resumed.
         """
@@ -562,12 +564,16 @@ class Journal:
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
         await self.replay.check_begins(scope, key)
+        task: Task | None = None
         if key.path not in self._earlier.waits:
             if (unspent := self._earlier.take_unspent(key)) is not None:
                 return self._keep(key, *unspent)
             if check is not None:  # a recorded wait passed it when it began
                 check()
-        task = None if child is None else child(self._waits.wait_id(key), identity_of(scope, key))
+            if child is not None:
+                task = child(self._waits.wait_id(key), identity_of(scope, key))
+            if group is not None:
+                group.name = group.name or key.path
         wait = self._waits.wait_of(
             key,
             kind=kind,
@@ -580,6 +586,7 @@ class Journal:
             child_task_id=None if task is None else task.task_id,
             due_at=due_at,
             expires_at=expires_at,
+            group="" if group is None else group.name,
         )
         await self._waits.wait(scope, wait, task)
         return None

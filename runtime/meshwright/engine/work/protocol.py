@@ -59,7 +59,8 @@ class Wait(Struct):
     `binds` a hash of what the answer is bound to, `may_answer` who may give it (empty: everybody with the
     right to), `expires_at` when it ends without one. `sealed` has the fields that the subject shows with
     marks, without those: objects as JSON, encrypted. `step` is the step whose result the answer is; with
-    `again` that step has none, and is run again.
+    `again` that step has none, and is run again. Waits of one `group` let the run go on once all of them are
+    answered; a wait without a group ("") does so by itself.
     """
 
     wait_id: Fact[str]
@@ -76,6 +77,7 @@ class Wait(Struct):
     due_at: Fact[datetime | None] = None
     expires_at: Fact[datetime | None] = None
     again: Fact[bool] = False
+    group: Fact[str] = ""
 
     @property
     def ends_at(self) -> datetime | None:

@@ -175,6 +175,8 @@ class AgentThread(Actor[ThreadState]):
         if entry is None:
             return False
         entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
+        if entry.answers > suspend.answers:  # an answer that the run has not read has a cost, too
+            entry.cost_usd = None
         entry.changed = suspend.changed
         entry.is_cost_open = suspend.cost_usd is None  # calls that are estimated until they are made again
         if entry.cancelled is not None:
@@ -198,7 +200,7 @@ class AgentThread(Actor[ThreadState]):
         if entry is None or wait is None:
             return False
         if entry.cancelled is not None:  # a task that it delegated has ended, and says what it cost
-            entry.waits.remove(wait)
+            entry.remove_wait(wait)
             if entry.status == "running":  # its worker, or the next claim, ends it
                 entry.has_news = True
             else:
@@ -330,11 +332,10 @@ class AgentThread(Actor[ThreadState]):
         """Add the waits that are new, and give their children to the orchestrator."""
         entry.answers = max(entry.answers, waiting.answers)  # a redriven entry has not counted those before
         # A run whose report got no reply makes it again.
-        wait_ids = {wait.wait_id for wait in entry.waits}
-        new = [wait for wait in waiting.waits if wait.wait_id not in wait_ids]
+        new = [wait for wait in waiting.waits if entry.wait(wait.wait_id) is None]
         children = {child.task_id: child for child in waiting.children}
         for wait in new:
-            entry.waits.append(wait)
+            entry.add_wait(wait)
             if wait.child_task_id is not None:
                 accept = Accept.of(children[wait.child_task_id], request_hash=wait.step.hash)
                 turn.send(self._task(wait.child_task_id), "accept", accept)
@@ -350,14 +351,17 @@ class AgentThread(Actor[ThreadState]):
         self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], reply: Answer | None = None
     ) -> None:
         answered_by = None if reply is None else reply.answered_by
-        entry.waits.remove(wait)
+        can_go_on = entry.remove_wait(wait)
         if not wait.again:  # a parked step is run again, and records itself
             entry.answers += 1
             by = {} if answered_by is None else {"answered_by": answered_by}
             times = {"started_at": wait.since, "answered_at": turn.now}
             value = {**wait.step.model_dump(), **answer, **by, **times}
             turn.append(answers_stream(entry.steps), entry.answers, value)
-        if entry.status == "waiting":
+        if not can_go_on:  # an end of its group resumes it; meanwhile it has this one's cost
+            if wait.child_task_id is not None and entry.status != "running":
+                entry.add(answer.get("result"))
+        elif entry.status == "waiting":
             entry.status, entry.has_news = "queued", wait.child_task_id is not None
         else:
             entry.has_news = True
@@ -373,7 +377,8 @@ class AgentThread(Actor[ThreadState]):
         self._record(turn, entry, wait_ended, idempotency_key=idempotency_key)
         if (event := approval_ended(wait, answer.get("result"), answered_by)) is not None:
             self._record(turn, entry, *event)
-        self._pause(turn, entry)
+        if wait.kind in _STOPS_DEADLINE:
+            self._pause(turn, entry)
 
     def _pause(self, turn: Turn, entry: Entry) -> None:
         """Stop the task's deadline while it waits for people or money, and let it go on afterwards."""
@@ -388,12 +393,13 @@ class AgentThread(Actor[ThreadState]):
 
     def _let_go(self, turn: Turn, entry: Entry) -> None:
         """Cancel what a cancelled task has delegated; it ends with that."""
-        entry.waits = [wait for wait in entry.waits if wait.child_task_id is not None]
+        for wait in [wait for wait in entry.waits if wait.child_task_id is None]:
+            entry.remove_wait(wait)
         self._cancel_children(turn, entry, entry.cancelled or "cancelled")
         self._end_cancelled(turn, entry)
 
     def _end_cancelled(self, turn: Turn, entry: Entry) -> None:
-        if entry.children:
+        if entry.has_children:
             entry.status, entry.owner = "waiting", None
             self._offer_next(turn)
         else:
@@ -409,7 +415,7 @@ class AgentThread(Actor[ThreadState]):
         self.state.inbox.remove(entry)
         if entry.claims and not outcome.success and self.ref.id != f"{self._tenant}:{entry.task_id}":
             turn.send(conversation_of(self.ref), "forget", entry.task_id)  # it may stand there as open
-        if entry.has_news or (entry.waits and entry.children):  # what they cost, no run has read
+        if entry.has_news or entry.has_children:  # what they cost, no run has read
             outcome = outcome.model_copy(update={"cost_usd": None})
         if entry.waits:
             self._cancel_children(turn, entry, "its result is no longer needed")

@@ -41,6 +41,14 @@ class RunInterrupted(BaseException):
     """Unwinds a run that has ended, past code that catches every Exception; `Journal.ended` says why."""
 
 
+class WaitGroup:
+    """Waits that the code of a run needs the answers of all of: the run is resumed with the last."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        """The path of its first wait that is not recorded: unique in the attempt."""
+
+
 class Waits:
     """The waits of a run. Once every step under way waits, the run is suspended.
 
