@@ -29,11 +29,17 @@ def grow(folder: Path, tasks: int) -> None:
         store.execute("UPDATE event_log SET seq = (SELECT max(seq) FROM events)")
         store.execute("UPDATE projection_positions SET position = (SELECT seq FROM event_log)")
         store.execute(
-            "INSERT OR REPLACE INTO event_blocks SELECT block.seq / :size, 0, 4e9, 0, "
+            "INSERT OR REPLACE INTO event_blocks SELECT block.seq / :size, time, time, 0, "
             "randomblob(6000), zeroblob(32) FROM events AS block "
             "WHERE block.seq % :size = 0 AND block.seq + :size <= (SELECT seq FROM event_log)",
             {"size": _BLOCK},
         )
+        for key in ("event_type", "topic", "agent_id", "tenant_id"):
+            store.execute(
+                f"INSERT OR IGNORE INTO event_keys SELECT DISTINCT '{key}=' || {key}, seq / :size "
+                f"FROM events JOIN event_blocks ON block = seq / :size WHERE {key} IS NOT NULL",
+                {"size": _BLOCK},
+            )
         store.execute("COMMIT")
 
 

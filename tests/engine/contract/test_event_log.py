@@ -4,6 +4,7 @@ import asyncio
 import random
 import sqlite3
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from itertools import count
 from typing import Any
 
@@ -15,8 +16,9 @@ from meshwright.core.events import Event
 from meshwright.core.ids import new_id
 from meshwright.engine.events.filter import EventFilter, Matcher
 from meshwright.engine.sql.database import Session
+from meshwright.engine.sql.migrations import migration_steps
 from meshwright.engine.sql.sqlite import SqliteDatabase
-from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
+from tests.support.event_logs import START, LogOnFile, database_at, event, open_log, seqs
 from tests.support.postgres import Location
 
 BLOCK = 2048
@@ -243,6 +245,34 @@ async def test_a_log_that_keeps_a_day_deletes_what_is_older(location: Location) 
         while seqs(await store.log.query(EventFilter(limit=1))) == [1]:
             await asyncio.sleep(0.01)
         assert seqs(await store.log.query(EventFilter())) == [*range(BLOCK, BLOCK + 7)]  # one says so
+
+
+async def test_an_upgrade_indexes_the_blocks_that_a_store_has_and_pruning_forgets_them(
+    location: Location,
+) -> None:
+    def migrated(session: Session) -> None:
+        session.execute("DROP INDEX event_blocks_by_time")
+        session.execute("DROP TABLE event_keys")
+        folder = resources.files("meshwright.engine.sql.migrations")
+        for statement in migration_steps(folder, session.dialect)[27].split(";\n"):
+            session.execute(statement)
+
+    keys = "SELECT key, block FROM event_keys ORDER BY block, key"
+    async with open_log(location) as store:
+        long = "x" * 300
+        for start in range(0, 3 * BLOCK, 512):
+            some = [event(n, f"type.{n // 1000}", agent_id=long) for n in range(start, start + 512)]
+            await store.write(some)
+        written = await store.rows(keys)
+        database = database_at(location)
+    await database.open()
+    await database.write(migrated)
+    await database.close()
+    async with open_log(location) as store:
+        assert await store.rows(keys) == written
+        assert {(key, block) for key, block in written if "type.3" in key} == {("event_type=type.3", 1)}
+        await store.log.prune(max_events=2 * BLOCK)
+        assert await store.rows(keys) == [(key, block) for key, block in written if block > 0]
 
 
 async def test_the_newest_events_survive_pruning_and_their_numbers_go_on(location: Location) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from benchmarks.grown import grow
 from meshwright import Agent, Capability
+from meshwright.mesh.orchestration.status import StatusReader
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 
@@ -52,14 +54,17 @@ class Steps:
         return 0
 
     def _note(self, statement: str) -> None:
-        if "keys FROM event_blocks" in statement:
+        if statement.startswith("SELECT") and ("event_blocks" in statement or "event_keys" in statement):
             self._searches.append(statement.replace("Inf", "9e999"))
 
     def summaries(self, store: Path) -> int:
-        """The summaries that were read since the last time."""
-        searches, self._searches = self._searches, []
+        """The rows of blocks that searches have read since the last time."""
+        searches = [*self._searches]
         with closing(sqlite3.connect(store)) as connection:
-            return sum(len(connection.execute(search).fetchall()) for search in searches)
+            connection.set_trace_callback(None)
+            rows = sum(len(connection.execute(search).fetchall()) for search in searches)
+        self._searches.clear()
+        return rows
 
     async def rest(self) -> None:
         """Wait until the duties of the start have read what they read: no step in ten looks."""
@@ -113,6 +118,44 @@ async def measured(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) ->
         steps.summaries(data / "mesh.db")
         counts = {name: await steps.of(look) for name, look in looks.items()}
         return {**counts, "summaries": steps.summaries(data / "mesh.db")}
+
+
+async def searched(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The rows of blocks that each look at the whole log reads."""
+    folder.mkdir()
+    script = ScriptedModel(*["Done."] * 10)
+    async with http_mesh(folder, Writer, script=script) as api:
+        await api.client.outcome(await api.submit(agent_id="writer", payload={"text": "one"}))
+        await api.mesh.log.flush()
+        data = folder / api.mesh.settings.data_dir
+    grow(data, tasks)
+    reads = Steps(monkeypatch)
+    async with http_mesh(folder, Writer, script=script) as api:
+        await api.mesh.log.flush()
+        await reads.rest()
+        counts = dict[str, int]()
+        for name, look in {
+            "status": lambda: api.mesh.get(StatusReader).status(None),
+            "budgets": lambda: api.get("/budgets"),
+            "page": lambda: api.get("/events", order="desc", limit="5"),
+            "rare type": lambda: api.get("/events", event_type="nothing.such"),
+            "rare topic": lambda: api.get("/events", topic="app.nothing"),
+            "common": lambda: api.get("/events", event_type="task.succeeded", agent_id="writer", limit="5"),
+            "last minute": lambda: api.get("/events", since=datetime.now(UTC).isoformat()),
+            "publish": lambda: api.client.publish("app.one", "one.two", {}, idempotency_key="key"),
+        }.items():
+            reads.summaries(data / "mesh.db")
+            await look()
+            counts[name] = reads.summaries(data / "mesh.db")
+        return counts
+
+
+async def test_a_search_of_the_log_reads_no_summaries_of_other_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = await searched(tmp_path / "few", FEW, monkeypatch)
+    many = await searched(tmp_path / "many", MANY, monkeypatch)
+    assert {name: (few[name], many[name]) for name in few if many[name] > max(40, few[name])} == {}
 
 
 async def test_looks_at_one_task_do_not_grow_with_others(

@@ -51,6 +51,7 @@ _ANSWERED = "wait.ended"
 _APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})
 _DENY = frozenset({"deny", "denied", "no", "reject"})
 _MAX_TRIES = 20  # for a message to answer a question before another does
+_REDELIVERED = timedelta(days=7)  # at the latest: no service tries longer
 _LOG_SECONDS = 5.0  # for the log to have that a question was answered
 
 
@@ -145,7 +146,10 @@ class ChannelReceiver:
         if message.sender not in channel.settings.answer_by:
             return None
         tenant_id, key = channel.settings.tenant, f"channel:{channel.name}:{message.id}"
-        earlier = EventFilter(tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, limit=1)
+        since = self._mesh.runtime.clock.now() - _REDELIVERED
+        earlier = EventFilter(
+            tenant_id=tenant_id, event_type=_ANSWERED, idempotency_key=key, since=since, limit=1
+        )
         with suppress(NotFound):
             await read_task(self._mesh.runtime, task_of(tenant_id, channel.name, message.id), tenant_id)
             return None
@@ -400,9 +404,12 @@ class Typing:
             return ""
         if await self._mesh.get(Inbox).next_of(task.tenant_id, task.thread_id) is not None:
             return ""
-        of_tree: dict[str, Any] = {"tenant_id": task.tenant_id, "event_type": "run.progress"}
-        of_tree |= {"trace_id": task.trace_id} if task.trace_id else {"task_id": task.task_id}
-        events = await self._mesh.log.query(EventFilter(order="desc", limit=1, **of_tree))
+        progress = await self._mesh.log.of_task(
+            task.task_id, task.tenant_id, event_type="run.progress", order="desc", limit=1
+        )
+        if task.trace_id:  # that of the tasks that it delegates, too, which are younger
+            progress = progress.model_copy(update={"task_id": None, "trace_id": task.trace_id})
+        events = await self._mesh.log.query(progress)
         lines = [line for event in events if (line := RunProgress.read(event)) is not None]
         text = " ".join(redact(lines[0].text).split()) if lines else ""
         return text[:_MAX_STATUS_CHARS] or _STATUS

@@ -377,7 +377,9 @@ class WebhookReceiver:
             event_type, fields = board
             changed = BoardChanged(**names, **fields)
             events.append(self._event(source, item, item.task_key, changed, event_type))
-        await self._mesh.runtime.emit([event for event in events if not await self._mesh.log.knows(event.id)])
+        log = self._mesh.log
+        new = [event for event in events if not await log.knows(event.id, event.aggregate_id)]
+        await self._mesh.runtime.emit(new)
 
     def _event(
         self, source: Source, item: DeliveryItem, key: str, payload: Payload, event_type: str = ""

@@ -73,29 +73,34 @@ class Audit:
                 await self.record(caller, f"{action}.failed", subject, failure)
             raise
 
-    async def record_read(self, caller: Caller, subject: str) -> None:
-        """Record that a caller reads contents: those of `tasks/ID`, or of all `events` or the `inbox`.
+    async def record_read(self, caller: Caller, subject: str = "", *, task_id: str | None = None) -> None:
+        """Record that a caller reads contents: those of a task, or of all `events` or the `inbox`.
 
         That is once an hour for each caller and subject. Raises HostError where it cannot be recorded.
         """
+        subject = subject if task_id is None else f"tasks/{task_id}"
         now, reader = time.monotonic(), (caller.tenant_id, caller.requested_by, caller.key_id, subject)
         if not self.records_reads or now - self._readers.get(reader, -_READ_SECONDS) < _READ_SECONDS:
             return
-        if not await self._has_read(caller, subject):
+        if not await self._has_read(caller, subject, task_id):
             await self.record(caller, _READ, subject)
         self._readers.pop(reader, None)  # to the end: the first is the one that read longest ago
         self._readers[reader] = now
         if len(self._readers) > _MAX_READERS:
             del self._readers[next(iter(self._readers))]
 
-    async def _has_read(self, caller: Caller, subject: str) -> bool:
+    async def _has_read(self, caller: Caller, subject: str, task_id: str | None) -> bool:
         """Whether the log has such a read of the last hour: by another process, or before a restart."""
         since = self._runtime.clock.now() - timedelta(seconds=_READ_SECONDS)
-        query = EventFilter(
-            tenant_id=caller.tenant_id, aggregate_id=aggregate_of(subject), since=since, order="desc"
-        )
+        fields: dict[str, Any] = {"event_type": RECORDED, "aggregate_id": aggregate_of(subject)}
+        fields |= {"tenant_id": caller.tenant_id, "order": "desc"}
+        if task_id is None:
+            fields["since"] = since
+        else:  # nobody has read it before it began
+            fields["after_seq"] = (await self._log.of_task(task_id, caller.tenant_id)).after_seq
         payload = {"action": _READ, "caller": _who(caller)}
-        return any(payload.items() <= event.fields.items() for event in await self._log.query(query))
+        events = await self._log.query(EventFilter(**fields))
+        return any(event.time >= since and payload.items() <= event.fields.items() for event in events)
 
     def record_misuse(
         self,

@@ -270,6 +270,10 @@ class EventLog:
         after_seq = max(before, fields.pop("after_seq", None) or 0)
         return EventFilter(task_id=task_id, tenant_id=tenant_id, after_seq=after_seq, **fields)
 
+    async def query_task(self, task_id: str, tenant_id: str, **fields: Any) -> list[Event]:
+        """Up to `limit` events of a task that has a record; `fields` are others of the filter."""
+        return await self.query(await self.of_task(task_id, tenant_id, **fields))
+
     async def newest_of_task(
         self, task_id: str, tenant_id: str, event_types: Sequence[str]
     ) -> dict[str, Event]:
@@ -347,9 +351,12 @@ class EventLog:
     ) -> Matches:
         return await self._database.read(table.search, filter, first, last, limit, max_bytes)
 
-    async def knows(self, event_id: str) -> bool:
-        """Whether an event of that id is in the log and durable."""
-        return await self._database.read(table.knows, event_id)
+    async def knows(self, event_id: str, aggregate_id: str | None = None) -> bool:
+        """Whether an event of that id is in the log and durable.
+
+        With its `aggregate_id` no search is made for an id that does not begin with it.
+        """
+        return await self._database.read(table.knows, event_id, aggregate_id)
 
     async def last_seq(self) -> int:
         """The `seq` of the newest durable event, 0 if there is none."""

@@ -4,6 +4,9 @@ An index would cost an event an entry for each of its keys, and each random key 
 is written once, at the end of its table: 4 bytes of hash for each distinct key. A search reads the summaries,
 then the few blocks that can hold what it looks for, and the last block, which has no summary yet.
 
+Types, topics, agents and tenants come again in block after block. The table `event_keys` has the blocks of
+each of them, so that a search for one that is rare reads no summary of another block.
+
 Tenants are charged for the bytes that their events take: the payload, and `ROW_BYTES` for the rest of a row.
 The table `tenant_storage` has the sums of the full blocks, and changes with them in the same transaction. The
 rows of the last block are added at each reading, so that writing an event costs nothing more.
@@ -40,6 +43,9 @@ _BLOCK_BITS = 11
 BLOCK_EVENTS = 1 << _BLOCK_BITS
 """The events of a full block, which are pruned together; the first number of a block is a multiple of it."""
 _MAX_SUMMARIES = 1024  # read in one go: 5 MB
+_INDEXED = "event_type", "agent_id", "topic", "tenant_id"
+_MAX_KEY_CHARS = 200  # in `event_keys`: longer ones that begin alike share their blocks
+_MAX_BLOCKS_COUNTED = 64  # of a key, to begin a search with the rarest
 _MAX_BLOCKS_READ = 32  # in one go: about 30 ms
 MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads
 NEWS_SECONDS = 0.22
@@ -66,6 +72,26 @@ _SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE se
 _REACHED = "SELECT coalesce(min(position), 0) FROM projection_positions WHERE name = 'tasks'"
 _FIRST_OF_TASK = "SELECT seq FROM tasks WHERE task_id = ? AND tenant_id = ?"
 _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(seq) FROM events)"
+_INTO_KEYS = "event_keys (key, block)"
+_BLOCK_SINCE = (
+    "SELECT coalesce((SELECT min(block) FROM event_blocks WHERE max_time >= ?), "
+    "(SELECT max(block) + 1 FROM event_blocks), 0)"
+)
+_COUNT_BLOCKS = (
+    "SELECT count(*) FROM (SELECT 1 FROM event_keys WHERE key = ? AND block BETWEEN ? AND ? LIMIT ?) AS first"
+)
+_ALSO_HAS = (
+    "EXISTS (SELECT 1 FROM event_keys AS other WHERE other.key = :{} AND other.block = event_keys.block)"
+)
+_KEYS_OF_BLOCK = " UNION ".join(
+    f"SELECT substr('{kind}=' || {kind}, 1, {_MAX_KEY_CHARS}) FROM rows_of_block"  # noqa: S608 code
+    for kind in _INDEXED
+)
+_DELETE_KEYS = (
+    f"WITH rows_of_block AS (SELECT DISTINCT {', '.join(_INDEXED)} FROM events "  # noqa: S608 code
+    "WHERE seq BETWEEN :first AND :last) "
+    f"DELETE FROM event_keys WHERE block = :block AND key IN ({_KEYS_OF_BLOCK})"
+)
 _INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys, hash)"
 _REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
@@ -172,9 +198,12 @@ def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash
         _count_stored(session, block, 1)
     if columns:
         times, *keyed = columns
-        keys = (_hash_of(kind, key) for kind, column in zip(KEYED, keyed, strict=True) for key in column)
-        row = block, min(times), max(times), now, b"".join(keys), end_hash
+        keys = [(kind, key) for kind, column in zip(KEYED, keyed, strict=True) for key in column]
+        hashes = b"".join(_hash_of(kind, key) for kind, key in keys)
+        row = block, min(times), max(times), now, hashes, end_hash
         session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
+        indexed = {_indexed_key(kind, key) for kind, key in keys if kind in _INDEXED and key is not None}
+        session.insert(_INTO_KEYS, [(key, block) for key in sorted(indexed)], then="ON CONFLICT DO NOTHING")
 
 
 def skip_to(session: Session, seq: int, now: float) -> None:
@@ -188,6 +217,10 @@ def skip_to(session: Session, seq: int, now: float) -> None:
 
 def _hash_of(kind: str, key: str | None) -> bytes:
     return crc32(f"{kind}={key}".encode(errors="replace")).to_bytes(4, "little")  # a collision costs a read
+
+
+def _indexed_key(kind: str, key: str) -> str:
+    return f"{kind}={key}"[:_MAX_KEY_CHARS]
 
 
 def _block_of(seq: int) -> int:
@@ -213,11 +246,16 @@ def search(
     It ends with the event that makes them `limit`, or their payloads `max_bytes`.
     """
     down = filter.order == "desc"
-    if down:
-        first = max(first, _first_of(_block_of(last) - _MAX_SUMMARIES + 1))
-    else:
-        last = min(last, _last_of(_block_of(first) + _MAX_SUMMARIES - 1))
-    blocks = _blocks_with(session, filter, _block_of(first), _block_of(last))
+    oldest = first  # the first that can be late enough
+    if filter.since is not None:
+        [(block,)] = session.execute(_BLOCK_SINCE, (filter.period()[0],)).fetchall()
+        oldest = max(first, _first_of(block))
+    if _hashes_of(filter) or filter.timed:
+        if not down:
+            last = min(last, _last_of(_block_of(oldest) + _MAX_SUMMARIES - 1))
+        elif (window := _first_of(_block_of(last) - _MAX_SUMMARIES + 1)) > oldest:
+            first = oldest = window
+    blocks = _blocks_with(session, filter, _block_of(oldest), _block_of(last))
     events: list[Event] = []
     size = 0
     for low, high in _runs(blocks[:_MAX_BLOCKS_READ]):
@@ -261,37 +299,65 @@ def newest_of_task(
     return events
 
 
-def knows(session: Session, event_id: str) -> bool:
-    """Whether the log has an event of that id."""
+def knows(session: Session, event_id: str, aggregate_id: str | None = None, after_seq: int = 0) -> bool:
+    """Whether the log has an event of that id, behind a `seq`.
+
+    An event whose id does not begin with its `aggregate_id` is found by an index. Any other is looked for
+    among those of the aggregate, or without it of all that the id may begin with.
+    """
     if session.select_in(_SELECT_KNOWN, [event_id]):
         return True
     parts = event_id.split("/")
     for cut in range(2, len(parts)):
-        aggregate_id, own = "/".join(parts[:cut]), "/".join(parts[cut:])
-        filter = EventFilter(aggregate_id=aggregate_id, order="desc")
-        for block in _blocks_with(session, filter, 0, _block_of(newest(session))):
-            bounds = (_first_of(block), _last_of(block), aggregate_id, own)
+        actor, own = "/".join(parts[:cut]), "/".join(parts[cut:])
+        if aggregate_id not in (None, actor):
+            continue
+        filter = EventFilter(aggregate_id=actor, order="desc")
+        first, last = _block_of(after_seq + 1), _block_of(newest(session))
+        for block in _blocks_with(session, filter, first, last):
+            bounds = (max(_first_of(block), after_seq + 1), _last_of(block), actor, own)
             if session.execute(_SELECT_OWN, bounds).fetchall():
                 return True
     return False
 
 
+def _hashes_of(filter: EventFilter) -> list[bytes]:
+    """The hashes of the keys that only summaries have."""
+    exact = filter.exact().items()
+    return [_hash_of(kind, key) for kind, key in exact if kind in KEYED and kind not in _INDEXED]
+
+
 def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
-    """The blocks from `first` to `last` that may hold events of a filter, in the filter's order."""
+    """The blocks from `first` to `last` that may hold events of a filter, in the filter's order.
+
+    Where summaries decide, these are all; else as many as a search reads, and one more.
+    """
     [(after_full, oldest)] = session.execute(
         _SELECT_OPEN
     ).fetchall()  # first: a block may be filled meanwhile
     unfilled = after_full or _block_of(oldest or 0)
-    hashes = [_hash_of(kind, key) for kind, key in filter.exact().items() if kind in KEYED]
-    conditions = ["block BETWEEN :first AND :last"]
+    exact, hashes = filter.exact(), _hashes_of(filter)
     values: dict[str, Any] = {"first": first, "last": last}
+    conditions = ["block BETWEEN :first AND :last"]
+    source = "event_blocks"
+    if keys := [_indexed_key(kind, session.bindable(exact[kind])) for kind in _INDEXED if kind in exact]:
+        source = "event_keys JOIN event_blocks USING (block)"
+        if len(keys) > 1:
+            counted = first, last, _MAX_BLOCKS_COUNTED
+            keys.sort(key=lambda key: session.execute(_COUNT_BLOCKS, (key, *counted)).fetchall()[0][0])
+        names = [f"key{n}" for n in range(len(keys))]
+        values |= zip(names, keys, strict=True)
+        conditions += ["key = :key0", *map(_ALSO_HAS.format, names[1:])]
     if filter.timed:
-        conditions.append("max_time >= :since AND min_time <= :until")
+        conditions.append("+max_time >= :since AND +min_time <= :until")
         values["since"], values["until"] = filter.period()
-    select = "SELECT block, keys" if hashes else "SELECT block, NULL"
-    rows = session.execute(f"{select} FROM event_blocks WHERE {' AND '.join(conditions)}", values).fetchall()
-    blocks = {block for block, keys in rows if keys is None or all(key in keys for key in hashes)}
-    return sorted(blocks | set(range(max(first, unfilled), last + 1)), reverse=filter.order == "desc")
+    down = filter.order == "desc"
+    query = f"SELECT block, {'keys' if hashes else 'NULL'} FROM {source} WHERE {' AND '.join(conditions)}"  # noqa: S608
+    if not hashes:
+        query += f" ORDER BY block {'DESC' if down else 'ASC'} LIMIT {_MAX_BLOCKS_READ + 1}"
+    rows = session.execute(query, values).fetchall()
+    blocks = {block for block, summary in rows if summary is None or all(key in summary for key in hashes)}
+    return sorted(blocks | set(range(max(first, unfilled), last + 1)), reverse=down)
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -354,6 +420,7 @@ def delete_block(session: Session, block: int) -> int:
     session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})  # while its summary has the hash
     _count_stored(session, block, -1)  # while its rows are there to be counted
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
+    session.execute(_DELETE_KEYS, {"block": block, "first": _first_of(block), "last": _last_of(block)})
     forget_rows(session)  # rows in memory have the payload still
     return session.execute(
         "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))

@@ -120,8 +120,8 @@ class EventOperations(Acting):
         """
         caller = self.caller
         name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
-        event_id = f"app/{caller.tenant_id}/{name}"
-        if idempotency_key is None or not await self.mesh.log.knows(event_id):
+        event_id, aggregate_id = f"app/{caller.tenant_id}/{name}", f"app/{caller.requested_by}"
+        if idempotency_key is None or not await self.mesh.log.knows(event_id, aggregate_id):
             await self.mesh.get(Tenants).require_storage(caller.tenant_id)
             event = Event(
                 id=event_id,
@@ -129,7 +129,7 @@ class EventOperations(Acting):
                 topic=topic,
                 time=self.mesh.runtime.clock.now(),
                 tenant_id=caller.tenant_id,
-                aggregate_id=f"app/{caller.requested_by}",
+                aggregate_id=aggregate_id,
                 idempotency_key=idempotency_key,
                 payload=payload,
             )

@@ -147,7 +147,7 @@ class Acting:
         if not sees_contents(view, self.caller):
             return shown(view, self.caller)
         if view.requested_by != self.caller.requested_by:
-            await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
+            await self.mesh.get(Audit).record_read(self.caller, task_id=task_id)
         return view
 
 
@@ -230,7 +230,7 @@ class Operations(Acting):
         await self._check_task(READ_STEPS, task_id)
         transcripts = await self.mesh.get(Tasks).transcripts(task_id, self.caller.tenant_id)
         if contents:
-            await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
+            await self.mesh.get(Audit).record_read(self.caller, task_id=task_id)
         return transcripts
 
     @operation(READ_FILE)
@@ -238,7 +238,7 @@ class Operations(Acting):
         """A file of a task's outcome with its bytes, counted from 1."""
         await self._check_task(READ_FILE, task_id)
         file = await self.mesh.get(Tasks).file(task_id, number, self.caller.tenant_id)
-        await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
+        await self.mesh.get(Audit).record_read(self.caller, task_id=task_id)
         return file
 
     @operation(GET_OUTCOME)

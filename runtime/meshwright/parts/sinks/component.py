@@ -59,7 +59,7 @@ class Sinks(Component):
             return LangfuseSink(server, contents=settings.contents)
         if settings.kind == "agenta":
             return AgentaSink(server, settings.application, self._text_of)
-        find, contents = self.mesh.log.query, settings.contents
+        find, contents = self.mesh.log.query_task, settings.contents
         return MlflowSink(server, settings.experiment, find, self._results_of, contents=contents)
 
     async def _results_of(self, event: Event) -> ResultsRun:

@@ -20,7 +20,6 @@ from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.outgoing import TryLater, json_of
-from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.orchestration.acceptance import FINAL
 from meshwright.parts.sinks.port import SCORED, Refused, SinkServer, score_of
 
@@ -245,8 +244,8 @@ def _known(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-Find = Callable[[EventFilter], Awaitable[Sequence[Event]]]
-"""Finds events in the log."""
+Find = Callable[..., Awaitable[Sequence[Event]]]
+"""Finds events of a task in the log, as `EventLog.query_task` does."""
 Results = Callable[[Event], Awaitable[ResultsRun]]
 """The results of the experiment or the evaluation that an event is of. Raises NotFound."""
 EXPERIMENT_STOPPED, EVALUATION_ENDED = "experiment.stopped", "evaluation.ended"
@@ -323,8 +322,9 @@ class MlflowSink:
 
     async def _take_score(self, event: Event) -> None:
         """Add a score to the last end of its task; one that is open brings it along when it ends."""
-        of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
-        events = await self._find(EventFilter(topic=TASK_PROGRESS, order="desc", limit=_MAX_LATE, **of_task))
+        events = await self._find(
+            event.task_id, event.tenant_id, topic=TASK_PROGRESS, order="desc", limit=_MAX_LATE
+        )
         end = next((other for other in events if other.event_type in FINAL), None)
         if end is not None and (run := await self._take_end(end, is_new=False)) is not None:
             await self._api.log(run, metrics=_scores([event]))
@@ -344,8 +344,7 @@ class MlflowSink:
         if run is not None and not is_new:
             return run
         run = run or await self._create_run(experiment_id, key, event, outcome)
-        of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
-        scored = await self._find(EventFilter(event_type=SCORED, before_seq=event.seq, **of_task))
+        scored = await self._find(event.task_id, event.tenant_id, event_type=SCORED, before_seq=event.seq)
         early = scored if outcome.generation == 1 else ()  # later ones are of the end that they followed
         metrics = [*_metrics(event, outcome), *_scores(early)]
         fields = {name: getattr(outcome, name) for name in ("agent_id", "capability", "model", "prompt")}
@@ -357,8 +356,7 @@ class MlflowSink:
         return run
 
     async def _create_run(self, experiment_id: str, key: str, event: Event, outcome: Outcome) -> MlflowRun:
-        of_task = {"tenant_id": event.tenant_id, "task_id": event.task_id}
-        accepted = await self._find(EventFilter(event_type="task.accepted", limit=1, **of_task))
+        accepted = await self._find(event.task_id, event.tenant_id, event_type="task.accepted", limit=1)
         tags = _task_tags(event, outcome, accepted[0].fields if accepted else {})
         started_at = event.time - timedelta(milliseconds=outcome.duration_ms)
         name = f"{outcome.agent_id} {outcome.task_id[-6:]}"

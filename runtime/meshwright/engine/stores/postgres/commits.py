@@ -430,8 +430,12 @@ def write_unless_known(
     session: Session, incarnation: str, batch: Sequence[Any]
 ) -> tuple[Sequence[BatchResult], Written | None, bool]:
     """Write a batch of an event from outside, unless the log has its id: as `write_batches` does for one."""
-    table.lock(session)  # no other worker writes one of that id meanwhile
-    if table.knows(session, BatchRows(*batch).unless_id):
+    event_id, reached = BatchRows(*batch).unless_id, newest(session)
+    is_known = table.knows(session, event_id)  # the log first without its lock, for which all commits wait
+    if not is_known:
+        table.lock(session)  # no other worker writes one of that id meanwhile
+        is_known = table.knows(session, event_id, after_seq=reached)
+    if is_known:
         return [("skipped", (), (), ())], None, False
     return write_batches(session, incarnation, [batch])
 
