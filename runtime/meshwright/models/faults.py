@@ -277,8 +277,9 @@ def _said_in(body: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
 
 def is_error(body: Any) -> bool:
     """Whether a body of status 200 is an error: within a stream, or instead of a reply."""
-    body = _unlisted(body)
-    return isinstance(body, Mapping) and bool(body.get("error") or body.get("object") == "error")
+    if isinstance(body, list):
+        body = _unlisted(body)
+    return isinstance(body, dict) and bool(body.get("error") or body.get("object") == "error")
 
 
 def fault_in(body: Any, quotation: str = "") -> ProviderFault:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from io import BytesIO
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -426,13 +427,23 @@ def not_a_completion(source: str) -> ModelUnavailable:
     return ModelUnavailable(f"{source} answered with something that is not a chat completion", remedy=remedy)
 
 
-@contextmanager
-def reading(source: str) -> Iterator[None]:
+class reading:  # noqa: N801 entered for each piece of a stream, where a generator costs twice as much
     """Raise ModelUnavailable for a reply in another form; the error itself would quote the reply."""
-    try:
-        yield
-    except (AttributeError, InvalidInput, LookupError, TypeError, ValueError):
-        raise not_a_completion(source) from None
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        """Nothing is to be done before."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Replace an error of reading."""
+        if isinstance(error, (AttributeError, InvalidInput, LookupError, TypeError, ValueError)):
+            raise not_a_completion(self._source) from None
 
 
 def completions_url(base_url: str) -> str:

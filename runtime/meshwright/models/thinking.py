@@ -108,10 +108,14 @@ def read_thinking(message: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 def _blocks_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     others = message.get("provider_specific_fields") or {}
-    blocks = message.get("thinking_blocks") or others.get("thinking_blocks") or ()
+    blocks = message.get("thinking_blocks") or others.get("thinking_blocks")
+    if not blocks:
+        return []
     return [block for block in blocks if isinstance(block, Mapping) and block.get("type") in _KINDS]
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    texts = (message.get(name) for name in _TEXTS)
-    return next((text for text in texts if isinstance(text, str) and text), "")
+    for name in _TEXTS:
+        if (text := message.get(name)) and isinstance(text, str):
+            return text
+    return ""

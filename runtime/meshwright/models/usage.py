@@ -147,7 +147,7 @@ def _media_tokens(part: Mapping[str, Any]) -> int:
 def _at(document: Any, place: tuple[str, ...]) -> Any:
     """The value at a place; what stands in the place of an object is returned as it is, to be named."""
     for name in place:
-        if not isinstance(document, Mapping):
+        if not isinstance(document, dict):
             return document
         document = document.get(name)
     return document

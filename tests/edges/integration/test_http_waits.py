@@ -142,8 +142,8 @@ async def test_a_key_that_is_revoked_ends_its_waits(tmp_path):
 
 
 async def test_many_asks_at_once_share_a_few_connections(api):
-    asks = [asyncio.create_task(api.client.ask("gate")) for _ in range(140)]
-    await waiting(128)
+    asks = [asyncio.create_task(api.client.ask("gate")) for _ in range(280)]
+    await waiting(256)
     assert (await api.client.ask("echo", "hello")).text == "you said: hello"
     api.gate.set()
     assert {outcome.status for outcome in await asyncio.gather(*asks)} == {"succeeded"}

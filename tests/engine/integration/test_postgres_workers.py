@@ -148,6 +148,34 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
         assert PASSWORD not in (tmp_path / name / "stderr").read_text()
 
 
+async def test_requests_at_each_front_wait_for_tasks_that_run_at_the_other(
+    tmp_path: Path, postgres_url: Address
+) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "slow.py").write_text(AGENT)
+    up = ("up", "--port", "0", "--trust")
+    async with (
+        process(tmp_path / "one", postgres_url, *up) as one,
+        process(tmp_path / "two", postgres_url, *up) as two,
+        aiohttp.ClientSession() as http,
+        asyncio.timeout(120),
+    ):
+        urls = [await ready(one), await ready(two)]
+
+        async def call(method: str, url: str, **options: Any) -> dict[str, Any]:
+            async with http.request(method, url, **options) as answer:
+                return await answer.json()
+
+        async def submit(number: int) -> set[str]:
+            body = {"agent_id": "slow", "task_id": f"task-{number}"}
+            waiting = [call("POST", f"{url}/tasks", params={"wait": "100"}, json=body) for url in urls]
+            await call("POST", f"{urls[number % 2]}/tasks", json=body)
+            shown = [call("GET", f"{url}/tasks/task-{number}", params={"wait": "100"}) for url in urls]
+            return {task["status"] for task in await asyncio.gather(*waiting, *shown)}
+
+        assert await asyncio.gather(*(submit(number) for number in range(6))) == [{"succeeded"}] * 6
+
+
 SHARED = """
 import asyncio
 import os

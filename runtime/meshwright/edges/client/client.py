@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
 MODEL_SECONDS = 600.0
 MAX_EVENTS = 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
-_MAX_WAITS = 128  # requests that wait for an outcome, on a connection each; of more the tasks are polled
+_MAX_WAITS = 256  # requests that wait for an outcome, on a connection each; of more the tasks are polled
 _WAIT_SECONDS = 30.0  # of one request: proxies cut off what is silent for a minute
 _PAUSES = 0.1, 5.0  # between two polls: the first, and the longest
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)

@@ -36,7 +36,7 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
 _STREAM_ENDED = b"stream.ended"  # the last event of a stream whose credentials do not count any more
-_MAX_CONNECTIONS = 256  # twice as many as requests that wait for an outcome
+_MAX_CONNECTIONS = 512  # twice as many as requests that wait for an outcome
 _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
 

@@ -8,8 +8,8 @@ show the same share one reading (`broadcast`), and while more than a few are ope
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -289,22 +289,23 @@ class Streams:
             await batches.aclose()
 
 
-async def until_left(request: Request) -> None:
-    """Return once the server stops, for a request that waits for its answer.
+@contextmanager
+def leaving(request: Request) -> Iterator[Collection[asyncio.Future[Any]]]:
+    """Futures of which one is done once nobody waits for an answer any more, for a request that waits.
 
-    Raises ClientDisconnect when its client has gone, the error by which its credentials end, and Overloaded
-    where too many requests wait.
+    Its client has gone, its credentials have ended, or the server stops. The end raises ClientDisconnect, and
+    the error by which the credentials ended. Raises Overloaded where too many requests wait.
     """
     state = request.app.state
     with state.sessions.hold(request.scope) as refusal:
-        gone = asyncio.ensure_future(_disconnected(request))
+        gone = asyncio.create_task(_disconnected(request), name="waiting request")
         try:
-            await asyncio.wait({gone, refusal, state.streams.closing()}, return_when=asyncio.FIRST_COMPLETED)
+            yield gone, refusal, state.streams.closing()
         finally:
-            gone.cancel()
+            has_gone = not gone.cancel()
         if refusal.done():
             raise refusal.result()
-        if gone.done():
+        if has_gone:
             raise ClientDisconnect
 
 

@@ -15,11 +15,11 @@ from meshwright.core.operations import Input, OperationSpec, operations_of
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import InvalidFields, read_json
 from meshwright.edges.http.errors import CALLER, JsonLine, kind_of
-from meshwright.edges.http.events import until_left
+from meshwright.edges.http.events import leaving
 from meshwright.edges.http.routing import Endpoint, make_router, problems, read_body, request_words
 from meshwright.mesh.identity.operations import check_early
 
-_TRACE, _CALLER, _UNTIL = "traceparent", "caller", "until_left"
+_TRACE, _CALLER, _LEAVING = "traceparent", "caller", "leaving"
 
 
 class _RequestModels(NamedTuple):
@@ -30,7 +30,7 @@ class _RequestModels(NamedTuple):
     whole: str
     has_body: bool
     takes_trace: bool
-    takes_until: bool
+    takes_leaving: bool
 
 
 class OperationEndpoint(Endpoint):
@@ -65,8 +65,8 @@ class OperationEndpoint(Endpoint):
             target = self._kind(mesh, caller)
         if models.takes_trace:
             arguments[_TRACE] = valid_trace(request.headers.get(_TRACE))
-        if models.takes_until:
-            arguments[_UNTIL] = partial(until_left, request)
+        if models.takes_leaving:
+            arguments[_LEAVING] = partial(leaving, request)
         answer = declared.method(target, **arguments)
         if isawaitable(answer):
             answer = await answer
@@ -110,7 +110,7 @@ class OperationEndpoint(Endpoint):
             name: (hints[name], ... if parameter.default is Parameter.empty else parameter.default)
             for name, parameter in parameters.items()
             if name not in in_path
-            and name not in (_TRACE, _CALLER, _UNTIL)
+            and name not in (_TRACE, _CALLER, _LEAVING)
             and parameter.kind is not Parameter.VAR_KEYWORD
         }
         whole, fields = "", declared.request
@@ -122,7 +122,7 @@ class OperationEndpoint(Endpoint):
             fields = _model(fields or declared.name, others, declared.about) if others else None
         path_model = _model("Path", in_path) if in_path else None
         has_body = has_body and fields is not None
-        special = _TRACE in parameters, _UNTIL in parameters
+        special = _TRACE in parameters, _LEAVING in parameters
         return _RequestModels(path_model, fields, whole, has_body, *special)
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
@@ -22,11 +23,11 @@ from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
     Range,
+    leaving,
     make_filter,
     page_response,
     resume_after,
     streams_of,
-    until_left,
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
@@ -117,7 +118,7 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     if wait:
         with suppress(HostError, Overloaded):  # it is accepted, whatever follows
             tasks = mesh.get(Tasks)
-            await tasks.wait(receipt.task_id, caller.tenant_id, wait, until_left(request), is_new=True)
+            await tasks.wait(receipt.task_id, caller.tenant_id, wait, partial(leaving, request), is_new=True)
             answer = await operations.see(receipt.task_id)
     status = 200 if isinstance(answer, TaskView) and answer.outcome else 202
     return JsonLine(answer, status, {"Location": f"/tasks/{receipt.task_id}"})

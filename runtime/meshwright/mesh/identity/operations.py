@@ -8,7 +8,6 @@ alone: a door reads its wire, calls an operation, and writes its wire.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
@@ -53,7 +52,7 @@ from meshwright.mesh.identity.rules import (
 )
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.again import ForkResult, RetryResult
-from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright.mesh.orchestration.tasks import Leaving, Tasks
 from meshwright.mesh.orchestration.tenants import Tenants
 
 NO_TASK = {404: "There is no such task."}
@@ -129,8 +128,6 @@ class ForkRequest(Input):
 WaitSeconds = Annotated[
     float, Field(ge=0, le=300, description="Seconds to wait for the end of the task, or for its question.")
 ]
-UntilLeft = Callable[[], Coroutine[Any, Any, None]]
-"""Returns, or raises, once nobody waits for an answer any more: the client has gone, or the server stops."""
 
 
 class Acting:
@@ -191,16 +188,16 @@ class Operations(Acting):
 
     @operation(SEE_TASK, "GET /tasks/{task_id}", "Show a task", name="show_task", tag="tasks", errors=NO_TASK)
     async def see(
-        self, task_id: Identifier, *, wait: WaitSeconds = 0.0, until_left: UntilLeft | None = None
+        self, task_id: Identifier, *, wait: WaitSeconds = 0.0, leaving: Leaving | None = None
     ) -> TaskView:
         """Show a task: its request, its attempts with the score of each choice, and its outcome.
 
         With `wait` it answers once the task has ended or begins to wait for a person, at the latest after so
         many seconds.
         """
-        if wait and until_left is not None:
+        if wait and leaving is not None:
             await self._check_task(SEE_TASK, task_id)
-            await self.mesh.get(Tasks).wait(task_id, self.caller.tenant_id, wait, until_left())
+            await self.mesh.get(Tasks).wait(task_id, self.caller.tenant_id, wait, leaving)
         return await self.task_seen(SEE_TASK, task_id)
 
     @operation(

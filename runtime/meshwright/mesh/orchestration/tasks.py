@@ -7,7 +7,8 @@ outcome = await mesh.get(Tasks).outcome(receipt.task_id)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN, asks_person
-from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey, Wait
+from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
 from meshwright.engine.work.record import (
     RUN_STATE,
     RUN_TITLE,
@@ -79,6 +80,8 @@ from meshwright.money.keys import Keys, keys_required
 from meshwright.money.spending import Spending
 from meshwright.money.task_costs import task_tree
 
+Leaving = Callable[[], AbstractContextManager[Collection[asyncio.Future[Any]]]]
+"""Begins the wait of a caller, with futures of which one is done once nobody waits any more."""
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
 
@@ -405,38 +408,24 @@ class Tasks:
         return await self._with_cost(await self._waiters.wait(task_id, tenant_id), tenant_id)
 
     async def wait(
-        self,
-        task_id: str,
-        tenant_id: str,
-        seconds: float,
-        until: Coroutine[Any, Any, None],
-        *,
-        is_new: bool = False,
+        self, task_id: str, tenant_id: str, seconds: float, leaving: Leaving, *, is_new: bool = False
     ) -> None:
-        """Return once a task has ended or begins to wait for a person, the time is up, or `until` returns.
+        """Return once a task has ended or begins to wait for a person, the time is up, or its caller leaves.
 
-        One that `is_new` may wait for a person already. Raises NotFound, what `until` raises, and where the
+        One that `is_new` may wait for a person already. Raises NotFound, what `leaving` raises, and where the
         mesh ends by then StoreFailed or Draining.
         """
-        stopping = asyncio.create_task(until, name="waiting request")
-        try:
-            with self._waiters.watch(task_id, tenant_id, questions=True) as waiter:
-                if await self._waiters.outcome(task_id, tenant_id):
-                    return
-                if is_new and any(map(asks_person, await self._waits(task_id, tenant_id))):
-                    return
-                await asyncio.wait({waiter, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-                for done in (waiter, stopping):
-                    if done.done():
-                        done.result()
-        finally:
-            stopping.cancel()
-            await asyncio.gather(stopping, return_exceptions=True)
-
-    async def _waits(self, task_id: str, tenant_id: str) -> Iterable[Wait]:
-        record, task = await read_task(self._runtime, task_id, tenant_id)
-        entry = await read_entry(self._runtime, record, task)
-        return () if entry is None else entry.waits
+        with leaving() as left, self._waiters.watch(task_id, tenant_id, questions=True) as waiter:
+            if is_new:
+                record, task = await read_task(self._runtime, task_id, tenant_id)
+                entry = await read_entry(self._runtime, record, task)
+                is_over = record.outcome or (entry is not None and any(map(asks_person, entry.waits)))
+            else:
+                is_over = await self._waiters.outcome(task_id, tenant_id)
+            if not is_over:
+                await asyncio.wait({waiter, *left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if waiter.done():
+                waiter.result()
 
     async def _with_cost(self, outcome: Outcome, tenant_id: str) -> Outcome:
         """The outcome with what the ledger knows, where an attempt of the task or below it did not say.
