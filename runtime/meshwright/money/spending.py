@@ -220,7 +220,7 @@ class Spending:
 _MAX_LISTED = 20
 _MAX_COUNTED = 1_000
 _ENDED = (
-    "SELECT coalesce(agent_id, 'none'), status, count(*) FROM tasks WHERE tenant_id = ? AND completed_at > ? "
+    "SELECT coalesce(agent_id, 'none'), status, count(*) FROM {} WHERE tenant_id = ? AND completed_at > ? "
     "GROUP BY 1, 2 ORDER BY 1, 2"
 )
 _OPEN = "SELECT count(*) FROM tasks WHERE tenant_id = ? AND completed_at IS NULL"
@@ -271,7 +271,8 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
 
 def _counts(session: Session, tenant_id: str, since: float) -> tuple[dict[str, dict[str, int]], int]:
     tenant_id = session.bindable(tenant_id)
-    rows = session.execute(_ENDED, (tenant_id, since)).fetchall()
+    ended = _ENDED.format(session.by_index("tasks", "tasks_by_end"))
+    rows = session.execute(ended, (tenant_id, since)).fetchall()
     ended_counts = {
         agent_id: {status: count for _, status, count in of_agent}
         for agent_id, of_agent in groupby(rows, key=itemgetter(0))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from meshwright.core.encoding import View
@@ -19,7 +20,7 @@ from meshwright.core.messages import TaskStatus
 from meshwright.core.money import Amount, exact, from_pico
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import BLOCK_EVENTS
-from meshwright.engine.events.task_lists import tasks_below
+from meshwright.engine.events.task_lists import tasks_below, tenants_in
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.sql.database import Row, Session, marks
 
@@ -161,13 +162,21 @@ def _quantile(ordered: list[Decimal], share: float) -> Decimal | None:
 
 
 def _costs_of(session: Session, filters: dict[str, str]) -> list[Decimal | None]:
-    values: dict[str, Any] = {name: session.bindable(value) for name, value in filters.items()}
-    conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in values)]
-    index = "tasks_by_capability" if "capability" in values and "tenant_id" in values else None
-    query = ("SELECT cost_usd FROM", session.by_index("tasks", index), "WHERE", " AND ".join(conditions))
-    order = "ORDER BY seq DESC LIMIT :limit"
-    rows = session.execute(" ".join((*query, order)), {**values, "limit": _MAX_TASKS}).fetchall()
-    return [_amount(cost) for (cost,) in rows]
+    tenants = [filters["tenant_id"]] if "tenant_id" in filters else tenants_in(session, "tasks")
+    conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in {**filters, "tenant_id": ""})]
+    index = "tasks_by_agent" if "agent_id" in filters else "tasks_by_capability"
+    table = session.by_index("tasks", index)
+    query = (
+        f"SELECT seq, cost_usd FROM {table} WHERE {' AND '.join(conditions)} "  # noqa: S608 code
+        "ORDER BY seq DESC LIMIT :limit"
+    )
+    rows = list[Row]()
+    for tenant_id in tenants:
+        values = {
+            name: session.bindable(value) for name, value in {**filters, "tenant_id": tenant_id}.items()
+        }
+        rows += session.execute(query, {**values, "limit": _MAX_TASKS}).fetchall()
+    return [_amount(cost) for _, cost in sorted(rows, key=itemgetter(0), reverse=True)[:_MAX_TASKS]]
 
 
 def _amount(text: str | None) -> Decimal | None:

@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from benchmarks.grown import grow
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, Run
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.events.task_lists import EndedTask, ended_tasks
 from meshwright.mesh.orchestration.status import StatusReader
+from meshwright.money.spending import activity_of
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 
@@ -156,6 +159,73 @@ async def test_a_search_of_the_log_reads_no_summaries_of_other_blocks(
     few = await searched(tmp_path / "few", FEW, monkeypatch)
     many = await searched(tmp_path / "many", MANY, monkeypatch)
     assert {name: (few[name], many[name]) for name in few if many[name] > max(40, few[name])} == {}
+
+
+class Asker(Agent):
+    """Asks a person."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    prompt_text = "Ask."
+
+    async def run(self, run: Run) -> str:
+        return str(await run.ask_person("Which color?"))
+
+
+_COPY_QUESTIONS = """
+    WITH RECURSIVE copies (copy) AS (SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < ?)
+    INSERT INTO inbox SELECT id || copy, seq, tenant_id, task_id || copy, generation, attempt, account,
+        ended_at, document FROM copies, inbox WHERE ended_at IS NOT NULL
+"""
+
+
+async def listed(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The steps of lists that have few entries, beside so many tasks and answered questions of others."""
+    folder.mkdir()
+    script = ScriptedModel(*["Done."] * 10)
+    async with http_mesh(folder, Writer, Asker, script=script) as api:
+        for text in ("answered", "open"):
+            task_id = await api.submit(agent_id="asker", payload={"text": text})
+            while not (questions := (await api.get("/inbox"))["items"]):
+                await asyncio.sleep(0.02)
+            if text == "answered":
+                await api.client.answer(task_id, "blue", key=questions[0]["wait_id"])
+                await api.client.outcome(task_id)
+        await api.client.outcome(await api.submit(agent_id="writer", payload={"text": "one"}))
+        await api.mesh.log.flush()
+        data = folder / api.mesh.settings.data_dir
+    with closing(sqlite3.connect(data / "mesh.db", isolation_level=None)) as store:
+        store.execute(_COPY_QUESTIONS, (tasks,))
+    grow(data, tasks)
+    steps = Steps(monkeypatch)
+    async with http_mesh(folder, Writer, Asker, script=script) as api:
+        [question] = (await api.get("/inbox"))["items"]
+        task = await api.get(f"/tasks/{question['task_id']}")
+        inbox, log, now = api.mesh.get(Inbox), api.mesh.log, datetime.now(UTC)
+        after = EndedTask(now.timestamp() - 3600, "", "")
+        looks = {
+            "inbox": lambda: api.get("/inbox"),
+            "question": lambda: inbox.find("default", question["wait_id"]),
+            "thread": lambda: inbox.next_of("default", task["thread_id"]),
+            "tenants": inbox.tenants,
+            "small tenant": lambda: log.tasks(tenant_id="small"),
+            "agent": lambda: log.tasks(tenant_id="default", agent_id="asker"),
+            "children": lambda: log.tasks(tenant_id="default", parent_task_id=question["task_id"]),
+            "contents": lambda: log.view_apart(ended_tasks, after, now.timestamp(), 10),
+            "estimate": lambda: api.get("/costs/estimate", agent_id="asker"),
+            "activity": lambda: activity_of(log, "small", now, now),
+        }
+        await steps.rest()
+        assert await inbox.next_of("default", task["thread_id"]) is not None
+        return {name: await steps.of(look) for name, look in looks.items()}
+
+
+async def test_lists_do_not_grow_with_what_they_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = await listed(tmp_path / "few", FEW, monkeypatch)
+    many = await listed(tmp_path / "many", MANY, monkeypatch)
+    assert {name: (few[name], many[name]) for name in few if many[name] > few[name] + 1_000} == {}
 
 
 async def test_looks_at_one_task_do_not_grow_with_others(

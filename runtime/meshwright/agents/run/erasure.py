@@ -48,7 +48,7 @@ from meshwright.engine.work.record import TaskRecord, read_task
 
 _PRUNED = "contents.pruned"
 """The event of contents that were deleted: of how many tasks, up to which end (`ended_before`, `last`)."""
-_TASKS_AT_ONCE = 5_000  # each look reads the whole list
+_TASKS_AT_ONCE = 5_000
 _PAUSE_SECONDS = 3600.0
 
 

@@ -147,16 +147,21 @@ class TaskFilter(BaseModel):
     @property
     def reads_many(self) -> bool:
         """Whether rows that no index finds decide: a page with few of them reads the whole list."""
-        return bool(self.model_fields_set - {"status", "capability", "dead", "open"})
+        by_index = {"status", "capability", "agent_id", "parent_task_id", "dead", "open"}
+        return bool(self.model_fields_set - by_index)
 
     @property
-    def index(self) -> str | None:
-        """The index that finds them; None for the order of the list."""
+    def index(self) -> str:
+        """The index that finds them."""
         if self.status not in (None, "succeeded"):
             return "tasks_by_status"
         if self.open:
             return "tasks_open"
-        return None if self.capability is None else "tasks_by_capability"
+        if self.parent_task_id is not None:
+            return "tasks_by_parent"
+        if self.agent_id is not None:
+            return "tasks_by_agent"
+        return "tasks_by_tenant" if self.capability is None else "tasks_by_capability"
 
 
 NAME_OF_CALL = (

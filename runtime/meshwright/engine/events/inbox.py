@@ -24,6 +24,7 @@ from meshwright.engine.events.filter import TaskFilter, seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.rows import PRUNED_EVENT
 from meshwright.engine.events.status import account_of
+from meshwright.engine.events.task_lists import tenants_in
 from meshwright.engine.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.engine.sql.database import Row, Session
 from meshwright.engine.work.people import asks_for_money
@@ -46,18 +47,20 @@ _IS_CURRENT = (
     "AND tasks.completed_at IS NULL AND tasks.generation = inbox.generation "
     "AND tasks.attempts = inbox.attempt) END"
 )
-_IS_OPEN = f"(ended_at IS NULL OR account IS NOT NULL) AND {_IS_CURRENT}"
+_MAY_BE_OPEN = "(ended_at IS NULL OR account IS NOT NULL)"  # the condition of an index
+_IS_OPEN = f"{_MAY_BE_OPEN} AND {_IS_CURRENT}"
+_SHOWN = f"document, {_IS_CURRENT}, account"
 _WAITS = (
     "SELECT task_id, wait_key, since FROM waits WHERE account = ? AND tenant_id = ? ORDER BY since, wait_key"
 )
 _OF_THREAD = (
-    "WITH RECURSIVE above (id, task_id) AS ("  # noqa: S608 conditions are code
-    f"SELECT id, task_id FROM inbox WHERE tenant_id = :tenant_id AND {_IS_OPEN} UNION "
-    "SELECT above.id, tasks.parent_task_id FROM above JOIN tasks ON tasks.task_id = above.task_id "
-    "WHERE tasks.tenant_id = :tenant_id AND tasks.parent_task_id IS NOT NULL) "
-    "SELECT document FROM inbox WHERE id IN (SELECT above.id FROM above JOIN tasks "
-    "ON tasks.task_id = above.task_id WHERE tasks.tenant_id = :tenant_id AND tasks.thread_id = :thread_id) "
-    "ORDER BY seq, id"
+    "WITH RECURSIVE below (task_id) AS ("  # noqa: S608 conditions are code
+    "SELECT task_id FROM {open_of_thread} "
+    "WHERE thread_id = :thread_id AND tenant_id = :tenant_id AND completed_at IS NULL UNION "
+    "SELECT tasks.task_id FROM below JOIN {open_below} ON parent_task_id = below.task_id "
+    "WHERE tasks.tenant_id = :tenant_id AND completed_at IS NULL AND parent_task_id IS NOT NULL) "
+    "SELECT document FROM {inbox_of_task} WHERE task_id IN (SELECT task_id FROM below) "
+    f"AND tenant_id = :tenant_id AND {_IS_OPEN} ORDER BY seq, id"
 )
 _FORGET = (
     "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) "
@@ -66,7 +69,6 @@ _FORGET = (
 )
 
 _DELETE = "DELETE FROM inbox WHERE tenant_id = ? AND task_id = ? AND account IS NULL"
-_TENANTS = "SELECT tenant_id FROM inbox UNION SELECT DISTINCT tenant_id FROM tasks"
 _CLEAR = "DELETE FROM inbox WHERE seq >= ? OR (task_id = '' AND document NOT LIKE ?)"
 
 QuestionStatus = Literal["open", "answered", "expired", "closed"]
@@ -163,8 +165,7 @@ class Inbox:
 
     async def find(self, tenant_id: str, wait_id: str) -> Question | None:
         """The question of a wait, open or not; None where there is none."""
-        page = await self.page(tenant_id, id=question_id(tenant_id, wait_id), with_ended=True, limit=1)
-        return page.items[0] if page.items else None
+        return await self._log.view(_find, tenant_id, question_id(tenant_id, wait_id))
 
     async def next_of(self, tenant_id: str, thread_id: str) -> Question | None:
         """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
@@ -358,18 +359,26 @@ def _list(
         condition, of_rows = of_task.of_rows(session, "inbox")
         conditions.append(condition)
         values |= of_rows
+    table = session.by_index("inbox", "inbox_by_tenant" if with_ended else "inbox_open")
     query = (
-        f"SELECT document, {_IS_CURRENT}, account FROM inbox "  # noqa: S608 conditions are code
+        f"SELECT {_SHOWN} FROM {table} "  # noqa: S608 conditions are code
         f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"
     )
     rows = session.execute(query, values).fetchall()
-    items = tuple(
-        _question(document, bool(current))
-        if account is None
-        else _question_for_money(session, document, account)
-        for document, current, account in rows[:limit]
-    )
+    items = tuple(_shown(session, *row) for row in rows[:limit])
     return InboxPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+def _find(session: Session, tenant_id: str, row_id: str) -> Question | None:
+    query = f"SELECT {_SHOWN} FROM inbox WHERE id = ? AND tenant_id = ?"  # noqa: S608 code
+    row = session.execute(query, (row_id, session.bindable(tenant_id))).fetchone()
+    return None if row is None else _shown(session, *row)
+
+
+def _shown(session: Session, document: str, current: bool, account: str | None) -> Question:
+    if account is None:
+        return _question(document, bool(current))
+    return _question_for_money(session, document, account)
 
 
 def _question(document: str, current: bool) -> Question:
@@ -391,7 +400,12 @@ def _question_for_money(session: Session, document: str, account: str) -> Questi
 
 
 def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:
-    rows = session.execute(_OF_THREAD, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
+    query = _OF_THREAD.format(
+        open_of_thread=session.by_index("tasks", "tasks_open_of_thread"),
+        open_below=session.by_index("tasks", "tasks_open_below"),
+        inbox_of_task=session.by_index("inbox", "inbox_of_task"),
+    )
+    rows = session.execute(query, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
     questions = (Question.model_validate_json(document) for (document,) in rows)
     return next((question for question in questions if not asks_for_money(question.subject)), None)
 
@@ -402,4 +416,4 @@ def _refused(session: Session) -> list[Question]:
 
 
 def _tenants(session: Session) -> list[str]:
-    return [name for (name,) in session.execute(_TENANTS).fetchall()]
+    return sorted({*tenants_in(session, "inbox"), *tenants_in(session, "tasks")})

@@ -20,6 +20,7 @@ from meshwright.engine.sql.database import Session, marks
 _MAX_PAGE = 1000
 _MAX_KNOWN = 200  # values of a field
 _AT_ONCE = 500
+_MAX_NEWEST = 10_000  # tasks, of which the values of a field are named
 _MAX_BELOW, _MAX_LEVELS = 10_000, 50
 TaskOrder = Literal["created", "changed"]
 """The newest first: by when they were accepted, or by their last change."""
@@ -107,7 +108,8 @@ def known_values(
         if session.execute(query, {**values, "value": session.bindable(value)}).fetchall():
             return None
     last = (
-        f"SELECT {field} FROM tasks WHERE {of_tenant}{field} IS NOT NULL "  # noqa: S608
+        f"SELECT {field} FROM (SELECT {field}, seq FROM tasks WHERE {of_tenant}1 = 1 "  # noqa: S608
+        f"ORDER BY seq DESC LIMIT {_MAX_NEWEST}) AS newest WHERE {field} IS NOT NULL "
         f"GROUP BY {field} ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
     )
     return [name for (name,) in session.execute(last, values).fetchall()]
@@ -159,6 +161,15 @@ def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
         ids = {task.task_id for task in new}
         level = session.select_in(f"SELECT {LISTED_COLUMNS} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
     return TasksBelow([*by_id.values()], is_whole=False)
+
+
+def tenants_in(session: Session, table: str) -> list[str]:
+    """The tenants that have rows in a table, by its index of tenants: a step for each of them."""
+    tenants, last = list[str](), ""
+    query = f"SELECT min(tenant_id) FROM {table} WHERE tenant_id > ?"  # noqa: S608 code
+    while (last := session.execute(query, (last,)).fetchone()[0]) is not None:
+        tenants.append(last)
+    return tenants
 
 
 _OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
