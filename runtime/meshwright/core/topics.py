@@ -35,12 +35,18 @@ def type_on(topic: str, event_type: str) -> str:
     return event_type
 
 
+def is_pattern(topic: str) -> bool:
+    """Whether a topic selects others than its own name."""
+    parts = topic.split(".")
+    return "*" in parts or parts[-1] == "#"
+
+
 def matcher(pattern: str) -> Callable[[str], bool]:
     """Compile a pattern to a test of a topic's name."""
     parts = pattern.split(".")
     if "#" in parts[:-1]:
         raise ValueError(f"'#' may only end a topic pattern, not {pattern!r}")
-    if "*" not in parts and parts[-1] != "#":
+    if not is_pattern(pattern):
         return pattern.__eq__
     open_ended = parts[-1] == "#"
     fixed = parts[:-1] if open_ended else parts

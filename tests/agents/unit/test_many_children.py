@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, Delegation, Run
 from meshwright.testing import MeshUnderTest, mesh_for
+from tests.support.function_calls import FunctionCalls
 
 FEW, MANY = 20, 160
 MAX_GROWTH = 1.15
@@ -66,23 +66,6 @@ class Parent(Agent):
         return answer
 
 
-class Calls:
-    """Counts the calls of functions in a block."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def _add(self, frame: object, event: str, argument: object) -> None:
-        self.count += event in ("call", "c_call")
-
-    def __enter__(self) -> Calls:
-        sys.setprofile(self._add)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(None)
-
-
 async def answers_of(mesh: MeshUnderTest, **payload: Any) -> list[str]:
     outcome = await mesh.ask("parent", "all", payload=payload)
     assert outcome.result is not None
@@ -127,7 +110,7 @@ async def test_each_of_many_children_costs_as_much_as_one_of_few(mesh: MeshUnder
     await answers_of(mesh, how=how, count=5)
     counts = {}
     for count in (FEW, MANY):
-        with Calls() as calls:
+        with FunctionCalls() as calls:
             await answers_of(mesh, how=how, count=count)
         counts[count] = calls.count / count
     assert counts[MANY] <= counts[FEW] * MAX_GROWTH

@@ -8,7 +8,11 @@ from typing import Any
 from meshwright import Agent, Capability, Run, WaitExpired
 from meshwright.core.messages import TaskRequest
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
+from tests.support.function_calls import FunctionCalls
 from tests.support.observer import eventually
+
+EVENTS = 100
+MAX_GROWTH = 1.2
 
 
 class Listener(Agent):
@@ -62,6 +66,22 @@ async def test_several_tasks_get_the_same_event() -> None:
         tasks = [await waits(mesh, n, topic="app.*") for n in (1, 2, 3)]
         happens(mesh, dollars=9)
         assert {(await mesh.outcome(task_id)).text for task_id in tasks} == {"app.order.paid 9"}
+
+
+async def test_an_event_costs_the_same_however_many_wait_for_others() -> None:
+    counts = dict[int, int]()
+    for waiting in (1, 60):
+        async with mesh_for(Listener) as mesh:
+            for n in range(1, waiting):
+                topic = "app.refunds.*" if n == 1 else f"app.refunds.{n}"
+                await mesh.submit(TaskRequest(agent_id="listener", payload={"topic": topic}))
+            task_id = await waits(mesh, waiting, match={"payload.order": EVENTS})
+            with FunctionCalls() as calls:
+                for order in range(1, EVENTS + 1):
+                    happens(mesh, order=order, dollars=order)
+                assert (await mesh.outcome(task_id)).text == f"app.order.paid {EVENTS}"
+            counts[waiting] = calls.count
+    assert counts[60] <= counts[1] * MAX_GROWTH
 
 
 async def test_a_wait_for_an_event_expires() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from meshwright.core import topics
@@ -28,6 +30,7 @@ from meshwright.engine.work.record import read_task, thread_ref
 
 _logger = logging.getLogger("meshwright.events")
 _Key = tuple[str, str]
+_PATTERNS = ""
 Resume = Callable[[str, str, str, Any], Awaitable[None]]
 """Gives a task its answer: of its tenant and its id, the key of the wait, and the value."""
 
@@ -38,6 +41,7 @@ class _EventWait:
     task_id: str
     key: str
     seq: int
+    topic: str
     has_topic: Callable[[str], bool]
     match: Mapping[str, Any]
 
@@ -47,21 +51,66 @@ class _EventWait:
         if wait is None or wait.kind != "event" or not wait.subject:
             return None
         match = wait.subject.get("match") or {}
+        topic = str(wait.subject.get("topic"))
         try:
-            has_topic = topics.matcher(str(wait.subject.get("topic")))
+            has_topic = topics.matcher(topic)
         except ValueError:
             return None
         if not isinstance(match, dict):
             return None
-        return cls(event.tenant_id, event.task_id or "", wait.key, event.seq or 0, has_topic, match)
+        return cls(event.tenant_id, event.task_id or "", wait.key, event.seq or 0, topic, has_topic, match)
 
-    def fits(self, event: Event) -> bool:
-        if event.tenant_id != self.tenant_id or (event.seq or 0) <= self.seq:
+    def fits(self, document: Mapping[str, Any]) -> bool:
+        if document["seq"] <= self.seq or not self.has_topic(document["topic"]):
             return False
-        if not self.has_topic(event.topic):
-            return False
-        document = event.model_dump(mode="json") if self.match else {}
         return all(_at(document, path) == value for path, value in self.match.items())
+
+
+_Index = defaultdict[_Key, dict[_Key, _EventWait]]
+_NONE: Mapping[_Key, _EventWait] = MappingProxyType({})
+
+
+class _OpenWaits:
+    """The open waits, by what an event is asked for: its tenant with its topic, or with its task."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[_Key, _EventWait] = {}
+        self._by_topic: _Index = defaultdict(dict)
+        """By tenant and topic; those for a pattern have none."""
+        self._by_task: _Index = defaultdict(dict)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def add(self, wait: _EventWait) -> None:
+        """Add a wait that is not open already."""
+        key = wait.tenant_id, wait.key
+        if key not in self._by_key:
+            self._by_key[key] = wait
+            for waits, place in self._indices(wait):
+                waits[place][key] = wait
+
+    def remove(self, key: _Key) -> None:
+        """Remove a wait, if it is open."""
+        if (wait := self._by_key.pop(key, None)) is not None:
+            for waits, place in self._indices(wait):
+                del waits[place][key]
+                if not waits[place]:
+                    del waits[place]
+
+    def end_task(self, tenant_id: str, task_id: str) -> None:
+        """Remove the waits of a task."""
+        for key in [*self._by_task.get((tenant_id, task_id), ())]:
+            self.remove(key)
+
+    def for_topic(self, tenant_id: str, topic: str) -> list[_EventWait]:
+        """The waits that an event on a topic may answer."""
+        places = (tenant_id, topic), (tenant_id, _PATTERNS)
+        return [wait for place in places for wait in self._by_topic.get(place, _NONE).values()]
+
+    def _indices(self, wait: _EventWait) -> tuple[tuple[_Index, _Key], ...]:
+        topic = _PATTERNS if topics.is_pattern(wait.topic) else wait.topic
+        return (self._by_topic, (wait.tenant_id, topic)), (self._by_task, (wait.tenant_id, wait.task_id))
 
 
 def _at(document: Any, path: str) -> Any:
@@ -77,7 +126,7 @@ class EventWaits:
         self._runtime = runtime
         self._log = log
         self._resume = resume
-        self._open: dict[_Key, _EventWait] = {}
+        self._open = _OpenWaits()
         self._news = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._end_listening: Callable[[], None] = lambda: None
@@ -118,7 +167,7 @@ class EventWaits:
         places = await self._log.view(waits_for_events)
         if not places:
             return
-        self._open.clear()
+        self._open = _OpenWaits()
         reached = min(places) - 1
         async with aclosing(self._log.follow(EventFilter(after_seq=reached))) as batches:
             async for batch in batches:
@@ -130,19 +179,19 @@ class EventWaits:
 
     async def _take(self, event: Event) -> None:
         if (wait := _EventWait.of(event)) is not None:
-            self._open.setdefault((wait.tenant_id, wait.key), wait)
+            self._open.add(wait)
         elif (end := WaitEnded.read(event)) is not None:
-            self._open.pop((event.tenant_id, end.key), None)
+            self._open.remove((event.tenant_id, end.key))
         elif event.event_type in NO_MORE:
-            task = event.tenant_id, event.task_id
-            over = [key for key, wait in self._open.items() if (wait.tenant_id, wait.task_id) == task]
-            for key in over:
-                del self._open[key]
-        for key, wait in [*self._open.items()]:
-            if wait.fits(event):
+            self._open.end_task(event.tenant_id, event.task_id or "")
+        if not (waits := self._open.for_topic(event.tenant_id, event.topic)):
+            return
+        document = event.model_dump(mode="json")
+        for wait in waits:
+            if wait.fits(document):
                 with suppress(NotFound):  # it has ended meanwhile
-                    await self._resume(wait.tenant_id, wait.task_id, wait.key, event.model_dump(mode="json"))
-                del self._open[key]  # the first event that fits is the answer
+                    await self._resume(wait.tenant_id, wait.task_id, wait.key, document)
+                self._open.remove((wait.tenant_id, wait.key))  # the first event that fits is the answer
 
 
 _AT_ONCE = 100  # their turns share commits
