@@ -20,6 +20,7 @@ from meshwright.core.money import Budget, OnEmpty
 from meshwright.engine.events.filter import EventFilter, seconds
 from meshwright.engine.events.inbox import Inbox, InboxPage
 from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.status import count_open
 from meshwright.engine.events.tasks import TaskSummary
 from meshwright.engine.events.waits import wake_waiting
 from meshwright.engine.kernel.runtime import Runtime
@@ -223,7 +224,6 @@ _ENDED = (
     "SELECT coalesce(agent_id, 'none'), status, count(*) FROM {} WHERE tenant_id = ? AND completed_at > ? "
     "GROUP BY 1, 2 ORDER BY 1, 2"
 )
-_OPEN = "SELECT count(*) FROM tasks WHERE tenant_id = ? AND completed_at IS NULL"
 
 
 class Activity(Struct, kw_only=True):
@@ -277,5 +277,4 @@ def _counts(session: Session, tenant_id: str, since: float) -> tuple[dict[str, d
         agent_id: {status: count for _, status, count in of_agent}
         for agent_id, of_agent in groupby(rows, key=itemgetter(0))
     }
-    [(count,)] = session.execute(_OPEN, (tenant_id,)).fetchall()
-    return ended_counts, count
+    return ended_counts, sum(count_open(session, tenant_id).values())

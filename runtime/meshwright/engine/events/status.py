@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import field
 
 from meshwright.core.encoding import View, encode
 from meshwright.core.events import Event
+from meshwright.core.messages import ENDED, TaskStatus
 from meshwright.core.payloads import Fact
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import seconds
@@ -46,7 +45,10 @@ _REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
 _END = "DELETE FROM waits WHERE tenant_id = ? AND wait_key = ?"
 _OF_TASK = "SELECT task_id FROM waits WHERE task_id"
 _END_ALL = "DELETE FROM waits WHERE tenant_id = ? AND task_id = ?"
-_COUNT_TASKS = "SELECT status, count(*) FROM tasks WHERE completed_at IS NULL {} GROUP BY status"
+_OPEN_STATUSES = ", ".join(f"'{status}'" for status in get_args(TaskStatus) if status not in ENDED)
+_COUNT_TASKS = "SELECT status, count(*) FROM {} WHERE completed_at IS NULL {} GROUP BY status"
+_OF_TENANT = "AND tenant_id = :tenant_id"
+_OPEN_OF_TENANT = f"{_OF_TENANT} AND status <> 'succeeded' AND status IN ({_OPEN_STATUSES})"
 _COUNT_WAITS = (
     "SELECT kind, count(*), count(DISTINCT tenant_id || ' ' || task_id), min(since), min(due_at), max(seq) "
     "FROM waits WHERE 1 = 1 {} "
@@ -58,14 +60,22 @@ _WAITS_FOR = (
     "WHERE kind = ? ORDER BY coalesce(tasks.priority, 5) DESC, since"
 )
 _REASONS = "SELECT seq, reason FROM waits WHERE seq"
-_OPEN_AGENTS = (
-    "SELECT agent_id, tasks, task_id FROM (SELECT agent_id, task_id, seq, "
-    "count(*) OVER (PARTITION BY agent_id) AS tasks, "
-    "row_number() OVER (PARTITION BY agent_id ORDER BY seq) AS place "
-    "FROM tasks WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS open WHERE place <= 5 "
-    "ORDER BY agent_id, place"
+_AGENTS = """
+    WITH RECURSIVE agents (name) AS (
+        SELECT (SELECT min(agent_id) FROM {0} WHERE completed_at IS NULL) UNION ALL
+        SELECT (SELECT min(agent_id) FROM {0} WHERE completed_at IS NULL AND agent_id > agents.name)
+        FROM agents WHERE name IS NOT NULL
+    )
+    SELECT name FROM agents WHERE name IS NOT NULL"""
+"""The agents that have open tasks: a step in the index for each agent, and none for each task."""
+_HAS_TASKS = (
+    "EXISTS (SELECT 1 FROM {} WHERE completed_at IS NULL AND agent_id = name AND tenant_id = :tenant_id)"
 )
-_OF_TENANT = "AND tenant_id = :tenant_id"
+_OPEN_AGENTS = (
+    "SELECT tasks, task_id FROM (SELECT task_id, count(*) OVER () AS tasks, "
+    "row_number() OVER (ORDER BY seq) AS place "
+    "FROM {} WHERE completed_at IS NULL AND agent_id = :agent_id {}) AS open WHERE place <= 5 ORDER BY place"
+)
 
 
 class WaitSummary(View):
@@ -219,22 +229,43 @@ def waits_for_events(session: Session) -> list[int]:
     return [seq for (seq,) in session.execute("SELECT seq FROM waits WHERE kind = 'event'").fetchall()]
 
 
-def open_agents(session: Session, tenant_id: str | None) -> list[MissingAgent]:
-    """The agents that have open tasks of a tenant (None: of all), as they are shown where one is missing."""
+def open_agents(session: Session, tenant_id: str | None) -> list[str]:
+    """The agents that have open tasks of a tenant; None: of all tenants."""
+    tasks = session.by_index("tasks", "tasks_open_of_agent")
+    query = _AGENTS.format(tasks)
+    if tenant_id is None:
+        rows = session.execute(query).fetchall()
+    else:
+        query += f" AND {_HAS_TASKS.format(tasks)}"
+        rows = session.execute(query, {"tenant_id": session.bindable(tenant_id)}).fetchall()
+    return [name for (name,) in rows]
+
+
+def missing_agents(session: Session, tenant_id: str | None, agent_ids: Collection[str]) -> list[MissingAgent]:
+    """These agents with their open tasks of a tenant (None: of all), but for those that have none."""
     values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
-    query = _OPEN_AGENTS.format("" if tenant_id is None else _OF_TENANT)
-    rows = session.execute(query, values).fetchall()
-    return [
-        MissingAgent(agent_id=agent_id, tasks=tasks, task_ids=tuple(task_id for *_, task_id in of_agent))
-        for (agent_id, tasks), of_agent in groupby(rows, itemgetter(0, 1))
-    ]
+    condition = "" if tenant_id is None else _OF_TENANT
+    query = _OPEN_AGENTS.format(session.by_index("tasks", "tasks_open_of_agent"), condition)
+    agents: list[MissingAgent] = []
+    for agent_id in agent_ids:
+        if rows := session.execute(query, {**values, "agent_id": session.bindable(agent_id)}).fetchall():
+            task_ids = tuple(task_id for _, task_id in rows)
+            agents.append(MissingAgent(agent_id=agent_id, tasks=rows[0][0], task_ids=task_ids))
+    return agents
+
+
+def count_open(session: Session, tenant_id: str | None) -> dict[str, int]:
+    """The open tasks of a tenant by status; None: of all tenants."""
+    values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    index, condition = ("tasks_open", "") if tenant_id is None else ("tasks_by_status", _OPEN_OF_TENANT)
+    query = _COUNT_TASKS.format(session.by_index("tasks", index), condition)
+    return dict(session.execute(query, values).fetchall())
 
 
 def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
     """How the tasks of a tenant are doing; None: of all tenants."""
     values = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     condition = "" if tenant_id is None else _OF_TENANT
-    tasks = dict(session.execute(_COUNT_TASKS.format(condition), values).fetchall())
     rows = session.execute(_COUNT_WAITS.format(condition), values).fetchall()
     reasons = dict(session.select_in(_REASONS, {row[-1] for row in rows}))
     waits = tuple(
@@ -248,7 +279,7 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
         )
         for kind, count, tasks_of_kind, oldest, due, seq in rows
     )
-    return MeshStatus(tasks=tasks, waits=waits)
+    return MeshStatus(tasks=count_open(session, tenant_id), waits=waits)
 
 
 def _row_of(event: Event, waiting: TaskWaiting) -> Row:

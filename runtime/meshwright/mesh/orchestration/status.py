@@ -25,6 +25,7 @@ from meshwright.engine.events.status import (
     MeshStatus,
     MissingAgent,
     NoticedLoss,
+    missing_agents,
     open_agents,
     status_of,
 )
@@ -122,8 +123,10 @@ class MissingAgents:
         return cancels
 
     async def _now(self, tenant_id: str | None = None) -> Mapping[str, MissingAgent]:
-        agents = await self._mesh.log.view(open_agents, tenant_id)
-        return {agent.agent_id: agent for agent in agents if self.is_missing(agent.agent_id)}
+        log = self._mesh.log
+        missing = [name for name in await log.view(open_agents, tenant_id) if self.is_missing(name)]
+        agents = await log.view(missing_agents, tenant_id, missing) if missing else []
+        return {agent.agent_id: agent for agent in agents}
 
     async def _left_missing(self) -> set[str]:
         """The agents that were missing as an earlier process looked last."""
@@ -143,8 +146,8 @@ class MissingAgents:
                 self._named.add(agent_id)
         self._suspects = {*missing}
         for agent_id in [name for name in self._named | self._named_before if not self.is_missing(name)]:
-            tasks = {agent.agent_id: agent for agent in await self._mesh.log.view(open_agents, None)}
-            self._record(AGENT_RETURNED, tasks.get(agent_id) or MissingAgent(agent_id=agent_id, tasks=0))
+            returned = await self._mesh.log.view(missing_agents, None, [agent_id])
+            self._record(AGENT_RETURNED, *(returned or [MissingAgent(agent_id=agent_id, tasks=0)]))
             self._named.discard(agent_id)
             self._named_before.discard(agent_id)
 

@@ -171,10 +171,10 @@ class FiguresReader:
                 remedy=f"There are {', '.join([EVERY_APP, *agent_ids])}",
                 field="app",
             )
-        rows = await self._mesh.log.view(_read_open, tenant_id)
+        rows = await self._mesh.log.view(_read_open, tenant_id, None if app == EVERY_APP else app)
         counts = {"waiting": 0, "running": 0, "parked": 0}
-        for agent_id, state, count, _ in rows:
-            counts[state] += count if app in (EVERY_APP, agent_id) else 0
+        for _, state, count, _ in rows:
+            counts[state] += count
         waiting, running = counts["waiting"], counts["running"]
         return Scale(app=app, value=waiting + running, waiting=waiting, running=running)
 
@@ -288,10 +288,16 @@ def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[Parke
     ]
 
 
-def _read_open(session: Session, tenant_id: str | None) -> list[tuple[str, str, int, float]]:
+def _read_open(
+    session: Session, tenant_id: str | None, agent_id: str | None = None
+) -> list[tuple[str, str, int, float]]:
     values = _of(session, tenant_id)
     condition = _OF_TENANT if values else ""
-    return session.execute(_OPEN.format(_open_tasks(session), condition), values).fetchall()
+    if agent_id is None:
+        return session.execute(_OPEN.format(_open_tasks(session), condition), values).fetchall()
+    tasks = session.by_index("tasks", "tasks_open_of_agent")
+    query = _OPEN.format(tasks, f"AND tasks.agent_id = :agent_id {condition}")
+    return session.execute(query, {**values, "agent_id": session.bindable(agent_id)}).fetchall()
 
 
 def _open_tasks(session: Session) -> str:
