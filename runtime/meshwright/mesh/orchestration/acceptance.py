@@ -325,7 +325,7 @@ class OutcomeWaiters:
     ) -> Iterator[asyncio.Future[Outcome | None]]:
         """A future that gets the outcome of a task, if that ends from now on, or the error that ends waits.
 
-        With `questions` it gets None if the task begins to wait for a person before.
+        With `questions` it gets None, then or as soon as the task begins to wait for a person.
         """
         key = TaskKey(tenant_id, task_id)
         waiters = self._waiting.setdefault(key, {})
@@ -360,11 +360,13 @@ class OutcomeWaiters:
         waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
         if not waiters:
             return
-        outcome = None
-        if event.event_type != WAITING:
-            outcome = Outcome.model_validate_json(encode(event.payload))
-        elif not asks_person(TaskWaiting.from_payload(event.payload)):
+        is_end = event.event_type != WAITING
+        if not is_end and not asks_person(TaskWaiting.from_payload(event.payload)):
             return
+        outcome = None
         for waiter, questions in waiters.items():
-            if not waiter.done() and (outcome is not None or questions):
-                waiter.set_result(outcome)
+            if waiter.done() or not (is_end or questions):
+                continue
+            if not questions:
+                outcome = outcome or Outcome.model_validate_json(encode(event.payload))
+            waiter.set_result(None if questions else outcome)
