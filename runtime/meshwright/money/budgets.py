@@ -220,9 +220,11 @@ class Budgets:
         """
         attempt = attempt_of(user, context)
         balances = await self._balances(user, context, tags)
-        for account, state in balances:
-            if state.holds(attempt):
-                await self._client(account).close(attempt)
+        holding = [account for account, state in balances if state.holds(attempt)]
+        for account in holding:
+            await self._client(account).close(attempt)
+        if holding:  # what a run that was stopped has settled meanwhile is no estimate any more
+            balances = await self._balances(user, context, tags)
         return open_calls(attempt, balances)
 
     async def open_calls(self, user: str, context: CallContext, tags: tuple[str, ...]) -> dict[str, Decimal]:

@@ -199,6 +199,16 @@ async def test_calls_of_an_attempt_that_has_ended_hold_nothing_and_one_that_ends
         assert [row["outcome"] for row in await mesh.recorded()] == ["cut"]
 
 
+async def test_a_call_that_is_released_while_its_attempt_is_closed_is_no_estimate() -> None:
+    async with spending(budget(20)) as mesh:
+        budgets = mesh.another().budgets
+        held = await budgets.hold(request(8, context=STEP), lambda asked: Decimal(8))
+        budgets.release(held)
+        assert await budgets.close("clerk", STEP, ()) == {}
+        assert await mesh.balance("pot:mesh") == (0, 0)
+        assert await mesh.recorded() == []
+
+
 async def test_what_a_call_cost_is_booked_in_the_end_where_its_account_was_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
