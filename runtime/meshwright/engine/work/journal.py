@@ -374,7 +374,7 @@ class Journal:
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
         key, scope = opened.key, opened.scope
-        if self._paths.has_orders and (order := self._paths.order_around(scope)) is not None:
+        if self._paths.has_orders and (order := self._paths.order_around(scope, key.path)) is not None:
             order.begin_step(key.path)
         if self._end is not None and self._once.isdisjoint(scope.steps_around()):
             await asyncio.get_running_loop().create_future()  # until it is cancelled
@@ -423,7 +423,7 @@ class Journal:
 
     async def hand_out(self, scope: Scope, key: StepKey) -> None:
         """Return once the result of a numbered step may reach the code: see `ResultOrder`."""
-        order = self._paths.order_around(scope) if self._paths.has_orders else None
+        order = self._paths.order_around(scope, key.path) if self._paths.has_orders else None
         if order is None or self._is_ending:
             return
         is_ordered = key.path in order.recorded.handed_out
@@ -557,7 +557,7 @@ class Journal:
         if key.path in self._earlier.results:
             for step in scope.steps_around():
                 step.has_waited = True
-            if (order := self._paths.order_around(scope)) is not None:
+            if (order := self._paths.order_around(scope, key.path)) is not None:
                 order.begin_step(key.path)
             await self.hand_out(scope, key)
             return await self._result_at(scope, key)

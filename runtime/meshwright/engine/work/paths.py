@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from meshwright.core.checks import StepCheck
 from meshwright.core.encoding import stable_json
 from meshwright.engine.work.earlier import PROGRAM, PROGRAM_REQUEST, Earlier, is_branch, is_of_program
+from meshwright.engine.work.people import is_doubt
 from meshwright.engine.work.protocol import StepKey
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.results import RecordedOrder, ResultOrder
@@ -452,10 +453,13 @@ class Paths:
         """Whether the order of any results matters, or did to an earlier claim."""
         return self.has_requests or bool(self._earlier.orders)
 
-    def order_around(self, scope: Scope) -> ResultOrder | None:
-        """The order in which the result of a numbered step reaches the code; None if that does not matter."""
+    def order_around(self, scope: Scope, path: str) -> ResultOrder | None:
+        """The order in which the result of a numbered step reaches the code; None if that does not matter.
+
+        The checks of steps are the journal's own: they do not come again once their step has a result.
+        """
         base = scope.base
-        if scope.by_request or scope.is_of_life or _OF_PROGRAM.get():
+        if scope.by_request or scope.is_of_life or _OF_PROGRAM.get() or is_doubt(path):
             return None
         if base.prefix not in self._requests and base.prefix not in self._earlier.orders:
             return None
