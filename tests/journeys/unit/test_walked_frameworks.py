@@ -16,6 +16,7 @@ from tests.support.walker.walk import run_walk
 QUIET = Moment("quiet")
 WAYS = ("openai", "http", "complete", "own")
 PAY, GRANT, DEPLOY = Request("pay", "B", 2), Request("grant", "A", 1), Request("deploy", "A", 1)
+MAIL = Request("mail", "B", 1)
 
 
 def tool(request: Request) -> Op:
@@ -30,12 +31,16 @@ def stream(name: str, pieces: int) -> Op:
     return Op("stream", name=name, seconds=pieces)
 
 
+def timed(seconds: float, *ops: Op) -> Op:
+    return Op("timed", seconds=seconds, branches=(ops,))
+
+
 def legs(way: str, *branches: tuple[Op, ...]) -> Op:
     return Op("legs", name="l1", way=way, branches=branches)
 
 
-def walk(*ops: Op, acts: tuple[Act, ...] = (), seed: int = 1) -> History:
-    return run_walk(Plan(seed, {"j0": Job("a0x", ops)}, acts))
+def walk(*ops: Op, acts: tuple[Act, ...] = (), seed: int = 1, checks: bool = False) -> History:
+    return run_walk(Plan(seed, {"j0": Job("a0x", ops)}, acts, checks=checks))
 
 
 def texts(history: History) -> list[str]:
@@ -82,6 +87,34 @@ def session(way: str, dies: int, *rounds: tuple[Op, ...]) -> Op:
 def test_a_wait_of_a_leg_has_its_turn_among_the_results() -> None:
     first = (Op("nap", seconds=0.5), say("y1", "mixed"), tool(DEPLOY))
     walked = walk(legs("complete", first, (tool(DEPLOY), Op("sleep", seconds=40.0), tool(DEPLOY))))
+    assert findings_of(walked) == []
+
+
+@pytest.mark.parametrize("seed", [12, 24, 34, 37])
+def test_a_timeout_beside_a_result_leaves_equal_calls_theirs(seed: int) -> None:
+    """Both come at the same time, and make the code ask the same."""
+    hedge = Op("hedge", branches=((say("y2"),), (say("y4", "mixed"),)))
+    first = (timed(1.0, say("y1", "mixed")), say("y2"))
+    walked = walk(legs("http", first, (say("y3"), hedge)), tool(DEPLOY), seed=seed)
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1]
+
+
+@pytest.mark.parametrize("seed", [3, 14, 35])
+def test_a_timeout_that_waits_for_a_call_given_up_before_does_not_end_another(seed: int) -> None:
+    """Resumed, the third call of a leg begins at once, and its turn comes 4 s later."""
+    second = (say("y2"), say("y3"), timed(2.0, say("y4")), say("y1"))
+    walked = walk(legs("openai", (timed(4.0, tool(PAY)), say("y1")), second), tool(DEPLOY), seed=seed)
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1]
+
+
+@pytest.mark.parametrize("seed", [1, 9, 13])
+def test_the_check_of_a_step_has_no_turn_among_the_results(seed: int) -> None:
+    """It is not asked again once its step has a result."""
+    others = (tool(DEPLOY), say("y2"), say("y4"), say("y3")), (tool(DEPLOY), say("y3"))
+    program = legs("own", (say("y1"), tool(MAIL)), *others)
+    walked = walk(program, acts=(Act("kill", Moment("idle")),), seed=seed, checks=True)
     assert findings_of(walked) == []
 
 

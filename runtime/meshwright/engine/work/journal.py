@@ -232,16 +232,33 @@ class Journal:
             await self._hand_out(scope.order, name)
         except asyncio.CancelledError:
             name = name or self._paths.branch_name(task)
-            if scope.order is not None and name is not None and not self._is_ending:
-                if name in scope.order.recorded.given_up and not self._paths.is_stopping:
-                    with self._waits.busy():
-                        await scope.order.turn(name)
-                scope.order.give_up(name, round(time.monotonic() - started, 3), streamed())
-                asyncio.get_running_loop().call_soon(self._write_given_up)
+            order, seconds = scope.order, round(time.monotonic() - started, 3)
+            if order is None or name is None or self._is_ending:
+                raise
+            if not self._paths.is_stopping:
+                if order.has_result(name) and task.done() and not task.cancelled():
+                    # Calls that are given up before it take their time again: that of its caller ends early.
+                    await self._though_cancelled(order.hand_out(name))
+                    return task.result()
+                await self._though_cancelled(order.turn(name))
+            order.give_up(name, seconds, streamed())
+            asyncio.get_running_loop().call_soon(self._write_given_up)
             raise
         if failure is not None:
             raise failure
         return result
+
+    async def _though_cancelled(self, turn: Coroutine[Any, Any, None]) -> None:
+        """Wait for the turn of a call whose caller cancels it, perhaps again and again."""
+        waiting = asyncio.create_task(turn)
+        with self._waits.busy():
+            while not waiting.done():
+                try:
+                    await asyncio.wait([waiting])
+                except asyncio.CancelledError:
+                    if self._is_ending or self._paths.is_stopping:
+                        waiting.cancel()
+                        raise
 
     async def pieces_before(self, opened: OpenStep) -> Sequence[Any]:
         """The pieces that had been streamed when the caller of a step gave it up before, in their turn."""

@@ -147,6 +147,10 @@ class ResultOrder:
                 self._is_resting = False
                 self._change()
 
+    def has_result(self, name: str) -> bool:
+        """Whether the code got the result of a branch before."""
+        return name in self.recorded.handed_out and name not in self.recorded.given_up
+
     def give_up(self, name: str, seconds: float, pieces: Sequence[Any]) -> None:
         """Note that the caller of a branch has given it up."""
         if name not in self.recorded.given_up:
