@@ -70,6 +70,16 @@ def test_a_simulation_leaves_the_forms_of_answers_as_they_are() -> None:
     assert asyncio.run(fields()) == expected
 
 
+@pytest.mark.parametrize(("way", "act"), [("http", Act("kill", way="stop")), ("threads", Act("lease"))])
+def test_a_call_that_arrives_as_its_process_ends_may_be_made_again(way: str, act: Act) -> None:
+    """It was on its way to the provider, which bills it."""
+    legs = Op("legs", name="l1", way=way, branches=((Op("say", name="y1"),),))
+    program = {"j0": Job("a0x", (Op("sleep", seconds=5.0), legs))}
+    walk = run_walk(Plan(1, program, (replace(act, moment=Moment("effects", 1)),)))
+    assert [call.may_repeat for call in walk.world.asks.calls] == [True, False]
+    assert findings_of(walk) == []
+
+
 def root(walk: History) -> str:
     return walk.submitted[0]
 

@@ -11,9 +11,9 @@ SAY = "say "
 """The beginning of a request of such code to a model."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelCall:
-    """A call that a provider has billed."""
+    """A call that a provider has billed, or will have once it arrives there."""
 
     task_id: str
     text: str
@@ -46,16 +46,23 @@ class Asks:
     settling_seconds: float = 0.0
     """How long something may take that takes no simulated time."""
     _begun: dict[str, float] = field(default_factory=dict)
+    _on_their_way: list[ModelCall] = field(default_factory=list)
 
     def ask(self, task_id: str, place: str, text: str) -> None:
         """Note that code asks a model."""
         self.places[text].add((task_id, place))
 
-    def begin_call(self, task_id: str, text: str) -> ModelCall:
-        """Note that a provider has got a request, and bills it."""
-        self.begin(task_id)
-        self.calls.append(call := ModelCall(task_id, text, time.time()))
+    def send_call(self, task_id: str, text: str) -> ModelCall:
+        """Note that a request is on its way to a provider: it may arrive after its process has ended."""
+        self._on_their_way.append(call := ModelCall(task_id, text, time.time()))
         return call
+
+    def begin_call(self, call: ModelCall) -> None:
+        """Note that a provider has got a request, and bills it."""
+        self.begin(call.task_id)
+        self._on_their_way.remove(call)
+        call.began_at = time.time()
+        self.calls.append(call)
 
     def begin(self, task_id: str, at: float | None = None) -> None:
         """Note that a call of a model, or an effect, begins."""
@@ -71,7 +78,7 @@ class Asks:
 
     def disturb(self) -> None:
         """Note that the process, or a task, ends where it is: what is not durable may be lost."""
-        for call in self.calls:
+        for call in (*self.calls, *self._on_their_way):
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
                 call.may_repeat = True
         for hearing in self.hearings:

@@ -91,7 +91,9 @@ class WorldProvider(FakeProvider):
             self._files.read()
             text = str(body["messages"][-1].get("content"))
             asks = self._world.asks
-            call = asks.begin_call(asks.asker(text), text) if text.startswith(SAY) else None
+            call = asks.send_call(asks.asker(text), text) if text.startswith(SAY) else None
+            if call is not None:
+                asks.begin_call(call)
             try:
                 response = await super().complete(request)
             finally:

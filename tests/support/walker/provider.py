@@ -12,7 +12,7 @@ from typing import Any
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
-from tests.support.walker.asks import SAY
+from tests.support.walker.asks import SAY, ModelCall
 from tests.support.walker.programs import Op, Request
 from tests.support.walker.world import JOB, PRICE, World, job_in
 
@@ -28,8 +28,11 @@ class WorldModel:
         self._world = world
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        world = self._world
+        world, asked = self._world, request.messages[-1].content
         world.begun_calls += 1
+        call = None
+        if asked.startswith(SAY):
+            call = world.asks.send_call(request.context.task_id or "", asked)
         await world.gate.point("before model", effect=True)
         if world.provider == "down":
             raise ModelUnavailable("the provider is down")
@@ -38,7 +41,7 @@ class WorldModel:
         world.bill += PRICE
         world.calls += 1
         world.cut_calls += 1
-        calls, text = await self._answer(request, on_delta)
+        calls, text = await self._answer(request, call, on_delta)
         await world.gate.point("behind model", effect=True)
         world.cut_calls -= 1
         return ModelReply(
@@ -51,15 +54,17 @@ class WorldModel:
             usage=_usage(world),
         )
 
-    async def _answer(self, request: ModelRequest, on_delta: OnDelta | None) -> tuple[list[ToolCall], str]:
+    async def _answer(
+        self, request: ModelRequest, call: ModelCall | None, on_delta: OnDelta | None
+    ) -> tuple[list[ToolCall], str]:
         """The calls of tools, or the text, after a while; code of frameworks gets it in pieces."""
-        world, asked = self._world, request.messages[-1].content
+        world = self._world
         chance = random.Random(f"{world.seed} model {world.calls}")
-        if not asked.startswith(SAY):
+        if call is None:
             await asyncio.sleep(chance.choice((0, 0, 1)))
             return answer_of(world, request.messages, has_tools=bool(request.tools))
-        call = world.asks.begin_call(request.context.task_id or "", asked)
-        text, seconds = f"reply {world.calls} to {asked}", chance.choice((0, 0, 0.5, 1, 1, 2, 3))
+        world.asks.begin_call(call)
+        text, seconds = f"reply {world.calls} to {call.text}", chance.choice((0, 0, 0.5, 1, 1, 2, 3))
         try:
             words = text.split(" ")
             for at, word in enumerate(words):

@@ -29,6 +29,7 @@ from meshwright.agents.tools import functions
 from meshwright.core import ids
 from meshwright.engine.kernel import cells, turns
 from meshwright.engine.sql import database, migrations
+from meshwright.engine.work import sharing
 from meshwright.engine.work.people import Approval
 from meshwright.mesh.orchestration import presence, status
 from tests.support.walker.threads import SimulatedThreads, run_coroutine_threadsafe
@@ -209,6 +210,7 @@ def _simulated(loop: SimulatedLoop, seed: int | str) -> Iterator[None]:
         (time, "time_ns", lambda: int(now() * 1_000_000_000)),
         (asyncio, "run_coroutine_threadsafe", run_coroutine_threadsafe),
         (database, "ThreadPoolExecutor", InlineExecutor),
+        (sharing, "SHARE_SECONDS", NEVER_SECONDS),  # a worker alone has nobody to share with
         (status, "CHECK_SECONDS", NEVER_SECONDS),
         (presence, "CHECK_SECONDS", NEVER_SECONDS),
         *_remembered(),
