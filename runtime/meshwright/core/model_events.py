@@ -96,7 +96,7 @@ class DeploymentLeftAlone(
     Payload,
     type="deployment.cooled_down deployment.refused",
     word="model",
-    listed="deployment, seconds, status, error, reason",
+    listed="deployment, seconds, status, error, reason, is_for_one_task",
 ):
     """No call reaches it for so long."""
 
@@ -105,13 +105,16 @@ class DeploymentLeftAlone(
     error: Fault | None
     status: Fact[int | None]
     reason: str
+    is_for_one_task: Fact[bool] = False
+    """whether calls of other tasks pass, since its history may be why"""
 
     def event_line(self, event: Document) -> Sequence[object]:
         is_refused = event["event_type"] == "deployment.refused"
         state = f"refused with {self.status}" if is_refused else "down"
         pause = duration(timedelta(seconds=round(self.seconds)))
+        who = " by one task" if self.is_for_one_task else ""
         why = short(self.reason or fault(self.error))
-        return (f"{self.deployment or '?'} is {state}, left alone for {pause}: {why}",)
+        return (f"{self.deployment or '?'} is {state}, left alone for {pause}{who}: {why}",)
 
 
 class DeploymentRecovered(Payload, type="deployment.recovered", word="model"):

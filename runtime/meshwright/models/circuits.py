@@ -6,6 +6,9 @@
                 never longer than a minute
     half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
 
+An error that a server answers with may come from the history of the one task that asked: failures of one task
+open a circuit for that task alone, until another fails too; where others succeed, it is not the deployment.
+
 Each process has its own, and reports changes to the others: what one learns of a deployment holds for all.
 They probe a little later than the process that opened the circuit, whose success closes theirs. A successful
 test closes a circuit at once, and so does a changed key.
@@ -17,7 +20,7 @@ import copy
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -45,6 +48,7 @@ _PROBE_SECONDS = 1.0  # after which to look whether a probe has succeeded
 _WINDOW_SECONDS = 60.0
 _LATER_SECONDS = 2.0  # than the process that opened a circuit, the others probe
 _ENOUGH_SECONDS = 30.0  # for an answer: a deployment is not to blame where a caller gave it less
+_HISTORIES = 1_000  # that have failed and not succeeded since; the oldest are forgotten
 
 
 class Policy(NamedTuple):
@@ -70,14 +74,38 @@ class OpenCircuit(NamedTuple):
 _OnChange = Callable[[str, DeploymentLeftAlone | DeploymentRecovered], None]
 
 
-@dataclass(slots=True)
+class _Failure(NamedTuple):
+    """A failed call, by time.monotonic(). `history` is whose own fault it may be; None: the deployment's."""
+
+    at: float
+    history: int | None
+
+
+@dataclass(slots=True, eq=False)
 class _Circuit:
     since: datetime
-    failures: list[float] = field(default_factory=list)
+    failures: list[_Failure] = field(default_factory=list)
     until: float | None = None  # by time.monotonic(); None while it is closed
     times: int = 0  # opened in a row
     error: ModelError | None = None
+    history: int | None = None  # of the failure that opened it last
     is_probed: bool = False
+
+    def left_seconds(self) -> float:
+        if self.until is None:
+            return 0.0
+        return max(self.until - time.monotonic(), _PROBE_SECONDS if self.is_probed else 0.0)
+
+    def note(self, history: int | None) -> None:
+        """Add a failure, and forget those of more than a minute ago."""
+        now = time.monotonic()
+        recent = (failure for failure in self.failures if failure.at > now - _WINDOW_SECONDS)
+        self.failures = [*recent, _Failure(now, history)]
+
+    def has_failed_too_often(self, allowed_fails: int) -> bool:
+        """Whether failures are more than allowed, and not of one history alone."""
+        histories = {failure.history for failure in self.failures}
+        return len(self.failures) > allowed_fails and (None in histories or len(histories) > 1)
 
 
 class Circuits:
@@ -87,18 +115,20 @@ class Circuits:
         self.on_change: _OnChange | None = None
         self._draw = draw
         self._circuits: dict[str, _Circuit] = {}
+        self._of_histories: dict[
+            tuple[str, int | None], _Circuit
+        ] = {}  # in the order of their first failures
 
-    def left_seconds(self, deployment: str) -> float:
-        """After how many seconds a call may pass; 0 where it may pass now."""
-        circuit = self._circuits.get(deployment)
-        if circuit is None or circuit.until is None:
-            return 0.0
-        return max(circuit.until - time.monotonic(), _PROBE_SECONDS if circuit.is_probed else 0.0)
+    def left_seconds(self, deployment: str, request: ModelRequest | None = None) -> float:
+        """After how many seconds a call of a request may pass; 0 where it may pass now."""
+        circuit, own = self._circuits.get(deployment), self._own(deployment, request)
+        return max(met.left_seconds() if met is not None else 0.0 for met in (circuit, own))
 
-    def error(self, deployment: str) -> ModelError | None:
-        """The error that opened a deployment's circuit."""
-        circuit = self._circuits.get(deployment)
-        return None if circuit is None else circuit.error
+    def error(self, deployment: str, request: ModelRequest | None = None) -> ModelError | None:
+        """The error that opened a deployment's circuit, or that of the request's own history."""
+        circuit, own = self._circuits.get(deployment), self._own(deployment, request)
+        met = own if circuit is None or circuit.until is None else circuit
+        return None if met is None else met.error
 
     def refusal(self, deployment: str) -> ModelError | None:
         """The error of a call that is not made, where a refusal opened the circuit; else None."""
@@ -115,48 +145,65 @@ class Circuits:
         return error
 
     def open(self) -> list[OpenCircuit]:
-        """The deployments that are left alone, or probed, by id."""
+        """The deployments that are left alone, or probed, by id, be it for one task."""
         now, clock = datetime.now(UTC), time.monotonic()
+        circuits = {
+            name: circuit
+            for (name, _), circuit in self._of_histories.items()
+            if circuit.until is not None and circuit.until > clock - _MAX_COOLDOWN_SECONDS  # else given up
+        }
+        circuits |= {name: circuit for name, circuit in self._circuits.items() if circuit.until is not None}
         return [
             OpenCircuit(name, circuit.since, now + timedelta(seconds=circuit.until - clock), circuit.error)
-            for name, circuit in sorted(self._circuits.items())
+            for name, circuit in sorted(circuits.items())
             if circuit.until is not None and circuit.error is not None
         ]
 
     @contextmanager
     def call(
-        self, deployment: str, policy: Policy = _USUAL, given_seconds: float = _ENOUGH_SECONDS
+        self,
+        deployment: str,
+        policy: Policy = _USUAL,
+        given_seconds: float = _ENOUGH_SECONDS,
+        request: ModelRequest | None = None,
     ) -> Iterator[None]:
-        """Around a call that `left_seconds` lets pass, which has `given_seconds` for its answer."""
+        """Around a call of a request that `left_seconds` lets pass, with `given_seconds` for its answer."""
         circuit = self._circuits.setdefault(deployment, _Circuit(datetime.now(UTC)))
-        is_probe = circuit.until is not None and not circuit.is_probed
-        circuit.is_probed = circuit.is_probed or is_probe
+        own = self._own(deployment, request)
+        probed = [
+            met for met in (circuit, own) if met is not None and met.until is not None and not met.is_probed
+        ]
+        for met in probed:
+            met.is_probed = True
         try:
             yield
         except ModelError as error:
             if isinstance(error, ModelTimeout) and given_seconds < _ENOUGH_SECONDS:
                 raise
             if is_mendable(error):
-                self._failed(deployment, circuit, policy, error, is_probe=is_probe)
-            elif is_probe:  # it answered
-                self._close(deployment, circuit)
+                self._failed(deployment, policy, error, request, probed)
+            else:
+                self._answered(deployment, request, probed)
             raise
         else:
-            if is_probe:
-                self._close(deployment, circuit)
+            self._answered(deployment, request, probed)
         finally:
-            if is_probe:
-                circuit.is_probed = False
+            for met in probed:
+                met.is_probed = False
 
     def close(self, is_meant: Callable[[str], bool]) -> None:
         """Let calls pass again to the deployments that are meant, and tell the others."""
+        for key in [key for key in self._of_histories if is_meant(key[0])]:
+            self._close(key[0], self._of_histories.pop(key))
         for deployment, circuit in self._circuits.items():
-            if circuit.until is not None and is_meant(deployment):
+            if is_meant(deployment):
                 self._close(deployment, circuit)
 
     def learn(self, event_type: str, payload: Any, age_seconds: float = 0.0) -> None:
         """Apply the payload of an event by which another process has reported a deployment."""
         change = DeploymentLeftAlone.from_payload(payload)
+        if change.is_for_one_task:
+            return
         circuit = self._circuits.setdefault(change.deployment, _Circuit(datetime.now(UTC)))
         if event_type == RECOVERED:
             circuit.until, circuit.times = None, 0
@@ -172,20 +219,76 @@ class Circuits:
         circuit.error = (error_of_code(fault.type, ModelError) or ModelUnavailable)(fault.message)
         circuit.error.answered, circuit.error.reason = change.status, change.reason
 
+    def _own(self, deployment: str, request: ModelRequest | None) -> _Circuit | None:
+        """The circuit of a request's history at a deployment, where it has failed there."""
+        if not self._of_histories or (history := _history_of(request)) is None:
+            return None
+        return self._of_histories.get((deployment, history))
+
+    def _answered(self, deployment: str, request: ModelRequest | None, probed: Sequence[_Circuit]) -> None:
+        """Close what was probed; what failed again and again for others is not the deployment's fault."""
+        circuit = self._circuits[deployment]
+        if circuit in probed:
+            self._close(deployment, circuit)
+        if (own := self._own(deployment, request)) is not None:
+            del self._of_histories[deployment, own.history]
+            self._close(deployment, own)
+        circuit.failures = [
+            failure
+            for failure in circuit.failures
+            if failure.history is None or not self._has_own_fault(deployment, failure.history)
+        ]
+
+    def _has_own_fault(self, deployment: str, history: int) -> bool:
+        own = self._of_histories.get((deployment, history))
+        return own is not None and (own.until is not None or len(own.failures) > 1)
+
     def _failed(
-        self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
+        self,
+        deployment: str,
+        policy: Policy,
+        error: ModelError,
+        request: ModelRequest | None,
+        probed: Sequence[_Circuit],
     ) -> None:
-        """Count a failure. A call that began before the circuit opened changes nothing."""
-        if policy.is_off or (circuit.until is not None and not is_probe):
+        """Count a failure for the deployment, and for the history whose own fault it may be."""
+        if policy.is_off:
+            return
+        circuit = self._circuits[deployment]
+        history = _history_of(request) if _may_be_of_the_request(error) else None
+        if history is not None:
+            if (own := self._of_histories.get((deployment, history))) is None:
+                if len(self._of_histories) >= _HISTORIES:
+                    del self._of_histories[next(iter(self._of_histories))]
+                own = self._of_histories[deployment, history] = _Circuit(datetime.now(UTC), history=history)
+            own.note(None)
+            self._open(deployment, own, policy, error, is_probe=own in probed, is_for_one_task=True)
+            if circuit in probed and circuit.history == history:
+                return  # it says no more than before: let another call probe
+        if circuit.until is None or circuit in probed:
+            circuit.note(history)
+            circuit.history = history
+        self._open(deployment, circuit, policy, error, is_probe=circuit in probed, is_for_one_task=False)
+
+    def _open(
+        self,
+        deployment: str,
+        circuit: _Circuit,
+        policy: Policy,
+        error: ModelError,
+        *,
+        is_probe: bool,
+        is_for_one_task: bool,
+    ) -> None:
+        """Open a circuit after too many failures. A call that began before it opened changes nothing."""
+        if circuit.until is not None and not is_probe:
             return
         pause = error.retry_after_seconds or 0.0
         if isinstance(error, RateLimited) and pause:
             seconds = pause
+        elif error.retryable and not is_probe and not circuit.has_failed_too_often(policy.allowed_fails):
+            return
         else:
-            now = time.monotonic()
-            circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
-            if error.retryable and not is_probe and len(circuit.failures) <= policy.allowed_fails:
-                return
             seconds = max(pause, policy.cooldown_seconds * 2**circuit.times)
         seconds = min(seconds, _MAX_COOLDOWN_SECONDS)
         if circuit.until is None:
@@ -195,19 +298,22 @@ class Circuits:
         circuit.until, circuit.error = time.monotonic() + seconds, copy.copy(error)
         if is_refusal(error):
             error.retry_after_seconds = seconds
-        fault = Fault(type=error.code, message=str(error))
         change = DeploymentLeftAlone(
             deployment=deployment,
             seconds=round(seconds, 3),
-            error=fault,
+            error=Fault(type=error.code, message=str(error)),
             status=error.answered,
             reason=error.reason,
+            is_for_one_task=is_for_one_task,
         )
         self._tell(COOLED_DOWN if error.retryable else REFUSED, change)
 
     def _close(self, deployment: str, circuit: _Circuit) -> None:
-        circuit.until, circuit.times = None, 0
+        """Close a circuit, and tell it if it was open."""
         circuit.failures.clear()
+        if circuit.until is None:
+            return
+        circuit.until, circuit.times = None, 0
         away = (datetime.now(UTC) - circuit.since).total_seconds()
         refused = None if circuit.error is None or circuit.error.retryable else circuit.error.answered
         self._tell(
@@ -217,6 +323,24 @@ class Circuits:
     def _tell(self, event_type: str, change: DeploymentLeftAlone | DeploymentRecovered) -> None:
         if self.on_change is not None:
             self.on_change(event_type, change)
+
+
+def _may_be_of_the_request(error: ModelError) -> bool:
+    """Whether the server answered with an error, so that the request may have been what it could not do."""
+    return isinstance(error, ModelUnavailable) and error.answered is not None
+
+
+def _history_of(request: ModelRequest | None) -> int | None:
+    """Names the history behind a call: the task, else the beginning of a conversation that goes on."""
+    if request is None:
+        return None
+    if request.context.task_id is not None:
+        return hash(request.context.task_id)
+    roles = [message.role for message in request.messages]
+    if "assistant" not in roles:
+        return None
+    begun = request.messages[: roles.index("assistant")]
+    return hash((request.context.tenant_id, request.user, *(message.text for message in begun)))
 
 
 class GuardedServer(Wrapper):
@@ -229,15 +353,15 @@ class GuardedServer(Wrapper):
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt. Raises ModelError, also without asking the server while it is left alone."""
         name = " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
-        if remaining := self._circuits.left_seconds(name):
+        if remaining := self._circuits.left_seconds(name, request):
             if (refusal := self._circuits.refusal(name)) is not None:
                 raise refusal
-            met = self._circuits.error(name)
+            met = self._circuits.error(name, request)
             what = f"Model {request.model!r} is left alone for {remaining:.0f} seconds"
             down = AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=remaining)
             down.away = (name,)
             raise down
-        with self._circuits.call(name, given_seconds=request.timeout_seconds):
+        with self._circuits.call(name, given_seconds=request.timeout_seconds, request=request):
             return await self.model.complete(request, on_delta)
 
 

@@ -106,7 +106,7 @@ class Picker(Adapter):
         while groups:
             group = groups.pop(0)
             error: ModelError | None = None
-            for target in self._in_turn(group, request.tags):
+            for target in self._in_turn(group, request):
                 if errors and on_delta is not None:
                     on_delta(STREAM_RESTART)  # the text of the attempt that failed is void
                 try:
@@ -131,18 +131,18 @@ class Picker(Adapter):
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
             if error is None:
-                error = self._nobody(group, request.tags)
+                error = self._nobody(group, request)
                 errors.append(error)
             following = self._after(group, error, visited) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
                 error.lost, error.failed_at, error.failed_with = lost_replies, failed_at, failed_with
-                error.away = tuple(self._away(visited, request.tags))
+                error.away = tuple(self._away(visited, request))
                 raise error
             groups[:0] = following  # its fallbacks come before its siblings
         final_error = _ended(errors, request)
         final_error.lost, final_error.failed_at = lost_replies, failed_at
         final_error.failed_with = failed_with
-        final_error.away = tuple(self._away(visited, request.tags))
+        final_error.away = tuple(self._away(visited, request))
         raise final_error
 
     async def close(self) -> None:
@@ -199,9 +199,9 @@ class Picker(Adapter):
             list(tiers.values()), [self._targets[candidate.deployment] for candidate in model_route.instead]
         )
 
-    def _in_turn(self, group: str, tags: tuple[str, ...]) -> Iterator[_Target]:
+    def _in_turn(self, group: str, request: ModelRequest) -> Iterator[_Target]:
         """The targets to ask, each once: by order, then the stand-ins where all others cool down."""
-        tiers, instead = self._plan(group, tags)
+        tiers, instead = self._plan(group, request.tags)
         tried_names: set[str] = set()
         for stands_in, tier in [*((False, tier) for tier in tiers), (True, instead)]:
             while not (stands_in and tried_names):
@@ -210,7 +210,7 @@ class Picker(Adapter):
                     for target in tier
                     if target.name not in tried_names
                     and target.has_room()
-                    and not self._circuits.left_seconds(target.circuit(group))
+                    and not self._circuits.left_seconds(target.circuit(group), request)
                 ]
                 if not ready:
                     break
@@ -226,7 +226,7 @@ class Picker(Adapter):
         target.calls += 1  # before the wait for a place: rpm counts calls that queue
         # Of a call that had little time left, a timeout is no fault of the deployment.
         given_seconds = min(ends - time.monotonic(), target.timeout_seconds)
-        with self._circuits.call(target.circuit(group), target.policy, given_seconds):
+        with self._circuits.call(target.circuit(group), target.policy, given_seconds, request):
             async with AsyncExitStack() as places:
                 await target.enter(places, ends, request)
                 yield
@@ -253,15 +253,16 @@ class Picker(Adapter):
         visited.update(following)
         return following
 
-    def _away(self, groups: Iterable[str], tags: tuple[str, ...]) -> Iterator[str]:
+    def _away(self, groups: Iterable[str], request: ModelRequest) -> Iterator[str]:
         """The deployments of some groups that are left alone, by the names of their circuits."""
         for group in sorted(groups):
-            tiers, instead = self._plan(group, tags)
+            tiers, instead = self._plan(group, request.tags)
             for target in [*chain.from_iterable(tiers), *instead]:
-                if self._circuits.left_seconds(target.circuit(group)):
+                if self._circuits.left_seconds(target.circuit(group), request):
                     yield from dict.fromkeys((target.name, target.circuit(group)))
 
-    def _nobody(self, group: str, tags: tuple[str, ...]) -> ModelError:
+    def _nobody(self, group: str, request: ModelRequest) -> ModelError:
+        tags = request.tags
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]
         if not targets:
             members = deployments_of(self._config, group) or ()
@@ -270,9 +271,9 @@ class Picker(Adapter):
             remedy = "Tag one deployment of the group with default"
             return ModelRefused(f"no deployment of model {group!r} is for tags {list(tags)}", remedy=remedy)
         names = [target.circuit(group) for target in targets]
-        waits = {name: seconds for name in names if (seconds := self._circuits.left_seconds(name))}
+        waits = {name: seconds for name in names if (seconds := self._circuits.left_seconds(name, request))}
         if waits:
-            met = [error for name in waits if (error := self._circuits.error(name)) is not None]
+            met = [error for name in waits if (error := self._circuits.error(name, request)) is not None]
             refusals = [error for name in waits if (error := self._circuits.refusal(name)) is not None]
             if len(refusals) == len(targets):  # a person may mend that: a pause alone does not
                 return min(refusals, key=lambda refusal: refusal.retry_after_seconds or 0.0)

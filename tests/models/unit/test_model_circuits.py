@@ -1,12 +1,14 @@
 """When a failing deployment is left alone, by this worker and by the others of a mesh."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import yaml
+from aiohttp import web
 
 from meshwright import create_agent
 from meshwright.core import topics
@@ -17,6 +19,7 @@ from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovere
 from meshwright.mesh.app import build_mesh
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.circuits import Circuits, GuardedServer, Policy
+from meshwright.models.config import LiteLLMConfig
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelRefused,
@@ -25,8 +28,9 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
+from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.settings import load_settings
@@ -286,3 +290,109 @@ async def test_a_refusal_is_an_event_and_other_workers_take_it(
         assert event.payload["deployment"] == "gpt-5.4/openai/gpt-5.4"
         assert (event.payload["seconds"], event.payload["status"]) == (5, 401)
         assert event.payload["error"]["type"] == "Unauthorized"
+
+
+def of_task(task_id: str) -> ModelRequest:
+    return request().model_copy(update={"context": CallContext(task_id=task_id)})
+
+
+def of_client(opening: str) -> ModelRequest:
+    """The later call of a client's conversation, which has no task."""
+    roles: tuple[tuple[Literal["user", "assistant"], str], ...] = (("user", opening), ("assistant", "Well."))
+    messages = tuple(ChatMessage(role=role, content=content) for role, content in roles)
+    return ModelRequest(messages=messages, user="llm-service")
+
+
+@pytest.mark.parametrize("made", [of_task, of_client])
+@pytest.mark.parametrize("allowed_fails", [0, 3])
+async def test_errors_that_one_history_causes_leave_the_deployment_to_others(
+    fake: FakeProvider, made: Callable[[str], ModelRequest], allowed_fails: int
+) -> None:
+    others = Circuits()  # of another worker
+    circuits = Circuits()
+    circuits.on_change = others.learn
+    params = {"model": "openai/m", "api_base": f"{fake.url}/v1", "api_key": "k"}
+    deployments = [{"model_name": "default", "litellm_params": params}]
+    config = LiteLLMConfig.of(deployments, allowed_fails=allowed_fails)
+    guarded = GuardedServer(HttpModel(f"{fake.url}/v1", "k"), circuits)
+    picker = Picker(config, environment={}, circuits=circuits)
+    for model, allowed in ((picker, allowed_fails), (guarded, Policy().allowed_fails)):
+        for calls in range(allowed + 1):
+            fake.faults.append(Fault(status=500) if calls % 2 else Fault(kind="error", status=500))
+            with pytest.raises(ModelUnavailable):
+                await model.complete(made("poisoned"), [].append)
+        with pytest.raises(AllProvidersDown):  # its own calls are not made
+            await model.complete(made("poisoned"))
+        assert len(circuits.open()) == 1 and not others.open()
+        assert (await model.complete(made("well"))).content
+        circuits.close(lambda _: True)
+        await model.close()
+
+
+def answered_500() -> ModelUnavailable:
+    error = ModelUnavailable("It answered 500")
+    error.answered = 500
+    return error
+
+
+def test_many_histories_that_fail_while_others_succeed_open_no_circuit() -> None:
+    circuits = Circuits()
+    for _ in range(5):
+        for task_id in ("p1", "p2", "p3", "p4", "p5"):
+            for _ in range(2):
+                with pytest.raises(ModelUnavailable), circuits.call("d", request=of_task(task_id)):
+                    raise answered_500()
+            assert not circuits.left_seconds("d", of_task("well"))
+            with circuits.call("d", request=of_task("well")):
+                pass
+
+
+def test_errors_of_two_tasks_open_the_circuit_for_all() -> None:
+    circuits = Circuits()
+    for task_id in ("t1", "t2"):
+        assert not circuits.left_seconds("d", of_task("another"))
+        for _ in range(3):
+            with pytest.raises(ModelUnavailable), circuits.call("d", request=of_task(task_id)):
+                raise answered_500()
+    assert circuits.left_seconds("d", of_task("another"))
+
+
+def test_a_probe_of_the_history_that_failed_before_lets_another_probe() -> None:
+    circuits = Circuits()
+    told = list[str]()
+    circuits.on_change = lambda event_type, change: told.append(f"{event_type} {change.seconds > 0}")
+    for task_id in ("other", "poisoned"):
+        with pytest.raises(ModelUnavailable), circuits.call("d", AT_ONCE, request=of_task(task_id)):
+            raise answered_500()
+    with pytest.raises(ModelUnavailable), circuits.call("d", AT_ONCE, request=of_task("poisoned")):
+        raise answered_500()  # a probe
+    assert not circuits.left_seconds("d", of_task("well"))
+    with circuits.call("d", AT_ONCE, request=of_task("well")):
+        pass
+    assert not circuits.left_seconds("d", of_task("well"))
+
+
+class HalfBroken(FakeProvider):
+    """Answers 500 to all that one agent asks, as a server that cannot parse the history of its task."""
+
+    def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
+        if body["user"] != "poisoned":
+            return None
+        return web.json_response({"error": {"code": 500, "message": "Failed to parse"}}, status=500)
+
+
+async def test_a_task_whose_history_a_server_cannot_read_holds_up_no_other_agent(tmp_path: Path) -> None:
+    async with HalfBroken() as fake:
+        agents = [create_agent("default", agent_id=agent_id) for agent_id in ("poisoned", "well")]
+        models = {"base_url": fake.url, "park_seconds": 0.05, "max_park_seconds": 0.1}
+        settings = load_settings(tmp_path, store="memory", models=models)
+        async with build_mesh(settings, project=tmp_path, agents=agents) as mesh:
+            tasks = mesh.get(Tasks)
+            await tasks.submit(TaskRequest(agent_id="poisoned", payload={"text": "Sing."}))
+            async with asyncio.timeout(60):
+                while len(fake.calls) < 7:  # its third round of tries
+                    await asyncio.sleep(0.01)
+            receipt = await tasks.submit(TaskRequest(agent_id="well", payload={"text": "Sing."}))
+            async with asyncio.timeout(60):
+                assert (await tasks.outcome(receipt.task_id)).success
+            assert mesh.get(Deployments).left_alone()  # by the one task
