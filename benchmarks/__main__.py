@@ -22,6 +22,7 @@ from benchmarks.figures import Row
 from benchmarks.table import as_markdown, as_text
 
 BENCHMARKS = {
+    "agent": "an agent's task through HTTP: beside LangGraph, DBOS, Restate, Temporal and a floor",
     "lifecycle": "a task's lifecycle in this process, 128 in flight; the event loop's longest stall",
     "single": "the same, one at a time",
     "waiting": "1,000 tasks that wait for a model",
@@ -51,7 +52,7 @@ BENCHMARKS = {
     "ledger": "what ledger and budgets add to a call of a model",
     "scenarios": "tasks done with a provider that misbehaves, beside pydantic-ai and dapr-agents",
 }
-MAX_SECONDS = 1200.0
+MAX_SECONDS = 1800.0
 
 
 async def measure(names: Sequence[str], bench: Bench, ends_at: float) -> tuple[list[Row], list[str]]:
