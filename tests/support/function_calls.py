@@ -1,18 +1,23 @@
-"""Counts calls of functions, of Python and of C, on this thread."""
+"""Counts calls of functions on this thread."""
 
 from __future__ import annotations
 
 import sys
+from types import FrameType, ModuleType
 
 
 class FunctionCalls:
-    """The number of calls in a block."""
+    """The number of calls in a block: of Python and of C, or of the functions of one module."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: ModuleType | None = None) -> None:
         self.count = 0
+        self._file = None if module is None else module.__file__
 
-    def _add(self, frame: object, event: str, argument: object) -> None:
-        self.count += event in ("call", "c_call")
+    def _add(self, frame: FrameType, event: str, argument: object) -> None:
+        if self._file is None:
+            self.count += event in ("call", "c_call")
+        else:
+            self.count += event == "call" and frame.f_code.co_filename == self._file
 
     def __enter__(self) -> FunctionCalls:
         sys.setprofile(self._add)
