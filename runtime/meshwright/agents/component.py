@@ -214,6 +214,7 @@ class AgentsComponent(Component):
             window=partial(_window, windows, settings[ContextSettings].window_tokens),
             price=windows.price_of,
             stream=settings[ModelsSettings].stream,
+            read_on_seconds=settings[ModelsSettings].read_on_seconds,
             parking=parking,
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,

@@ -53,6 +53,7 @@ from meshwright.models.port import (
 )
 from meshwright.models.prices import prices_of
 from meshwright.models.providers import convention_name, provider_params
+from meshwright.models.reading_on import ReadingOn
 from meshwright.models.select import (
     PREFIX,
     AgentModels,
@@ -168,8 +169,10 @@ class ModelsComponent(Component):
 
     def _base(self) -> ConfiguredModels:
         price = self.mesh.settings[LedgerSettings].default_price
-        guarded = GuardedServer(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
-        models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        base: Model = GuardedServer(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
+        if self.chosen.kind != "router":  # which waits for places, and falls back, between calls
+            base = ReadingOn(base)
+        models = ConfiguredModels(base, prices_of(self.chosen, price), price, self.circuits)
         if self._configs is not None:
             self._configs.on_read = partial(self._retain, models)
         return models

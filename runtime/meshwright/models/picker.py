@@ -31,6 +31,7 @@ from meshwright.models.litellm import require_tested_release
 from meshwright.models.port import STREAM_RESTART, Adapter, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.models.providers import adapter_of, bare_name, needs_litellm, provider_params
+from meshwright.models.reading_on import CallGivenUp, ReadingOn
 from meshwright.models.routing import (
     BY_CHANCE,
     check,
@@ -119,6 +120,14 @@ class Picker(Adapter):
                     reply = self._priced(reply, request, target, attempts=len(errors) + 1)
                     before = {"lost": lost_replies, "failed_at": failed_at, "failed_with": failed_with}
                     return reply.model_copy(update=before) if errors else reply
+                except asyncio.CancelledError as cancelled:
+                    if isinstance(failed := cancelled.__cause__, ModelError | CallGivenUp):
+                        tries = len(errors) + 1
+                        replies = (
+                            self._priced(reply, request, target, attempts=tries) for reply in failed.lost
+                        )
+                        failed.lost = (*lost_replies, *replies)
+                    raise
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
@@ -329,7 +338,7 @@ class _Target:
         if self._model is None:  # at its first call: most processes call few of a file's deployments
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
-            self._model = adapter_of(params, self._discretion, drop_params=drop_params)
+            self._model = ReadingOn(adapter_of(params, self._discretion, drop_params=drop_params))
         return self._model
 
     async def close(self) -> None:

@@ -174,9 +174,10 @@ class CallContext(Struct, omit_defaults=True):
     that it works for, `budgets` the caller's key, `key_id`. `record` takes each call once, however it ends;
     without it the ledger publishes the call by itself. If calls wait for money, a higher `priority` goes
     first, then the earlier `since`. `path` names the step in its journal; `take_cut` says once how many of
-    its calls earlier processes made and did not live to record. `prompt` is the version of the request's
-    prompt, `traceparent` the span above the call. `is_own_endpoint`: the tenant itself has chosen the address
-    that answers.
+    its calls earlier processes made and did not live to record. `read_on` says for how many seconds a call
+    that is cancelled is read on, so that its cost is known; None: its caller did not give it up. `prompt` is
+    the version of the request's prompt, `traceparent` the span above the call. `is_own_endpoint`: the tenant
+    itself has chosen the address that answers.
     """
 
     budget_usd: Amount | None = None
@@ -197,6 +198,7 @@ class CallContext(Struct, omit_defaults=True):
     on_empty: OnEmpty = "fail"
     path: str | None = None
     take_cut: Callable[[], int] | None = None
+    read_on: Callable[[], float | None] | None = None
     prompt: str | None = None
     traceparent: str | None = None
     is_own_endpoint: bool = False
@@ -221,7 +223,7 @@ class CallContext(Struct, omit_defaults=True):
 
 
 _OF_THE_RUN: dict[str, Any] = {
-    **dict.fromkeys(("record", "since", "path", "take_cut", "prompt", "traceparent")),
+    **dict.fromkeys(("record", "since", "path", "take_cut", "read_on", "prompt", "traceparent")),
     **{"priority": 5, "on_empty": "fail", "is_own_endpoint": False, "passed_over": ()},
 }
 """Fields of a context that change no answer: they stay in the process."""

@@ -44,6 +44,9 @@ class ModelsSettings(Table):
     """Its first pause; each next one is twice as long."""
     max_park_seconds: float = Field(default=120.0, gt=0)
     """Its longest pause."""
+    read_on_seconds: float = Field(default=10.0, ge=0, le=600)
+    """Seconds that a call of a framework is read on after its caller gave it up, so that its cost is known; 0
+    closes it at once."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
     """`memory`, `disk` or `redis`: the same call again costs nothing. Tenants share none."""
     cache_ttl_seconds: float = Field(default=600.0, gt=0)

@@ -41,6 +41,7 @@ from meshwright.models.port import (
     Settlement,
     Wrapper,
 )
+from meshwright.models.reading_on import CallGivenUp
 from meshwright.models.thinking import Thinking, thinking_of
 from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.money.account import ACCOUNT, BudgetAccount
@@ -159,16 +160,14 @@ class Accounting(Wrapper):
             self._record(call, request)
 
     def _guess(self, request: ModelRequest, usage: Usage) -> Decimal | None:
-        """The cost of a call whose end is unknown: that of the longest of the last such calls, else the most.
+        """The cost of a call whose end is unknown: that of the dearest of the last such calls, else the most.
 
         Its provider may have gone on, and bills what it wrote: rather too much is booked than too little.
         """
-        price = self._prices.upper_bound(request, usage.prompt_tokens)
-        most = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
-        usual = self._estimates.usual(request)
-        if most is None or usual is None:
+        most, dearest = self._bound(request, usage), self._estimates.dearest(request)
+        if most is None or dearest is None:
             return most
-        return min(most, max(usual, self._estimates.least(request) or ZERO))
+        return min(most, max(dearest, self._estimates.least(request) or ZERO))
 
     def _priced(self, reply: ModelReply, request: ModelRequest, **overrides: Any) -> ModelReply:
         """The reply with what it cost, as its provider says or else by our prices; `known` is set too.
@@ -214,7 +213,8 @@ class Accounting(Wrapper):
 
     def _failed(self, hold: Hold, meter: _StreamMeter, error: BaseException, ms: float) -> Call | None:
         """Settle a call that ended without a reply; None where no provider was asked."""
-        cost, usage, source = self._lost(hold, meter, error)
+        cause = error.__cause__ if isinstance(error, asyncio.CancelledError) else None
+        cost, usage, source = self._lost(hold, meter, cause or error)
         settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
         if _attempts_of(error) == 0:
             self.budgets.book([hold.call])  # no journal will have it
@@ -247,10 +247,14 @@ class Accounting(Wrapper):
         """The likely cost and usage of a call that ended without a reply.
 
         Answers that were held back say it, where the provider counted. Streamed text is counted; without any,
-        if the provider may have worked, it is the estimate of such calls, else the most.
+        if the provider may have worked, it is the estimate of such calls, else the most. A call that its
+        caller gave up costs what its reply says; without one the most.
         """
-        lost_replies: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
-        harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, _MAY_COST)
+        lost_replies: tuple[ModelReply, ...] = getattr(error, "lost", ())
+        if isinstance(error, CallGivenUp) and not lost_replies:
+            return self._estimated(hold.request, _StreamMeter(None).usage(hold.request), is_bound=True)
+        harmless = isinstance(error, ModelError | InvalidInput | CallGivenUp)
+        harmless = harmless and not isinstance(error, _MAY_COST)
         is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost_replies)
         is_counted = all(answer.cost_source != "estimated" for answer in lost_replies)
         if lost_replies and is_known and (is_counted or (harmless and not meter.bytes)):
@@ -260,12 +264,15 @@ class Accounting(Wrapper):
         if _attempts_of(error) == 0 or (harmless and not meter.bytes):
             return _NOTHING
         usage = meter.usage(hold.request)
-        if meter.bytes:
-            price = self._prices.upper_bound(hold.request, usage.prompt_tokens)
-            cost = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
-        else:
-            cost = self._guess(hold.request, usage)
+        return self._estimated(hold.request, usage, is_bound=meter.bytes > 0)
+
+    def _estimated(self, request: ModelRequest, usage: Usage, *, is_bound: bool) -> _Lost:
+        cost = self._bound(request, usage) if is_bound else self._guess(request, usage)
         return cost, usage, "unknown" if cost is None else "estimated" if cost else "priced"
+
+    def _bound(self, request: ModelRequest, usage: Usage) -> Decimal | None:
+        price = self._prices.upper_bound(request, usage.prompt_tokens)
+        return None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
 
 
 def call_events(runtime: Runtime) -> OnCall:

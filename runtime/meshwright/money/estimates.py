@@ -106,6 +106,10 @@ class Estimates:
         costs = self._seen.get(_kind_of(request), _CallHistory()).costs
         return fit(sum(costs, ZERO) / len(costs)) if costs else None
 
+    def dearest(self, request: ModelRequest) -> Decimal | None:
+        """The cost of the dearest of the last such calls; None where none was answered yet."""
+        return max(self._seen.get(_kind_of(request), _CallHistory()).costs, default=None)
+
     def likely(self, request: ModelRequest) -> Decimal | None:
         """The usual cost of such a call; before that is known, of one that writes a part of what it may."""
         if (usual := self.usual(request)) is not None:

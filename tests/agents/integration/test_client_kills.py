@@ -168,3 +168,61 @@ async def test_calls_of_a_task_that_ends_its_process_three_times_are_in_the_ledg
     calls = [event["payload"] for event in page.body["items"]]
     assert [(call["outcome"], call["cost_source"]) for call in calls] == [("cut", "estimated")] * 3
     assert Decimal(outcome["cost_usd"]) == sum(Decimal(call["cost_usd"]) for call in calls) > 0
+
+
+IMPATIENT = '''\
+import asyncio, os
+from pathlib import Path
+
+from meshwright import Agent, Capability
+
+GIVES_UP = Path(os.environ["MESH_TEST_EFFECTS"])
+
+
+class Impatient(Agent):
+    """Gives a call up once a file is there."""
+
+    agent_id = "impatient"
+    capabilities = (Capability("haste"),)
+    prompt_text = "You haste."
+    remembers = False
+
+    async def run(self, run):
+        client = run.openai()
+
+        async def ask(text):
+            messages = [{"role": "user", "content": text}]
+            answer = await client.chat.completions.create(model="default", messages=messages)
+            return answer.choices[0].message.content
+
+        await ask("first")
+        slow = asyncio.ensure_future(ask("slow"))
+        await asyncio.sleep(0.1)
+        while not GIVES_UP.exists():
+            await asyncio.sleep(0.01)
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        return await ask("last")
+'''
+
+
+async def test_a_call_that_is_read_on_as_its_process_is_killed_is_in_the_ledger(
+    killed_mesh: Callable[[dict[str, str]], KilledMesh], tmp_path: Path
+) -> None:
+    async with AnsweringProvider() as provider:
+        provider.begin()
+        provider.hold("slow")
+        environment = environment_of(provider, tmp_path)
+        (tmp_path / "actors" / "buyers.py").write_text(IMPATIENT)
+        async with killed_mesh(environment | {"MESH_MODELS__READ_ON_SECONDS": "300"}) as mesh:
+            task_id = (await mesh.running.client.submit("impatient", "Haste.")).task_id
+            await provider.reached.wait()
+            provider.hold("last")
+            (tmp_path / "effects.txt").touch()
+            await provider.reached.wait()
+            await mesh.kill()
+            provider.hold("")
+            outcome = await mesh.running.outcome(task_id)
+            assert outcome["status"] == "succeeded", outcome["error"]
+            assert provider.received == {"first": 1, "slow": 1, "last": 2}
+            assert await outcomes_of_calls(mesh) == {"ok": 2, "cut": 2}

@@ -130,7 +130,7 @@ class Impatient(Agent):
 
 
 async def ended(agent: type[Agent], model: Slow, text: str = "go") -> Any:
-    async with mesh_for(agent, model=model) as mesh:
+    async with mesh_for(agent, model=model, models={"read_on_seconds": 0.1}) as mesh:
         receipt = await mesh.mesh.get(Tasks).submit(
             TaskRequest(agent_id=agent.agent_id, payload={"text": text})
         )

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 FILE = Path(__file__).with_name("scenarios.toml")
 Kind = Literal[
-    "outage", "refused-key", "rate-limit", "overload", "disconnect", "slow", "dying-streams", "stream-error",
-    "no-usage", "absurd-usage", "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
+    "outage", "refused-key", "rate-limit", "overload", "disconnect", "slow", "late", "dying-streams",
+    "stream-error", "no-usage", "absurd-usage", "empty", "cut-off", "refusal", "broken-arguments",
+    "unknown-tool",
 ]  # fmt: skip
 
 

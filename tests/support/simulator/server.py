@@ -194,6 +194,8 @@ class Simulator:
         whole = module.stream(body, message, usage) if streamed else None
         place = len(self.ledger.charges)
         self.ledger.charges.append(_undelivered(charge))  # it is billed, whoever is still there to read it
+        if hit is not None and kind == "late":
+            await self._pause(hit.seconds)
         if dies and whole is None:
             _abort(request)
             return web.Response()

@@ -279,7 +279,13 @@ class ModelCalls:
         """
         self.prompt = prompt
         step, result = await self._step(
-            request, question.parts, None, question_hash=question.hash, begins=True, on_delta=on_delta
+            request,
+            question.parts,
+            None,
+            question_hash=question.hash,
+            begins=True,
+            on_delta=on_delta,
+            reads_on=True,
         )
         return self._note(step, request, result)
 
@@ -293,6 +299,7 @@ class ModelCalls:
         events: Sequence[ProgressEvent] = (),
         begins: bool = False,
         on_delta: OnDelta | None = None,
+        reads_on: bool = False,
     ) -> tuple[OpenStep, StepResult]:
         state, earlier, journal = self._state, tuple(self._settled), self._state.journal
         opened = journal.open_step("model", question, paid=True, request_hash=question_hash)
@@ -309,6 +316,8 @@ class ModelCalls:
             context = self.context(step)
             if request.context.passed_over:
                 context = replace(context, passed_over=request.context.passed_over)
+            if reads_on:
+                context = replace(context, read_on=partial(self._read_on, step))
             request = replace(request, context=context)
             started = time.perf_counter()
             result: StepResult
@@ -321,6 +330,9 @@ class ModelCalls:
                 result = RecordedError.of(error)
             self._finish(step, request, result, [*events, *events_of(result, shape)])
         return step, result
+
+    def _read_on(self, step: OpenStep) -> float | None:
+        return self._state.services.read_on_seconds if self._state.journal.reads_on(step) else None
 
     def _deltas(
         self, step: OpenStep, request: ModelRequest, on_delta: OnDelta | None

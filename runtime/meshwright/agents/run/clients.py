@@ -93,7 +93,7 @@ class RunClients(RunSteps):
                 on_delta(text)
 
         ask = partial(self._ask, request, CallQuestion.of_call(request), on_delta and take)
-        reply = await self._by_request(ask, lambda: pieces)
+        reply = await self._by_request(ask, lambda: pieces, reads_on=on_delta is None)
         if on_delta is not None and reply.content and not pieces:
             on_delta(reply.content)
         return reply
@@ -109,7 +109,11 @@ class RunClients(RunSteps):
         return call_settings(self._state, needs_prompt=False)
 
     async def _by_request(
-        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], Sequence[Any]] = lambda: ()
+        self,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        streamed: Callable[[], Sequence[Any]] = lambda: (),
+        *,
+        reads_on: bool = False,
     ) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for."""
         if which := why_closed(self._journal):
@@ -118,7 +122,7 @@ class RunClients(RunSteps):
         if not self._journal.is_on_loop:
             remedy = "Await it in `run`; code in a thread takes a sync client with run.transport()"
             raise AgentError("A call of the run is made on another event loop", remedy=remedy)
-        return await self._journal.by_request(work, streamed)
+        return await self._journal.by_request(work, streamed, reads_on=reads_on)
 
     @property
     def wire(self) -> RunWire:
@@ -138,13 +142,13 @@ class RunClients(RunSteps):
         self, request: ModelRequest, question: CallQuestion, on_delta: OnDelta | None
     ) -> ModelReply:
         if on_delta is None:
-            pieces = None
-            ask = partial(self._ask, request, question, None)
+            pieces, streamed = None, list[Any]()
         else:
             pieces = StreamedPieces(on_delta)
-            ask = partial(self._ask, request, question, pieces)
+            streamed = pieces.pieces
+        ask = partial(self._ask, request, question, pieces)
         with past_frameworks(self._journal):
-            return await self._by_request(ask, lambda: () if pieces is None else pieces.pieces)
+            return await self._by_request(ask, lambda: streamed, reads_on=True)
 
     def transport(self, package: HttpPackage = "httpx") -> Any:
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.

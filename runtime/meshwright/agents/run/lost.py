@@ -57,6 +57,28 @@ async def add_lost_calls(
     return lost_calls
 
 
+async def add_given_up_calls(
+    journal: Journal, ref: ActorRef, work: Work, budgets: Budgets | None, usual_call: UsualCallOf | None
+) -> list[Call]:
+    """Record the calls that were read on, given up by their callers, as the claim before this was cut off.
+
+    They count as `add_lost_calls` counts them. Returns the calls. Raises HostError.
+    """
+    paths = journal.cut_calls.given_up()
+    if not paths:
+        return []
+    if budgets is not None:
+        paths = paths[len(await open_calls(budgets, ref, work, journal.earlier)) :]
+    usual = _last_call(journal.earlier)
+    if usual is None and usual_call is not None:
+        usual = await usual_call(ref.type)
+    calls = [_lost_call(ref, work, usual, path) for path in paths]
+    for path, call in zip(paths, calls, strict=True):
+        event = ProgressEvent.of(call.payload(), call.call_id)
+        journal.cut_calls.record_given_up(path, counted_fields(call), event)
+    return calls
+
+
 def _ended_stalls(work: Work, *, is_over: bool) -> int:
     """The claims in a row that ended without a finished step.
 
@@ -107,10 +129,10 @@ def _last_call(values: Sequence[Mapping[str, Any]]) -> UsualCall | None:
     return UsualCall(own_calls[-1]["model"], None if cost is None else Decimal(cost))
 
 
-def _lost_call(ref: ActorRef, work: Work, usual: UsualCall | None, number: int) -> Call:
+def _lost_call(ref: ActorRef, work: Work, usual: UsualCall | None, name: int | str) -> Call:
     cost = None if usual is None else usual.cost_usd
     return Call(
-        call_id=derived_id(str(ref), work.steps, f"lost:{number}"),  # recorded again it is the same
+        call_id=derived_id(str(ref), work.steps, f"lost:{name}"),  # recorded again it is the same
         model="" if usual is None else usual.model,
         user=ref.type,
         thread_id=work.task.thread_id,

@@ -16,7 +16,7 @@ from meshwright.agents.run.calls import ModelCalls, RunUsage
 from meshwright.agents.run.delegation import Knowledge
 from meshwright.agents.run.earlier import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
-from meshwright.agents.run.lost import add_lost_calls
+from meshwright.agents.run.lost import add_given_up_calls, add_lost_calls
 from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.question import question_of
@@ -129,6 +129,7 @@ class _Attempt:
 
     async def complete(self) -> Complete:
         await self._calls.recover()
+        await self._add_given_up_calls()
         try:
             completed = await self._finish()
         except RunSuspended as suspended:
@@ -247,6 +248,14 @@ class _Attempt:
         totals = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
         totals["changed"] = self._calls.changed
         raise RunSuspended(suspended.suspend.model_copy(update=totals), suspended.waits)
+
+    async def _add_given_up_calls(self) -> None:
+        state, services = self._state, self._state.services
+        calls = await add_given_up_calls(
+            state.journal, state.ref, state.work, services.budgets, services.usual_call
+        )
+        for call in calls:
+            self._calls.usage.add(call)
 
     async def _add_lost_calls(self) -> None:
         state, services, settled = self._state, self._state.services, self._calls.settled

@@ -86,6 +86,7 @@ class Services:
     window: Callable[[str, tuple[str, ...], str, str], ModelWindow]
     price: Callable[[str, tuple[str, ...], str, str, int], Price | None]
     stream: bool
+    read_on_seconds: float
     parking: Parking | None
     budgets: Budgets | None
     activity: Callable[[str, datetime], Awaitable[Activity]] | None

@@ -78,6 +78,24 @@ class CutCalls:
         calls_before = sum(steps.count for steps in lost_steps.values())
         return calls_before + self._work.was_cut * (was_in_call + len(in_calls & lost_steps.keys()))
 
+    def given_up(self) -> list[str]:
+        """The steps, given up by their callers, that were read on as the claim before this one was cut off.
+
+        No claim takes them again.
+        """
+        if not self._work.was_cut:
+            return []
+        branches = tuple(
+            f"{prefix}{name}." for prefix, order in self._earlier.orders.items() for name in order.given_up
+        )
+        read_on = (path for path, steps in self._earlier.cut.items() if steps.begun_in == self._before)
+        return [path for path in read_on if path.startswith(branches)]
+
+    def record_given_up(self, path: str, call: dict[str, Any], event: ProgressEvent) -> None:
+        """Record the call of a step that was given up."""
+        key = StepKey(path=path, number=self._paths.counter, kind="", hash="")
+        self._records.write_calls(key, [call], [event])
+
     def record_lost(self, calls: Sequence[dict[str, Any]], events: Sequence[ProgressEvent]) -> None:
         """Record the `lost` calls, once for the attempt."""
         key = StepKey(path=_LOST, number=self._paths.counter, kind="", hash="")

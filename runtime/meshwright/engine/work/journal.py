@@ -205,14 +205,19 @@ class Journal:
         self._paths.join(kind, request, begins)
 
     async def by_request(
-        self, work: Callable[[], Coroutine[Any, Any, Any]], streamed: Callable[[], Sequence[Any]] = lambda: ()
+        self,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        streamed: Callable[[], Sequence[Any]] = lambda: (),
+        *,
+        reads_on: bool = False,
     ) -> Any:
         """Do work in an asyncio task of its own, whose steps are known by what they ask for.
 
         So the code of a framework may take them in any asyncio task. Equal ones are counted in the order in
         which the code asks; a resumed run hands the results out in the order in which they were handed out
         before, so that it asks in the same order. A call that its caller cancels is given up: it is not made
-        again when the run is resumed, but given up again. `streamed` has the pieces that its caller has.
+        again when the run is resumed, but given up again. `streamed` has the pieces that its caller has; if
+        it has none, the code does not wait for the end of work that `reads_on`.
         """
         self.replay.check_goes_on()
         started = time.monotonic()
@@ -222,8 +227,9 @@ class Journal:
         name: str | None = None
         failure: BaseException | None = None
         try:
+            await asyncio.wait((task,))
             try:
-                result = await task
+                result = task.result()
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # noqa: BLE001 - it is raised below, in its turn
@@ -233,6 +239,13 @@ class Journal:
         except asyncio.CancelledError:
             name = name or self._paths.branch_name(task)
             order, seconds = scope.order, round(time.monotonic() - started, 3)
+            has_ended = self._is_ending or self._paths.is_stopping
+            if not task.done():
+                task.cancel()
+                if not reads_on or has_ended or order is None or name is None or streamed():
+                    await asyncio.gather(task, return_exceptions=True)
+                else:
+                    order.reading_on.add(name)
             if order is None or name is None or self._is_ending:
                 raise
             if not self._paths.is_stopping:
@@ -259,6 +272,14 @@ class Journal:
                     if self._is_ending or self._paths.is_stopping:
                         waiting.cancel()
                         raise
+
+    def reads_on(self, opened: OpenStep) -> bool:
+        """Whether the caller of a step gave it up, whose call is read on for its cost."""
+        order = opened.scope.order
+        if order is None or opened.scope.branch not in order.reading_on or self._is_ending:
+            return False
+        self._records.write_cut(opened.key, opened.cut)  # else the end of the process would lose it
+        return True
 
     async def pieces_before(self, opened: OpenStep) -> Sequence[Any]:
         """The pieces that had been streamed when the caller of a step gave it up before, in their turn."""

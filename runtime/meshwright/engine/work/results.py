@@ -109,6 +109,8 @@ class ResultOrder:
         """Counts up with each question, result and call that is given up."""
         self.has_threads = False
         """Whether code in threads asks for some of it."""
+        self.reading_on: set[str] = set()
+        """The calls that were given up while they went on, for their cost."""
         self.given_up_open: list[float] = []
         """After how many seconds each of the calls was given up that wait for being given up once more."""
         self._require()
