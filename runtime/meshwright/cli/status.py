@@ -110,6 +110,7 @@ _LOSSES = (
     Column("last event that it had", "last_seq"),
     Column("events are gone up to", "lost_until_seq"),
 )
+_EMPTIED = (Column("state store came back empty", "at"), Column("open tasks that are gone", "open_tasks"))
 _TENANTS = (
     Column("tenant", "tenant_id"),
     Column("open tasks", write=_share("open_tasks", "max_open_tasks", "{:,}".format)),
@@ -150,6 +151,7 @@ def status_text(status: Document) -> str:
     parts += [table(_PROJECTIONS, status["projections"])] if status.get("projections") else []
     parts += [table(_LEFT_OUT, status["left_out"])] if status.get("left_out") else []
     parts += [table(_LOSSES, status["losses"])] if status.get("losses") else []
+    parts += [table(_EMPTIED, status["emptied"])] if status.get("emptied") else []
     parts += ["\n".join(lines)] if (lines := _brokers(status.get("brokers") or ())) else []
     uses = status.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))

@@ -29,6 +29,7 @@ from meshwright.engine.events.projections import StalledProjection
 from meshwright.engine.events.status import (
     BrokerStatus,
     DeploymentStatus,
+    EmptiedStore,
     HeldWorker,
     LeftOutTool,
     MeshStatus,
@@ -65,6 +66,7 @@ WHOLE = {Budget, Limits, ForkedFrom, Parent, ScoreCard, StepKey, TaskBudget, Usa
     HeldWorker,
     LeftOutTool,
     MissingAgent,
+    EmptiedStore,
     NoticedLoss,
     StalledProjection,
     TenantUse,

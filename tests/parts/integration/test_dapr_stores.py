@@ -1,7 +1,9 @@
 """State stores of Dapr beside Redis: their types are compared with the build, and PostgreSQL keeps a mesh."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.parts.stack.component_files import check_types, known_types
 from meshwright.parts.stack.machine import Ports
 from tests.support.postgres import NAME, PASSWORD, USER, Cluster
-from tests.support.running_mesh import mesh_up, run
+from tests.support.running_mesh import mesh, mesh_up, run
 from tests.support.services import COMPONENTS
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")
@@ -160,3 +162,37 @@ def test_other_stores_that_are_away_end_the_start_by_their_own_error(
     ports.close()
     assert done.returncode == 1 and "component state: " in done.stderr
     assert f"127.0.0.1:{port}" in done.stderr and "refused" in done.stderr
+
+
+async def test_the_status_tells_that_a_store_in_memory_has_lost_its_tasks(
+    with_store: Store, tmp_path: Path
+) -> None:
+    project = with_store("state.in-memory", "v1")
+    up = ("--store", "dapr")
+    async with mesh_up(tmp_path / "data", *up, cwd=project, **OFFLINE) as running:
+        await running.submit("Go.", agent_id="clerk", capability=None)
+        await running.until(lambda event: event["event_type"] == "task.waiting")
+        assert (await running.get("/status")).body["emptied"] == []
+        [daprd] = running_sidecars(tmp_path / "data")
+        os.kill(daprd, signal.SIGKILL)
+        await running.until(lambda event: event["event_type"] == "store.emptied")
+        [emptied] = (await running.get("/status")).body["emptied"]
+    async with mesh_up(tmp_path / "data", *up, cwd=project, **OFFLINE) as running:
+        status = await mesh("status", "--url", running.url)
+        assert len((await running.get("/status")).body["emptied"]) == 2
+    assert emptied["open_tasks"] == 1
+    assert "open tasks that are gone" in status.out
+
+
+def running_sidecars(data: Path) -> list[int]:
+    """The processes of daprd of a data folder."""
+    processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    commands = {int(path.name): command_of(path) for path in processes}
+    return [pid for pid, command in commands.items() if "/daprd\0" in command and str(data) in command]
+
+
+def command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:  # it has ended
+        return ""

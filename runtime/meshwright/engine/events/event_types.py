@@ -135,6 +135,15 @@ class LossNoticed(Payload, type="store.loss_noticed", word="store"):
         return (f"the database came back older: events {first} to {last} are gone, with the tasks in them",)
 
 
+class StoreEmptied(Payload, type="store.emptied", word="store"):
+    """The state store of Dapr came back with nothing of this mesh; `open_tasks` were in the log then."""
+
+    open_tasks: Fact[int]
+
+    def event_line(self, event: Document) -> Sequence[object]:
+        return (f"the state store came back empty: the {self.open_tasks:,} open tasks are gone",)
+
+
 class TraceSpans(Payload, type="trace.spans", topic=topics.TRACES):
     spans: list[Any]
 

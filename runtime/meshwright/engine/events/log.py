@@ -17,7 +17,13 @@ from meshwright.core.ids import new_id
 from meshwright.core.model_events import ModelCalled
 from meshwright.core.payloads import Payload
 from meshwright.engine.events import table
-from meshwright.engine.events.event_types import EventsPruned, LossAccepted, LossNoticed, StoreUpgraded
+from meshwright.engine.events.event_types import (
+    EventsPruned,
+    LossAccepted,
+    LossNoticed,
+    StoreEmptied,
+    StoreUpgraded,
+)
 from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.events.projections import (
     FOLDED_AT_ONCE,
@@ -132,6 +138,12 @@ class EventLog:
         await self._database.write(table.skip_to, lost_until_seq, self._now().timestamp())
         noticed = LossNoticed(last_seq=last_seq, lost_until_seq=lost_until_seq)
         await self.append([self._of_store(noticed)])
+
+    async def note_emptied(self) -> None:
+        """Record that the state store beside the log has lost what it had, if the log has any task."""
+        open_tasks = await self.view(_open_tasks)
+        if open_tasks is not None:
+            await self.append([self._of_store(StoreEmptied(open_tasks=open_tasks))])
 
     def _of_store(self, payload: Payload) -> Event:
         kind, topic = payload.event_type, payload.event_topic
@@ -497,3 +509,9 @@ def _write_with(
     result, new_events = function(session, *args, **kwargs)
     events = [event.sealed(mend=True) for event in new_events]
     return (result, events, table.insert(session, [row_of(event, own_id(event)) for event in events], now))
+
+
+def _open_tasks(session: Session) -> int | None:
+    """How many tasks of the log are open; None where it has no task."""
+    [(tasks, ended)] = session.execute("SELECT count(*), count(completed_at) FROM tasks").fetchall()
+    return tasks - ended if tasks else None

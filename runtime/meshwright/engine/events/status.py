@@ -130,6 +130,13 @@ class NoticedLoss(View):
     lost_until_seq: int
 
 
+class EmptiedStore(View):
+    """The state store of Dapr came back empty: the `open_tasks` that the log had are gone."""
+
+    at: datetime
+    open_tasks: int
+
+
 class MissingAgent(View):
     """An agent that no process of the mesh has loaded, with how many open `tasks` wait for it.
 
@@ -173,7 +180,8 @@ class MeshStatus(View):
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
     `deployments`, `held`: the workers that wait for something, `projections`: the lists that an error has
     stopped, `left_out`: the tools of MCP servers and others that agents do not get, `losses`: the events that
-    the database has lost within a week, and `brokers`: those of MQTT.
+    the database has lost within a week, `emptied`: when Dapr's state store came back empty within a week, and
+    `brokers`: those of MQTT.
     """
 
     state: Fact[Literal["working", "held", "draining"]] = "working"
@@ -186,6 +194,7 @@ class MeshStatus(View):
     projections: Fact[tuple[StalledProjection, ...]] = ()
     left_out: Fact[tuple[LeftOutTool, ...]] = ()
     losses: Fact[tuple[NoticedLoss, ...]] = ()
+    emptied: Fact[tuple[EmptiedStore, ...]] = ()
     brokers: Fact[tuple[BrokerStatus, ...]] = ()
     tenants: Fact[tuple[TenantUse, ...]] = ()
 

@@ -13,13 +13,15 @@ from meshwright.core import topics
 from meshwright.core.encoding import View
 from meshwright.core.errors import NoAgentAvailable, NotFound
 from meshwright.core.events import Event
+from meshwright.core.payloads import Payload
+from meshwright.engine.events.event_types import LossNoticed, StoreEmptied
 from meshwright.engine.events.filter import EventFilter
-from meshwright.engine.events.log import LOSS_NOTICED
 from meshwright.engine.events.status import (
     WORKER_BEGUN,
     WORKER_HELD,
     BrokerStatus,
     DeploymentStatus,
+    EmptiedStore,
     HeldWorker,
     LeftOutTool,
     MeshStatus,
@@ -203,13 +205,14 @@ class StatusReader:
         fields = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
         fields |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
         fields |= {"brokers": tuple(self._brokers.values()), "left_out": self._left_out()}
-        return status.model_copy(update={**fields, "losses": await self._losses()})
+        fields |= {"losses": await self._last(NoticedLoss, LossNoticed)}
+        return status.model_copy(update={**fields, "emptied": await self._last(EmptiedStore, StoreEmptied)})
 
-    async def _losses(self) -> tuple[NoticedLoss, ...]:
+    async def _last(self, view: type[ViewT], payload: type[Payload]) -> tuple[ViewT, ...]:
         since = self._mesh.runtime.clock.now() - _LOSS_SHOWN
-        query = EventFilter(event_type=LOSS_NOTICED, since=since, order="desc", limit=_MAX_LOSSES)
+        query = EventFilter(event_type=payload.event_type, since=since, order="desc", limit=_MAX_LOSSES)
         events = await self._log.query(query)
-        return tuple(_read(NoticedLoss, [{"at": event.time, **event.fields} for event in events]))
+        return tuple(_read(view, [{"at": event.time, **event.fields} for event in events]))
 
     def _held_now(self) -> tuple[HeldWorker, ...]:
         oldest = self._mesh.runtime.clock.now() - timedelta(seconds=_HELD_SECONDS)

@@ -32,7 +32,7 @@ from meshwright.engine.stores.dapr.channels import Channel, choose, make_channel
 from meshwright.engine.stores.dapr.documents import Document, Documents, OutboxEntry, incarnation_of
 from meshwright.engine.stores.dapr.outbox import Outbox, StoredActor, StoredActors
 from meshwright.engine.stores.dapr.recovery import Recovery
-from meshwright.engine.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
+from meshwright.engine.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar, Write
 from meshwright.engine.stores.dapr.state import State, WorkerLease
 from meshwright.engine.stores.dapr.watches import Watches, WatchList
 
@@ -153,6 +153,7 @@ class DaprStore(SharedStore):
         for actor in self.actors:
             actor.forget()
         self._has_predecessor = await self.lease.succeed(self.options.replica, incarnation)
+        await self._note_emptied(has_lost=not self._has_predecessor)
         await self.lease.take(incarnation)
         await self.watches.add(incarnation)  # a list that is known, and has no lease, is adopted
         self.actors.watch = WatchList(self.state, incarnation, self._live.lease_lost)
@@ -217,6 +218,18 @@ class DaprStore(SharedStore):
             await self._database.close()
         self._is_open = False
 
+    async def _note_emptied(self, *, has_lost: bool) -> None:
+        """Note where the state store lacks its mark, which it never forgets; unless it had none yet."""
+        mark = Write(self.state.key("mark"), b'{"v":1}')
+        if await self.state.read(mark.key) is not None:
+            return
+        try:
+            await self.sidecar.save([mark])
+        except Conflict:  # another worker notes it
+            return
+        if has_lost and self._log is not None:
+            await self._log.note_emptied()
+
     async def _end_list(self, reason: HostError, *, give_back: bool = False) -> None:
         watch, self.actors.watch = self.actors.watch, None
         if watch is not None:
@@ -240,6 +253,7 @@ class DaprStore(SharedStore):
             _logger.info("the sidecar is back")
             try:
                 await self.sidecar.wait_until_ready(self.options.ready_seconds)
+                await self._note_emptied(has_lost=True)
                 await self.broker.prove(self.callbacks.examples)  # it has subscribed again
                 await self.broker.kick()
             except HostError as error:
