@@ -330,11 +330,10 @@ def _hashes_of(filter: EventFilter) -> list[bytes]:
 def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -> list[int]:
     """The blocks from `first` to `last` that may hold events of a filter, in the filter's order.
 
-    Where summaries decide, these are all; else as many as a search reads, and one more.
+    All of them if summaries decide; else as many as a search reads, and one more.
     """
-    [(after_full, oldest)] = session.execute(
-        _SELECT_OPEN
-    ).fetchall()  # first: a block may be filled meanwhile
+    # First, since a block may be filled meanwhile.
+    [(after_full, oldest)] = session.execute(_SELECT_OPEN).fetchall()
     unfilled = after_full or _block_of(oldest or 0)
     exact, hashes = filter.exact(), _hashes_of(filter)
     values: dict[str, Any] = {"first": first, "last": last}
