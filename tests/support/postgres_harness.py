@@ -13,7 +13,7 @@ from tests.support.harness import RuntimeHarness, Setup, with_kinds
 from tests.support.postgres import Address, Cluster
 
 TABLES = ("event_log", "events", "event_blocks", "projection_positions", "tasks", "agent_outcomes", "calls")
-TABLES += ("virtual_keys", "workers", "heads", "messages", "records")
+TABLES += ("event_keys", "call_hours", "virtual_keys", "workers", "heads", "messages", "records")
 
 
 class PostgresHarness(RuntimeHarness):

@@ -21,7 +21,17 @@ from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.engine.sql.database import Session
 from meshwright.money.account import ACCOUNT
-from meshwright.money.task_costs import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
+from meshwright.money.task_costs import (
+    FIGURES,
+    MILLION,
+    all_calls,
+    calls_by_hour,
+    clear_sums,
+    count_hours,
+    recount_hours,
+    sum_up,
+    whole_part,
+)
 
 _MAX_COUNT = 1_000_000_000  # of tokens or tries of one call
 _MAX_LATENCY_MS = 1e12
@@ -187,7 +197,7 @@ class Costs(View, kw_only=True):
 
 
 class CallProjection:
-    """The tables `calls` and `call_sums`."""
+    """The tables `calls`, `call_hours` and `call_sums`."""
 
     name = "calls"
     version = 2
@@ -209,10 +219,14 @@ class CallProjection:
         if stored or any(row[_OUTCOME] in ("cut", "cancelled") for row in rows):
             rows = _without_doubles(session, zip(rows, events, strict=True), stored)
         session.insert(_INTO_CALLS, rows)
+        if rows:
+            seqs = [row[0] for row in rows]
+            count_hours(session, "seq BETWEEN ? AND ?", (min(seqs), max(seqs)))
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""
         session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+        recount_hours(session)
         clear_sums(session, oldest)
 
 
@@ -247,6 +261,7 @@ def _without_doubles(
         outcomes[call_id] = outcome
         chosen[call_id if outcome == "cut" else event.id] = row
     for call_id in stored.keys() & replaced:
+        count_hours(session, "call_id = ?", (call_id,), sign=-1)
         session.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
     return list(chosen.values())
 
@@ -338,7 +353,12 @@ def _sum_costs(session: Session, query: CostQuery, keys: Sequence[Key], limit: i
     # A scan looks nothing up: the index pays where it leaves little.
     is_narrow = query.tenant_id is not None and (query.since or query.until) is not None
     table = session.by_index("calls", "calls_by_time" if is_narrow else None)
-    source = all_calls(table, condition, of_tasks=of_tasks)
+    if of_tasks or {"task", "tree"} & {*keys}:
+        source = all_calls(table, condition, of_tasks=of_tasks)
+    else:
+        bounds = values.get("since"), values.get("until")
+        source, hours = calls_by_hour(session, condition, *bounds, of_tenant=query.tenant_id is not None)
+        values |= hours
     joined = f"{tags} {_trees(table, condition) if 'tree' in keys else ''}"
     named_columns = [f"{column} AS {name}" for name, column in columns.items()]
     selected = ("SELECT count(*) OVER (),", ", ".join([*named_columns, *_SUMS]), "FROM", source, joined)

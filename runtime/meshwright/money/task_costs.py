@@ -4,6 +4,8 @@ Sums of calls whose tasks' records are gone, too: one for each hour, tenant, age
 and tags. Each row of calls is added to its sum and deleted in one transaction, so that costs stay what they
 were; only the task and the thread of a call are lost. A sum is of the calls of one block of events, so that a
 rebuild makes it again; once those events are pruned it becomes a part of the sum of all such (`seq` 0).
+
+The table `call_hours` has the like sums of the calls that have a row, by which costs of whole hours are read.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ _OLDEST = "(SELECT coalesce(min(seq), 1) FROM events)"
 _BLOCK = (
     f"CASE WHEN seq < {_OLDEST} THEN 0 ELSE seq / {BLOCK_EVENTS} * {BLOCK_EVENTS} + {BLOCK_EVENTS - 1} END"
 )
-_ADDED = ", ".join(
-    f"{name} = coalesce(call_sums.{name} + excluded.{name}, call_sums.{name}, excluded.{name})"
+_OF_HOUR = ", ".join(
+    f"CASE WHEN calls > unpriced THEN {name} END AS {name}" if name.startswith("cost_") else name
     for name in FIGURES
 )
 _OF_PRUNED_EVENTS = f"seq > 0 AND seq < {_OLDEST}"
@@ -66,11 +68,56 @@ def all_calls(calls: str, condition: str, *, of_tasks: bool = False) -> str:
     `calls` is the table, perhaps with its index. A sum has the beginning of its hour as its time, and no
     task and no thread: a condition that is about those reads calls alone (`of_tasks`).
     """
-    own = f"SELECT task_id, {_SHARED}, {_OF_CALL} FROM {calls} WHERE {condition}"  # noqa: S608 code
-    if of_tasks:
-        return f"({own}) AS calls"
-    sums = f"SELECT NULL, {_SHARED}, {', '.join(FIGURES)} FROM call_sums AS calls WHERE {condition}"  # noqa: S608
-    return f"({own} UNION ALL {sums}) AS calls"
+    own = _calls(calls, condition)
+    return f"({own}) AS calls" if of_tasks else f"({own} UNION ALL {_sums('call_sums', condition)}) AS calls"
+
+
+def calls_by_hour(
+    session: Session, condition: str, since: float | None, until: float | None, *, of_tenant: bool
+) -> tuple[str, dict[str, float]]:
+    """The same from sums of whole hours, as a table with its values; the calls of other hours one by one.
+
+    The condition has the bounds of time too, as `:since` and `:until`, and is about no task and no thread.
+    """
+    first = None if since is None else -(-since // HOUR_SECONDS) * HOUR_SECONDS
+    end = None if until is None else until // HOUR_SECONDS * HOUR_SECONDS
+    calls = session.by_index("calls", "calls_by_time" if of_tenant else "calls_by_end")
+    of_hours, values = condition, dict[str, float]()
+    parts = list[str]()
+    if first is not None and first != since:
+        values["first_hour"] = first
+        parts.append(_calls(calls, f"{condition} AND time < :first_hour"))
+    if end is not None:
+        values["end_hour"] = end
+        of_hours += f" AND time <= :end_hour - {HOUR_SECONDS}"
+        if end != until and (first is None or end >= first):
+            parts.append(_calls(calls, f"{condition} AND time >= :end_hour"))
+    parts += [_sums("call_hours", of_hours, _OF_HOUR), _sums("call_sums", condition)]
+    return f"({' UNION ALL '.join(parts)}) AS calls", values
+
+
+def _calls(calls: str, condition: str) -> str:
+    return f"SELECT task_id, {_SHARED}, {_OF_CALL} FROM {calls} WHERE {condition}"  # noqa: S608 code
+
+
+def _sums(table: str, condition: str, figures: str = ", ".join(FIGURES)) -> str:
+    return f"SELECT NULL AS task_id, {_SHARED}, {figures} FROM {table} AS calls WHERE {condition}"  # noqa: S608
+
+
+def count_hours(session: Session, condition: str, values: Sequence[Any] = (), *, sign: int = 1) -> None:
+    """Add the calls that a condition finds to the sums of their hours, or with -1 take them away."""
+    keys = f"{_hour(session)} AS time, tenant_id, agent_id, model, {_MAY_LACK}, tags"
+    figures = ", ".join(f"{sign} * ({value}) AS {name}" for name, value in FIGURES.items())
+    calls = f"SELECT {keys}, {figures} FROM calls WHERE {condition}"  # noqa: S608 code
+    session.execute(_add("call_hours", _KEYS[1:], calls), values)
+    if sign < 0:
+        session.execute("DELETE FROM call_hours WHERE calls = 0")
+
+
+def recount_hours(session: Session) -> None:
+    """Make the sums of hours again, from the calls that have a row."""
+    session.execute("DELETE FROM call_hours")
+    count_hours(session, "1 = 1")
 
 
 def sum_up(session: Session, tenant_id: str, task_ids: Sequence[str]) -> None:
@@ -78,10 +125,13 @@ def sum_up(session: Session, tenant_id: str, task_ids: Sequence[str]) -> None:
     of_tasks = f"tenant_id = ? AND task_id IN ({marks(len(task_ids))})"
     keys = f"{_BLOCK} AS seq, {_hour(session)} AS time, tenant_id, agent_id, model, {_MAY_LACK}, tags"
     values = [session.bindable(value) for value in (tenant_id, *task_ids)]
-    session.execute(_add(f"SELECT {keys}, {_OF_CALL} FROM calls WHERE {of_tasks}"), values)  # noqa: S608
+    of_calls = f"SELECT {keys}, {_OF_CALL} FROM calls WHERE {of_tasks}"  # noqa: S608 code
+    session.execute(_add("call_sums", _KEYS, of_calls), values)
+    count_hours(session, of_tasks, values, sign=-1)
     session.execute(f"DELETE FROM calls WHERE {of_tasks}", values)  # noqa: S608 code
     rest = ", ".join((*_KEYS[1:], *FIGURES))
-    session.execute(_add(f"SELECT 0 AS seq, {rest} FROM call_sums WHERE {_OF_PRUNED_EVENTS}"))  # noqa: S608
+    of_pruned = f"SELECT 0 AS seq, {rest} FROM call_sums WHERE {_OF_PRUNED_EVENTS}"  # noqa: S608 code
+    session.execute(_add("call_sums", _KEYS, of_pruned))
     session.execute(f"DELETE FROM call_sums WHERE {_OF_PRUNED_EVENTS}")  # noqa: S608 code
 
 
@@ -100,12 +150,16 @@ def whole_part(session: Session, number: str) -> str:
     return f"CAST({number} AS INTEGER)" if session.dialect == "sqlite" else f"floor({number})"
 
 
-def _add(calls: str) -> str:
-    keys, sums = ", ".join(_KEYS), ", ".join(f"sum({name})" for name in FIGURES)
+def _add(table: str, names: Sequence[str], calls: str) -> str:
+    keys, sums = ", ".join(names), ", ".join(f"sum({name})" for name in FIGURES)
+    added = ", ".join(
+        f"{name} = coalesce({table}.{name} + excluded.{name}, {table}.{name}, excluded.{name})"
+        for name in FIGURES
+    )
     return (
-        f"INSERT INTO call_sums ({keys}, {', '.join(FIGURES)}) SELECT {keys}, {sums} "  # noqa: S608 code
+        f"INSERT INTO {table} ({keys}, {', '.join(FIGURES)}) SELECT {keys}, {sums} "  # noqa: S608 code
         f"FROM ({calls}) AS added WHERE 1 = 1 GROUP BY {keys} "
-        f"ON CONFLICT ({keys}) DO UPDATE SET {_ADDED}"
+        f"ON CONFLICT ({keys}) DO UPDATE SET {added}"
     )
 
 

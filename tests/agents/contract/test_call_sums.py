@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import random
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
@@ -80,6 +81,28 @@ async def test_costs_stay_as_calls_become_sums(store: LogOnFile) -> None:
     await store.write([gone("t0", "t4", "t5")])
     assert await costs(store.log) == before
     assert (await tables(store))[0] == []
+
+
+def brute_force(calls: list[Event], since: datetime | None, until: datetime | None) -> tuple[int, Decimal]:
+    """How many calls ended between two times, and their cost."""
+    within = [
+        call for call in calls if (not since or call.time >= since) and (not until or call.time < until)
+    ]
+    costs = [Decimal(str(call.fields["cost_usd"] or 0)) for call in within]
+    return len(within), sum(costs, Decimal(0))
+
+
+async def test_sums_of_hours_and_the_calls_beside_them_are_those_of_all_calls(store: LogOnFile) -> None:
+    chance = random.Random(0)
+    calls = [call(number, f"t{number % 6}") for number in range(1, 40)]
+    await store.write(calls)
+    times = [START + timedelta(minutes=10 * chance.randrange(140)) for _ in range(40)]
+    bounds = [(None, None), *((since, None) for since in times), *((None, until) for until in times)]
+    bounds += [(since, until) for since in times[:20] for until in times[20:] if since < until]
+    for tenant_id in ("default", None):
+        for since, until in bounds:
+            found = (await costs_of(store.log, CostQuery(tenant_id, "agent", since, until))).total
+            assert (found.calls, found.cost_usd or 0) == brute_force(calls, since, until), (since, until)
 
 
 async def test_a_tenant_sums_its_own_calls_alone(store: LogOnFile) -> None:

@@ -198,7 +198,11 @@ async def listed(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> d
         store.execute(_COPY_QUESTIONS, (tasks,))
     grow(data, tasks)
     steps = Steps(monkeypatch)
-    async with http_mesh(folder, Writer, Asker, script=script) as api:
+    budgets = [
+        {"name": "all", "scope": "mesh", "limit_usd": 5},
+        {"name": "each", "scope": "agent", "limit_usd": 5},
+    ]
+    async with http_mesh(folder, Writer, Asker, script=script, budgets=budgets) as api:
         [question] = (await api.get("/inbox"))["items"]
         task = await api.get(f"/tasks/{question['task_id']}")
         inbox, log, now = api.mesh.get(Inbox), api.mesh.log, datetime.now(UTC)
@@ -214,6 +218,10 @@ async def listed(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> d
             "contents": lambda: log.view_apart(ended_tasks, after, now.timestamp(), 10),
             "estimate": lambda: api.get("/costs/estimate", agent_id="asker"),
             "activity": lambda: activity_of(log, "small", now, now),
+            "budgets": lambda: api.get("/budgets"),
+            "costs": lambda: api.get("/costs", by="agent,model"),
+            "costs by day": lambda: api.get("/costs", by="tag", bucket="day", since="7d"),
+            "a task's events": lambda: api.get("/events", task_id=task["task_id"], event_type="run.title"),
         }
         await steps.rest()
         assert await inbox.next_of("default", task["thread_id"]) is not None

@@ -259,6 +259,9 @@ class EventLog:
         if filter.of_task is not None and filter.tenant_id is not None:
             first_of_tasks = await self.view_apart(first_seq, filter.tenant_id, filter.of_task)
             first = last + 1 if first_of_tasks is None else max(first, first_of_tasks)
+        if filter.task_id is not None and filter.tenant_id is not None:
+            first_of_task = await self._database.read(table.first_of_task, filter.task_id, filter.tenant_id)
+            first = max(first, (first_of_task or 0) - self.max_late_events)
         events: list[Event] = []
         size = 0
         while first <= last and len(events) < filter.limit and size < MAX_BYTES_READ:

@@ -278,8 +278,14 @@ def before_task(session: Session, task_id: str, tenant_id: str, max_late: int) -
     """
     # The place first: the lists may go on meanwhile.
     [(reached,)] = session.execute(_REACHED).fetchall()
-    rows = session.execute(_FIRST_OF_TASK, (task_id, session.bindable(tenant_id))).fetchall()
-    return max(0, (rows[0][0] - 1 if rows else reached) - max_late)
+    first = first_of_task(session, task_id, tenant_id)
+    return max(0, (reached if first is None else first - 1) - max_late)
+
+
+def first_of_task(session: Session, task_id: str, tenant_id: str) -> int | None:
+    """The `seq` of the first event of a task, by the lists; None for a task that they lack."""
+    row = session.execute(_FIRST_OF_TASK, (session.bindable(task_id), session.bindable(tenant_id))).fetchone()
+    return None if row is None else row[0]
 
 
 def newest_of_task(
