@@ -202,7 +202,7 @@ class Client(TaskCalls, BatchCalls, AdministrationCalls):
         seconds = _WAIT_SECONDS if self._waits < _MAX_WAITS else 0.0
         self._waits += 1
         try:
-            yield seconds, {"params": {"wait": seconds}, "timeout": seconds + CALL_SECONDS} if seconds else {}
+            yield seconds, {"params": {"wait": seconds}, "wait_seconds": seconds} if seconds else {}
         finally:
             self._waits -= 1
 

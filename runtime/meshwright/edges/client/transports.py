@@ -401,6 +401,7 @@ class RequestSender:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         timeout: float | None = CALL_SECONDS,
+        wait_seconds: float = 0.0,
     ) -> Request:
         query = {
             name: value.isoformat() if isinstance(value, datetime) else str(value)
@@ -410,6 +411,7 @@ class RequestSender:
         content = b"" if body is None else json.dumps(body, default=str).encode()
         kind = {"Content-Type": "application/json"} if content else {}
         limit = self._timeout if timeout == CALL_SECONDS else timeout
+        limit = None if limit is None else limit + wait_seconds
         return Request(method, path, query, {**self._headers, **kind, **(headers or {})}, content, limit)
 
 
