@@ -1,19 +1,30 @@
 """Runs that wait for events: the first that fits, also where nobody looked when it came."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from meshwright import Agent, Capability, Run, WaitExpired
+from meshwright.core.events import Event
 from meshwright.core.messages import TaskRequest
 from meshwright.engine.events import waits as event_waits
+from meshwright.engine.events.filter import EventFilter
+from meshwright.engine.events.log import EventLog
+from meshwright.mesh.mesh import Mesh
+from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
 from tests.support.function_calls import FunctionCalls
+from tests.support.interrupted_mesh import kept, told_of
 from tests.support.observer import eventually
 
 EVENTS = 100
 MAX_MORE = 300  # calls: for the events of the waits that began just before
+NOTED_AFTER = 1_000
 
 
 class Listener(Agent):
@@ -98,3 +109,61 @@ async def test_what_cannot_be_meant_fails_at_once() -> None:
             request = TaskRequest(agent_id="listener", payload=payload)
             outcome = await mesh.outcome((await mesh.submit(request)).task_id)
             assert outcome.error is not None and outcome.error.type == "AgentError"
+
+
+class Bystander(Agent):
+    """Takes no part."""
+
+    agent_id = "bystander"
+    capabilities = (Capability("standing"),)
+
+
+async def begin_wait(mesh: Mesh, order: int) -> str:
+    request = TaskRequest(agent_id="listener", payload={"match": {"payload.order": order}})
+    task_id = (await mesh.get(Tasks).submit(request)).task_id
+    async with aclosing(mesh.log.tail(EventFilter(task_id=task_id, after_seq=0))) as events:
+        async for event in events:
+            if event.event_type == "task.waiting":
+                break
+    return task_id
+
+
+async def answer_of(mesh: Mesh, task_id: str) -> str:
+    return (await mesh.get(Tasks).outcome(task_id)).text
+
+
+async def test_a_start_reads_only_what_was_not_compared_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = list[int]()
+    follow = EventLog.follow
+
+    def noted(log: EventLog, filter: EventFilter, *, live: bool = False) -> AsyncGenerator[list[Event]]:
+        if filter == EventFilter(after_seq=filter.after_seq):
+            places.append(filter.after_seq or 0)
+        return follow(log, filter, live=live)
+
+    async with kept(tmp_path, Listener) as mesh:
+        task_id, last_id = await begin_wait(mesh, 7), await begin_wait(mesh, 2_499)
+        for order in range(1_000, 2_500):
+            mesh.tell("order.paid", {"order": order}, topic="app.orders")
+        await answer_of(mesh, last_id)
+        end = await mesh.log.last_seq()
+    monkeypatch.setattr(EventLog, "follow", noted)
+    async with kept(tmp_path, Listener) as mesh:
+        mesh.tell("order.paid", {"order": 7, "dollars": 3}, topic="app.orders")
+        assert await answer_of(mesh, task_id) == "app.order.paid 3"
+    assert end - NOTED_AFTER <= min(places)
+
+
+async def test_an_event_that_came_without_the_agent_is_the_answer_once_it_is_back(tmp_path: Path) -> None:
+    async with kept(tmp_path, Listener) as mesh:
+        task_id = await begin_wait(mesh, 7)
+    async with kept(tmp_path, Bystander) as mesh:
+        mesh.tell("order.paid", {"order": 7, "dollars": 3}, topic="app.orders")
+        mesh.tell("orders.end", {}, topic="app.orders")
+        await told_of(mesh, "app.orders.end")
+    async with kept(tmp_path, Bystander) as mesh:
+        mesh.tell("orders.end", {}, topic="app.orders")
+    async with kept(tmp_path, Listener) as mesh:
+        assert await answer_of(mesh, task_id) == "app.order.paid 3"

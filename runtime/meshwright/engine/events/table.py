@@ -67,6 +67,7 @@ _NOTE_PRUNED = """
     WHERE EXISTS (SELECT 1 FROM event_blocks WHERE block = :block AND hash IS NOT NULL)
 """
 _SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
+_SELECT_AT = f"SELECT {COLUMN_LIST} FROM events WHERE seq"  # noqa: S608 code
 _SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
 _SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
 _REACHED = "SELECT coalesce(min(position), 0) FROM projection_positions WHERE name = 'tasks'"
@@ -268,6 +269,11 @@ def search(
         return Matches(events, first if down else last, size)
     reached = blocks[_MAX_BLOCKS_READ - 1]
     return Matches(events, _first_of(reached) if down else _last_of(reached), size)
+
+
+def events_at(session: Session, seqs: Sequence[int]) -> list[Event]:
+    """The events of these numbers, but for those that are pruned."""
+    return [event_of(row) for row in session.select_in(_SELECT_AT, seqs)]
 
 
 def before_task(session: Session, task_id: str, tenant_id: str, max_late: int) -> int:

@@ -2,6 +2,7 @@
 
 The waits are a projection of the log. Each is served from its own place in the log on, in order, so that what
 happened while no process was running counts too: at least once, and the thread takes the first answer alone.
+The store has a note of how far the log was compared with the waits before it; a start goes on from there.
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ from meshwright.core.task_events import TaskWaiting, WaitEnded
 from meshwright.engine.events.filter import EventFilter
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.status import NO_MORE, WAITING, waits_for, waits_for_events
+from meshwright.engine.events.table import events_at
 from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.sql.database import Database
+from meshwright.engine.sql.meta import read_note, write_note
 from meshwright.engine.work import Answer
 from meshwright.engine.work.protocol import WaitKind
 from meshwright.engine.work.record import read_task, thread_ref
 
 _logger = logging.getLogger("meshwright.events")
+_REACHED = "event_waits"
+"""The note of the last `seq` that was compared with the waits before it."""
+_NOTED_AFTER = 1_000  # events
 _Key = tuple[str, str]
 _PATTERNS = ""
 Resume = Callable[[str, str, str, Any], Awaitable[None]]
@@ -122,10 +129,16 @@ def _at(document: Any, path: str) -> Any:
 class EventWaits:
     """Reads the log while tasks wait for events, and answers them; a part of the mesh's front."""
 
-    def __init__(self, runtime: Runtime, log: EventLog, resume: Resume) -> None:
+    def __init__(self, runtime: Runtime, database: Database, log: EventLog, resume: Resume) -> None:
         self._runtime = runtime
+        self._database = database
         self._log = log
         self._resume = resume
+        self._reached = 0
+        """The last `seq` that was compared with all open waits."""
+        self._noted = 0
+        self._is_complete = True
+        """Whether each event since the note that fits a wait has answered it."""
         self._open = _OpenWaits()
         self._news = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
@@ -145,6 +158,8 @@ class EventWaits:
             serving.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
+            with suppress(HostError):  # the next start compares some events again
+                await self._note_reached()
 
     def _note(self, event: Event) -> None:
         if (wait := TaskWaiting.read(event)) is not None and wait.kind == "event":
@@ -168,14 +183,27 @@ class EventWaits:
         if not places:
             return
         self._open = _OpenWaits()
-        reached = min(places) - 1
-        async with aclosing(self._log.follow(EventFilter(after_seq=reached))) as batches:
+        note = await self._database.read(read_note, _REACHED)
+        self._is_complete = True
+        self._reached = self._noted = max(min(places) - 1, 0 if note is None else note["seq"])
+        before = [place for place in places if place <= self._reached]
+        for event in await self._database.read(events_at, before):
+            if (wait := _EventWait.of(event)) is not None:
+                self._open.add(wait)
+        async with aclosing(self._log.follow(EventFilter(after_seq=self._reached))) as batches:
             async for batch in batches:
                 for event in batch:
                     await self._take(event)
-                    reached = event.seq or reached
-                if not self._open and reached >= max(places):  # until `_note` hears of another wait
+                    self._reached = event.seq or self._reached
+                if self._reached - self._noted >= _NOTED_AFTER:
+                    await self._note_reached()
+                if not self._open and self._reached >= max(places):  # until `_note` hears of another wait
                     return
+
+    async def _note_reached(self) -> None:
+        if self._is_complete and self._reached > self._noted:
+            await self._database.write(write_note, _REACHED, {"seq": self._reached})
+            self._noted = self._reached
 
     async def _take(self, event: Event) -> None:
         if (wait := _EventWait.of(event)) is not None:
@@ -189,8 +217,12 @@ class EventWaits:
         document = event.model_dump(mode="json")
         for wait in waits:
             if wait.fits(document):
-                with suppress(NotFound):  # it has ended meanwhile
+                try:
                     await self._resume(wait.tenant_id, wait.task_id, wait.key, document)
+                except (
+                    NotFound
+                ):  # its agent is missing, or it has ended meanwhile: the next start tries again
+                    self._is_complete = False
                 self._open.remove((wait.tenant_id, wait.key))  # the first event that fits is the answer
 
 

@@ -79,7 +79,7 @@ class OrchestrationComponent(Component):
         missing = mesh.provide(MissingAgents(mesh))
         tasks = mesh.provide(Tasks(mesh))
         mesh.provide(StatusReader(mesh))
-        waits = EventWaits(runtime, mesh.log, tasks.resume)
+        waits = EventWaits(runtime, mesh.database, mesh.log, tasks.resume)
         self.parts += [admission, own, waits, missing] if mesh.role.is_front else [own]
 
     def _registrations(self) -> list[Registration]:
