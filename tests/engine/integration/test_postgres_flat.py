@@ -1,0 +1,129 @@
+"""Reads on PostgreSQL touch as few of its buffers however much is stored: counted at two sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from meshwright.engine.events import table
+from meshwright.engine.events.filter import EventFilter, TaskFilter
+from meshwright.engine.events.inbox import Inbox
+from meshwright.engine.events.log import EventLog
+from meshwright.engine.events.task_lists import EndedTask, ended_tasks, list_tasks, tenants_in
+from meshwright.engine.sql.database import Row, Session
+from meshwright.money.costs import CostQuery, costs_of
+from meshwright.money.task_costs import recount_hours
+from tests.support.event_logs import open_log
+from tests.support.postgres import Address, Cluster
+
+FEW, MANY = 100, 2_000
+MORE_BUFFERS = 60
+"""An index is a level or two deeper, and to begin with the rarest key counts up to 64 rows of each."""
+_FILL = (
+    "INSERT INTO events (seq, time, event_type, event_version, topic, tenant_id, aggregate_id, own_id, "
+    "payload, link) SELECT n * 2048 + 1, n, 'common', 1, 'here', 'default', 'a/b', n, '{}', '' "
+    "FROM generate_series(0, :blocks) AS n",
+    "UPDATE event_log SET seq = :blocks * 2048 + 1",
+    "INSERT INTO event_blocks SELECT n, n, n, n, decode(repeat(md5(n::text), 400), 'hex'), '' "
+    "FROM generate_series(0, :blocks - 1) AS n",
+    "INSERT INTO event_keys SELECT key, n FROM generate_series(0, :blocks - 1) AS n, "
+    "unnest(ARRAY['event_type=common', 'topic=here', 'tenant_id=default']) AS key",
+    "INSERT INTO tasks (seq, last_seq, task_id, tenant_id, capability, status, agent_id, created_at, "
+    "updated_at, completed_at) SELECT n, n, 't' || n, 'default', 'writing', 'succeeded', 'writer', n, n, n "
+    "FROM generate_series(1, :blocks * 10) AS n",
+    "INSERT INTO inbox SELECT 'q' || n, n, 'default', 't' || n, 1, 1, NULL, n, '{}' "
+    "FROM generate_series(1, :blocks * 10) AS n",
+    "INSERT INTO calls (seq, time, tenant_id, task_id, call_id, agent_id, tags, model_group, model, "
+    "prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, cost_pico, cost_source, cache_hit, "
+    "attempts, outcome, latency_ms) SELECT n, 1e9 + n % 3600, 'default', 't' || n, 'c' || n, 'writer', '[]', "
+    "'m', 'm', 1, 0, 1, 0, 7, 'priced', 0, 1, 'ok', 1 FROM generate_series(1, :blocks * 10) AS n",
+)
+
+
+class Explained:
+    """A session that counts the buffers of each statement that it runs."""
+
+    def __init__(self, session: Session, counts: list[int]) -> None:
+        self._session, self._counts = session, counts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def execute(self, statement: str, values: Any = ()) -> Any:
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        [(plans,)] = self._session.execute(explain, values).fetchall()
+        plan = plans[0]["Plan"]
+        self._counts.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+        return self._session.execute(statement, values)
+
+    def stream(self, statement: str, values: Any = ()) -> Iterator[Row]:
+        return iter(self.execute(statement, values).fetchall())
+
+    def select_in(self, select: str, keys: Any) -> list[Row]:
+        return self.execute(f"{select} = ANY(:keys)", {"keys": [*keys]}).fetchall()
+
+
+class ExplainedLog:
+    """What an inbox and costs need of a log."""
+
+    def __init__(self, session: Explained) -> None:
+        self._session = session
+
+    async def view(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self._session, *args)
+
+    view_apart = view
+
+
+async def buffers(address: Address, blocks: int) -> dict[str, int]:
+    async with open_log(address) as store:
+
+        def fill(session: Session) -> None:
+            for statement in _FILL:
+                session.execute(statement, {"blocks": blocks})
+            recount_hours(session)
+            positions = "UPDATE projection_positions SET position = (SELECT seq FROM event_log)"
+            session.execute(positions)
+
+        await store.database.write(fill)
+        session = store.database.connect_reader()
+        session.execute("ANALYZE")
+        counts: list[int] = []
+        explained = cast(Session, Explained(session, counts))
+        log = cast(EventLog, ExplainedLog(cast(Explained, explained)))
+        last, outside = blocks * 2048 + 1, "delivery/default/forge/1"
+        rare = EventFilter(event_type="rare", tenant_id="default", order="desc")
+        page = EventFilter(event_type="common", tenant_id="default", order="desc")
+        of_nobody = TaskFilter(agent_id="nobody")
+        looks: dict[str, Callable[[], Any]] = {
+            "rare": lambda: table.search(explained, rare, 1, last, 10),
+            "page": lambda: table.search(explained, page, 1, last, 5),
+            "delivery": lambda: table.knows(explained, outside, "webhooks/forge"),
+            "behind the lock": lambda: table.knows(explained, "Diary/one/1/2", after_seq=last),
+            "small tenant": lambda: list_tasks(explained, "small", TaskFilter(), 50, 2**63 - 1, "created"),
+            "agent": lambda: list_tasks(explained, "default", of_nobody, 50, 2**63 - 1, "created"),
+            "ended": lambda: ended_tasks(explained, EndedTask(blocks * 10, "", ""), 1e9, 50),
+            "tenants": lambda: tenants_in(explained, "tasks"),
+        }
+        asynchronous = {
+            "inbox": lambda: Inbox(log).page("default"),
+            "thread": lambda: Inbox(log).next_of("default", "thread"),
+            "costs": lambda: costs_of(log, CostQuery("default", "agent")),
+        }
+        found = dict[str, int]()
+        for name, look in looks.items():
+            counts.clear()
+            look()
+            found[name] = sum(counts)
+        for name, reading in asynchronous.items():
+            counts.clear()
+            await reading()
+            found[name] = sum(counts)
+        session.close()
+        return found
+
+
+async def test_reads_touch_the_same_buffers_however_much_is_stored(postgres: Cluster) -> None:
+    few = await buffers(postgres.new_schema(), FEW)
+    many = await buffers(postgres.new_schema(), MANY)
+    assert {name: (few[name], many[name]) for name in few if many[name] > few[name] + MORE_BUFFERS} == {}
