@@ -56,6 +56,8 @@ class WebhookReceived(Payload, type="webhook.received"):
     tasks: Fact[list[str]]
     reason: str = ""
     """The reason why it made no task, or none by some rule."""
+    counted: tuple[tuple[str, str, str], ...] = ()
+    """The tasks that count towards `max_per_hour`: rule, issue or thread, task."""
 
     def event_line(self, event: Document) -> Sequence[object]:
         tasks = ", ".join(short_id(task_id) for task_id in self.tasks) or "none"

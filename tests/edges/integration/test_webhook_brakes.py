@@ -203,6 +203,17 @@ async def test_a_rule_makes_no_more_tasks_an_hour_than_it_may(tmp_path: Path) ->
     assert third_received["payload"]["reason"] == third["dropped"][0]
 
 
+async def test_the_tasks_of_an_hour_are_counted_past_the_end_of_a_process(tmp_path: Path) -> None:
+    rule = {**COMMENTED, "max_per_hour": 2}
+    async with receiving(tmp_path, rule) as api:
+        before = [await hear(api, comment(f"Again {n}."), f"d-{n}") for n in range(2)]
+    async with receiving(tmp_path, rule) as api:
+        repeated = await hear(api, comment("Again 1."), "d-1")
+        more = await hear(api, comment("Again 2."), "d-2")
+    assert all(answer["tasks"] for answer in before) and repeated == before[1]
+    assert more["tasks"] == [] and "(max_per_hour)" in more["dropped"][0]
+
+
 async def test_a_loop_that_nothing_marks_ends_by_itself(tmp_path: Path) -> None:
     rule = {**COMMENTED, "thread": None}
     async with receiving(tmp_path, rule) as api:

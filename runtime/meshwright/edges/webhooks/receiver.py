@@ -33,6 +33,7 @@ from meshwright.edges.webhooks.settings import (
     WebhookSource,
     WebhooksSettings,
 )
+from meshwright.engine.events.filter import MAX_LIMIT, EventFilter
 from meshwright.engine.work.protocol import TaskKey
 from meshwright.mesh.identity.operations import Operations
 from meshwright.mesh.mesh import Mesh
@@ -47,6 +48,8 @@ _CUT = " [cut]"
 _MAX_SHOWN_CHARS = 80  # of a value or pattern in a reason
 _MAX_MISSES = 3  # of a reason
 _HOUR = timedelta(hours=1)
+_Counted = tuple[str, str, str]
+"""A rule, the issue or thread for which it has made a task, and the task."""
 _OWN = "a mesh wrote this comment: an answer to it would be answered again"
 
 
@@ -227,28 +230,56 @@ class AcceptedDelivery(NamedTuple):
 
 
 class _Brake:
-    """Counts the tasks that rules have made within an hour, for each issue or thread."""
+    """Counts the tasks that rules have made within an hour, for each source and issue or thread.
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, str], dict[str, datetime]] = {}
+    Those of other processes, and of this one before it was started, are in the log.
+    """
 
-    def reason(self, rule: TaskRule, request: TaskRequest, subject: str, now: datetime) -> str:
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._made: dict[tuple[str, str, str], dict[str, datetime]] = {}
+        self._seq: int | None = None
+
+    async def reason(
+        self, source: str, rule: TaskRule, request: TaskRequest, subject: str, counted: list[_Counted]
+    ) -> str:
         """Returns why a rule may not make a task now, empty where it may: then the task is counted.
 
-        `subject` is the issue that it is about, if it is about one.
+        `subject` is the issue that it is about, if it is about one; `counted` takes the task for the log.
         """
         limit = rule.settings.max_per_hour or (MAX_TASKS_OF_ISSUE if subject else None)
         if limit is None:
             return ""
+        now = self._mesh.runtime.clock.now()
+        await self._read(now - _HOUR)
         self._forget(now - _HOUR)
         place = subject or request.thread_id or ""
-        made = self._made.setdefault((rule.rule_id, place), {})
+        made = self._made.setdefault((source, rule.rule_id, place), {})
         task_id = request.task_id or ""
         if task_id not in made and len(made) >= limit:
             where = f" for {place}" if place else ""
             return f"rule {rule.rule_id} has made {limit} tasks within an hour{where} (max_per_hour)"
         made.setdefault(task_id, now)
+        counted.append((rule.rule_id, place, task_id))
         return ""
+
+    async def _read(self, since: datetime) -> None:
+        """Count what the log has got since the last time."""
+        query = EventFilter(
+            event_type=WebhookReceived.event_type, since=since, after_seq=self._seq, limit=MAX_LIMIT
+        )
+        events = await self._mesh.log.query(query)
+        while events:
+            for event in events:
+                if (received := WebhookReceived.read(event)) is None:
+                    continue
+                for rule_id, place, task_id in received.counted:
+                    made = self._made.setdefault((received.source, rule_id, place), {})
+                    made.setdefault(task_id, event.time)
+            self._seq = events[-1].seq
+            if len(events) < MAX_LIMIT:
+                return
+            events = await self._mesh.log.query(query.model_copy(update={"after_seq": self._seq}))
 
     def _forget(self, before: datetime) -> None:
         for key, made in [*self._made.items()]:
@@ -303,7 +334,7 @@ class WebhookReceiver:
         self._sources = sources
         self._proofs = {name: _proofs(source) for name, source in sources.items()}
         self._gate = Gate(mesh, "webhook", "webhooks.sources")
-        self._brake = _Brake()
+        self._brake = _Brake(mesh)
         self._max_payload_bytes = mesh.settings.max_payload_bytes
 
     def source(self, name: str, address: str) -> Source:
@@ -331,11 +362,11 @@ class WebhookReceiver:
 
     async def _accept(self, source: Source, item: DeliveryItem) -> AcceptedDelivery:
         chosen = source.choose(item)
-        accepted = AcceptedDelivery([], [*chosen.dropped])
+        accepted, counted = AcceptedDelivery([], [*chosen.dropped]), list[_Counted]()
         for rule in chosen.rules:
             request = rule.request(item, source.settings.tenant, self._max_payload_bytes)
             subject = subject_of(source.settings.kind, item)
-            if reason := self._brake.reason(rule, request, subject, self._mesh.runtime.clock.now()):
+            if reason := await self._brake.reason(source.name, rule, request, subject, counted):
                 accepted.dropped.append(reason)
                 continue
             try:
@@ -343,7 +374,7 @@ class WebhookReceiver:
             except MeshError as error:
                 self._tell_failed(source, rule, item, error)
                 raise
-        await self._record(source, item, accepted, chosen.missed)
+        await self._record(source, item, accepted, chosen.missed, counted)
         return accepted
 
     async def _submit(self, source: Source, rule: TaskRule, item: DeliveryItem, request: TaskRequest) -> str:
@@ -366,12 +397,18 @@ class WebhookReceiver:
         self._mesh.tell(WebhookFailed(**names, reason=str(error)), tenant_id=source.settings.tenant)
 
     async def _record(
-        self, source: Source, item: DeliveryItem, accepted: AcceptedDelivery, missed: str
+        self,
+        source: Source,
+        item: DeliveryItem,
+        accepted: AcceptedDelivery,
+        missed: str,
+        counted: list[_Counted],
     ) -> None:
         """Have the event in the log, once, with what it says of a board."""
         names = {"source": source.name, "delivery": item.delivery_id}
         reason = "; ".join(accepted.dropped) or missed
-        received = WebhookReceived(**names, event=item.event, tasks=accepted.tasks, reason=reason)
+        of_event = {"event": item.event, "tasks": accepted.tasks, "counted": tuple(counted)}
+        received = WebhookReceived(**names, **of_event, reason=reason)
         events = [self._event(source, item, item.delivery_id, received)]
         if (board := board_event(source.settings.kind, item)) is not None:
             event_type, fields = board
