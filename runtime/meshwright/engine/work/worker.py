@@ -363,6 +363,10 @@ class Worker:
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
         log_about(work.task_id, work.task.traceparent)
+        if running.stopped and work.was_cut:  # its costs have the estimates that `settle_cut` would add
+            settled = await self._claims.settled(ref, work)
+            await self._claims.complete(ref, work, self._claims.cancelled(settled))
+            return
         try:
             completion = await self._run_to_end(ref, work, running)
         except RunSuspended as suspended:
@@ -378,7 +382,7 @@ class Worker:
 
     async def _run_to_end(self, ref: ActorRef, work: Work, running: Running) -> Complete:
         if running.stopped:
-            return self._claims.cancelled(await self._claims.settled(ref, work) if work.was_cut else work)
+            return self._claims.cancelled(work)
         running.interruptible = True  # until the run has ended: a commit is not cut off
         try:
             return await until_stopped(self._run_journaled(ref, work))
