@@ -144,3 +144,13 @@ def test_each_purchase_of_a_program_takes_effect_once(way: str, dies: int) -> No
     assert findings_of(walked) == []
     effects = [effect.request for effect in walked.world.effects]
     assert sorted(effects) == sorted([PAY, GRANT, PAY])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_equal_purchase_behind_one_that_a_check_found_takes_effect(seed: int) -> None:
+    """The process ended behind the first, and the program asks for it again in the session that goes on."""
+    rounds = (tool(MAIL),), (tool(MAIL),)
+    kill = Act("kill", Moment("effects", 2))
+    walked = walk(session("goes on", 0, *rounds), acts=(kill,), seed=seed, checks=True)
+    assert findings_of(walked) == []
+    assert [effect.request for effect in walked.world.effects] == [MAIL, MAIL]

@@ -426,6 +426,8 @@ class Journal:
             opened.is_replayed, opened.result = True, record["result"]
             self._paths.end_begun(scope)
             self._records.write(key, record)
+            if scope.is_of_life:  # else an equal call of its session took the one that has ended
+                self._earlier.results[key.path] = {**key.model_dump(), **record}
             await self.hand_out(scope, key)
             return
         if scope.is_of_life and await self._is_joined(opened):
