@@ -80,6 +80,19 @@ def test_a_call_that_arrives_as_its_process_ends_may_be_made_again(way: str, act
     assert findings_of(walk) == []
 
 
+def test_a_call_that_begins_while_its_process_stops_may_be_made_again() -> None:
+    legs = Op("legs", name="l1", way="complete", branches=((Op("say", name="y4"),),))
+    delegations = tuple(Op("delegate", job=job) for job in ("j1", "j2"))
+    program = {
+        "j0": Job("a0y", (Op("converse", rounds=(delegations,)),)),
+        "j1": Job("a1y", (legs,)),
+        "j2": Job("a1y", ()),
+    }
+    walk = run_walk(Plan(201987, program, (Act("kill", Moment("points", 12), way="stop"),)))
+    assert [call.may_repeat for call in walk.world.asks.calls] == [True, False]
+    assert findings_of(walk) == []
+
+
 def root(walk: History) -> str:
     return walk.submitted[0]
 

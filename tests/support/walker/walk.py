@@ -167,12 +167,12 @@ class Walk:
     async def _kill(self, act: Act) -> None:
         self._history.kills += 1
         self._world.cut_calls += self._open_tasks
-        self._world.asks.disturb()
         if act.way == "stop":
             self._mesh.release()
             await self._mesh.stop()
         else:
             await self._mesh.kill()
+        self._world.asks.disturb()
         self._under_way = None
         if act.way == "edit":
             self._edit(f"{act.pick}")
@@ -182,9 +182,9 @@ class Walk:
     async def _deploy(self, act: Act) -> None:
         """A deploy: new code comes by a start."""
         self._world.cut_calls += self._open_tasks
-        self._world.asks.disturb()
         self._mesh.release()
         await self._mesh.stop()
+        self._world.asks.disturb()
         self._edit(act.way)
         await self._mesh.start(self._mesh.missing)
 
