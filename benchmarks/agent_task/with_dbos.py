@@ -1,8 +1,9 @@
-"""DBOS on SQLite: a library, run by this process."""
+"""DBOS on SQLite or PostgreSQL: a library, run by this process."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from dbos import DBOS  # pyrefly: ignore[missing-import]
@@ -12,7 +13,7 @@ from benchmarks.agent_task import drive, job
 
 async def main() -> None:
     async with drive.running() as running:
-        url = f"sqlite:///{running.folder}/dbos.sqlite"
+        url = os.environ.get("DATABASE", f"sqlite:///{running.folder}/dbos.sqlite")
         DBOS(config={"name": "peer", "system_database_url": url, "log_level": "ERROR"})
 
         @DBOS.step()

@@ -1,4 +1,4 @@
-"""Meshwright: `mesh up` on SQLite, asked by its client."""
+"""Meshwright: `mesh up` on SQLite or PostgreSQL, asked by its client."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ async def main() -> None:
         (mesh.folder / "actors").mkdir()
         (mesh.folder / "actors" / "clerk.py").write_text(AGENT)
         port = drive.free_port()
+        database = ["--database", os.environ["DATABASE"]] if "DATABASE" in os.environ else []
         mesh.start(
-            *(sys.executable, "-m", "meshwright", "up", "--port", str(port), "--data", mesh.folder / "data"),
+            *(sys.executable, "-m", "meshwright", "up", "--port", str(port), *database),
+            *("--data", mesh.folder / "data"),
             cwd=mesh.folder,
             LITELLM_BASE_URL=os.environ["PROVIDER"],
             LITELLM_API_KEY="sk-x",
