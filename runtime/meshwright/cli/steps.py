@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _MAX_CHARS = 20_000  # of one text of a step, on a terminal
 _EXPORTED_CHARS = 4_194_304  # of one text, in JSON
 _PATH = re.compile(r"[A-Za-z0-9]+(\.[A-Za-z0-9]+)*")
+_MAX_PROGRESS_LINES = 5
 _INDENT = "  "
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _MAX_NAME_BYTES = 200
@@ -322,7 +323,7 @@ def task_page(
 
 
 async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
-    """The limits of a task, each with whether it was reached, and what is spent of its own budget."""
+    """The limits of a task, each with whether it was reached, its last progress, and its own budget."""
     lines = list[_Line]()
     if view.limits:
         reached = [
@@ -334,9 +335,22 @@ async def bounds_of(mesh: Connection, view: TaskView) -> list[_Line]:
     if view.attempts:
         sessions = await mesh.client.events(task_id=view.task_id, event_type="coding.session", limit=100)
         lines += [("sessions", line)] if (line := _coding_sessions(sessions)) else []
+        lines += _last_progress(
+            await mesh.client.events(task_id=view.task_id, event_type="run.progress", limit=100)
+        )
     accounts = [document(account) for account in await mesh.client.budgets()]
     own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
     return [*lines, *(("budget", spent_of(account)) for account in own)]
+
+
+def _last_progress(events: Sequence[Event]) -> list[_Line]:
+    """The last progress of each of the last steps."""
+    steps = dict[tuple[Any, Any], str]()
+    for fields in (event.fields for event in events):
+        place = fields["attempt"], fields["step"]
+        steps.pop(place, None)  # the last step comes last
+        steps[place] = f"step {fields['step']}: {short(fields['text'])}"
+    return [("progress", line) for line in [*steps.values()][-_MAX_PROGRESS_LINES:]]
 
 
 def _coding_sessions(events: Sequence[Event]) -> str:

@@ -157,10 +157,12 @@ async def test_progress_of_a_call_is_shown_in_the_events_of_its_task(tmp_path: P
         live = [event async for event in admin.follow(receipt.task_id)]
         stored = await admin.events(task_id=receipt.task_id)
         shown = await mesh("events", "--task", receipt.task_id, "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)
+        page = await mesh("task", receipt.task_id, "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)
     texts = [f"count: shelf {number} ({number} of 3)" for number in (1, 2, 3)]
     for events in (live, stored):
         assert [event.fields["text"] for event in events if event.event_type == "run.progress"] == texts
     assert all(text in shown.out for text in texts), shown
+    assert texts[-1] in page.out and texts[0] not in page.out, page
 
 
 NO_OBJECT = {"type": "object", "properties": {"a": "string"}}
