@@ -100,6 +100,14 @@ def test_a_timeout_beside_a_result_leaves_equal_calls_theirs(seed: int) -> None:
     assert [len(view.attempts) for view in walked.tasks.values()] == [1]
 
 
+@pytest.mark.parametrize("seed", [3, 14, 15])
+def test_a_thread_that_gives_a_call_up_gives_it_up_again_when_the_run_has_waited(seed: int) -> None:
+    """The thread goes on at once, and the run waits before the call has ended."""
+    walked = walk(legs("threads", (timed(4.0, tool(GRANT)),)), Op("sleep", seconds=300.0), seed=seed)
+    assert findings_of(walked) == []
+    assert len(walked.world.effects) == 1
+
+
 @pytest.mark.parametrize("seed", [3, 14, 35])
 def test_a_timeout_that_waits_for_a_call_given_up_before_does_not_end_another(seed: int) -> None:
     """Resumed, the third call of a leg begins at once, and its turn comes 4 s later."""

@@ -93,6 +93,16 @@ def test_a_call_that_begins_while_its_process_stops_may_be_made_again() -> None:
     assert findings_of(walk) == []
 
 
+def test_calls_that_were_asked_for_side_by_side_as_a_process_ended_may_be_in_the_ledger() -> None:
+    """Its journal cannot tell which of them it had begun."""
+    says = tuple((Op("say", name=name),) for name in ("y1", "y2"))
+    program = {"j0": Job("a0x", (Op("legs", name="l1", way="threads", branches=says),))}
+    walk = run_walk(Plan(1, program, (Act("kill", Moment("now")),)))
+    assert walk.world.calls_beside == 1
+    assert walk.costs.total.calls == 4
+    assert findings_of(walk) == []
+
+
 def root(walk: History) -> str:
     return walk.submitted[0]
 

@@ -47,10 +47,18 @@ class Asks:
     """How long something may take that takes no simulated time."""
     _begun: dict[str, float] = field(default_factory=dict)
     _on_their_way: list[ModelCall] = field(default_factory=list)
+    _open: set[tuple[str, str]] = field(default_factory=set)
 
     def ask(self, task_id: str, place: str, text: str) -> None:
         """Note that code asks a model."""
         self.places[text].add((task_id, place))
+        self._open.add((task_id, place))
+
+    def end(self, task_id: str, place: str) -> None:
+        """Note that what was asked at a place, and within it, has ended, or was given up."""
+        self._open -= {
+            (asker, at) for asker, at in self._open if asker == task_id and f"{at}.".startswith(f"{place}.")
+        }
 
     def send_call(self, task_id: str, text: str) -> ModelCall:
         """Note that a request is on its way to a provider: it may arrive after its process has ended."""
@@ -74,16 +82,23 @@ class Asks:
 
     def hear(self, task_id: str, place: str, value: Any, at: float | None = None) -> None:
         """Note what code got."""
+        self.end(task_id, place)
         self.hearings.append(Hearing(task_id, place, value, time.time() if at is None else at))
 
-    def disturb(self) -> None:
-        """Note that the process, or a task, ends where it is: what is not durable may be lost."""
+    def disturb(self) -> int:
+        """Note that the process, or a task, ends where it is: what is not durable may be lost.
+
+        Returns how many calls their code had asked for side by side, beyond the first of each task.
+        """
         for call in (*self.calls, *self._on_their_way):
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
                 call.may_repeat = True
         for hearing in self.hearings:
             if not self._is_durable(hearing.task_id, hearing.at):
                 hearing.may_change = True
+        beside = len(self._open) - len({task_id for task_id, _ in self._open})
+        self._open.clear()
+        return beside
 
     def _is_durable(self, task_id: str, at: float) -> bool:
         return self._begun.get(task_id, 0.0) > at + self.settling_seconds

@@ -23,7 +23,8 @@ class Money(Facts):
         ledger = costs.total.cost_usd or Decimal(0)
         if ledger < world.bill - PRICE * world.cut_calls:
             yield Finding("ledger below the bill", self._shape(), f"ledger {ledger}, bill {world.bill}")
-        cut = world.cut_calls + sum(
+        cut = world.cut_calls + world.calls_beside
+        cut += sum(
             attempt.error is not None and attempt.error.type in _BREAK_OFF
             for view in self._tasks.values()
             for attempt in (*view.attempts, *([view.outcome] if view.outcome else ()))

@@ -164,6 +164,7 @@ class _Program:
         text = f"{SAY}{op.name} {known}"
         self._world.ask(self._sessions.task_id, f"{op.name} {place}", text)
         status, document = await self._post("/v1/chat/completions", body_of(text))
+        self._world.asks.end(self._sessions.task_id, f"{op.name} {place}")
         if status != 200:
             return f"failed: {status}"
         return self._world.read_reply(text, document["choices"][0]["message"]["content"])

@@ -172,7 +172,7 @@ class Walk:
             await self._mesh.stop()
         else:
             await self._mesh.kill()
-        self._world.asks.disturb()
+        self._world.calls_beside += self._world.asks.disturb()
         self._under_way = None
         if act.way == "edit":
             self._edit(f"{act.pick}")
@@ -184,7 +184,7 @@ class Walk:
         self._world.cut_calls += self._open_tasks
         self._mesh.release()
         await self._mesh.stop()
-        self._world.asks.disturb()
+        self._world.calls_beside += self._world.asks.disturb()
         self._edit(act.way)
         await self._mesh.start(self._mesh.missing)
 
@@ -202,7 +202,7 @@ class Walk:
     async def _do_lease(self, act: Act) -> None:
         self._history.leases += 1
         self._world.cut_calls += self._open_tasks
-        self._world.asks.disturb()
+        self._world.calls_beside += self._world.asks.disturb()
         self._mesh.lose_lease()
 
     async def _do_submit(self, act: Act) -> None:

@@ -110,6 +110,8 @@ class World:
     begun_calls: int = 0
     cut_calls: int = 0
     """Calls of models whose answer may not have been read: they were cut off, or a process ended then."""
+    calls_beside: int = 0
+    """Calls that were asked for as a process ended, beyond one of each task: they may have been begun."""
     charges: Decimal = Decimal(0)
     charge_calls: int = 0
     provider: str = "up"
