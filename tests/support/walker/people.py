@@ -55,7 +55,11 @@ class People:
                 (
                     e
                     for e in self._world.effects
-                    if e.task_id == question.task_id and e.request == request and not e.told
+                    if e.task_id == question.task_id
+                    and e.request == request
+                    and not e.told
+                    # That of an equal call that this process makes may be unread as yet.
+                    and (e.incarnation < self._world.incarnation or self._history.leases)
                 ),
                 None,
             )
