@@ -129,7 +129,8 @@ class _Attempt:
 
     async def complete(self) -> Complete:
         await self._calls.recover()
-        await self._add_given_up_calls()
+        if self._state.work.was_cut:
+            await self._add_given_up_calls()
         try:
             completed = await self._finish()
         except RunSuspended as suspended:

@@ -219,9 +219,7 @@ class EventWaits:
             if wait.fits(document):
                 try:
                     await self._resume(wait.tenant_id, wait.task_id, wait.key, document)
-                except (
-                    NotFound
-                ):  # its agent is missing, or it has ended meanwhile: the next start tries again
+                except NotFound:  # of the agent, or it has ended meanwhile: the next start tries again
                     self._is_complete = False
                 self._open.remove((wait.tenant_id, wait.key))  # the first event that fits is the answer
 

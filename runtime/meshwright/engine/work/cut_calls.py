@@ -83,8 +83,6 @@ class CutCalls:
 
         No claim takes them again.
         """
-        if not self._work.was_cut:
-            return []
         branches = tuple(
             f"{prefix}{name}." for prefix, order in self._earlier.orders.items() for name in order.given_up
         )

@@ -192,7 +192,7 @@ class Entry(Struct, frozen=False, dict=True, omit_defaults=True):
     @property
     def has_children(self) -> bool:
         """Whether it waits for a task."""
-        return any(wait.child_task_id is not None for wait in self.waits)
+        return bool(self.waits) and any(wait.child_task_id is not None for wait in self.waits)
 
     @property
     def children(self) -> list[str]:

@@ -363,7 +363,7 @@ class Worker:
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
         log_about(work.task_id, work.task.traceparent)
-        if running.stopped and work.was_cut:  # its costs have the estimates that `settle_cut` would add
+        if work.was_cut and running.stopped:  # its costs have the estimates that `settle_cut` would add
             settled = await self._claims.settled(ref, work)
             await self._claims.complete(ref, work, self._claims.cancelled(settled))
             return

@@ -314,8 +314,12 @@ class OutcomeWaiters:
 
     async def wait(self, task_id: str, tenant_id: str) -> Outcome:
         """Wait for the outcome of a task. Raises NotFound, and the error by which the wait is ended."""
-        with self.watch(task_id, tenant_id) as waiter:
+        key = TaskKey(tenant_id, task_id)
+        waiter = self._begin(key, questions=False)
+        try:
             outcome = await self.outcome(task_id, tenant_id) or await waiter
+        finally:
+            self._leave(key, waiter)
         assert outcome is not None  # without `questions`
         return outcome
 
@@ -328,15 +332,22 @@ class OutcomeWaiters:
         With `questions` it gets None, then or as soon as the task begins to wait for a person.
         """
         key = TaskKey(tenant_id, task_id)
-        waiters = self._waiting.setdefault(key, {})
-        waiter = asyncio.get_running_loop().create_future()
-        waiters[waiter] = questions
+        waiter = self._begin(key, questions=questions)
         try:
             yield waiter
         finally:
-            del waiters[waiter]
-            if not waiters:
-                self._waiting.pop(key, None)
+            self._leave(key, waiter)
+
+    def _begin(self, key: TaskKey, *, questions: bool) -> asyncio.Future[Outcome | None]:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, {})[waiter] = questions
+        return waiter
+
+    def _leave(self, key: TaskKey, waiter: asyncio.Future[Outcome | None]) -> None:
+        waiters = self._waiting[key]
+        del waiters[waiter]
+        if not waiters:
+            del self._waiting[key]
 
     async def outcome(self, task_id: str, tenant_id: str) -> Outcome | None:
         """The outcome of a task, if it has ended. Raises NotFound."""
