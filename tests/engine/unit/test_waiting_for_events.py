@@ -23,7 +23,7 @@ from tests.support.interrupted_mesh import kept, told_of
 from tests.support.observer import eventually
 
 EVENTS = 100
-MAX_MORE = 300  # calls: for the events of the waits that began just before
+MAX_MORE = 2_000  # calls: for the events of the waits that began just before; were each asked, 7,000
 NOTED_AFTER = 1_000
 
 
