@@ -291,7 +291,7 @@ class Streams:
 
 @contextmanager
 def leaving(request: Request) -> Iterator[Collection[asyncio.Future[Any]]]:
-    """Futures of which one is done once nobody waits for an answer any more, for a request that waits.
+    """Futures of which one is done once a waiting request needs no answer any more.
 
     Its client has gone, its credentials have ended, or the server stops. The end raises ClientDisconnect, and
     the error by which the credentials ended. Raises Overloaded where too many requests wait.

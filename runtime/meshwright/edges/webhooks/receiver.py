@@ -237,7 +237,7 @@ class _Brake:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._made: dict[tuple[str, str, str], dict[str, datetime]] = {}
+        self._tasks: dict[tuple[str, str, str], dict[str, datetime]] = {}
         self._seq: int | None = None
 
     async def reason(
@@ -254,12 +254,12 @@ class _Brake:
         await self._read(now - _HOUR)
         self._forget(now - _HOUR)
         place = subject or request.thread_id or ""
-        made = self._made.setdefault((source, rule.rule_id, place), {})
+        tasks = self._tasks.setdefault((source, rule.rule_id, place), {})
         task_id = request.task_id or ""
-        if task_id not in made and len(made) >= limit:
+        if task_id not in tasks and len(tasks) >= limit:
             where = f" for {place}" if place else ""
             return f"rule {rule.rule_id} has made {limit} tasks within an hour{where} (max_per_hour)"
-        made.setdefault(task_id, now)
+        tasks.setdefault(task_id, now)
         counted.append((rule.rule_id, place, task_id))
         return ""
 
@@ -274,19 +274,19 @@ class _Brake:
                 if (received := WebhookReceived.read(event)) is None:
                     continue
                 for rule_id, place, task_id in received.counted:
-                    made = self._made.setdefault((received.source, rule_id, place), {})
-                    made.setdefault(task_id, event.time)
+                    tasks = self._tasks.setdefault((received.source, rule_id, place), {})
+                    tasks.setdefault(task_id, event.time)
             self._seq = events[-1].seq
             if len(events) < MAX_LIMIT:
                 return
             events = await self._mesh.log.query(query.model_copy(update={"after_seq": self._seq}))
 
     def _forget(self, before: datetime) -> None:
-        for key, made in [*self._made.items()]:
-            for task_id in [task_id for task_id, at in made.items() if at <= before]:
-                del made[task_id]
-            if not made:
-                del self._made[key]
+        for key, tasks in [*self._tasks.items()]:
+            for task_id in [task_id for task_id, at in tasks.items() if at <= before]:
+                del tasks[task_id]
+            if not tasks:
+                del self._tasks[key]
 
 
 class Source:

@@ -251,7 +251,7 @@ def search(
     if filter.since is not None:
         [(block,)] = session.execute(_BLOCK_SINCE, (filter.period()[0],)).fetchall()
         oldest = max(first, _first_of(block))
-    if _hashes_of(filter) or filter.timed:
+    if _unindexed_hashes(filter) or filter.timed:
         if not down:
             last = min(last, _last_of(_block_of(oldest) + _MAX_SUMMARIES - 1))
         elif (window := _first_of(_block_of(last) - _MAX_SUMMARIES + 1)) > oldest:
@@ -333,7 +333,7 @@ def knows(session: Session, event_id: str, aggregate_id: str | None = None, afte
     return False
 
 
-def _hashes_of(filter: EventFilter) -> list[bytes]:
+def _unindexed_hashes(filter: EventFilter) -> list[bytes]:
     """The hashes of the keys that only summaries have."""
     exact = filter.exact().items()
     return [_hash_of(kind, key) for kind, key in exact if kind in KEYED and kind not in _INDEXED]
@@ -347,7 +347,7 @@ def _blocks_with(session: Session, filter: EventFilter, first: int, last: int) -
     # First, since a block may be filled meanwhile.
     [(after_full, oldest)] = session.execute(_SELECT_OPEN).fetchall()
     unfilled = after_full or _block_of(oldest or 0)
-    exact, hashes = filter.exact(), _hashes_of(filter)
+    exact, hashes = filter.exact(), _unindexed_hashes(filter)
     values: dict[str, Any] = {"first": first, "last": last}
     conditions = ["block BETWEEN :first AND :last"]
     source = "event_blocks"

@@ -84,7 +84,7 @@ from meshwright.money.spending import Spending
 from meshwright.money.task_costs import TaskTree, task_tree
 
 Leaving = Callable[[], AbstractContextManager[Collection[asyncio.Future[Any]]]]
-"""Begins the wait of a caller, with futures of which one is done once nobody waits any more."""
+"""Begins the wait of a caller, with futures of which one is done once it need not go on."""
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
 
