@@ -38,6 +38,7 @@ logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
 READS_PROMPT = frozenset({"ask", "converse", "prepare"})
 """The methods of a `Run` that need the prompt of its agent."""
+_ASKS_MODEL = READS_PROMPT | {"anthropic", "complete", "openai"}
 CHECKOUT = Path(__file__).parents[3]
 _DIGEST_CHARS = 12
 _MANY_TOOLS, _MANY_CHARS = 64, 64_000
@@ -135,13 +136,22 @@ def _is_agent(value: Any) -> bool:
 
 
 def needs_prompt(agent: type[Agent]) -> bool:
-    """Whether an agent reads its prompt: it runs as `Agent` does, or its code asks a model."""
+    """Whether an agent reads its prompt: it runs as `Agent` does, or its code asks a model by it."""
+    return _uses(agent, READS_PROMPT)
+
+
+def asks_model(agent: type[Agent]) -> bool:
+    """Whether an agent asks a model, as far as its own code shows."""
+    return _uses(agent, _ASKS_MODEL)
+
+
+def _uses(agent: type[Agent], names: frozenset[str]) -> bool:
     if agent.run is Agent.run:
         return True
     classes = agent.__mro__[: agent.__mro__.index(Agent)]
     values = (getattr(value, "__func__", value) for cls in classes for value in vars(cls).values())
     codes = (code for value in values if isinstance(code := getattr(value, "__code__", None), CodeType))
-    return any(not READS_PROMPT.isdisjoint(_names_in(code)) for code in codes)
+    return any(not names.isdisjoint(_names_in(code)) for code in codes)
 
 
 def _names_in(code: CodeType) -> Iterator[str]:

@@ -413,6 +413,9 @@ class PriceList(Protocol):
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price of all that could answer a request."""
 
+    def called_model(self, request: ModelRequest) -> str:
+        """The model by whose name a call is priced."""
+
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost of a reply."""
 

@@ -87,6 +87,10 @@ class Prices:
         rates = self._reachable(request.model, request.tags)
         return None if rates is None else rates.at(prompt_tokens)
 
+    def called_model(self, request: ModelRequest) -> str:
+        """The model by whose name a call is priced: the one `model`, else the group."""
+        return self._model or request.model
+
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost of a reply by our prices; None if unknown, and 0 from a cache."""
         if reply.cache_hit:
@@ -201,6 +205,10 @@ class NamedPrices(NamedTuple):
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price by the list of the model."""
         return self.by_name.get(request.model, self.others).upper_bound(request, prompt_tokens)
+
+    def called_model(self, request: ModelRequest) -> str:
+        """The model by whose name a call is priced."""
+        return self.by_name.get(request.model, self.others).called_model(request)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
         """The cost by the list of the model that was called."""

@@ -51,6 +51,8 @@ _logger = logging.getLogger("meshwright.budgets")
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _TASK_SECONDS = 20.0  # and at most, of a task
+SET_PRICE = "Set [ledger.default_price] in mesh.toml, or the price in litellm_config.yaml"
+"""The remedy where a hard budget meets a model without a price."""
 _SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
@@ -102,7 +104,8 @@ class Budgets:
         self, declared: Sequence[Budget], runtime: Runtime, allowances: Allowances | None = None
     ) -> None:
         check_budgets(declared)
-        self._declared = tuple(declared)
+        self.declared = tuple(declared)
+        """Those of the settings and of agents, in their order."""
         self._allowances = allowances
         self._runtime = runtime
         self._clients: dict[str, AccountClient] = {}
@@ -150,7 +153,7 @@ class Budgets:
 
     async def _current(self) -> tuple[Budget, ...]:
         allowed = () if self._allowances is None else await self._allowances.current()
-        return (*self._declared, *allowed) if allowed else self._declared
+        return (*self.declared, *allowed) if allowed else self.declared
 
     def settle(
         self, hold: Hold, spent: Decimal | None, *, estimated: bool = False, call: str = ""
@@ -323,8 +326,7 @@ class Budgets:
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
             problem = f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard"
-            remedy = "Set default_price in [ledger] of mesh.toml, or the price in litellm_config.yaml"
-            raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
+            raise PriceUnknown(problem, remedy=SET_PRICE, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
         clock, seconds = self._runtime.clock, request.timeout_seconds
         now, began = clock.now(), clock.monotonic()

@@ -26,7 +26,7 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.kernel.turns import ActorKind
 from meshwright.mesh.components import Actors, Component, Pages
 from meshwright.mesh.mesh import ORCHESTRATION, Mesh
-from meshwright.models.errors import ContentRefused, ModelTimeout
+from meshwright.models.errors import ContentRefused, ModelTimeout, PriceUnknown
 from meshwright.models.port import (
     STREAM_RESTART,
     Call,
@@ -47,7 +47,7 @@ from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.money.account import ACCOUNT, BudgetAccount
 from meshwright.money.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.money.balance import CallOrigin
-from meshwright.money.budgets import Budgets
+from meshwright.money.budgets import SET_PRICE, Budgets
 from meshwright.money.costs import CallProjection, last_answered
 from meshwright.money.estimates import Estimates, PastCalls, estimated_tokens, estimated_usage, size_of
 from meshwright.money.holds import Hold
@@ -93,7 +93,12 @@ class Accounting(Wrapper):
         while True:
             started = time.perf_counter()
             meter = _StreamMeter(on_delta)
-            hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
+            try:
+                hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
+            except PriceUnknown as error:
+                called = self._prices.called_model(request)
+                problem = f"The price of model {called!r} is unknown, and budget {error.budget} is hard"
+                raise PriceUnknown(problem, remedy=SET_PRICE, budget=error.budget) from None
             try:
                 reply = await self.model.complete(hold.request, meter.on_delta)
             except BaseException as error:  # also cancelled: it may have cost something all the same
@@ -385,8 +390,8 @@ class LedgerComponent(Component):
         super().__init__(mesh)
         of_agents = (budget for agent in mesh.get(AgentTypes) for budget in agent.budgets)
         allowances = mesh.provide(Allowances(mesh.runtime))
-        declared = [*mesh.settings[LedgerSettings].budgets, *of_agents]
-        mesh.provide(Budgets(declared, mesh.runtime, allowances))
+        budgets = Budgets([*mesh.settings[LedgerSettings].budgets, *of_agents], mesh.runtime, allowances)
+        mesh.provide(budgets)
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:
         """Keeps calls within the budgets, and records each.

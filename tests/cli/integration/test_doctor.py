@@ -1,6 +1,7 @@
 """`mesh doctor` reaches for what the settings name, and says what to do where it is away."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,3 +120,67 @@ async def test_a_check_leaves_the_connection_of_a_running_mesh(tmp_path: Path, b
         await api.mesh.runtime.emit([])
         events = await api.get("/events?event_type=edge.disconnected")
         assert events["items"] == []
+
+
+_OWN_CODE = """from meshwright import Agent, Capability, Run
+from framework import seller
+
+class Shop(Agent):
+    agent_id = "shop"
+    capabilities = (Capability("selling"),)
+
+    async def run(self, run: Run) -> str:
+        return await seller(run)
+"""
+_SERVER = {"LITELLM_BASE_URL": "http://127.0.0.1:1", "MESH_MODEL": "qwen3"}
+
+
+@pytest.mark.parametrize("is_own_code", [False, True], ids=["prompt", "code"])
+def test_a_hard_budget_whose_model_has_no_price_fails_before_the_first_task(
+    tmp_path: Path, is_own_code: bool
+) -> None:
+    if is_own_code:
+        (tmp_path / "actors").mkdir()
+        (tmp_path / "actors/framework.py").write_text("async def seller(run):\n    return 'sold'\n")
+        (tmp_path / "actors/shop.py").write_text(_OWN_CODE)
+    else:
+        run("init", "--agent", "shop", cwd=tmp_path)
+    settings = tmp_path / "mesh.toml"
+    settings.write_text('[[ledger.budgets]]\nname = "day"\nlimit_usd = "5"\nwindow = "day"\n')
+    refused = run("check", cwd=tmp_path, **_SERVER)
+    lines = [line for line in refused.stdout.splitlines() if not line.startswith("ok")]
+    expected = "Budget day is hard, and model 'qwen3' has no price: every call of shop is refused"
+    assert (refused.returncode, len(lines)) == (1, 2), refused.stdout + refused.stderr
+    assert lines[0].startswith("FAIL  budgets") and expected in lines[0]
+    assert "[ledger.default_price]" in lines[0]
+    settings.write_text(settings.read_text() + "[ledger.default_price]\ninput = 3\noutput = 15\n")
+    allowed = run("check", cwd=tmp_path, **_SERVER)
+    assert allowed.returncode == 0 and "ok    budgets" in allowed.stdout, allowed.stdout
+
+
+def test_a_budget_below_the_first_call_is_a_warning(tmp_path: Path) -> None:
+    run("init", "--agent", "shop", cwd=tmp_path)
+    price = "[ledger.default_price]\ninput = 3\noutput = 15\n"
+    budget = '[[ledger.budgets]]\nname = "day"\nlimit_usd = "0.01"\n'
+    (tmp_path / "mesh.toml").write_text(budget + price)
+    checked = run("check", cwd=tmp_path, **_SERVER)
+    assert "warn  budgets     day allows $0.0100, and the first call of shop may cost" in checked.stdout
+
+
+@pytest.mark.parametrize("place", ["of another", "below a file"])
+def test_a_folder_that_cannot_be_written_fails_the_check(tmp_path: Path, place: str) -> None:
+    if place == "below a file":
+        (tmp_path / "file").touch()
+        data, reason = "file/data", "file is no folder"
+    else:
+        data, reason = "data", "cannot be written by this user"
+        (tmp_path / data).mkdir()
+        if os.geteuid() == 0:  # whom no mode keeps out
+            os.chown(tmp_path / data, 12345, 12345)
+            reason = "belongs to another user"
+        else:
+            (tmp_path / data).chmod(0o500)
+    checked = run("check", "--data", data, cwd=tmp_path)
+    failed = [line for line in checked.stdout.splitlines() if line.startswith("FAIL")]
+    assert (checked.returncode, len(failed)) == (1, 1), checked.stdout + checked.stderr
+    assert failed[0].startswith("FAIL  disk") and reason in failed[0]

@@ -225,7 +225,7 @@ async def test_a_call_that_was_never_sent_costs_nothing_and_has_no_row(failure: 
 
 async def test_a_hard_budget_refuses_what_nobody_knows_the_price_of() -> None:
     async with spending(budget(10), price=None) as mesh:
-        with pytest.raises(PriceUnknown, match="Set default_price") as refused:
+        with pytest.raises(PriceUnknown, match=r"ledger\.default_price") as refused:
             await mesh.call()
         assert (refused.value.budget, mesh.provider.requests) == ("pot", [])
 

@@ -27,6 +27,7 @@ from meshwright.engine.events.inbox import Inbox, InboxProjection
 from meshwright.engine.events.inbox_sources import WholeInbox
 from meshwright.engine.events.projections import Projection
 from meshwright.engine.events.settings import AuditSettings, TracingSettings
+from meshwright.engine.sql.folder import check_writable
 from meshwright.engine.work.protocol import DEFAULT_TENANT
 from meshwright.mesh.components import Check, Component, Pages
 from meshwright.mesh.mesh import Mesh
@@ -56,7 +57,7 @@ class AuditComponent(Component):
             self.parts.append(keeper)
 
     def checks(self) -> Iterable[Check]:
-        """Whether the data folder has room, and the database can be reached where it is a server."""
+        """Whether the data folder can be written and has room, and a server of the database be reached."""
         is_server = self.mesh.database.dialect == "postgres"
         return [
             Check("disk", self._check_disk),
@@ -65,6 +66,7 @@ class AuditComponent(Component):
 
     async def _check_disk(self) -> str:
         folder = self.mesh.settings.data_dir.absolute()
+        check_writable(folder)
         existing = next(place for place in (folder, *folder.parents) if place.is_dir())
         free = shutil.disk_usage(existing).free
         if free < _LEAST_FREE_BYTES:

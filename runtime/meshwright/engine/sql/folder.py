@@ -96,6 +96,24 @@ def _make(folder: Path) -> None:
         ) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Check that a mesh could keep its data in a folder; changes nothing. Raises StoreFailed."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if existing == folder and folder.is_dir():
+        _check_owner(folder, folder.stat())
+    for path in (existing, *(path for name in MARKS if (path := folder / name).exists())):
+        if path == existing and not path.is_dir():
+            reason = "is no folder"
+        elif not os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK):
+            reason = f"cannot be written by this user (uid {os.geteuid()})"
+        else:
+            continue
+        raise StoreFailed(
+            f"{folder} cannot hold the mesh's data: {path} {reason}",
+            remedy="Make it writable, or choose another folder with --data DIR",
+        )
+
+
 def open_private(path: Path, flags: int) -> int:
     """Open a file of a data folder, made with 0600 by O_CREAT. Follows no link. Raises OSError."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC
 from typing import Any
 
 from msgspec.structs import fields
 from pydantic_core import from_json
 
+from meshwright.agents.component import agents_here
+from meshwright.agents.prompts import PromptSources
 from meshwright.core.access import Role
 from meshwright.core.encoding import View, write_struct
-from meshwright.core.errors import ToolFailed
+from meshwright.core.errors import ToolFailed, in_one_line
 from meshwright.core.messages import Caller, Task
 from meshwright.core.money import OnEmpty
-from meshwright.mesh.components import Component
+from meshwright.mesh.components import Check, Component
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.overview import Deployments
+from meshwright.models.port import PriceList
 from meshwright.models.settings import ModelsSettings
+from meshwright.money.budgets import Budgets
 from meshwright.money.costs import Bucket, since_of
 from meshwright.money.proxy import FIRST_DAY, proxy_of
+from meshwright.parts.money.first_calls import FirstCalls
 from meshwright.parts.money.operations import MoneyOperations
 from meshwright.toolsets.money import Money
 
@@ -32,6 +38,22 @@ class TaskMoney(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         mesh.provide(self, Money)
+
+    def checks(self) -> Iterable[Check]:
+        """Whether hard budgets let the agents' first calls through."""
+        return [Check("budgets", first_calls.check)] if (first_calls := self._first_calls()) else []
+
+    def warnings(self) -> Iterable[str]:
+        """Warns about hard budgets that refuse every call of an agent."""
+        refusals = first_calls.refusals() if (first_calls := self._first_calls()) else []
+        return [in_one_line(refusal.message, refusal.remedy) for refusal in refusals]
+
+    def _first_calls(self) -> FirstCalls | None:
+        mesh = self.mesh
+        budgets = [budget for budget in mesh.get(Budgets).declared if budget.hard]
+        if not budgets:
+            return None
+        return FirstCalls(budgets, agents_here(mesh), mesh.get(PromptSources), mesh.get(PriceList))
 
     async def spend(
         self, task: Task, by: str, since: str | None, until: str | None, bucket: Bucket | None
