@@ -74,12 +74,6 @@ HOMES = {
 }
 """The module of each public name."""
 
-_ELSEWHERE = {
-    "component": "Actor ActorRef Actors Check Column Component Fact Mesh ModelSettings Pages Payload "
-    "Resource Settings Tasks Turn Verb build_mesh load_settings open_model turn with_fallbacks"
-}
-"""Names of other modules that were here once: a program that looks for one is told where it is."""
-
 __all__ = [
     "Agent",
     "Approval",
@@ -138,8 +132,6 @@ def create_router_agent(models: Sequence[str | Mapping[str, Any]], **options: An
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
-        if home := next((module for module, names in _ELSEWHERE.items() if name in names.split()), None):
-            raise ImportError(f"{name} is in another module: from meshwright.{home} import {name}")
         raise AttributeError(f"module 'meshwright' has no attribute {name!r}")
     return getattr(import_module(f"meshwright.{HOMES[name]}"), name)
 

@@ -5,6 +5,7 @@
 
 import json
 import runpy
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from meshwright.core.payloads import Payload, facts_of, family_of
 from meshwright.core.settings.model import built_in
 
 FILE = Path(__file__).with_suffix(".json")
+_ABSENT = object()
+_MAX_CHARS = 200  # of a value in a difference
 _TOOL = Path(__file__).resolve().parents[2] / "tools/reference.py"
 
 
@@ -32,6 +35,25 @@ def surface() -> dict[str, Any]:
         "facts": _facts(mesh.events),
     }
     return json.loads(json.dumps(document, default=str))
+
+
+def differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Yields a line for each value that differs: its path, and how it was and is."""
+    if isinstance(old, list) and isinstance(new, list):
+        old, new = ({f"[{n}]": item for n, item in enumerate(items)} for items in (old, new))
+    elif isinstance(old, dict) and isinstance(new, dict):
+        old, new = ({f".{key}": value for key, value in items.items()} for items in (old, new))
+    else:
+        if old != new:
+            yield f"{path}: {_shown(old)} -> {_shown(new)}"
+        return
+    for key in sorted({*old, *new}):
+        yield from differences(old.get(key, _ABSENT), new.get(key, _ABSENT), path + key)
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}..."
 
 
 def _facts(kinds: dict[str, type[Payload]]) -> dict[str, list[str]]:
