@@ -69,6 +69,17 @@ async def test_one_attempt_of_unknown_cost_makes_the_cost_of_its_task_unknown() 
         await ledger_of(mesh.mesh, outcome)
 
 
+async def test_a_look_at_a_task_of_unknown_price_folds_no_events() -> None:
+    async with mesh_for(Other, model=ScriptedModel(reply(None))) as mesh:
+        outcome = await mesh.ask("other", "Do it.")
+        view = await mesh.mesh.get(Tasks).task(outcome.task_id)
+        read = "SELECT (SELECT max(position) FROM projection_positions), (SELECT seq FROM event_log)"
+        [(folded, newest)] = await mesh.mesh.database.read(lambda session: session.execute(read).fetchall())
+    assert view.outcome is not None
+    assert (outcome.cost_usd, view.outcome.cost_usd) == (None, None)
+    assert folded < newest
+
+
 async def converses_and_hangs(self: Agent, run: Run) -> str:
     with suppress(ModelRefused):
         await run.converse()

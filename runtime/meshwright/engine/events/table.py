@@ -34,7 +34,7 @@ from meshwright.engine.events.rows import (
     recent_rows,
     sealed_rows,
 )
-from meshwright.engine.sql.database import Row, Session
+from meshwright.engine.sql.database import Row, Session, marks
 
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 _INTO = f"events ({COLUMN_LIST}, link)"
@@ -69,6 +69,10 @@ _NOTE_PRUNED = """
 _SELECT_KNOWN = "SELECT other_id FROM events WHERE other_id"
 _SELECT_AT = f"SELECT {COLUMN_LIST} FROM events WHERE seq"  # noqa: S608 code
 _SELECT_OWN = "SELECT 1 FROM events WHERE seq BETWEEN ? AND ? AND aggregate_id = ? AND own_id = ?"
+_SELECT_LAST = (
+    "SELECT max(seq) FROM events WHERE seq BETWEEN ? AND ? AND task_id = ? AND tenant_id = ? "
+    "AND topic NOT LIKE 'app.%' AND event_type IN ({types}) GROUP BY event_type"
+)
 _SELECT_KEYS = " ".join(("SELECT time,", ", ".join(KEYED), "FROM events WHERE seq BETWEEN ? AND ?"))
 _REACHED = "SELECT coalesce(min(position), 0) FROM projection_positions WHERE name = 'tasks'"
 _FIRST_OF_TASK = "SELECT seq FROM tasks WHERE task_id = ? AND tenant_id = ?"
@@ -300,6 +304,11 @@ def newest_of_task(
     """The newest event of each type, of a task that has a record."""
     first, last = before_task(session, task_id, tenant_id, max_late) + 1, newest(session)
     events = dict[str, Event]()
+    if last - first < BLOCK_EVENTS:  # one look at so few costs less than a search for each type
+        select = _SELECT_LAST.format(types=marks(len(event_types)))
+        values = first, last, session.bindable(task_id), session.bindable(tenant_id), *event_types
+        rows = session.execute(select, values).fetchall()
+        return {event.event_type: event for event in events_at(session, [seq for (seq,) in rows])}
     for event_type in event_types:
         query = EventFilter(task_id=task_id, tenant_id=tenant_id, event_type=event_type, order="desc")
         reached = last

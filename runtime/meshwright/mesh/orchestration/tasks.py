@@ -7,7 +7,7 @@ outcome = await mesh.get(Tasks).outcome(receipt.task_id)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
@@ -25,6 +25,8 @@ from meshwright.core.errors import Conflict, HostError, MeshError, NotFound
 from meshwright.core.events import Event
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Fault, Outcome, Receipt, Task, TaskRequest, TaskVariant
+from meshwright.core.model_events import ModelCalled
+from meshwright.core.money import ZERO
 from meshwright.core.step_events import RunStateChanged, RunTitled
 from meshwright.core.tracing import ReservedSpan
 from meshwright.engine.events.answers import (
@@ -38,8 +40,6 @@ from meshwright.engine.events.answers import (
 )
 from meshwright.engine.events.audit import Audit, hashed
 from meshwright.engine.events.inbox import Inbox
-from meshwright.engine.events.table import newest_of_task
-from meshwright.engine.sql.database import Session
 from meshwright.engine.work import Answer, Cancel
 from meshwright.engine.work.people import HIDDEN, asks_person
 from meshwright.engine.work.protocol import Accept, Begin, Retry, TaskKey
@@ -81,10 +81,11 @@ from meshwright.mesh.orchestration.status import MissingAgents
 from meshwright.mesh.orchestration.task_spans import TaskSpans
 from meshwright.money.keys import Keys, keys_required
 from meshwright.money.spending import Spending
-from meshwright.money.task_costs import TaskTree, task_tree
+from meshwright.money.task_costs import task_tree
 
 Leaving = Callable[[], AbstractContextManager[Collection[asyncio.Future[Any]]]]
 """Begins the wait of a caller, with futures of which one is done once it need not go on."""
+_CALLED = ModelCalled.event_type
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
 
@@ -182,12 +183,12 @@ class Tasks:
         agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
         usual = self._settings[AgentsSettings]
         limits = limits_of(usual.limits, agent, task.limits)
-        outcome, tree, kinds = record.outcome, None, (RUN_STATE, RUN_TITLE)
+        outcome, kinds = record.outcome, (RUN_STATE, RUN_TITLE)
         if outcome is None or outcome.cost_usd is not None:
             changes = await self._log.newest_of_task(task_id, tenant_id, kinds)
         else:
-            read = (_changes_and_tree, task_id, tenant_id, kinds, self._log.max_late_events)
-            changes, tree = await self._log.view(*read)
+            changes = await self._log.newest_of_task(task_id, tenant_id, (*kinds, _CALLED))
+            outcome = await self._with_cost(outcome, tenant_id, changes.get(_CALLED))
         state, title = changes.get(RUN_STATE), changes.get(RUN_TITLE)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
@@ -200,7 +201,7 @@ class Tasks:
             waits=tuple(replace(wait, sealed=()) for wait in entry.waits) if entry is not None else (),
             missing_agent=self._missing_agent(record),
             code=entry.code if entry is not None else None,
-            outcome=outcome and _with_cost(outcome, tree),
+            outcome=outcome,
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
         )
@@ -416,7 +417,22 @@ class Tasks:
         outcome = await self._waiters.wait(task_id, tenant_id)
         if outcome.cost_usd is not None:
             return outcome
-        return _with_cost(outcome, await self._log.view(task_tree, tenant_id, task_id))
+        calls = await self._log.newest_of_task(task_id, tenant_id, (_CALLED,))
+        return await self._with_cost(outcome, tenant_id, calls.get(_CALLED))
+
+    async def _with_cost(self, outcome: Outcome, tenant_id: str, last_call: Event | None) -> Outcome:
+        """An outcome without a cost, with what the ledger knows if an attempt did not say.
+
+        An attempt that broke off, or ran when its deadline passed, does not, nor does one of a task below. A
+        call of unknown price leaves the cost unknown: if the last call has none, the ledger is not asked,
+        which would have to fold the log first.
+        """
+        if last_call is not None and last_call.payload.get("cost_usd", ZERO) is None:
+            return outcome
+        tree = await self._log.view(task_tree, tenant_id, outcome.task_id)
+        if tree is None or not tree.is_whole or tree.items[0].tree_unpriced:
+            return outcome
+        return outcome.model_copy(update={"cost_usd": tree.items[0].tree_cost_usd})
 
     async def wait(
         self, task_id: str, tenant_id: str, seconds: float, leaving: Leaving, *, is_new: bool = False
@@ -449,22 +465,3 @@ class Tasks:
         request = TaskRequest(agent_id=agent_id, payload={"text": text}, thread_id=thread_id, timeout=timeout)
         receipt = await self.submit(request)
         return await self.outcome(receipt.task_id)
-
-
-def _changes_and_tree(
-    session: Session, task_id: str, tenant_id: str, event_types: Sequence[str], max_late: int
-) -> tuple[dict[str, Event], TaskTree | None]:
-    """Read both at once: each read is a hop to another thread or server."""
-    changes = newest_of_task(session, task_id, tenant_id, event_types, max_late)
-    return changes, task_tree(session, tenant_id, task_id)
-
-
-def _with_cost(outcome: Outcome, tree: TaskTree | None) -> Outcome:
-    """The outcome with what the ledger knows, where an attempt of the task or below it did not say.
-
-    An attempt that broke off, or ran when its deadline passed, does not. A call of unknown price leaves it
-    unknown.
-    """
-    if outcome.cost_usd is not None or tree is None or not tree.is_whole or tree.items[0].tree_unpriced:
-        return outcome
-    return outcome.model_copy(update={"cost_usd": tree.items[0].tree_cost_usd})
