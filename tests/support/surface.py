@@ -45,13 +45,22 @@ def differences(old: Any, new: Any, path: str) -> Iterator[str]:
         old, new = ({f".{key}": value for key, value in items.items()} for items in (old, new))
     else:
         if old != new:
-            yield f"{path}: {_shown(old)} -> {_shown(new)}"
+            same = _same_chars(old, new) if isinstance(old, str) and isinstance(new, str) else 0
+            yield f"{path}: {_shown(old, same)} -> {_shown(new, same)}"
         return
     for key in sorted({*old, *new}):
         yield from differences(old.get(key, _ABSENT), new.get(key, _ABSENT), path + key)
 
 
-def _shown(value: Any) -> str:
+def _same_chars(old: str, new: str) -> int:
+    pairs = zip(old, new, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
+
+
+def _shown(value: Any, same: int) -> str:
+    """The beginning of a value as JSON; of a long text from shortly before the first difference."""
+    if same > _MAX_CHARS // 2:
+        value = f"...{value[same - _MAX_CHARS // 4 :]}"
     text = "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}..."
 

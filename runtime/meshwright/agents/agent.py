@@ -40,52 +40,64 @@ class AgentTypes(tuple["type[Agent]", ...]):
 class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
-    `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods, as
-    classes, or by the names under which installed packages bring them; `skills` the names of its skills, or
-    patterns like "*"; `answers` the shape of its answers (default: text); `task_tags` the tags that callers
-    may choose (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright
-    (default: what the prompt says), with `fallbacks` for the latter and `num_retries` of a failed call
-    (default: the mesh's); `model_specs` says how both are called, as `create_agent` fills it; `params`
-    further parameters of its calls of models, like {"reasoning_effort": "low"}; `budgets` what it may spend,
-    beside those of the settings; `limits` how far a conversation with its model may go, where those of the
-    settings are not to hold; `timeout` how many seconds a step of its runs may take, and `deadline` its
-    tasks, where callers say nothing (default: settings); `cache_options` which cache `create_agent` was asked
-    for; `success_callbacks` LiteLLM's functions, which get `(kwargs, response_obj, start_time, end_time)` of
-    each successful call of a model, and must not block; `prompt_text` stands where there is no prompt file;
-    `variables` the texts for `{{name}}` in its prompt, like {"environment": "staging"}; `delegates_to` the
-    agents to which it may give tasks; `reflects` whether a model draws a lesson from each run that called
-    tools, at one call more; `max_concurrency` how many tasks a worker runs at once (default: a setting);
-    `reads_log` whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what
-    must answer for it to be chosen. A base of agents that is none itself is defined with `abstract=True`.
+    Its `@tool` methods are its own tools. A base class of agents that is none itself is defined with
+    `abstract=True`.
     """
 
     agent_id: ClassVar[str]
+    """The name of the agent: 1 to 64 letters, digits, `_` and `-`. Names its topic and the `user` of its
+    model calls."""
     capabilities: ClassVar[Sequence[Capability]]
+    """The capabilities that callers may ask it for: at least one."""
     prompt: ClassVar[str] = ""
+    """The name of a file in the prompt folder. Default: the agent's id."""
     toolsets: ClassVar[Sequence[type[Toolset] | str]] = ()
+    """Tools that it shares with others, as classes, or by the names under which packages bring them."""
     skills: ClassVar[Sequence[str]] = ()
+    """The names of its skills, or patterns like `*`."""
     answers: ClassVar[type[BaseModel] | None] = None
+    """The pydantic model of its answers. None: text, or the shape that the caller wants."""
     task_tags: ClassVar[frozenset[str]] = frozenset()
+    """Tags that callers may choose by `payload.tags` in place of the agent's own."""
     model: ClassVar[str] = ""
+    """A group of models, or one named outright. "": what the prompt says."""
     fallbacks: ClassVar[Sequence[str]] = ()
+    """Models to ask, in this order, when a `model` that is named outright fails."""
     model_specs: ClassVar[Sequence[ModelSpec]] = ()
+    """How `model` and `fallbacks` are called. `create_agent` fills it."""
     num_retries: ClassVar[int | None] = None
+    """Retries of a failed model call. None: the setting of the mesh."""
     params: ClassVar[Mapping[str, Any]] = {}
+    """Further parameters of its model calls, like `{"reasoning_effort": "low"}`."""
     budgets: ClassVar[Sequence[Budget]] = ()
+    """Money that the agent may spend, beside the budgets of the settings."""
     limits: ClassVar[Limits] = Limits()
+    """Limits of one run, before those of the settings."""
     timeout: ClassVar[float | None] = None
+    """Seconds that a step of its runs may take if callers say nothing. None: the setting."""
     deadline: ClassVar[float | None] = None
+    """Seconds that its tasks may take if callers say nothing. None: the setting."""
     prompt_text: ClassVar[str] = ""
+    """The prompt, if there is no prompt file."""
     variables: ClassVar[Mapping[str, str]] = {}
+    """The texts for `{{name}}` in its prompt, like `{"environment": "staging"}`."""
     cache_options: ClassVar[Mapping[str, Any]] = {}
+    """The cache that `create_agent` was asked for."""
     success_callbacks: ClassVar[Sequence[Callable[..., None]]] = ()
+    """Functions of LiteLLM's form: each gets `(kwargs, response_obj, start_time, end_time)` of a successful
+    model call, and must not block."""
     delegates_to: ClassVar[Sequence[str]] = ()
+    """The ids of agents to which it may give tasks."""
     remembers: ClassVar[bool] = True
+    """Whether its model has the tools `remember` and `recall`, if the mesh has memories."""
     reflects: ClassVar[bool] = False
+    """Whether a model draws a lesson from each run that called tools, at one more call."""
     max_concurrency: ClassVar[int | None] = None
+    """Tasks that a worker runs at once. None: the setting."""
     reads_log: ClassVar[bool] = False
+    """Whether its tasks run in the process that has the event log, for `run.activity`."""
     health_check_urls: ClassVar[Sequence[str]] = ()
+    """URLs that must answer for the agent to be chosen."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

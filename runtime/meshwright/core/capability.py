@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from meshwright.core.docstrings import describe_fields
 from meshwright.core.ids import Identifier
 from meshwright.core.schema_checks import object_schema
 
@@ -55,30 +56,37 @@ _InputSchema = Annotated[
 ]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", serialize_by_alias=True))
+@dataclass(
+    frozen=True, config=ConfigDict(extra="forbid", serialize_by_alias=True, json_schema_extra=describe_fields)
+)
 class Capability:
     """One thing that an agent can do: `Capability("deep-research", weight=0.9, preferred=True)`.
 
-    `weight` (0 to 1) says how well, `preferred` wins among equals. Of `requirements`, those that name a
-    toolset of the agent (`argocd`, `kube`) must be met: while one has no settings or is lost, the agent
-    scores 0 for the capability. `input_schema`, a pydantic model or a JSON schema of at most 16 KB, is the
-    form of `payload` as a whole: a task whose payload does not fit is refused, and doors build a form of it.
-    It is kept as the JSON schema. The other fields are for people and planners: they change no score.
     On the wire `asynchronous` is called `async`.
     Raises pydantic's ValidationError for a value or a setting that does not exist.
     """
 
     name: Identifier
+    """The name that callers ask for."""
     _: KW_ONLY
     weight: float = Field(default=1.0, ge=0, le=1)
+    """How well the agent does it, from 0 to 1: a factor of its score."""
     preferred: bool = False
+    """Whether the agent wins among equals: its score is multiplied by 1.05."""
     requirements: tuple[str, ...] = ()
+    """Things that it needs. If a name is a toolset of the agent (`argocd`, `kube`), the agent scores 0 for
+    the capability while that toolset has no settings or is lost."""
     asynchronous: bool = Field(
         default=True, validation_alias=AliasChoices("asynchronous", "async"), serialization_alias="async"
     )
+    """Whether its tasks take longer than a caller waits. For people and planners: no score depends on it."""
     estimated_duration_seconds: float | None = Field(default=None, gt=0)
+    """About how many seconds a task takes. For people and planners. None: not known."""
     platforms: tuple[str, ...] = ()
+    """The platforms that it works on. For people and planners."""
     input_schema: _InputSchema = Field(default=None, exclude_if=lambda schema: schema is None)
+    """The form of the whole `payload`: a pydantic model or a JSON schema of at most 16 KB, kept as the JSON
+    schema. A task whose payload does not fit is refused, and clients build a form of it."""
 
 
 class Registration(BaseModel):

@@ -11,14 +11,14 @@ CheckOutcome = Literal["happened", "did_not_happen", "unknown"]
 
 
 class CheckResult(Struct):
-    """The result of a check: whether a step that was interrupted has happened.
-
-    `evidence` says what the check saw, for people. `result` is the result of the step, where it happened.
-    """
+    """The result of a check: whether a step that was interrupted has happened."""
 
     outcome: CheckOutcome
+    """`happened`, `did_not_happen` or `unknown`."""
     result: Any = None
+    """The result of the step, if it happened."""
     evidence: str = ""
+    """The observations of the check, for people."""
 
     @classmethod
     def happened(cls, result: Any = None, evidence: str = "") -> Self:

@@ -191,20 +191,25 @@ def _written(value: object) -> str:
 
 
 class Column(NamedTuple):
-    """One column of a table: a field of each item, or without one the whole item, and how it is written.
+    """One column of a table.
 
-    A terminal shows no column without text. If it is narrow, the columns with a number in `cut` are shortened
-    in that order to `least` characters, `from_end` at their beginning, the others at their end. The last
-    column is shortened after them; where that is not enough, columns are left out in the same order, but for
-    the first and for that with the highest number.
+    A terminal shows no column without text. On a narrow one, columns are shortened in the order of `cut`, the
+    last column after them; if that is not enough, columns are left out in the same order, except the first
+    and the one with the highest number.
     """
 
     head: str
+    """The heading."""
     field: str = ""
+    """The field of each item that it shows. "": the whole item."""
     write: Callable[[Any], str] = _written
+    """Renders the value as text."""
     cut: int = 0
+    """The place in the order in which columns are shortened, from 1. 0: it keeps its width."""
     from_end: bool = False
+    """Whether it is shortened at its beginning, so that its end stays."""
     least: int = _MIN_COLUMN
+    """The characters that it keeps when it is shortened."""
 
     def cell(self, item: Document) -> str:
         """The text of an item."""
@@ -217,39 +222,48 @@ def _always(answer: Document) -> bool:
 
 @dataclass(frozen=True)
 class Verb:
-    """A command on one thing: a request, and the sentence that reports its answer.
-
-    `path` follows the thing's own path. `says` gets the answer, with the id as `id`; without it the answer is
-    printed as JSON, but for the fields in `hides`. The exit status is 1 if `succeeded` is false.
-    """
+    """A command on one thing: a request, and the sentence that reports its answer."""
 
     name: str
+    """The name of the command: `mesh RESOURCE NAME ID`."""
     help: str
+    """Its line in the help."""
     says: Callable[[Document], str] | None = None
+    """Renders the answer as a sentence; the answer has the id as `id`. None: it is printed as JSON."""
     method: str = "POST"
+    """The HTTP method of the request."""
     path: str = ""
+    """The path below that of the thing, such as `/pause`."""
     hides: Sequence[str] = ()
+    """Fields that are left out where the answer is printed as JSON."""
     succeeded: Callable[[Document], bool] = _always
+    """Whether an answer is a success. If not, the exit status is 1."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """Things of one kind: `path` lists them, and with an id after it is one of them.
-
-    `help` describes the group of their commands, which has the name `command` where that is another, `lists`
-    the command `list` where it says more; `empty` is printed in place of a table without rows.
-    """
+    """Things of one kind, which a route lists: commands and client follow from this description."""
 
     name: str
+    """The name: `client.resource(NAME)`, and `mesh NAME` unless `command` is set."""
     path: str
+    """The path of their list. With an id after it, it is the path of one of them."""
     columns: Sequence[Column]
+    """The columns of the table that `list` prints."""
     help: str
+    """The help of the group of their commands."""
     empty: str
+    """The sentence that is printed in place of a table without rows."""
     lists: str = ""
+    """The help of the command `list`. "": it follows from the name."""
     command: str = ""
+    """The name of the group of commands. "": `name`."""
     id: str = "ID"
+    """The name of an id in the help, such as `PERSON`."""
     need: Need = "state"
+    """The need of the commands for a mesh that does not run."""
     verbs: Sequence[Verb] = ()
+    """Commands on one of them."""
 
     def path_of(self, name: str) -> str:
         """The path of one of them."""

@@ -17,6 +17,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticSerializationError, core_schema, from_json, to_json
 
+from meshwright.core.docstrings import describe_fields
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.money import ZERO
 
@@ -170,7 +171,9 @@ def _model_of(kind: type[Struct]) -> type[BaseModel]:
             default = Field(default_factory=field.default_factory)
         fields[field.encode_name] = (field.type, default)
     name = vars(kind).get("schema_name", kind.__name__)
-    config = ConfigDict(extra="allow") if issubclass(kind, View) else None
+    config = ConfigDict(json_schema_extra=lambda schema: describe_fields(schema, kind))
+    if issubclass(kind, View):
+        config["extra"] = "allow"
     return create_model(name, __config__=config, __doc__=kind.__doc__, __module__=kind.__module__, **fields)
 
 

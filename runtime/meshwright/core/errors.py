@@ -291,13 +291,9 @@ class CacheUnavailable(MeshError):
 class ModelError(MeshError):
     """A model call failed. `retryable` says whether the same call may succeed later.
 
-    `retry_after_seconds` is how long the provider wants us to wait, where it said so; `attempts` how many
-    were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
-    without keys and the prompt; None and "" where it did not answer. `lost` are answers that a policy
-    held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
-    `failed_at` are the deployments whose attempts failed, one for each, as far as they are known;
-    `failed_with` has the codes of their errors in the same order. `away` are the deployments that could have
-    answered and get no calls. `is_retried`: the mesh has waited and tried again, so its caller should not.
+    `retry_after_seconds` is how long the provider wants us to wait, if it said so; `attempts` counts the
+    attempts. `reason` has the provider's own words, without keys and the prompt. With `is_retried` the mesh
+    has waited and tried again, so its caller should not.
     """
 
     status = 502
@@ -305,11 +301,17 @@ class ModelError(MeshError):
     attempts = 1
     is_retried = False
     answered: int | None = None
+    """The HTTP status that the provider answered with. None if it did not answer."""
     reason = ""
     lost: tuple[Any, ...] = ()
+    """Replies that a policy held back, or that broke off: `ModelReply` without their words. The provider
+    bills them all the same."""
     failed_at: tuple[str, ...] = ()
+    """The deployments whose attempts failed, one for each attempt, as far as they are known."""
     failed_with: tuple[str, ...] = ()
+    """The codes of their errors, in the same order."""
     away: tuple[str, ...] = ()
+    """The deployments that could have answered and get no calls for now."""
 
     def __init__(
         self, message: str, *, remedy: str = "", field: str = "", retry_after_seconds: float | None = None

@@ -23,25 +23,36 @@ class Event(Struct, kw_only=True):
 
     Callers publish on topics that begin with `app.`, and the types of such events begin so too. An event of
     any other type was made by the mesh.
-
-    `id` is `{actor}/{n}`, n counting what that actor sent, so that a consumer can drop a repeat.
-    `aggregate_id` is the actor whose story the event belongs to; `seq` is the log's own number.
     """
 
     id: str
+    """`{actor}/{n}`, where n counts the events of that actor: a consumer can drop a repeat."""
     event_type: str
+    """The kind of event, such as `task.accepted`."""
     event_version: int = 1
+    """The version of the payload's form."""
     topic: str
+    """The topic of the bus that the event is published on."""
     time: datetime
+    """When it happened, by the clock of the process that published it."""
     tenant_id: str = "default"
+    """The tenant that the event belongs to."""
     task_id: str | None = None
+    """The task that it is about. None for an event of no task."""
     agent_id: str | None = None
+    """The agent that it is about. None for an event of no agent."""
     trace_id: str | None = None
+    """The id of the trace that it belongs to, 32 hexadecimal digits. None without one."""
     traceparent: str | None = None
+    """The W3C traceparent of the span that it happened in. None without one."""
     aggregate_id: str = ""
+    """The actor whose history the event belongs to."""
     idempotency_key: str | None = None
+    """The publisher's key: publishing again with it adds no second event. None without one."""
     payload: Any = field(default_factory=dict)
+    """The data of the event: plain data, a `Payload`, or JSON."""
     seq: int | None = None
+    """The number of the event in the log. None until the log has it."""
     unknown: dict[str, Any] | UnsetType = UNSET
     """Fields of a newer version, which are passed on."""
 

@@ -21,19 +21,23 @@ _TASK_FILE = re.compile(r"/tasks/([A-Za-z0-9_-]{1,64})/files/([0-9]{1,6})")
 
 
 class File(Struct, omit_defaults=True):
-    """A picture, a document, sound, or any other file: its bytes (`data`), or where it is (`url`).
+    """A picture, a document, sound, or any other file: its bytes, or its address.
 
         File(name="chart.png", data=png)
 
-    `url` begins with `https:` or `http:`, or is `/tasks/{id}/files/{n}`, a file of an outcome; the content of
-    a `data:` URL becomes `data`. Without a `media_type` it follows from the name. JSON has the data in
-    base64. Raises InvalidInput if it has neither data nor url, or both; an empty file is refused.
+    JSON has the data in base64. Raises InvalidInput if it has neither data nor url, or both; an empty file is
+    refused.
     """
 
     name: str
+    """The file name, at most 200 characters."""
     media_type: str = ""
+    """The media type, such as `image/png`. Default: by the name."""
     data: bytes = b""
+    """The bytes. Empty if `url` says where they are."""
     url: str = ""
+    """An address that begins with `https:` or `http:`, or `/tasks/{id}/files/{n}`, a file of an outcome. The
+    content of a `data:` URL becomes `data`."""
 
     def __post_init__(self) -> None:
         name = _NOT_IN_NAMES.sub("_", self.name)[:_MAX_NAME_CHARS]

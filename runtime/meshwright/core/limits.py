@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.docstrings import describe_fields
 from meshwright.core.money import Dollars
 
 MAX_STEPS = 500
@@ -29,22 +30,25 @@ LIMIT_EVENTS = {
 
 
 class Limits(BaseModel):
-    """Limits of one run of a task: what is None has no limit here. An agent's come before those of the
-    settings; a task's can only lower both.
+    """Limits of one run of a task. An agent's come before those of the settings; a task's can only lower
+    both.
 
-    Over all conversations of the run, `max_steps` counts replies that call tools, `max_tokens` what models
-    read and write, `max_usd` what that costs, `max_seconds` the time that models and tools take, added up
-    where they run side by side. `max_repeats` is how often in a row the same calls of a conversation may have
-    the same results. At a limit the model is asked once for its answer, without tools.
+    They count over all conversations of the run. At a limit the model is asked once for its answer,
+    without tools.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=describe_fields)
 
     max_steps: int | None = Field(default=None, ge=1, le=100_000)
+    """Replies that call tools. None: no limit here."""
     max_repeats: int | None = Field(default=None, ge=2, le=100_000)
+    """How often in a row the same calls of a conversation may have the same results. None: no limit here."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that models read and write. None: no limit here."""
     max_usd: Dollars | None = None
+    """US dollars that the calls of models cost. None: no limit here."""
     max_seconds: float | None = Field(default=None, gt=0)
+    """Seconds that models and tools take, added up if they run side by side. None: no limit here."""
 
     if TYPE_CHECKING:
 

@@ -135,23 +135,26 @@ class TaskRequest(BaseModel):
 
 
 class Caller(Struct):
-    """The caller, as the credentials say, and where it calls from (`source` separates idempotency keys).
-
-    `budgets` are those of the credentials: what is done for the caller is charged to them. `key_id` is its
-    virtual key, if it has one. `roles` are what it may do (`meshwright.core.access.Role`) in its tenant;
-    with `all_tenants` it sees costs, budgets and status of all of them, and may act for any; once it acts for
-    one it `is_proxy` instead. `expires_at` is when the credentials end, where they do.
-    """
+    """The caller, as the credentials say, and where it calls from."""
 
     tenant_id: Identifier = "default"
+    """The tenant that the caller acts for."""
     requested_by: str = "anonymous"
+    """The name of the caller, as tasks, questions and the audit trail show it."""
     source: str = "api"
+    """The interface that it calls by, such as `api`. Idempotency keys are separate for each."""
     budgets: tuple[Budget, ...] = ()
+    """Budgets of the credentials, charged with everything that is done for the caller."""
     key_id: str | None = None
+    """The id of the caller's virtual key. None without one."""
     roles: frozenset[str] = frozenset()
+    """Roles of the caller in its tenant: values of `meshwright.core.access.Role`."""
     all_tenants: bool = False
+    """Whether it sees costs, budgets and status of all tenants, and may act for any of them."""
     is_proxy: bool = False
+    """Whether a caller of all tenants acts for one: it has `all_tenants` no longer."""
     expires_at: datetime | None = None
+    """When the credentials end. None: they do not."""
 
 
 class Parent(Struct):
@@ -219,51 +222,73 @@ class TaskVariant(Struct, kw_only=True, omit_defaults=True):
 
 
 class Task(Struct, kw_only=True):
-    """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
-
-    `budgets_above` belong to the tasks above it, `budgets` to the credentials that it came with: its calls
-    are charged to each of them as well. `after` is the task whose end it waits for, `forked_from` the step of
-    another that it goes on from. `outside` says that strangers may have written it, or that the run which
-    delegated it had read text from outside. `family` is the topmost task above it, `repository` names the one
-    that they all work on. `sender_context` comes from the run that delegated it. `variants` are what
-    experiments try with it, and with all that it delegates. `shape` is the JSON schema of the answer that its
-    caller wants. `traceparent` names the task's own span, `span_above` is the id of the span above that, ""
-    without one; it is None where no span is recorded for the task.
+    """One task as the mesh carries it.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
 
     version: Fact[int] = 1
+    """The version of this form. Readers keep fields that they do not know."""
     task_id: Fact[Identifier]
+    """Unique within the tenant; made by the mesh unless the caller names one."""
     capability: Fact[str] = ""
+    """The capability that agents are scored for."""
     agent_id: Fact[Identifier | None] = None
+    """The agent that the caller named. None: the mesh chooses by score."""
     payload: dict[str, Any] = field(default_factory=dict)
+    """The caller's object; `text` in it is the request, `files` come with it."""
     priority: Fact[int] = 5
+    """0 to 10. Higher runs sooner within a tenant, and waiting raises it: see `engine/work/slots.py`."""
     timeout: Fact[float | None] = None
+    """Seconds that one step may take. None: the agent's, else that of the settings."""
     deadline_at: Fact[datetime]
+    """The time at which the task ends as `timed_out`. Waits for people and money move it."""
     requested_by: Fact[str] = "anonymous"
+    """The name of the caller, from the credentials."""
     tenant_id: Fact[Identifier] = "default"
+    """The tenant, from the credentials."""
     thread_id: Fact[Identifier]
+    """The conversation. An agent runs the tasks of one thread in order. Default: the task's id."""
     idempotency_key: str | None = None
+    """The caller's key: a second request with it gets the first one's task. None without one."""
     parent: Fact[Parent | None] = None
+    """The waiting run that delegated this task. None for a task from a caller."""
     chain: Fact[tuple[str, ...]] = ()
+    """The agents above this one, the topmost first. No agent may stand in it twice."""
     generation: Fact[int] = 1
+    """1, and one more for each retry of the ended task."""
     created_at: Fact[datetime]
+    """When the mesh accepted the task."""
     traceparent: Fact[str | None] = None
+    """The W3C traceparent of the task's own span. None before the task has one."""
     span_above: Fact[str | None] = None
+    """The id of the span above the task's own, "" without one. None: the task's span is not recorded."""
     limits: Fact[Limits | None] = None
+    """The caller's limits of the run, which can only lower the agent's. None: the agent's alone."""
     budget_usd: Fact[Amount | None] = None
+    """US dollars that the task may cost with all that it delegates. None: no limit of its own."""
     budgets_above: Fact[tuple[TaskBudget, ...]] = ()
+    """Budgets of the tasks above this one, which pay for its calls as well."""
     budgets: Fact[tuple[Budget, ...]] = ()
+    """Budgets of the credentials that the task came with, which pay for its calls as well."""
     on_empty: Fact[OnEmpty] = "fail"
+    """The reaction to an empty budget of the task: `fail`, `wait`, `ask` or `cheaper`."""
     after: Fact[Identifier | None] = None
+    """The id of the task whose end this one waits for. None: it is dispatched at once."""
     forked_from: Fact[ForkedFrom | None] = None
+    """The finished step of another task from which this one goes on. None unless it is a fork."""
     outside: Fact[bool] = False
+    """Whether strangers may have written it, or its parent's run had read text from outside."""
     family: Fact[str] = ""
+    """The id of the topmost task above it. "" for a task that no other delegated."""
     repository: Fact[str] = ""
+    """The `[trees.NAME]` that the whole family works on. "": the only one, or none."""
     sender_context: SenderContext | None = None
+    """Constraints, failures and open questions of the run that delegated it."""
     shape: dict[str, Any] | None = None
+    """The JSON schema of the answer that the caller wants. None: the agent's own shape."""
     variants: Fact[tuple[TaskVariant, ...]] = ()
+    """Variants that experiments try with the task and with all that it delegates."""
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
@@ -350,9 +375,13 @@ class Receipt(Struct):
     """The answer to an accepted task."""
 
     task_id: str
+    """The task, by which its outcome is found."""
     status: TaskStatus
+    """The state of the task when the mesh answered."""
     dispatched_to: str
+    """The agent that got the task."""
     score: float
+    """The score of that agent, the product of the factors of its `ScoreCard`."""
 
 
 class Dispatch(TaskCarrier, omit_defaults=True):
@@ -422,38 +451,54 @@ _ANY_OBJECT = {"type": "object", "additionalProperties": True}
 
 
 class Outcome(Struct, kw_only=True):
-    """How a task, or one attempt at it, ended. `result.text` is the answer as text, `files` come with it.
-
-    `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
-    None if the price of one is unknown. `finish_reason` is why the last reply of a model ended: `stop`,
-    `length` where it was cut off, `unknown` where its server did not say. `limit` names the limit of the
-    run, like `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
-    version of the agent's prompt that was used last, `NAME@DIGEST PLACE`, None if no model was called.
-    `outside` says that the run has read text from outside, which strangers may have written, `changed` that
-    a tool of it, or of a task that it delegated, may have changed something.
-    """
+    """The end of a task, or of one attempt at it."""
 
     version: Fact[int] = 1
+    """The version of this form."""
     task_id: Fact[str]
+    """The task."""
     agent_id: Fact[str]
+    """The agent that worked on it last. "" if none did."""
     capability: Fact[str] = ""
+    """The capability that the task was dispatched for."""
     status: Fact[OutcomeStatus]
+    """`succeeded`, `failed`, `cancelled` or `timed_out`."""
     success: Fact[bool]
+    """Whether `status` is `succeeded`."""
     result: dict[str, Any] | None = None
+    """The answer; `text` in it is the answer as text. None without one."""
     files: tuple[TaskFile, ...] = ()
+    """Files of the answer. Read one from `/tasks/{task_id}/files/{n}`."""
     error: Fact[Fault | None] = None
+    """The reason of a failure. None after a success."""
     duration_ms: Fact[float] = 0.0
+    """Milliseconds: of a task from its acceptance, or its last retry, to its end; of an attempt, those of
+    work."""
     model: Fact[str | None] = None
+    """The model that answered last. None if no model was called."""
     finish_reason: Fact[str | None] = None
+    """Why the model's last reply ended: `stop`, `length` if it was cut off, `unknown` if its server did not
+    say."""
     limit: Fact[str | None] = None
+    """The limit of the run, such as `max_usd`, at which the model had to answer without further tools. None
+    if the run reached none."""
     prompt: Fact[str | None] = None
+    """The version of the agent's prompt that was used last, `NAME@DIGEST PLACE`. None if no model was
+    called."""
     usage: Fact[Usage] = Usage()
+    """Tokens of its calls of models, and of the tasks that it delegated."""
     cost_usd: Fact[Amount | None] = ZERO
+    """US dollars that these calls cost. None if the price of one is unknown."""
     completed_at: Fact[datetime]
+    """When the attempt ended."""
     generation: Fact[int] = 1
+    """The generation of the task: 1, and one more for each retry of the ended task."""
     attempt: Fact[int] = 1
+    """The number of the attempt within the task, from 1."""
     outside: Fact[bool] = False
+    """Whether the run has read text from outside, which strangers may have written."""
     changed: Fact[bool] = False
+    """Whether a tool of the run, or of a task that it delegated, may have changed something."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

@@ -21,6 +21,7 @@ class Part:
     """
 
     module: str
+    """The module that declares it: `__name__`."""
     name: str
     """Its table in mesh.toml, the `name` of its component, and the beginning of its figures."""
     component: str | type = ""
@@ -76,5 +77,8 @@ class Check(NamedTuple):
     """
 
     name: str
+    """The name of its line in `mesh doctor`."""
     ask: Callable[[], Awaitable[str]]
+    """Returns in a sentence that all is well, or raises MeshError."""
     seconds: float = 10.0
+    """Seconds after which the check has failed."""

@@ -70,19 +70,21 @@ class _PayloadType(StructMeta):
 class Payload(Struct, omit_defaults=True, metaclass=_PayloadType):
     """Base of the payloads of events. The head of a class names the `type` of its events, or several.
 
-    `family.*` stands for the other types of a family. `word` says what happened in the timeline of a task;
-    events without one are not in timelines. `topic` is `mesh-events` by default. The reference lists the
-    fields with their docstrings, except those that are `unlisted`, or the text `listed` in their place.
-
     The JSON of an event leaves out fields that have their defaults, except those of `kept(default=...)`.
     """
 
     event_type: ClassVar[str] = ""
+    """The type of its events; `family.*` stands for the other types of a family."""
     event_types: ClassVar[tuple[str, ...]] = ()
+    """All types of its events, where there are several."""
     event_topic: ClassVar[str] = MESH
+    """The topic that its events are published on."""
     event_word: ClassVar[str | Mapping[str, str]] = ""
+    """The word for what happened in the timeline of a task. Events without one are not in timelines."""
     event_listed: ClassVar[str] = ""
+    """The text that the reference has in place of the fields. "": the fields with their docstrings."""
     event_unlisted: ClassVar[tuple[str, ...]] = ()
+    """Fields that the reference leaves out."""
 
     @classmethod
     def read(cls, event: Event) -> Self | None:

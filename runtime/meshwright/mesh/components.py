@@ -43,59 +43,68 @@ _OfferT = TypeVar("_OfferT")
 
 
 class Actors(NamedTuple):
-    """A type of actor, the app in which it lives, and the topics from which it gets messages."""
+    """A type of actor, and where it lives."""
 
     kind: ActorKind
+    """The type, with the things that its actors are made with."""
     app: str = EVERYWHERE
+    """The app of a mesh on Dapr in which it lives. Default: in every process."""
     subscriptions: tuple[Subscription, ...] = ()
+    """The topics from which its actors get messages."""
 
 
 class Pages(NamedTuple):
     """Static files below a path: `index.html` is the page at the path itself.
 
-    They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
-    that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
-    shows what `view.js` of the folder exports by default: under the heading `group` of its side bar, which is
-    Work, Fleet, Insight, Settings or one of your own, in the order of `place`. Viewers with one of `roles`
-    see it.
+    They are read once, when the API is made. Files whose names begin with `.` or `__` are left out.
     """
 
     path: str
+    """The path of the HTTP API, such as `/night`."""
     folder: Traversable
+    """The folder of the files."""
     is_open: bool = False
+    """Whether callers without credentials get them. If not, the role viewer is needed."""
     view: str = ""
+    """The title of a view of the mesh's page, which shows the default export of `view.js`. "": no view."""
     place: int = 100
+    """The place of the view under its heading: smaller is higher."""
     group: str = "More"
+    """The heading in the side bar: Work, Fleet, Insight, Settings, or one of your own."""
     roles: Collection[str] = (Role.VIEWER,)
+    """Viewers with one of these roles see the view."""
 
 
 class Figure(NamedTuple):
-    """A number of `/metrics`, there as the gauge `meshwright_COMPONENT_NAME`.
-
-    `read` is called at each scrape and must not block; it returns the number, or one for each value of
-    `label`, of which there may be a few hundred. `text` is a sentence that explains it.
-    """
+    """A number of `/metrics`, there as the gauge `meshwright_COMPONENT_NAME`."""
 
     name: str
+    """The last part of its name."""
     text: str
+    """A sentence that explains it."""
     read: Callable[[], float | Mapping[str, float]]
+    """Returns the number, or one for each value of `label`. Called at each scrape; must not block."""
     label: str = ""
+    """The label of several numbers, which may have a few hundred values. "": one number."""
 
 
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
     It gets what those provide by `mesh.get(Registry)`, and provides its own by `mesh.provide(thing)`; it is
-    provided itself. `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
+    provided itself.
     """
 
     name: ClassVar[str]
+    """The name of its part: that of its table in mesh.toml."""
     apps: ClassVar[tuple[str, ...]] = ()
+    """The apps of a mesh on Dapr that consist of it."""
     operations: ClassVar[tuple[Any, ...]] = ()
     """The class whose operations are routes of the HTTP API beside those of `routes`, and their tag."""
     tables: ClassVar[str] = ""
     """The folder of `migrations`, beside the module of the component."""
     config: Any
+    """Its settings: the table of its name. None without one."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh

@@ -40,14 +40,22 @@ class Mesh:
     """
 
     settings: Settings
+    """The settings: `settings[PagerSettings]` returns the table of a part."""
     _: KW_ONLY
     project: Path
+    """The folder of the project, with `actors/` and `prompts/`."""
     role: ProcessRole
+    """The apps that this process runs, and whether it is the front."""
     runtime: Runtime
+    """Runs the actors: turns, topics, alarms."""
     database: Database
+    """The database of this process, with the tables of its components."""
     log: EventLog
+    """The event log."""
     tracing: Tracing | NoTracing
+    """Records spans, or nothing if tracing is off."""
     cipher: Cipher
+    """Encrypts secrets of the tables: `cipher.encrypt(text)`."""
 
     def __post_init__(self) -> None:
         self.apps: tuple[str, ...] = ()

@@ -143,23 +143,27 @@ def _hidden(value: str) -> str | SecretStr:
 
 
 class ModelSettings(BaseModel):
-    """A model that can be called, found by its name alone.
-
-    `name` is as code gave it, `model` LiteLLM's whole name. `params` are credentials and address: the
-    variables that hold them (`os.environ/NAME`), or values from code, which no representation shows.
-    `timeout_seconds` bounds one attempt; `max_retries` are those after the first.
-    """
+    """A model that can be called, found by its name alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """The name that code gave."""
     model: str
+    """LiteLLM's whole name: `provider/model`."""
     provider: str
+    """The provider, as LiteLLM names it."""
     params: dict[str, str | SecretStr]
+    """Credentials and address: the variables that hold them (`os.environ/NAME`), or values from code, which
+    no representation shows."""
     temperature: float = Field(default=0.0, ge=0, le=2)
+    """The temperature, 0 to 2."""
     max_tokens: int = Field(default=1024, ge=1)
+    """The tokens that a reply may have."""
     timeout_seconds: float = Field(default=30.0, gt=0)
+    """Seconds that one attempt may take."""
     max_retries: int = Field(default=3, ge=0, le=10)
+    """Attempts after the first."""
 
     @classmethod
     def from_env(cls, model: str | ModelSpec, environment: Mapping[str, str] | None = None) -> Self:

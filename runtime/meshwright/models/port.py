@@ -42,29 +42,34 @@ OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
 class ToolCall(Struct, omit_defaults=True):
-    """A tool that the model wants called; `arguments` is JSON text as the model wrote it, unchecked."""
+    """A tool that the model wants called."""
 
     id: str
+    """The provider's id of the call, by which its result is sent back."""
     name: str
+    """The name of the tool."""
     arguments: str = kept(default="{}")
+    """JSON text as the model wrote it, unchecked."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of the call that its provider wants back, such as `extra_content` of Gemini, unread."""
 
 
 class ChatMessage(Struct, omit_defaults=True):
-    """One message of a conversation. A `tool` message answers the call named by `tool_call_id`.
-
-    `content` is text, and `parts` what follows it: images, files, audio, and text between them, each as
-    OpenAI writes it (`{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}`). `thinking`
-    are the blocks that came with the reply that an assistant's message repeats, unchanged.
-    """
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
+    """The author. A `tool` message is the result of a call."""
     content: str = kept(default="")
+    """Its text."""
     parts: tuple[dict[str, Any], ...] = ()
+    """The parts behind the text: images, files, audio, and text between them, each as OpenAI writes it
+    (`{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}`)."""
     tool_calls: tuple[ToolCall, ...] = kept(default=())
+    """The calls that an assistant's message asks for."""
     tool_call_id: str | None = kept(default=None)
+    """The call that a `tool` message answers. None in other messages."""
     thinking: tuple[dict[str, Any], ...] = ()
+    """The blocks of thinking that came with the reply which an assistant's message repeats, unchanged."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of the message that its provider wants back, such as `reasoning_content`, unread."""
     answered_by: str = ""
@@ -84,15 +89,16 @@ def texts_of(parts: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 class ToolSpec(Struct, omit_defaults=True):
-    """A tool as the model sees it; `parameters` is a JSON schema of an object.
-
-    `strict` is whether the model is held to the schema; None leaves it to the provider.
-    """
+    """A tool as the model sees it."""
 
     name: str
+    """The name by which the model calls it."""
     description: str
+    """Its purpose, for the model."""
     parameters: dict[str, Any]
+    """The JSON schema of its arguments, an object."""
     strict: bool | None = None
+    """Whether the model is held to the schema. None: the provider decides."""
 
 
 class Settlement(Struct, omit_defaults=True):
@@ -230,34 +236,41 @@ _OF_THE_RUN: dict[str, Any] = {
 
 
 class ModelRequest(Struct, kw_only=True):
-    """One call to a model.
-
-    `output_mode` is how the model is asked first for an answer in the `response_schema`. `timeout_seconds`
-    bounds the whole call, its retries included. `cache` is whether an answer from a cache will do, where the
-    mesh has one. A `temperature` or `max_tokens` of None is left to the provider.
-
-    `params` are further parameters, in OpenAI's words (`top_p`, `stop`, `reasoning_effort`), which go to the
-    provider as they are. `response_format` is how a caller wrote it, in place of the format made of the
-    schema. `inputs` are texts, or their tokens, to embed: such a
-    request has no messages.
-    """
+    """One call to a model."""
 
     model: str = "default"
+    """The group of models, or a model that code named outright."""
     messages: tuple[ChatMessage, ...]
+    """The conversation so far. Empty where `inputs` are to be embedded."""
     tags: tuple[str, ...] = ()
+    """The tags that pick a deployment of the group."""
     user: str
+    """The agent, or the key, that the call is made for. Providers get it as their `user`."""
     context: CallContext = field(default=CallContext(), name="metadata")  # as journals have it
+    """The caller and the purpose of the call, for budgets, ledger and cache."""
     tools: tuple[ToolSpec, ...] = ()
+    """Tools that the model may call."""
     tool_choice: Literal["auto", "required", "none"] = "auto"
+    """Whether the model may (`auto`), must (`required`) or must not (`none`) call tools."""
     response_schema: dict[str, Any] | None = None
+    """The JSON schema of a structured answer. None: text."""
     response_format: dict[str, Any] | None = None
+    """The format as a caller wrote it, in place of the one made of the schema. None without one."""
     output_mode: OutputMode = "native"
+    """How the model is asked first for an answer in the `response_schema`."""
     temperature: float | None = 0.0
+    """The temperature. None: the provider's default."""
     max_tokens: int | None = 1024
+    """The tokens that the reply may have. None: the provider's default."""
     params: dict[str, Any] = field(default_factory=dict)
+    """Further parameters in OpenAI's words (`top_p`, `stop`, `reasoning_effort`), sent to the provider as
+    they are."""
     inputs: tuple[str | tuple[int, ...], ...] = ()
+    """Texts, or their tokens, to embed: such a request has no messages."""
     timeout_seconds: float = 120.0
+    """Seconds that the whole call may take, retries included."""
     cache: bool = True
+    """Whether an answer from a cache will do, if the mesh has one."""
 
     def __post_init__(self) -> None:
         if type(self.temperature) is int:  # 1 and 1.0 are one request, to journals and caches
@@ -292,43 +305,52 @@ UNSTATED = "unknown"
 
 
 class ModelReply(Struct, omit_defaults=True, kw_only=True):
-    """The answer of a model: text, files, or tools that it wants called. `model` is the one that answered.
-
-    `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
-    `embeddings` are the vectors of a request's `inputs`, in their order.
-
-    `deployment` names which of its group's did, where that is known. `cost_usd` is None if the price is
-    unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
-    the whole call. An adapter says `estimated` where the provider did not count all tokens; the ledger
-    estimates what is missing. `usage_problem` names what a provider counted that cannot be. `lost` are
-    answers before this one that a policy held back, or that broke off, without their words; the ledger adds
-    what they used and cost. `failed_at` are the deployments whose attempts failed before it, `failed_with`
-    the codes of their errors.
-    """
+    """The answer of a model: text, files, or tools that it wants called."""
 
     content: str = kept(default="")
+    """The text."""
     tool_calls: tuple[ToolCall, ...] = kept(default=())
+    """The calls of tools that the model asks for."""
     thinking: tuple[dict[str, Any], ...] = ()
+    """The provider's own blocks of thinking, which it wants back with the calls of tools."""
     files: tuple[File, ...] = ()
+    """Files that the model made."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Fields of its message that the provider wants back, such as `reasoning_content`, unread."""
     answered_by: str = ""
     """The model that was asked for it, which alone gets the extra fields back."""
     model: str
+    """The model that answered."""
     deployment: str | None = kept(default=None)
+    """The deployment of the group that answered. None if it is not known."""
     usage: Usage = kept(default=Usage())
+    """The tokens of the call."""
     cost_usd: Amount | None = kept(default=None)
+    """US dollars. None if the price is unknown, 0 for an answer from a cache."""
     cost_source: CostSource = kept(default="unknown")
+    """The source of the cost: `priced` by the mesh's prices, `reported` by the provider, `estimated` where
+    the provider did not count all tokens (the ledger estimates what is missing), or `unknown`."""
     cache_hit: bool = kept(default=False)
+    """Whether the answer comes from a cache."""
     saved_usd: Amount | None = kept(default=None)
+    """US dollars that the answer from a cache would have cost. None for other answers."""
     attempts: int = kept(default=1)
+    """The attempts of the whole call, the successful one included."""
     latency_ms: float = kept(default=0.0)
+    """Milliseconds until the whole reply was there."""
     finish_reason: str = kept(default="stop")
+    """Why it ended: `stop`, `length`, `tool_calls`, ...; `unknown` if the server did not say."""
     embeddings: tuple[tuple[float, ...], ...] = ()
+    """The vectors of the request's `inputs`, in their order."""
     usage_problem: str = ""
+    """The numbers of tokens that a provider reported and that cannot be. "" if there are none."""
     lost: tuple[ModelReply, ...] = ()
+    """Answers before this one that a policy held back, or that broke off, without their words. The ledger
+    adds their tokens and cost."""
     failed_at: tuple[str, ...] = ()
+    """The deployments whose attempts failed before it."""
     failed_with: tuple[str, ...] = ()
+    """The codes of their errors, in the same order."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -442,11 +464,13 @@ class ModelWrapper(NamedTuple):
 
     At `request` it gets each request of an agent or a client once; at `ledger` each form that a request is
     adapted to, at `cache` each that the ledger books, at `retry` each that the cache does not answer; at
-    `attempt` each attempt. `wrap` is called once, and its result is closed with the mesh.
+    `attempt` each attempt.
     """
 
     position: ModelPosition
+    """Its place in the chain of every call."""
     wrap: Callable[[Model], Model]
+    """Makes the model around the given one. Called once; its result is closed with the mesh."""
 
 
 class Adapter(Wrapper):

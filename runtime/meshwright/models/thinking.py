@@ -16,10 +16,12 @@ _KINDS = ("thinking", "redacted_thinking")
 
 
 class Thinking(NamedTuple):
-    """A piece of a model's thinking: its next text, or the block that ends there, as the reply has it."""
+    """A piece of a model's thinking."""
 
     text: str = ""
+    """The next piece of its text."""
     block: Mapping[str, Any] | None = None
+    """The block that ends here, as the reply has it. None while it goes on."""
 
 
 OnThinking = Callable[[Thinking], None]

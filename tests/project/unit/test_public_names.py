@@ -1,6 +1,8 @@
 """All that authors and callers are shown is of the modules that `public` of `[tool.meshwright]` lists."""
 
 import ast
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -8,8 +10,12 @@ import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+
+from meshwright import toolsets
+from meshwright.core.docstrings import field_docstrings
 
 ROOT = Path(__file__).resolve().parents[3]
 PUBLIC = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["meshwright"]["public"]
@@ -49,6 +55,37 @@ def test_pages_import_public_modules_alone(path: Path) -> None:
 def test_every_public_name_is_there(module: str) -> None:
     names = getattr(import_module(module), "__all__", [])
     assert [name for name in names if not hasattr(import_module(module), name)] == []
+
+
+def public_classes() -> set[type]:
+    names = {*PUBLIC} - {"meshwright.pydantic_ai"}
+    names |= {f"meshwright.toolsets.{module.name}" for module in pkgutil.iter_modules(toolsets.__path__)}
+    modules = [import_module(name) for name in names]
+    offered = [getattr(module, name) for module in modules for name in getattr(module, "__all__", [])]
+    return {thing for thing in offered if isinstance(thing, type)}
+
+
+def own_fields(kind: type) -> set[str]:
+    try:
+        (tree,) = ast.parse(dedent(inspect.getsource(kind))).body
+    except OSError:  # `Settings`, which code makes of the parts
+        return set()
+    assert isinstance(tree, ast.ClassDef)
+    fields = [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return {target.id for target in fields if isinstance(target, ast.Name)}
+
+
+def test_every_public_field_has_a_docstring() -> None:
+    classes = public_classes()
+    fields = {
+        f"{kind.__name__}.{name}"
+        for kind in classes
+        for name in own_fields(kind) - field_docstrings(kind).keys()
+        if not name.startswith("_")
+        and not getattr(getattr(kind, "model_fields", {}).get(name), "description", None)
+    }
+    assert len(classes) > 80
+    assert fields == set()
 
 
 def test_the_drawing_of_the_districts_is_that_of_the_import_rules() -> None:

@@ -53,39 +53,59 @@ _MAX_SUBJECT_CHARS = 100
 
 
 class MemoryItem(View, kw_only=True):
-    """One memory. `score` is its relevance to the query it was found by: more is better.
+    """One memory.
 
-    `scope_id` names the task, agent or project; for `global` it means nothing. `created_at` is set when the
-    memory is written, where it is not given. Of two memories of one `subject` the newer one supersedes the
-    other if it has more trust, or as much and came a week later; `contradicts` has the ids of others that
-    count as much. `task_id` and `step` are its source; `changed_by` and `approved_by` are people who changed
-    it and who promoted it. `used` counts how often it was recalled, `helped` the tasks whose answers cite it.
+    Of two memories of one `subject` the newer one supersedes the other if it has more trust, or as much and
+    came a week later.
     """
 
     memory_id: Identifier
+    """`m-` and 12 characters, unique within the tenant."""
     tenant_id: Identifier = "default"
+    """The tenant that it belongs to. No other recalls it."""
     scope: MemoryScope
+    """The circle that recalls it: `task`, `agent`, `project` or `global`."""
     scope_id: str = ""
+    """The task, agent or project of the scope. Means nothing for `global`."""
     text: str
+    """The memory, at most 4,000 characters."""
     created_at: datetime | None = None
+    """When it was written. The store sets it if it is None."""
     task_id: str | None = None
+    """The task that it comes from. None if a person wrote it."""
     agent_id: str | None = None
+    """The agent that wrote it. None if a person did."""
     kind: MemoryKind = "fact"
+    """`fact`, `preference`, `decision`, `procedure` or `failure`."""
     subject: str | None = None
+    """The thing that it is about, at most 100 characters, by which newer memories supersede it. None without
+    one."""
     status: MemoryStatus = "active"
+    """Only an `active` memory is recalled."""
     trust: Annotated[int, Field(ge=BY_STRANGERS, le=BY_PERSON), Meta(ge=BY_STRANGERS, le=BY_PERSON)] = (
         BY_MODEL
     )
+    """The least trust of all that it was made of: 3 a person, 2 code, 1 a model, 0 strangers."""
     step: str | None = None
+    """The step of the task that it comes from. None without one."""
     expires_at: datetime | None = None
+    """The time from which it is not recalled any more. None: it stays."""
     superseded_by: str | None = None
+    """The id of the memory in whose favour it is `superseded`. None without one."""
     approved_by: str | None = None
+    """The person who promoted it. None if nobody did."""
     changed_by: str | None = None
+    """The person who changed it last. None if nobody did."""
     changed_at: datetime | None = None
+    """When it was changed last. None if it never was."""
     used: int = 0
+    """How often it was recalled."""
     helped: int = 0
+    """The number of tasks whose answers cite it."""
     score: float = 0.0
+    """Its relevance to the query of `recall`: higher is better. 0 where it was not searched for."""
     contradicts: tuple[str, ...] = ()
+    """The ids of memories on the same subject that count as much."""
 
     @property
     def tokens(self) -> int:

@@ -43,33 +43,47 @@ class RenderedPrompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as it is used; `digest` is the SHA-256 of its file, `source` says whether it has one.
-
-    `sections` are the messages of its body. `path` and `line` are those of the body in its file. `version` is
-    recorded of each use: `NAME@DIGEST PLACE`, where the place is its file, in a git repository as `git show`
-    takes it (`REVISION:PATH`), `registry:vN` or `built-in`; digest and revision have 12 characters. `notes`
-    say what is read otherwise than other tools read it.
-    """
+    """A prompt as it is used."""
 
     name: str
+    """Its name: that of the file without `.prompt`, or of the registered prompt."""
     description: str
+    """One line for people."""
     model: str
+    """The group of models that is asked."""
     temperature: float
+    """The temperature of its model calls, 0 to 2."""
     max_tokens: int
+    """The tokens that a reply may have."""
     params: Mapping[str, Any]
+    """Further parameters of its model calls, in OpenAI's words."""
     tags: tuple[str, ...]
+    """The tags that pick a deployment of the group."""
     cache: bool
+    """Whether an answer from the cache will do."""
     structure: Literal["native", "tool", "prompted"]
+    """How a structured answer is asked for first: `native`, `tool` or `prompted`."""
     variables: tuple[str, ...]
+    """Names in the template that the mesh or the agent's class fills in."""
     inputs: tuple[str, ...]
+    """Names in the template that the payload of the task fills in."""
     body: str
+    """The template: the file without its front matter."""
     sections: tuple[Section, ...]
+    """The messages of the body."""
     path: str
+    """The file of the body. "" without one."""
     line: int
+    """The line of that file on which the body begins."""
     digest: str
+    """The SHA-256 of the file, in hexadecimal."""
     source: _Source
+    """Its origin: `file`, `built-in`, `agent` (its code) or `registry`."""
     version: str
+    """Recorded of each use: `NAME@DIGEST PLACE`. The place is its file, in a git repository as `git show`
+    takes it (`REVISION:PATH`), `registry:vN` or `built-in`; digest and revision have 12 characters."""
     notes: tuple[PromptError, ...] = field(default=(), compare=False)
+    """Remarks on text that this mesh reads otherwise than other tools do."""
 
     @property
     def names(self) -> set[str]:

@@ -22,16 +22,18 @@ _logger = logging.getLogger("meshwright.prompts")
 
 
 class PromptContext(NamedTuple):
-    """The run that needs a prompt, so that a source can choose a version for it.
-
-    `version` names a registered prompt's version, where an experiment or a test says which.
-    """
+    """The run that needs a prompt, so that a source can choose a version for it."""
 
     tenant_id: str = "default"
+    """The tenant of the task."""
     agent_id: str | None = None
+    """The agent that runs. None for a prompt that is read for no run."""
     task_id: str | None = None
+    """The task. None for a prompt that is read for no run."""
     thread_id: str | None = None
+    """The conversation of the task. None for a prompt that is read for no run."""
     version: int | None = None
+    """The version of a registered prompt that an experiment or a test asks for. None: the source chooses."""
 
 
 NO_RUN = PromptContext()

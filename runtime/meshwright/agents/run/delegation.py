@@ -31,28 +31,32 @@ _AnswerT = TypeVar("_AnswerT", bound=BaseModel | dict[str, Any] | Outcome | str,
 
 @dataclass(frozen=True, slots=True)
 class Delegation(Generic[_AnswerT]):
-    """A task for another agent, named or chosen by `capability`.
-
-    `payload` goes beside the `text`; `shape` is the pydantic model in which the other agent's model answers,
-    `dict[str, Any]` for the result as it is, `Outcome` for all of the outcome with its files, None for its
-    text; `thread_id` is the conversation that it continues, by default one of its own; `budget_usd` what it
-    may cost of the budgets above it; `timeout` is how many seconds a step of it may take, `deadline` all of
-    it. `constraints` hold for its work, beside those that the run came with, and `questions` are still open:
-    at most 20 of each, of 2,000 characters.
-    """
+    """A task for another agent, named or chosen by `capability`."""
 
     agent_id: str = ""
+    """The agent. "": chosen by `capability`."""
     text: str = ""
+    """The request."""
     _: KW_ONLY
     payload: Mapping[str, Any] | None = None
+    """Further fields beside the text."""
     shape: type[_AnswerT] | None = None
+    """The pydantic model in which the other agent's model answers; `dict[str, Any]` for the result as it is,
+    `Outcome` for the whole outcome with its files, None for its text."""
     thread_id: str | None = None
+    """The conversation that it continues. None: one of its own."""
     budget_usd: Decimal | str | None = None
+    """US dollars that it may cost of the budgets above it. None: no limit of its own."""
     capability: str = ""
+    """The capability, in place of an agent."""
     timeout: float | None = None
+    """Seconds that a step of it may take. None: the other agent's."""
     deadline: float | None = None
+    """Seconds that all of it may take. None: until the deadline of this task."""
     constraints: Sequence[str] = ()
+    """Constraints of its work, beside those that this run came with: at most 20, each of 2,000 characters."""
     questions: Sequence[str] = ()
+    """Questions that are still open: at most 20, each of 2,000 characters."""
 
     def __post_init__(self) -> None:
         if bool(self.agent_id) == bool(self.capability):

@@ -11,17 +11,18 @@ from msgspec import Struct
 
 
 class BoxLimits(Struct, frozen=True):
-    """The most that a run in the box may take: of everything that it starts, together.
-
-    `processes` counts threads too. `file_mb` is the size of one file, and in bubblewrap of /tmp. Of its
-    output `output_bytes` are kept; a program that writes twenty times as much is ended.
-    """
+    """Limits of a run in the box, for everything that it starts, together."""
 
     seconds: float = 60.0
+    """Seconds until it is ended."""
     memory_mb: int = 1024
+    """Memory in MB."""
     processes: int = 128
+    """Processes and threads."""
     file_mb: int = 256
+    """The size of one file in MB, and in bubblewrap of /tmp."""
     output_bytes: int = 1_000_000
+    """Bytes of its output that are kept. A program that writes twenty times as much is ended."""
 
     def within(self, most: BoxLimits) -> BoxLimits:
         """The same limits, none of them above `most`."""

@@ -64,13 +64,12 @@ TOOL_POSITIONS: tuple[ToolPosition, ...] = get_args(ToolPosition)
 
 @dataclass(eq=False, slots=True)
 class ToolInvocation:
-    """One call on its way through the chain; its `arguments` are JSON text, as the model wrote it.
-
-    A secret of the workspace has a mask in them, also next to the tool.
-    """
+    """One call on its way through the chain."""
 
     tool: Tool
+    """The tool."""
     arguments: str
+    """JSON text as the model wrote it. Secrets of the workspace are masked in it, also next to the tool."""
     context: ToolContext
     """The run that makes the call."""
 
@@ -102,7 +101,9 @@ class ToolCallWrapper(NamedTuple):
     """
 
     position: ToolPosition
+    """Its place in the chain of every call."""
     wrap: Callable[[ToolLink[Any]], ToolLink[Any]]
+    """Makes the link around the given one. Called once for each process."""
 
 
 class ToolChain(NamedTuple):

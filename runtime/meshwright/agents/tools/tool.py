@@ -54,12 +54,10 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The effect of a call that changes nothing, since all is already as the call would make it.
-
-    `shown` says so, as text or plain data.
-    """
+    """The effect of a call that changes nothing, since all is already as the call would make it."""
 
     shown: Any = "nothing changes: it is so already"
+    """The sentence that says so, or plain data."""
 
 
 class DelegationOptions(TypedDict, total=False):
@@ -320,33 +318,37 @@ def tool(
 
 
 class Tool(ABC):
-    """Something that a model may call: a method that `@tool` marked, a tool of another system, another agent.
-
-    `parameters` is the JSON schema of the arguments, an object. `idempotent`: to call it twice does no harm.
-    `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
-    `exclusive`: no other tool of the run works beside it.
-    `needs_approval`: a person approves each call, where no rule in the settings says otherwise.
-    `effect`: whether a call changes anything; `origin`: whose words its result has; `network`: whether a
-    program that it runs in the sandbox reaches hosts. `contained`: whether its changes reach the tree of the
-    task alone. `max_chars`: of a longer result the model gets head and
-    tail. `min_window_tokens`: the smallest window of a model that is to use it. `target`: the system where
-    its calls take effect, such as an address; an approval holds for that system alone.
-    """
+    """Something that a model may call: a method that `@tool` marked, a tool of another system, another
+    agent."""
 
     name: str
+    """The name by which the model calls it."""
     description: str
+    """Its purpose, for the model."""
     parameters: dict[str, Any]
+    """The JSON schema of the arguments, an object."""
     idempotent: bool = False
+    """Whether calling it twice does no harm: an interrupted call runs again without asking a person."""
     timeout: float | None = None
+    """Seconds that a call may take. None: what its agent allows; `math.inf`: no limit."""
     exclusive: bool = False
+    """Whether no other tool of the run works beside it."""
     needs_approval: bool = False
+    """Whether a person approves each call, unless a rule in the settings says otherwise."""
     effect: Effect = "change"
+    """The effect of a call: `read`, `change`, or `run` for a program in the sandbox."""
     origin: Origin = "own"
+    """The author of the words of its result: `own`, `workspace` or `outside`."""
     min_window_tokens: int = 0
+    """The smallest window, in tokens, of a model that is to use it."""
     network: bool = False
+    """Whether a program that it runs in the sandbox reaches hosts."""
     contained: bool = False
+    """Whether its changes reach the tree of the task alone, so that they need no approval."""
     max_chars: int = MAX_RESULT_CHARS
+    """Characters of a result: of a longer one the model gets head and tail."""
     target: str = ""
+    """The system where its calls take effect, such as an address. An approval holds for that system alone."""
 
     @property
     def may_change(self) -> bool:

@@ -181,26 +181,36 @@ def _joined(folder: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolSettings:
-    """The workspace of the tools, and their limits. Sizes are in bytes or characters, times in seconds.
-
-    `files` gives access to what lies in the folder `workspace`, but for what is private: the `hidden` paths,
-    and files with names that commonly hold secrets.
-    """
+    """The workspace of the tools, and their limits: `[tools]` of the settings."""
 
     workspace: Path = Path()
+    """The folder that tools may read."""
     hidden: tuple[Path, ...] = ()
+    """Paths that `files` gives no access to, beside files whose names commonly hold secrets."""
     files: Workspace = field(init=False, repr=False)
+    """Access to the folder `workspace`, except for what is private."""
     allow_private_addresses: bool = False
+    """Whether web tools may fetch from private and local addresses."""
     max_file_bytes: int = 1_000_000
+    """Bytes of a file that a tool reads."""
     max_search_bytes: int = 50_000_000
+    """Bytes of all files that one search reads."""
     max_page_bytes: int = 1_000_000
+    """Bytes of a web page that a tool reads."""
     max_text_chars: int = 20_000
+    """Characters of text that one call returns."""
     max_results: int = 100
+    """Matches, or names, that one call lists."""
     fetch_timeout_seconds: float = 20.0
+    """Seconds that fetching a page may take."""
     max_redirects: int = 5
+    """Redirects that fetching a page follows."""
     git_timeout_seconds: float = 10.0
+    """Seconds that one git command may take."""
     tool_timeout_seconds: float = 60.0
+    """Seconds that a call of a tool may take unless the tool says otherwise."""
     max_concurrency: int = 8
+    """Threads that the tools of one agent may use at a time."""
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tables [tools.NAME] of the settings, by name."""
     kinds: Mapping[str, Mapping[str, BaseModel]] = field(default_factory=dict)
@@ -208,6 +218,7 @@ class ToolSettings:
     table: str = ""
     """The name of the table of such a toolset."""
     project: Path = Path()
+    """The folder of the project."""
     get: Callable[[type[Any]], Any] = field(default=lambda kind: _nothing(kind), repr=False)
     """Returns a thing that a component of the mesh provides, by its type: `settings.get(Sandbox)`. Ask in
     `start`, when all components have joined. Raises LookupError."""
@@ -231,15 +242,15 @@ class Toolset:
     first run that may use it, `tools` behind it, so that it may ask another system which tools there are, and
     `close` as the mesh stops. One that raises in `start`, or calls `lost`, is closed and started again after
     a pause of 1 to 60 seconds, all in one asyncio task; its agents work on without it meanwhile.
-
-    If it has settings of its own, `config_type` is their shape, and `config` has the values of the table
-    [tools.NAME] of mesh.toml. One of which there may be several has a `kind`: each table [KIND.NAME] makes an
-    instance, which agents name as "KIND.NAME".
     """
 
     name: ClassVar[str] = ""
+    """The name by which agents name it, and of its table [tools.NAME] in mesh.toml."""
     kind: ClassVar[str] = ""
+    """The KIND of a toolset that may exist several times: each table [KIND.NAME] makes an instance, named
+    "KIND.NAME"."""
     config_type: ClassVar[type[BaseModel] | None] = None
+    """The pydantic model of its table, whose values `config` has. None: it has no settings."""
 
     def __init__(self, settings: ToolSettings) -> None:
         self.settings = settings

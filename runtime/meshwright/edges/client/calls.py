@@ -32,27 +32,35 @@ _AT_ONCE = 50  # in one request
 
 
 class TaskFields(TypedDict, total=False):
-    """A task, but for its agent, text, payload and shape; `timeout` of a step and `deadline` are in seconds.
-
-    `thread_id` is the conversation that it continues, `budget_usd` what it may cost. `limits` are those of
-    its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's. `after` is the id of a
-    task whose end it waits for, `repository` the one of `[trees]` that it works on; `outside` says that
-    strangers may have written its text.
-    """
+    """The fields of a task except its agent, text, payload and shape. All may be left out."""
 
     thread_id: str | None
+    """The conversation that it continues. Default: one of its own."""
     budget_usd: Decimal | str | None
+    """US dollars that it may cost, with all that it delegates."""
     capability: str | None
+    """The best agent that has it gets the task."""
     task_id: str | None
+    """The id of the task, unique within the tenant. Default: the mesh makes one."""
     priority: int
+    """0 to 10, 5 by default. Higher runs sooner."""
     timeout: float | None
+    """Seconds that a step may take. Default: the agent's."""
     deadline: float | None
+    """Seconds that the task may take, without waits for people and money. Default: the agent's, else one
+    day."""
     limits: Mapping[str, Any] | None
+    """Lower limits of its run than the agent's, such as `{"max_steps": 20}`."""
     after: str | None
+    """The id of a task whose end it waits for."""
     repository: str | None
+    """The `[trees.NAME]` that it works on. Default: the only one."""
     outside: bool
+    """Whether strangers may have written its text: a person approves changes then."""
     on_empty: OnEmpty
+    """The reaction to an empty budget: `fail` (the default), `wait`, `ask` or `cheaper`."""
     idempotency_key: str | None
+    """A key of yours: a second request with it gets the task of the first."""
 
 
 class TaskCalls(ABC):

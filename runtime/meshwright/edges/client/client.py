@@ -60,19 +60,24 @@ ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 
 
 class EventFields(CriteriaFields, total=False):
-    """The fields by which events are filtered: their own, and those of their tasks.
-
-    `deployment` and `failed_at` find calls of models that a deployment answered or failed in, or failed in.
-    """
+    """The fields by which events are filtered: their own, and those of their tasks."""
 
     task_id: str | None
+    """Events of this task."""
     event_type: str | None
+    """Events of this type, such as `task.accepted`."""
     trace_id: str | None
+    """Events of this trace."""
     aggregate_id: str | None
+    """Events of this actor."""
     idempotency_key: str | None
+    """Events that were published with this key."""
     topic: str | None
+    """Events on this topic."""
     deployment: str | None
+    """Model calls that this deployment answered or failed in."""
     failed_at: str | None
+    """Model calls in which this deployment failed."""
 
 
 class _Accepted(Struct):
@@ -85,8 +90,11 @@ class Completion(Struct):
     """The answer of a model."""
 
     content: str
+    """The text."""
     model: str
+    """The model that answered."""
     usage: Usage
+    """The tokens of the call."""
 
 
 class Client(TaskCalls, BatchCalls, AdministrationCalls):

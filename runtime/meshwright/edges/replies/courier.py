@@ -54,10 +54,12 @@ class Undeliverable(MeshError):
 
 
 class Sender(ABC, Generic[AddressT]):
-    """Sends outcomes to the addresses of one scheme. `scope` keeps those of two meshes at one place apart."""
+    """Sends outcomes to the addresses of one scheme."""
 
     scheme: str
+    """The name of the scheme, such as `page`."""
     scope: str
+    """Keeps the addresses of two meshes at one place apart. "" if that cannot be."""
     kind: type[AddressT]
     """The type of its addresses."""
 

@@ -28,9 +28,10 @@ _UNSENT = f"SELECT document FROM unsent_replies {_OF_SENDER}"  # noqa: S608 code
 
 
 class Address(Struct):
-    """The destination of an outcome: the fields of its scheme, and the client that asked for it."""
+    """The destination of an outcome: a subclass adds the fields of its scheme."""
 
     client: str = Caller().requested_by
+    """The client that asked for the outcome."""
 
 
 StoredAddress = dict[str, Any]

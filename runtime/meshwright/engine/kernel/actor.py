@@ -152,7 +152,9 @@ class Actor(Generic[StateT]):
     """
 
     state: StateT
+    """The state, as the last turn left it. Change it in turns alone."""
     state_type: ClassVar[type[BaseModel | Struct]]
+    """The model of the state: the argument of `Actor[...]`."""
 
     def __init__(self, ref: ActorRef) -> None:
         self.ref = ref

@@ -15,7 +15,9 @@ class ActorRef(NamedTuple):
     """The address of one actor: its type and its id within the type."""
 
     type: str
+    """The type of the actor."""
     id: str
+    """Its id within the type."""
 
     def __str__(self) -> str:
         return f"{self.type}/{self.id}"

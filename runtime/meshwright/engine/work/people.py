@@ -53,7 +53,9 @@ class Approval(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     approve: bool
+    """Whether the call may be made."""
     reason: str = Field(default="", max_length=4_000)
+    """The reason, which the model reads after a no: at most 4,000 characters."""
 
 
 class Repetition(Approval):

@@ -123,7 +123,9 @@ class TaskKey(NamedTuple):
     """The key of a task: ids are unique within a tenant, so that tenants never learn of one another's."""
 
     tenant_id: str
+    """The tenant."""
     task_id: str
+    """The task within the tenant."""
 
     @property
     def ref(self) -> ActorRef:

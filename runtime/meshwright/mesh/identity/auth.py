@@ -48,23 +48,22 @@ _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.t
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials of a request.
-
-    `token` is a key or the admin token. `is_local` says that the request began on the mesh's machine, as far
-    as the address tells, which is no credential. `client` is the sender's name at a broker, which has
-    authenticated it; a token counts in its place. `peer_uid` is the user at the other end of a Unix socket,
-    as the system says. `tenant` is the tenant that a caller of all tenants acts for, `tenant_header` the
-    header that names it. `headers` are those of an HTTP request that an authenticator of the mesh names, each
-    once.
-    """
+    """The credentials of a request."""
 
     token: str = field(default="", repr=False)
+    """A key or the admin token. "" without one."""
     is_local: bool = False
+    """Whether the request began on the mesh's machine, as far as the address tells. That is no credential."""
     client: str | None = None
+    """The sender's name at a broker that has authenticated it. A token counts in its place."""
     peer_uid: int | None = None
+    """The user at the other end of a Unix socket, as the system says. None on other connections."""
     tenant: str | None = None
+    """The tenant that a caller of all tenants acts for. None: its own."""
     tenant_header: str = "Mesh-Tenant"
+    """The header that names that tenant, for errors."""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Headers of an HTTP request that an authenticator of the mesh names, each once."""
 
     def header(self, name: str) -> str:
         """Returns the text of a header, by its name in lower case; empty where the request has none."""

@@ -37,13 +37,13 @@ person decides."""
 class CodingAgent(Agent, abstract=True):
     """An agent whose work is done by Codex, Claude Code, or another coding agent: see docs/coding-agents.md.
 
-    `coder` is the table of [coding] that says which; by default the one of the agent's id, or the only one.
     The result has the text of the coding agent, the `changed` files, and the tests that are `failing` as
     they were before. The task fails with NothingDelivered where nothing was changed, TestsBroken where tests
     fail that passed before, CodingAgentFailed where the coding agent cannot do its part.
     """
 
     coder: ClassVar[str] = ""
+    """The table of [coding] that says which. Default: the one of the agent's id, or the only one."""
     toolsets = (ProposingTools,)
     programs: Mapping[str, CodingProgram] = {}
     """The tables of [coding]; the part sets them."""
