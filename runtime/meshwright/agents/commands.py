@@ -13,11 +13,11 @@ import click
 
 from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import code_changed
-from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
-from meshwright.cli.nouns import Noun, group_of, named
-from meshwright.cli.options import Target, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, echo, echo_json, for_terminal, labelled, show, styled
-from meshwright.cli.project import DeclaredAgents, declared_agents, require_trust
+from meshwright.console.connect import Connection, running_mesh, say_asked, talk
+from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.options import Target, json_option, limit_option, mesh_options
+from meshwright.console.output import document, echo, echo_json, for_terminal, labelled, show, styled
+from meshwright.console.project import DeclaredAgents, declared_agents, require_trust
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import NotFound, nearest
 from meshwright.core.schema import described_fields

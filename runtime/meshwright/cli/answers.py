@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.filters import OPEN, Many, many_options, refusal
-from meshwright.cli.inbox import (
-    answer_command,
-    answer_of,
-    find_question,
-    is_for_money,
-    list_questions,
-    short_name,
-    show_question,
-)
-from meshwright.cli.nouns import Noun, named
-from meshwright.cli.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
-from meshwright.cli.output import document
+from meshwright.cli.inbox import find_question, list_questions, show_question
+from meshwright.console.connect import Connection, talk
+from meshwright.console.filters import OPEN, Many, many_options, refusal
+from meshwright.console.nouns import Noun, named
+from meshwright.console.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
+from meshwright.console.output import document
+from meshwright.console.questions import answer_command, answer_of, is_for_money, short_name
 from meshwright.core.display import Document, printable, short
 from meshwright.core.errors import Conflict, InvalidInput, MeshError
 from meshwright.core.schema import takes_approval

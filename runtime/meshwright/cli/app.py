@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
+from meshwright.console.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.core.part import Part
@@ -72,7 +72,9 @@ _OWN = {
         "edges.bridge.commands", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION
     ),
     "completion": _Command(
-        "cli.nouns", "Print the script that completes commands, agents and ids in a shell.", _ADMINISTRATION
+        "console.nouns",
+        "Print the script that completes commands, agents and ids in a shell.",
+        _ADMINISTRATION,
     ),
     "tasks": _Command("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
     "cancel": _Command("cli.batches", "Cancel tasks.", _WORK, "task cancel"),
@@ -125,7 +127,7 @@ def _command_of(part: Part, name: str) -> click.Command:
         commands = import_module(f"{part.package}.commands")
         if hasattr(commands, function):
             return getattr(commands, function)
-    from meshwright.cli.nouns import group_of
+    from meshwright.console.nouns import group_of
 
     resources = part.load(part.resources)
     return group_of(next(resource for resource in resources if name in (resource.command, resource.name)))
@@ -154,7 +156,7 @@ class _LazyGroup(click.Group):
         name = args[0]
         names = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in names and not ctx.resilient_parsing and not name.startswith("-"):
-            from meshwright.cli.nouns import unknown
+            from meshwright.console.nouns import unknown
 
             if name in _ELSEWHERE:
                 hint = f"did you mean: mesh {_ELSEWHERE[name]}"
@@ -218,7 +220,7 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
-    from meshwright.cli.process import log_commands  # the help does without
+    from meshwright.console.process import log_commands  # the help does without
 
     context = click.get_current_context()
     if context.invoked_subcommand != "init" and context.obj is None:  # these are of the present folder
@@ -312,7 +314,7 @@ def _remedy_of(error: MeshError) -> str:
 def _complain(message: str) -> None:
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     if sys.stderr.isatty():
-        from meshwright.cli.output import wrapped  # which breaks no word, as a terminal does
+        from meshwright.console.output import wrapped  # which breaks no word, as a terminal does
 
         line = wrapped(line, indent=len("mesh: "))
     click.echo(f"mesh: {line}", err=True)
@@ -373,7 +375,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
             f"Cannot write to {place}: {disk.strerror}; make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
-    from meshwright.cli.process import keep_traceback
+    from meshwright.console.process import keep_traceback
 
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _UnexpectedError(f"unexpected {type(error).__name__}: {error} ({where})")

@@ -10,12 +10,14 @@ from urllib.parse import quote
 
 import click
 
-from meshwright.cli import output
 from meshwright.cli.answers import answer
-from meshwright.cli.connect import Connection, listed, talk, whole_id
-from meshwright.cli.filters import OPEN, Many, by_id, filter_options, given_filter, many_options, refusal
-from meshwright.cli.nouns import Noun, named
-from meshwright.cli.options import (
+from meshwright.cli.steps import step_path, task_page
+from meshwright.cli.tasks import ask, show, steps, submit, tasks
+from meshwright.console import output
+from meshwright.console.connect import Connection, listed, talk, whole_id
+from meshwright.console.filters import OPEN, Many, by_id, filter_options, given_filter, many_options, refusal
+from meshwright.console.nouns import Noun, named
+from meshwright.console.options import (
     DURATION,
     Target,
     WholeNumber,
@@ -24,9 +26,7 @@ from meshwright.cli.options import (
     mesh_options,
     utf8,
 )
-from meshwright.cli.output import document
-from meshwright.cli.steps import step_path, task_page
-from meshwright.cli.tasks import ask, show, steps, submit, tasks
+from meshwright.console.output import document
 from meshwright.core import display
 from meshwright.core.display import Column, Document, age, dollars, short_id
 from meshwright.core.errors import Conflict

@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import named
-from meshwright.cli.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
-from meshwright.cli.output import Line, TypedLines, for_terminal, styled
-from meshwright.cli.project import trust_option
 from meshwright.cli.tasks import with_names
-from meshwright.cli.timeline import (
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import named
+from meshwright.console.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
+from meshwright.console.output import Line, TypedLines, for_terminal, styled
+from meshwright.console.project import trust_option
+from meshwright.console.timeline import (
     ERASE,
     Answering,
     Drawing,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.commands import agents, prompts
-from meshwright.cli.connect import running_mesh
-from meshwright.cli.nouns import Noun
-from meshwright.cli.options import data_option
-from meshwright.cli.output import styled, terminal_width, wrapped
-from meshwright.cli.project import require_trust, trust_option
-from meshwright.cli.timeline import drawing
+from meshwright.console.connect import running_mesh
+from meshwright.console.nouns import Noun
+from meshwright.console.options import data_option
+from meshwright.console.output import styled, terminal_width, wrapped
+from meshwright.console.project import require_trust, trust_option
+from meshwright.console.timeline import drawing
 from meshwright.core.display import age, ahead, next_try
 from meshwright.core.errors import ConfigError, HostError, MeshError, in_one_line
 from meshwright.core.part import Caution

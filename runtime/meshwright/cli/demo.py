@@ -25,11 +25,11 @@ from meshwright.agents.sandbox.choice import ChosenSandbox
 from meshwright.agents.sandbox.settings import SandboxSettings
 from meshwright.agents.shipped import shipped_agents
 from meshwright.cli.batches import show_tree
-from meshwright.cli.connect import Connection, in_process
-from meshwright.cli.options import data_option
-from meshwright.cli.output import document
-from meshwright.cli.project import trust_option
-from meshwright.cli.timeline import Answering, NoAnswerError, draw, drawing, follow_task, print_answer
+from meshwright.console.connect import Connection, in_process
+from meshwright.console.options import data_option
+from meshwright.console.output import document
+from meshwright.console.project import trust_option
+from meshwright.console.timeline import Answering, NoAnswerError, draw, drawing, follow_task, print_answer
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
 from meshwright.core.events import Event

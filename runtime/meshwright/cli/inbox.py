@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli import output
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.cli.nouns import named
-from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, is_screen, labelled, redraw, table
+from meshwright.console import output
+from meshwright.console.connect import Connection, talk
+from meshwright.console.filters import ENDED, OPEN, filter_options, given_filter
+from meshwright.console.nouns import named
+from meshwright.console.options import Target, follow_option, json_option, limit_option, mesh_options
+from meshwright.console.output import document, is_screen, labelled, redraw, table
+from meshwright.console.questions import plain_text, question_lines, short_name
 from meshwright.core.display import Column, Document, age, local_time, short, short_id
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:
     from meshwright.client import Client
     from meshwright.engine.events.inbox import Question
 
 _SHOWN_IDS = 5
-_ID_CHARS = 6
-_APPROVED = ("arguments", "effect", "difference", "request", "changed_from", "check")  # it is shown whole
-_OF_MESH = ("kind", "agent_id", "tool", "hidden_parts")
-_LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --follow
 _context = click.get_current_context
 
@@ -112,26 +107,6 @@ async def find_question(client: Client, part: str) -> Question:
     raise NotFound(f"No task has a question {part!r}", remedy="mesh inbox lists those there are", field="id")
 
 
-def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
-    """The answer that a text stands for: JSON, if the question takes no text and that is JSON."""
-    if schema is None or not faults(schema, text):
-        return text
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text  # the mesh says what it wants instead
-
-
-def is_for_money(subject: Mapping[str, Any]) -> bool:
-    """Whether a subject is of a task that waits for money; data of an agent's own question is none."""
-    return "account" in subject and subject.get("kind") != "question"
-
-
-def short_name(question_id: str) -> str:
-    """The end of an id, by which people name a question."""
-    return question_id[-_ID_CHARS:]
-
-
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
     return f"{short(_title(question))}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
@@ -156,7 +131,7 @@ def _in_line(arguments: Any) -> str:
     first = next(iter(arguments), None)
     is_plain = isinstance(arguments.get(first), str)
     return ", ".join(
-        _text(value) if name == first and is_plain else f"{name} {_text(value)}"
+        plain_text(value) if name == first and is_plain else f"{name} {plain_text(value)}"
         for name, value in arguments.items()
     )
 
@@ -203,98 +178,6 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
         cells = (column.cell(question) for column in _COLUMNS if column.field != "since")
         parts = (at, question["status"], by, *cells)
         click.echo(json.dumps(question, ensure_ascii=False) if as_json else "  ".join(filter(None, parts)))
-
-
-def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
-    """The subject of a question and how to answer it, each with its label."""
-    yield "asked", question["question"].partition("\nIts effect:\n")[0]  # which comes below, whole
-    subject = question.get("subject") or {}
-    fields = {name: value for name, value in subject.items() if name not in _OF_MESH}
-    if fields.get("check") and fields["check"] in question["question"]:  # all of what a check saw is there
-        del fields["check"]
-    if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
-        yield from _lines_of("about", fields)
-    else:
-        for name, value in _with_arguments(fields).items():
-            yield from _field(name, value)
-    if may_answer := question.get("may_answer"):
-        yield "for", ", ".join(may_answer)
-    if question.get("expires_at"):
-        yield "expires", local_time(question["expires_at"])
-    if question["status"] == "open":
-        yield from _ways(question, options)
-
-
-def _with_arguments(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of a subject; the request of an interrupted tool call, which is JSON, as its arguments."""
-    request = fields.get("request")
-    if not isinstance(request, dict) or set(request) != {"arguments"}:
-        return fields
-    return {("arguments" if name == "request" else name): value for name, value in fields.items()} | request
-
-
-def _field(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if value in (None, "", {}, []):
-        return
-    if name in _APPROVED:
-        yield from _whole(name, value)
-    elif len(text := _text(value)) <= _LONG_CHARS:
-        yield name, text
-    else:
-        yield name, f"{text[:_LONG_CHARS]}... ({len(text):,} characters; --json shows all)"
-
-
-def _whole(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A value that a person approves: texts of several lines, such as diffs, as they are."""
-    fields = value.items() if isinstance(value, dict) else [("", value)]
-    if not any("\n" in field for _, field in fields if isinstance(field, str)):
-        yield name, _text(value)
-    else:
-        yield from _lines_of(name, dict(fields))
-
-
-def _lines_of(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each field on a line of its own, or on several below it, with the label before the first."""
-    for key, field in fields.items():
-        first, *rest = _text(field).split("\n")
-        title = f"{key}: " if key else ""
-        inner = "  " if title else ""  # no line of a text may pass for another field
-        lines = [f"{title}|", *(f"{inner}{line}" for line in (first, *rest))] if rest else [f"{title}{first}"]
-        for line in lines:
-            yield name, line or " "
-            name = ""
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
-    name = short_name(question["id"])
-    if not (question["task_id"] or question.get("source")):
-        return [("test", f"mesh models test{options}")]
-    if is_for_money(question.get("subject") or {}):  # it says itself how its budget is raised
-        return [("deny", f'mesh deny {name} --reason "..."{options}')]
-    if takes_approval(question.get("answer_schema")):
-        ways = [("approve", f"mesh approve {name}{options}")]
-        arguments = (question.get("subject") or {}).get("arguments")
-        if arguments is not None and "arguments" in question["answer_schema"]["properties"]:
-            text = json.dumps(arguments, ensure_ascii=False)
-            quoted = shlex.quote(text if len(text) <= _LONG_CHARS else "{...}")
-            ways.append(("change", f"mesh approve {name} --arguments {quoted}{options}"))
-        is_doubt = (question.get("subject") or {}).get("kind") != "question"
-        if is_doubt and "result" in question["answer_schema"].get("properties", {}):
-            answer = shlex.quote('{"approve": false, "result": "..."}')
-            ways.append(("it did", f"mesh answer {name} --value {answer}{options}"))
-        return [*ways, ("deny", f'mesh deny {name} --reason "..."{options}')]
-    return [("answer", answer_command(question, options))]
-
-
-def answer_command(question: Document, options: str) -> str:
-    """The command that answers a question; where it asks for data, with the form of the answer."""
-    schema = question.get("answer_schema")
-    text = '"..."' if schema is None or not faults(schema, "...") else shlex.quote(described(schema))
-    return f"mesh answer {short_name(question['id'])} {text}{options}"
 
 
 def _page(question: Document, options: str) -> str:

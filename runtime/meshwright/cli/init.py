@@ -9,7 +9,7 @@ from string import Template
 
 import click
 
-from meshwright.cli.output import say
+from meshwright.console.output import say
 from meshwright.core import __version__
 from meshwright.core.errors import Conflict
 
@@ -77,7 +77,7 @@ def init(folder: Path, agent_id: str) -> None:
     for name, path in _OF_PROJECT.items():
         _write(name, folder / path, words)
     if present <= _NO_CODE:  # all that a mesh runs there is of this command
-        from meshwright.cli.project import remember_trust
+        from meshwright.console.project import remember_trust
 
         remember_trust(folder.resolve())
     begin = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from meshwright.agents.tools.functions import FunctionTool
-from meshwright.cli.process import keep_text
+from meshwright.console.process import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.edges.http.settings import WatchdogSettings
 from meshwright.engine.events.event_types import LoopHeld

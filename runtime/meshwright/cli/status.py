@@ -20,11 +20,19 @@ import click
 
 from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import AgentMissing
-from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, given_filter
-from meshwright.cli.nouns import named
-from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, echo_json, event_line, is_screen, styled, table, terminal_width
+from meshwright.console.connect import Connection, talk, whole_id
+from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, given_filter
+from meshwright.console.nouns import named
+from meshwright.console.options import Target, follow_option, json_option, limit_option, mesh_options
+from meshwright.console.output import (
+    document,
+    echo_json,
+    event_line,
+    is_screen,
+    styled,
+    table,
+    terminal_width,
+)
 from meshwright.core.display import (
     MORE,
     Column,

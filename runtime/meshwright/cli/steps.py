@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli import output
-from meshwright.cli.output import document, for_terminal, labelled
+from meshwright.console import output
+from meshwright.console.output import document, for_terminal, labelled
 from meshwright.core import display
 from meshwright.core.display import (
     Column,
@@ -35,8 +35,8 @@ from meshwright.core.money import TASK_BUDGET
 from meshwright.money.display import spent_of
 
 if TYPE_CHECKING:
-    from meshwright.cli.connect import Connection
     from meshwright.client import Client
+    from meshwright.console.connect import Connection
     from meshwright.core.events import Event
     from meshwright.core.files import TaskFile
     from meshwright.engine.work.protocol import Wait
@@ -413,7 +413,7 @@ def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
 
 def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
     """The waits of a task; for a person the question, and the commands that answer it."""
-    from meshwright.cli.inbox import question_lines
+    from meshwright.console.questions import question_lines
     from meshwright.engine.events.inbox import Question, question_id
 
     if view.missing_agent is not None:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.agents.settings import AgentsSettings
-from meshwright.cli.connect import announced
-from meshwright.cli.output import styled, table
-from meshwright.cli.process import on_stop_signals, say
+from meshwright.console.connect import announced
+from meshwright.console.output import styled, table
+from meshwright.console.process import on_stop_signals, say
 from meshwright.core.clock import unless
 from meshwright.core.display import Column, Document
 from meshwright.core.errors import StoreLocked

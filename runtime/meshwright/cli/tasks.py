@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from meshwright.cli import output
-from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
-from meshwright.cli.nouns import named
-from meshwright.cli.options import (
+from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, task_page
+from meshwright.console import output
+from meshwright.console.connect import Connection, talk, whole_id
+from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
+from meshwright.console.nouns import named
+from meshwright.console.options import (
     AMOUNT,
     FILE,
     JSON_OBJECT,
@@ -30,9 +31,8 @@ from meshwright.cli.options import (
     task_budget_options,
     time_options,
 )
-from meshwright.cli.output import document
-from meshwright.cli.project import trust_option
-from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, task_page
+from meshwright.console.output import document
+from meshwright.console.project import trust_option
 from meshwright.core import display
 from meshwright.core.display import Document
 from meshwright.core.errors import NotFound
@@ -144,7 +144,7 @@ def ask(
     command runs a mesh of its own. If a person is asked and there is no terminal, it says how to answer, and
     ends with status 1.
     """
-    from meshwright.cli.timeline import print_answer, watch
+    from meshwright.console.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
@@ -181,7 +181,7 @@ def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
 
 async def with_names(mesh: Connection, agent_id: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
-    from meshwright.cli.project import shipped_agents
+    from meshwright.console.project import shipped_agents
     from meshwright.core.errors import nearest
 
     if agent_id in shipped_agents():
@@ -229,7 +229,7 @@ def submit(
     TEXT is the request; - reads it from stdin. With --capability (mesh agents lists them) the best agent for
     it gets it.
     """
-    from meshwright.cli.timeline import print_answer, watch
+    from meshwright.console.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
@@ -358,7 +358,7 @@ def show(
         )
 
     if follow:
-        from meshwright.cli.timeline import print_answer, watch
+        from meshwright.console.timeline import print_answer, watch
 
         async def follow_it(mesh: Connection) -> Document:
             view = await mesh.client.task(await whole_id(mesh, task_id))

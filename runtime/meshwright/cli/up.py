@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.agents.settings import AgentsSettings
-from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
-from meshwright.cli.process import STOP_SIGNALS, on_stop_signals, say
-from meshwright.cli.project import require_trust, trust_option
+from meshwright.console.connect import announced, report_problems, with_admin_token
+from meshwright.console.options import WholeNumber, data_option, database_option, log_option
+from meshwright.console.process import STOP_SIGNALS, on_stop_signals, say
+from meshwright.console.project import require_trust, trust_option
 from meshwright.core.clock import unless
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
@@ -189,7 +189,7 @@ def worker(
 
 
 def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
-    from meshwright.cli.process import log_service
+    from meshwright.console.process import log_service
     from meshwright.core.settings import load_settings
 
     settings = load_settings(Path(), log_level=",".join(log_level) or None, **overrides)
@@ -202,8 +202,8 @@ def _settings(*, log_level: Sequence[str], **overrides: object) -> Settings:
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     gc.disable()  # until `collecting`: almost all that a start makes stays
-    from meshwright.cli.process import forks_apart
     from meshwright.cli.serving import loop_factory
+    from meshwright.console.process import forks_apart
 
     with forks_apart(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serving)

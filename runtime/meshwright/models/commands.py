@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, require_folder, running_mesh, say_asked, talk
-from meshwright.cli.nouns import Noun
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import echo_json, say, table
-from meshwright.cli.project import require_trust
-from meshwright.cli.timeline import drawing
+from meshwright.console.connect import Connection, require_folder, running_mesh, say_asked, talk
+from meshwright.console.nouns import Noun
+from meshwright.console.options import Target, json_option, mesh_options
+from meshwright.console.output import echo_json, say, table
+from meshwright.console.project import require_trust
+from meshwright.console.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.model_events import DeploymentLeftAlone, DeploymentRecovered, ModelCalled

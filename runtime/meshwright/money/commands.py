@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.cli.nouns import Noun, group_of, named
-from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, show, table
+from meshwright.console.connect import Connection, talk, whole_id
+from meshwright.console.filters import ENDED, OPEN, filter_options, given_filter
+from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
+from meshwright.console.output import document, echo_json, show, table
 from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.money import TASK_BUDGET

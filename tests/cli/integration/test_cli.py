@@ -271,7 +271,7 @@ def test_prompts_are_checked_by_file_and_line(tmp_path: Path) -> None:
 
 BROKEN = """
 import sys
-from meshwright.cli import app, output
+from meshwright.cli import app; from meshwright.console import output
 output.table = None
 sys.exit(app.run(["agents", "--data", sys.argv[1]]))
 """
@@ -340,7 +340,7 @@ def test_a_task_ends_whose_failure_no_file_can_hold_as_it_is(tmp_path: Path) -> 
 
 LOGGING = """
 import logging, pathlib
-from meshwright.cli.process import log_service
+from meshwright.console.process import log_service
 log_service(pathlib.Path("data"), "", "auto")
 logging.getLogger("anyone").warning("nobody reads this")
 print("it goes on")

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from meshwright.cli.output import Line, line_of
-from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
+from meshwright.console.output import Line, line_of
+from meshwright.console.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.core.events import Event
 from meshwright.edges.client.client import ENDINGS
 
@@ -195,7 +195,7 @@ async def test_a_delegated_task_is_drawn_in_its_place_and_further_in() -> None:
 
 
 async def test_a_parent_that_ends_is_not_kept_waiting_by_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshwright.cli.timeline.MAX_LAG_SECONDS", 0.05)
+    monkeypatch.setattr("meshwright.console.timeline.MAX_LAG_SECONDS", 0.05)
     mesh = ScriptedMesh(
         event("task.waiting", "parent", child_task_id="child"),
         event("task.accepted", "child"),

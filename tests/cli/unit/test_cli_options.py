@@ -6,7 +6,7 @@ import click
 import pytest
 
 from meshwright.cli.app import COMMANDS, mesh
-from meshwright.cli.options import WholeNumber
+from meshwright.console.options import WholeNumber
 
 SHARED = {
     "--json": ("flag", "as_json", "Print JSON."),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.cli.connect import announced, announced_url
+from meshwright.console.connect import announced, announced_url
 
 
 def test_a_mesh_is_found_as_long_as_it_runs(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 
 from meshwright.agents.display import AGENTS
 from meshwright.cli.batches import LETTERS
-from meshwright.cli.connect import one_of
-from meshwright.cli.inbox import question_lines
-from meshwright.cli.output import event_line, labelled, table
 from meshwright.cli.status import figures_text
 from meshwright.cli.tasks import REASON, TASKS
+from meshwright.console.connect import one_of
+from meshwright.console.output import event_line, labelled, table
+from meshwright.console.questions import question_lines
 from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput
 from meshwright.engine.work.people import Repetition

@@ -14,7 +14,7 @@ import pytest
 
 from meshwright import Agent, Capability
 from meshwright.agents.run.run import Run
-from meshwright.cli.process import log_commands, log_service, say
+from meshwright.console.process import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
 from meshwright.core.logs import levels_of, log_about
 from meshwright.testing import mesh_for

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.output import document, event_line
+from meshwright.console.output import document, event_line
 from meshwright.core.access import Role
 from meshwright.core.events import Event
 from meshwright.core.ids import new_id

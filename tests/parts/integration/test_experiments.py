@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Run, ToolFailed
-from meshwright.cli.output import table
+from meshwright.console.output import table
 from meshwright.core.access import Role
 from meshwright.core.messages import TaskRequest
 from meshwright.engine.events.audit import RECORDED

@@ -9,7 +9,7 @@ import pytest
 
 from meshwright import Agent
 from meshwright.agents.loader import BoundAgent, BoundAgents, load_agents
-from meshwright.cli.project import shipped_agents
+from meshwright.console.project import shipped_agents
 from meshwright.core.errors import NoAgentAvailable
 from meshwright.mesh.orchestration.registry import Registry
 from meshwright.testing import mesh_for

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.skills.settings import SkillsSettings
-from meshwright.cli.nouns import Noun
-from meshwright.cli.options import json_option
-from meshwright.cli.output import echo_json, show
-from meshwright.cli.project import declared_agents
+from meshwright.console.nouns import Noun
+from meshwright.console.options import json_option
+from meshwright.console.output import echo_json, show
+from meshwright.console.project import declared_agents
 from meshwright.core.display import Column, Document
 from meshwright.core.errors import ConfigError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from meshwright.agents.trees.display import TREES
-from meshwright.cli.connect import talk
-from meshwright.cli.nouns import group_of, ids_of
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import echo, labelled
+from meshwright.console.connect import talk
+from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.options import Target, json_option, mesh_options
+from meshwright.console.output import echo, labelled
 from meshwright.core.display import Document, local_time
 
 trees = group_of(TREES)

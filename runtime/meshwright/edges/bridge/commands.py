@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.nouns import Noun
-from meshwright.cli.options import json_option, limit_option
-from meshwright.cli.output import show
+from meshwright.console.nouns import Noun
+from meshwright.console.options import json_option, limit_option
+from meshwright.console.output import show
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import ConfigError
 

@@ -11,10 +11,10 @@ import click
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.shipped import project_agents
-from meshwright.cli.nouns import group_of
-from meshwright.cli.options import json_option
-from meshwright.cli.output import echo_json
-from meshwright.cli.project import require_trust, trust_option
+from meshwright.console.nouns import group_of
+from meshwright.console.options import json_option
+from meshwright.console.output import echo_json
+from meshwright.console.project import require_trust, trust_option
 from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
 from meshwright.core.settings import load_settings

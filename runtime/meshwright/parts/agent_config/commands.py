@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import Noun, group_of, named
-from meshwright.cli.options import Number, Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import echo_json
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.options import Number, Target, WholeNumber, json_option, mesh_options
+from meshwright.console.output import echo_json
 from meshwright.core.display import Document
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.parts.agent_config.display import CONFIGS, model_of, state_of

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of, ids_of, named
-from meshwright.cli.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import echo_json, table, terminal_width
-from meshwright.cli.project import trust_option
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
+from meshwright.console.output import echo_json, table, terminal_width
+from meshwright.console.project import trust_option
 from meshwright.core.clock import Backoff
 from meshwright.core.display import Column, Document, dollars, number, short
 from meshwright.core.errors import InvalidInput, NotFound

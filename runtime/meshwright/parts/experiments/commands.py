@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from meshwright.cli.connect import talk
-from meshwright.cli.nouns import group_of, ids_of
-from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import echo_json, say, table, terminal_width
+from meshwright.console.connect import talk
+from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.console.output import echo_json, say, table, terminal_width
 from meshwright.core.display import Column, Document, dollars
 from meshwright.parts.experiments.display import EXPERIMENTS
 

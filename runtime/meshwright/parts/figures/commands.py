@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import document, show
+from meshwright.console.connect import Connection, talk
+from meshwright.console.options import Target, json_option, mesh_options
+from meshwright.console.output import document, show
 from meshwright.core.display import Column, Document, local_time
 
 

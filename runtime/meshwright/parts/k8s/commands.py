@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.nouns import Noun
-from meshwright.cli.options import WholeNumber
-from meshwright.cli.project import require_trust, trust_option
+from meshwright.console.nouns import Noun
+from meshwright.console.options import WholeNumber
+from meshwright.console.project import require_trust, trust_option
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.settings import HttpSettings
 

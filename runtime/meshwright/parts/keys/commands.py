@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.connect import Connection, one_of, talk
-from meshwright.cli.nouns import Noun, group_of, ids_of, named
-from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import document, echo_json, say
+from meshwright.console.connect import Connection, one_of, talk
+from meshwright.console.nouns import Noun, group_of, ids_of, named
+from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
+from meshwright.console.output import document, echo_json, say
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
 from meshwright.core.display import Document
 from meshwright.core.errors import nearest

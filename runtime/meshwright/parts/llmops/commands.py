@@ -9,10 +9,10 @@ from urllib.parse import quote
 import click
 
 from meshwright.agents.settings import PromptsSettings
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of, ids_of
-from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import echo_json, for_terminal, show
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.console.output import echo_json, for_terminal, show
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.parts.llmops.display import PROMPTS, labels_of, number_of

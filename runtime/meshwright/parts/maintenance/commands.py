@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.connect import Connection, running_mesh, talk
-from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, say
+from meshwright.console.connect import Connection, running_mesh, talk
+from meshwright.console.options import Target, data_option, json_option, mesh_options
+from meshwright.console.output import document, echo_json, say
 from meshwright.core.display import Document, local_time
 from meshwright.core.errors import InvalidInput
 from meshwright.engine.sql.folder import TREES

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of
-from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import echo_json, say, table
-from meshwright.cli.project import require_trust, trust_option
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import group_of
+from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
+from meshwright.console.output import echo_json, say, table
+from meshwright.console.project import require_trust, trust_option
 from meshwright.core.display import Column, Document, short
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, MeshError, NotFound, nearest, sentence

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of, ids_of, named
-from meshwright.cli.options import Target, confirm, from_stdin, json_option, mesh_options
-from meshwright.cli.output import echo_json, labelled, show
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.options import Target, confirm, from_stdin, json_option, mesh_options
+from meshwright.console.output import echo_json, labelled, show
 from meshwright.core.display import Document, local_time
 from meshwright.parts.memories.display import MEMORIES, owner, trusted
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import echo_json
+from meshwright.console.connect import Connection, talk
+from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
+from meshwright.console.output import echo_json
 from meshwright.core.display import Document
 
 

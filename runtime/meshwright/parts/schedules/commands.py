@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.nouns import group_of, ids_of, named
-from meshwright.cli.options import (
+from meshwright.console.connect import Connection, talk
+from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.options import (
     AMOUNT,
     DURATION,
     JSON_OBJECT,
@@ -19,7 +19,7 @@ from meshwright.cli.options import (
     json_option,
     mesh_options,
 )
-from meshwright.cli.output import echo_json, labelled, table
+from meshwright.console.output import echo_json, labelled, table
 from meshwright.core.display import Column, Document, dollars, local_time
 from meshwright.parts.schedules.display import SCHEDULES, addressee, result_of, when
 

@@ -21,7 +21,7 @@ import click
 
 from meshwright.agents.settings import AgentsSettings
 from meshwright.agents.skills.settings import SkillsSettings
-from meshwright.cli.options import ask
+from meshwright.console.options import ask
 from meshwright.models.settings import ModelsSettings
 
 if TYPE_CHECKING:

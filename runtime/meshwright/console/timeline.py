@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from meshwright.cli.connect import Connection
-from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.output import Line, TypedLines, document, for_terminal, line_of, styled
 from meshwright.client import Client
+from meshwright.console.connect import Connection
+from meshwright.console.output import Line, TypedLines, document, for_terminal, line_of, styled
+from meshwright.console.questions import answer_of, question_lines
 from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, is_own_fault

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from meshwright.cli.connect import Connection, in_process, running_mesh, talk
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, show
-from meshwright.cli.project import declared_agents
+from meshwright.console.connect import Connection, in_process, running_mesh, talk
+from meshwright.console.options import Target, json_option, mesh_options
+from meshwright.console.output import document, echo_json, show
+from meshwright.console.project import declared_agents
 from meshwright.core.display import Document, Resource, Verb, join, short
 
 _HELP = ("-h", "--help")

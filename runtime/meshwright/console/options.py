@@ -331,7 +331,7 @@ def confirm(consequence: str) -> None:
     """
     if not sys.stdin.isatty():
         raise click.UsageError(f"{consequence} Add --yes to confirm.", click.get_current_context())
-    from meshwright.cli.output import wrapped
+    from meshwright.console.output import wrapped
 
     if not ask(wrapped(f"{consequence} Continue?", indent=0)):
         raise click.ClickException("nothing was done")

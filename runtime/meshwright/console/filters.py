@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright.cli import output
-from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.nouns import named
-from meshwright.cli.options import (
+from meshwright.console import output
+from meshwright.console.connect import Connection, talk, whole_id
+from meshwright.console.nouns import named
+from meshwright.console.options import (
     Target,
     confirm,
     json_option,

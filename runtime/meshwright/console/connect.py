@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.options import Target
-from meshwright.cli.output import document, line_of, styled
-from meshwright.cli.project import declared_agents, require_trust
+from meshwright.console.options import Target
+from meshwright.console.output import document, line_of, styled
+from meshwright.console.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
@@ -270,7 +270,7 @@ async def in_process(
 async def _started(
     settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
-    from meshwright.cli.process import forks_apart, log_commands
+    from meshwright.console.process import forks_apart, log_commands
     from meshwright.core.logs import MESH_LOGGER
     from meshwright.engine.work import Worker
     from meshwright.mesh.app import build_mesh
