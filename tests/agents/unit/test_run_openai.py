@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from meshwright import Agent
 from meshwright.agents.run.run import Run
 from meshwright.core.errors import LimitReached, Unauthenticated
 from meshwright.core.limits import Limits
+from meshwright.core.money import Budget
 from meshwright.mesh.identity.auth import Authenticators, Credentials
 from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.models.errors import ContentRefused, ModelRefused, ModelUnavailable, RateLimited
@@ -370,6 +372,65 @@ async def test_a_run_that_fails_at_a_client_of_its_own_is_told_of_those_of_the_r
         outcome = await mesh.ask("author", "Do it.")
     assert outcome.error is not None
     assert "In a run, call models by its own clients: run.openai()" in outcome.error.message
+
+
+_QUESTION: Any = [{"role": "user", "content": "x"}]
+
+
+async def _ask_as_openai(run: Run) -> Any:
+    return await run.openai().chat.completions.create(model="gpt-4o", messages=_QUESTION)
+
+
+async def _ask_streamed(run: Run) -> Any:
+    return [
+        piece async for piece in await run.openai().responses.create(model="gpt-4o", input="x", stream=True)
+    ]
+
+
+async def _ask_as_anthropic(run: Run) -> Any:
+    return await run.anthropic().messages.create(model="gpt-4o", max_tokens=99, messages=_QUESTION)
+
+
+async def _ask_at_an_address(run: Run) -> Any:
+    http_client = httpx.AsyncClient(transport=run.transport())
+    client = openai.AsyncOpenAI(api_key="x", base_url="http://anywhere/v1", http_client=http_client)
+    return await client.chat.completions.create(model="gpt-4o", messages=_QUESTION)
+
+
+async def _ask_through_a_framework(run: Run) -> Any:
+    try:
+        return await _ask_as_openai(run)
+    except openai.APIStatusError as error:  # pydantic-ai's ModelHTTPError is made so
+        raise RuntimeError(f"status_code: {error.status_code}, body: {error.body}") from error
+
+
+@pytest.mark.parametrize(
+    "ask_model",
+    [_ask_as_openai, _ask_streamed, _ask_as_anthropic, _ask_at_an_address, _ask_through_a_framework],
+)
+async def test_an_empty_budget_is_the_error_of_the_task_whatever_it_went_through(
+    ask_model: Callable[[Run], Awaitable[Any]],
+) -> None:
+    async def run(self: Agent, run: Run) -> str:
+        return str(await ask_model(run))
+
+    day = Budget(name="day", limit_usd=Decimal("0.000001"))
+    async with mesh_for(author(run, budgets=(day,)), model=ScriptedModel("never asked")) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.error is not None and outcome.error.type == "BudgetExceeded"
+    assert outcome.error.message.startswith("Budget day of the mesh exceeded")
+    assert "mesh budgets raise day" in outcome.error.message
+
+
+async def test_an_error_of_the_code_after_a_refused_call_is_its_own() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        with suppress(openai.APIStatusError):
+            await _ask_as_openai(run)
+        raise ValueError("no such order")
+
+    async with mesh_for(author(run, num_retries=0), model=ScriptedModel(ModelRefused("no"))) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+    assert outcome.error is not None and outcome.error.type == "ValueError"
 
 
 async def test_a_run_that_fails_by_its_own_client_is_told_nothing_more() -> None:

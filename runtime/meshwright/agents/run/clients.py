@@ -21,7 +21,7 @@ from meshwright.agents.run.tool_chain import call_tool
 from meshwright.agents.run.transport import HttpPackage, library_of, run_transport
 from meshwright.agents.run.wire import RunWire, WireStep, past_frameworks, why_closed
 from meshwright.agents.tools.tool import Tool
-from meshwright.core.errors import AgentError
+from meshwright.core.errors import AgentError, MeshError
 from meshwright.core.ids import derived_id
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.money.keys import RUN_PREFIX
@@ -47,6 +47,8 @@ class RunClients(RunSteps):
         self._calls = calls
         self.has_clients = False
         """Whether the code took a client or a transport of the run."""
+        self.refusal: MeshError | None = None
+        """The error of the last call by a client of the run, if it failed, as the mesh raised it."""
         self._ask_counts: dict[str, int] = {}
         """How often a framework has asked the same."""
 
@@ -148,7 +150,13 @@ class RunClients(RunSteps):
             streamed = pieces.pieces
         ask = partial(self._ask, request, question, pieces)
         with past_frameworks(self._journal):
-            return await self._by_request(ask, lambda: streamed, reads_on=True)
+            try:
+                reply = await self._by_request(ask, lambda: streamed, reads_on=True)
+            except MeshError as error:
+                self.refusal = error
+                raise
+        self.refusal = None
+        return reply
 
     def transport(self, package: HttpPackage = "httpx") -> Any:
         """A transport for a client of httpx, or of httpx2, whose every request is a step of this run.

@@ -21,7 +21,7 @@ from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.question import question_of
 from meshwright.agents.run.run import Run
-from meshwright.agents.run.sdk_errors import note_on
+from meshwright.agents.run.sdk_errors import error_behind, note_on
 from meshwright.agents.run.state import RunState, Services
 from meshwright.agents.run.steps import waits_for
 from meshwright.agents.run.tool_calls import Outputs, same_tools
@@ -165,6 +165,7 @@ class _Attempt:
                 except HostError as lost:  # the work is no longer this worker's: that matters more
                     _logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise
+            error = error_behind(error, self._run.refusal)
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
                 extra = {"in_outcome": True}
                 _logger.exception(

@@ -10,6 +10,8 @@ from meshwright.core.errors import AgentError, MeshError
 
 RUN_HOST = "run"
 """The host of a run's clients. Nothing answers there: their transport answers before one is looked for."""
+ERROR_HEADER = "x-meshwright-error"
+"""The header of a refused request: the stable name of the error."""
 OWN_CLIENT = "In a run, call models by its own clients: run.openai(), run.anthropic(), run.transport()"
 _CLIENTS = (
     *("openai", "anthropic", "google.genai"),
@@ -37,6 +39,25 @@ def note_on(error: BaseException, *, has_clients: bool) -> str:
     is_answered = getattr(sdk_error, "status_code", None) is not None
     has_lost_transport = request is not None and request.url.host == RUN_HOST and not is_answered
     return "" if has_clients and not has_lost_transport else OWN_CLIENT
+
+
+def error_behind(error: BaseException, refusal: MeshError | None) -> BaseException:
+    """The mesh's own error where an SDK or a framework has worded it anew, else the error itself.
+
+    `refusal` is the error of the last call by a client of the run.
+    """
+    if refusal is None or isinstance(error, MeshError):
+        return error
+    return refusal if any(_is_of_run(link) for link in _chain(error)) else error
+
+
+def _is_of_run(error: BaseException) -> bool:
+    """Whether an SDK has raised an error because of a run's answer to its request."""
+    request: Any = getattr(error, "request", None)
+    headers: Any = getattr(getattr(error, "response", None), "headers", None)
+    if getattr(getattr(request, "url", None), "host", None) == RUN_HOST:
+        return True
+    return headers is not None and ERROR_HEADER in headers  # of a client with an address of its own
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

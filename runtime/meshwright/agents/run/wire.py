@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
+from meshwright.agents.run.sdk_errors import ERROR_HEADER
 from meshwright.core.errors import (
     HostError,
     InvalidInput,
@@ -175,5 +176,5 @@ def _refusal(dialect: Dialect, error: MeshError) -> WireAnswer:
     """An error as the SDK knows it, which it does not repeat by itself: the mesh has tried what helps."""
     status, headers, document = dialect.error(error)
     headers = {name.lower(): value for name, value in headers.items()}
-    headers |= {"content-type": "application/json", "x-should-retry": "false"}
+    headers |= {"content-type": "application/json", "x-should-retry": "false", ERROR_HEADER: error.code}
     return WireAnswer(status, headers, to_json(document), error)
