@@ -5,10 +5,10 @@ Needs the extra `meshwright[pydantic-ai]`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,12 +29,11 @@ from pydantic_ai.messages import ModelResponse, ToolCallPart
 from pydantic_ai.models import Model, ModelRequestContext, ModelSelectionContext
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
+from meshwright.agents.run.framework_tools import FrameworkTool, approve_framework_call, run_framework_call
 from meshwright.agents.run.run import Run
-from meshwright.agents.tools.limited import cut
-from meshwright.core.errors import AgentError
-from meshwright.engine.work.people import Approval
+from meshwright.core.errors import AgentError, InvalidInput, ToolFailed
 
 __all__ = ["MeshDurability"]
 
@@ -138,7 +137,8 @@ class MeshDurability(BaseDurabilityCapability[Any]):
         run = Run.current()
         if run is None or not requests.approvals:
             return None
-        decisions = await run.gather(*(_decide(run, call) for call in requests.approvals))
+        calls = [(_tool_of(ctx, call.tool_name), call) for call in requests.approvals]
+        decisions = await run.gather(*(_decide(run, tool, call) for tool, call in calls))
         ids = [call.tool_call_id for call in requests.approvals]
         return DeferredToolResults(approvals=dict(zip(ids, decisions, strict=True)))
 
@@ -179,44 +179,53 @@ class _Steps(JournalCallableOperationBackend[_Repeat]):
         run = Run.current()
         if run is None:
             return await body()
-        request: Any = None
+        is_repeatable = config is _Repeat.YES
         if isinstance(operation_id, ToolsetCallToolId):
-            name, request = _call_of(cache_key)
-        repeatable = config is _Repeat.YES
-        result = await run.step(name, lambda: _recorded(body), repeatable=repeatable, request=request)
-        if isinstance(result, dict) and _RECORDED in result:
-            return result[_RECORDED]
-        words = f"{name} was interrupted, may have taken effect, and is not run again."
-        return {"kind": "tool_return", "result": words if result is None else result}  # of a person
+            tool, arguments, *_ = cache_key
+            text = to_json(arguments).decode()
+            work = partial(_plain_result, body)
+            result = await run_framework_call(run, str(tool), text, work, repeatable=is_repeatable)
+            is_recorded = isinstance(result, dict) and _RECORDED in result
+            return result[_RECORDED] if is_recorded else {"kind": "tool_return", "result": result}
+        return (await run.step(name, lambda: _recorded(body), repeatable=is_repeatable))[_RECORDED]
 
 
 _RECORDED = "recorded"
-_MAX_ARGUMENTS_CHARS = 500  # in a question, which has them whole beside it
 
 
 async def _recorded(body: Callable[[], Awaitable[object]]) -> dict[str, object]:
     return {_RECORDED: await body()}
 
 
-def _call_of(identity: tuple[object, ...]) -> tuple[str, dict[str, Any]]:
-    """The name of a tool and its arguments, with which the identity of a call begins."""
-    name, arguments, *_ = identity
-    return str(name), to_jsonable_python({"arguments": arguments})
+async def _plain_result(body: Callable[[], Awaitable[object]]) -> object:
+    """What a tool returned, or the whole record of the framework where it is another kind of result."""
+    record: Any = to_jsonable_python(await body())
+    is_plain = isinstance(record, dict) and record.keys() == {"kind", "result"}
+    if is_plain and record["kind"] == "tool_return":
+        result = record["result"]
+        if not (isinstance(result, dict) and _RECORDED in result):
+            return result
+    return {_RECORDED: record}
 
 
 async def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-async def _decide(run: Run, call: ToolCallPart) -> ToolApproved | ToolDenied:
-    arguments = call.args_as_dict()
-    about = {"tool": call.tool_name, "arguments": arguments}
-    listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
-    question = f"May {call.tool_name}({cut(listed, _MAX_ARGUMENTS_CHARS)}) run?"
-    decision = await run.ask_person(question, shape=Approval, about=about)
-    if decision.approve:
-        return ToolApproved()
-    return ToolDenied(decision.reason or f"A person denied {call.tool_name}.")
+async def _decide(run: Run, tool: FrameworkTool, call: ToolCallPart) -> ToolApproved | ToolDenied:
+    given = to_json(call.args_as_dict()).decode()
+    try:
+        arguments = await approve_framework_call(run, tool, given)
+    except (ToolFailed, InvalidInput) as error:
+        return ToolDenied(str(error))
+    return ToolApproved(override_args=None if arguments == given else from_json(arguments))
+
+
+def _tool_of(ctx: RunContext[Any], name: str) -> FrameworkTool:
+    definition = ctx.tools.get(name)
+    if definition is None:
+        return FrameworkTool(name, "", {"type": "object"})
+    return FrameworkTool(name, definition.description or "", definition.parameters_json_schema)
 
 
 def _repeat_of_tool(operation_id: DurableOperationId, tool: Any, name: str) -> Any:

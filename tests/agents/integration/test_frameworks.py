@@ -113,8 +113,10 @@ class Sale:
             }
             assert not ended, [task.error for task in await self.mesh.running.client.tasks()]
             questions = await self.open_questions()
-            texts = [question.question for name, question in questions if name != "poor"]
-            assert all('(item="lamp")' in text for text in texts), texts
+            approvals = [question for name, question in questions if name != "poor"]
+            texts = [question.question for question in approvals]
+            assert all(f"{one.agent_id} wants to run ship(item=" in one.question for one in approvals), texts
+            assert all(question.subject["does"] == "Ship an item." for question in approvals)
             waiting = {name for name, _ in questions}
             for name, question in questions:
                 if name in to_approve:
@@ -160,6 +162,9 @@ async def test_agents_of_frameworks_go_on_after_a_kill_at_each_boundary(
         await mesh.running.client.raise_budget(Decimal(1), budget="poor", key="poor")
         await sale.go_on()
         calls = {name: await mesh.calls(task_id) for name, task_id in sale.tasks.items()}
+        client, sold_last = mesh.running.client, sale.tasks["model:4"]
+        called = await client.events(task_id=sold_last, event_type="tool.called")
+    assert sorted(event.fields["tool"] for event in called) == ["charge", "ship", "stock", "stock"]
     for name in (*PLACES, "poor"):
         check_sold(sale, name)
     for name, outcome in sale.outcomes.items():
