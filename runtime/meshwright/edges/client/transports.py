@@ -43,6 +43,9 @@ _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 class MeshUnreachable(HostError):
     """No mesh answers at the address, or the connection to it broke."""
 
+    was_connected = False
+    """Whether the connection broke once the mesh had taken it, and perhaps the request."""
+
 
 class ClientClosed(HostError):
     """A client was used after its end."""
@@ -110,9 +113,13 @@ class HttpTransport:
                 remedy="name its authority's PEM file in SSL_CERT_FILE, or use --data on the mesh's machine",
             ) from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise MeshUnreachable(
+            unreachable = MeshUnreachable(
                 f"no mesh answers at {self.url} ({_reason(error)})", remedy="start one with: mesh up"
-            ) from error
+            )
+            broken = aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError
+            is_refused = isinstance(error, aiohttp.ClientConnectorError)
+            unreachable.was_connected = isinstance(error, broken) and not is_refused
+            raise unreachable from error
 
     async def close(self) -> None:
         """Close the connections; no request is sent any more."""
@@ -195,15 +202,18 @@ def _scope_of(request: Request) -> dict[str, Any]:
 
 
 class Retries:
-    """The pauses between tries, until it has been too long."""
+    """The pauses between tries, until the first failure is too long ago."""
 
     def __init__(self) -> None:
         self._backoff = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=0.5)
-        self._until = asyncio.get_running_loop().time() + RETRY_SECONDS
+        self._until: float | None = None
 
     async def pause_after(self, error: MeshError) -> None:
         """Wait before the next try, or raise the error if time is up."""
-        if asyncio.get_running_loop().time() > self._until:
+        now = asyncio.get_running_loop().time()
+        if self._until is None:  # the request itself may have waited long for an outcome
+            self._until = now + RETRY_SECONDS
+        if now > self._until:
             raise error
         await asyncio.sleep(self._backoff.next())
 
@@ -363,6 +373,7 @@ class RequestSender:
                     error = error_of(self._transport.url + path, response.status, text)
                     raise _of_version(error, f"{method} {path}")
             except _TRANSIENT as error:
+                self._note_connection(error)
                 if not self._reached or not (repeats or method == "GET"):
                     raise
                 await tries.pause_after(error)
@@ -387,10 +398,15 @@ class RequestSender:
                             after_seq = event.seq or after_seq
                             yield event
             except _TRANSIENT as error:
+                self._note_connection(error)
                 if not self._reached:
                     raise
                 problem = error
             await tries.pause_after(problem)
+
+    def _note_connection(self, error: MeshError) -> None:
+        """Count a mesh as reached that took a connection: its first answer may come after its restart."""
+        self._reached |= isinstance(error, MeshUnreachable) and error.was_connected
 
     def _request(
         self,
