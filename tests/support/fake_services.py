@@ -113,6 +113,13 @@ async def cut_off(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def hung_up(request: web.Request) -> web.StreamResponse:
+    """No answer: the connection is closed once the request is there."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
 async def silent(request: web.Request) -> web.StreamResponse:
     """No answer until the fake ends."""
     await request.app[ENDED].wait()

@@ -41,7 +41,7 @@ from meshwright.core.redaction import REDACTED, foreign_words
 from meshwright.core.settings.forms import Secret, Size, Table, has_form, http_url
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession
 
 Params = Mapping[str, str | int | Sequence[str]]
 """Parameters of a query; one with several values is sent several times."""
@@ -127,6 +127,16 @@ def settled(is_so: bool, result: Any, evidence: str) -> CheckResult:
     If it is another, the call may still be on its way, or others have changed the state since.
     """
     return CheckResult.happened(result, evidence) if is_so else CheckResult.unknown(evidence)
+
+
+async def _send_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+    """Hide lost connections from aiohttp, which sends a GET, PUT or DELETE again by itself after one."""
+    import aiohttp
+
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 class RestReply(NamedTuple):
@@ -230,6 +240,7 @@ class RestClient(Generic[ServiceT]):
             timeout=aiohttp.ClientTimeout(total=None),  # `call` keeps the time
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
+            middlewares=[_send_once],
         )
 
     async def _read(self, request: _RestCall, response: ClientResponse) -> str:

@@ -16,7 +16,16 @@ from meshwright.core.settings.forms import Table
 from meshwright.tools import ToolSettings
 from meshwright.toolsets.observe import ObserveTools
 from meshwright.toolsets.rest import RestClient, RestPart, RestService, RestTools
-from tests.support.fake_services import FakeService, Fault, answering, cut_off, endless, redirecting, silent
+from tests.support.fake_services import (
+    FakeService,
+    Fault,
+    answering,
+    cut_off,
+    endless,
+    hung_up,
+    redirecting,
+    silent,
+)
 from tests.support.toolset_calls import calling
 
 PAGE = Path(__file__).parents[3] / "docs/toolsets.md"
@@ -166,6 +175,18 @@ async def test_a_change_is_sent_once_and_may_have_taken_effect(pager: FakePager,
         with pytest.raises(ToolFailed, match="It may have taken effect: read the state before"):
             await call("page", team="red")
     assert len(pager.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+async def test_a_change_is_sent_once_where_the_server_hangs_up(pager: FakePager, method: str) -> None:
+    pager.faults.append(hung_up)
+    client = RestClient("tools.pager.server", RestService(url=pager.url))
+    try:
+        with pytest.raises(ToolFailed, match="It may have taken effect: read the state before"):
+            await client.call(method, "teams")
+    finally:
+        await client.close()
+    assert pager.asked == [f"{method} /teams"]
 
 
 async def test_a_change_that_is_refused_has_no_effect_and_says_why(pager: FakePager) -> None:
