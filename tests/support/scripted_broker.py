@@ -19,7 +19,8 @@ from paho.mqtt.client import topic_matches_sub
 from tests.support.mqtt_broker import length, packet
 
 CONNECT, PUBLISH, PUBACK, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 4, 8, 10, 12, 14
-_SESSION_EXPIRY, _MAXIMUM_QOS, _RETAIN_AVAILABLE = 0x11, 0x24, 0x25
+_SESSION_EXPIRY, _RECEIVE_MAXIMUM, _MAXIMUM_QOS, _RETAIN_AVAILABLE = 0x11, 0x21, 0x24, 0x25
+_MAX_PACKET_IDS = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Habits:
     cuts_off_resumed: bool = False
     closes_without_a_word: bool = False
     wants_acknowledgements_in_order: bool = False
+    uses_window_up: bool = False
 
 
 HABITS = {
@@ -53,6 +55,8 @@ HABITS = {
 """The habits of brokers as they were seen with paho-mqtt 2.2."""
 MOCHI = Habits(cuts_off_resumed=True)
 """mochi 2.7.9 with its Bolt hook after a restart: a session with held messages ends behind each CONNACK."""
+MOCHI_WINDOW = Habits(uses_window_up=True)
+"""mochi 2.7.9: a message that has waited for a place among those under way never gives that place back."""
 RABBITMQ_3_10 = Habits(closes_without_a_word=True)
 """RabbitMQ 3.10.8, which does not know MQTT 5."""
 
@@ -65,6 +69,7 @@ class _Held:
     qos: int
     packet_id: int = 0
     was_sent: bool = False
+    has_waited: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +78,7 @@ class _Session:
     waiting: deque[_Held] = field(default_factory=deque)
     flying: list[_Held] = field(default_factory=list)
     next_id: int = 1
+    places: int = _MAX_PACKET_IDS
     link: _Link | None = None
     acknowledged: list[_Held] = field(default_factory=list)
 
@@ -126,6 +132,16 @@ class ScriptedBroker:
         if (link := self.sessions[client_id].link) is not None:
             link.is_ignored = True
 
+    def pause(self, client_id: str) -> None:
+        """Read what a client sends over its connection later, once it is resumed."""
+        if (link := self.sessions[client_id].link) is not None:
+            link.may_read.clear()
+
+    def resume(self, client_id: str) -> None:
+        """Read on what a client sends."""
+        if (link := self.sessions[client_id].link) is not None:
+            link.may_read.set()
+
     def forget(self) -> None:
         """Lose all sessions."""
         self.sessions.clear()
@@ -171,6 +187,8 @@ class _Link:
         self._expiry = 0
         self._is_v5 = True
         self.is_ignored = False
+        self.may_read = asyncio.Event()
+        self.may_read.set()
 
     def end(self) -> None:
         if self._session.link is self:
@@ -199,6 +217,7 @@ class _Link:
         }
         while True:
             kind, body = await packet(self._reader)
+            await self.may_read.wait()
             if self.is_ignored:
                 continue
             if kind[0] >> 4 == DISCONNECT:
@@ -237,6 +256,7 @@ class _Link:
                 message.packet_id = 0
         session.waiting.extendleft(reversed(session.flying))
         session.flying = []
+        session.places = _receive_maximum(properties) if habits.uses_window_up else _MAX_PACKET_IDS
         self.send_waiting()
         return True
 
@@ -260,7 +280,13 @@ class _Link:
     def send_waiting(self) -> None:
         session, habits = self._session, self._broker.habits
         while session.waiting and not (habits.sends_one_at_a_time and session.flying):
+            if not session.places:
+                for message in session.waiting:
+                    message.has_waited = True
+                return
             message = session.waiting.popleft()
+            if habits.uses_window_up and message.qos:
+                session.places -= 1
             if message.qos:
                 message.packet_id = message.packet_id or self._next_id()
                 session.flying.append(message)
@@ -296,6 +322,7 @@ class _Link:
             raise ConnectionError
         session.flying.remove(message)
         session.acknowledged.append(message)
+        session.places += self._broker.habits.uses_window_up and not message.has_waited
         self.send_waiting()
 
     def _subscribe(self, flags: int, body: bytes) -> None:
@@ -369,6 +396,13 @@ def _properties(data: bytes) -> tuple[bytes, bytes]:
 def _number(properties: bytes, name: int) -> int:
     """A property of four bytes; the mesh and paho send it first."""
     return struct.unpack_from("!I", properties, 1)[0] if properties[:1] == bytes([name]) else 0
+
+
+def _receive_maximum(properties: bytes) -> int:
+    """How many messages a client takes at a time, which it says behind the expiry of its session."""
+    place = 5 if properties[:1] == bytes([_SESSION_EXPIRY]) else 0
+    has_limit = properties[place : place + 1] == bytes([_RECEIVE_MAXIMUM])
+    return struct.unpack_from("!H", properties, place + 1)[0] if has_limit else _MAX_PACKET_IDS
 
 
 @asynccontextmanager

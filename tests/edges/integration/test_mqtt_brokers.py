@@ -17,6 +17,7 @@ from tests.support.running_mesh import mesh_up, run
 from tests.support.scripted_broker import (
     HABITS,
     MOCHI,
+    MOCHI_WINDOW,
     RABBITMQ_3_10,
     Habits,
     ScriptedBroker,
@@ -213,6 +214,14 @@ async def test_a_session_that_cannot_be_resumed_is_left_and_its_loss_is_said(
             assert broker.connects.count("mesh-edge") == 5  # once before, three times in vain, once anew
             assert (await api.get("/status"))["brokers"][0]["session_lost_at"] is not None
     assert not any("another mesh may use" in record.getMessage() for record in caplog.records)
+
+
+async def test_messages_that_wait_for_their_turn_at_the_broker_become_tasks(tmp_path: Path) -> None:
+    async with scripted_broker(MOCHI_WINDOW) as broker, mesh_at(broker, tmp_path) as (api, caller):
+        broker.pause("mesh-edge")
+        await send(caller, *(f"text {number}" for number in range(200)))
+        broker.resume("mesh-edge")
+        await payloads_of(api.mesh, "task.accepted", 200)
 
 
 async def test_a_session_that_a_broker_has_lost_is_reported(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ _SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is
 _TRY_AGAIN_SECONDS = 15.0  # after a trial of the broker that failed, at first
 _TRIAL_SECONDS = 60  # that it keeps the session of a trial
 _WILL_SECONDS = 1  # Artemis sends a will without a delay no sooner than the session expires, a day later
-_MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
+# That the broker is asked to send at a time; some send more. This is mochi's largest window: behind a full
+# one it delivers out of order, and stops for good once it has sent as many again.
+_MAX_UNACKNOWLEDGED = 1024
 _HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
 
