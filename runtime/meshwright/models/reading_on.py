@@ -46,13 +46,16 @@ class ReadingOn(Wrapper):
                 if seconds:
                     await asyncio.wait((call,), timeout=seconds)
             finally:
-                call.cancel()
-                (result,) = await asyncio.gather(call, return_exceptions=True)
-            if isinstance(result, ModelError):
-                raise cancelled from result
-            if seconds is None and not isinstance(result, ModelReply):
+                if not call.done():  # else another cancellation would lose what it has
+                    call.cancel()
+                    await asyncio.wait((call,))
+            error = None if call.cancelled() else call.exception()
+            if isinstance(error, ModelError):
+                raise cancelled from error
+            has_reply = not call.cancelled() and error is None
+            if seconds is None and not has_reply:
                 raise
             cause = CallGivenUp()
-            cause.lost = (result,) if isinstance(result, ModelReply) else ()
+            cause.lost = (call.result(),) if has_reply else ()
             raise cancelled from cause
         return call.result()

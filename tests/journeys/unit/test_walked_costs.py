@@ -1,9 +1,11 @@
-"""The outcome of a task that was cancelled says what the ledger has, whatever cut its calls off.
+"""What a task has cost by the ledger and its outcome, however its calls were cut off.
 
 Each program here is the shortest of a random walk that broke a promise.
 """
 
 from __future__ import annotations
+
+import pytest
 
 from tests.support.walker.acts import Act, Moment
 from tests.support.walker.history import Plan
@@ -25,3 +27,14 @@ def test_a_call_that_was_cut_off_counts_once_where_its_run_is_stopped_before_it_
     walked = run_walk(Plan(200816, PROGRAM, acts, faults=faults, purse=0.0025))
     assert findings_of(walked) == []
     assert {view.status for view in walked.tasks.values()} == {"cancelled"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_call_that_ends_as_its_task_is_cancelled_costs_what_its_reply_says(seed: int) -> None:
+    """Code that gathers calls ends with the first that is cancelled, and leaves the others behind."""
+    says = [Op("say", name=name) for name in ("y3", "y2", "y5")]
+    beside = (Op("tool", request=CALLS[0].request), Op("ask", name="q6"))
+    legs = Op("legs", name="l1", way="http", branches=((says[0],), (says[1], says[2]), beside))
+    acts = (Act("cancel", Moment("effects", 6)),)
+    walked = run_walk(Plan(seed, {"j0": Job("a0x", (legs,))}, acts))
+    assert findings_of(walked) == []
