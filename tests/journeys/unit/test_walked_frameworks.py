@@ -116,6 +116,26 @@ def test_a_timeout_that_waits_for_a_call_given_up_before_does_not_end_another(se
     assert [len(view.attempts) for view in walked.tasks.values()] == [1]
 
 
+@pytest.mark.parametrize(("way", "seconds", "seed"), [("http", 1.0, 1), ("openai", 2.0, 13)])
+def test_a_timeout_that_came_to_a_recorded_result_ends_the_call_behind_it(
+    way: str, seconds: float, seed: int
+) -> None:
+    """Resumed, the result has its turn only after a call of the other leg was given up once more."""
+    first = (timed(seconds, say("y3", "mixed")), say("y4"))
+    second = (tool(PAY), timed(seconds / 2, say("y7", "mixed"), say("y8", "mixed")))
+    walked = walk(legs(way, first, second), tool(DEPLOY), seed=seed)
+    assert findings_of(walked) == []
+    assert [len(view.attempts) for view in walked.tasks.values()] == [1]
+
+
+@pytest.mark.parametrize("seed", [34, 40, 48])
+def test_a_thread_that_gives_a_call_up_as_it_ends_gives_it_up_again(seed: int) -> None:
+    """The run begins to wait while the turn of the call is still to come."""
+    given_up = (timed(4.0, tool(Request("grant", "C", 1))),)
+    walked = walk(legs("threads", (tool(MAIL),), given_up), Op("sleep", seconds=300.0), seed=seed)
+    assert findings_of(walked) == []
+
+
 @pytest.mark.parametrize("seed", [1, 9, 13])
 def test_the_check_of_a_step_has_no_turn_among_the_results(seed: int) -> None:
     """It is not asked again once its step has a result."""

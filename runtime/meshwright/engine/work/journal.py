@@ -34,6 +34,7 @@ from meshwright.core.patience import be_patient
 from meshwright.core.step_events import AnswerKept
 from meshwright.engine.kernel.envelope import ActorRef, Record
 from meshwright.engine.kernel.runtime import Runtime
+from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.cut_calls import CutCalls
 from meshwright.engine.work.doubts import CheckStep, Doubts, JournaledStep, is_end
 from meshwright.engine.work.earlier import (
@@ -90,7 +91,10 @@ class Journal:
         self._doubts = Doubts(runtime, ref, work, self._earlier, self._waits)
         self._checked: dict[str, OpenStep] = {}
         """The steps of this run that may not be repeated and have a check, by their paths."""
-        self.replay = Replay(work, self._earlier, self._paths, self._waits, WeakMethod(self._check_recorded))
+        self._cancels = HeldCancels()
+        self.replay = Replay(
+            work, self._earlier, self._paths, self._waits, self._cancels, WeakMethod(self._check_recorded)
+        )
         self.cut_calls = CutCalls(work, self._earlier, self._paths, self._records)
         self.recorded_check: Callable[[str, Any], StepCheck | None] = _no_check
         """The check of a recorded step that the code has not come to, by its kind and request."""
@@ -220,9 +224,12 @@ class Journal:
         it has none, the code does not wait for the end of work that `reads_on`.
         """
         self.replay.check_goes_on()
-        started = time.monotonic()
+        started, caller = time.monotonic(), asyncio.current_task()
+        cancels_before = 0 if caller is None else caller.cancelling()
         with self._paths.by_request() as scope:
             task = asyncio.create_task(work())
+        self._cancels.follow(task)
+        self._paths.open_calls += 1
         result: Any = None
         name: str | None = None
         failure: BaseException | None = None
@@ -252,11 +259,14 @@ class Journal:
                 if order.has_result(name) and task.done() and not task.cancelled():
                     # Calls that are given up before it take their time again: that of its caller ends early.
                     await self._though_cancelled(order.hand_out(name))
+                    self._cancels.hold(cancels_before)
                     return task.result()
                 await self._though_cancelled(order.turn(name))
             order.give_up(name, seconds, streamed())
             asyncio.get_running_loop().call_soon(self._write_given_up)
             raise
+        finally:
+            self._paths.open_calls -= 1
         if failure is not None:
             raise failure
         return result

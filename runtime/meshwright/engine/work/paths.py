@@ -256,6 +256,8 @@ class Paths:
         """The names of the branches that are known by their requests, by their asyncio tasks."""
         self.has_requests = False
         """Whether any step is known by its request."""
+        self.open_calls = 0
+        """How many calls known by their requests the code has not got, nor given up."""
         self._life_calls: dict[asyncio.Task[Any], LifeCall] = {}
         """The calls of programs outside, by their asyncio tasks."""
         self._live: set[str] = set()
@@ -286,7 +288,7 @@ class Paths:
     @property
     def is_alone(self) -> bool:
         """Whether the code is the only one of the run that may be at work."""
-        return not self.branch_tasks and asyncio.current_task() is self.main
+        return not (self.branch_tasks or self.open_calls) and asyncio.current_task() is self.main
 
     def here(self) -> Scope:
         """The scope of the code."""

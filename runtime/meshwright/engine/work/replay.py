@@ -9,6 +9,7 @@ from weakref import WeakMethod
 
 from meshwright.core.checks import CheckResult
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
+from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.doubts import as_sentence
 from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import Paths, Scope
@@ -41,7 +42,13 @@ class Replay:
     """Compares the steps that a run takes with the recorded ones."""
 
     def __init__(
-        self, work: Work, earlier: Earlier, paths: Paths, waits: Waits, ask_check: WeakMethod[_AskCheck]
+        self,
+        work: Work,
+        earlier: Earlier,
+        paths: Paths,
+        waits: Waits,
+        cancels: HeldCancels,
+        ask_check: WeakMethod[_AskCheck],
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
@@ -51,6 +58,7 @@ class Replay:
         self._earlier = earlier
         self._paths = paths
         self._waits = waits
+        self._cancels = cancels
         self._ask_check = ask_check  # weak: its journal has this replay
         self._asking: asyncio.Lock | None = None
         self._outcomes: list[tuple[dict[str, Any], CheckResult | None]] | None = None
@@ -68,8 +76,10 @@ class Replay:
 
         A call that its caller gave up waits here until it is given up once more.
         """
-        if scope.order is not None and scope.branch in scope.order.recorded.given_up:
-            await self.until_given_up(scope.order, scope.branch)
+        if scope.order is not None:
+            if scope.branch in scope.order.recorded.given_up:
+                await self.until_given_up(scope.order, scope.branch)
+            self._cancels.deliver()
         if key.path in self._earlier.waits:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
@@ -92,6 +102,7 @@ class Replay:
 
     async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
         """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""
+        self._cancels.deliver()
         seconds = order.recorded.given_up[name].seconds
         order.given_up_open.append(seconds)
         try:

@@ -1,0 +1,39 @@
+"""Cancellations that reach a call whose result is recorded: held back until a call that has none."""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakKeyDictionary
+
+
+class HeldCancels:
+    """The cancellations of callers that got the recorded results of their calls in spite of them.
+
+    A resumed run waits again for the calls that it gave up, but not for those that it made: so a timeout
+    may come earlier than before, in a call that had ended in time. As a timeout comes but once, it is held
+    for the call that it ended then, or that begins behind it.
+    """
+
+    def __init__(self) -> None:
+        self._counts = WeakKeyDictionary[asyncio.Task[object], int]()
+        """How many cancellations each caller had before the one that is held."""
+        self._callers = WeakKeyDictionary[asyncio.Task[object], asyncio.Task[object]]()
+
+    def hold(self, count: int) -> None:
+        """Hold a cancellation of the asyncio task, which had a `count` of them before."""
+        if (caller := asyncio.current_task()) is not None:
+            self._counts.setdefault(caller, count)
+
+    def follow(self, call: asyncio.Task[object]) -> None:
+        """Note that the asyncio task makes a call, which a held cancellation may be for."""
+        if self._counts and (caller := asyncio.current_task()) in self._counts:
+            self._callers[call] = caller
+
+    def deliver(self) -> None:
+        """Raise CancelledError in a call, or its caller, if a cancellation is held and still stands."""
+        if not self._counts or (task := asyncio.current_task()) is None:
+            return
+        caller = self._callers.get(task, task)
+        count = self._counts.pop(caller, None)
+        if count is not None and caller.cancelling() > count:  # else its timeout is over
+            raise asyncio.CancelledError
