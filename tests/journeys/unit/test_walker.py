@@ -103,12 +103,39 @@ def test_calls_that_were_asked_for_side_by_side_as_a_process_ended_may_be_in_the
     assert findings_of(walk) == []
 
 
+def test_a_call_that_code_makes_before_it_knows_of_its_lost_lease_may_be_made_again() -> None:
+    legs = Op(
+        "legs",
+        name="l1",
+        way="own",
+        branches=((Op("say", name="y9"),), (Op("tool", request=Request("mail", "C", 1)),)),
+    )
+    program = {"j0": Job("a0x", (Op("delegate", job="j1"),)), "j1": Job("a1x", (legs,))}
+    walk = run_walk(Plan(207091, program, (Act("lease", Moment("points", 7)),)))
+    assert [call.may_repeat for call in walk.world.asks.calls] == [True, False]
+    assert findings_of(walk) == []
+
+
+@pytest.mark.parametrize("seed", [4, 5, 7])
+def test_a_session_that_has_lost_an_answer_may_repeat_the_call(seed: int) -> None:
+    """Its calls have no ids of a model, by which the mesh could know one again."""
+    session = Op("session", name="u3", way="goes on", rounds=((Op("tool", request=MAIL),),))
+    walk = run_walk(Plan(seed, {"j0": Job("a0x", (session,))}, (Act("lease", Moment("idle")),)))
+    assert [effect.is_lost for effect in walk.world.effects] == [True, False]
+    assert findings_of(walk) == []
+
+
 def root(walk: History) -> str:
     return walk.submitted[0]
 
 
 def repeat(walk: History) -> None:
     walk.world.effects.append(Effect(9, MAIL, root(walk), "new", 1, 1))
+
+
+def repeat_behind_a_receipt_that_was_read(walk: History) -> None:
+    walk.world.lose_answer(root(walk), MAIL)
+    repeat(walk)
 
 
 def repeat_by_a_new_key(walk: History) -> None:
@@ -226,6 +253,7 @@ def take_another_reply(walk: History) -> None:
 
 WRONGS: dict[Callable[[History], None], str] = {
     repeat: "repeated effect (once)",
+    repeat_behind_a_receipt_that_was_read: "repeated effect (once)",
     repeat_by_a_new_key: "repeated effect (keyed)",
     use_a_key_again: "one key, two requests",
     forget_the_yes: "effects beyond their yes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,22 +47,28 @@ class Asks:
     """How long something may take that takes no simulated time."""
     _begun: dict[str, float] = field(default_factory=dict)
     _on_their_way: list[ModelCall] = field(default_factory=list)
-    _open: set[tuple[str, str]] = field(default_factory=set)
+    _open: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The texts that are asked and have no answer yet, by task and place."""
+    _overtaken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often a task may still ask a text for code whose work another process has by now."""
 
     def ask(self, task_id: str, place: str, text: str) -> None:
         """Note that code asks a model."""
         self.places[text].add((task_id, place))
-        self._open.add((task_id, place))
+        self._open[task_id, place] = text
 
     def end(self, task_id: str, place: str) -> None:
         """Note that what was asked at a place, and within it, has ended, or was given up."""
-        self._open -= {
-            (asker, at) for asker, at in self._open if asker == task_id and f"{at}.".startswith(f"{place}.")
-        }
+        within = [at for asker, at in self._open if asker == task_id and f"{at}.".startswith(f"{place}.")]
+        for at in within:
+            del self._open[task_id, at]
 
     def send_call(self, task_id: str, text: str) -> ModelCall:
         """Note that a request is on its way to a provider: it may arrive after its process has ended."""
         self._on_their_way.append(call := ModelCall(task_id, text, time.time()))
+        if self._overtaken[task_id, text] > 0:
+            self._overtaken[task_id, text] -= 1
+            call.may_repeat = True
         return call
 
     def begin_call(self, call: ModelCall) -> None:
@@ -85,11 +91,16 @@ class Asks:
         self.end(task_id, place)
         self.hearings.append(Hearing(task_id, place, value, time.time() if at is None else at))
 
-    def disturb(self) -> int:
+    def disturb(self, *, goes_on: bool = False) -> int:
         """Note that the process, or a task, ends where it is: what is not durable may be lost.
 
+        One that `goes_on` has lost its lease: until it knows, it makes the calls that were asked for.
         Returns how many calls their code had asked for side by side, beyond the first of each task.
         """
+        under_way = [*self._on_their_way, *(call for call in self.calls if call.ended_at is None)]
+        asked = Counter((task_id, text) for (task_id, _), text in self._open.items())
+        unmade = asked - Counter((call.task_id, call.text) for call in under_way)
+        self._overtaken = unmade if goes_on else Counter()
         for call in (*self.calls, *self._on_their_way):
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
                 call.may_repeat = True

@@ -78,7 +78,7 @@ class _Oracle(Money, Replays):
             else:
                 allowed, count, word = self._beginnings(task_id), len(effects), "times"
             allowed = self._wanted_or_changed(task_id, request) * allowed
-            allowed += self._yes(task_id, request, "doubt")
+            allowed += self._yes(task_id, request, "doubt") + sum(effect.is_lost for effect in effects)
             if count > allowed:
                 text = f"{request} of {self._name(task_id)} was done {count} {word}, {allowed} allowed"
                 yield Finding(

@@ -125,6 +125,8 @@ class _Program:
         self._gateway = gateway
         self._context = copy_context()
         self._memory = self._world.session(session_id)
+        self._asked = self._world.session(f"{session_id} asked")
+        """The calls of tools that it has asked for by now, by their places."""
         self._dies = dies
         self._goes_on = goes_on
         self._serving: set[asyncio.Task[None]] = set()
@@ -156,7 +158,7 @@ class _Program:
         elif op.kind == "say":
             value = await self._say(place, op)
         else:
-            value = await self._call(op)
+            value = await self._call(place, op)
         self._memory[place] = value
 
     async def _say(self, place: str, op: Op) -> str:
@@ -175,9 +177,12 @@ class _Program:
         known = [value for at, value in self._memory.items() if int(at.partition(".")[0]) < number]
         return sorted(value for value in known if not value.startswith(f"{READ} "))
 
-    async def _call(self, op: Op) -> str:
+    async def _call(self, place: str, op: Op) -> str:
         request = op.request
         assert request is not None
+        if self._goes_on and place in self._asked:
+            self._world.lose_answer(self._sessions.task_id, request)
+        self._asked[place] = True
         arguments = {"account": request.account, "amount": request.amount}
         params = {"name": request.tool, "arguments": arguments}
         document = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}

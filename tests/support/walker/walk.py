@@ -202,7 +202,7 @@ class Walk:
     async def _do_lease(self, act: Act) -> None:
         self._history.leases += 1
         self._world.cut_calls += self._open_tasks
-        self._world.calls_beside += self._world.asks.disturb()
+        self._world.calls_beside += self._world.asks.disturb(goes_on=True)
         self._mesh.lose_lease()
 
     async def _do_submit(self, act: Act) -> None:

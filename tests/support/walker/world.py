@@ -44,6 +44,10 @@ class Effect:
     incarnation: int
     told: bool = False
     """Whether its caller lived to read the receipt."""
+    has_ended: bool = False
+    """Whether its tool has the receipt."""
+    is_lost: bool = False
+    """Whether a session that has lost the receipt went on behind it."""
 
     @property
     def receipt(self) -> str:
@@ -143,7 +147,19 @@ class World:
         self.effects.append(effect)
         await asyncio.sleep(pause.choice((0, 0, 0, 3)))
         await self.gate.point(f"behind {request}", effect=True)
+        effect.has_ended = True
         return effect.receipt
+
+    def lose_answer(self, task_id: str, request: Request) -> None:
+        """Note that a session which goes on asks again for a call whose answer it has not got.
+
+        Its call names no model's id, so nobody can tell it from another, and it may take effect again.
+        """
+        for effect in self.effects:
+            is_unread = effect.has_ended and not effect.told and not effect.is_lost
+            if is_unread and (effect.task_id, effect.request) == (task_id, request):
+                effect.is_lost = True
+                return
 
     async def check(self, request: Request, key: str) -> CheckResult:
         """Look whether a request was done by a key. Raises ToolFailed where the world does not answer."""
