@@ -14,7 +14,7 @@ import click
 from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import code_changed
 from meshwright.console.connect import Connection, running_mesh, say_asked, talk
-from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.nouns import Noun, completes, resource_group
 from meshwright.console.options import Target, json_option, limit_option, mesh_options
 from meshwright.console.output import document, echo, echo_json, for_terminal, labelled, show, styled
 from meshwright.console.project import DeclaredAgents, declared_agents, require_trust
@@ -71,11 +71,11 @@ def _all_agents(target: Target) -> list[Document]:
     return asyncio.run(find())
 
 
-agents = group_of(AGENTS, _all_agents)
+agents = resource_group(AGENTS, _all_agents)
 
 
 @agents.command("show")
-@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
+@click.argument("agent_id", metavar="AGENT", shell_complete=completes("agent"))
 @json_option
 @mesh_options
 def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from meshwright.cli.inbox import find_question, list_questions, show_question
 from meshwright.console.connect import Connection, talk
 from meshwright.console.filters import OPEN, Many, many_options, refusal
-from meshwright.console.nouns import Noun, named
+from meshwright.console.nouns import Noun, completes
 from meshwright.console.options import JSON_OBJECT, JSON_VALUE, Target, from_stdin, mesh_options, utf8
 from meshwright.console.output import document
 from meshwright.console.questions import answer_command, answer_of, is_for_money, short_name
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from meshwright.engine.work.record import TaskView
 
 _context = click.get_current_context
-_ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("question"))
+_ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=completes("question"))
 
 
 _many_options = many_options(
@@ -125,7 +125,7 @@ def deny(target: Target, many: Many, reason: str) -> int:
 
 
 @click.command()
-@click.argument("words", metavar="[ID] [TEXT]", nargs=-1, shell_complete=named("question"))
+@click.argument("words", metavar="[ID] [TEXT]", nargs=-1, shell_complete=completes("question"))
 @click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
 @_many_options
 @mesh_options

@@ -127,10 +127,12 @@ def _command_of(part: Part, name: str) -> click.Command:
         commands = import_module(f"{part.package}.commands")
         if hasattr(commands, function):
             return getattr(commands, function)
-    from meshwright.console.nouns import group_of
+    from meshwright.console.nouns import resource_group
 
     resources = part.load(part.resources)
-    return group_of(next(resource for resource in resources if name in (resource.command, resource.name)))
+    return resource_group(
+        next(resource for resource in resources if name in (resource.command, resource.name))
+    )
 
 
 class _LazyGroup(click.Group):

@@ -16,7 +16,7 @@ from meshwright.cli.tasks import ask, show, steps, submit, tasks
 from meshwright.console import output
 from meshwright.console.connect import Connection, listed, talk, whole_id
 from meshwright.console.filters import OPEN, Many, by_id, filter_options, given_filter, many_options, refusal
-from meshwright.console.nouns import Noun, named
+from meshwright.console.nouns import Noun, completes
 from meshwright.console.options import (
     DURATION,
     Target,
@@ -55,7 +55,7 @@ _deadline_option = click.option(
 
 
 @click.command()
-@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("task"))
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=completes("task"))
 @many_options(*OPEN, everything="All that are open.")
 @mesh_options
 def cancel(target: Target, many: Many) -> int:
@@ -114,7 +114,7 @@ async def _cancel_one(part: str, as_json: bool, mesh: Connection) -> str:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("task_id", metavar="ID", shell_complete=completes("task"))
 @json_option
 @mesh_options
 def tree(target: Target, task_id: str, as_json: bool) -> None:
@@ -131,7 +131,7 @@ def tree(target: Target, task_id: str, as_json: bool) -> None:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("task_id", metavar="ID", shell_complete=completes("task"))
 @click.argument("name", metavar="NAME")
 @click.argument("value", type=float, metavar="VALUE")
 @click.option("--comment", metavar="TEXT", default="", callback=utf8, help="Why.")

@@ -13,7 +13,7 @@ import click
 
 from meshwright.cli.tasks import with_names
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import named
+from meshwright.console.nouns import completes
 from meshwright.console.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
 from meshwright.console.output import Line, TypedLines, for_terminal, styled
 from meshwright.console.project import trust_option
@@ -223,7 +223,7 @@ class _ChatSession:
 
 
 @click.command()
-@click.argument("agent", shell_complete=named("agent"))
+@click.argument("agent", shell_complete=completes("agent"))
 @click.option(
     "--payload", type=JSON_OBJECT, default="{}", help="More of each request; what you say is its `text`."
 )

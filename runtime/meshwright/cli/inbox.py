@@ -12,7 +12,7 @@ import click
 from meshwright.console import output
 from meshwright.console.connect import Connection, talk
 from meshwright.console.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.console.nouns import named
+from meshwright.console.nouns import completes
 from meshwright.console.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.console.output import document, is_screen, labelled, redraw, table
 from meshwright.console.questions import plain_text, question_lines, short_name
@@ -67,7 +67,7 @@ def list_questions(
 
 
 @click.command("show")
-@click.argument("question_id", metavar="ID", shell_complete=named("question"))
+@click.argument("question_id", metavar="ID", shell_complete=completes("question"))
 @click.option(
     "--reveal", is_flag=True, help="Also what it hides as secrets, if you may answer it; that is recorded."
 )

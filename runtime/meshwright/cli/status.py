@@ -22,7 +22,7 @@ from meshwright.agents.display import AGENTS
 from meshwright.agents.event_types import AgentMissing
 from meshwright.console.connect import Connection, talk, whole_id
 from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, given_filter
-from meshwright.console.nouns import named
+from meshwright.console.nouns import completes
 from meshwright.console.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.console.output import (
     document,
@@ -409,7 +409,7 @@ def _redraw(lines: Sequence[str]) -> None:
 @click.command()
 @follow_option
 @click.option(
-    "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
+    "--task", "task_id", metavar="ID", shell_complete=completes("task"), help="Only events of this task."
 )
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
 @click.option(

@@ -14,7 +14,7 @@ from meshwright.cli.steps import bounds_of, save_files, show_steps, step_path, t
 from meshwright.console import output
 from meshwright.console.connect import Connection, talk, whole_id
 from meshwright.console.filters import ENDED, OPEN, REASON, TASKS, filter_options, follow_tasks, given_filter
-from meshwright.console.nouns import named
+from meshwright.console.nouns import completes
 from meshwright.console.options import (
     AMOUNT,
     FILE,
@@ -72,7 +72,7 @@ def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _REQUEST = (
-    click.argument("agent_id", metavar="AGENT", required=False, shell_complete=named("agent")),
+    click.argument("agent_id", metavar="AGENT", required=False, shell_complete=completes("agent")),
     click.argument("text", metavar="TEXT", required=False, callback=from_stdin),
     click.option(
         "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
@@ -96,7 +96,7 @@ _REQUEST = (
     click.option(
         "--capability",
         metavar="NAME",
-        shell_complete=named("capability"),
+        shell_complete=completes("capability"),
         help="The best agent that can do this gets it; AGENT may be left out.",
     ),
     click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first."),
@@ -106,7 +106,7 @@ _REQUEST = (
 _after_option = click.option(
     "--after",
     metavar="ID",
-    shell_complete=named("task"),
+    shell_complete=completes("task"),
     help="Begin once this task has ended, however it did; an end of its id will do.",
 )
 _repository_option = click.option(
@@ -308,7 +308,7 @@ _attempt_option = click.option(
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("task_id", metavar="ID", shell_complete=completes("task"))
 @click.option(
     "--steps",
     "step",
@@ -394,7 +394,7 @@ async def _export(mesh: Connection, task_id: str, form: str) -> str:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("task_id", metavar="ID", shell_complete=completes("task"))
 @click.argument("step", required=False, callback=step_path, metavar="[N]")
 @_attempt_option
 @json_option

@@ -14,7 +14,7 @@ import click
 
 from meshwright.console import output
 from meshwright.console.connect import Connection, talk, whole_id
-from meshwright.console.nouns import named
+from meshwright.console.nouns import completes
 from meshwright.console.options import (
     Target,
     confirm,
@@ -53,12 +53,12 @@ _LOOK_SECONDS = 1.0  # between two looks
 REASON = Column("reason", "reason", cut=6, least=32)
 _FIELDS = (
     click.option(
-        "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only of this agent."
+        "--agent", "agent_id", metavar="ID", shell_complete=completes("agent"), help="Only of this agent."
     ),
     click.option(
         "--capability",
         metavar="NAME",
-        shell_complete=named("capability"),
+        shell_complete=completes("capability"),
         help="Only of tasks that ask for this capability.",
     ),
     click.option("--thread", "thread_id", metavar="ID", help="Only of this conversation."),
@@ -68,7 +68,7 @@ _FIELDS = (
     click.option(
         "--prompt",
         metavar="NAME[@DIGEST]",
-        shell_complete=named("prompt"),
+        shell_complete=completes("prompt"),
         help="Only of calls with this prompt, or with one version of it.",
     ),
     click.option(
@@ -143,7 +143,7 @@ class Many(NamedTuple):
         consequence: str,
         describe: Callable[[Document], str] | None = None,
     ) -> list[Document]:
-        """Do something with each that is named, by `one`, or with all that a filter finds, by `act`.
+        """Do something with each that is completion, by `one`, or with all that a filter finds, by `act`.
 
         Before the latter a person sees how many they are, the `consequence`, and a line for each
         (`describe`).

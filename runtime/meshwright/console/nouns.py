@@ -104,7 +104,7 @@ def unknown(word: str, names: Iterable[str], path: str) -> str:
     return f"there is no command {word!r}{'' if path == 'mesh' else f' of {path}'}; {hint}"
 
 
-def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None = None) -> click.Group:
+def resource_group(resource: Resource, find: Callable[[Target], list[Document]] | None = None) -> click.Group:
     """The commands of a resource: `list`, with `find` where its route does not list them, and its verbs."""
 
     def listed(target: Target) -> list[Document]:
@@ -126,7 +126,7 @@ def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None
 
 def _add(group: click.Group, resource: Resource, verb: Verb) -> None:
     @group.command(verb.name, help=verb.help)
-    @click.argument("name", metavar=resource.id, shell_complete=ids_of(resource))
+    @click.argument("name", metavar=resource.id, shell_complete=completes_ids(resource))
     @mesh_options
     def change(target: Target, name: str) -> int:
         async def request(mesh: Connection) -> Any:
@@ -182,7 +182,7 @@ _KINDS = {
 }
 
 
-def named(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]]:
+def completes(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]]:
     """Completion of an `agent`, `capability`, `task` or `question`, or of a field in the list at a path."""
     form = _KINDS.get(kind) or _Kind(kind, field, _of_item)
 
@@ -201,9 +201,9 @@ def named(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]
     return complete
 
 
-def ids_of(resource: Resource) -> Callable[..., list[CompletionItem[Any]]]:
+def completes_ids(resource: Resource) -> Callable[..., list[CompletionItem[Any]]]:
     """Completion of the ids of a resource, which are in its first column."""
-    return named(resource.path, resource.columns[0].field)
+    return completes(resource.path, resource.columns[0].field)
 
 
 def _names(kind: _Kind, items: Sequence[Document]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ import click
 
 from meshwright.console.connect import Connection, talk, whole_id
 from meshwright.console.filters import ENDED, OPEN, filter_options, given_filter
-from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.nouns import Noun, completes, resource_group
 from meshwright.console.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
 from meshwright.console.output import document, echo_json, show, table
 from meshwright.core.display import Column, Document, dollars
@@ -38,7 +38,7 @@ _NOBODY = {
     "prompt": "(no prompt)",
 }
 _TITLES = {"prompt": "version"}  # beside the tokens of the prompt
-budgets = group_of(BUDGETS)
+budgets = resource_group(BUDGETS)
 
 
 @budgets.command("raise")
@@ -74,7 +74,7 @@ def raise_budget(
 
 
 @click.command()
-@click.argument("whose", required=False, shell_complete=named("agent"))
+@click.argument("whose", required=False, shell_complete=completes("agent"))
 @click.argument("allowance", required=False, metavar="USD/WINDOW")
 @click.option(
     "--on-empty", type=click.Choice(ON_EMPTY), help="Without money: as it was before, fail for a new one."

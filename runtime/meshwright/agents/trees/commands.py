@@ -6,16 +6,16 @@ import click
 
 from meshwright.agents.trees.display import TREES
 from meshwright.console.connect import talk
-from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.nouns import completes_ids, resource_group
 from meshwright.console.options import Target, json_option, mesh_options
 from meshwright.console.output import echo, labelled
 from meshwright.core.display import Document, local_time
 
-trees = group_of(TREES)
+trees = resource_group(TREES)
 
 
 @trees.command("show")
-@click.argument("task_id", metavar="ID", shell_complete=ids_of(TREES))
+@click.argument("task_id", metavar="ID", shell_complete=completes_ids(TREES))
 @json_option
 @mesh_options
 def _show(target: Target, task_id: str, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def _show(target: Target, task_id: str, as_json: bool) -> None:
 
 
 @trees.command("diff")
-@click.argument("task_id", metavar="ID", shell_complete=ids_of(TREES))
+@click.argument("task_id", metavar="ID", shell_complete=completes_ids(TREES))
 @mesh_options
 def _diff(target: Target, task_id: str) -> None:
     """Print the changes of a task's tree, for git apply."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.console.nouns import group_of
+from meshwright.console.nouns import resource_group
 from meshwright.edges.sources.display import CHANNELS
 
-channels = group_of(CHANNELS)
+channels = resource_group(CHANNELS)

@@ -11,7 +11,7 @@ import click
 
 from meshwright.agents.agent import Agent
 from meshwright.agents.shipped import project_agents
-from meshwright.console.nouns import group_of
+from meshwright.console.nouns import resource_group
 from meshwright.console.options import json_option
 from meshwright.console.output import echo_json
 from meshwright.console.project import require_trust, trust_option
@@ -25,7 +25,7 @@ from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhooksSettings
 
-webhooks = group_of(WEBHOOKS)
+webhooks = resource_group(WEBHOOKS)
 
 
 @webhooks.command(name="test")

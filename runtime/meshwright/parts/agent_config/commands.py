@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import Noun, group_of, named
+from meshwright.console.nouns import Noun, completes, resource_group
 from meshwright.console.options import Number, Target, WholeNumber, json_option, mesh_options
 from meshwright.console.output import echo_json
 from meshwright.core.display import Document
@@ -25,12 +25,12 @@ def config() -> None:
     """Change what a mesh does while it runs."""
 
 
-_configs = group_of(CONFIGS)
+_configs = resource_group(CONFIGS)
 config.add_command(_configs)
 
 
 @_configs.command("set")
-@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
+@click.argument("agent_id", metavar="AGENT", shell_complete=completes("agent"))
 @click.option("--provider", "llm_provider", metavar="NAME", help="Who offers the model: openai, ollama, ...")
 @click.option("--model", "llm_model", metavar="NAME", help="The model, as its provider names it.")
 @click.option("--endpoint", "llm_endpoint", metavar="URL", help='Its address; "" for the usual one.')

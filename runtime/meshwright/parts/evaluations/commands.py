@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.nouns import completes, completes_ids, resource_group
 from meshwright.console.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
 from meshwright.console.output import echo_json, table, terminal_width
 from meshwright.console.project import trust_option
@@ -22,7 +22,7 @@ from meshwright.core.display import Column, Document, dollars, number, short
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.parts.evaluations.display import EVALUATIONS
 
-evaluations = group_of(EVALUATIONS)
+evaluations = resource_group(EVALUATIONS)
 _WIDTH = 80
 
 
@@ -52,7 +52,7 @@ _FIGURES = (
 
 
 @evaluations.command("show")
-@click.argument("name", metavar="ID", shell_complete=ids_of(EVALUATIONS))
+@click.argument("name", metavar="ID", shell_complete=completes_ids(EVALUATIONS))
 @json_option
 @mesh_options
 def _show(target: Target, name: str, as_json: bool) -> None:
@@ -116,7 +116,7 @@ def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> _Items
     callback=_lines,
 )
 @click.option(
-    "--agent", metavar="NAME", shell_complete=named("agent"), help="Answers the lines without an output."
+    "--agent", metavar="NAME", shell_complete=completes("agent"), help="Answers the lines without an output."
 )
 @click.option(
     "--criterion",

@@ -10,14 +10,14 @@ from typing import Any
 import click
 
 from meshwright.console.connect import talk
-from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.nouns import completes_ids, resource_group
 from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.console.output import echo_json, say, table, terminal_width
 from meshwright.core.display import Column, Document, dollars
 from meshwright.parts.experiments.display import EXPERIMENTS
 
-experiments = group_of(EXPERIMENTS)
-_ID = click.argument("experiment_id", metavar="ID", shell_complete=ids_of(EXPERIMENTS))
+experiments = resource_group(EXPERIMENTS)
+_ID = click.argument("experiment_id", metavar="ID", shell_complete=completes_ids(EXPERIMENTS))
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _VERDICTS = {"better": "better", "worse": "worse", "same": "no difference that matters"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.console.connect import Connection, one_of, talk
-from meshwright.console.nouns import Noun, group_of, ids_of, named
+from meshwright.console.nouns import Noun, completes, completes_ids, resource_group
 from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
 from meshwright.console.output import document, echo_json, say
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
@@ -30,7 +30,7 @@ _OPENS = "This revokes every key, and callers on the mesh's machine then need no
 _NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
 _STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
 _ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
-keys = group_of(KEYS)
+keys = resource_group(KEYS)
 
 
 def _chosen_roles(context: click.Context, option: click.Parameter, values: Sequence[str]) -> list[str]:
@@ -53,7 +53,7 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
     "--agent",
     "agent_id",
     metavar="ID",
-    shell_complete=named("agent"),
+    shell_complete=completes("agent"),
     help="The agent of the mesh that it is for instead.",
 )
 @click.option(
@@ -131,7 +131,7 @@ def _create(
 
 
 @keys.command("rotate")
-@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
+@click.argument("key_id", metavar="ID", shell_complete=completes_ids(KEYS))
 @click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
 @click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
 @json_option
@@ -156,7 +156,7 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
 
 
 @keys.command("revoke")
-@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
+@click.argument("key_id", metavar="ID", shell_complete=completes_ids(KEYS))
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
 def _revoke(target: Target, key_id: str, proxy: bool) -> None:
@@ -210,7 +210,7 @@ def agent_keys() -> AgentKeys:
 @click.command()
 @click.option("--requester", metavar="NAME", help="Of the tasks that somebody asked for.")
 @click.option("--thread", metavar="ID", help="Of the tasks of a thread.")
-@click.option("--task", metavar="ID", shell_complete=named("task"), help="Of one task.")
+@click.option("--task", metavar="ID", shell_complete=completes("task"), help="Of one task.")
 @yes_option
 @mesh_options
 def erase(target: Target, requester: str | None, thread: str | None, task: str | None, yes: bool) -> None:

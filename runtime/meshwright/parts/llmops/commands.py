@@ -10,15 +10,15 @@ import click
 
 from meshwright.agents.settings import PromptsSettings
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import group_of, ids_of
+from meshwright.console.nouns import completes_ids, resource_group
 from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.console.output import echo_json, for_terminal, show
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.parts.llmops.display import PROMPTS, labels_of, number_of
 
-registry = group_of(PROMPTS)
-_NAME = click.argument("name", metavar="NAME", shell_complete=ids_of(PROMPTS))
+registry = resource_group(PROMPTS)
+_NAME = click.argument("name", metavar="NAME", shell_complete=completes_ids(PROMPTS))
 _VERSION = click.option("--version", type=WholeNumber(1), metavar="N", help="Default: the newest.")
 _LABEL = click.option("--label", metavar="LABEL", help="The version that a label points at.")
 

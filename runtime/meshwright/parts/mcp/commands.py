@@ -13,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import group_of
+from meshwright.console.nouns import resource_group
 from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
 from meshwright.console.output import echo_json, say, table
 from meshwright.console.project import require_trust, trust_option
@@ -50,7 +50,7 @@ def _all_servers(target: Target) -> list[Document]:
     return [*listed, *unused]
 
 
-mcp = group_of(MCP_SERVERS, _all_servers)
+mcp = resource_group(MCP_SERVERS, _all_servers)
 
 
 @mcp.command("show")

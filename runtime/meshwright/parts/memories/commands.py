@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.nouns import completes, completes_ids, resource_group
 from meshwright.console.options import Target, confirm, from_stdin, json_option, mesh_options
 from meshwright.console.output import echo_json, labelled, show
 from meshwright.core.display import Document, local_time
@@ -17,15 +17,15 @@ from meshwright.parts.memories.display import MEMORIES, owner, trusted
 _KINDS = ("fact", "preference", "decision", "procedure", "failure")
 _SCOPES = ("task", "agent", "project", "global")
 _STATUSES = ("active", "quarantined", "superseded", "forgotten", "all")
-memory = group_of(MEMORIES)
-_ID = click.argument("memory_id", metavar="ID", shell_complete=ids_of(MEMORIES))
+memory = resource_group(MEMORIES)
+_ID = click.argument("memory_id", metavar="ID", shell_complete=completes_ids(MEMORIES))
 
 
 @memory.command("list")
 @click.option("--status", type=click.Choice(_STATUSES), help="Default: active and quarantined ones.")
 @click.option("--kind", type=click.Choice(_KINDS))
 @click.option("--scope", type=click.Choice(_SCOPES), help="Who recalls it.")
-@click.option("--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Who wrote it.")
+@click.option("--agent", "agent_id", metavar="ID", shell_complete=completes("agent"), help="Who wrote it.")
 @click.option("--task", "task_id", metavar="ID", help="In which task it was written.")
 @click.option("--subject", metavar="NAME", help="What it is about.")
 @click.option("--text", "contains", metavar="WORDS", help="A part of its text.")
@@ -71,7 +71,7 @@ def _edit(target: Target, memory_id: str, **options: str | None) -> None:
 
 
 @memory.command("forget")
-@click.argument("memory_id", metavar="[ID]", required=False, shell_complete=ids_of(MEMORIES))
+@click.argument("memory_id", metavar="[ID]", required=False, shell_complete=completes_ids(MEMORIES))
 @click.option("--subject", metavar="NAME", help="All memories about it, for good.")
 @click.option("--for-good", is_flag=True, help="Delete it at once; no undo brings it back.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import group_of, ids_of, named
+from meshwright.console.nouns import completes, completes_ids, resource_group
 from meshwright.console.options import (
     AMOUNT,
     DURATION,
@@ -37,11 +37,11 @@ _RUNS = (
     Column("cost", write=_cost),
     Column("", write=result_of, cut=1),
 )
-schedules = group_of(SCHEDULES)
+schedules = resource_group(SCHEDULES)
 
 
 @schedules.command("show")
-@click.argument("schedule_id", metavar="ID", shell_complete=ids_of(SCHEDULES))
+@click.argument("schedule_id", metavar="ID", shell_complete=completes_ids(SCHEDULES))
 @click.option("--next", "count", type=WholeNumber(1, 100), default=_PREVIEWED, help="How many due times.")
 @json_option
 @mesh_options
@@ -67,11 +67,13 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
 @click.option("--every", "every_seconds", type=DURATION, help="An interval, as 15m or 1h30m.")
 @click.option("--at", metavar="TIME", help="Once, as 2026-12-01T09:00.")
 @click.option("--zone", metavar="ZONE", default="UTC", show_default=True, help="As Europe/Berlin.")
-@click.option("--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Whose task it is.")
+@click.option(
+    "--agent", "agent_id", metavar="ID", shell_complete=completes("agent"), help="Whose task it is."
+)
 @click.option(
     "--capability",
     metavar="NAME",
-    shell_complete=named("capability"),
+    shell_complete=completes("capability"),
     help="Or what the task needs; the best agent for it gets it.",
 )
 @click.option("--text", callback=from_stdin, help="The request; - reads it from stdin.")
