@@ -198,7 +198,7 @@ async def _recorded(body: Callable[[], Awaitable[object]]) -> dict[str, object]:
 
 
 async def _plain_result(body: Callable[[], Awaitable[object]]) -> object:
-    """What a tool returned, or the whole record of the framework where it is another kind of result."""
+    """The value that a tool returned, or the whole record of the framework for another kind of result."""
     record: Any = to_jsonable_python(await body())
     is_plain = isinstance(record, dict) and record.keys() == {"kind", "result"}
     if is_plain and record["kind"] == "tool_return":

@@ -77,17 +77,18 @@ _REMEDY = "remove the file, and mesh up makes another"
 
 @dataclass(frozen=True)
 class Connection:
-    """A mesh to talk to, and what a person should know of it.
-
-    `where` is its URL or data folder; `options` are those with which a `mesh` command finds it again;
-    `is_running` says whether it goes on when this command has ended.
-    """
+    """A mesh to talk to, and what a person should know of it."""
 
     client: Client
+    """The client of the mesh."""
     where: str
+    """Its URL or its data folder."""
     options: str = ""
+    """The options with which a `mesh` command finds it again."""
     is_running: bool = True
+    """Whether it goes on when this command has ended."""
     about: str = ""
+    """A remark for the person, "" without one."""
 
     def require_running(self) -> None:
         """Raises NotFound where no mesh runs: nothing would ever change."""

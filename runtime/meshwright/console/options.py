@@ -32,11 +32,14 @@ ON_EMPTY = ["fail", "wait", "ask", "cheaper"]
 
 
 class Target(NamedTuple):
-    """Which mesh a command talks to, by `--url` or `--data`, and for which tenant, if not its own."""
+    """The mesh that a command talks to."""
 
     url: str | None
+    """`--url`. None: by the data folder."""
     data: Path | None
+    """`--data`. None: that of the settings."""
     tenant: str | None = None
+    """`--tenant`: the tenant to act for. None: the caller's own."""
 
 
 class WholeNumber(click.IntRange):

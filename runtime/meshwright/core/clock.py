@@ -68,16 +68,17 @@ wrong, and one try more tells."""
 
 @dataclass(slots=True)
 class Backoff:
-    """The pauses of one retry loop, in seconds.
-
-    `jitter` is the share of each pause that is random: with 1 (full jitter) a pause is anywhere between 0 and
-    the doubled value, with 0 exactly that.
-    """
+    """The pauses of one retry loop."""
 
     first_seconds: float
+    """The first pause, in seconds. Each further one is twice as long."""
     max_seconds: float
+    """The longest pause, in seconds."""
     jitter: float = 1.0
+    """The share of each pause that is random: with 1 (full jitter) a pause is anywhere between 0 and the
+    doubled value, with 0 exactly that."""
     failures: int = 0
+    """Failures since the last success."""
 
     def next(self) -> float:
         """Returns the pause after one more failure."""

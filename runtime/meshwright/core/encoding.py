@@ -96,6 +96,7 @@ class Struct(msgspec.Struct, **_OPTIONS):
     """
 
     schema_name: ClassVar[str] = ""  # in OpenAPI, where that is not the name of the class
+    """Its name in OpenAPI. "": the name of the class."""
 
     def __init_subclass__(cls) -> None:
         if all("model_dump" not in vars(base) for base in cls.__mro__ if base is not Struct):

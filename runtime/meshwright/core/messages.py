@@ -204,21 +204,29 @@ class SenderContext(Struct, omit_defaults=True):
 class TaskVariant(Struct, kw_only=True, omit_defaults=True):
     """A variant that is tried with a task, and all that it delegates, when `agent_id` works on it.
 
-    `experiment` is the id of the experiment, `name` the variant that was chosen as the task was accepted. A
-    field that is None, or empty, changes nothing: `version` is that of the agent's registered prompt,
-    `params` are more parameters of its model calls, `runs_as` is the agent that works in its place.
+    A field that is None, or empty, changes nothing.
     """
 
     experiment: Fact[str]
+    """The id of the experiment."""
     name: Fact[str]
+    """The variant that was chosen as the task was accepted."""
     agent_id: Fact[Identifier]
+    """The agent whose attempts it changes."""
     version: Fact[int | None] = None
+    """The version of the agent's registered prompt."""
     model: Fact[str | None] = None
+    """The group of models."""
     tags: Fact[tuple[str, ...] | None] = None
+    """The tags of model calls."""
     temperature: Fact[float | None] = None
+    """The temperature of model calls."""
     max_tokens: Fact[int | None] = None
+    """The tokens that a reply may have."""
     params: dict[str, Any] = field(default_factory=dict)
+    """More parameters of model calls."""
     runs_as: Fact[Identifier | None] = None
+    """The agent that works in place of `agent_id`."""
 
 
 class Task(Struct, kw_only=True):
@@ -394,17 +402,18 @@ class Dispatch(TaskCarrier, omit_defaults=True):
 
 
 class Usage(Struct):
-    """Tokens that models read and wrote.
-
-    `cached_tokens` are those of the prompt that the provider had in its cache, `cache_write_tokens` those
-    that it put there, `reasoning_tokens` those of the completion that are hidden.
-    """
+    """Tokens that models read and wrote."""
 
     prompt_tokens: int = 0
+    """Tokens read."""
     completion_tokens: int = 0
+    """Tokens written."""
     cached_tokens: int = 0
+    """Those of the prompt that the provider had in its cache."""
     reasoning_tokens: int = 0
+    """Those of the completion that are hidden."""
     cache_write_tokens: int = 0
+    """Those of the prompt that the provider put into its cache."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -421,10 +430,12 @@ def _cut(text: str) -> str:
 
 
 class Fault(Struct):
-    """Why an attempt or a task failed: the error's name, and what it said, cut off where it is long."""
+    """Why an attempt or a task failed."""
 
     type: Fact[str]
+    """The name of the error."""
     message: str
+    """Its message, cut off after 4,000 characters."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "type", _cut(self.type))

@@ -127,21 +127,25 @@ class Price(BaseModel):
 
 
 class Budget(BaseModel):
-    """How much may be spent: by one scope, in a window of time.
-
-    `of` names whose budget it is (`researcher-agent`); `*` gives each of the scope one of its own; with a
-    `tenant_id` it is for calls of that tenant alone. `hard` refuses what does not fit, and does what
-    `on_empty` says; a soft one warns, and calls go on with `cheaper_tag` where it names one.
-    """
+    """How much may be spent: by one scope, in a window of time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Its name: lower-case letters, digits and hyphens."""
     scope: Literal["mesh", "tenant", "agent", "tag", "thread", "task"] = "mesh"
+    """The kind of spender that it limits."""
     of: str = Field(default="*", min_length=1, max_length=64)
+    """The spender, such as `researcher-agent`. `*`: each of the scope has a budget of its own."""
     limit_usd: Dollars
+    """US dollars in one window."""
     window: Literal["hour", "day", "month", "total"] = "total"
+    """The time after which it renews. `total`: never."""
     hard: bool = True
+    """Whether calls that do not fit are refused, as `on_empty` says. A soft budget warns."""
     cheaper_tag: str | None = None
+    """The tag that calls go on with, above a soft limit or with `on_empty = "cheaper"`. None without one."""
     on_empty: OnEmpty = "fail"
+    """The reaction of a hard budget to a call that does not fit."""
     tenant_id: str | None = Field(default=None, min_length=1, max_length=64)
+    """Only calls of this tenant count. None: those of all."""

@@ -45,18 +45,21 @@ class Input(BaseModel):
 class Rule(NamedTuple):
     """Says who may use an operation: a caller with one of `roles`.
 
-    `does` ends the sentence `Only a caller with the role ... `, like `pauses schedules`. For a task that
-    another has requested it takes the role `others`. For the role admin the caller must have shown
-    credentials, wherever it is; with `all_tenants` it must be one of all tenants. Its uses count against
-    `limit`.
+    For the role admin the caller must have shown credentials, wherever it is.
     """
 
     does: str
+    """The end of the sentence `Only a caller with the role ... `, like `pauses schedules`."""
     roles: tuple[Role, ...]
+    """The roles, of which a caller needs one."""
     others: Role | None = None
+    """The role that a task takes which another caller has requested. None: no further role."""
     of_others: str = ""
+    """The end of the same sentence for such tasks."""
     all_tenants: bool = False
+    """Whether it takes a caller of all tenants."""
     limit: Literal["tasks_per_minute", "calls_per_minute"] | None = None
+    """The limit of a caller that its uses count against. None: they are not counted."""
 
     def check(self, caller: Caller, does: str = "") -> None:
         """Raises Unauthenticated for an anonymous caller who may not use the operation, Forbidden for others.
@@ -87,35 +90,38 @@ class Rule(NamedTuple):
 
 @dataclass(eq=False)
 class OperationSpec:
-    """Declares an operation: a method of an object with a `caller`, or one with a parameter `caller`.
-
-    `route` is like `POST /keys/{key_id}/rotate`; without one an edge writes the route by hand. Fields behind
-    a `?`, as in `POST /drain?wait`, are in the query. The document of the API lists it below `tag`, by
-    default that of its router, and makes its id from `name`, by default that of the method.
-
-    It answers with `status`, described by `response`, or with a problem of `errors`. With a text for
-    `created` the method returns an answer and whether that is new, in which case the status is 201. Values of
-    `headers` are formats of the answer, like `/keys/{0.id}`. An answer of the content type `text` is text.
-
-    `request` is the model of the body or the query, if the signature does not have all of it: the method gets
-    its fields, without those that are excluded. A text is the name of the model that follows from the
-    signature, and `about` describes it.
-    """
+    """Declares an operation: a method of an object with a `caller`, or one with a parameter `caller`."""
 
     rule: Rule
+    """The rule that is checked before the method runs."""
     route: str = ""
+    """Verb and path, like `POST /keys/{key_id}/rotate`. Fields behind a `?`, as in `POST /drain?wait`, are
+    in the query. "": the route is written by hand."""
     summary: str = ""
+    """The summary in the document of the API."""
     _: KW_ONLY
     name: str = ""
+    """The name from which the document makes its id. "": the name of the method."""
     tag: str = ""
+    """The tag below which the document lists it. "": the tag of the router."""
     status: int = 200
+    """The status of the answer."""
     response: str = "Successful Response"
+    """The description of the answer."""
     created: str = ""
+    """The description of status 201. With it the method returns an answer and whether that is new."""
     text: str = ""
+    """The content type of an answer that is text. "": the answer is JSON."""
     errors: Mapping[int, str] = field(default_factory=dict)
+    """Descriptions of the problems that it answers with, by status."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Formats of headers of the answer, like `/keys/{0.id}`."""
     request: str | type[BaseModel] = ""
+    """The model of the body or the query, if the signature does not have all of it: the method gets its
+    fields, without those that are excluded. A text is the name of the model that follows from the
+    signature."""
     about: str = ""
+    """The description of a model that follows from the signature."""
     method: Callable[..., Any] = field(init=False)
     """The method without the check of the rule."""
     takes_caller: bool = field(init=False)

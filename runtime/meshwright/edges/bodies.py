@@ -29,9 +29,10 @@ _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 class ChangeBody(Input):
-    """Base of bodies that may be a whole answer: fields that only answers have (`facts`) are ignored."""
+    """Base of bodies that may be a whole answer."""
 
     facts: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only answers have: they are ignored."""
 
     @model_validator(mode="before")
     @classmethod

@@ -190,6 +190,9 @@ with BlockingClient(sys.argv[1]) as mesh:
         assert project.mesh("rota") == (0, "", "nobody is on call\n")
         assert project.python(script, url) == "8 ada\n"
         assert "ada" in project.mesh("rota", "list").out
+        assert answer_of(f"{url}/rota/bob")[0] == 404
+        assert answer_of(f"{url}/rota", {"person": "ada", "hours": 1})[0] == 409
+        assert answer_of(f"{url}/rota", {"person": "bob"})[1]["field"] == "hours"
         assert json.loads(project.mesh("rota", "show", "ada").out) == {"person": "ada", "hours": 8}
         assert "ada for 8 hours  her birthday" in project.mesh("events").out
         assert project.mesh("rota", "leave", "ada").out == "ada is off the rota, after 8 hours\n"
@@ -276,11 +279,11 @@ def test_pages_of_an_installed_component_are_files_of_one_folder(project: Projec
 
 def test_the_page_of_components_shows_lines_of_the_package() -> None:
     lines = {line for path in ACME.rglob("*.py") for line in path.read_text().splitlines()}
-    page = (
-        (ROOT / "docs/components.md").read_text().partition("## Prompts, memories")[2].partition("\n## ")[0]
-    )
-    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
-    assert len(blocks) == 5
+    page = (ROOT / "docs/components.md").read_text()
+    heads = ("Operations", "Prompts, memories")
+    sections = [page.partition(f"\n## {head}")[2].partition("\n## ")[0] for head in heads]
+    blocks = re.findall(r"^```python\n(.*?)^```", "".join(sections), flags=re.M | re.S)
+    assert len(blocks) == 7
     assert {line for block in blocks for line in block.splitlines()} <= lines
 
 

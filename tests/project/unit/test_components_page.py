@@ -14,11 +14,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 import meshwright.component
+import meshwright.kit
 import meshwright.tools
 from meshwright import MeshError, TaskRequest
 from meshwright.component import Caller, Component, Part, build_mesh, make_router
 from meshwright.core.errors import Unauthenticated
 from meshwright.edges.http.server import serving
+from meshwright.kit import Role, Rule
 from tests.support.http_mesh import Echo
 from tests.support.settings import load_settings
 
@@ -27,9 +29,11 @@ PROTOCOL = PAGE.partition("## Let clients in by another protocol")[2]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
 NAMES: dict[str, Any] = {
     name: getattr(module, name)
-    for module in (meshwright.component, meshwright.tools)
+    for module in (meshwright.component, meshwright.kit, meshwright.tools)
     for name in module.__all__
-} | {"Annotated": Annotated, "APIRouter": APIRouter, "BaseModel": BaseModel, "TaskRequest": TaskRequest}
+}
+NAMES |= {"Annotated": Annotated, "APIRouter": APIRouter, "BaseModel": BaseModel, "TaskRequest": TaskRequest}
+NAMES |= {"SEE": Rule("sees the rota", (Role.VIEWER,)), "NOBODY": {}, "Person": BaseModel, "People": object}
 
 
 class PagerComponent(Component):

@@ -88,6 +88,13 @@ def test_every_public_field_has_a_docstring() -> None:
     assert fields == set()
 
 
+@pytest.mark.parametrize("module", ["meshwright", "meshwright.component", "meshwright.kit"])
+def test_public_names_are_imported_when_they_are_used(module: str) -> None:
+    code = f"import sys, {module}; print({{'fastapi', 'pydantic', 'msgspec', 'click'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_drawing_of_the_districts_is_that_of_the_import_rules() -> None:
     command = [sys.executable, str(ROOT / "tools/districts.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

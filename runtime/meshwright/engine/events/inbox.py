@@ -75,39 +75,48 @@ QuestionStatus = Literal["open", "answered", "expired", "closed"]
 
 
 class Question(View, kw_only=True):
-    """One thing that a task waits for a person to say, or that a person has to mend or decides on.
-
-    `source` names the part of the mesh that takes the decision; it is "" for a question of a task, and for a
-    deployment to mend, whose `task_id` is "" too. An item of a source may come from a task.
-    `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
-    says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
-    may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
-    `tasks` wait for the same answer: for a question of money all that wait for its budget, of which this
-    names the first. `reached_at` is when it was first shown to somebody who may answer it, the caller or
-    channel `reached_by`; None: to nobody yet.
-    """
+    """One thing that a task waits for a person to say, or that a person has to mend or decides on."""
 
     id: str
+    """For people, who may type its end alone."""
     seq: int
+    """The number of the event that began it. Lists continue after it."""
     wait_id: str
+    """The `key` to answer with."""
     task_id: str
+    """The task that waits. "" for a deployment to mend; an item of a `source` may come from a task."""
     tenant_id: str
+    """The tenant of the task."""
     source: str = ""
+    """The part of the mesh that takes the decision. "" for a question of a task."""
     agent_id: str | None = None
+    """The agent that asks. None if no agent does."""
     status: QuestionStatus = "open"
+    """`open`, `answered`, `expired`, or `closed` if its task needs it no longer."""
     question: str = ""
+    """The question as text."""
     subject: dict[str, Any] = field(default_factory=dict)
+    """The thing that it is about, as data."""
     answer_schema: dict[str, Any] | None = None
+    """The JSON schema of its answer. None: any JSON."""
     may_answer: tuple[str, ...] = ()
+    """Callers who may answer. Empty: every caller but the agent that asks."""
     since: datetime | None = None
+    """When it was asked."""
     expires_at: datetime | None = None
+    """When it ends without an answer. None: it stays."""
     reached_at: datetime | None = None
+    """When it was first shown to somebody who may answer it. None: to nobody yet."""
     reached_by: str | None = None
+    """The caller or channel that showed it. None: nobody has seen it."""
     answered_by: str | None = None
+    """The caller who answered. None without an answer."""
     ended_at: datetime | None = None
+    """When it ended. None while it is open."""
     decision: Literal["approved", "denied"] | None = None
     """The answer of an approval, or to whether a step may run again; None for other questions."""
     tasks: int = 1
+    """How many tasks wait for the same answer: all that wait for a budget, of which this names the first."""
     digest: str | None = None
     """A hash of what is shown. An answer that names it is refused once the question is another."""
 

@@ -18,25 +18,29 @@ _COUNTED = 500  # items at a time
 
 
 class SourcePage(NamedTuple):
-    """Some items of a source; `after` asks for those that follow, and is None at the end."""
+    """Some items of a source."""
 
     items: Sequence[Question]
+    """The items, in their order."""
     after: int | None = None
+    """The number after which the next page begins. None at the end."""
 
 
 class SourceQuery(NamedTuple):
-    """Asks a source for a tenant's open items, `with_ended` also for those decided on that it still has.
-
-    `id` is an end or a beginning of their ids, or of those of their tasks. A source that cannot tell whether
-    an item agrees with the filter leaves it out.
-    """
+    """Asks a source for a tenant's open items."""
 
     tenant_id: str
+    """The tenant."""
     limit: int
+    """How many items are returned at most."""
     after: int
+    """The `after` of the page before. 0 for the first."""
     id: str | None = None
+    """An end or a beginning of their ids, or of those of their tasks. None: any."""
     with_ended: bool = False
+    """Whether those decided on, as far as the source has them, are asked for too."""
     of_task: TaskFilter | None = None
+    """A filter of their tasks. A source that cannot tell whether an item agrees with it leaves it out."""
 
     def names(self, item: Question) -> bool:
         """Whether an item has the `id`."""

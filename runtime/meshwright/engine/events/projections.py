@@ -42,13 +42,15 @@ _REPLACE_POSITIONS = (
 
 
 class Projection(Protocol):
-    """Tables made from events of some types. `version` says what they contain: another one rebuilds them.
+    """Tables made from events of some types.
 
     It can be pickled and keeps nothing but its tables: a store whose writer is a process calls it there.
     """
 
     name: str
+    """Its name, unique in the database."""
     version: int
+    """Says what the tables contain: another version rebuilds them."""
 
     @property
     def event_types(self) -> Collection[str]:

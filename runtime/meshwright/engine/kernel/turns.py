@@ -35,12 +35,16 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ActorKind:
-    """A type of actor as a runtime knows it: its name, how one is made, and its turns."""
+    """A type of actor as a runtime knows it. `ActorKind.of(PagerActor, url=...)` makes one."""
 
     type: str
+    """The name of the type, as refs of its actors have it."""
     make: Callable[[ActorRef], Actor[Any]]
+    """Makes the actor of a ref."""
     state_type: type[BaseModel | Struct]
+    """The model of its state."""
     methods: Mapping[str, Method]
+    """Its turns by their names."""
 
     @property
     def recovers(self) -> bool:

@@ -67,12 +67,14 @@ class Cursor(Protocol):
 
 class Session(ABC):
     """A connection, used by one thread at a time. Statements take `?` or `:name`, and are the same for both
-    databases wherever SQL allows. `connection` is the driver's."""
+    databases wherever SQL allows."""
 
     dialect: ClassVar[_Dialect]
+    """`sqlite` or `postgres`."""
     unbindable: ClassVar[tuple[type[Exception], ...]] = ()
     """The errors of the driver for a value that it cannot send, raised before anything is written."""
     connection: Any
+    """The driver's connection."""
     recent: Any = None
     """The rows that the event log wrote here last."""
     is_alone = is_undone = False
@@ -188,14 +190,16 @@ class WriteJob(NamedTuple):
 
 
 class Database(ABC):
-    """The database of a mesh. `exclusive`: no other process writes to it.
+    """The database of a mesh.
 
     Jobs commit in the order of submission. One group of them is written at a time, in one transaction, by a
     thread or by a process of its own; jobs submitted meanwhile are the next group.
     """
 
     dialect: ClassVar[_Dialect]
+    """`sqlite` or `postgres`."""
     exclusive: ClassVar[bool]
+    """Whether no other process writes to it."""
 
     def __init__(self, location: str, folder: Path) -> None:
         self.location = location

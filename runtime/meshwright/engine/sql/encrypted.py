@@ -18,7 +18,9 @@ class EncryptedColumn(NamedTuple):
     """A column of text in which each value that is not NULL was encrypted by `mesh.cipher`."""
 
     table: str
+    """The table."""
     column: str
+    """The column of text."""
 
 
 class Secrets:

@@ -9,12 +9,24 @@ from urllib.parse import quote
 import click
 
 from meshwright.agents.settings import PromptsSettings
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import completes_ids, resource_group
-from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.console.output import echo_json, for_terminal, show
-from meshwright.core.display import Column, Document, local_time
-from meshwright.core.errors import Conflict, NotFound
+from meshwright.component import Column
+from meshwright.kit import (
+    Conflict,
+    Connection,
+    Document,
+    NotFound,
+    Target,
+    WholeNumber,
+    completes_ids,
+    echo_json,
+    for_terminal,
+    json_option,
+    local_time,
+    mesh_options,
+    resource_group,
+    show,
+    talk,
+)
 from meshwright.parts.llmops.display import PROMPTS, labels_of, number_of
 
 registry = resource_group(PROMPTS)
@@ -112,7 +124,7 @@ def _promote(
 def _own_prompts() -> Path:
     """The folder of the project's prompt files. Raises NotFound outside of a project."""
     from meshwright.agents.loader import prompts_folder
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     settings = load_settings(Path())
     own = Path.cwd() / settings[PromptsSettings].dir
@@ -144,7 +156,8 @@ def _add(target: Target, file: Path, name: str | None, message: str, as_json: bo
 
     mesh registry label NAME production VERSION makes a version live.
     """
-    from meshwright.agents.prompts.prompt import fields_and_body, parse_prompt
+    from meshwright.agents.prompts.prompt import fields_and_body
+    from meshwright.component import parse_prompt
 
     prompt_name, data = name or file.stem, file.read_bytes()
     parse_prompt(prompt_name, data, str(file))  # names file and line; the mesh knows its agents' variables

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.mesh.components import Actors, Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Actors, Component, Mesh, Pages
 from meshwright.parts.llmops.operations import PromptRegistry
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class RegistryComponent(Component):
 
     def routes(self) -> Sequence[APIRouter]:
         """/v1/prompts."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
         from meshwright.parts.llmops.routes import router
 
         return [make_routes(PromptRegistry, "prompts", names_tenant=True), router]

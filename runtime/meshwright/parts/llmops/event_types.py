@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import field
 
-from meshwright.core.display import Document, short
-from meshwright.core.payloads import Fact, Payload, declared
+from meshwright.component import Fact, Payload
+from meshwright.kit import Document, declared, short
 
 
 class PromptRegistered(

@@ -17,21 +17,32 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from datetime import timedelta
 
-from meshwright.agents.loader import BoundAgents
-from meshwright.agents.prompts import Prompt, PromptContext, parse_prompt
+from meshwright import Event
 from meshwright.agents.prompts.sources import NO_RUN
-from meshwright.core import topics
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import HostError, NotFound, PromptError
-from meshwright.core.events import Event
-from meshwright.core.payloads import by_type
+from meshwright.component import (
+    Actor,
+    ActorRef,
+    Actors,
+    Mesh,
+    Prompt,
+    PromptContext,
+    Turn,
+    parse_prompt,
+    turn,
+)
 from meshwright.engine.events.status import WORKER_BEGUN, WORKER_HELD
-from meshwright.engine.kernel.actor import Actor, Turn, turn
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.kernel.turns import ActorKind
-from meshwright.engine.work import Worker
-from meshwright.mesh.components import Actors
-from meshwright.mesh.mesh import FRONT, Mesh
+from meshwright.kit import (
+    FRONT,
+    ActorKind,
+    BoundAgents,
+    HostError,
+    NotFound,
+    PromptError,
+    Struct,
+    Worker,
+    by_type,
+    topics,
+)
 from meshwright.parts.llmops import table
 from meshwright.parts.llmops.event_types import EVENTS
 from meshwright.parts.llmops.settings import LlmopsSettings

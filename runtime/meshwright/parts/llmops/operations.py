@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meshwright.agents.agent import AgentTypes
 from meshwright.agents.loader import variables_of
-from meshwright.core.access import Role
-from meshwright.core.errors import InvalidInput
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Limit, Rule, has_role, operation
-from meshwright.engine.events.audit import Audit
+from meshwright.component import Audit, Caller
+from meshwright.kit import AgentTypes, Identifier, InvalidInput, Limit, Role, Rule, has_role, operation
 from meshwright.parts.llmops import table
 from meshwright.parts.llmops.event_types import (
     PromptDeleted,

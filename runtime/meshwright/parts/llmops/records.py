@@ -10,11 +10,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from meshwright.agents.prompts.front_matter import MAX_PROMPT_BYTES, write_front_matter
-from meshwright.agents.prompts.prompt import fields_and_body, names_in, offered_to, parse_prompt
-from meshwright.core.errors import InvalidInput, PromptError
-from meshwright.core.ids import Identifier
-from meshwright.core.operations import Input
-from meshwright.edges.bodies import ChangeBody
+from meshwright.agents.prompts.prompt import fields_and_body, names_in, offered_to
+from meshwright.component import parse_prompt
+from meshwright.kit import ChangeBody, Identifier, Input, InvalidInput, PromptError
 from meshwright.parts.llmops.table import MatchedVersion, PromptRow
 
 MAX_VERSION = 2**31 - 1

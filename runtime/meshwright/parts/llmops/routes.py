@@ -9,21 +9,38 @@ from typing import Annotated, Any
 from fastapi import Header, Path, Query, Response
 from pydantic import BaseModel, Field, RootModel
 
-from meshwright.agents.agent import Agent, AgentTypes
-from meshwright.agents.prompts import Prompt, parse_prompt
+from meshwright import Agent, ChatMessage, Outcome, TaskRequest
 from meshwright.agents.run.question import input_texts, question_below, render_prompt, summary_of_payload
-from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.ids import ID_PATTERN, Identifier
-from meshwright.core.messages import Caller, Fault, Outcome, TaskRequest, TaskVariant, Usage
-from meshwright.core.money import Amount, Dollars
-from meshwright.core.operations import Input
-from meshwright.edges.http.routing import MeshDep, ReadyMesh, by_rule, make_router, problems
-from meshwright.mesh.identity.administration import ModelOperations
-from meshwright.mesh.identity.operations import Operations
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.tasks import Tasks
-from meshwright.models.port import ChatMessage, Model, ModelRequest
+from meshwright.component import (
+    Caller,
+    Mesh,
+    Model,
+    ModelRequest,
+    Operations,
+    Prompt,
+    Tasks,
+    make_router,
+    parse_prompt,
+)
+from meshwright.kit import (
+    ID_PATTERN,
+    LLM_SERVICE,
+    AgentTypes,
+    Amount,
+    Dollars,
+    Fault,
+    Identifier,
+    Input,
+    InvalidInput,
+    MeshDep,
+    ModelOperations,
+    NotFound,
+    ReadyMesh,
+    TaskVariant,
+    Usage,
+    by_rule,
+    problems,
+)
 from meshwright.parts.llmops.operations import CHANGE, FULL, MAY_CHANGE, NONE, PromptRegistry
 from meshwright.parts.llmops.records import PromptChange, PromptVersion, Version
 from meshwright.parts.llmops.table import Live

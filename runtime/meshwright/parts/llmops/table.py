@@ -11,10 +11,8 @@ from typing import Any
 
 import msgspec
 
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.events import Event
-from meshwright.engine.sql.database import Session
+from meshwright import Event
+from meshwright.kit import Conflict, NotFound, Session, StorageExceeded, Struct
 
 PRODUCTION = "production"
 """The label of the version that agents use."""

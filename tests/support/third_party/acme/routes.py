@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from acme.rota import RotaJoined
-from meshwright.component import Mesh, SubmitterDep, ViewerDep, make_router
+from meshwright.component import SubmitterDep, ViewerDep, make_router
 
 if TYPE_CHECKING:
     from acme.night import Night
@@ -38,40 +37,6 @@ def make_routes(calls: Callable[[], Awaitable[dict[str, Any]]]) -> list[APIRoute
         return {"status": "ok"}
 
     return [router, public, openai]
-
-
-class Person(BaseModel):
-    """A person on call."""
-
-    person: str
-    hours: int
-    note: str = ""
-
-
-def make_rota_routes(mesh: Mesh) -> APIRouter:
-    """Returns the routes of what `Rota` keeps."""
-    router = make_router("rota")
-    people: dict[str, Person] = {}
-
-    @router.get("/rota")
-    async def listed(caller: ViewerDep) -> dict[str, list[Person]]:
-        return {"items": [*people.values()]}
-
-    @router.post("/rota")
-    async def join(caller: SubmitterDep, person: Person) -> Person:
-        people[person.person] = person
-        mesh.tell(RotaJoined(**person.model_dump()))
-        return person
-
-    @router.get("/rota/{name}")
-    async def show(caller: ViewerDep, name: str) -> Person:
-        return people[name]
-
-    @router.delete("/rota/{name}")
-    async def leave(caller: SubmitterDep, name: str) -> Person:
-        return people.pop(name)
-
-    return router
 
 
 class SignIn(BaseModel):
