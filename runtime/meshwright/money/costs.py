@@ -93,6 +93,16 @@ _LAST_OF_AGENT = (
 )
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 _OWN_FIELDS = ("agent_id", "thread_id", "model")  # of a filter: those of the call, not of its task
+_OF_THREAD = (
+    "calls.seq IN (SELECT seq FROM {} WHERE thread_id = :of_thread_id "
+    "AND (thread_id <> task_id OR task_id IS NULL) "
+    "UNION ALL SELECT seq FROM calls WHERE task_id = :of_thread_id)"
+)
+"""The calls of a thread, mostly that of one task and named as it is, which no index has by thread."""
+_OF_PARENT = (
+    "calls.seq IN (SELECT calls.seq FROM tasks JOIN calls ON calls.task_id = tasks.task_id "
+    "AND calls.tenant_id = tasks.tenant_id WHERE tasks.parent_task_id = :parent_task_id)"
+)
 _OF_CALL = ("prompt", "tag")
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
@@ -393,6 +403,10 @@ def _condition(session: Session, query: CostQuery) -> tuple[str, dict[str, Any],
         values["until"] = query.until.timestamp()
     if query.of is not None:
         own_conditions, more = _of(session, query.of)
+        if query.of.thread_id is not None:
+            conditions.append(_OF_THREAD.format(session.by_index("calls", "calls_by_thread")))
+        if query.of.parent_task_id is not None:
+            conditions.append(_OF_PARENT)
         conditions += own_conditions
         values |= more
     of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))

@@ -10,7 +10,7 @@ import pytest
 from meshwright.core.events import Event
 from meshwright.core.messages import Dispatch, Parent, Task
 from meshwright.engine.events.filter import EventFilter, TaskFilter
-from meshwright.engine.events.task_lists import known_values
+from meshwright.engine.events.task_lists import TaskOrder, known_values
 from meshwright.engine.sql.database import Session
 from meshwright.models.port import Call
 from meshwright.money.costs import CostQuery, costs_of
@@ -135,6 +135,28 @@ async def test_tasks_are_listed_by_their_last_change(store: LogOnFile) -> None:
     await store.write([ended("e")])  # it changes while somebody reads page by page
     rest = await store.log.tasks(tenant_id="default", order="changed", limit=9, cursor=page.cursor)
     assert [task.task_id for task in rest.items] == ["d", "c"]
+
+
+async def test_a_thread_has_the_task_that_it_is_named_by_and_those_behind_it(store: LogOnFile) -> None:
+    threads = {"a": "a", "b": "b", "c": "a", "d": "a", "e": "e"}
+    events = [dispatched(task_id, thread_id=thread) for task_id, thread in threads.items()]
+    await store.write([*events, ended("c"), called("a", "1", thread_id="a"), called("d", "2", thread_id="a")])
+    await store.write([dispatched("f", thread_id="a", tenant_id="acme"), called("b", "4", thread_id="b")])
+
+    async def pages(thread_id: str, order: TaskOrder) -> list[str]:
+        task_ids, cursor = list[str](), None
+        while page := await store.log.tasks(
+            tenant_id="default", thread_id=thread_id, order=order, limit=2, cursor=cursor
+        ):
+            task_ids += [task.task_id for task in page.items]
+            if (cursor := page.cursor) is None:
+                return task_ids
+        return task_ids
+
+    assert (await pages("a", "created"), await pages("a", "changed")) == (["d", "c", "a"], ["c", "d", "a"])
+    assert (await pages("e", "created"), await pages("none", "created")) == (["e"], [])
+    costs = await costs_of(store.log, CostQuery("default", of=TaskFilter(thread_id="a")))
+    assert (costs.total.calls, costs.total.cost_usd) == (2, 3)
 
 
 async def test_events_are_found_by_fields_of_their_tasks(store: LogOnFile) -> None:

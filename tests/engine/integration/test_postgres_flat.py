@@ -94,7 +94,8 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         last, outside = blocks * 2048 + 1, "delivery/default/forge/1"
         rare = EventFilter(event_type="rare", tenant_id="default", order="desc")
         page = EventFilter(event_type="common", tenant_id="default", order="desc")
-        of_nobody = TaskFilter(agent_id="nobody")
+        of_nobody, of_thread = TaskFilter(agent_id="nobody"), TaskFilter(thread_id="t7")
+        dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t7")
         looks: dict[str, Callable[[], Any]] = {
             "rare": lambda: table.search(explained, rare, 1, last, 10),
             "page": lambda: table.search(explained, page, 1, last, 5),
@@ -102,13 +103,17 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "behind the lock": lambda: table.knows(explained, "Diary/one/1/2", after_seq=last),
             "small tenant": lambda: list_tasks(explained, "small", TaskFilter(), 50, 2**63 - 1, "created"),
             "agent": lambda: list_tasks(explained, "default", of_nobody, 50, 2**63 - 1, "created"),
+            "thread": lambda: list_tasks(explained, "default", of_thread, 50, 2**63 - 1, "created"),
+            "failed": lambda: list_tasks(explained, "default", dead, 50, 2**63 - 1, "created"),
             "ended": lambda: ended_tasks(explained, EndedTask(blocks * 10, "", ""), 1e9, 50),
             "tenants": lambda: tenants_in(explained, "tasks"),
         }
         asynchronous = {
             "inbox": lambda: Inbox(log).page("default"),
-            "thread": lambda: Inbox(log).next_of("default", "thread"),
+            "thread of a question": lambda: Inbox(log).next_of("default", "thread"),
             "costs": lambda: costs_of(log, CostQuery("default", "agent")),
+            "costs of a thread": lambda: costs_of(log, CostQuery("default", "agent", of=of_thread)),
+            "costs below": lambda: costs_of(log, CostQuery("default", "agent", of=below)),
         }
         found = dict[str, int]()
         for name, look in looks.items():

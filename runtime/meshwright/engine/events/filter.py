@@ -110,8 +110,8 @@ class TaskFilter(BaseModel):
             yield from (f"tasks.{name} IS NULL" for name in self.lacks.split(","))
         if self.dead:
             yield "status IN ('failed', 'timed_out')"
-        if self.open:
-            yield "completed_at IS NULL"
+        if self.open or self._is_of_waits:
+            yield "completed_at IS NULL"  # tasks that have ended wait for nothing
         if self.dead or self.status not in (None, "succeeded"):
             yield "status <> 'succeeded'"  # which an index needs
 
@@ -145,9 +145,13 @@ class TaskFilter(BaseModel):
         return " AND ".join(conditions), values
 
     @property
+    def _is_of_waits(self) -> bool:
+        return self.waits_for is not None or self.waits_for_model is not None
+
+    @property
     def reads_many(self) -> bool:
         """Whether rows that no index finds decide: a page with few of them reads the whole list."""
-        by_index = {"status", "capability", "agent_id", "parent_task_id", "dead", "open"}
+        by_index = {"status", "capability", "agent_id", "thread_id", "parent_task_id", "dead", "open"}
         return bool(self.model_fields_set - by_index)
 
     @property
@@ -155,7 +159,9 @@ class TaskFilter(BaseModel):
         """The index that finds them."""
         if self.status not in (None, "succeeded"):
             return "tasks_by_status"
-        if self.open:
+        if self.dead:
+            return "tasks_dead"
+        if self.open or self._is_of_waits:
             return "tasks_open"
         if self.parent_task_id is not None:
             return "tasks_by_parent"

@@ -33,11 +33,23 @@ def list_tasks(
     limit = max(1, min(limit, _MAX_PAGE))
     conditions, values = filter.conditions(session, tenant_id)
     place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", filter.index)
-    where = (f"WHERE {place} < :before AND", conditions, f"ORDER BY {place} DESC LIMIT :limit")
-    query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), *where)
+    condition, newest = f"{place} < :before AND {conditions}", f"ORDER BY {place} DESC LIMIT :limit"
+    if filter.thread_id is not None:
+        index, condition = None, _of_thread(session, condition, newest)
+    query = ("SELECT", LISTED_COLUMNS, "FROM", session.by_index("tasks", index), "WHERE", condition, newest)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(summary_of, rows[:limit]))
     return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
+
+
+def _of_thread(session: Session, condition: str, newest: str) -> str:
+    """The condition for the newest tasks of a thread, of which one may have its id: no index has those."""
+    others = session.by_index("tasks", "tasks_by_thread")
+    return (
+        f"seq IN (SELECT seq FROM (SELECT seq FROM {others} WHERE {condition} "  # noqa: S608 code
+        f"AND thread_id <> task_id {newest}) AS others "
+        f"UNION ALL SELECT seq FROM tasks WHERE {condition} AND task_id = :thread_id)"
+    )
 
 
 def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: int) -> DeadLetterPage:
@@ -100,11 +112,19 @@ def known_values(
         return _known_prompts(session, tenant_id, value)
     of_tenant = "" if tenant_id is None else "tenant_id = :tenant_id AND "
     values: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
-    columns = [("tasks", "task_id" if field == "parent_task_id" else field)]
-    if of_calls and field in ("agent_id", "thread_id", "model"):
-        columns += [("calls", field), *([] if field == "thread_id" else [("call_sums", field)])]
-    for table, column in columns:
-        query = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
+    tables = [("tasks", f"{'task_id' if field == 'parent_task_id' else field} = :value")]
+    if field == "thread_id":
+        tables = [
+            ("tasks", "task_id = :value AND thread_id = :value"),  # a thread is mostly that of one task
+            (session.by_index("tasks", "tasks_by_thread"), "thread_id = :value AND thread_id <> task_id"),
+        ]
+    if of_calls and field == "thread_id":
+        of_no_task = "thread_id = :value AND (thread_id <> task_id OR task_id IS NULL)"
+        tables.append((session.by_index("calls", "calls_by_thread"), of_no_task))
+    elif of_calls and field in ("agent_id", "model"):
+        tables += [("calls", f"{field} = :value"), ("call_sums", f"{field} = :value")]
+    for table, condition in tables:
+        query = f"SELECT 1 FROM {table} WHERE {of_tenant}{condition} LIMIT 1"  # noqa: S608
         if session.execute(query, {**values, "value": session.bindable(value)}).fetchall():
             return None
     last = (

@@ -1,0 +1,254 @@
+"""Each operation of a task and of its readers takes as many steps of SQLite, however much others have done.
+
+Reports over all tasks are not among them: costs by task and by tree, dead letters, the counts of failed tasks
+in figures, trends (the last 10,000 tasks) and flows (5,000).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from benchmarks.grown import grow
+from meshwright import Agent, Capability, Run
+from meshwright.engine.sql.sqlite import SqliteSession
+from meshwright.money.task_costs import recount_hours
+from meshwright.testing import ScriptedModel
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.sqlite_steps import Steps
+
+FEW, MANY, VERY_MANY = 1_000, 20_000, 100_000
+MAX_MORE = 4_000
+"""An index is a level deeper, the newest block of events fuller, and a wait is looked at more often. One step
+for each task is 19,000."""
+
+
+class Writer(Agent):
+    """Asks a model."""
+
+    agent_id = "writer"
+    capabilities = (Capability("writing"),)
+    prompt_text = "Write."
+
+
+class Asker(Agent):
+    """Asks a person."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    prompt_text = "Ask."
+
+    async def run(self, run: Run) -> str:
+        return str(await run.ask_person("Which color?"))
+
+
+class Listener(Agent):
+    """Waits for an event."""
+
+    agent_id = "listener"
+    capabilities = (Capability("listening"),)
+
+    async def run(self, run: Run) -> str:
+        await run.wait_event("app.news", {"event_type": "news.said"})
+        return "heard"
+
+
+class Parent(Agent):
+    """Delegates twice."""
+
+    agent_id = "parent"
+    capabilities = (Capability("delegating"),)
+
+    async def run(self, run: Run) -> str:
+        return await run.delegate("writer", "one") + await run.delegate("writer", "two")
+
+
+_COPY = "CAST(substr(task_id, -8) AS INTEGER)"
+_IS_COPY = "task_id LIKE '00%'"
+_OTHERS = tuple(
+    f"UPDATE {table} SET {change} WHERE {_IS_COPY} AND {_COPY} % 10 = {digit}"
+    for digit, table, change in (
+        (1, "tasks", "thread_id = 'long'"),
+        (1, "calls", "thread_id = 'long'"),
+        (2, "tasks", "parent_task_id = 'parent' || rowid % 100"),
+        (3, "tasks", f"tenant_id = 'tenant' || {_COPY} % 100"),
+        (3, "calls", f"tenant_id = 'tenant' || {_COPY} % 100"),
+        (4, "tasks", "status = 'failed', error = 'ToolFailed'"),
+        (5, "tasks", "agent_id = 'other'"),
+    )
+)
+"""A copy has its own thread, the same tenant, no parent, and has succeeded. One in ten differs in each."""
+
+
+async def measure(folder: Path, tasks: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The steps of each operation beside so many tasks of the last hour."""
+    folder.mkdir()
+    script = ScriptedModel(*["Done."] * 500)
+    agents = Writer, Asker, Parent, Listener
+    price = {"input": 1, "output": 1}
+    async with http_mesh(folder, *agents, script=script, default_price=price) as api:
+        for number in range(3):
+            await api.client.outcome(await api.submit(agent_id="writer", payload={"text": f"t{number}"}))
+        await api.mesh.log.flush()
+        data = folder / api.mesh.settings.data_dir
+    grow(data, tasks)
+    with closing(sqlite3.connect(data / "mesh.db", isolation_level=None)) as store:
+        store.execute("BEGIN")
+        for statement in _OTHERS:
+            store.execute(statement)
+        recount_hours(SqliteSession(store))
+        store.execute("COMMIT")
+    steps = Steps(monkeypatch, folder / "steps")
+    budgets = [
+        {"name": "all", "scope": "mesh", "limit_usd": 500},
+        {"name": "each", "scope": "agent", "limit_usd": 500},
+        {"name": "task", "scope": "task", "limit_usd": 5},
+    ]
+    async with http_mesh(folder, *agents, script=script, budgets=budgets, default_price=price) as api:
+        return await Operations(api, steps).measure()
+
+
+class Operations:
+    """All that a task and its readers do, in a mesh."""
+
+    def __init__(self, api: Api, steps: Steps) -> None:
+        self._api, self._steps = api, steps
+
+    async def measure(self) -> dict[str, int]:
+        """The steps of each."""
+        api = self._api
+        ended = await api.finished(agent_id="writer", payload={"text": "read"}, thread_id="mine")
+        view = await api.get(f"/tasks/{ended}")
+        assert view["status"] == "succeeded", view
+        tree = await api.finished(agent_id="parent", payload={"text": "read"})
+        await api.mesh.log.flush()
+        await self._steps.rest()
+        counts = dict[str, int]()
+        for name, reading in self._readings(ended, tree).items():
+            counts[name] = await self._steps.fewest(reading)
+        for name, action in self._actions().items():
+            counts[name] = await self._steps.fewest(action, and_rest=True)
+        return counts
+
+    def _readings(self, task_id: str, tree: str) -> dict[str, Callable[[], Awaitable[object]]]:
+        api, path = self._api, f"/tasks/{task_id}"
+
+        def get(path: str, tenant: str | None = None, **params: str) -> Callable[[], Awaitable[object]]:
+            headers = {"Mesh-Tenant": tenant} if tenant else {}
+
+            async def read() -> None:
+                async with api.session.get(path, params=params, headers=headers) as response:
+                    assert response.status == 200, f"{path}: {await response.text()}"
+                    await response.read()
+
+            return read
+
+        async def follow() -> None:
+            async with api.stream(f"{path}/events") as stream:
+                await stream.rest()
+
+        return {
+            "task": get(path),
+            "outcome": lambda: api.client.outcome(task_id),
+            "steps": get(f"{path}/steps"),
+            "step": get(f"{path}/steps/1"),
+            "export": get(f"{path}/export"),
+            "tree": get(f"/tasks/{tree}/tree"),
+            "stream": follow,
+            "events of a task": get("/events", task_id=task_id),
+            "tasks": get("/tasks"),
+            "tasks of a status": get("/tasks", status="succeeded"),
+            "tasks of a thread": get("/tasks", thread_id="mine"),
+            "changed tasks of a thread": get("/tasks", thread_id="mine", order="changed"),
+            "tasks of a long thread": get("/tasks", thread_id="long"),
+            "tasks of an agent": get("/tasks", agent_id="parent"),
+            "tasks of a parent": get("/tasks", parent_task_id=tree),
+            "tasks of a capability": get("/tasks", capability="writing"),
+            "open tasks": get("/tasks", waits_for="person"),
+            "a task's own thread": get("/tasks", thread_id=tree),
+            "failed tasks": get("/tasks", dead="true"),
+            "events": get("/events", order="desc", limit="20"),
+            "inbox": get("/inbox"),
+            "ended questions": get("/inbox", ended="true"),
+            "status": get("/status"),
+            "scale": get("/scale/writer"),
+            "agents": get("/agents"),
+            "scores": get("/agents/score/writing"),
+            "budgets": get("/budgets"),
+            "costs": get("/costs"),
+            "costs of an hour": get("/costs", since="1h"),
+            "costs of a thread": get("/costs", thread_id="mine"),
+            "costs below a task": get("/costs", parent_task_id=tree),
+            "estimate": get("/costs/estimate", tenant="default", agent_id="writer"),
+            "memories": get("/memories"),
+            "readyz": get("/readyz"),
+            "trees": get("/trees"),
+        }
+
+    def _actions(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        api = self._api
+
+        async def ask() -> None:
+            await api.finished(agent_id="writer", payload={"text": "a"})
+
+        async def ask_in_thread() -> None:
+            await api.finished(agent_id="writer", payload={"text": "a"}, thread_id="mine")
+
+        async def ask_in_long_thread() -> None:
+            await api.finished(agent_id="writer", payload={"text": "a"}, thread_id="long")
+
+        async def delegate() -> None:
+            await api.finished(agent_id="parent", payload={"text": "a"})
+
+        async def question() -> tuple[str, str]:
+            task_id = await api.submit(agent_id="asker", payload={"text": "a"})
+            while not (items := (await api.get("/inbox"))["items"]):
+                await asyncio.sleep(0.02)
+            return task_id, items[0]["wait_id"]
+
+        async def answer() -> None:
+            task_id, key = await question()
+            await api.client.answer(task_id, "blue", key=key)
+            await api.client.outcome(task_id)
+
+        async def cancel() -> None:
+            task_id, _ = await question()
+            await api.client.cancel(task_id)
+            await api.client.outcome(task_id)
+
+        async def wait() -> None:
+            task_id = await api.submit(agent_id="listener", payload={"text": "a"})
+            while not (await api.get(f"/tasks/{task_id}"))["waits"]:
+                await asyncio.sleep(0.02)
+            await api.client.publish("app.news", "news.said", {})
+            await api.client.outcome(task_id)
+
+        async def publish() -> None:
+            await api.client.publish("app.other", "other.said", {})
+
+        return {
+            "ask": ask,
+            "ask in a thread": ask_in_thread,
+            "ask in a long thread": ask_in_long_thread,
+            "delegate": delegate,
+            "answer": answer,
+            "cancel": cancel,
+            "wait for an event": wait,
+            "publish": publish,
+        }
+
+
+@pytest.mark.parametrize(
+    "tasks", [MANY, pytest.param(VERY_MANY, marks=pytest.mark.soak("the same at 20,000 takes a fifth"))]
+)
+async def test_operations_do_not_grow_with_the_tasks_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int
+) -> None:
+    few = await measure(tmp_path / "few", FEW, monkeypatch)
+    many = await measure(tmp_path / "many", tasks, monkeypatch)
+    assert {name: (few[name], many[name]) for name in few if many[name] > few[name] + MAX_MORE} == {}
