@@ -453,6 +453,11 @@ def events(
         maximum = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
         count = maximum if not hidden else min(_MAX_EVENTS, 2 * maximum)  # so that enough are left
         page = await mesh.client.events(limit=count, since=since, until=until, **fields)
+        while count < _MAX_EVENTS and len(page) == count:
+            if sum(event.event_type not in hidden for event in page) >= maximum:
+                break
+            count = min(_MAX_EVENTS, 4 * count)
+            page = await mesh.client.events(limit=count, since=since, until=until, **fields)
         if task and not page:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not page and not follow:

@@ -16,7 +16,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +31,7 @@ from meshwright.core.display import Document, Need
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.engine.sql.folder import (
+    LOCK_NAME,
     SOCKET_NAME,
     make_private,
     open_private,
@@ -72,6 +73,9 @@ _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
 _STARTING_SECONDS, _STARTING_PAUSE_SECONDS = 10.0, 0.2  # for a mesh that has its data and does not listen yet
 _ASKS_FILES, _RUNS_ONE = "asking its files", "this command runs one until it ends"
+_WAIT_FOR_COMMAND = (
+    "Answer its questions at its terminal, or wait for its end; beside a mesh up, every shell can answer"
+)
 _REMEDY = "remove the file, and mesh up makes another"
 
 
@@ -129,6 +133,9 @@ def talk(
                 try:
                     own = await stack.enter_async_context(in_process(chosen, need, options, target.tenant))
                 except StoreLocked as error:  # perhaps by a mesh that starts
+                    if command := _embedding_command(chosen.data_dir):
+                        problem = f"{error.message}: `{command}`, which runs a mesh of its own"
+                        raise StoreLocked(problem, remedy=_WAIT_FOR_COMMAND) from None
                     if ends is None:
                         click.echo(f"mesh: {error.message}, which may be starting; waiting for it", err=True)
                         ends = time.monotonic() + _STARTING_SECONDS
@@ -281,11 +288,14 @@ async def _started(
     mesh = build_mesh(settings, agents=agents, model=model)
     if not works:
         await mesh.get(Worker).drain(0)
+    command = click.get_current_context().command_path
     report_problems(mesh)
     for warning in mesh.warnings if works else ():  # as mesh up says them
         logging.getLogger(MESH_LOGGER).warning("%s", warning)
-    with forks_apart():
+    with forks_apart(), ExitStack() as stack:
         async with mesh:
+            if works:
+                stack.enter_context(_announced_command(settings.data_dir, command))
             if works and mesh.state == "held":
                 raise Conflict(
                     "This mesh is held and begins no task", remedy="Release it first: mesh release"
@@ -334,6 +344,29 @@ def _report_problem(event: Event) -> None:
         from meshwright.core.logs import MESH_LOGGER
 
         logging.getLogger(MESH_LOGGER).log(_REPORTED_EVENTS[event.event_type], "%s", line.text)
+
+
+@contextmanager
+def _announced_command(folder: Path, command: str) -> Iterator[None]:
+    """Say which command has the mesh of a folder within itself, for as long as the context lasts."""
+    path = folder / _URL_FILE
+    write_private(path, json.dumps({"command": command, "pid": os.getpid()}))
+    try:
+        yield
+    finally:
+        if _announced(folder).get("pid") == os.getpid():
+            path.unlink(missing_ok=True)
+
+
+def _embedding_command(folder: Path) -> str | None:
+    """The command that has announced that it runs the mesh of a folder within itself."""
+    announced = _announced(folder)
+    try:
+        is_owner = read_private(folder / LOCK_NAME).strip() == str(announced.get("pid"))
+    except (OSError, ValueError):
+        return None
+    command = announced.get("command")
+    return command if is_owner and isinstance(command, str) else None
 
 
 @contextmanager

@@ -136,7 +136,9 @@ def remember_trust(folder: Path) -> None:
         _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(_config_folder() / _TRUST_FILE, f"{_trusted()}{folder}\n")
     except OSError as error:
-        click.echo(f"mesh: warning: the answer cannot be remembered: {error}", err=True)
+        problem = f"that the code of {folder} is trusted cannot be remembered"
+        where = f"{error.filename or _config_folder()}: {error.strerror or error}"
+        click.echo(f"mesh: warning: {problem}: {where}", err=True)
 
 
 def _config_folder() -> Path:

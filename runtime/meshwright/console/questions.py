@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from meshwright.core.display import Document, local_time
+from meshwright.core.money import TASK_BUDGET
 from meshwright.core.schema import described, faults, takes_approval
 
 _ID_CHARS = 6
@@ -40,7 +41,8 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
     """The subject of a question and how to answer it, each with its label."""
     yield "asked", question["question"].partition("\nIts effect:\n")[0]  # which comes below, whole
     subject = question.get("subject") or {}
-    fields = {name: value for name, value in subject.items() if name not in _OF_MESH}
+    is_said = is_for_money(subject)  # by the question itself
+    fields = {name: value for name, value in subject.items() if name not in _OF_MESH and not is_said}
     if fields.get("check") and fields["check"] in question["question"]:  # all of what a check saw is there
         del fields["check"]
     if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
@@ -105,8 +107,14 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     name = short_name(question["id"])
     if not (question["task_id"] or question.get("source")):
         return [("test", f"mesh models test{options}")]
-    if is_for_money(question.get("subject") or {}):  # it says itself how its budget is raised
-        return [("deny", f'mesh deny {name} --reason "..."{options}')]
+    if is_for_money(subject := question.get("subject") or {}):
+        ways = [("raise", f"mesh budgets raise {_budget_words(subject)} USD{options}")]
+        ways += (
+            [("cheaper", f"mesh budgets raise {_budget_words(subject)} --cheaper{options}")]
+            if subject.get("cheaper")
+            else []
+        )
+        return [*ways, ("deny", f'mesh deny {name} --reason "..."{options}')]
     if takes_approval(question.get("answer_schema")):
         ways = [("approve", f"mesh approve {name}{options}")]
         arguments = (question.get("subject") or {}).get("arguments")
@@ -120,6 +128,14 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
             ways.append(("it did", f"mesh answer {name} --value {answer}{options}"))
         return [*ways, ("deny", f'mesh deny {name} --reason "..."{options}')]
     return [("answer", answer_command(question, options))]
+
+
+def _budget_words(subject: Mapping[str, Any]) -> str:
+    """How `mesh budgets raise` names the budget that a task waits for."""
+    budget, owner = str(subject.get("budget", "")), str(subject.get("of") or "")
+    if budget == TASK_BUDGET:
+        return owner
+    return budget if owner in ("", "mesh") else f"{budget} --of {shlex.quote(owner)}"
 
 
 def answer_command(question: Document, options: str) -> str:

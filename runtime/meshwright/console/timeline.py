@@ -25,6 +25,7 @@ from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, is_own_fault
 from meshwright.core.model_events import ModelCalled, ModelDelta
+from meshwright.core.money import TASK_BUDGET
 from meshwright.core.schema import takes_approval
 from meshwright.core.task_events import TaskWaiting, WaitEnded
 
@@ -35,6 +36,7 @@ MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's n
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _INDENT = "  "
 _WORD_WIDTH, _MIN_WIDTH = 11, 20
+_MAX_QUESTIONS = 1_000  # among which that about a budget is looked for
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
 _COLOURS = {
     "cyan": "accepted dispatched started resumed waiting",
@@ -266,22 +268,28 @@ class Answering:
         """Whether an event is a question that is put to the person here, whole."""
         is_waiting = event["event_type"] == TaskWaiting.event_type
         waiting = TaskWaiting.from_payload(event["payload"]) if is_waiting else None
-        return self._is_interactive and waiting is not None and waiting.kind == "person"
+        return self._is_interactive and waiting is not None and _is_question(waiting)
 
     def take(self, event: Document) -> None:
         """Take an event of the timeline: a question, or the end of one."""
-        is_waiting = event["event_type"] == TaskWaiting.event_type
-        wait = (TaskWaiting if is_waiting else WaitEnded).from_payload(event["payload"])
-        if wait.kind != "person":
-            return
-        key = wait.key
-        if is_waiting and key not in self._open:
-            self._open[key] = event
-        elif event["event_type"] == WaitEnded.event_type:
-            self._open.pop(key, None)
-            if self._asking is not None and self._asked == key:
-                self._asking.cancel()
+        event_type, payload = event["event_type"], event["payload"]
+        if event_type == TaskWaiting.event_type:
+            if _is_question(waiting := TaskWaiting.from_payload(payload)):
+                self._open.setdefault(waiting.key, event)
+        elif event_type == WaitEnded.event_type:
+            if (ended := WaitEnded.from_payload(payload)).kind == "person":
+                self._forget(ended.key)
+        elif event_type == ModelCalled.event_type:  # a wait for money ends each time it looks again
+            keys = [key for key, asked in self._open.items() if asked["task_id"] == event["task_id"]]
+            for key in keys:
+                if TaskWaiting.from_payload(self._open[key]["payload"]).kind == "money":
+                    self._forget(key)
         self._ask_next()
+
+    def _forget(self, key: str) -> None:
+        self._open.pop(key, None)
+        if self._asking is not None and self._asked == key:
+            self._asking.cancel()
 
     async def close(self) -> None:
         """Ask no more."""
@@ -306,8 +314,14 @@ class Answering:
 
     async def _leave(self, key: str, event: Document) -> None:
         """Raises EOFError if the question is open: the events are also of those that were answered before."""
-        questions = await self._mesh.client.inbox(id=event["task_id"])
-        self.question = next((document(one) for one in questions if one.wait_id == key), None)
+        account = TaskWaiting.from_payload(event["payload"]).subject.get("account")
+        if account is None:
+            questions = await self._mesh.client.inbox(id=event["task_id"])
+            self.question = next((document(one) for one in questions if one.wait_id == key), None)
+        else:  # one question is for all tasks that wait for it
+            questions = await self._mesh.client.inbox(limit=_MAX_QUESTIONS)
+            of_account = (document(one) for one in questions if one.subject.get("account") == account)
+            self.question = next(of_account, None)
         if self.question is not None:
             raise EOFError
 
@@ -319,10 +333,14 @@ class Answering:
             for label, text in question_lines(question, ""):
                 click.echo(f"{label:<11} {printable(text)}", err=True)
             prompt = "approve? [y/n] " if takes_approval(schema) else "answer: "
+            prompt = "add how many dollars? [n: none] " if waiting.kind == "money" else prompt
             while True:
                 try:
                     if not (text := (await self._lines.next(prompt)).strip()):
                         continue
+                    if waiting.kind == "money":
+                        await self._answer_money(waiting, text, event)
+                        return
                     is_decision = takes_approval(schema)
                     value = await self._lines.decision(text) if is_decision else answer_of(schema, text)
                     await self._mesh.client.answer(event["task_id"], value, key=key)
@@ -335,6 +353,25 @@ class Answering:
                         return
                 else:
                     return
+
+    async def _answer_money(self, waiting: TaskWaiting, text: str, event: Document) -> None:
+        """Raise the budget by the dollars of a text, or deny it more. Raises InvalidInput."""
+        client, subject = self._mesh.client, waiting.subject
+        if text.casefold() in ("n", "no"):
+            value = {"approve": False, "reason": (await self._lines.next("why not? ")).strip()}
+            await client.answer(event["task_id"], value, key=waiting.key)
+            return
+        amount = text.removeprefix("$")
+        if subject.get("budget") == TASK_BUDGET:
+            await client.raise_budget(amount, task_id=subject.get("of") or event["task_id"])
+        else:
+            await client.raise_budget(amount, budget=subject.get("budget"), key=subject.get("of") or None)
+
+
+def _is_question(waiting: TaskWaiting) -> bool:
+    """Whether a person is to answer: a question, or money for which the budget has people asked."""
+    asks_for_money = "ask" in (waiting.subject.get("on_empty"), waiting.on_empty)
+    return waiting.kind == "person" or (waiting.kind == "money" and asks_for_money)
 
 
 async def watch(mesh: Connection, task_id: str, *, quiet: bool, stays: bool = False) -> Document:

@@ -70,6 +70,7 @@ _ASSIGNED = re.compile(
 _STARRED = re.compile(r"[A-Za-z0-9_.-]{0,100}\*{3,}[A-Za-z0-9_-]{1,100}|[A-Za-z0-9_.-]{1,100}\*{3,}")
 _REFUSED_KEY = re.compile(
     r"""
+    (?! (?<=invalid_) api_key : \s (?-i:[A-Z][a-z]{2,12}) \s)  # the code of an error, before its sentence
     ((?:api|access|secret|virtual|master)[ _-]?key \s{0,3} (?:provided|received|passed|used)? \s{0,3}
         [:=] \s{0,3} [\"'`]?)
     (?!https?://) [^\s\"'`,;()\[\]]{5,400} [^\s\"'`,;()\[\].]

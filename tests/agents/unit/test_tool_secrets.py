@@ -350,6 +350,12 @@ def test_redaction_takes_no_longer_for_hostile_text(pattern: str) -> None:
     assert time.process_time() - started < 1
 
 
+def test_a_word_beside_the_code_of_an_error_is_no_secret() -> None:
+    said = "invalid_api_key: Incorrect API key provided: sk-proj-abcdefghijklmnop1234567890."
+    assert foreign_words(said) == f"invalid_api_key: Incorrect API key provided: {REDACTED}."
+    assert foreign_words("invalid_api_key: hunter2hunter") == f"invalid_api_key: {REDACTED}"
+
+
 @pytest.mark.parametrize("length", range(2_375, 2_401))
 def test_foreign_words_never_show_a_part_of_a_secret(length: int) -> None:
     secret = "passphrase-of-the-broker"

@@ -24,6 +24,9 @@ async def test_a_schedule_by_the_command_line(tmp_path: Path) -> None:
         assert "0 7 * * 1-5 (Europe/Berlin)" in made.out and " 07:00:00+0" in made.out
         changed = await mesh(*create, "--every", "1h30m", "--replace", *data)
         assert "every 90m" in changed.out
+        once = ("--at", "2036-12-01T09:00", "--zone", "America/New_York", "--replace")
+        assert "at 2036-12-01 09:00:00-05:00 (America/New_York)" in (await mesh(*create, *once, *data)).out
+        assert "every 90m" in (await mesh(*create, "--every", "1h30m", "--replace", *data)).out
         ran = await mesh("schedules", "run", "digest", *data)
         assert ran.status == 0 and ran.out.startswith("started: task ")
         assert (await mesh("schedules", "pause", "digest", *data)).out == "paused: digest\n"

@@ -11,7 +11,9 @@ def when(schedule: Document) -> str:
     """The rule by which a schedule is due."""
     if schedule.get("cron"):
         return f"{schedule['cron']} ({schedule['zone']})"
-    return f"at {local_time(schedule['at'])}" if schedule.get("at") else f"every {_interval(schedule)}"
+    if schedule.get("at"):
+        return f"at {local_time(schedule['at'], schedule['zone'])} ({schedule['zone']})"
+    return f"every {_interval(schedule)}"
 
 
 def _interval(schedule: Document) -> str:
