@@ -293,7 +293,7 @@ class CallApproval:
                 {"arguments": arguments},
                 kind="person",
                 reason=reason,
-                subject=subject,
+                subject=subject or {},
                 answer_schema=call.answer_schema if call else Approval.model_json_schema(),
                 binds=call.binds if call else "",
                 may_answer=rule.approvers,

@@ -304,7 +304,7 @@ class ModelCalls:
         state, earlier, journal = self._state, tuple(self._settled), self._state.journal
         opened = journal.open_step("model", question, paid=True, request_hash=question_hash)
         if on_delta is not None:
-            hand_on_again(await journal.pieces_before(opened), on_delta)
+            hand_on_again(await journal.requested_calls.pieces_before(opened), on_delta)
         async with opened as step:
             if step.is_replayed:
                 kind = RecordedError if "failed" in step.result else ModelReply
@@ -332,7 +332,8 @@ class ModelCalls:
         return step, result
 
     def _read_on(self, step: OpenStep) -> float | None:
-        return self._state.services.read_on_seconds if self._state.journal.reads_on(step) else None
+        reads_on = self._state.journal.requested_calls.reads_on(step)
+        return self._state.services.read_on_seconds if reads_on else None
 
     def _deltas(
         self, step: OpenStep, request: ModelRequest, on_delta: OnDelta | None

@@ -124,7 +124,7 @@ class RunClients(RunSteps):
         if not self._journal.is_on_loop:
             remedy = "Await it in `run`; code in a thread takes a sync client with run.transport()"
             raise AgentError("A call of the run is made on another event loop", remedy=remedy)
-        return await self._journal.by_request(work, streamed, reads_on=reads_on)
+        return await self._journal.requested_calls.make(work, streamed, reads_on=reads_on)
 
     @property
     def wire(self) -> RunWire:

@@ -15,12 +15,11 @@ the next one gets the answers of this one. A person decides before a step is rep
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 from weakref import WeakMethod
 
 from pydantic import BaseModel
@@ -28,7 +27,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.checks import CheckResult, StepCheck
 from meshwright.core.encoding import Struct, plain
-from meshwright.core.errors import Conflict, HostError, MeshError, NotFound, ToolFailed, WaitExpired
+from meshwright.core.errors import Conflict, MeshError, NotFound, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
 from meshwright.core.patience import be_patient
 from meshwright.core.step_events import AnswerKept
@@ -50,8 +49,8 @@ from meshwright.engine.work.people import QUESTIONS, repeat_key
 from meshwright.engine.work.protocol import Answer, StepKey, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords, ProgressEvent
 from meshwright.engine.work.replay import Replay
-from meshwright.engine.work.results import ResultOrder
-from meshwright.engine.work.waits import RunInterrupted, RunSuspended, WaitGroup, Waits
+from meshwright.engine.work.requested_calls import RequestedCalls
+from meshwright.engine.work.waits import RunInterrupted, RunSuspended, WaitFields, WaitGroup, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
 
@@ -77,8 +76,6 @@ class Journal:
         *,
         continued: Sequence[Record] = (),
     ) -> None:
-        self.is_closed = False
-        """Whether the run is over: nothing more can be a step of it."""
         self.outside = work.task.outside
         """Whether the run has read text from outside by now."""
         self._runtime = runtime
@@ -91,10 +88,11 @@ class Journal:
         self._doubts = Doubts(runtime, ref, work, self._earlier, self._waits)
         self._checked: dict[str, OpenStep] = {}
         """The steps of this run that may not be repeated and have a check, by their paths."""
-        self._cancels = HeldCancels()
+        cancels = HeldCancels()
         self.replay = Replay(
-            work, self._earlier, self._paths, self._waits, self._cancels, WeakMethod(self._check_recorded)
+            work, self._earlier, self._paths, self._waits, cancels, WeakMethod(self._check_recorded)
         )
+        self.requested_calls = RequestedCalls(self._paths, self._waits, self._records, self.replay, cancels)
         self.cut_calls = CutCalls(work, self._earlier, self._paths, self._records)
         self.recorded_check: Callable[[str, Any], StepCheck | None] = _no_check
         """The check of a recorded step that the code has not come to, by its kind and request."""
@@ -157,6 +155,11 @@ class Journal:
         return self._earlier.answers
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the run is over: nothing more can be a step of it."""
+        return self.replay.is_closed
+
+    @property
     def suspended(self) -> RunSuspended | None:
         """The exception that unwinds the run, once it has only waits left."""
         return self._waits.suspended
@@ -207,118 +210,6 @@ class Journal:
         """
         self.replay.check_goes_on()
         self._paths.join(kind, request, begins)
-
-    async def by_request(
-        self,
-        work: Callable[[], Coroutine[Any, Any, Any]],
-        streamed: Callable[[], Sequence[Any]] = lambda: (),
-        *,
-        reads_on: bool = False,
-    ) -> Any:
-        """Do work in an asyncio task of its own, whose steps are known by what they ask for.
-
-        So the code of a framework may take them in any asyncio task. Equal ones are counted in the order in
-        which the code asks; a resumed run hands the results out in the order in which they were handed out
-        before, so that it asks in the same order. A call that its caller cancels is given up: it is not made
-        again when the run is resumed, but given up again. `streamed` has the pieces that its caller has; if
-        it has none, the code does not wait for the end of work that `reads_on`.
-        """
-        self.replay.check_goes_on()
-        started, caller = time.monotonic(), asyncio.current_task()
-        cancels_before = 0 if caller is None else caller.cancelling()
-        with self._paths.by_request() as scope:
-            task = asyncio.create_task(work())
-        self._cancels.follow(task)
-        self._paths.open_calls += 1
-        result: Any = None
-        name: str | None = None
-        failure: BaseException | None = None
-        try:
-            await asyncio.wait((task,))
-            try:
-                result = task.result()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - it is raised below, in its turn
-                failure = error
-            name = self._paths.branch_name(task)
-            await self._hand_out(scope.order, name)
-        except asyncio.CancelledError:
-            name = name or self._paths.branch_name(task)
-            order, seconds = scope.order, round(time.monotonic() - started, 3)
-            has_ended = self._is_ending or self._paths.is_stopping
-            if not task.done():
-                task.cancel()
-                if not reads_on or has_ended or order is None or name is None or streamed():
-                    await asyncio.gather(task, return_exceptions=True)
-                else:
-                    order.reading_on.add(name)
-            if order is None or name is None or self._is_ending:
-                raise
-            if not self._paths.is_stopping:
-                if order.has_result(name) and task.done() and not task.cancelled():
-                    # Calls that are given up before it take their time again: that of its caller ends early.
-                    await self._though_cancelled(order.hand_out(name))
-                    self._cancels.hold(cancels_before)
-                    return task.result()
-                await self._though_cancelled(order.turn(name))
-            order.give_up(name, seconds, streamed())
-            asyncio.get_running_loop().call_soon(self._write_given_up)
-            raise
-        finally:
-            self._paths.open_calls -= 1
-        if failure is not None:
-            raise failure
-        return result
-
-    async def _though_cancelled(self, turn: Coroutine[Any, Any, None]) -> None:
-        """Wait for the turn of a call whose caller cancels it, perhaps again and again."""
-        waiting = asyncio.create_task(turn)
-        with self._waits.busy():
-            while not waiting.done():
-                try:
-                    await asyncio.wait([waiting])
-                except asyncio.CancelledError:
-                    if self._is_ending or self._paths.is_stopping:
-                        waiting.cancel()
-                        raise
-
-    def reads_on(self, opened: OpenStep) -> bool:
-        """Whether the caller of a step gave it up, whose call is read on for its cost."""
-        order = opened.scope.order
-        if order is None or opened.scope.branch not in order.reading_on or self._is_ending:
-            return False
-        self._records.write_cut(opened.key, opened.cut)  # else the end of the process would lose it
-        return True
-
-    async def pieces_before(self, opened: OpenStep) -> Sequence[Any]:
-        """The pieces that had been streamed when the caller of a step gave it up before, in their turn."""
-        scope = opened.scope
-        given_up = None if scope.order is None else scope.order.recorded.given_up.get(scope.branch)
-        if given_up is None or scope.order is None or not given_up.pieces:
-            return ()
-        with self._waits.busy():
-            await scope.order.turn(scope.branch)
-        return given_up.pieces
-
-    def _write_given_up(self) -> None:
-        """Queue which calls were given up, else a run that then waits, or stops, would make them again."""
-        if not self._is_ending and (news := self._paths.order_news(given_up=True)):
-            with suppress(HostError):  # the work is another's by now
-                self._records.write_order(news)
-
-    async def _hand_out(self, order: ResultOrder | None, name: str | None) -> None:
-        """Return once the result of a branch may reach the code."""
-        if order is None or name is None or self._is_ending:
-            return
-        if name in order.recorded.given_up:
-            await self.replay.until_given_up(order, name)
-        with self._waits.busy():
-            await order.hand_out(name)
-
-    @property
-    def _is_ending(self) -> bool:
-        return self.is_closed or self.suspended is not None or self.replay.ended is not None
 
     @property
     def has_orders(self) -> bool:
@@ -474,7 +365,7 @@ class Journal:
     async def hand_out(self, scope: Scope, key: StepKey) -> None:
         """Return once the result of a numbered step may reach the code: see `ResultOrder`."""
         order = self._paths.order_around(scope, key.path) if self._paths.has_orders else None
-        if order is None or self._is_ending:
+        if order is None or self.replay.is_ending:
             return
         is_ordered = key.path in order.recorded.handed_out
         if is_ordered or not (self._paths.is_alone or key.path in order.recorded.before):
@@ -582,18 +473,10 @@ class Journal:
         step_kind: str,
         request: Any,
         *,
-        kind: WaitKind = "person",
-        reason: str = "",
-        subject: dict[str, Any] | None = None,
-        answer_schema: dict[str, Any] | None = None,
-        binds: str = "",
-        may_answer: tuple[str, ...] = (),
-        sealed: tuple[str, ...] = (),
-        due_at: datetime | None = None,
-        expires_at: datetime | None = None,
         check: Callable[[], None] | None = None,
         child: Callable[[str, str], Task] | None = None,
         group: WaitGroup | None = None,
+        **fields: Unpack[WaitFields],
     ) -> Any:
         """Return the answer to a question, or let the run wait for it. See `Wait` for the fields.
 
@@ -626,16 +509,8 @@ class Journal:
                 group.name = group.name or key.path
         wait = self._waits.wait_of(
             key,
-            kind=kind,
-            reason=reason,
-            subject=subject or {},
-            answer_schema=answer_schema,
-            binds=binds,
-            may_answer=may_answer,
-            sealed=sealed,
+            **fields,
             child_task_id=None if task is None else task.task_id,
-            due_at=due_at,
-            expires_at=expires_at,
             group="" if group is None else group.name,
         )
         await self._waits.wait(scope, wait, task)
@@ -670,7 +545,7 @@ class Journal:
 
     async def close(self) -> None:
         """End the branches that the run has left behind."""
-        self.is_closed = True
+        self.replay.is_closed = True
         # They lead back to the journal: garbage collection costs more than this.
         self._checked.clear()
         self.recorded_check = _no_check

@@ -52,6 +52,8 @@ class Replay:
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.is_closed = False
+        """Whether the run is over."""
         self.is_mismatched = False
         """Whether the code asks for something else at a recorded step."""
         self._work = work
@@ -63,6 +65,11 @@ class Replay:
         self._asking: asyncio.Lock | None = None
         self._outcomes: list[tuple[dict[str, Any], CheckResult | None]] | None = None
         """The results of the checks of steps that a new attempt would repeat, once they were asked."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run is over, or will be: no result reaches its code any more."""
+        return self.is_closed or self._waits.suspended is not None or self.ended is not None
 
     def check_goes_on(self) -> None:
         """Raise what has ended the run, or suspended it, where its code has caught that."""

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from datetime import datetime
+from typing import Any, NoReturn, TypedDict
 
 from msgspec.structs import asdict
 
@@ -17,7 +18,7 @@ from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.work.earlier import Earlier
 from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.people import Approval
-from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, Work
+from meshwright.engine.work.protocol import StepKey, Suspend, Wait, Waiting, WaitKind, Work
 from meshwright.engine.work.records import ClaimRecords
 
 logger = logging.getLogger("meshwright.work")
@@ -39,6 +40,20 @@ class RunSuspended(BaseException):
 
 class RunInterrupted(BaseException):
     """Unwinds a run that has ended, past code that catches every Exception; `Journal.ended` says why."""
+
+
+class WaitFields(TypedDict, total=False):
+    """The fields of a `Wait` that the code which waits may set."""
+
+    kind: WaitKind
+    reason: str
+    subject: dict[str, Any]
+    answer_schema: dict[str, Any] | None
+    binds: str
+    may_answer: tuple[str, ...]
+    sealed: tuple[str, ...]
+    due_at: datetime | None
+    expires_at: datetime | None
 
 
 class WaitGroup:
