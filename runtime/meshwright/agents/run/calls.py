@@ -385,7 +385,8 @@ class ModelCalls:
     def _note(self, step: OpenStep, request: ModelRequest, result: StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
         reply = result if isinstance(result, ModelReply) else None
-        self.attached.add(step.key.path, () if reply is None else reply.files)
+        if reply is not None and reply.files:
+            self.attached.add(step.key.path, reply.files)
         self.sent.add(step.key.path, request, reply)
         if isinstance(result, RecordedError):
             raise result.error

@@ -6,7 +6,7 @@ After it, at most one lesson for later runs, by one call of the compression mode
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic
 
 from meshwright.agents.run.calls import ModelCalls
@@ -80,7 +80,6 @@ class Dialogue(Generic[ShapeT]):
         }
         """The request of the agent's code: its question, or the task where tools may be called."""
         self._totals = prepared.totals
-        self._repeats = Repeats()
         self._begins = True
         self._events: tuple[ProgressEvent, ...] = ()
         self._room = prepared.max_tokens
@@ -93,6 +92,10 @@ class Dialogue(Generic[ShapeT]):
             self._stop_at(
                 reached((limit for limit in calls.limits if limit.name == "max_steps"), self._totals)
             )
+
+    @cached_property
+    def _repeats(self) -> Repeats:
+        return Repeats()
 
     async def answer(self) -> str | ShapeT:
         """The model's answer: text, or an object of the shape; see `Run.converse`."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, Unpack, overload
 
 from meshwright.agents.run.author import UnawaitedCalls, noted
@@ -54,7 +54,6 @@ class Run(RunClients):
         self.agent = state.agent
         self.task = state.task
         """The task being worked on."""
-        self.tools = RunTools(state, calls)
         self._prepared: PreparedPrompt | None = None
 
     @classmethod
@@ -70,6 +69,11 @@ class Run(RunClients):
             yield
         finally:  # else its asyncio task would hold it, in a circle
             _CURRENT.reset(token)
+
+    @cached_property
+    def tools(self) -> RunTools:
+        """The tools of the agent by name, to be called without a step; see `call` for those with one."""
+        return RunTools(self._state, self._calls)
 
     @property
     def usage(self) -> RunUsage:

@@ -13,18 +13,16 @@ from typing import Any, Protocol
 from meshwright.agents.agent import Agent
 from meshwright.agents.run.author import UnawaitedCalls, fault_of, result_of
 from meshwright.agents.run.calls import ModelCalls, RunUsage
-from meshwright.agents.run.delegation import Knowledge
 from meshwright.agents.run.earlier import settle_calls
 from meshwright.agents.run.limits import StepTime, step_timeout
 from meshwright.agents.run.lost import add_given_up_calls, add_lost_calls
-from meshwright.agents.run.masks import Masks
 from meshwright.agents.run.memories import count_cited
 from meshwright.agents.run.question import question_of
 from meshwright.agents.run.run import Run
 from meshwright.agents.run.sdk_errors import error_behind, note_on
 from meshwright.agents.run.state import RunState, Services
 from meshwright.agents.run.steps import waits_for
-from meshwright.agents.run.tool_calls import Outputs, same_tools
+from meshwright.agents.run.tool_calls import same_tools
 from meshwright.agents.run.tool_chain import recorded_check
 from meshwright.agents.tools.limited import cut
 from meshwright.agents.tools.tool import Tool
@@ -87,9 +85,6 @@ class Runner:
                 journal=journal,
                 span=span,
                 time=StepTime(timeout, work.seconds),
-                masks=Masks(journal.earlier),
-                outputs=Outputs(services.runtime.max_record_bytes),
-                knowledge=Knowledge(task),
             )
             return await _Attempt(state, bound).complete()
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from statistics import median_high
 from typing import NamedTuple
 
@@ -107,9 +108,12 @@ class StandingApproval(NamedTuple):
     outside: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class RunState:
-    """One agent's claimed work on one task: its journal, its span, and what the run has learned so far."""
+    """One agent's claimed work on one task: its journal, its span, and what the run has learned so far.
+
+    The parts that only tools and delegations need are made at their first use.
+    """
 
     services: Services
     agent: Agent
@@ -122,12 +126,31 @@ class RunState:
     journal: Journal
     span: Span
     time: StepTime
-    masks: Masks
-    outputs: Outputs
-    knowledge: Knowledge
-    exclusion: ToolExclusion = field(default_factory=ToolExclusion)
-    approvals: list[StandingApproval] = field(default_factory=list)
-    """The decisions are in the journal: a run that is resumed has them again."""
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The secrets that the tools of the run have met."""
+        return Masks(self.journal.earlier)
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The long results of its tools."""
+        return Outputs(self.services.runtime.max_record_bytes)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """Its failures, open questions and progress, for those that it delegates to."""
+        return Knowledge(self.task)
+
+    @cached_property
+    def exclusion(self) -> ToolExclusion:
+        """The order of its calls of tools, of which some work alone."""
+        return ToolExclusion()
+
+    @cached_property
+    def approvals(self) -> list[StandingApproval]:
+        """The decisions are in the journal: a run that is resumed has them again."""
+        return []
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:
