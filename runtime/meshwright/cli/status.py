@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from meshwright.core.events import Event
     from meshwright.core.messages import TaskStatus
 
+_NO_TRENDS: Document = {"agents": []}
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _GIGABYTE = 1e9
 _MAX_STUCK = 5  # shown
@@ -136,6 +137,7 @@ def status(target: Target, as_json: bool) -> None:
         view = document(await mesh.client.status())
         with suppress(NotFound):  # a mesh without the part
             view["figures"] = await mesh.client.call("GET", "/figures")
+            view["trends"] = await mesh.client.call("GET", "/figures/trends?hours=2")
         return view
 
     view = talk(target, ask)
@@ -151,6 +153,7 @@ def status_text(status: Document) -> str:
     state = status.get("state", "working")
     parts = [] if state == "working" else [f"{state}: nothing begins before mesh release"]
     parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
+    parts += [failed] if (failed := failed_text(status.get("trends") or _NO_TRENDS)) else []
     parts += [table(_WAITS, status["waits"])] if status["waits"] else []
     missing = [AgentMissing.from_payload(agent).sentence for agent in status.get("missing") or ()]
     parts += ["\n".join(missing)] if missing else []
@@ -180,6 +183,7 @@ def figures_text(figures: Document) -> list[str]:
     lines = [
         *_unreached(figures["parked"], now),
         *_letters(figures["dead_letters"]),
+        *_unsent(figures.get("unsent_calls") or {}),
         *_disk(figures["disk"]),
         *_workers(figures["workers"]),
         *(["costs of today: still being summed up"] if figures.get("lacks_costs") else []),
@@ -216,6 +220,7 @@ def _agent_columns(now: datetime) -> tuple[Column, ...]:
 
     return (
         Column("agent", "agent_id", cut=7, least=12),
+        Column("state", "state", cut=6),
         Column("waiting", "waiting", _count),
         Column("oldest", "oldest", age, cut=2),
         Column("running", write=_running),
@@ -306,6 +311,27 @@ def _letters(letters: Document) -> list[str]:
     }
     text = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     return [f"dead letters: {text}"] if text else []
+
+
+def _unsent(calls: Document) -> list[str]:
+    """A line for calls that the circuits let reach no deployment of their group."""
+    groups = ", ".join(f"{count:,} of {group}" for group, count in calls.items())
+    return [f"calls not sent, as no deployment got any: {groups}"] if groups else []
+
+
+def failed_text(trends: Document) -> str:
+    """A sentence on the tasks that failed since the last full hour, and the agent that has most of them."""
+    counts = {
+        agent["agent_id"]: sum(hour["failed"] + hour["timed_out"] for hour in agent["hours"])
+        for agent in trends["agents"]
+    }
+    total = sum(counts.values())
+    if not total:
+        return ""
+    agent_id, most = max(counts.items(), key=lambda count: count[1])
+    tasks = "1 task has failed" if total == 1 else f"{total:,} tasks have failed"
+    share = "all" if most == total else f"{most:,}"
+    return f"{tasks} since {time_of_day(trends['since'])}, {share} of {agent_id}: mesh dead-letters"
 
 
 def _disk(disk: Document | None) -> list[str]:

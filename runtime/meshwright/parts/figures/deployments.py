@@ -87,10 +87,13 @@ def figures_of_models(
     declared = deployments.known()
     groups = {group for group, _ in declared.values()}
     away = {circuit.deployment: circuit for circuit in deployments.left_alone()}
+    unsent = unsent_calls(calls, deployments)
     models: defaultdict[str, _Model] = defaultdict(_Model)
     for call in calls:
         for failure in failures_of(call.failed_at, call.failed_with):
             models[failure.deployment].fail(failure.error)
+        if call.outcome == "failed" and call.failed_at is None and call.name in unsent:
+            continue
         if call.failed_at is None or call.outcome != "failed":  # else its attempts are all that there is
             own_group, _ = declared.get(call.name, (call.group, ""))
             is_fallback = call.group in groups and own_group != call.group
@@ -112,6 +115,14 @@ def figures_of_models(
             p90_seconds=quantile_seconds(model.latencies, 0.9),
             waiting=waiting.get(name, 0),
         )
+
+
+def unsent_calls(calls: Sequence[CallRow], deployments: Deployments) -> dict[str, int]:
+    """How many calls reached no deployment of their group, since all of them got none."""
+    declared = deployments.known()
+    groups = {group for group, _ in declared.values()} - declared.keys()
+    unsent = (call.name for call in calls if call.outcome == "failed" and call.failed_at is None)
+    return dict(Counter(name for name in unsent if name in groups))
 
 
 def quantile_seconds(milliseconds: Sequence[float], share: float) -> float | None:

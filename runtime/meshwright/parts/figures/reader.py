@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -32,6 +32,7 @@ from meshwright.parts.figures.deployments import (
     figures_of_models,
     last_calls,
     quantile_seconds,
+    unsent_calls,
     waiting_tasks,
 )
 from meshwright.parts.figures.flows import read_flows
@@ -55,6 +56,7 @@ EVERY_APP = "mesh"
 """The app that stands for all agents."""
 _RATE_SECONDS = 300.0
 _SUCCESS_OF = 20  # attempts
+_LEAST_FAILED = 3  # attempts, below which an agent does not count as failing
 _LEAST = 5  # attempts, below which none of an agent counts as stuck
 _MAX_LISTED = 1_000
 _MAX_SUM_SECONDS = 0.5  # that figures wait for the costs of today
@@ -135,6 +137,7 @@ class FiguresReader:
             lacks_costs=not has_costs,
             workers=tuple(workers) if is_whole else (),
             models=tuple(self._models(stored)) if is_whole else (),
+            unsent_calls=unsent_calls(stored.calls, self._mesh.get(Deployments)) if is_whole else {},
             parked=tuple(stored.parked),
             stuck=tuple(stuck),
             dead_letters=_dead_letters(stored, is_whole=is_whole),
@@ -198,6 +201,9 @@ class FiguresReader:
                 cost = costs[agent_id]
                 cost.calls, cost.unpriced = cost.calls + day.calls, cost.unpriced + day.unpriced
                 cost.cost_pico += day.cost_pico
+        waits_for: defaultdict[str | None, set[str]] = defaultdict(set)
+        for wait in stored.parked:
+            waits_for[wait.agent_id].add(wait.kind)
         names = sorted({*self._agent_ids(), *(agent_id for agent_id, _ in states)})
         for name in names:
             slots = [worker.agents[name] for worker in workers if _has(worker, name)]
@@ -206,6 +212,7 @@ class FiguresReader:
             recent = () if history is None else history.recent
             yield AgentFigures(
                 agent_id=name,
+                state=_state(recent, waits_for[name]),
                 waiting=waiting,
                 running=states.get((name, "running"), (0, None))[0],
                 parked=states.get((name, "parked"), (0, None))[0],
@@ -307,6 +314,18 @@ def _open_tasks(session: Session) -> str:
 
 def _of(session: Session, tenant_id: str | None) -> dict[str, Any]:
     return {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+
+
+def _state(recent: Sequence[RecentAttempt], waits_for: Collection[str]) -> str:
+    """Whether an agent is well, or why its tasks do not succeed."""
+    if "provider" in waits_for:
+        return "blocked: no model"
+    if "money" in waits_for:
+        return "no money"
+    last = [end.status for end in recent if end.status in ("succeeded", "failed", "timed_out")][-_SUCCESS_OF:]
+    if len(last) >= _LEAST_FAILED and "succeeded" not in last:
+        return f"failing: {len(last)} of {len(last)}"
+    return "well"
 
 
 def _speed(recent: Sequence[RecentAttempt], now: float | None) -> dict[str, float | None]:

@@ -18,11 +18,14 @@ class AgentFigures(View):
     `slots` are those of all workers that are there. `success` is the share of the last 20 attempts that
     succeeded, without cancelled ones; `p50_seconds` and `p90_seconds` are of the work of the last 50. `rate`
     is attempts ended a minute, in the last five; only a caller of all tenants sees it. Figures of no attempt
-    are None. `stuck` counts the running attempts over twice the p90. The cost is of the calls since midnight
+    are None. `state` is `well`, or why its tasks do not succeed: `blocked: no model` or `no money` where some
+    wait for that, `failing: 12 of 12` where all of the last 20 attempts failed, of which there are three and
+    more. `stuck` counts the running attempts over twice the p90. The cost is of the calls since midnight
     UTC, of which `unpriced` have no known price; it is None where the figures lack costs.
     """
 
     agent_id: str
+    state: str = "well"
     waiting: int = 0
     running: int = 0
     parked: int = 0
@@ -138,7 +141,9 @@ class DiskFigures(View):
 class Figures(View):
     """The figures of a mesh; a caller of one tenant sees its tasks alone, and no workers, models or disk.
 
-    With `lacks_costs` the calls of today are still being summed up, and agents have no cost of today.
+    `unsent_calls` counts those of the last 1,000 calls, by group, that reached none of its deployments, since
+    all of them got none. With `lacks_costs` the calls of today are still being summed up, and agents have no
+    cost of today.
     """
 
     at: datetime
@@ -149,6 +154,7 @@ class Figures(View):
     stuck: tuple[StuckAttempt, ...] = ()
     dead_letters: DeadLetterCounts = DeadLetterCounts()
     disk: DiskFigures | None = None
+    unsent_calls: dict[str, int] = field(default_factory=dict)
     lacks_costs: bool = False
 
 

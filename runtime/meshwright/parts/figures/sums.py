@@ -22,6 +22,7 @@ from meshwright.core.messages import TaskStatus
 from meshwright.engine.events.filter import seconds
 from meshwright.engine.events.log import EventLog
 from meshwright.engine.sql.database import Session
+from meshwright.models.errors import AllProvidersDown
 from meshwright.money.task_costs import MILLION
 
 DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
@@ -30,6 +31,7 @@ TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 _MAX_SERIES = 1_000  # of one histogram or counter; calls beyond them count under `other`
 _OTHER = "other"
 _UNNAMED = "unknown"
+_NOT_SENT = AllProvidersDown.__name__  # without a failed attempt: the circuits let it reach none
 _KeyT = TypeVar("_KeyT")
 _AT_ONCE = 1_000  # rows, counted on the event loop
 _COLUMNS = (
@@ -258,7 +260,7 @@ class CallSums:
 
     def _count_failures(self, row: _CallRow) -> None:
         failures = failures_of(row.failed_at, row.failed_with)
-        if not failures and row.outcome == "failed":
+        if not failures and row.outcome == "failed" and row.error != _NOT_SENT:
             failures = [FailureKey(row.deployment or row.model or row.group, row.error)]
         for failure in failures:
             is_new = failure not in self.errors

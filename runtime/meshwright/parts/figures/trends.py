@@ -152,6 +152,8 @@ def model_trends(calls: Iterable[TrendCall], declared: Mapping[str, tuple[str, s
         for failure in failures:
             deployments[failure.deployment].hours[hour].failed += 1
             deployments[failure.deployment].errors[failure.error] += 1
+        if call.name in members and call.name not in declared and call.outcome != "ok":
+            continue  # the name is a group's: no deployment has answered
         own = deployments[call.name]
         own.cost_pico += call.cost_pico or 0
         own.unpriced += call.cost_pico is None

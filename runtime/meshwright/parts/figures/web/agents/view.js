@@ -54,8 +54,8 @@ const percent = (share) => (share == null ? "" : `${Math.floor(share * 100)} %`)
 function Health({ agent }) {
   const { info } = agent;
   if (!info) return html`<span class="status s-failed">not loaded</span>`;
-  const isWell = info.status === "online" && info.healthy;
-  return html`<span class=${`status ${isWell ? "s-succeeded" : "s-failed"}`} title=${info.problem ?? ""}>${info.healthy ? info.status : "unhealthy"}</span>`;
+  const state = !info.healthy ? "unhealthy" : info.status !== "online" ? info.status : agent.state ?? "well";
+  return html`<span class=${`status ${state === "well" ? "s-succeeded" : "s-failed"}`} title=${info.problem ?? ""}>${state}</span>`;
 }
 
 /** Slots in use. @param {{agent: any}} given */

@@ -27,7 +27,8 @@ function rowsOf(figures, agents) {
 
 /** @param {{figures: any, agents: any[]}} given */
 function Overview({ figures, agents }) {
-  const well = agents.filter((agent) => agent.status === "online" && agent.healthy).length;
+  const poor = new Set(figures.agents.filter((/** @type {any} */ agent) => agent.state !== "well").map((/** @type {any} */ agent) => agent.agent_id));
+  const well = agents.filter((agent) => agent.status === "online" && agent.healthy && !poor.has(agent.agent_id)).length;
   const answering = figures.models.filter((/** @type {any} */ model) => model.well).length;
   const sum = (/** @type {string} */ name) => figures.agents.reduce((/** @type {number} */ all, /** @type {any} */ agent) => all + (agent[name] ?? 0), 0);
   const cards = [

@@ -10,7 +10,7 @@ const REFRESH_MS = 30_000;
 const [BAR, GAP, HEIGHT] = [4, 1, 24];
 
 /** Counts up when to ask for trends again: they are dear to read. */
-const refreshed = signal(0);
+export const refreshed = signal(0);
 setInterval(() => document.hidden || (refreshed.value += 1), REFRESH_MS);
 
 /** The figures of the last hours. */
