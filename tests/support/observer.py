@@ -51,6 +51,9 @@ class Worker:
         self.signals.append((ref, signal))
         self._changed.set()
 
+    def reserve(self, request: Any) -> None:
+        return None
+
     def lease_lost(self) -> None:
         self.signals.clear()
 

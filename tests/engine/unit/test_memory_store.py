@@ -65,6 +65,9 @@ class Signals:
     def signal(self, ref: ActorRef, signal: Any) -> None:
         self.taken.append(signal)
 
+    def reserve(self, request: Any) -> None:
+        return None
+
     def lease_lost(self) -> None:
         self.taken.append("lease_lost")
 

@@ -12,9 +12,10 @@ from meshwright.engine.kernel.envelope import ActorRef
 from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.stores.memory import MemoryData
 from meshwright.engine.work import Cancel
-from meshwright.engine.work.protocol import Stop
+from meshwright.engine.work.protocol import Accept, Stop
 from meshwright.engine.work.worker import until_stopped
 from meshwright.testing.mesh import memory_runtime
+from tests.support.turn_driver import a_dispatch, a_task
 from tests.support.worker_harness import Gate, at_once, worker_harness
 
 # Stops
@@ -31,7 +32,20 @@ async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_beg
             return reply
 
     async with worker_harness(Gate(), runtime=memory_runtime(sort=SlowToAnswer)) as here:
+        here.worker.hold()  # so that it is offered, and claimed by a call
         await here.queue("t1")
+        here.worker.begin()
+        assert (await here.ended("t1")).status == "cancelled"
+    assert here.begun == []
+
+
+async def test_a_cancel_behind_the_turn_that_claims_a_task_lets_nothing_begin() -> None:
+    async with worker_harness(Gate()) as here:
+        await here.runtime.call(ActorRef("Orchestrator", "t1"), "accept", Accept.of(a_task("t1")))
+        ref = ActorRef("helper", "default:t1")
+        dispatch = a_dispatch(a_task("t1")).model_dump_json().encode()
+        queued = here.runtime.call(ref, "enqueue", dispatch)
+        await asyncio.gather(queued, here.runtime.call(ref, "cancel", Cancel(task_id="t1")))
         assert (await here.ended("t1")).status == "cancelled"
     assert here.begun == []
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -30,12 +30,24 @@ from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Re
 _ITEM_BYTES = 1_000  # at most, of a message, event or record beside what it holds: ids and names
 
 
+class Reservation(Protocol):
+    """A place of this worker for work that a turn begins. It is signalled once the turn is committed."""
+
+    def give_back(self) -> None:
+        """Free the place: the turn is not committed."""
+        ...
+
+
+Reserve = Callable[[ActorRef, Any], Reservation | None]
+"""Reserves a place for work of an actor; None if no place is free."""
+
+
 class Turn:
     """One turn under way: what the actor may know (`now`, who sent what) and the effects it asks for."""
 
     __slots__ = (
         "_name",
-        "_trace_id",
+        "_reserve",
         "after_commit",
         "early",
         "events",
@@ -43,25 +55,35 @@ class Turn:
         "now",
         "records",
         "ref",
+        "reservations",
         "sends",
         "sent",
         "size",
+        "trace_id",
         "traceparent",
         "wake",
     )
 
     def __init__(
-        self, ref: ActorRef, record: ActorRecord, message: Message, now: datetime, traceparent: str | None
+        self,
+        ref: ActorRef,
+        record: ActorRecord,
+        message: Message,
+        now: datetime,
+        traceparent: str | None,
+        reserve: Reserve | None = None,
     ) -> None:
         self.ref = ref
         self._name = f"{ref.type}/{ref.id}"
         self.message = message
         self.now = now
         self.traceparent = traceparent
-        self._trace_id = trace_id_of(traceparent)
+        self.trace_id = trace_id_of(traceparent)
         self.sends: list[Message] = []
         self.events: list[Event] = []
         self.records: list[Record] = []
+        self._reserve = reserve
+        self.reservations: list[Reservation] = []
         self.early: list[Any] = []
         self.after_commit: list[Any] = []
         self.wake = record.wake_at
@@ -116,7 +138,7 @@ class Turn:
                 tenant_id=tenant_id,
                 task_id=task_id,
                 agent_id=agent_id,
-                trace_id=self._trace_id,
+                trace_id=self.trace_id,
                 traceparent=self.traceparent,
                 aggregate_id=self._name,
                 idempotency_key=idempotency_key,
@@ -139,6 +161,17 @@ class Turn:
     def signal_after_commit(self, signal: Any) -> None:
         """Tell this worker something that may only happen once the commit is durable; lost in a crash."""
         self.after_commit.append(signal)
+
+    def reserve(self, request: Any) -> Any:
+        """Reserve a place of this worker for work that this turn begins; None if it has no free one.
+
+        The `Reservation` is signalled after the commit, and given back if the turn is not committed.
+        """
+        reservation = None if self._reserve is None else self._reserve(self.ref, request)
+        if reservation is not None:
+            self.reservations.append(reservation)
+            self.after_commit.append(reservation)
+        return reservation
 
 
 StateT = TypeVar("StateT", bound=BaseModel | Struct)

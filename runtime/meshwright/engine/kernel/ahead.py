@@ -324,7 +324,7 @@ class AheadExecutor:
         if commit.early:
             self._around.signal(cell.ref, commit.early)
         if commit.after_commit:
-            group.callbacks.append(partial(self._signal_after, cell.ref, commit.after_commit))
+            group.callbacks.append(partial(self._signal_after, commit))
         if delivery.reply is not None:
             self._settle_durably(cell, delivery.reply, commit.reply, None)
 
@@ -348,9 +348,11 @@ class AheadExecutor:
         else:
             settle(reply, result, error)
 
-    def _signal_after(self, ref: ActorRef, signals: Sequence[Any], failure: StoreFailed | None) -> None:
+    def _signal_after(self, commit: Commit, failure: StoreFailed | None) -> None:
         if failure is None:
-            self._around.signal(ref, signals)
+            self._around.signal(commit.ref, commit.after_commit)
+        else:
+            commit.give_back()
 
     # Commits
 

@@ -20,7 +20,7 @@ from meshwright.core.clock import Clock
 from meshwright.core.encoding import as_json
 from meshwright.core.errors import NotFound, StoreFailed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.engine.kernel.actor import Actor
+from meshwright.engine.kernel.actor import Actor, Reserve
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message
 from meshwright.engine.kernel.guarantees import Bus
 from meshwright.engine.kernel.store import Delivery
@@ -225,6 +225,7 @@ class Surroundings:
     max_record_bytes: int
     strict: bool
     signal: Callable[[ActorRef, Sequence[Any]], None]
+    reserve: Reserve
     fail: Callable[[StoreFailed], None]
     recover: Callable[[ActorRef], None]
     incarnation: Callable[[], str]
@@ -253,6 +254,7 @@ class Surroundings:
                 remember=delivery.remember,
                 traceparent=traceparent,
                 max_bytes=self.max_record_bytes,
+                reserve=self.reserve,
             )
             if self.strict and delivery.is_call:
                 commit.reply = _through_json(commit.reply)

@@ -4,6 +4,7 @@ tests/contract holds the runtime to this on each store:
 
 - One turn of an actor at a time; its state and effects commit together, guarded by the record's revision.
 - Nothing leaves before the commit is durable: no reply to `call`, no signal after the commit, no listener.
+- A place of the worker that a turn reserves is signalled after its commit, or given back: never both.
 - A message sent by a turn, or taken by `send` or `publish`, is delivered at least once and taken once:
   repeats of an id are dropped. Messages from one actor to another arrive in the order of sending.
 - An alarm and a delivery survive a crash. After a restart every actor that `has_pending_work` gets a
@@ -32,6 +33,7 @@ from meshwright.core import topics
 from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import MeshError
 from meshwright.core.events import Event
+from meshwright.engine.kernel.actor import Reservation
 from meshwright.engine.kernel.envelope import ActorRef, Message
 
 Listener = Callable[[Event], None]
@@ -63,6 +65,10 @@ class Signals(Protocol):
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take one signal of a turn of that actor. Must return at once, and not raise."""
+        ...
+
+    def reserve(self, request: Any) -> Reservation | None:
+        """Reserve a place for work that a turn begins, for its signal; None if no place is free."""
         ...
 
     def lease_lost(self) -> None:

@@ -259,13 +259,15 @@ class SharedExecutor:
         # As of the turns: if it changes until they are durable, their signals are not for the new one.
         incarnation = self._around.incarnation()
         visit = _Visit(cell, cell.record, cell.record)
-        for delivery in deliveries:
-            self._turn(visit, delivery)
-        self._complete(visit)
-        # A turn may refer to records that were handed in before it: they are written first.
-        await self.settled(cell.ref)
-        receivers = self._join(visit) if joins else []
+        receivers: list[_Visit] = []
         try:
+            for delivery in deliveries:
+                self._turn(visit, delivery)
+            self._complete(visit)
+            # A turn may refer to records that were handed in before it: they are written first.
+            await self.settled(cell.ref)
+            if joins and incarnation == self._around.incarnation():
+                receivers = self._join(visit)
             if visit.batch:
                 await self._store.commit(visit.batch)
                 for one in (visit, *receivers):
@@ -273,6 +275,8 @@ class SharedExecutor:
         except BaseException:  # passed on: what these would have taken is sent to them instead
             for one in receivers:
                 self._cells.forget(one.cell)
+            for commit in _commits([visit, *receivers]):
+                commit.give_back()
             raise
         finally:
             for one in receivers:
@@ -382,7 +386,7 @@ class SharedExecutor:
         Signals of turns that ran under another incarnation were for that one: the actor is asked to recover.
         """
         cell, before = visit.cell, visit.before
-        commits = [end for _, end in visit.ends if isinstance(end, Commit)]
+        commits = _commits([visit])
         if is_same:
             for commit in commits:
                 self._around.signal(cell.ref, commit.early)
@@ -391,8 +395,11 @@ class SharedExecutor:
         if is_same:
             for commit in commits:
                 self._around.signal(cell.ref, commit.after_commit)
-        elif visit.record.has_pending_work:
-            self._around.recover(cell.ref)
+        else:
+            for commit in commits:
+                commit.give_back()
+            if visit.record.has_pending_work:
+                self._around.recover(cell.ref)
         for delivery, end in visit.ends:
             if isinstance(end, Commit):
                 settle(delivery.reply, end.reply if delivery.is_call else None, None)
@@ -448,6 +455,11 @@ def _retrieve_error(commit: asyncio.Task[None]) -> None:
 
 def _arrived(cell: Cell, sending: asyncio.Task[None]) -> None:
     cell.arriving -= 1
+
+
+def _commits(visits: Iterable[_Visit]) -> list[Commit]:
+    """The turns of visits that ran to their end."""
+    return [end for visit in visits for _, end in visit.ends if isinstance(end, Commit)]
 
 
 def _is_retried(delivery: Delivery, *, is_away: bool) -> bool:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 from meshwright.core.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
-from meshwright.engine.kernel.actor import Actor, Turn
+from meshwright.engine.kernel.actor import Actor, Reservation, Reserve, Turn
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
 _COMMON_TURNS = ("wake", "recover", "redrive")  # turns that every actor has
@@ -148,8 +148,14 @@ class Commit(msgspec.Struct):
     records: list[Record] = []
     early: list[Any] = []
     after_commit: list[Any] = []
+    reservations: list[Reservation] = []
     duplicate: bool = False
     changed: bool = True
+
+    def give_back(self) -> None:
+        """Free the places that the turn reserved: it is not committed."""
+        for reservation in self.reservations:
+            reservation.give_back()
 
 
 def take_turn(
@@ -162,6 +168,7 @@ def take_turn(
     remember: bool,
     traceparent: str | None = None,
     max_bytes: int = MAX_RECORD_BYTES,
+    reserve: Reserve | None = None,
 ) -> Commit:
     """Run one turn of an active actor on a message, and return its commit.
 
@@ -178,13 +185,18 @@ def take_turn(
         )
     body = kind.decode_body(message)
     method = kind.methods[message.method]
-    turn = Turn(actor.ref, record, message, now, traceparent or message.traceparent)
+    turn = Turn(actor.ref, record, message, now, traceparent or message.traceparent, reserve)
     # Cleared before the turn, which may set the next one.
     if message.method == "wake":
         turn.wake = None
-    reply = method.call(actor, turn) if method.decode is None else method.call(actor, turn, body)
-    state = _encode_state(actor)
-    _check_sizes(turn, state, max_bytes)
+    try:
+        reply = method.call(actor, turn) if method.decode is None else method.call(actor, turn, body)
+        state = _encode_state(actor)
+        _check_sizes(turn, state, max_bytes)
+    except BaseException:
+        for reservation in turn.reservations:
+            reservation.give_back()
+        raise
     after = ActorRecord(
         revision=record.revision + 1,
         last_turn=message.id,
@@ -202,7 +214,7 @@ def take_turn(
         or after.has_pending_work != record.has_pending_work
         or bool(turn.records)
     )
-    effects = turn.sends, turn.events, turn.records, turn.early, turn.after_commit
+    effects = turn.sends, turn.events, turn.records, turn.early, turn.after_commit, turn.reservations
     return Commit(actor.ref, message, after, reply, *effects, changed=changed)
 
 

@@ -133,6 +133,14 @@ class SlotTable:
         lane.free -= 1
         return offer
 
+    def reserve(self, agent_id: str) -> bool:
+        """Take a slot of an agent, if one is free: then none of its tasks waits for one."""
+        lane = self._lane(agent_id)
+        if lane.free <= 0:
+            return False
+        lane.free -= 1
+        return True
+
     def take(self, agent_id: str) -> Offer | None:
         """Take the next task of an agent out, without a slot."""
         return self._next(self._lane(agent_id))

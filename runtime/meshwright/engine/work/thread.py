@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from meshwright.core import topics
 from meshwright.core.errors import Overloaded
+from meshwright.core.events import trace_id_of
 from meshwright.core.messages import Fault, Outcome
 from meshwright.core.task_events import (
     AttemptEnded,
@@ -278,7 +279,8 @@ class AgentThread(Actor[ThreadState]):
             if new.redriven:
                 self._record(turn, new, TaskRedriven(lost="dispatch"))
             self.state.inbox.append(new)
-            self._offer_next(turn)
+            if new.redriven or not self._begin(turn, new):
+                self._offer_next(turn)
         else:
             self.redrive(turn)  # a repeat: the offer may have been lost
             # So may the ends of the tasks that it waits for.
@@ -317,6 +319,16 @@ class AgentThread(Actor[ThreadState]):
             turn.signal_early(Watch(running.offer(self.ref)))
         elif (entry := self.state.next_entry()) is not None:
             turn.signal_early(entry.offer(self.ref))
+
+    def _begin(self, turn: Turn, entry: Entry) -> bool:
+        """Grant a new task to this worker in the turn that queues it, if the worker has a free slot."""
+        if entry is not self.state.next_entry() or trace_id_of(entry.traceparent) != turn.trace_id:
+            return False  # its start is an event of its own trace
+        reservation = turn.reserve(entry.offer(self.ref))
+        if reservation is None:
+            return False
+        reservation.grant = self.claim(turn, reservation.claim)
+        return True
 
     def _stop(self, entry: Entry) -> Stop:
         return Stop(task_id=entry.task_id, fence=entry.fence, owner=entry.owner)

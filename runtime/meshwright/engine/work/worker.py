@@ -25,7 +25,7 @@ from meshwright.engine.work.claims import CANCELLED, Claims, Reviews, Settler
 from meshwright.engine.work.earlier import has_steps
 from meshwright.engine.work.entry import MAX_STALLED_CLAIMS, ThreadState
 from meshwright.engine.work.journal import Journal
-from meshwright.engine.work.protocol import Complete, Release, Stop, Work
+from meshwright.engine.work.protocol import Claim, Complete, Grant, Release, Stop, Work
 from meshwright.engine.work.slots import SUSPECT_CLAIMS, Offer, Review, SlotTable, Suspects, Watch, Withdraw
 from meshwright.engine.work.waits import RunSuspended
 
@@ -76,6 +76,32 @@ class Running:
     def stopped(self) -> bool:
         """Whether its claimed work has to stop."""
         return self.stopped_fence >= self.fence > 0
+
+
+class SlotReservation:
+    """A slot for a task that is claimed in the turn that queues it; its work waits for the commit.
+
+    The thread makes the grant of the claim, once.
+    """
+
+    __slots__ = ("claim", "committed", "grant")
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.grant: Grant | None = None
+        self.committed: asyncio.Future[Grant | None] = asyncio.get_running_loop().create_future()
+
+    def begin(self) -> None:
+        """Let the work begin: its claim is durable."""
+        self._settle(self.grant)
+
+    def give_back(self) -> None:
+        """Free the slot: nothing was claimed."""
+        self._settle(None)
+
+    def _settle(self, grant: Grant | None) -> None:
+        if not self.committed.done():  # the work may have been let go meanwhile
+            self.committed.set_result(grant)
 
 
 class Worker:
@@ -183,7 +209,9 @@ class Worker:
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take a signal of a turn."""
-        if isinstance(signal, Offer):
+        if isinstance(signal, SlotReservation):
+            signal.begin()
+        elif isinstance(signal, Offer):
             self._take(signal)
         elif isinstance(signal, Watch):
             self._watch(signal.offer)
@@ -197,6 +225,20 @@ class Worker:
             self._stop(ref, signal)
             if signal.owner != self._runtime.incarnation:  # the turn ran here, the work runs elsewhere
                 self._pass_on(ref, signal)
+
+    def reserve(self, request: Offer) -> SlotReservation | None:
+        """Reserve a slot for a task that no worker has claimed; None if no slot is free."""
+        agent_id = request.ref.type
+        if self._draining or self._holds or request.key in self._running:
+            return None
+        if not self._slots.reserve(agent_id):
+            return None
+        owner, code = self._runtime.incarnation, self._codes.get(agent_id)
+        reservation = SlotReservation(
+            Claim(task_id=request.task_id, owner=owner, code=code, has_stalled=False)
+        )
+        self._start(request, reservation)
+        return reservation
 
     def lease_lost(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
@@ -279,9 +321,13 @@ class Worker:
                 self._again[key] = offer  # such as answered while its being put aside becomes durable
                 self._slots.release(agent_id)
                 continue
-            work = asyncio.create_task(self._work(offer), name=f"work {offer.task_id}")
-            work.add_done_callback(partial(self._free, offer))
-            self._running[key] = Running(work)
+            self._start(offer)
+
+    def _start(self, offer: Offer, reservation: SlotReservation | None = None) -> None:
+        """Begin work in a slot that is taken for it."""
+        work = asyncio.create_task(self._work(offer, reservation), name=f"work {offer.task_id}")
+        work.add_done_callback(partial(self._free, offer))
+        self._running[offer.key] = Running(work)
 
     def _free(self, offer: Offer, work: asyncio.Task[None]) -> None:
         """Give the slot of work to the next. Work that is cancelled before its first step ends here too."""
@@ -294,12 +340,15 @@ class Worker:
         self._grant(offer.ref.type)
         self._suspects.passed(key)
 
-    async def _work(self, offer: Offer) -> None:
+    async def _work(self, offer: Offer, reservation: SlotReservation | None) -> None:
         key = (offer.ref, offer.task_id)
         work: Work | None = None
         try:
             be_patient()
-            work = await self._claims.claim(offer)
+            if reservation is None:
+                work = await self._claims.claim(offer)
+            elif (grant := await reservation.committed) is not None:
+                work = await self._claims.read_task(offer.ref, grant)
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
         except (StoreFailed, Draining) as error:
