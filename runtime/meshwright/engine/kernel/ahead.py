@@ -399,7 +399,10 @@ class AheadExecutor:
                 failed.callbacks.clear()
             self._around.fail(error)
             return
-        self._flush()  # first: telling those who wait takes longer, and the store has nothing to do
+        # First: telling those who wait takes longer, and the store has nothing to do. But turns that wait go
+        # before: a message that is taken in the batch that sends it is never written.
+        if not self._ready:
+            self._flush()
         for cell in group.cells:
             cell.pending -= 1
         self._written(group.batch.records)
