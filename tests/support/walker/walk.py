@@ -82,7 +82,8 @@ class Walk:
         self._plan = plan
         self._history = History(plan, self._world, [plan.program])
         self._people = People(mesh, self._history)
-        self._open_tasks = 0
+        self._open_tasks = self._task_count = 0
+        self._was_killed = False
         self._under_way: asyncio.Task[None] | None = None
 
     async def run(self) -> History:
@@ -113,6 +114,7 @@ class Walk:
 
     async def _situation(self) -> Situation:
         tasks = await self._mesh.tasks()
+        self._count_new(len(tasks))
         roots = [task for task in tasks if task.parent_task_id is None and task.status in ENDED]
         self._open_tasks = sum(task.status not in ENDED for task in tasks)
         return Situation(
@@ -125,6 +127,12 @@ class Walk:
             provider=self._world.provider,
             is_simulated=self._mesh.is_simulated,
         )
+
+    def _count_new(self, count: int) -> None:
+        """Allow for a call of each task that came between the last look and a kill: it may be cut off too."""
+        if self._was_killed:
+            self._world.cut_calls += max(0, count - self._task_count)
+        self._was_killed, self._task_count = False, count
 
     async def _reach(self, act: Act) -> None:
         moment = act.moment
@@ -166,6 +174,7 @@ class Walk:
 
     async def _kill(self, act: Act) -> None:
         self._history.kills += 1
+        self._was_killed = True
         self._world.cut_calls += self._open_tasks
         if act.way == "stop":
             self._mesh.release()
@@ -316,6 +325,7 @@ class Walk:
         history, mesh = self._history, self._mesh
         for task in await mesh.tasks():
             history.tasks[task.task_id] = await mesh.see(task.task_id)
+        self._count_new(len(history.tasks))
         history.events = await mesh.events()
         history.inbox = await mesh.inbox()
         history.costs = await mesh.costs()
