@@ -14,7 +14,7 @@ function All() {
   const { data, error } = useData("/v1/prompts?limit=500");
   return html`<h1>Prompts</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">Prompt files are the source; a version here with the label <code>production</code> takes the place of its file.</p>
-    ${data?.items.length === 0 ? html`<p class="empty">No prompt is registered: <code>mesh registry add FILE.prompt</code> registers one.</p>` : null}
+    ${data?.items.length === 0 ? html`<p class="empty">No prompt is registered: agents use those of their files and code. <code>mesh registry add FILE.prompt</code> registers one.</p>` : null}
     ${data?.items.length ? html`<${Table} label="Prompts" heads=${["Prompt", "#Newest", "Labels", "Author", "When", "Message"]}>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.name}><td><a href=${to(`prompts/${one.name}`)}>${one.name}</a></td><td class="number">${one.version}</td><td><${Labels} labels=${one.labels} /></td><td>${one.author}</td><td><${Ago} time=${one.created_at} /></td><td class="texts">${one.message}</td></tr>`)}<//>` : null}`;
 }
 

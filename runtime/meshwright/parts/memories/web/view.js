@@ -12,6 +12,7 @@ export default function MemoryPage() {
   const query = route.value.query;
   const wanted = Object.fromEntries(["status", ...FIELDS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]));
   const { words, ...others } = wanted;
+  const isFiltered = Object.entries(wanted).some(([name, value]) => value && !(name === "status" && value === "shown"));
   const { data, error } = useData(`/memories?${asked({ ...others, contains: words, limit: 100 })}`);
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
@@ -24,7 +25,7 @@ export default function MemoryPage() {
       <button>Filter</button>
     </form>
     <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
-    ${data?.items.length === 0 ? html`<p class="empty">Nothing is remembered that agrees with that.</p>` : null}
+    ${data?.items.length === 0 ? html`<p class="empty">${isFiltered ? "Nothing is remembered that agrees with that." : html`Nothing is remembered. Agents remember by <code>run.remember</code>.`}</p>` : null}
     ${(data?.items ?? []).map((/** @type {any} */ memory) => html`<${Memory} key=${memory.memory_id} memory=${memory} />`)}
     ${data?.cursor ? html`<p class="dim">The newest 100 are shown: filter for others.</p>` : null}`;
 }
