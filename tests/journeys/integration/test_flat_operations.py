@@ -63,6 +63,7 @@ class Parent(Agent):
 
     agent_id = "parent"
     capabilities = (Capability("delegating"),)
+    delegates_to = ("writer",)
 
     async def run(self, run: Run) -> str:
         return await run.delegate("writer", "one") + await run.delegate("writer", "two")
@@ -123,9 +124,10 @@ class Operations:
         """The steps of each."""
         api = self._api
         ended = await api.finished(agent_id="writer", payload={"text": "read"}, thread_id="mine")
+        tree = await api.finished(agent_id="parent", payload={"text": "read"})
         view = await api.get(f"/tasks/{ended}")
         assert view["status"] == "succeeded", view
-        tree = await api.finished(agent_id="parent", payload={"text": "read"})
+        assert (await api.get(f"/tasks/{tree}"))["status"] == "succeeded"
         await api.mesh.log.flush()
         await self._steps.rest()
         counts = dict[str, int]()
