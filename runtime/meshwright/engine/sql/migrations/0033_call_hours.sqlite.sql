@@ -1,5 +1,6 @@
--- The calls that have a row, in sums: see meshwright/money/task_costs.py.
-CREATE TABLE call_hours (
+-- The calls that have a row, in sums: see meshwright/money/task_costs.py. This was step 29, after which some
+-- stores had 31 already: it makes again what is there.
+CREATE TABLE IF NOT EXISTS call_hours (
     time DOUBLE PRECISION NOT NULL, -- unix seconds: when the hour begins in which the calls ended
     tenant_id TEXT NOT NULL,
     agent_id TEXT NOT NULL,
@@ -22,9 +23,10 @@ CREATE TABLE call_hours (
     saved_rest BIGINT,
     PRIMARY KEY (tenant_id, time, agent_id, model, deployment, prompt, tags)
 );
-CREATE INDEX call_hours_by_time ON call_hours (time);
-CREATE INDEX call_hours_empty ON call_hours (calls) WHERE calls = 0;
-CREATE INDEX calls_by_end ON calls (time);
+CREATE INDEX IF NOT EXISTS call_hours_by_time ON call_hours (time);
+CREATE INDEX IF NOT EXISTS call_hours_empty ON call_hours (calls) WHERE calls = 0;
+CREATE INDEX IF NOT EXISTS calls_by_end ON calls (time);
+DELETE FROM call_hours;
 INSERT INTO call_hours
 SELECT CAST(time / 3600 AS INTEGER) * 3600, tenant_id, agent_id, model, coalesce(deployment, ''), coalesce(prompt, ''), tags,
     count(*), sum(CASE WHEN outcome <> 'ok' THEN 1 ELSE 0 END), sum(cache_hit), sum(prompt_tokens),
