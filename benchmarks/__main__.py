@@ -31,6 +31,7 @@ BENCHMARKS = {
     "tail": "what ten event streams cost whoever submits",
     "pages": "what 100 open streams of events cost a task",
     "page": "the page in a browser: how soon, and how smoothly",
+    "grown": "a task behind 100,000 stored ones, beside one behind 100",
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
     "metrics": "what figures cost a task, and how long /metrics takes",

@@ -1,18 +1,34 @@
 """A store with many tasks, made of one: its rows again and again, under other names.
 
 The hash chain does not hold over them. It is for what reads the tables, not for what verifies them.
+
+The row compares a task that is submitted, awaited and read behind 100,000 with one behind 100.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Row, column, compared
+from benchmarks.instant import request
+from benchmarks.machine import cpu_of
+from benchmarks.stand import build_stand
+from meshwright.mesh.orchestration.tasks import Tasks
 
 _COPIES = (
     "WITH RECURSIVE copies (copy) AS (SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < :copies)"
 )
 _BLOCK = 2048
+FEW, MANY = 100, 100_000
+TASKS, WARM_UP, IN_FLIGHT = 960, 160, 16
+MAX_ROUNDS, MAX_RATIO = 3, 1.05
 
 
 def grow(folder: Path, tasks: int) -> None:
@@ -64,3 +80,50 @@ def _copy(store: sqlite3.Connection, table: str, values: dict[str, object]) -> N
         f"SELECT {', '.join(chosen)} FROM copies, {table} AS made WHERE {where}",
         values,
     )
+
+
+async def measure(bench: Bench) -> list[Row]:
+    """A row for `make bench`: CPU of a task behind many that are stored, to that behind few."""
+    few, many = FEW, bench.count(MANY)
+    sides = {
+        name: partial(bench.side, "benchmarks.grown:work", stored=stored, tasks=TASKS)
+        for name, stored in (("few", few), ("many", many))
+    }
+    rounds = await bench.in_turns(sides, rounds=min(bench.rounds, MAX_ROUNDS))
+    ours, floor = (column(rounds[name], "cpu_ms", "ms CPU", 2) for name in ("many", "few"))
+    return [
+        compared(
+            f"a task that is read, behind {many:,} stored",
+            ours,
+            floor,
+            target=f"<= {MAX_RATIO}",
+            meets=lambda share, _: share <= MAX_RATIO,
+            note=f"beside one behind {few:,}, {IN_FLIGHT} in flight",
+        )
+    ]
+
+
+async def work(folder: str, stored: int, tasks: int) -> dict[str, Any]:
+    """CPU of the mesh and its writer for a task: submitted, awaited, and its view read."""
+    first = build_stand(folder)
+    async with first.running():
+        await first.task()
+        await first.mesh.log.flush()
+    grow(Path(folder), stored)
+    stand = build_stand(folder)
+    async with stand.running() as mesh:
+
+        async def one() -> None:
+            receipt = await mesh.get(Tasks).submit(request())
+            await mesh.get(Tasks).outcome(receipt.task_id)
+            await mesh.get(Tasks).task(receipt.task_id)
+
+        async def several(count: int) -> None:
+            for _ in range(count // IN_FLIGHT):
+                await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
+
+        await several(WARM_UP)
+        before = time.process_time() + cpu_of(stand.writer_pid)
+        await several(tasks)
+        cpu = time.process_time() + cpu_of(stand.writer_pid) - before
+    return {"cpu_ms": cpu * 1000 / tasks, "stored": stored}

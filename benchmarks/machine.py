@@ -22,6 +22,7 @@ PACKAGES = (
 )
 FSYNCS = 200
 BLOCK = b"\0" * 4096
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def describe() -> list[str]:
@@ -69,3 +70,11 @@ def _version(name: str) -> str | None:
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def cpu_of(pid: int) -> float:
+    """The seconds of CPU that a process has taken; 0 is none."""
+    if not pid:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS

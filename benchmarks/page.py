@@ -24,7 +24,7 @@ from benchmarks.bench import Bench, Round
 from benchmarks.client import Connection, make_request
 from benchmarks.figures import Row, column, percentile
 from benchmarks.grown import grow
-from benchmarks.pages import cpu_of
+from benchmarks.machine import cpu_of
 from benchmarks.sides import ROOT, clean_environment, kill, run_side, side
 from benchmarks.stand import build_stand
 from meshwright.edges.http.server import serving

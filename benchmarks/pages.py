@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -22,6 +21,7 @@ from benchmarks.bench import Bench, Round
 from benchmarks.client import Connection, make_request
 from benchmarks.figures import Row, column, ratio
 from benchmarks.grown import grow
+from benchmarks.machine import cpu_of
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.edges.http.server import serving
@@ -37,7 +37,6 @@ ASKED, ASKED_SLOWLY = (
     ("/tasks?limit=50", "/status", "/inbox?limit=200"),
     ("/figures", "/dead-letters?limit=50"),
 )
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 async def measure(bench: Bench) -> list[Row]:
@@ -113,14 +112,6 @@ async def served(folder: str) -> AsyncGenerator[dict[str, Any]]:
         while True:
             cpu = time.process_time() + cpu_of(stand.writer_pid)
             yield {"cpu": cpu, "seq": await stand.mesh.log.last_seq()}
-
-
-def cpu_of(pid: int) -> float:
-    """The seconds of CPU that a process has taken; 0 is none."""
-    if not pid:
-        return 0.0
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 class _Page(asyncio.Protocol):
