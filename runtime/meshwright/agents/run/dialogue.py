@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 from meshwright.agents.run.calls import ModelCalls
 from meshwright.agents.run.files import files_in, parts_of_result
@@ -46,6 +46,20 @@ from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
+
+
+class _CalledTool(NamedTuple):
+    """A call of a reply with its result, and the text of that for the model."""
+
+    call: ToolCall
+    result: Any
+    content: str
+
+    @property
+    def message(self) -> ChatMessage:
+        """The result as a message."""
+        parts = parts_of_result(files_in(self.result))
+        return ChatMessage(role="tool", content=self.content, parts=parts, tool_call_id=self.call.id)
 
 
 class Dialogue(Generic[ShapeT]):
@@ -126,14 +140,17 @@ class Dialogue(Generic[ShapeT]):
                 results.append(await call(group[0], outside=outside))
             else:
                 results += await self._run.gather(*(call(one, outside=outside) for one in group))
-        refused = reply.tool_calls[len(results) :]
-        results += [refused_call(len(reply.tool_calls), len(results))] * len(refused)
-        contents = [content_of(result) for result in results]
-        self._calls.sent.add_results(contents)
+        refused = len(reply.tool_calls) - len(results)
+        results += [refused_call(len(reply.tool_calls), len(results))] * refused
+        called = [
+            _CalledTool(tool_call, result, content_of(result))
+            for tool_call, result in zip(reply.tool_calls, results, strict=True)
+        ]
+        self._calls.sent.add_results([tool.content for tool in called])
         self._offer_outputs()
-        self._add_results(reply, results, contents)
+        self._add_results(reply, called)
         if refused:
-            self._events = (*self._events, too_many_calls(max_calls, len(refused)))
+            self._events = (*self._events, too_many_calls(max_calls, refused))
         if self._limit is not None and self._limit.name == "max_repeats":
             self._failed_call = failed_call(reply.tool_calls, results, state.tools)
 
@@ -144,15 +161,13 @@ class Dialogue(Generic[ShapeT]):
         if outputs and tools.setdefault(tool.name, tool) is tool and tool.spec not in self._specs:
             self._specs = (*self._specs, tool.spec)
 
-    def _add_results(self, reply: ModelReply, results: Sequence[Any], contents: Sequence[str]) -> None:
+    def _add_results(self, reply: ModelReply, called: Sequence[_CalledTool]) -> None:
         """Add the results of a reply's calls as messages. At a limit only an answer will do."""
-        self._messages.append(reply.message())
-        for call, result, content in zip(reply.tool_calls, results, contents, strict=True):
-            parts = parts_of_result(files_in(result))
-            message = ChatMessage(role="tool", content=content, parts=parts, tool_call_id=call.id)
-            self._messages.append(message)
+        self._messages += [reply.message(), *(tool.message for tool in called)]
+        contents = [tool.content for tool in called]
         counted = {**self._totals, "max_repeats": self._repeats.add(reply.tool_calls, contents)}
-        counted["max_seconds"] = counted.get("max_seconds", 0.0) + sum(map(seconds_of, results))
+        seconds = sum(seconds_of(tool.result) for tool in called)
+        counted["max_seconds"] = counted.get("max_seconds", 0.0) + seconds
         self._stop_at(reached(self._calls.limits, counted))
 
     async def _reply(self) -> ModelReply:
