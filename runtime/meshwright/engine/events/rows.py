@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from meshwright.core.encoding import decode, encode
+from meshwright.core.encoding import Json, decode, encode
 from meshwright.core.events import Event
 from meshwright.core.topics import MESH
 from meshwright.engine.events.filter import KEYED, seconds
@@ -70,7 +70,7 @@ def own_id(event: Event) -> str | None:
 
 def row_of(event: Event, own: str | None) -> Row:
     """An event as the columns of its row, without its number."""
-    time = event.time
+    time, payload = event.time, event.payload
     return (
         time.timestamp() if time.tzinfo is UTC else seconds(time),
         *_same(event),
@@ -78,7 +78,7 @@ def row_of(event: Event, own: str | None) -> Row:
         event.id if own is None else None,
         event.idempotency_key,
         encode(event.unknown) if event.unknown else None,
-        bytes(encode(event.payload)),
+        bytes(payload if type(payload) is Json else encode(payload)),
     )
 
 

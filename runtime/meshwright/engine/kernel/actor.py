@@ -128,10 +128,12 @@ class Turn:
         """
         if isinstance(topic, Payload):
             topic, event_type, payload = topic.event_topic, topic.event_type, topic
-        self.size += len(idempotency_key or "")
+        data = as_json(self.ref, {} if payload is None else payload)
+        self.size += len(data) + _ITEM_BYTES + (len(idempotency_key) if idempotency_key else 0)
+        self.sent += 1
         self.events.append(
             Event(
-                id=self._next_id(),
+                id=f"{self._name}/{self.sent}",
                 event_type=event_type,
                 topic=topic,
                 time=self.now,
@@ -142,7 +144,7 @@ class Turn:
                 traceparent=self.traceparent,
                 aggregate_id=self._name,
                 idempotency_key=idempotency_key,
-                payload=self._as_json({} if payload is None else payload),
+                payload=data,
             )
         )
 

@@ -183,12 +183,13 @@ class Cells:
             # Least recently used first: those behind it were not idle for longer.
             if not is_over and surplus <= 0:
                 break
-            if cell.idle and (is_over or not cell.has_work):
+            has_work = cell.has_work
+            if (is_over or not has_work) and cell.idle:
                 evicted.append(ref)
                 count -= 1
                 size -= _size_of(cell)
-                surplus -= not cell.has_work
-                self._working -= cell.has_work
+                surplus -= not has_work
+                self._working -= has_work
         for ref in evicted:
             del self._cells[ref]
         self._bytes = size

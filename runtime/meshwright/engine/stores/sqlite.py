@@ -106,7 +106,8 @@ class SqliteStore(ExclusiveStore):
     def write(self, batch: Batch, on_durable: Callable[[StoreFailed | None], None]) -> None:
         """Queue a batch for the writer."""
         for ref in batch.actors:
-            if ref.id > self._last_id(ref.type):
+            last_id = self._last_ids.get(ref.type)
+            if ref.id > (self._last_id(ref.type) if last_id is None else last_id):
                 self._last_ids[ref.type] = ref.id
         rows = (
             [row_of(ref, record) for ref, record in batch.actors.items()],
