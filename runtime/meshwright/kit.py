@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from meshwright.console.connect import Connection, talk
     from meshwright.console.nouns import Noun, completes, completes_ids, resource_group
     from meshwright.console.options import (
+        AMOUNT,
+        DURATION,
+        JSON_OBJECT,
         Target,
         WholeNumber,
         confirm,
@@ -27,12 +30,30 @@ if TYPE_CHECKING:
         mesh_options,
         yes_option,
     )
-    from meshwright.console.output import document, echo_json, for_terminal, labelled, say, show, table
+    from meshwright.console.output import (
+        document,
+        echo_json,
+        for_terminal,
+        labelled,
+        say,
+        show,
+        table,
+        terminal_width,
+    )
     from meshwright.core import topics
     from meshwright.core.access import Role
     from meshwright.core.capability import LLM_SERVICE
-    from meshwright.core.clock import Backoff
-    from meshwright.core.display import Document, dollars, local_time, or_never, printable, short
+    from meshwright.core.clock import Backoff, unless
+    from meshwright.core.display import (
+        Document,
+        age,
+        dollars,
+        local_time,
+        or_never,
+        printable,
+        short,
+        short_id,
+    )
     from meshwright.core.encoding import Struct, View, decode, encode
     from meshwright.core.errors import (
         ConfigError,
@@ -51,7 +72,7 @@ if TYPE_CHECKING:
     )
     from meshwright.core.ids import ID_PATTERN, Identifier, derived_id, new_id
     from meshwright.core.messages import ENDED, Fault, TaskStatus, TaskVariant, Usage
-    from meshwright.core.money import ZERO, Amount, Budget, Dollars, exact, from_pico
+    from meshwright.core.money import ZERO, Amount, Budget, Dollars, exact, from_pico, pico
     from meshwright.core.operations import (
         Input,
         Limit,
@@ -65,6 +86,7 @@ if TYPE_CHECKING:
     from meshwright.edges.bodies import ChangeBody
     from meshwright.edges.http.operation_routes import make_routes
     from meshwright.edges.http.routing import MeshDep, ReadyMesh, by_rule, problems
+    from meshwright.edges.replies.courier import until_answered
     from meshwright.engine.events.inbox import Question, question_id
     from meshwright.engine.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
     from meshwright.engine.events.log import EventLog
@@ -86,23 +108,25 @@ _HOMES = {
     "agents.loader": "BoundAgents",
     "console.connect": "Connection talk",
     "console.nouns": "Noun completes completes_ids resource_group",
-    "console.options": "Target WholeNumber confirm from_stdin json_option mesh_options yes_option",
-    "console.output": "document echo_json for_terminal labelled say show table",
+    "console.options": "AMOUNT DURATION JSON_OBJECT Target WholeNumber confirm from_stdin json_option "
+    "mesh_options yes_option",
+    "console.output": "document echo_json for_terminal labelled say show table terminal_width",
     "core.access": "Role",
     "core.capability": "LLM_SERVICE",
-    "core.clock": "Backoff",
-    "core.display": "Document dollars local_time or_never printable short",
+    "core.clock": "Backoff unless",
+    "core.display": "Document age dollars local_time or_never printable short short_id",
     "core.encoding": "Struct View decode encode",
     "core.errors": "ConfigError Conflict Forbidden HostError IdempotencyConflict InvalidInput "
     "NoAgentAvailable NotFound Overloaded PromptError StorageExceeded TooLarge nearest",
     "core.ids": "ID_PATTERN Identifier derived_id new_id",
     "core.messages": "ENDED Fault TaskStatus TaskVariant Usage",
-    "core.money": "ZERO Amount Budget Dollars exact from_pico",
+    "core.money": "ZERO Amount Budget Dollars exact from_pico pico",
     "core.operations": "Input Limit Rule has_role operation require_all_tenants visible_tenant",
     "core.payloads": "by_type declared",
     "edges.bodies": "ChangeBody",
     "edges.http.operation_routes": "make_routes",
     "edges.http.routing": "MeshDep ReadyMesh by_rule problems",
+    "edges.replies.courier": "until_answered",
     "engine.events.inbox": "Question question_id",
     "engine.events.inbox_sources": "SourcePage SourceQuery WholeInbox",
     "engine.events.log": "EventLog",
@@ -122,10 +146,13 @@ _HOMES = {
 """The public names of each module."""
 
 __all__ = [
+    "AMOUNT",
+    "DURATION",
     "ENDED",
     "FINAL",
     "FRONT",
     "ID_PATTERN",
+    "JSON_OBJECT",
     "LLM_SERVICE",
     "ORCHESTRATION",
     "ZERO",
@@ -182,6 +209,7 @@ __all__ = [
     "WholeInbox",
     "WholeNumber",
     "Worker",
+    "age",
     "by_rule",
     "by_type",
     "completes",
@@ -209,6 +237,7 @@ __all__ = [
     "new_id",
     "operation",
     "or_never",
+    "pico",
     "printable",
     "problems",
     "question_id",
@@ -216,10 +245,14 @@ __all__ = [
     "resource_group",
     "say",
     "short",
+    "short_id",
     "show",
     "table",
     "talk",
+    "terminal_width",
     "topics",
+    "unless",
+    "until_answered",
     "visible_tenant",
     "yes_option",
 ]

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from meshwright.core.clock import Backoff
-from meshwright.core.errors import ConfigError, MeshError, NotFound, sentence
+from meshwright import MeshError
+from meshwright.core.errors import sentence
 from meshwright.edges.client.client import Client
 from meshwright.edges.client.transports import DEFAULT_URL, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
+from meshwright.kit import Backoff, ConfigError, NotFound
 from meshwright.parts.agent_config.records import AgentLLM
 
 TTL_SECONDS = 300.0

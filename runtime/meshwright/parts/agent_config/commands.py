@@ -8,12 +8,22 @@ from typing import Any
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import Noun, completes, resource_group
-from meshwright.console.options import Number, Target, WholeNumber, json_option, mesh_options
-from meshwright.console.output import echo_json
-from meshwright.core.display import Document
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.console.options import Number
+from meshwright.kit import (
+    Connection,
+    Document,
+    InvalidInput,
+    NotFound,
+    Noun,
+    Target,
+    WholeNumber,
+    completes,
+    echo_json,
+    json_option,
+    mesh_options,
+    resource_group,
+    talk,
+)
 from meshwright.parts.agent_config.display import CONFIGS, model_of, state_of
 
 _NEEDED = {"llm_provider": "--provider NAME", "llm_model": "--model NAME"}  # of a new configuration

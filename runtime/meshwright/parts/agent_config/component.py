@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from meshwright.engine.sql.encrypted import EncryptedColumn
-from meshwright.mesh.components import Actors, Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Actors, Component, Mesh, Pages
+from meshwright.kit import EncryptedColumn
 from meshwright.parts.agent_config.operations import AgentConfigs
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, Verb, or_never
+from meshwright.component import Column, Resource, Verb
+from meshwright.kit import Document, or_never
 
 
 def model_of(config: Document) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from meshwright.core.display import Document
-from meshwright.core.payloads import Payload, declared
+from meshwright.component import Payload
+from meshwright.kit import Document, declared
 
 
 class AgentConfigChanged(Payload, type="agent_config.created agent_config.changed"):

@@ -13,23 +13,35 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from meshwright.core import topics
-from meshwright.core.access import Role
-from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
-from meshwright.core.events import Event
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation
-from meshwright.engine.events.audit import Audit
-from meshwright.engine.kernel.actor import Actor, Turn, turn
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.kernel.turns import ActorKind
-from meshwright.mesh.components import Actors
-from meshwright.mesh.mesh import FRONT, Mesh
-from meshwright.models.errors import ModelUnavailable, Unauthorized
-from meshwright.models.port import ModelRequest
+from meshwright import Event
+from meshwright.component import (
+    Actor,
+    ActorRef,
+    Actors,
+    Audit,
+    Caller,
+    Mesh,
+    ModelRequest,
+    ModelUnavailable,
+    Turn,
+    turn,
+)
+from meshwright.kit import (
+    FRONT,
+    LLM_SERVICE,
+    ActorKind,
+    ConfigError,
+    HostError,
+    Identifier,
+    InvalidInput,
+    NotFound,
+    Role,
+    Rule,
+    Struct,
+    operation,
+    topics,
+)
+from meshwright.models.errors import Unauthorized
 from meshwright.models.select import PREFIX, AgentModel, AgentModels
 from meshwright.parts.agent_config import records
 from meshwright.parts.agent_config.records import (

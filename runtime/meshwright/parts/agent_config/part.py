@@ -1,6 +1,6 @@
 """The part agent_config."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(
     __name__,

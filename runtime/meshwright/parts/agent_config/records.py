@@ -11,14 +11,20 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import ConfigError, Conflict, NotFound, Overloaded
-from meshwright.core.events import Event
+from meshwright import Event
+from meshwright.component import Caller
 from meshwright.core.http_calls import is_metadata
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller
-from meshwright.edges.bodies import ChangeBody
-from meshwright.engine.sql.database import Session, marks
+from meshwright.kit import (
+    ChangeBody,
+    ConfigError,
+    Conflict,
+    Identifier,
+    NotFound,
+    Overloaded,
+    Session,
+    Struct,
+    marks,
+)
 from meshwright.models.providers import PROVIDERS, provider_of
 
 DEFAULT = "default"

@@ -19,18 +19,14 @@ from pydantic_core import from_json
 from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from meshwright.core import topics
-from meshwright.core.encoding import encode
-from meshwright.core.errors import Forbidden, MeshError, Overloaded
-from meshwright.core.events import Event
+from meshwright import Event, MeshError
+from meshwright.component import Caller, Mesh, make_router
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import Caller
 from meshwright.core.operations import operation_of
 from meshwright.edges.http.app import is_local
-from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
+from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import ID_PATTERN, Forbidden, MeshDep, Overloaded, by_rule, encode, problems, topics
 from meshwright.parts.agent_config.event_types import AgentConfigChanged, SubscriberDropped
 from meshwright.parts.agent_config.operations import CHANGED, CREATED, DELETED, SEE, AgentConfigs
 from meshwright.parts.agent_config.records import AgentLLM

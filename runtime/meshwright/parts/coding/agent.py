@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
-from meshwright.agents.agent import Agent
-from meshwright.agents.run.run import Run
+from meshwright import Agent, Approval, Run, ToolFailed
 from meshwright.agents.trees.tree import Tree
-from meshwright.core.errors import ConfigError, ToolFailed
-from meshwright.core.ids import new_id
-from meshwright.engine.work.people import Approval
+from meshwright.kit import ConfigError, new_id
 from meshwright.parts.coding.errors import (
     CodingAgentFailed,
     CodingAgentGone,

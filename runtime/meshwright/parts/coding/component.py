@@ -6,19 +6,18 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meshwright.agents.agent import Agent
-from meshwright.agents.loader import BoundAgents
-from meshwright.agents.sandbox.port import Sandbox
-from meshwright.core.capability import Capability
-from meshwright.core.errors import ConfigError, in_one_line
-from meshwright.core.settings import Settings
-from meshwright.mesh.components import Check, Component
+from meshwright import Agent, Capability
+from meshwright.component import Component, Settings
+from meshwright.core.errors import in_one_line
+from meshwright.kit import BoundAgents, ConfigError
+from meshwright.mesh.components import Check
 from meshwright.parts.coding.settings import CodingProgram, CodingSettings
+from meshwright.tools import Sandbox
 
 _CHECK_SECONDS = 70.0  # programs of Node and Python take many seconds to begin a session
 
 if TYPE_CHECKING:
-    from meshwright.parts.coding.agent import CodingAgent
+    from meshwright import CodingAgent
 
 
 class CodingComponent(Component):
@@ -49,7 +48,7 @@ class CodingComponent(Component):
     def _coding_agents(self) -> Iterator[CodingAgent]:
         if not self.config:
             return
-        from meshwright.parts.coding.agent import CodingAgent
+        from meshwright import CodingAgent
 
         for bound in self.mesh.get(BoundAgents).values():
             if isinstance(bound.agent, CodingAgent):
@@ -69,7 +68,7 @@ class CodingComponent(Component):
 
 
 def _agent(name: str, table: CodingProgram) -> type[Agent]:
-    from meshwright.parts.coding.agent import CodingAgent
+    from meshwright import CodingAgent
 
     fields = {
         "__doc__": f"Has changes of code done by {name}, a coding agent.",

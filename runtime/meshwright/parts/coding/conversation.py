@@ -8,8 +8,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping
 from typing import Any
 
-from meshwright.core.errors import WaitExpired
-from meshwright.engine.work.people import Approval
+from meshwright import Approval, WaitExpired
 from meshwright.parts.coding.acp import AcpClient, Permission, PromptEnd
 from meshwright.parts.coding.bridge import stdio_server
 from meshwright.parts.coding.event_types import PermissionDecided

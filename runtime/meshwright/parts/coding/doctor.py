@@ -8,14 +8,16 @@ import socket
 from pathlib import Path
 from tempfile import mkdtemp
 
-from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, Sandbox
-from meshwright.core.errors import ConfigError, MeshError
+from meshwright import MeshError
+from meshwright.agents.sandbox.port import BoxConnection
 from meshwright.core.folders import temporary_folder
+from meshwright.kit import ConfigError
 from meshwright.parts.coding.acp import AcpClient, AgentFeatures, AgentRefused, Permission
 from meshwright.parts.coding.errors import CodingAgentFailed
 from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, install_of, launch_of, oldest_of
 from meshwright.parts.coding.settings import CodingProgram
+from meshwright.tools import BoxLimits, Sandbox
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _SECONDS = 60.0  # for two answers

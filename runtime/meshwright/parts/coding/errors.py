@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.errors import MeshError
+from meshwright import MeshError
 
 
 class CodingAgentFailed(MeshError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from meshwright.core.display import Document, short
-from meshwright.core.payloads import Fact, StepPayload, declared
+from meshwright.component import Fact
+from meshwright.core.payloads import StepPayload
+from meshwright.kit import Document, declared, short
 
 
 class SessionBegun(StepPayload, type="coding.session", word="coding"):

@@ -22,10 +22,12 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from meshwright.agents.run.run import Run
-from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge, Unauthenticated
+from meshwright import MeshError, Run
+from meshwright.component import ModelRequest
+from meshwright.core.errors import Unauthenticated
 from meshwright.core.http_limits import LimitedServer
-from meshwright.models.port import ANTHROPIC_PARAMS, ModelRequest
+from meshwright.kit import InvalidInput, NotFound, TooLarge
+from meshwright.models.port import ANTHROPIC_PARAMS
 from meshwright.models.wire.dialects import DIALECTS
 from meshwright.models.wire.messages import CountRequest, count_tokens
 from meshwright.models.wire.port import plain_names

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshwright.component import ModelReply, ModelRequest
 from meshwright.engine.work.paths import hash_of
-from meshwright.models.port import ModelReply, ModelRequest
 
 _MAX_ASKED = 100  # calls of models that no program has made so far
 _HEAD_CHARS = 60  # of a result, by which it is found in a conversation

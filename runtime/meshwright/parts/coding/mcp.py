@@ -9,12 +9,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from meshwright.agents.run.run import Run
-from meshwright.agents.tools.tool import Tool
+from meshwright import MeshError, Run
 from meshwright.core import __version__
-from meshwright.core.errors import MeshError
 from meshwright.engine.work import LifeCall
 from meshwright.parts.coding.known_calls import KnownCalls
+from meshwright.tools import Tool
 
 _VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
 _NO_METHOD, _WRONG_PARAMS, _NO_JSON = -32601, -32602, -32700

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshwright.agents.sandbox.port import ADDRESS
-from meshwright.core.errors import ConfigError
+from meshwright.kit import ConfigError
 from meshwright.parts.coding.settings import CodingProgram
 
 TOKEN, SERVER = "MESH_RUN_TOKEN", "MESH_RUN_SERVER"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from meshwright.agents.sandbox.port import BoxConnection, BoxLimits, SandboxResult
+from meshwright.agents.sandbox.port import BoxConnection, SandboxResult
 from meshwright.core.streams import PEER_GONE
 from meshwright.models.errors import BudgetExceeded
 from meshwright.parts.coding.acp import PromptEnd
@@ -22,6 +22,7 @@ from meshwright.parts.coding.pipes import ProgramPipes, last_words
 from meshwright.parts.coding.programs import Launch, launch_of
 from meshwright.parts.coding.settings import CodingProgram
 from meshwright.parts.coding.work import AgentConversation, CallReport, CodingWork, OpenedSession, prompt_of
+from meshwright.tools import BoxLimits
 
 _BOX = BoxLimits(processes=512, file_mb=1024, output_bytes=200_000)
 _GOODBYE_SECONDS = 5.0  # for what it still writes, once its input has ended

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from meshwright.core.ids import Identifier
-from meshwright.core.settings.forms import Secret, Table
+from meshwright.component import Secret, Table
+from meshwright.kit import Identifier
 
 
 class CodingProgram(Table):

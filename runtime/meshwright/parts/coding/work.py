@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from meshwright.agents.run.run import Run
+from meshwright import Approval, Run
 from meshwright.agents.trees.tree import Tree
 from meshwright.core.redaction import redact
-from meshwright.engine.work.people import Approval
 from meshwright.parts.coding.acp import PromptEnd
 from meshwright.parts.coding.event_types import CodingCall
 from meshwright.parts.coding.settings import CodingProgram

@@ -12,14 +12,30 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import completes, completes_ids, resource_group
-from meshwright.console.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
-from meshwright.console.output import echo_json, table, terminal_width
+from meshwright.component import Column
 from meshwright.console.project import trust_option
-from meshwright.core.clock import Backoff
-from meshwright.core.display import Column, Document, dollars, number, short
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.display import number
+from meshwright.kit import (
+    AMOUNT,
+    Backoff,
+    Connection,
+    Document,
+    InvalidInput,
+    NotFound,
+    Target,
+    WholeNumber,
+    completes,
+    completes_ids,
+    dollars,
+    echo_json,
+    json_option,
+    mesh_options,
+    resource_group,
+    short,
+    table,
+    talk,
+    terminal_width,
+)
 from meshwright.parts.evaluations.display import EVALUATIONS
 
 evaluations = resource_group(EVALUATIONS)

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.agents.agent import Agent
-from meshwright.core.settings import Settings
-from meshwright.mesh.components import Component
-from meshwright.mesh.mesh import Mesh
+from meshwright import Agent
+from meshwright.component import Component, Mesh, Settings
 from meshwright.parts.evaluations.operations import Evaluations
 from meshwright.parts.evaluations.runner import judge_of
 from meshwright.parts.evaluations.settings import EvaluationsSettings
@@ -38,7 +36,7 @@ class EvaluationsComponent(Component):
 
     def routes(self) -> APIRouter:
         """/v1/evaluations."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
 
         max_body = ("evaluations.max_bytes",)
         return make_routes(Evaluations, "evaluations", max_body=max_body, names_tenant=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, Verb, dollars, local_time
+from meshwright.component import Column, Resource, Verb
+from meshwright.kit import Document, dollars, local_time
 
 
 def _progress(evaluation: Document) -> str:

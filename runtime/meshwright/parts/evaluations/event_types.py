@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from meshwright.core.display import Document, dollars
-from meshwright.core.payloads import Fact, Payload, declared
+from meshwright.component import Fact, Payload
+from meshwright.kit import Document, declared, dollars
 
 
 class EvaluationStarted(Payload, type="evaluation.started"):

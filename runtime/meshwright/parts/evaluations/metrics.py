@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from meshwright import ToolFailed
 from meshwright.agents.context.check import Original
 from meshwright.agents.sandbox import process
-from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed
 from meshwright.core.plugins import install_command
+from meshwright.kit import ConfigError, InvalidInput
 from meshwright.parts.evaluations.records import (
     EvaluationFigure,
     EvaluationItem,

@@ -10,22 +10,28 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from meshwright.agents.agent import AgentTypes
+from meshwright import MeshError
 from meshwright.agents.loader import needs_prompt
-from meshwright.agents.prompts import PromptContext, PromptSources
-from meshwright.core.access import Role
-from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
-from meshwright.core.ids import Identifier, new_id
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Limit, Rule, has_role, operation, operation_of
-from meshwright.engine.events.audit import Audit
-from meshwright.engine.work import Worker
+from meshwright.agents.prompts import PromptSources
+from meshwright.component import Audit, Caller, Mesh, Operations, PromptContext, Tasks
+from meshwright.core.operations import operation_of
 from meshwright.engine.work.record import TaskView
-from meshwright.mesh.identity.operations import Operations
+from meshwright.kit import (
+    AgentTypes,
+    Identifier,
+    InvalidInput,
+    Limit,
+    NotFound,
+    Registry,
+    Role,
+    Rule,
+    TooLarge,
+    Worker,
+    has_role,
+    new_id,
+    operation,
+)
 from meshwright.mesh.identity.rules import require
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.registry import Registry
-from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.mesh.orchestration.tenants import Tenants
 from meshwright.parts.evaluations import table
 from meshwright.parts.evaluations.event_types import EvaluationStarted

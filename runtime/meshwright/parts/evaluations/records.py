@@ -8,11 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
-from meshwright.core.encoding import Struct
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import TaskStatus
-from meshwright.core.money import Amount, Budget, Dollars
-from meshwright.core.operations import Input
+from meshwright.kit import Amount, Budget, Dollars, Identifier, Input, Struct, TaskStatus
 
 JUDGE = "judge"
 """The agent that judges where no other is named."""

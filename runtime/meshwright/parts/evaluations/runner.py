@@ -13,15 +13,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from meshwright.agents.agent import Agent
-from meshwright.agents.run.run import Run
-from meshwright.core.capability import Capability
-from meshwright.core.clock import Backoff
-from meshwright.core.errors import MeshError, NoAgentAvailable, NotFound, Overloaded, ToolFailed
-from meshwright.core.messages import Caller, Outcome, TaskRequest, TaskVariant
-from meshwright.edges.replies.courier import until_answered
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright import Agent, Capability, MeshError, Outcome, Run, TaskRequest, ToolFailed
+from meshwright.component import Caller, Mesh, Tasks
+from meshwright.kit import Backoff, NoAgentAvailable, NotFound, Overloaded, TaskVariant, until_answered
 from meshwright.models.structure import repaired
 from meshwright.parts.evaluations import table
 from meshwright.parts.evaluations.event_types import EvaluationEnded

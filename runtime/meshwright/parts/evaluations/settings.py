@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from meshwright.core.ids import Identifier
-from meshwright.core.settings.forms import Table
+from meshwright.component import Table
+from meshwright.kit import Identifier
 
 _FUNCTION = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 

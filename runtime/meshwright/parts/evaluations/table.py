@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import Conflict, NotFound, Overloaded
-from meshwright.core.events import Event
-from meshwright.engine.sql.database import Session, marks
+from meshwright import Event
+from meshwright.kit import Conflict, NotFound, Overloaded, Session, Struct, marks
 
 
 class EvaluationKey(NamedTuple):

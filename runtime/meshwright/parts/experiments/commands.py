@@ -9,11 +9,22 @@ from typing import Any
 
 import click
 
-from meshwright.console.connect import talk
-from meshwright.console.nouns import completes_ids, resource_group
-from meshwright.console.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.console.output import echo_json, say, table, terminal_width
-from meshwright.core.display import Column, Document, dollars
+from meshwright.component import Column
+from meshwright.kit import (
+    Document,
+    Target,
+    WholeNumber,
+    completes_ids,
+    dollars,
+    echo_json,
+    json_option,
+    mesh_options,
+    resource_group,
+    say,
+    table,
+    talk,
+    terminal_width,
+)
 from meshwright.parts.experiments.display import EXPERIMENTS
 
 experiments = resource_group(EXPERIMENTS)

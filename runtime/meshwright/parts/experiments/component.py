@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.engine.events.projections import Projection
-from meshwright.mesh.components import Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Component, Mesh, Pages
+from meshwright.kit import Projection
 from meshwright.parts.experiments.operations import Experiments
 from meshwright.parts.experiments.table import ExperimentProjection
 
@@ -35,7 +34,7 @@ class ExperimentsComponent(Component):
 
     def routes(self) -> APIRouter:
         """/v1/experiments."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
 
         return make_routes(Experiments, "experiments", names_tenant=True)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, Verb, local_time
+from meshwright.component import Column, Resource, Verb
+from meshwright.kit import Document, local_time
 
 
 def _names(experiment: Document) -> str:

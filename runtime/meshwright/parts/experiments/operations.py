@@ -8,22 +8,32 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
-from meshwright.agents.agent import AgentTypes
-from meshwright.core import topics
-from meshwright.core.access import Role
-from meshwright.core.errors import HostError, IdempotencyConflict, InvalidInput, NotFound, TooLarge
-from meshwright.core.events import Event
-from meshwright.core.ids import Identifier, derived_id, new_id
-from meshwright.core.messages import Caller, TaskRequest
-from meshwright.core.operations import Limit, Rule, operation, operation_of
-from meshwright.engine.events.audit import Audit
-from meshwright.engine.events.inbox import Question, question_id
-from meshwright.engine.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
-from meshwright.engine.sql.database import Database
-from meshwright.mesh.identity.operations import Operations
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.acceptance import FINAL
-from meshwright.mesh.orchestration.tasks import Tasks
+from meshwright import Event, TaskRequest
+from meshwright.component import Audit, Caller, Mesh, Operations, Tasks
+from meshwright.core.operations import operation_of
+from meshwright.kit import (
+    FINAL,
+    AgentTypes,
+    Database,
+    HostError,
+    IdempotencyConflict,
+    Identifier,
+    InvalidInput,
+    Limit,
+    NotFound,
+    Question,
+    Role,
+    Rule,
+    SourcePage,
+    SourceQuery,
+    TooLarge,
+    WholeInbox,
+    derived_id,
+    new_id,
+    operation,
+    question_id,
+    topics,
+)
 from meshwright.parts.experiments import table
 from meshwright.parts.experiments.event_types import (
     ExperimentCreated,

@@ -7,11 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
-from meshwright.core.encoding import encode
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import TaskVariant
-from meshwright.core.money import Amount, Dollars
-from meshwright.core.operations import Input
+from meshwright.kit import Amount, Dollars, Identifier, Input, TaskVariant, encode
 from meshwright.parts.llmops.records import Version
 
 SUCCESS = "success"

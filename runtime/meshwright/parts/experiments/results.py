@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
-from meshwright.core.money import from_pico
-from meshwright.engine.sql.database import Session
+from meshwright.kit import Session, from_pico
 from meshwright.parts.experiments.records import (
     LOWER_IS_BETTER,
     METRICS,

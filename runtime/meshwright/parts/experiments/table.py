@@ -16,15 +16,25 @@ from typing import Any
 
 import msgspec
 
-from meshwright.core.encoding import Struct, decode, encode
-from meshwright.core.errors import Conflict, NotFound, StorageExceeded
-from meshwright.core.events import Event
-from meshwright.core.messages import Task, TaskVariant, Usage
+from meshwright import Event, Task
 from meshwright.core.model_events import ModelCalled
-from meshwright.core.money import ZERO, Amount, exact, pico
 from meshwright.core.task_events import TaskScored
-from meshwright.engine.sql.database import Session
-from meshwright.mesh.orchestration.acceptance import FINAL
+from meshwright.kit import (
+    FINAL,
+    ZERO,
+    Amount,
+    Conflict,
+    NotFound,
+    Session,
+    StorageExceeded,
+    Struct,
+    TaskVariant,
+    Usage,
+    decode,
+    encode,
+    exact,
+    pico,
+)
 from meshwright.parts.experiments.records import (
     Experiment,
     ExperimentRequest,

@@ -6,10 +6,18 @@ from typing import Any
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.options import Target, json_option, mesh_options
-from meshwright.console.output import document, show
-from meshwright.core.display import Column, Document, local_time
+from meshwright.component import Column
+from meshwright.kit import (
+    Connection,
+    Document,
+    Target,
+    document,
+    json_option,
+    local_time,
+    mesh_options,
+    show,
+    talk,
+)
 
 
 def _where(worker: Document) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.engine.events.projections import Projection
-from meshwright.engine.kernel.timers import Duty
-from meshwright.mesh.components import Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Component, Mesh, Pages
+from meshwright.kit import Duty, Projection
 from meshwright.parts.figures.operations import FiguresOperations
 from meshwright.parts.figures.reader import FiguresReader, Roster
 from meshwright.parts.figures.settings import FiguresSettings

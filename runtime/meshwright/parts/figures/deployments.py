@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from meshwright.engine.events.filter import NAME_OF_CALL
-from meshwright.engine.sql.database import Session
+from meshwright.kit import Session
 from meshwright.models.overview import Deployments
 from meshwright.parts.figures.records import ModelFigures
 from meshwright.parts.figures.sums import failures_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshwright.engine.sql.database import Session
+from meshwright.kit import Session
 from meshwright.parts.figures.records import Flow
 
 _MAX_ROWS = 5_000  # the newest tasks, and the newest calls

@@ -12,14 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from meshwright.core.access import Role
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation, visible_tenant
-from meshwright.mesh.components import Component, Figure
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Caller, Component, Figure, Mesh, Model
+from meshwright.kit import Identifier, Role, Rule, operation, visible_tenant
 from meshwright.models.overview import Deployments
-from meshwright.models.port import Model
 from meshwright.parts.figures.reader import FiguresReader
 from meshwright.parts.figures.records import AgentFigures, Figures, Flows, Scale, Trends
 from meshwright.parts.figures.sums import CallKey, CallSums, Histogram

@@ -13,18 +13,21 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
-from meshwright.agents.loader import BoundAgents
-from meshwright.core import topics
-from meshwright.core.encoding import decode
-from meshwright.core.errors import HostError, NotFound
-from meshwright.core.events import Event
-from meshwright.core.money import from_pico
-from meshwright.engine.events.inbox import question_id
-from meshwright.engine.kernel.timers import Duty
-from meshwright.engine.sql.database import Session
-from meshwright.engine.work import Worker
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.registry import Registry
+from meshwright import Event
+from meshwright.component import Mesh
+from meshwright.kit import (
+    BoundAgents,
+    Duty,
+    HostError,
+    NotFound,
+    Registry,
+    Session,
+    Worker,
+    decode,
+    from_pico,
+    question_id,
+    topics,
+)
 from meshwright.mesh.orchestration.settings import PresenceSettings
 from meshwright.models.overview import Deployments
 from meshwright.parts.figures.deployments import (

@@ -7,8 +7,7 @@ from typing import Literal
 
 from msgspec import field
 
-from meshwright.core.encoding import View
-from meshwright.core.money import ZERO, Amount, exact
+from meshwright.kit import ZERO, Amount, View, exact
 
 
 class AgentFigures(View):

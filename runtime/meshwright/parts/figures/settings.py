@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from meshwright.core.settings.forms import Table
+from meshwright.component import Table
 
 
 class FiguresSettings(Table):

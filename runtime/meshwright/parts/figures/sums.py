@@ -16,12 +16,10 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
-from meshwright.core.encoding import Json, Struct, decode, encode
-from meshwright.core.events import Event
-from meshwright.core.messages import TaskStatus
+from meshwright import Event
+from meshwright.core.encoding import Json
 from meshwright.engine.events.filter import seconds
-from meshwright.engine.events.log import EventLog
-from meshwright.engine.sql.database import Session
+from meshwright.kit import EventLog, Session, Struct, TaskStatus, decode, encode
 from meshwright.models.errors import AllProvidersDown
 from meshwright.money.task_costs import MILLION
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from meshwright.core.money import from_pico
 from meshwright.engine.events.filter import NAME_OF_CALL
-from meshwright.engine.sql.database import Session
+from meshwright.kit import Session, from_pico
 from meshwright.money.task_costs import whole_part
 from meshwright.parts.figures.deployments import quantile_seconds
 from meshwright.parts.figures.records import AgentHour, AgentTrend, ModelHour, ModelTrend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meshwright.mesh.components import Component
+from meshwright.component import Component
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -17,7 +17,7 @@ class InboxComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/inbox`."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
         from meshwright.parts.inbox.operations import InboxOperations
 
         return make_routes(InboxOperations, "tasks")

@@ -9,19 +9,27 @@ from typing import Any
 from msgspec.structs import replace
 from pydantic import Field
 
-from meshwright.core.access import Role, granted
-from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
-from meshwright.core.operations import Rule, operation
+from meshwright import MeshError
+from meshwright.component import Audit, Operations
+from meshwright.core.access import granted
 from meshwright.core.task_events import QuestionReached
 from meshwright.engine.events.answers import check_alone, check_digest
-from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import TaskFilter
-from meshwright.engine.events.inbox import InboxPage, Question
-from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.engine.events.inbox import InboxPage
 from meshwright.engine.work.people import APPROVAL
+from meshwright.kit import (
+    Acting,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Question,
+    Role,
+    Rule,
+    WholeInbox,
+    operation,
+)
 from meshwright.mesh.identity.batches import ManyRequest, fault_of
 from meshwright.mesh.identity.filters import InboxCursor, TaskPageQuery, read_filter, require_known
-from meshwright.mesh.identity.operations import Acting, Operations
 from meshwright.mesh.orchestration.again import AnswerPage, AnswerResult
 
 _SHOWN_KINDS = 5

@@ -1,5 +1,5 @@
 """The part inbox."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(__name__, "inbox", component="component:InboxComponent")

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.console.nouns import Noun
-from meshwright.console.options import WholeNumber
 from meshwright.console.project import require_trust, trust_option
-from meshwright.core.errors import ConfigError
 from meshwright.edges.http.settings import HttpSettings
+from meshwright.kit import ConfigError, Noun, WholeNumber
 
 if TYPE_CHECKING:
-    from meshwright.core.settings import Settings
+    from meshwright.component import Settings
     from meshwright.parts.k8s.render import Project
 
 _CONTEXT_SERVICE = "context-service"
@@ -44,7 +42,7 @@ def render(folder: Path, check: bool) -> int:
     Overlays: sqlite (one pod), postgres (fronts and workers), dapr (an app for each agent); postgres-keda and
     dapr-keda scale. Files that an earlier render wrote and that are no more are deleted, others stay.
     """
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
     from meshwright.parts.k8s.render import rendered
 
     settings = load_settings(Path())
@@ -67,7 +65,7 @@ def probe(port: int | None) -> None:
 
     Exit status 1 where it is not: the health check of a container.
     """
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
     from meshwright.parts.stack.machine import LOOPBACK, answers, url_of
 
     http = load_settings(Path())[HttpSettings]
@@ -83,8 +81,8 @@ def _project(settings: Settings) -> Project:
     """The project of the present folder. Raises ConfigError."""
     from meshwright.agents.component import app_of, tool_settings
     from meshwright.agents.loader import prompts_folder
+    from meshwright.kit import FRONT
     from meshwright.mesh.app import agents_of
-    from meshwright.mesh.mesh import FRONT
     from meshwright.parts.k8s.render import Project
     from meshwright.parts.stack.machine import components_of
 

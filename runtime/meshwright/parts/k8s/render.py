@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from meshwright.core.errors import ConfigError
-from meshwright.core.settings import Settings
+from meshwright.component import Settings
 from meshwright.edges.http.settings import HttpSettings
 from meshwright.edges.mqtt.settings import MqttSettings
+from meshwright.kit import ConfigError
 from meshwright.parts.k8s import objects
 from meshwright.parts.k8s.objects import Document, Pods, PromptConfigMap
 from meshwright.parts.k8s.settings import K8sSettings

@@ -8,13 +8,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.console.connect import Connection, one_of, talk
-from meshwright.console.nouns import Noun, completes, completes_ids, resource_group
-from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.console.output import document, echo_json, say
-from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
-from meshwright.core.display import Document
-from meshwright.core.errors import nearest
+from meshwright.component import KEY_ROLES
+from meshwright.console.connect import one_of
+from meshwright.core.access import ALL_ROLES
+from meshwright.kit import (
+    Connection,
+    Document,
+    Noun,
+    Role,
+    Target,
+    completes,
+    completes_ids,
+    confirm,
+    document,
+    echo_json,
+    json_option,
+    mesh_options,
+    nearest,
+    resource_group,
+    say,
+    talk,
+    yes_option,
+)
 from meshwright.money.commands import on_proxy
 from meshwright.parts.keys.display import KEYS
 
@@ -201,7 +216,7 @@ def _open_mesh(target: Target, yes: bool) -> None:
 
 def agent_keys() -> AgentKeys:
     """The proxy's keys of single agents, which the mesh of this project calls it with."""
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
     from meshwright.models.server import AgentKeys
 
     return AgentKeys(load_settings(Path()).data_dir)

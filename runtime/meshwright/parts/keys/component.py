@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.core.access import Role
-from meshwright.engine.events.projections import Projection
-from meshwright.mesh.components import Actors, Component, Pages, offered
-from meshwright.mesh.identity.auth import Authenticator, Authenticators, KeyAuthenticator
-from meshwright.mesh.mesh import ORCHESTRATION, Mesh
+from meshwright.component import Actors, Authenticator, Authenticators, Component, Mesh, Pages
+from meshwright.kit import ORCHESTRATION, Projection, Role
+from meshwright.mesh.components import offered
+from meshwright.mesh.identity.auth import KeyAuthenticator
 from meshwright.money.keys import KINDS, KeyProjection, Keys
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class KeysComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/keys`, which a worker that offers models alone has too."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
         from meshwright.parts.keys.operations import KeyOperations
 
         return make_routes(KeyOperations, "keys")

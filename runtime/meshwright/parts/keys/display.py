@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from meshwright.core.display import Column, Document, Resource, local_time, or_never
+from meshwright.component import Column, Resource
+from meshwright.kit import Document, local_time, or_never
 
 
 def _key_budget(key: Document) -> str:

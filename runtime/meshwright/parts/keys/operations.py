@@ -6,17 +6,23 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from meshwright.core.access import KEY_ROLES, Role
-from meshwright.core.capability import LLM_SERVICE
-from meshwright.core.errors import InvalidInput
-from meshwright.core.ids import Identifier, new_id
-from meshwright.core.messages import Caller
-from meshwright.core.operations import NO_STORE, Rule, operation, require_all_tenants, visible_tenant
-from meshwright.engine.events.audit import Audit
+from meshwright.component import KEY_ROLES, Audit, Caller
+from meshwright.core.operations import NO_STORE
+from meshwright.kit import (
+    LLM_SERVICE,
+    Acting,
+    Identifier,
+    InvalidInput,
+    Registry,
+    Role,
+    Rule,
+    new_id,
+    operation,
+    require_all_tenants,
+    visible_tenant,
+)
 from meshwright.mesh.identity.auth import ADMINISTRATOR
-from meshwright.mesh.identity.operations import Acting
 from meshwright.mesh.identity.rules import ADMIN
-from meshwright.mesh.orchestration.registry import Registry
 from meshwright.money.keys import Key, Keys, KeyTenant, NewKey, keys_required, unknown_key
 
 _NOT_ADMIN = {401: "The admin token is missing or wrong.", 403: "The caller is no administrator."}

@@ -18,7 +18,6 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Meta
 
 from meshwright.agents.trees.leases import LEASES
-from meshwright.core.encoding import Struct
 from meshwright.core.errors import StoreFailed
 from meshwright.engine.events.heads import FILE_NAME as HEADS
 from meshwright.engine.events.heads import KEY_NAME, Head
@@ -36,6 +35,7 @@ from meshwright.engine.sql.folder import (
 )
 from meshwright.engine.sql.meta import HELD, write_note
 from meshwright.engine.sql.sqlite import FILE_NAME, RESTORE, SqliteDatabase, SqliteSession
+from meshwright.kit import Struct
 
 FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
 """The files of a data folder that its store needs."""

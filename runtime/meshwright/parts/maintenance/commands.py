@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.console.connect import Connection, running_mesh, talk
-from meshwright.console.options import Target, data_option, json_option, mesh_options
-from meshwright.console.output import document, echo_json, say
-from meshwright.core.display import Document, local_time
-from meshwright.core.errors import InvalidInput
+from meshwright.console.connect import running_mesh
+from meshwright.console.options import data_option
 from meshwright.engine.sql.folder import TREES
+from meshwright.kit import (
+    Connection,
+    Document,
+    InvalidInput,
+    Target,
+    document,
+    echo_json,
+    json_option,
+    local_time,
+    mesh_options,
+    say,
+    talk,
+)
 
 if TYPE_CHECKING:
-    from meshwright.core.settings import Settings
+    from meshwright.component import Mesh, Settings
     from meshwright.engine.events.verify import ChainReport
-    from meshwright.mesh.mesh import Mesh
     from meshwright.parts.maintenance.backup import Backup
     from meshwright.parts.maintenance.verify import StoreVerification
 
@@ -168,8 +177,8 @@ def _store(location: str, data: Path | None) -> Mesh:
     """A mesh that is not started, on the store of an option. Raises InvalidInput for none."""
     from pydantic import SecretStr
 
-    from meshwright.core.settings import load_settings
-    from meshwright.mesh.app import build_mesh, sqlite_runtime
+    from meshwright.component import build_mesh, load_settings
+    from meshwright.mesh.app import sqlite_runtime
 
     settings = load_settings(Path(), data_dir=data).having(store="sqlite", accept_loss=False)
     kind, _, place = location.partition(":")
@@ -235,7 +244,7 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
 
 def _embedded(data: Path | None) -> Settings:
     """The settings of a mesh that keeps its log in its data folder. Raises InvalidInput for any other."""
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     settings = load_settings(Path(), data_dir=data)
     if settings.database is not None:
@@ -316,11 +325,11 @@ async def _verify_store(mesh: Connection) -> StoreVerification:
 
 
 def _verified_here(target: Target, key: str, audit: bool) -> tuple[ChainReport, StoreVerification | None]:
-    from meshwright.core.settings import load_settings
+    from meshwright.component import build_mesh, load_settings
     from meshwright.engine.events.heads import FILE_NAME as HEADS
     from meshwright.engine.events.verify import verify
     from meshwright.engine.sql.sqlite import FILE_NAME
-    from meshwright.mesh.app import build_mesh, database_of, sqlite_runtime
+    from meshwright.mesh.app import database_of, sqlite_runtime
     from meshwright.parts.maintenance.verify import keeps_actors, verify_store
     from meshwright.parts.stack.machine import front_folder
 

@@ -6,14 +6,10 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from meshwright.core.access import Role
+from meshwright.component import Actors, Caller, Component, Mesh
 from meshwright.core.logs import MESH_LOGGER
-from meshwright.core.messages import Caller
-from meshwright.engine.kernel.timers import Duty
-from meshwright.engine.kernel.turns import ActorKind
 from meshwright.engine.sql.meta import HELD, read_note
-from meshwright.mesh.components import Actors, Component
-from meshwright.mesh.mesh import FRONT, Mesh
+from meshwright.kit import FRONT, ActorKind, Duty, Role
 from meshwright.parts.maintenance.event_types import MeshHeld
 from meshwright.parts.maintenance.operations import Maintenance, MeshHold, ProcessHold
 from meshwright.parts.maintenance.settings import MaintenanceSettings
@@ -46,7 +42,7 @@ class MaintenanceComponent(Component):
 
     def routes(self) -> APIRouter:
         """`/drain`, `/hold`, `/release` and `/store/verify`."""
-        from meshwright.edges.http.operation_routes import make_routes
+        from meshwright.kit import make_routes
 
         return make_routes(Maintenance, "administration")
 

@@ -14,16 +14,12 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
-from meshwright.core.events import Event
-from meshwright.core.ids import new_id
-from meshwright.core.payloads import Payload
+from meshwright import Event
+from meshwright.component import ActorRef, Payload
+from meshwright.core.errors import StoreFailed, StoreLocked
 from meshwright.engine.events.event_types import StoreMigrated, StoreReopened
-from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.table import fill_blocks, newest
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.sql.database import Database, Row, Session
+from meshwright.engine.sql.database import Row
 from meshwright.engine.sql.folder import make_private, write_private
 from meshwright.engine.sql.meta import (
     HELD,
@@ -38,6 +34,7 @@ from meshwright.engine.sql.meta import (
     write_note,
 )
 from meshwright.engine.sql.sqlite import FILE_NAME
+from meshwright.kit import Database, EventLog, InvalidInput, Session, Struct, new_id
 from meshwright.parts.maintenance.backup import FILES, no_store, text_of
 
 _OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news", "event_ends"})

@@ -12,24 +12,14 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from meshwright.core.access import Role
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import HostError, NotFound
+from meshwright.component import Actor, ActorRef, Audit, Caller, Mesh, TaskKey, Turn, turn
 from meshwright.core.logs import MESH_LOGGER
-from meshwright.core.messages import ENDED, Caller
-from meshwright.core.operations import Rule, operation
 from meshwright.core.task_events import TaskStarted
-from meshwright.engine.events.audit import Audit
 from meshwright.engine.events.filter import EventFilter
-from meshwright.engine.kernel.actor import Actor, Turn, turn
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.sql.database import Session
 from meshwright.engine.sql.meta import HELD, delete_note, read_note
-from meshwright.engine.work import Worker
 from meshwright.engine.work.entry import ThreadState
-from meshwright.engine.work.protocol import TaskKey
 from meshwright.engine.work.record import TaskRecord, thread_ref
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import ENDED, HostError, NotFound, Role, Rule, Session, Struct, Worker, operation
 from meshwright.mesh.orchestration.again import ERASED_HASH
 from meshwright.money.account import Account
 from meshwright.money.balance import OPENED

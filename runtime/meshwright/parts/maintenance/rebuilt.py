@@ -8,12 +8,11 @@ from decimal import Decimal
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from meshwright.core.display import short
-from meshwright.core.events import Event
-from meshwright.engine.events.projections import Projection
-from meshwright.engine.sql.database import Row, Session
+from meshwright import Event
+from meshwright.engine.sql.database import Row
 from meshwright.engine.sql.migrations import create_versions, upgrade
 from meshwright.engine.sql.sqlite import SqliteSession
+from meshwright.kit import Projection, Session, short
 
 _CHANGES = frozenset({sqlite3.SQLITE_DELETE, sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE})
 _CONTENTS = frozenset({"document", "reason", "text"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.settings.forms import Table
+from meshwright.component import Table
 
 
 class MaintenanceSettings(Table):

@@ -12,22 +12,19 @@ from itertools import islice
 
 from pydantic import BaseModel
 
+from meshwright import Event
+from meshwright.component import ActorRef, TaskKey
 from meshwright.core.encoding import Json
 from meshwright.core.errors import StoreTooOld
-from meshwright.core.events import Event
-from meshwright.core.messages import ENDED
-from meshwright.core.money import from_pico
 from meshwright.core.task_events import TaskStarted
-from meshwright.engine.events.projections import Projection
 from meshwright.engine.events.rows import COLUMN_LIST, ERASED_EVENT, event_of
 from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED, outcome_of, pruned_tasks
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.sql.database import Database, Session, marks
 from meshwright.engine.sql.migrations import pending_upgrade
 from meshwright.engine.work.entry import ThreadState
-from meshwright.engine.work.protocol import ORCHESTRATOR, TaskKey
+from meshwright.engine.work.protocol import ORCHESTRATOR
 from meshwright.engine.work.record import TaskRecord
-from meshwright.mesh.orchestration.acceptance import FINAL, OPENED
+from meshwright.kit import ENDED, FINAL, Database, Projection, Session, from_pico, marks
+from meshwright.mesh.orchestration.acceptance import OPENED
 from meshwright.parts.maintenance.rebuilt import Rebuilt
 
 CLAIMS = frozenset({"task.started", "task.resumed"})

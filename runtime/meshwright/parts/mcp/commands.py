@@ -12,15 +12,30 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import resource_group
-from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.console.output import echo_json, say, table
+from meshwright import MeshError
+from meshwright.component import Column
 from meshwright.console.project import require_trust, trust_option
-from meshwright.core.display import Column, Document, short
-from meshwright.core.encoding import encode
-from meshwright.core.errors import ConfigError, MeshError, NotFound, nearest, sentence
+from meshwright.core.errors import sentence
 from meshwright.core.settings.loading import FILE_NAME
+from meshwright.kit import (
+    ConfigError,
+    Connection,
+    Document,
+    NotFound,
+    Target,
+    confirm,
+    echo_json,
+    encode,
+    json_option,
+    mesh_options,
+    nearest,
+    resource_group,
+    say,
+    short,
+    table,
+    talk,
+    yes_option,
+)
 from meshwright.parts.mcp.display import MCP_SERVERS
 from meshwright.parts.mcp.settings import MCP_FILE, McpServer, McpServerSettings, read_file, server_of
 
@@ -34,7 +49,7 @@ _CONNECT_SECONDS, _SIGN_IN_SECONDS = 60.0, 360.0
 
 def _all_servers(target: Target) -> list[Document]:
     """The servers with tables, of the mesh that runs or of the settings, and others of `.mcp.json` here."""
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     listed: list[Document] = []
     if target.url or load_settings(Path(), data_dir=target.data).table("mcp"):
@@ -64,7 +79,7 @@ def _show_server(target: Target, name: str, as_json: bool) -> None:
     Starts the server for that, and ends it. With --url it lists the tools that the mesh there has seen: those
     that are agreed to, and those that are withheld.
     """
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     if target.url:
         try:
@@ -117,7 +132,7 @@ def _add_server(
     Without a command or --at the server is that of this name in .mcp.json. Without --tools those are offered
     that say that they only read. A server at an address may ask you to sign in with a browser.
     """
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     settings = load_settings(Path())
     if name in settings.table("mcp"):
@@ -154,7 +169,7 @@ def _add_server(
 @mesh_options
 def _login(target: Target, name: str) -> None:
     """Sign in to a server at an address: with a browser, whose answer comes to this machine."""
-    from meshwright.core.settings import load_settings
+    from meshwright.component import load_settings
 
     settings = load_settings(Path())
     if name not in settings.table("mcp"):

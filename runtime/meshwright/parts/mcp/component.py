@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.engine.kernel.turns import ActorKind
-from meshwright.mesh.components import Actors, Component
-from meshwright.mesh.mesh import ORCHESTRATION, Mesh
+from meshwright.component import Actors, Component, Mesh
+from meshwright.kit import ORCHESTRATION, ActorKind
 from meshwright.parts.mcp.consent import CONSENT, ConsentActor
 from meshwright.parts.mcp.operations import McpOperations
 from meshwright.parts.mcp.sign_in import SIGN_IN, SignInActor

@@ -20,11 +20,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from meshwright import MeshError, ToolFailed
 from meshwright.core import __version__
-from meshwright.core.errors import ConfigError, MeshError, ToolFailed
 from meshwright.core.plugins import install_command
 from meshwright.core.redaction import foreign_words
 from meshwright.core.streams import PEER_GONE
+from meshwright.kit import ConfigError
 from meshwright.parts.mcp.listing import readable_tools
 from meshwright.parts.mcp.settings import McpServer
 from meshwright.parts.mcp.sign_in import only_safe

@@ -18,16 +18,20 @@ from typing import Any
 from msgspec import field
 from msgspec.structs import replace
 
-from meshwright.core import topics
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.messages import Caller
-from meshwright.engine.events.inbox import Question, question_id
-from meshwright.engine.events.inbox_sources import SourcePage, SourceQuery
-from meshwright.engine.kernel.actor import Actor, Turn, turn
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.work.people import Approval
+from meshwright import Approval
+from meshwright.component import Actor, ActorRef, Caller, Turn, turn
+from meshwright.kit import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Question,
+    Runtime,
+    SourcePage,
+    SourceQuery,
+    Struct,
+    question_id,
+    topics,
+)
 from meshwright.parts.mcp.event_types import ToolDecided, ToolReleased, ToolWithheld
 
 CONSENT = "mcp-consent"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, left_out_text
+from meshwright.component import Column, Resource
+from meshwright.core.display import left_out_text
+from meshwright.kit import Document
 
 
 def _offered(server: Document) -> str:

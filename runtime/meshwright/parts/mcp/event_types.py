@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meshwright.core.display import Document
-from meshwright.core.payloads import Fact, Payload, declared
+from meshwright.component import Fact, Payload
+from meshwright.kit import Document, declared
 
 
 class SignInChanged(Payload, type="mcp.signed_in mcp.signed_out", word="mcp"):

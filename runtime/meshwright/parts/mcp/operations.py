@@ -7,16 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from meshwright.core.access import Role
-from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation
-from meshwright.engine.events.audit import Audit
-from meshwright.engine.events.inbox_sources import WholeInbox
+from meshwright.component import Audit, Caller, Mesh
 from meshwright.engine.sql.encrypted import Secrets
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.registry import Registry
+from meshwright.kit import Identifier, InvalidInput, NotFound, Registry, Role, Rule, WholeInbox, operation
 from meshwright.parts.mcp.consent import (
     ACCEPTED,
     REFUSED,

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
-from meshwright.core.errors import ConfigError
+from meshwright.component import Secret, Table
 from meshwright.core.redaction import REDACTED
-from meshwright.core.settings.forms import Secret, Table, resolve
+from meshwright.core.settings.forms import resolve
+from meshwright.kit import ConfigError
 
 MCP_FILE = ".mcp.json"
 _MAX_FILE_BYTES = 1_000_000

@@ -11,15 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from meshwright.core import topics
-from meshwright.core.display import printable, short
-from meshwright.core.encoding import Struct, encode
-from meshwright.core.errors import ConfigError, MeshError
+from meshwright import MeshError
+from meshwright.component import Actor, ActorRef, Turn, turn
 from meshwright.core.redaction import foreign_words
-from meshwright.engine.kernel.actor import Actor, Turn, turn
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.kernel.runtime import Runtime
 from meshwright.engine.sql.encrypted import Cipher
+from meshwright.kit import ConfigError, Runtime, Struct, encode, printable, short, topics
 from meshwright.parts.mcp.event_types import SignInChanged
 from meshwright.parts.mcp.settings import LOOPBACK, McpClient
 

@@ -25,21 +25,21 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticUserError
 
+from meshwright import File, ToolContext, ToolFailed, Toolset, WaitExpired
 from meshwright.agents.tools.limited import head_and_tail
-from meshwright.agents.tools.tool import Effect, Tool, ToolContext
-from meshwright.agents.tools.toolset import Toolset, ToolSettings
+from meshwright.agents.tools.tool import Effect
 from meshwright.core.comments import mark_arguments
-from meshwright.core.display import left_out_text, short
-from meshwright.core.errors import InvalidInput, ToolFailed, WaitExpired
-from meshwright.core.files import File
+from meshwright.core.display import left_out_text
 from meshwright.core.part import Caution
 from meshwright.core.redaction import foreign_words
 from meshwright.core.schema import target
+from meshwright.kit import InvalidInput, short
 from meshwright.parts.mcp.connection import ServerConnection
 from meshwright.parts.mcp.consent import Consents, ToolDocument
 from meshwright.parts.mcp.schemas import repaired_schema
 from meshwright.parts.mcp.settings import McpServer, McpServerSettings, server_of
 from meshwright.parts.mcp.sign_in import SignIns
+from meshwright.tools import Tool, ToolSettings
 
 if TYPE_CHECKING:
     from mcp import types

@@ -7,11 +7,23 @@ from typing import Any
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import completes, completes_ids, resource_group
-from meshwright.console.options import Target, confirm, from_stdin, json_option, mesh_options
-from meshwright.console.output import echo_json, labelled, show
-from meshwright.core.display import Document, local_time
+from meshwright.kit import (
+    Connection,
+    Document,
+    Target,
+    completes,
+    completes_ids,
+    confirm,
+    echo_json,
+    from_stdin,
+    json_option,
+    labelled,
+    local_time,
+    mesh_options,
+    resource_group,
+    show,
+    talk,
+)
 from meshwright.parts.memories.display import MEMORIES, owner, trusted
 
 _KINDS = ("fact", "preference", "decision", "procedure", "failure")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.core.access import Role
-from meshwright.mesh.components import Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Component, Mesh, Pages
+from meshwright.kit import Role
 from meshwright.parts.memories.operations import Memories
 
 

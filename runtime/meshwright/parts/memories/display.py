@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, Verb, age
+from meshwright.component import Column, Resource, Verb
+from meshwright.kit import Document, age
 
 TRUST = ("strangers", "a model", "code", "a person")
 """The least trusted source of a memory, by its number."""

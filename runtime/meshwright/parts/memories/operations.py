@@ -9,28 +9,37 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from meshwright.agents.context.memory import (
-    BY_PERSON,
-    STATUSES,
+from meshwright import Approval
+from meshwright.agents.context.memory import BY_PERSON, STATUSES, MemoryStatus, check_text, subject_of
+from meshwright.component import (
+    Audit,
+    Caller,
     MemoryCatalog,
     MemoryItem,
-    MemoryStatus,
+    MemoryKind,
     MemoryStore,
-    check_text,
-    subject_of,
+    Mesh,
+    hashed,
 )
-from meshwright.core.access import Role
-from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.ids import Identifier
-from meshwright.core.messages import Caller, MemoryKind, MemoryScope
-from meshwright.core.operations import Input, Limit, Rule, operation
-from meshwright.engine.events.audit import RECORDED, Audit, hashed
-from meshwright.engine.events.inbox import Question
-from meshwright.engine.events.inbox_sources import SourcePage, SourceQuery, WholeInbox
-from meshwright.engine.kernel.timers import Duty
+from meshwright.core.messages import MemoryScope
+from meshwright.engine.events.audit import RECORDED
 from meshwright.engine.sql.meta import DELETED, delete_note, read_note
-from meshwright.engine.work.people import Approval
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import (
+    Conflict,
+    Duty,
+    Identifier,
+    Input,
+    InvalidInput,
+    Limit,
+    NotFound,
+    Question,
+    Role,
+    Rule,
+    SourcePage,
+    SourceQuery,
+    WholeInbox,
+    operation,
+)
 from meshwright.parts.memories.display import owner, trusted
 from meshwright.parts.memories.settings import MemoriesSettings
 

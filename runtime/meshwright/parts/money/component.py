@@ -9,15 +9,15 @@ from typing import Any
 from msgspec.structs import fields
 from pydantic_core import from_json
 
+from meshwright import Task, ToolFailed
 from meshwright.agents.component import agents_here
 from meshwright.agents.prompts import PromptSources
-from meshwright.core.access import Role
-from meshwright.core.encoding import View, write_struct
-from meshwright.core.errors import ToolFailed, in_one_line
-from meshwright.core.messages import Caller, Task
+from meshwright.component import Caller, Component, Mesh
+from meshwright.core.encoding import write_struct
+from meshwright.core.errors import in_one_line
 from meshwright.core.money import OnEmpty
-from meshwright.mesh.components import Check, Component
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import Role, View
+from meshwright.mesh.components import Check
 from meshwright.models.overview import Deployments
 from meshwright.models.port import PriceList
 from meshwright.models.settings import ModelsSettings

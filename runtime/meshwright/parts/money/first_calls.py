@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from meshwright.agents.agent import Agent
+from meshwright import Agent, ChatMessage
 from meshwright.agents.loader import asks_model
 from meshwright.agents.prompts import PromptSources
-from meshwright.core.display import dollars
-from meshwright.core.errors import ConfigError
-from meshwright.core.money import ZERO, Budget
+from meshwright.component import ModelRequest
 from meshwright.core.part import Caution
 from meshwright.engine.work.protocol import DEFAULT_TENANT
-from meshwright.models.port import CallContext, ChatMessage, ModelRequest, PriceList
+from meshwright.kit import ZERO, Budget, ConfigError, dollars
+from meshwright.models.port import CallContext, PriceList
 from meshwright.models.usage import max_prompt_tokens
 from meshwright.money.account import Account
 from meshwright.money.budgets import SET_PRICE

@@ -6,13 +6,24 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from meshwright.core.ids import Identifier
-from meshwright.core.money import ZERO, Budget, Dollars, OnEmpty
-from meshwright.core.operations import Input, Rule, operation, require_all_tenants, tenant_of, visible_tenant
-from meshwright.engine.events.audit import Audit
+from meshwright.component import Audit
+from meshwright.core.money import OnEmpty
+from meshwright.core.operations import tenant_of
 from meshwright.engine.events.filter import TaskFilter
+from meshwright.kit import (
+    ZERO,
+    Acting,
+    Budget,
+    Dollars,
+    Identifier,
+    Input,
+    Rule,
+    operation,
+    require_all_tenants,
+    visible_tenant,
+)
 from meshwright.mesh.identity.filters import TaskCriteria, read_filter, require_known
-from meshwright.mesh.identity.operations import NO_VALUE, Acting
+from meshwright.mesh.identity.operations import NO_VALUE
 from meshwright.mesh.identity.rules import OPERATOR, VIEWER
 from meshwright.money.allowances import Allowances
 from meshwright.money.budgets import BudgetView

@@ -1,5 +1,5 @@
 """The part money."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(__name__, "money", component="component:TaskMoney")

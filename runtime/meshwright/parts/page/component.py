@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.engine.sql.encrypted import EncryptedColumn
-from meshwright.mesh.components import Check, Component, Pages
-from meshwright.mesh.identity.auth import Authenticator
+from meshwright.component import Authenticator, Component, Mesh, Pages
+from meshwright.kit import EncryptedColumn
+from meshwright.mesh.components import Check
 from meshwright.mesh.identity.settings import OidcSettings
-from meshwright.mesh.mesh import Mesh
 from meshwright.parts.page.login import Logins
 from meshwright.parts.page.settings import PageSettings
 

@@ -17,17 +17,13 @@ from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from meshwright.core.display import short
-from meshwright.core.encoding import Struct, encode
-from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.messages import Caller
+from meshwright.component import Authenticators, Caller, Credentials, Mesh
 from meshwright.core.redaction import foreign_words
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.engine.sql.database import Session
-from meshwright.mesh.identity.auth import Authenticators, Credentials, Unauthenticated
+from meshwright.kit import ConfigError, InvalidInput, Session, Struct, encode, short
+from meshwright.mesh.identity.auth import Unauthenticated
 from meshwright.mesh.identity.oidc import IssuerUnavailable, OidcTokens, fetch
 from meshwright.mesh.identity.settings import OidcSettings
-from meshwright.mesh.mesh import Mesh
 from meshwright.parts.page.settings import PageSettings
 
 SECONDS = 600

@@ -1,5 +1,5 @@
 """The part page."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(__name__, "page", component="component:PageComponent", settings="settings:PageSettings")

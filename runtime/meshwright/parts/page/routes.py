@@ -13,23 +13,29 @@ from fastapi import Path, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
+from meshwright import MeshError
 from meshwright.agents.loader import prompts_folder
 from meshwright.agents.prompts.history import PromptHistory, Version
+from meshwright.component import Audit, Caller, Mesh, make_router
 from meshwright.core import __version__
-from meshwright.core.access import Role, granted
-from meshwright.core.encoding import Struct
-from meshwright.core.errors import Forbidden, MeshError, NotFound, PromptError
-from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Input
+from meshwright.core.access import granted
 from meshwright.edges.http.errors import error_response
-from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, needs, problems, record_misuse
+from meshwright.edges.http.routing import CallerDep, needs, record_misuse
 from meshwright.edges.http.settings import HttpSettings
-from meshwright.engine.events.audit import Audit
 from meshwright.engine.work.protocol import DEFAULT_TENANT
+from meshwright.kit import (
+    ID_PATTERN,
+    Forbidden,
+    Input,
+    MeshDep,
+    NotFound,
+    PromptError,
+    Role,
+    Struct,
+    problems,
+)
 from meshwright.mesh.components import offered
 from meshwright.mesh.identity.settings import OidcSettings
-from meshwright.mesh.mesh import Mesh
 from meshwright.parts.page.login import CALLBACK, SECONDS, CodeFlow, Logins
 
 login_router = make_router("page", is_open=True)

@@ -6,10 +6,17 @@ from collections import Counter
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.console.output import echo_json
-from meshwright.core.display import Document
+from meshwright.kit import (
+    Connection,
+    Document,
+    Target,
+    confirm,
+    echo_json,
+    json_option,
+    mesh_options,
+    talk,
+    yes_option,
+)
 
 
 @click.command()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.engine.work import Worker
-from meshwright.mesh.components import Component
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Component, Mesh
+from meshwright.kit import Worker
 from meshwright.parts.retention.operations import Retention
 from meshwright.parts.retention.settings import RetentionSettings
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.payloads import Fact, Payload, declared
+from meshwright.component import Fact, Payload
+from meshwright.kit import declared
 
 
 class TasksPruned(Payload, type="tasks.pruned records.pruned"):

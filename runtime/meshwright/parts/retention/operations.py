@@ -20,24 +20,26 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from meshwright import Event
 from meshwright.agents.run.erasure import Memory, forget_tasks, memories_of
-from meshwright.core.access import Role
-from meshwright.core.errors import Conflict, InvalidInput
-from meshwright.core.events import Event
-from meshwright.core.messages import Caller
-from meshwright.core.operations import Rule, operation
+from meshwright.component import ActorRef, Audit, Caller, Mesh, TaskKey
 from meshwright.core.topics import MESH
-from meshwright.engine.events.audit import Audit
-from meshwright.engine.events.log import EventLog
 from meshwright.engine.events.tasks import PRUNED, RECORDS_PRUNED
-from meshwright.engine.kernel.envelope import ActorRef
-from meshwright.engine.kernel.runtime import Runtime
-from meshwright.engine.kernel.timers import Duty
-from meshwright.engine.sql.database import Database, Session, marks
 from meshwright.engine.work.conversation import ConversationState
-from meshwright.engine.work.protocol import TaskKey
 from meshwright.engine.work.record import TaskRecord
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import (
+    Conflict,
+    Database,
+    Duty,
+    EventLog,
+    InvalidInput,
+    Role,
+    Rule,
+    Runtime,
+    Session,
+    marks,
+    operation,
+)
 from meshwright.parts.retention.event_types import TasksPruned
 from meshwright.parts.retention.settings import RetentionSettings
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from meshwright.core.settings.forms import Table
+from meshwright.component import Table
 
 
 class RetentionSettings(Table):

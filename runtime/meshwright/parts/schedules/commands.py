@@ -7,20 +7,28 @@ from typing import Any
 
 import click
 
-from meshwright.console.connect import Connection, talk
-from meshwright.console.nouns import completes, completes_ids, resource_group
-from meshwright.console.options import (
+from meshwright.component import Column
+from meshwright.kit import (
     AMOUNT,
     DURATION,
     JSON_OBJECT,
+    Connection,
+    Document,
     Target,
     WholeNumber,
+    completes,
+    completes_ids,
+    dollars,
+    echo_json,
     from_stdin,
     json_option,
+    labelled,
+    local_time,
     mesh_options,
+    resource_group,
+    table,
+    talk,
 )
-from meshwright.console.output import echo_json, labelled, table
-from meshwright.core.display import Column, Document, dollars, local_time
 from meshwright.parts.schedules.display import SCHEDULES, addressee, result_of, when
 
 _PREVIEWED = 3

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.mesh.components import Component, Pages
-from meshwright.mesh.mesh import Mesh
+from meshwright.component import Component, Mesh, Pages
 from meshwright.parts.schedules.operations import Schedules
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, Verb, local_time, printable
+from meshwright.component import Column, Resource, Verb
+from meshwright.kit import Document, local_time, printable
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 

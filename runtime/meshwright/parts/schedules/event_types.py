@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from meshwright.core.display import Document, short, short_id
-from meshwright.core.payloads import Payload, declared
+from meshwright.component import Payload
+from meshwright.kit import Document, declared, short, short_id
 
 
 class ScheduleChanged(

@@ -11,16 +11,23 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from meshwright.core.access import Role
-from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NoAgentAvailable, NotFound
-from meshwright.core.ids import Identifier, new_id
-from meshwright.core.messages import Caller, TaskRequest
-from meshwright.core.operations import Limit, Rule, has_role, operation
-from meshwright.engine.events.audit import Audit
-from meshwright.mesh.mesh import Mesh
+from meshwright import MeshError, TaskRequest
+from meshwright.component import Audit, Caller, Mesh, Tasks
+from meshwright.kit import (
+    ConfigError,
+    Identifier,
+    InvalidInput,
+    Limit,
+    NoAgentAvailable,
+    NotFound,
+    Registry,
+    Role,
+    Rule,
+    has_role,
+    new_id,
+    operation,
+)
 from meshwright.mesh.orchestration.acceptance import make_task
-from meshwright.mesh.orchestration.registry import Registry
-from meshwright.mesh.orchestration.tasks import Tasks
 from meshwright.parts.schedules import table
 from meshwright.parts.schedules.schedule import (
     PendingRun,

@@ -13,12 +13,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from meshwright.core import topics
-from meshwright.core.errors import Conflict, NotFound
-from meshwright.core.events import Event
-from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import TaskStatus
-from meshwright.core.money import Amount, Budget
+from meshwright import Event
+from meshwright.kit import Amount, Budget, Conflict, NotFound, TaskStatus, derived_id, new_id, topics
 from meshwright.parts.schedules.event_types import ScheduleChanged, ScheduleRun
 from meshwright.parts.schedules.times import ScheduleSpec, fires_at, last_due, next_due
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from meshwright.core.ids import Identifier
-from meshwright.core.settings.forms import Table
+from meshwright.component import Table
+from meshwright.kit import Identifier
 from meshwright.parts.schedules.times import ScheduleSpec
 
 

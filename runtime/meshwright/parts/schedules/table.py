@@ -14,27 +14,26 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from meshwright.core import topics
-from meshwright.core.access import Role
-from meshwright.core.clock import Backoff, unless
-from meshwright.core.encoding import View
-from meshwright.core.errors import (
+from meshwright import Event, MeshError
+from meshwright.component import Caller, Mesh, Operations
+from meshwright.engine.work.record import read_task
+from meshwright.kit import (
+    ENDED,
+    FINAL,
+    Backoff,
     Conflict,
     HostError,
     IdempotencyConflict,
     InvalidInput,
-    MeshError,
     NoAgentAvailable,
     NotFound,
+    Role,
+    Session,
+    View,
+    topics,
+    unless,
+    until_answered,
 )
-from meshwright.core.events import Event
-from meshwright.core.messages import ENDED, Caller
-from meshwright.edges.replies.courier import until_answered
-from meshwright.engine.sql.database import Session
-from meshwright.engine.work.record import read_task
-from meshwright.mesh.identity.operations import Operations
-from meshwright.mesh.mesh import Mesh
-from meshwright.mesh.orchestration.acceptance import FINAL
 from meshwright.parts.schedules.schedule import (
     LEASE,
     SOURCE,

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.errors import InvalidInput, nearest
-from meshwright.core.messages import TaskRequest
+from meshwright import TaskRequest
+from meshwright.kit import InvalidInput, nearest
 
 _MAX_SECONDS = 366 * 86_400.0
 _CRON_FIELDS = 5

@@ -9,20 +9,15 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
-from meshwright.core.access import Role
-from meshwright.core.clock import Backoff
+from meshwright import Event
+from meshwright.component import Caller, Component, Figure, Mesh
 from meshwright.core.encoding import Json
-from meshwright.core.errors import HostError
-from meshwright.core.events import Event
-from meshwright.core.messages import Caller
 from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import table
 from meshwright.edges.replies.table import SenderKey
 from meshwright.engine.events.rows import event_of, unfolded
-from meshwright.engine.kernel.timers import Duty
-from meshwright.engine.sql.database import Session
-from meshwright.mesh.components import Check, Component, Figure
-from meshwright.mesh.mesh import Mesh
+from meshwright.kit import Backoff, Duty, HostError, Role, Session
+from meshwright.mesh.components import Check
 from meshwright.parts.sinks.event_types import SinkDelayed
 from meshwright.parts.sinks.mlflow import (
     EXPERIMENT_STOPPED,

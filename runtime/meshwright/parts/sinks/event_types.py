@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meshwright.core.display import Document, short
-from meshwright.core.payloads import Fact, Payload, declared
+from meshwright.component import Fact, Payload
+from meshwright.kit import Document, declared, short
 
 
 class SinkDelayed(Payload, type="sink.delayed sink.refused", word="sink"):

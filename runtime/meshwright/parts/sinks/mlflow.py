@@ -13,14 +13,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from meshwright.core.encoding import encode
-from meshwright.core.errors import NotFound
-from meshwright.core.events import Event
-from meshwright.core.messages import Outcome
+from meshwright import Event, Outcome
 from meshwright.core.redaction import redact_data
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges.outgoing import TryLater, json_of
-from meshwright.mesh.orchestration.acceptance import FINAL
+from meshwright.kit import FINAL, NotFound, encode
 from meshwright.parts.sinks.port import SCORED, Refused, SinkServer, score_of
 
 if TYPE_CHECKING:

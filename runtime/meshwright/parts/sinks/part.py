@@ -1,6 +1,6 @@
 """The part sinks."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(
     __name__,

@@ -6,14 +6,13 @@ import base64
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from meshwright.agents.prompts.prompt import fields_and_body, parse_prompt
-from meshwright.core.errors import MeshError, NotFound
-from meshwright.core.events import Event
-from meshwright.core.ids import derived_id
+from meshwright import Event, MeshError
+from meshwright.agents.prompts.prompt import fields_and_body
+from meshwright.component import Undeliverable, parse_prompt
 from meshwright.core.redaction import foreign_words, redact
 from meshwright.core.task_events import TaskScored
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
-from meshwright.edges.replies.courier import Undeliverable
+from meshwright.kit import NotFound, derived_id
 from meshwright.parts.sinks.settings import SinkSettings
 
 SCORED = "task.scored"

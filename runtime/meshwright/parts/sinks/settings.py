@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from meshwright.core.ids import Identifier
-from meshwright.core.settings.forms import Network, Secret, Table, has_form, http_url
+from meshwright.component import Secret, Table
+from meshwright.core.settings.forms import Network, has_form, http_url
+from meshwright.kit import Identifier
 
 _SinkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from meshwright.component import Settings
 from meshwright.core.errors import ServiceFailed
-from meshwright.core.settings import Settings
 from meshwright.parts.stack.component_files import volatile_stores
 from meshwright.parts.stack.machine import AskRedis, RedisRefused, answers, redis_at
 from meshwright.parts.stack.services import Backends

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from meshwright.core.errors import ConfigError, ServiceFailed
+from meshwright.component import Component
+from meshwright.core.errors import ServiceFailed
 from meshwright.core.part import Caution
-from meshwright.mesh.components import Check, Component
+from meshwright.kit import ConfigError
+from meshwright.mesh.components import Check
 from meshwright.parts.stack.component_files import check_types, known_types, volatile_stores
 from meshwright.parts.stack.machine import components_of, find_program, has_components
 from meshwright.parts.stack.settings import DaprSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from meshwright.core.errors import ConfigError, nearest
+from meshwright.kit import ConfigError, nearest
 from meshwright.parts.stack.machine import environment_with
 
 _INITIAL_VERSIONS = ("", "v0", "v1")  # are the same to daprd

@@ -17,11 +17,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
-from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
+from meshwright.core.errors import ServiceFailed, StoreFailed
 from meshwright.core.redaction import environment_with
 from meshwright.engine.events.heads import FILE_NAME as HEADS
 from meshwright.engine.sql.folder import LOCK_NAME, lock_folder, make_private
 from meshwright.engine.sql.sqlite import FILE_NAME
+from meshwright.kit import ConfigError
 
 LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 2.0

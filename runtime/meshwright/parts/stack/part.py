@@ -1,5 +1,5 @@
 """The part dapr."""
 
-from meshwright.core.part import Part
+from meshwright.component import Part
 
 PART = Part(__name__, "dapr", component="component:DaprComponent", settings="settings:DaprSettings")

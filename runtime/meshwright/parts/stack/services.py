@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
+from meshwright.component import Settings
 from meshwright.core.redaction import environment_with
-from meshwright.core.settings import Settings
 from meshwright.core.settings.loading import WARNED
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.mesh.identity.broker_rights import broker_acl, lets_anybody_in

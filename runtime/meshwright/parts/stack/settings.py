@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from meshwright.core.ids import Identifier
-from meshwright.core.settings.forms import Address, BrokerUrl, Label, Secret, Table
+from meshwright.component import Secret, Table
+from meshwright.core.settings.forms import Address, BrokerUrl, Label
+from meshwright.kit import Identifier
 
 _Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$", max_length=200)]
 

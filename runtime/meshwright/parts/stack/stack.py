@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from meshwright.component import Settings
 from meshwright.core.errors import StoreFailed
-from meshwright.core.settings import Settings
 from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
 from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.engine.sql.folder import SECRET_KEY

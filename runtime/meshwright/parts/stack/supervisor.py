@@ -17,9 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
-from meshwright.core.clock import Backoff
 from meshwright.core.errors import ServiceFailed
 from meshwright.engine.sql.folder import open_private, write_private
+from meshwright.kit import Backoff
 from meshwright.parts.stack.checks import reason_of
 from meshwright.parts.stack.machine import PROBE_SECONDS, answers, until_it_answers
 from meshwright.parts.stack.services import Layer, Service
