@@ -23,8 +23,8 @@ from meshwright.engine.stores.sqlite import SqliteStore
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import ACCOUNT, BudgetAccount
+from meshwright.money.accounting import Accounting, call_events
 from meshwright.money.budgets import Budgets
-from meshwright.money.component import Accounting, call_events
 
 SECONDS, WARM_UP_SECONDS = 2.0, 0.5
 IN_FLIGHT = 128

@@ -21,9 +21,9 @@ from meshwright.engine.stores.sqlite import SqliteStore
 from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import ACCOUNT, Account, BudgetAccount
+from meshwright.money.accounting import Accounting
 from meshwright.money.balance import OPENED, Balance
 from meshwright.money.budgets import Budgets, BudgetView
-from meshwright.money.component import Accounting
 from meshwright.testing.mesh import BEGINNING, ManualClock
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))

@@ -19,10 +19,10 @@ from meshwright.engine.work.records import ProgressEvent
 from meshwright.models.port import Call, CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.money.account import Account
+from meshwright.money.accounting import Accounting
 from meshwright.money.balance import Balance
 from meshwright.money.budgets import Budgets
 from meshwright.money.charging import AccountClient
-from meshwright.money.component import Accounting
 from meshwright.money.costs import UsualCall
 from tests.support.harness import STEADY
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool

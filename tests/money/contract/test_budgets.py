@@ -25,9 +25,9 @@ from meshwright.models.port import (
 )
 from meshwright.models.prices import Prices
 from meshwright.money.account import ACCOUNT, Account, BudgetAccount, LedgerBatch, LedgerEntry
+from meshwright.money.accounting import Accounting
 from meshwright.money.balance import Balance
 from meshwright.money.budgets import Budgets
-from meshwright.money.component import Accounting
 from tests.support.harness import RuntimeHarness
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
