@@ -51,7 +51,7 @@ from meshwright.engine.sql.folder import LOCK_NAME
 from meshwright.engine.work import AgentThread, Worker
 from meshwright.engine.work.entry import thread_of
 from meshwright.engine.work.sharing import Sharing
-from meshwright.mesh.components import Actors, Check, Component, offered
+from meshwright.mesh.components import Actors, Check, Component, call_hook
 from meshwright.mesh.mesh import FRONT, Mesh
 from meshwright.mesh.orchestration.settings import OrchestrationSettings
 from meshwright.models.port import CallContext, GuessedWindow, Model, ModelWindow, ModelWindows
@@ -83,7 +83,7 @@ class PromptsComponent(Component):
 
     def assemble(self) -> None:
         """Take the prompt sources of all components."""
-        self.mesh.provide(PromptSources(offered(self.mesh, lambda component: component.prompt_source())))
+        self.mesh.provide(PromptSources(call_hook(self.mesh, lambda component: component.prompt_source())))
 
     def checks(self) -> Iterable[Check]:
         """Whether every agent has a prompt, and every prompt file can be used."""
@@ -190,7 +190,7 @@ class AgentsComponent(Component):
     def _services(self) -> Services:
         mesh, settings, models = self.mesh, self.mesh.settings, self.mesh.settings[ModelsSettings]
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
-        offers = reversed(offered(mesh, lambda component: component.tool_wrappers()))
+        offers = reversed(call_hook(mesh, lambda component: component.tool_wrappers()))
         windows = mesh.get(ModelWindows)
         return Services(
             runtime=mesh.runtime,

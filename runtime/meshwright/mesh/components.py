@@ -212,7 +212,7 @@ class Component:
             await part.stop()
 
 
-def offered(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_OfferT]:
-    """Returns what the components of a mesh offer by one of their hooks, that of the last one first."""
+def call_hook(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_OfferT]:
+    """Calls a hook on every component, newest first, and returns the results that are not None."""
     components = [part for part in reversed(mesh.components) if isinstance(part, Component)]
     return [offer for component in components if (offer := hook(component)) is not None]

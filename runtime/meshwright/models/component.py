@@ -25,7 +25,7 @@ from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.events.waits import wake_waiting
-from meshwright.mesh.components import Check, Component, offered
+from meshwright.mesh.components import Check, Component, call_hook
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.adapt import AdaptedModel, CallSpans
 from meshwright.models.cache import CachedModel, cached, check_redis
@@ -114,7 +114,7 @@ class ModelsComponent(Component):
 
     def assemble(self) -> None:
         """Make the one chain for every caller: the wrappers of all components, around what was chosen."""
-        offers = reversed(offered(self.mesh, lambda component: component.model_wrappers()))
+        offers = reversed(call_hook(self.mesh, lambda component: component.model_wrappers()))
         model = wrapped(self._models, [wrapper for offer in offers for wrapper in offer])
         self._model = self.mesh.provide(model, Model)
 

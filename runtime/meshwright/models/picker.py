@@ -55,10 +55,10 @@ _NEWER = 0.3  # the weight of the newest answer in a deployment's latency
 class Picker(Adapter):
     """Calls the deployments of a litellm_config.yaml.
 
-    A deployment whose key or address is not in the environment is left out. Within a group tags, `order` and
-    the strategy pick one; where it fails in a way that another can mend, the next is asked, then the
-    fallbacks of the group. All of that is one attempt, within the request's own deadline. A deployment that
-    fails too often cools down.
+    A deployment whose key or address is not in the environment is left out. Tags, `order` and the strategy
+    choose a deployment of the group. If it fails and another could succeed, the next deployment is tried,
+    then the group's fallbacks. All of that is one attempt, within the request's own deadline. A deployment
+    that fails too often cools down.
     """
 
     kind = "router"

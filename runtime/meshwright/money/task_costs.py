@@ -63,10 +63,10 @@ _OF_PRUNED_EVENTS = f"seq > 0 AND seq < {_OLDEST}"
 
 
 def all_calls(calls: str, condition: str, *, of_tasks: bool = False) -> str:
-    """The calls that a condition finds and the sums of others, as one table `calls`.
+    """Return SQL for the calls that match `condition`, joined by the hourly sums of pruned tasks.
 
-    `calls` is the table, perhaps with its index. A sum has the beginning of its hour as its time, and no
-    task and no thread: a condition that is about those reads calls alone (`of_tasks`).
+    `calls` is the table, perhaps with its index. Hourly sums carry the start of the hour and neither task nor
+    thread. Pass `of_tasks=True` for a condition on tasks or threads; sums are then left out.
     """
     own = _calls(calls, condition)
     return f"({own}) AS calls" if of_tasks else f"({own} UNION ALL {_sums('call_sums', condition)}) AS calls"

@@ -131,10 +131,10 @@ class Cloudflare(RestPart[CloudflareService]):
             zone: the zone, such as example.com
             type: the type of the record
             name: its whole name, such as www.example.com
-            content: what it shall have
-            was: the content that it has now, as records shows it; "" for a new record
-            ttl: seconds that others may keep it; 1 is automatic
-            proxied: whether Cloudflare stands before it
+            content: the new value
+            was: the current value, as records shows it; "" for a new record
+            ttl: cache time in seconds; 1 means automatic
+            proxied: whether Cloudflare proxies the record
         """
         change = await self._set(zone, type, name, content, was, ttl, proxied)
         if change.is_done:
@@ -172,7 +172,7 @@ class Cloudflare(RestPart[CloudflareService]):
             zone: the zone, such as example.com
             type: the type of the record
             name: its whole name, such as www.example.com
-            was: the content that it has now, as records shows it
+            was: the current value, as records shows it
         """
         change = await self._delete(zone, type, name, was)
         if change.before is None:

@@ -13,7 +13,7 @@ from meshwright.agents.context.settings import ContextSettings
 from meshwright.agents.context.vectors import Embedder, Vectors
 from meshwright.agents.prompts import PromptSources
 from meshwright.engine.kernel.turns import ActorKind
-from meshwright.mesh.components import Actors, Component, offered
+from meshwright.mesh.components import Actors, Component, call_hook
 from meshwright.mesh.mesh import Mesh
 from meshwright.models.port import Model
 
@@ -47,7 +47,7 @@ class ContextComponent(Component):
     def assemble(self) -> None:
         """Take the memory store of the last component that has one."""
         mesh = self.mesh
-        self._stores = offered(mesh, lambda component: component.memory_store())
+        self._stores = call_hook(mesh, lambda component: component.memory_store())
         mesh.provide(self._stores[0], MemoryStore)
         here = mesh.role.runs(CONTEXT_SERVICE)
         rules = self._rules if here else None

@@ -193,8 +193,8 @@ class Eraser:
     async def erase(self, caller: Caller, subject: TaskSubject) -> ErasureReport:
         """Erase the contents of tasks of the caller's tenant, with all that they delegated, for good.
 
-        Of other tasks of the same threads only what was said at their steps is erased, since the model was
-        sent there what was said in the thread.
+        In other tasks of these threads only the recorded model conversations are erased, because they quote
+        the thread.
 
         Raises NotFound where there is none, Conflict where one is still open.
         """

@@ -140,8 +140,8 @@ class ChannelReceiver:
     ) -> str | None:
         """Give a message to the task of its thread that asks something. None where it is no answer.
 
-        Answer and message are recorded in one commit: one that is delivered again is no answer to another
-        question, and one that became a task is none either.
+        Records the answer and its message in one commit. A redelivered message therefore answers no second
+        question, and a message that started a task is never taken for an answer.
         """
         if message.sender not in channel.settings.answer_by:
             return None

@@ -3,8 +3,9 @@
     commitment = SHA-256(salt, payload)
     hash       = SHA-256(hash of the row before, commitment, number and facts of the row)
 
-A row has its salt and the first bytes of its hash, by which the first wrong row is found. The log has the
-whole hash of its last row, each block that of its own last row; signed heads (`events.heads`) have it too.
+A row has its salt and the first bytes of its hash, by which the first wrong row is found. The log stores the
+full hash of its last row. Each block stores the full hash of its own last row, and so do signed heads
+(`events.heads`).
 If a payload is erased, the row has the commitment in the place of the salt: the chain holds, and the
 payload cannot be guessed from the commitment, since the random salt is gone.
 """

@@ -196,7 +196,10 @@ class Authenticators:
         return _LOCAL
 
     async def _user(self, name: str, token: str) -> Caller:
-        """The user of a broker, which is none of ours where `mqtt.clients` has others alone."""
+        """Returns the caller for a user whom the broker authenticated.
+
+        If `mqtt.clients` is set, raises Unauthenticated for users that it does not list.
+        """
         if token:
             raise Unauthenticated(
                 "The user property authorization has no key or token of this mesh",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meshwright.component import Actors, Authenticator, Authenticators, Component, Mesh, Pages
 from meshwright.kit import ORCHESTRATION, Projection, Role
-from meshwright.mesh.components import offered
+from meshwright.mesh.components import call_hook
 from meshwright.mesh.identity.auth import KeyAuthenticator
 from meshwright.money.keys import KINDS, KeyProjection, Keys
 
@@ -35,7 +35,7 @@ class KeysComponent(Component):
     def assemble(self) -> None:
         """Take the authenticators of all components."""
         mesh = self.mesh
-        authenticators = offered(mesh, lambda component: component.authenticator())
+        authenticators = call_hook(mesh, lambda component: component.authenticator())
         mesh.provide(Authenticators(authenticators, mesh.get(Keys), mesh.settings))
 
     def routes(self) -> APIRouter:

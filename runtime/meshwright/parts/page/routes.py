@@ -34,7 +34,7 @@ from meshwright.kit import (
     Struct,
     problems,
 )
-from meshwright.mesh.components import offered
+from meshwright.mesh.components import call_hook
 from meshwright.mesh.identity.settings import OidcSettings
 from meshwright.parts.page.login import CALLBACK, SECONDS, CodeFlow, Logins
 
@@ -158,7 +158,7 @@ async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     if Role.VIEWER not in me.roles:
         return me
-    offers = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
+    offers = [pages for some in call_hook(mesh, lambda part: part.pages()) for pages in some if pages.view]
     offers.reverse()  # `offered` has the last one first
     view_pages = [pages for pages in offers if not set(pages.roles).isdisjoint(me.roles)]
     view_pages.sort(key=lambda pages: pages.place)

@@ -53,7 +53,7 @@ _PARENT = "SELECT parent_task_id FROM tasks WHERE tenant_id = ? AND task_id = ?"
 class Pruned(BaseModel):
     """How many tasks were pruned, by status, or would be (`dry_run`); `has_more` where others are left.
 
-    `records` counts the tasks that were pruned before, and of which nothing is left now but sums of costs.
+    `records`: tasks pruned earlier whose last records were deleted now. Only their cost totals remain.
     """
 
     dry_run: bool

@@ -38,9 +38,9 @@ class StoredActor:
 
     `document` is None until it is read, or where a write left open what the store has; `etag` is that of the
     document. `outbox` holds what is not logged or not delivered yet, in order, and `to_deliver` what of it is
-    to be delivered; `ended_ids` name the last entries that are both. `carried` is what another worker that
-    lives has to send: it stays in the document, for the next worker. `is_fresh`: it was read,
-    and nothing was committed since.
+    to be delivered; `ended_ids` name the last entries that are both. `carried`: entries that another live
+    worker still has to send. They stay in the document in case it dies. `is_fresh`: it was read, and nothing
+    was committed since.
     """
 
     ref: ActorRef
