@@ -181,3 +181,13 @@ def test_an_equal_purchase_behind_one_that_a_check_found_takes_effect(seed: int)
     walked = walk(session("goes on", 0, *rounds), acts=(kill,), seed=seed, checks=True)
     assert findings_of(walked) == []
     assert [effect.request for effect in walked.world.effects] == [MAIL, MAIL]
+
+
+def test_a_step_that_is_under_way_is_no_step_that_did_not_happen() -> None:
+    """Changed code asks for another stream, beside a launch that its check cannot see yet."""
+    branches = (stream("y8", 1),), (tool(Request("launch", "C", 1)),)
+    acts = (Act("edit", QUIET, pick=0.87, way="633"),)
+    program = {"j0": Job("a0x", (legs("own", (), *branches),))}
+    walked = run_walk(Plan(400979, program, acts, checks=True))
+    assert findings_of(walked) == []
+    assert [effect.request.tool for effect in walked.world.effects] == ["launch"] * 2

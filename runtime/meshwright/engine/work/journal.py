@@ -88,9 +88,17 @@ class Journal:
         self._doubts = Doubts(runtime, ref, work, self._earlier, self._waits)
         self._checked: dict[str, OpenStep] = {}
         """The steps of this run that may not be repeated and have a check, by their paths."""
+        self._once: set[OpenStep] = set()
+        """The steps under way that may not be repeated."""
         cancels = HeldCancels()
         self.replay = Replay(
-            work, self._earlier, self._paths, self._waits, cancels, WeakMethod(self._check_recorded)
+            work,
+            self._earlier,
+            self._paths,
+            self._waits,
+            cancels,
+            self._once,
+            WeakMethod(self._check_recorded),
         )
         self.requested_calls = RequestedCalls(self._paths, self._waits, self._records, self.replay, cancels)
         self.cut_calls = CutCalls(work, self._earlier, self._paths, self._records)
@@ -99,8 +107,6 @@ class Journal:
         self._repeats: list[str] = []
         self._under_way: dict[str, asyncio.Future[None]] = {}
         """The steps of programs outside that are under way, by their paths."""
-        self._once: set[OpenStep] = set()
-        """The steps under way that may not be repeated."""
         self._is_lost = False
         """Whether another has the work by now, or may have."""
         self._end: Callable[[], object] | None = None
@@ -334,20 +340,25 @@ class Journal:
         if scope.is_of_life and await self._is_joined(opened):
             await self._take_result(opened)
             return
+        if self.replay.is_mismatched and not opened.repeatable:
+            await self.replay.until_decided(scope)
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
-            if opened.paid and self._earlier.values:
-                self.cut_calls.count(opened)
-            # Before it runs: after a crash the intent says that it may have happened.
-            if not opened.repeatable:
-                self._note_intent(opened)
+            if opened.paid or not opened.repeatable:
+                self._note_begin(opened)
             # Else a crash in this step would lose those before it, and pay for them twice.
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
             self.leave(opened, error)
             raise
+
+    def _note_begin(self, opened: OpenStep) -> None:
+        if opened.paid and self._earlier.values:
+            self.cut_calls.count(opened)
+        if not opened.repeatable:  # before it runs: after a crash the intent says that it may have happened
+            self._note_intent(opened)
 
     def _note_intent(self, opened: OpenStep) -> None:
         key, scope = opened.key, opened.scope

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 from weakref import WeakMethod
 
@@ -12,7 +12,7 @@ from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied
 from meshwright.engine.work.cancels import HeldCancels
 from meshwright.engine.work.doubts import as_sentence
 from meshwright.engine.work.earlier import Earlier
-from meshwright.engine.work.paths import Paths, Scope
+from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.people import QUESTIONS, RESTART, Approval
 from meshwright.engine.work.protocol import DELEGATE, TOOL, StepKey, Work
 from meshwright.engine.work.results import ResultOrder
@@ -20,6 +20,7 @@ from meshwright.engine.work.waits import Waits
 
 _GIVE_UP_SECONDS = 10.0
 """The time by which a call is given up later than before, at most."""
+_LOOK_SECONDS = 0.02
 _REPEATABLE = "The code between two calls must be repeatable: no times and random values in what it asks"
 
 
@@ -48,6 +49,7 @@ class Replay:
         paths: Paths,
         waits: Waits,
         cancels: HeldCancels,
+        once: Collection[OpenStep],
         ask_check: WeakMethod[_AskCheck],
     ) -> None:
         self.ended: MeshError | None = None
@@ -61,6 +63,7 @@ class Replay:
         self._paths = paths
         self._waits = waits
         self._cancels = cancels
+        self._once = once
         self._ask_check = ask_check  # weak: its journal has this replay
         self._asking: asyncio.Lock | None = None
         self._outcomes: list[tuple[dict[str, Any], CheckResult | None]] | None = None
@@ -144,6 +147,8 @@ class Replay:
         self.is_mismatched = True
         # These may have taken effect: a new attempt would do them again.
         delegated = [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
+        await self._until_ended(scope)
+        self.check_goes_on()
         intents = [*self._earlier.intents.values()]
         if intents or delegated:
             why = _OTHER_STEPS if self._work.is_same_code else _OTHER_CODE
@@ -158,6 +163,24 @@ class Replay:
             await self.ask_restart(scope, [*once, *delegated], path, why, checks)
         self.ended = self._mismatch(key, why_not)
         raise self.ended
+
+    async def until_decided(self, scope: Scope) -> None:
+        """Wait while it is decided whether the run ends, before a step that may not be repeated begins."""
+        while self.is_mismatched and not (self.is_ending or self._is_in_once(scope)):  # noqa: ASYNC110 rare
+            await asyncio.sleep(_LOOK_SECONDS)
+        self.check_goes_on()
+
+    async def _until_ended(self, scope: Scope) -> None:
+        """Wait for steps under way that may not be repeated: their checks would come too early.
+
+        Not within such a step, which another may wait for.
+        """
+        with self._waits.busy():
+            while self._once and not self._is_in_once(scope):  # noqa: ASYNC110 no event for each step
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    def _is_in_once(self, scope: Scope) -> bool:
+        return any(step in self._once for step in scope.steps_around())
 
     def _mismatch(self, key: StepKey, why_not: str) -> ReplayMismatch:
         return ReplayMismatch(
