@@ -30,7 +30,7 @@ from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Re
 _ITEM_BYTES = 1_000  # at most, of a message, event or record beside what it holds: ids and names
 
 
-class Reservation(Protocol):
+class TurnReservation(Protocol):
     """A place of this worker for work that a turn begins. It is signalled once the turn is committed."""
 
     def give_back(self) -> None:
@@ -38,7 +38,7 @@ class Reservation(Protocol):
         ...
 
 
-Reserve = Callable[[ActorRef, Any], Reservation | None]
+Reserve = Callable[[ActorRef, Any], TurnReservation | None]
 """Reserves a place for work of an actor; None if no place is free."""
 
 
@@ -83,7 +83,7 @@ class Turn:
         self.events: list[Event] = []
         self.records: list[Record] = []
         self._reserve = reserve
-        self.reservations: list[Reservation] = []
+        self.reservations: list[TurnReservation] = []
         self.early: list[Any] = []
         self.after_commit: list[Any] = []
         self.wake = record.wake_at
@@ -167,7 +167,7 @@ class Turn:
     def reserve(self, request: Any) -> Any:
         """Reserve a place of this worker for work that this turn begins; None if it has no free one.
 
-        The `Reservation` is signalled after the commit, and given back if the turn is not committed.
+        The `TurnReservation` is signalled after the commit, and given back if the turn is not committed.
         """
         reservation = None if self._reserve is None else self._reserve(self.ref, request)
         if reservation is not None:

@@ -33,7 +33,7 @@ from meshwright.core import topics
 from meshwright.core.encoding import Json, encode
 from meshwright.core.errors import MeshError
 from meshwright.core.events import Event
-from meshwright.engine.kernel.actor import Reservation
+from meshwright.engine.kernel.actor import TurnReservation
 from meshwright.engine.kernel.envelope import ActorRef, Message
 
 Listener = Callable[[Event], None]
@@ -67,7 +67,7 @@ class Signals(Protocol):
         """Take one signal of a turn of that actor. Must return at once, and not raise."""
         ...
 
-    def reserve(self, request: Any) -> Reservation | None:
+    def reserve(self, request: Any) -> TurnReservation | None:
         """Reserve a place for work that a turn begins, for its signal; None if no place is free."""
         ...
 

@@ -21,7 +21,7 @@ from meshwright.core.ids import new_id
 from meshwright.core.patience import is_patient, patiently
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.engine.kernel.access import StoreAccess
-from meshwright.engine.kernel.actor import Reservation
+from meshwright.engine.kernel.actor import TurnReservation
 from meshwright.engine.kernel.ahead import AheadExecutor
 from meshwright.engine.kernel.cells import IDLE_SECONDS, Cell, Cells, Surroundings, missing_type, settle
 from meshwright.engine.kernel.envelope import ActorRef, Message
@@ -433,7 +433,7 @@ class Runtime(StoreAccess):
             for signal in signals:
                 self._worker.signal(ref, signal)
 
-    def _reserve(self, ref: ActorRef, request: Any) -> Reservation | None:
+    def _reserve(self, ref: ActorRef, request: Any) -> TurnReservation | None:
         """Reserve a place of the worker. None while there is no incarnation that may own work."""
         if self._worker is None or ref.type not in self.kinds or not self.is_ready:
             return None

@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 from meshwright.core.encoding import MAX_RECORD_BYTES, Json, Struct, as_json, too_large, write_struct
 from meshwright.core.errors import InvalidInput
 from meshwright.core.events import Event
-from meshwright.engine.kernel.actor import Actor, Reservation, Reserve, Turn
+from meshwright.engine.kernel.actor import Actor, Reserve, Turn, TurnReservation
 from meshwright.engine.kernel.envelope import ActorRecord, ActorRef, Message, Record
 
 _COMMON_TURNS = ("wake", "recover", "redrive")  # turns that every actor has
@@ -148,7 +148,7 @@ class Commit(msgspec.Struct):
     records: list[Record] = []
     early: list[Any] = []
     after_commit: list[Any] = []
-    reservations: list[Reservation] = []
+    reservations: list[TurnReservation] = []
     duplicate: bool = False
     changed: bool = True
 

@@ -17,7 +17,7 @@ from meshwright.engine.work.results import ResultOrder
 from meshwright.engine.work.waits import Waits
 
 
-class _Call(NamedTuple):
+class _PendingCall(NamedTuple):
     """A call under way, and how often its caller had been cancelled before."""
 
     task: asyncio.Task[Any]
@@ -78,7 +78,7 @@ class RequestedCalls:
             await self._hand_out(scope.order, name)
         except asyncio.CancelledError:
             name = name or self._paths.branch_name(task)
-            call = _Call(task, name, scope.order, started, cancels_before, streamed, reads_on)
+            call = _PendingCall(task, name, scope.order, started, cancels_before, streamed, reads_on)
             if await self._is_given_up(call):
                 raise
             return task.result()
@@ -97,7 +97,7 @@ class RequestedCalls:
         with self._waits.busy():
             await order.hand_out(name)
 
-    async def _is_given_up(self, call: _Call) -> bool:
+    async def _is_given_up(self, call: _PendingCall) -> bool:
         """Whether a call ends that its caller cancels: not if the code had its result before."""
         task, name, order = call.task, call.name, call.order
         seconds = round(time.monotonic() - call.started, 3)
