@@ -288,7 +288,8 @@ async def _started(
     mesh = build_mesh(settings, agents=agents, model=model)
     if not works:
         await mesh.get(Worker).drain(0)
-    command = click.get_current_context().command_path
+    context = click.get_current_context(silent=True)  # none in the process of a demo
+    command = context.command_path if context is not None else "mesh"
     report_problems(mesh)
     for warning in mesh.warnings if works else ():  # as mesh up says them
         logging.getLogger(MESH_LOGGER).warning("%s", warning)
