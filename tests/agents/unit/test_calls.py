@@ -172,7 +172,7 @@ async def test_delegations_continue_the_conversation_that_they_name(under_test: 
 def test_an_author_sees_the_names_of_authors() -> None:
     assert len([name for name in dir(meshwright) if not name.startswith("_")]) == 33
     assert not {"Actor", "Component", "Tasks", "build_mesh"} & {*dir(meshwright)}
-    with pytest.raises(ImportError, match=r"from meshwright\.component import Component"):
+    with pytest.raises(ImportError, match="cannot import name 'Component'"):
         from meshwright import Component as Component
     internals = {"booked", "close", "confirm", "let_go", "prepare", "recover", "suspended", "tell_thread"}
     assert not internals & {*dir(Run)}

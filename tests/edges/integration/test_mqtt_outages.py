@@ -11,8 +11,7 @@ import pytest
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
-from meshwright.edges.mqtt import component as edge
-from meshwright.edges.mqtt import connection
+from meshwright.edges.mqtt import connection, edge
 from meshwright.engine.events.filter import EventFilter
 from meshwright.mesh.mesh import Mesh
 from meshwright.mesh.orchestration.tasks import Tasks

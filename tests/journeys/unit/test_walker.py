@@ -55,7 +55,7 @@ def test_a_walk_without_faults_shows_nothing() -> None:
 
 def test_people_tell_the_result_of_a_step_that_a_kill_cut_off() -> None:
     program = {"j0": Job("a0x", (Op("tool", request=MAIL),))}
-    walk = run_walk(Plan(1, program, (Act("kill", Moment("effects", 1)),)))
+    walk = run_walk(Plan(5, program, (Act("kill", Moment("effects", 1)),)))
     [effect], [answer] = walk.world.effects, walk.answers
     assert (answer.value, answer.is_taken) == ({"approve": False, "result": effect.receipt}, True)
     assert findings_of(walk) == []
