@@ -14,7 +14,7 @@ from meshwright.core.files import TaskFile
 from meshwright.core.messages import Fault
 from meshwright.engine.work.people import Approval, Repetition
 from tests.support.walker.acts import Act, Moment
-from tests.support.walker.asks import ModelCall
+from tests.support.walker.asks import Asks, ModelCall
 from tests.support.walker.history import Answered, History, Plan
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.programs import Generator, Job, Op, Request, all_ops, edited, lines_of
@@ -114,6 +114,22 @@ def test_a_call_that_code_makes_before_it_knows_of_its_lost_lease_may_be_made_ag
     walk = run_walk(Plan(207091, program, (Act("lease", Moment("points", 7)),)))
     assert [call.may_repeat for call in walk.world.asks.calls] == [True, False]
     assert findings_of(walk) == []
+
+
+@pytest.mark.parametrize(("is_on_its_way", "may_repeat"), [(False, [True, False]), (True, [False, False])])
+def test_a_call_that_a_kill_cut_off_takes_no_allowance_of_a_lost_lease(
+    is_on_its_way: bool, may_repeat: list[bool]
+) -> None:
+    """Only a call that code had asked for, and that was not on its way, may come after the lease is lost."""
+    asks = Asks()
+    asks.ask("t1", "l1.0", "say y7")
+    asks.send_call("t1", "say y7")
+    asks.disturb()
+    asks.ask("t1", "l1.0", "say y7")
+    if is_on_its_way:
+        asks.send_call("t1", "say y7")
+    asks.disturb(goes_on=True)
+    assert [asks.send_call("t1", "say y7").may_repeat for _ in range(2)] == may_repeat
 
 
 @pytest.mark.parametrize("seed", [4, 5, 7])

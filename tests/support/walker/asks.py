@@ -98,8 +98,10 @@ class Asks:
         Returns how many calls their code had asked for side by side, beyond the first of each task.
         """
         under_way = [*self._on_their_way, *(call for call in self.calls if call.ended_at is None)]
+        # One that may be repeated was asked for before the last end, which no code waits for any more.
+        waited_for = Counter((call.task_id, call.text) for call in under_way if not call.may_repeat)
         asked = Counter((task_id, text) for (task_id, _), text in self._open.items())
-        unmade = asked - Counter((call.task_id, call.text) for call in under_way)
+        unmade = asked - waited_for
         self._overtaken = unmade if goes_on else Counter()
         for call in (*self.calls, *self._on_their_way):
             if call.ended_at is None or not self._is_durable(call.task_id, call.ended_at):
