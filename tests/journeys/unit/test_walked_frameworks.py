@@ -191,3 +191,15 @@ def test_a_step_that_is_under_way_is_no_step_that_did_not_happen() -> None:
     walked = run_walk(Plan(400979, program, acts, checks=True))
     assert findings_of(walked) == []
     assert [effect.request.tool for effect in walked.world.effects] == ["launch"] * 2
+
+
+@pytest.mark.parametrize("checks", [False, True])
+def test_a_launch_beside_a_call_not_given_up_again_needs_a_yes_to_be_repeated(checks: bool) -> None:
+    """Changed code waits for a call that lost a race before, and the launch ends meanwhile."""
+    hedge = Op("hedge", branches=((stream("y8", 1),), (say("y9", "mixed"),)))
+    program = {"j0": Job("a0x", (legs("own", (), (hedge,), (tool(Request("launch", "C", 1)),)),))}
+    acts = (Act("edit", QUIET, pick=0.87, way="633"),)
+    walked = run_walk(Plan(400979, program, acts, checks=checks))
+    assert findings_of(walked) == []
+    assert [answer.subject for answer in walked.answers] == ["approval", "restart", "approval"]
+    assert [effect.request.tool for effect in walked.world.effects] == ["launch"] * 2

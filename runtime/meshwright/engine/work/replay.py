@@ -88,14 +88,15 @@ class Replay:
         """
         if scope.order is not None:
             if scope.branch in scope.order.recorded.given_up:
-                await self.until_given_up(scope.order, scope.branch)
+                await self.until_given_up(scope, scope.order, scope.branch)
             self._cancels.deliver()
         if key.path in self._earlier.waits:
             await self.check(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
             await self.check(scope, key, self._earlier.intents[key.path])
         elif self._may_repeat(scope, key) and await self._repeats_a_change(scope, key):
-            await self._end_replay(scope, key, "was in a branch that began with something else before")
+            why_not = "was in a branch that began with something else before"
+            await self._end_replay(scope, self._mismatch(key, why_not))
         elif scope.by_request and not (scope.is_of_life or self._is_old(scope, key)):
             await self._check_claimed(scope, key)
 
@@ -110,8 +111,8 @@ class Replay:
     def _may_repeat(self, scope: Scope, key: StepKey) -> bool:
         return key.nth > 1 and not scope.is_of_life and key.path not in self._earlier.waits
 
-    async def until_given_up(self, order: ResultOrder, name: str) -> NoReturn:
-        """Wait until the caller of a branch gives it up again. Raises ReplayMismatch if it does not."""
+    async def until_given_up(self, scope: Scope, order: ResultOrder, name: str) -> NoReturn:
+        """Wait until the caller of a branch gives it up again. If it does not, end as `check` does."""
         self._cancels.deliver()
         seconds = order.recorded.given_up[name].seconds
         order.given_up_open.append(seconds)
@@ -120,12 +121,9 @@ class Replay:
                 await asyncio.sleep(seconds + _GIVE_UP_SECONDS)
         finally:
             order.given_up_open.remove(seconds)
-        self.is_mismatched = True
-        self.ended = ReplayMismatch(
-            f"A call of task {self._work.task.task_id} was given up by its caller, and is not given up now",
-            remedy="a new attempt starts with an empty journal, and gets the answers of people",
-        )
-        raise self.ended
+        call = f"A call of task {self._work.task.task_id}"
+        mismatch = _mismatch(f"{call} was given up by its caller, and is not given up now")
+        await self._end_replay(scope, mismatch)
 
     async def _check_claimed(self, scope: Scope, key: StepKey) -> None:
         """Raise ReplayMismatch where a step asks for something new in place of what is recorded."""
@@ -135,15 +133,16 @@ class Replay:
         if path is not None:
             place = f"{self._earlier.number_at(path)} ({self._earlier.step_at(path)!r}, {path})"
             why_not = f"is new ({key.kind!r}), and the recorded step {place} is not asked for now"
-            await self._end_replay(scope, key, f"{why_not}. {_REPEATABLE}")
+            await self._end_replay(scope, self._mismatch(key, f"{why_not}. {_REPEATABLE}"))
 
     async def check(self, scope: Scope, key: StepKey, record: dict[str, Any]) -> None:
         """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
         if (record["kind"], record["hash"]) != (key.kind, key.hash):
             is_now = f"is {key.kind!r} or asks for something else now"
-            await self._end_replay(scope, key, f"was {record['kind']!r} before, and {is_now}")
+            why_not = f"was {record['kind']!r} before, and {is_now}"
+            await self._end_replay(scope, self._mismatch(key, why_not))
 
-    async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
+    async def _end_replay(self, scope: Scope, mismatch: ReplayMismatch) -> NoReturn:
         self.is_mismatched = True
         # These may have taken effect: a new attempt would do them again.
         delegated = [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
@@ -158,11 +157,11 @@ class Replay:
                 self.check_goes_on()
                 once, checks = await self._checked(intents, path)
                 if not once and not delegated:
-                    self.ended = self._mismatch(key, why_not)
-                    raise self.ended
+                    self.ended = mismatch
+                    raise mismatch
             await self.ask_restart(scope, [*once, *delegated], path, why, checks)
-        self.ended = self._mismatch(key, why_not)
-        raise self.ended
+        self.ended = mismatch
+        raise mismatch
 
     async def until_decided(self, scope: Scope) -> None:
         """Wait while it is decided whether the run ends, before a step that may not be repeated begins."""
@@ -183,10 +182,7 @@ class Replay:
         return any(step in self._once for step in scope.steps_around())
 
     def _mismatch(self, key: StepKey, why_not: str) -> ReplayMismatch:
-        return ReplayMismatch(
-            f"step {key.path} of task {self._work.task.task_id} {why_not}",
-            remedy="a new attempt starts with an empty journal, and gets the answers of people",
-        )
+        return _mismatch(f"step {key.path} of task {self._work.task.task_id} {why_not}")
 
     async def _checked(self, intents: Sequence[dict[str, Any]], path: str) -> tuple[list[str], str]:
         """The kinds of the steps that may have happened, and the words of their checks about them.
@@ -236,3 +232,8 @@ class Replay:
                 remedy="Retry it with the former code, or submit a new task for what is still to be done",
             )
             raise self.ended
+
+
+def _mismatch(message: str) -> ReplayMismatch:
+    remedy = "a new attempt starts with an empty journal, and gets the answers of people"
+    return ReplayMismatch(message, remedy=remedy)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.errors import HostError
 from meshwright.engine.work.cancels import HeldCancels
-from meshwright.engine.work.paths import OpenStep, Paths
+from meshwright.engine.work.paths import OpenStep, Paths, Scope
 from meshwright.engine.work.records import ClaimRecords
 from meshwright.engine.work.replay import Replay
 from meshwright.engine.work.results import ResultOrder
@@ -75,7 +75,7 @@ class RequestedCalls:
             except BaseException as error:  # noqa: BLE001 - it is raised below, in its turn
                 failure = error
             name = self._paths.branch_name(task)  # forgotten soon
-            await self._hand_out(scope.order, name)
+            await self._hand_out(scope, name)
         except asyncio.CancelledError:
             name = name or self._paths.branch_name(task)
             call = _PendingCall(task, name, scope.order, started, cancels_before, streamed, reads_on)
@@ -88,12 +88,13 @@ class RequestedCalls:
             raise failure
         return result
 
-    async def _hand_out(self, order: ResultOrder | None, name: str | None) -> None:
+    async def _hand_out(self, scope: Scope, name: str | None) -> None:
         """Return once the result of a branch may reach the code."""
+        order = scope.order
         if order is None or name is None or self._replay.is_ending:
             return
         if name in order.recorded.given_up:
-            await self._replay.until_given_up(order, name)
+            await self._replay.until_given_up(scope, order, name)
         with self._waits.busy():
             await order.hand_out(name)
 
