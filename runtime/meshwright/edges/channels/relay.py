@@ -278,14 +278,26 @@ class ChannelSender(LineSender[ChannelAddress]):
 
         A wait for a model has an end, before which there is no answer; those of delegated tasks count too.
         """
-        of_tree: dict[str, Any] = {"tenant_id": event.tenant_id, "event_type": _WAITING}
-        of_tree |= {"trace_id": event.trace_id} if event.trace_id else {"task_id": event.task_id}
-        earlier = await self._mesh.log.query(EventFilter(before_seq=event.seq, limit=1000, **of_tree))
+        root_id = await self._root_of(TaskKey(event.tenant_id, event.task_id or ""))
+        of_tree = await self._mesh.log.of_task(
+            root_id, event.tenant_id, event_type=_WAITING, before_seq=event.seq, limit=1000
+        )
+        if event.trace_id:  # those of all its tasks, which are younger than the root
+            of_tree = of_tree.model_copy(update={"task_id": None, "trace_id": event.trace_id})
+        earlier = await self._mesh.log.query(of_tree)
         waits = [past for past in earlier if TaskWaiting.from_payload(past.payload).kind == _PROVIDER]
         since = (waits or [event])[0].time
         return _end_of(event) - since >= timedelta(seconds=after) and not any(
             _end_of(waited) - since >= timedelta(seconds=after) for waited in waits
         )
+
+    async def _root_of(self, task: TaskKey) -> str:
+        """The task at the top of a task's tree."""
+        while True:
+            _, record = await read_task(self._mesh.runtime, task.task_id, task.tenant_id)
+            if record.parent is None:
+                return task.task_id
+            task = TaskKey(task.tenant_id, record.parent.task_id)
 
     async def _question(
         self, channel: ChatChannel, where: ChannelAddress, event: Event, waiting: TaskWaiting
