@@ -163,10 +163,13 @@ class Retention:
         }
         if not before:
             return
+        end = await self._mesh.log.view_apart(last_ended, max(before.values()))
+        if end is None:
+            return
         needed = await self._mesh.log.view_apart(_needed)
         chosen: set[TaskKey] = set()
         while True:
-            last, page = await self._mesh.database.read_apart(_page, reached, before, needed, chosen)
+            last, page = await self._mesh.database.read_apart(_page, reached, end, before, needed, chosen)
             if page:
                 yield last, page
             if last is None:
@@ -194,17 +197,29 @@ def _needed(session: Session) -> _KeptByOpenTasks:
     return _KeptByOpenTasks(tasks, threads)
 
 
+def last_ended(session: Session, before: float) -> int | None:
+    """The `seq` of the last task that ended before a time, so that no look reads those that are younger."""
+    tasks = session.by_index("tasks", "tasks_by_end")
+    query = f"SELECT max(seq + 0) FROM {tasks} WHERE completed_at <= ?"  # noqa: S608 + 0: not by the index of seq
+    return session.execute(query, (before,)).fetchone()[0]
+
+
 def _page(
-    session: Session, after: int, before: dict[str, float], needed: _KeptByOpenTasks, chosen: set[TaskKey]
+    session: Session,
+    after: int,
+    end: int,
+    before: dict[str, float],
+    needed: _KeptByOpenTasks,
+    chosen: set[TaskKey],
 ) -> tuple[int | None, list[_EndedTask]]:
-    """The next tasks that may go, now `gone`, and the `seq` that was reached; None at the end of the list."""
+    """The next tasks up to `end` that may go, now `chosen`, and the `seq` reached; None at the end."""
     old = " OR ".join(["(status = ? AND completed_at <= ?)"] * len(before))
     query = (
         "SELECT seq, tenant_id, task_id, status, parent_task_id, thread_id FROM tasks "  # noqa: S608 code
-        f"WHERE seq > ? AND ({old}) ORDER BY seq LIMIT ?"
+        f"WHERE seq > ? AND seq <= ? AND ({old}) ORDER BY seq LIMIT ?"
     )
     values = [value for pair in before.items() for value in pair]
-    rows = session.execute(query, (after, *values, _PAGE_SIZE)).fetchall()
+    rows = session.execute(query, (after, end, *values, _PAGE_SIZE)).fetchall()
     tasks: list[_EndedTask] = []
     for seq, tenant_id, task_id, status, parent_id, thread_id in rows:
         key = TaskKey(tenant_id, task_id)
