@@ -52,16 +52,20 @@ def _of_thread(session: Session, condition: str, newest: str) -> str:
     )
 
 
+_COUNTED_FIELDS = ("agent_id", "error", "dead")  # of a filter: those that the counts know
+_OF_GROUP = (
+    "FROM {} WHERE tenant_id = :tenant_id AND coalesce(agent_id, '') = letters.agent_id || '' "
+    "AND coalesce(error, '') = letters.error || '' AND status IN ('failed', 'timed_out') "
+    "ORDER BY completed_at"
+)
+"""A task of a group; SQLite takes no index of expressions for a column, but for another expression."""
+
+
 def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: int) -> DeadLetterPage:
     """The groups of a tenant's dead letters, the largest first."""
-    conditions, values = filter.model_copy(update={"dead": True}).conditions(session, tenant_id)
-    query = (
-        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
-        f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
-        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
-        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
-        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
-    )
+    is_counted = filter.model_copy(update=dict.fromkeys(_COUNTED_FIELDS)) == TaskFilter()
+    groups = _counted_groups if is_counted else _grouped_tasks
+    query, values = groups(session, tenant_id, filter.model_copy(update={"dead": True}))
     rows = session.execute(query, {**values, "limit": limit}).fetchall()
     items = tuple(
         DeadLetters(
@@ -76,6 +80,41 @@ def dead_letters(session: Session, tenant_id: str, filter: TaskFilter, limit: in
         for agent_id, error, tasks, first, last, task_id, reason in rows
     )
     return DeadLetterPage(items=items)
+
+
+def _counted_groups(session: Session, tenant_id: str, filter: TaskFilter) -> tuple[str, dict[str, Any]]:
+    """Groups as they are counted with each change of the list, and their first and last task by an index."""
+    values = {"tenant_id": session.bindable(tenant_id)}
+    conditions = ["tenant_id = :tenant_id"]
+    for name in ("agent_id", "error"):
+        if (value := getattr(filter, name)) is not None:
+            values[name] = session.bindable(value)
+            conditions.append(f"{name} = :{name}")
+    of_group = _OF_GROUP.format(session.by_index("tasks", "tasks_dead_of_group"))
+    query = (
+        "SELECT nullif(agent_id, ''), nullif(error, ''), tasks, "  # noqa: S608 code
+        f"(SELECT completed_at {of_group} LIMIT 1), (SELECT completed_at {of_group} DESC LIMIT 1), "
+        f"(SELECT task_id {of_group} DESC LIMIT 1), (SELECT reason {of_group} DESC LIMIT 1) "
+        "FROM (SELECT agent_id, error, CAST(sum(tasks) AS BIGINT) AS tasks FROM dead_letters "
+        f"WHERE {' AND '.join(conditions)} GROUP BY agent_id, error "
+        "ORDER BY sum(tasks) DESC, agent_id, error LIMIT :limit) AS letters "
+        "ORDER BY tasks DESC, letters.agent_id, letters.error"
+    )
+    return query, values
+
+
+def _grouped_tasks(session: Session, tenant_id: str, filter: TaskFilter) -> tuple[str, dict[str, Any]]:
+    """Groups of the tasks that agree with a filter, from their rows."""
+    conditions, values = filter.conditions(session, tenant_id)
+    query = (
+        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
+        "(PARTITION BY agent_id, error ORDER BY completed_at DESC, seq DESC) AS place "
+        f"FROM tasks WHERE {conditions}) "
+        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
+        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
+        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
+    )
+    return query, values
 
 
 def tasks_among(session: Session, tenant_id: str, filter: TaskFilter, ids: Sequence[str]) -> set[str]:
@@ -253,18 +292,48 @@ class SubjectTask(NamedTuple):
     is_witness: bool
 
 
-def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
-    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
-    query = (
-        "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
-        f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
-        "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
-        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
-        "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
-        "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
-        "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
+_FIRST_OF_SUBJECT = {
+    "requested_by": "SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND requested_by = :value",
+    "thread_id": (
+        "SELECT task_id FROM {by_thread} WHERE thread_id = :value AND thread_id <> task_id "
+        "AND tenant_id = :tenant_id UNION "
+        "SELECT task_id FROM tasks WHERE task_id = :value AND thread_id = :value AND tenant_id = :tenant_id"
+    ),
+    "task_id": "SELECT task_id FROM tasks WHERE task_id = :value AND tenant_id = :tenant_id",
+}
+# A tenant joined to an empty text keeps SQLite from the index of tenants.
+_TASKS_OF_SUBJECT = """
+    WITH RECURSIVE first (task_id) AS ({first}), found (task_id) AS (
+        SELECT task_id FROM first UNION
+        SELECT tasks.task_id FROM found JOIN tasks
+        ON tasks.parent_task_id = found.task_id OR tasks.forked_from = found.task_id
+        WHERE tasks.tenant_id || '' = :tenant_id
+    ), threads (thread_id) AS (
+        SELECT DISTINCT thread_id FROM found JOIN tasks USING (task_id)
+        WHERE tenant_id = :tenant_id AND thread_id IS NOT NULL
+    ), members (task_id) AS (
+        SELECT task_id FROM found UNION
+        SELECT task_id FROM threads CROSS JOIN {by_thread}
+        WHERE tasks.thread_id = threads.thread_id AND tasks.thread_id <> task_id AND tenant_id = :tenant_id
+        UNION
+        SELECT task_id FROM threads CROSS JOIN tasks
+        WHERE task_id = threads.thread_id AND tasks.thread_id = threads.thread_id AND tenant_id = :tenant_id
     )
+    SELECT tasks.task_id, completed_at, tasks.task_id NOT IN (SELECT task_id FROM found)
+    FROM members CROSS JOIN tasks
+    WHERE tasks.task_id = members.task_id AND tenant_id = :tenant_id ORDER BY seq
+"""
+
+
+def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads.
+
+    Those of a thread or a task are found by indices; those of a requester among all tasks of the tenant.
+    """
+    name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
+    by_thread = session.by_index("tasks", "tasks_by_thread")
+    first = _FIRST_OF_SUBJECT[name].format(by_thread=by_thread)
+    query = _TASKS_OF_SUBJECT.format(first=first, by_thread=by_thread)
     rows = session.execute(query, {"tenant_id": tenant_id, "value": session.bindable(value)}).fetchall()
     return [SubjectTask(task_id, at is not None, bool(is_witness)) for task_id, at, is_witness in rows]
 

@@ -88,10 +88,8 @@ _PERSONS = (
     "ORDER BY since LIMIT :limit"
 )
 _SELECT_QUESTIONS = "SELECT id, document FROM inbox WHERE id"
-_ENDED_BADLY = (
-    "SELECT status, count(*) FROM tasks WHERE status <> 'succeeded' AND status IN ('failed', 'timed_out') {} "
-    "GROUP BY status"
-)
+_ENDED_BADLY = "SELECT status, CAST(sum(tasks) AS BIGINT) FROM dead_letters WHERE 1 = 1 {} GROUP BY status"
+_LETTERS_OF_TENANT = "AND tenant_id = :tenant_id"
 _SIZE = (
     "SELECT CAST(sum(pg_total_relation_size(oid)) AS BIGINT) FROM pg_class "
     "WHERE relkind = 'r' AND relnamespace = CAST(current_schema() AS regnamespace)"
@@ -256,7 +254,8 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Snapshot:
         ).fetchall()
     ]
     parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
-    badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
+    of_tenant = _LETTERS_OF_TENANT if values else ""
+    badly = session.execute(_ENDED_BADLY.format(of_tenant), values).fetchall()
     opened, agents = _read_open(session, tenant_id), histories(session)
     stored = _Snapshot(opened, running, parked, dict(badly), agents, (), {})
     if tenant_id is not None:

@@ -37,8 +37,10 @@ from meshwright.engine.sql.sqlite import FILE_NAME
 from meshwright.kit import Database, EventLog, InvalidInput, Session, Struct, new_id
 from meshwright.parts.maintenance.backup import FILES, no_store, text_of
 
-_OWN = frozenset({"component_versions", "meta", "last_group", "workers", "event_news", "event_ends"})
-"""The tables of what a database is and who writes to it: each has its own."""
+_OWN = frozenset(
+    {"component_versions", "meta", "last_group", "workers", "event_news", "event_ends", "dead_letters"}
+)
+"""The tables of what a database is and who writes to it, and one that triggers write: each has its own."""
 _HEADS = "type, id, revision, last_turn, sent, wake_at, obliged, seen, state"
 _MESSAGES = {"sqlite": ("mailbox", "outside"), "postgres": ("messages", "remember")}
 _ACTORS = frozenset({"heads", "mailbox", "messages"})
