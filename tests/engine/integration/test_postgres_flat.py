@@ -9,10 +9,19 @@ from meshwright.engine.events import table
 from meshwright.engine.events.filter import EventFilter, TaskFilter
 from meshwright.engine.events.inbox import Inbox
 from meshwright.engine.events.log import EventLog
-from meshwright.engine.events.task_lists import EndedTask, ended_tasks, list_tasks, tenants_in
+from meshwright.engine.events.task_lists import (
+    EndedTask,
+    TaskSubject,
+    dead_letters,
+    ended_tasks,
+    list_tasks,
+    tasks_of,
+    tenants_in,
+)
 from meshwright.engine.sql.database import Row, Session
 from meshwright.money.costs import CostQuery, costs_of
-from meshwright.money.task_costs import recount_hours
+from meshwright.money.task_costs import recount_hours, task_tree
+from meshwright.parts.retention.operations import last_ended
 from tests.support.event_logs import open_log
 from tests.support.postgres import Address, Cluster
 
@@ -29,7 +38,10 @@ _FILL = (
     "INSERT INTO event_keys SELECT key, n FROM generate_series(0, :blocks - 1) AS n, "
     "unnest(ARRAY['event_type=common', 'topic=here', 'tenant_id=default']) AS key",
     "INSERT INTO tasks (seq, last_seq, task_id, tenant_id, capability, status, agent_id, created_at, "
-    "updated_at, completed_at) SELECT n, n, 't' || n, 'default', 'writing', 'succeeded', 'writer', n, n, n "
+    "updated_at, completed_at, error, parent_task_id, thread_id) SELECT n, n, 't' || n, 'default', 'w', "
+    "CASE WHEN n % 10 = 4 THEN 'failed' ELSE 'succeeded' END, 'writer', n, n, n, "
+    "CASE WHEN n % 10 = 4 THEN 'ToolFailed' END, CASE WHEN n % 10 = 2 THEN 't' || n - 1 END, "
+    "CASE WHEN n % 10 < 2 THEN 'long' ELSE 't' || n END "
     "FROM generate_series(1, :blocks * 10) AS n",
     "INSERT INTO inbox SELECT 'q' || n, n, 'default', 't' || n, 1, 1, NULL, n, '{}' "
     "FROM generate_series(1, :blocks * 10) AS n",
@@ -95,6 +107,7 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
         rare = EventFilter(event_type="rare", tenant_id="default", order="desc")
         page = EventFilter(event_type="common", tenant_id="default", order="desc")
         of_nobody, of_thread = TaskFilter(agent_id="nobody"), TaskFilter(thread_id="t7")
+        of_writer = TaskFilter(agent_id="writer")
         dead, below = TaskFilter(dead=True), TaskFilter(parent_task_id="t7")
         looks: dict[str, Callable[[], Any]] = {
             "rare": lambda: table.search(explained, rare, 1, last, 10),
@@ -105,6 +118,12 @@ async def buffers(address: Address, blocks: int) -> dict[str, int]:
             "agent": lambda: list_tasks(explained, "default", of_nobody, 50, 2**63 - 1, "created"),
             "thread": lambda: list_tasks(explained, "default", of_thread, 50, 2**63 - 1, "created"),
             "failed": lambda: list_tasks(explained, "default", dead, 50, 2**63 - 1, "created"),
+            "dead letters": lambda: dead_letters(explained, "default", TaskFilter(), 50),
+            "dead letters of an agent": lambda: dead_letters(explained, "default", of_writer, 50),
+            "tree": lambda: task_tree(explained, "default", "t11"),
+            "tasks to prune": lambda: last_ended(explained, -1.0),
+            "task to erase": lambda: tasks_of(explained, "default", TaskSubject(task_id="t15")),
+            "thread to erase": lambda: tasks_of(explained, "default", TaskSubject(thread_id="t15")),
             "ended": lambda: ended_tasks(explained, EndedTask(blocks * 10, "", ""), 1e9, 50),
             "tenants": lambda: tenants_in(explained, "tasks"),
         }
