@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Route, expect
 
-from tests.support.bad_night import TASKS, bad_night
+from tests.support.bad_night import LONG_NAME, TASKS, Clerk, bad_night
+from tests.support.http_mesh import http_mesh
 from tests.support.page import TOKEN, log_in, reader
 from tests.support.page_walk import Look, expect_whole, judge, tab_through, walk
 
@@ -101,3 +103,48 @@ async def test_one_click_says_what_is_wrong_and_who_waits(
         await links.get_by_role("link", name="Money").click()
         costs = page.get_by_role("region", name="Costs").get_by_role("row")
         await expect_in_sight(costs.filter(has_text="deployer").get_by_text("$0.3250"))
+
+
+async def _widen_figures(route: Route) -> None:
+    """Have each agent's figures be the longest that occur."""
+    response = await route.fetch()
+    figures = await response.json()
+    for agent in figures["agents"]:
+        agent |= {"state": "failing: 112 of 112", "stuck": 123, "waiting": 12_345, "parked": 1_234}
+        agent |= {"running": 64, "slots": 64, "p50_seconds": 3599.4, "cost_today_usd": "12345.67"}
+        agent |= {"oldest": "2026-01-01T00:00:00Z"}
+    await route.fulfill(json=figures)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_long_figures_and_names_cut_no_column_of_agents(
+    tmp_path: Path, browser: Browser, width: int
+) -> None:
+    async with bad_night(tmp_path, 0) as night, reader(browser, f"{night.api.url}/#/agents") as person:
+        await person.page.route("**/figures", _widen_figures)
+        await log_in(person, TOKEN)
+        table = person.page.get_by_role("region", name="Agents")
+        await expect(table.get_by_text("failing: 112 of 112").first).to_be_visible()
+        await expect(table.get_by_text(LONG_NAME)).to_be_visible()
+        assert await judge(person.page, "#/agents", Look(width, is_judged=False)) == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_a_form_has_one_field_a_row(tmp_path: Path, browser: Browser, width: int) -> None:
+    window = {"viewport": {"width": width, "height": 844}}
+    async with http_mesh(tmp_path, Clerk) as api:
+        await api.submit(agent_id="clerk", payload={"text": "Tonight"})
+        async with reader(browser, f"{api.url}/#/inbox", **window) as person:
+            form = person.page.get_by_role("article").locator("form")
+            fields = form.locator("label")
+            await expect(fields).to_contain_text(
+                ["Action", "Replicas (optional)", "Call The Owner", "Note (optional) What the next shift"]
+            )
+            boxes = [await fields.nth(number).bounding_box() for number in range(4)]
+            assert all(box is not None for box in boxes)
+            assert len({box["x"] for box in boxes if box}) == 1
+            for above, below in itertools.pairwise(box for box in boxes if box):
+                assert above["y"] + above["height"] <= below["y"]
+            owner = form.get_by_role("checkbox")
+            await expect(owner).to_have_css("flex-grow", "0")  # it stands beside its words
+            await expect(form.get_by_label("Note")).to_have_js_property("tagName", "TEXTAREA")

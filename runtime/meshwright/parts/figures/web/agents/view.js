@@ -65,7 +65,7 @@ const Slots = ({ agent }) => html`<${Count} value=${agent.running} href=${tasksO
 const All = ({ rows, trends }) =>
   html`<${Table} label="Agents" heads=${["Agent", "State", "Last 24 hours", "#Success", "#Failed", "#Slots in use", "#Queue", "#Parked", "#p50", "#Today"]}>${rows.map((agent) => html`<tr key=${agent.agent_id}>
     <td class="named"><a class="title" href=${to(`agents/${encodeURIComponent(agent.agent_id)}`)}>${agent.agent_id}</a><${Now} agent=${agent} /></td>
-    <td><${Health} agent=${agent} />${agent.stuck ? html` <a class="bad" href=${to("tasks", { stuck: 1 })}>${agent.stuck} stuck</a>` : ""}</td>
+    <td class="whole"><${Health} agent=${agent} />${agent.stuck ? html` <a class="bad" href=${to("tasks", { stuck: 1 })}>${agent.stuck} stuck</a>` : ""}</td>
     <td>${trends ? html`<${Spark} columns=${columns(agent, trends)} words=${WORDS} />` : ""}</td>
     <td class="number">${percent(agent.success)}</td>
     <td class="number"><${Count} value=${agent.ended.failed} href=${tasksOf(agent, { status: "failed", since: trends?.since })} />${agent.ended.timed_out ? html`<br /><a href=${tasksOf(agent, { status: "timed_out", since: trends?.since })}>${agent.ended.timed_out} timed out</a>` : ""}</td>

@@ -7,6 +7,8 @@ import { hasMark, visible } from "./unseen.js";
 /** Before the names of the inputs, so that a field may have the name of anything else in its form. */
 const FIELD = "field ";
 const LONG_CHARS = 60;
+/** A text that may be longer has several lines. */
+const MAX_LINE_CHARS = 200;
 /** @typedef {{name: string, title: string, kind: string, schema: any, required: boolean}} Field */
 
 /** A part of a schema without its reference, and without the null that it may be instead. @param {any} schema @param {any} root @param {number} [depth] @returns {any} */
@@ -66,17 +68,18 @@ function Input({ field, before }) {
   // A text that is changed may be empty.
   const known = { name: FIELD + name, required: isHidden || (field.required && !schema.isNullable && !(before && kind === "text")) };
   const note = isHidden ? "Hidden from you: write it whole." : before && visible(text) !== text ? `It has characters that cannot be seen: ${visible(text)}` : schema.description;
-  const hint = note ? html` <span class="dim">${note}</span>` : null;
+  const isOptional = !field.required && !before;
+  const hint = html`${isOptional && kind !== "check" ? html` <span class="dim">(optional)</span>` : null}${note ? html` <span class="dim hint">${note}</span>` : null}`;
   if (kind === "check") return html`<label class="line"><input type="checkbox" name=${known.name} defaultChecked=${value} /> ${title}${hint}</label>`;
   const control =
     kind === "choice"
       ? html`<select ...${known}>${value === undefined || schema.isNullable ? html`<option value=""></option>` : null}${(schema.enum ?? ("const" in schema ? [schema.const] : [true, false])).map((/** @type {any} */ one) => html`<option key=${String(one)} value=${JSON.stringify(one)} selected=${one === value}>${String(one)}</option>`)}</select>`
       : kind === "number"
         ? html`<input ...${known} type="number" step=${schema.type === "integer" ? 1 : "any"} min=${schema.minimum} max=${schema.maximum} defaultValue=${value} />`
-        : kind === "text" && !(before && (text.length > LONG_CHARS || text.includes("\n")))
+        : kind === "text" && !(before && (text.length > LONG_CHARS || text.includes("\n"))) && !(schema.maxLength > MAX_LINE_CHARS)
           ? html`<input ...${known} type="text" maxlength=${schema.maxLength} defaultValue=${text} />`
           : html`<textarea ...${known} rows="3" defaultValue=${text}></textarea>`;
-  return html`<label>${title}${kind === "json" ? " (JSON)" : ""}${hint} ${control}</label>`;
+  return html`<label><span>${title}${kind === "json" ? " (JSON)" : ""}${hint}</span> ${control}</label>`;
 }
 
 /** An object with what was changed in its inputs. Throws for a field that is no JSON. @param {any} schema @param {FormData} given @param {any} before */

@@ -183,8 +183,8 @@ function Form({ question, notNow }) {
     const given = new FormData(event.target);
     answer(question, hasFields ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
   };
-  return html`<form class="bar" ref=${form} onInput=${type} onSubmit=${send}>
-    ${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
-    <button disabled=${isOff(question)} class="yes" title="Sends this answer; the task goes on with it">Answer</button>${notNow}
+  return html`<form ref=${form} onInput=${type} onSubmit=${send}>
+    <div class="stack">${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label>Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}</div>
+    <div class="bar"><button disabled=${isOff(question)} class="yes" title="Sends this answer; the task goes on with it">Answer</button>${notNow}</div>
   </form>`;
 }
