@@ -4,6 +4,7 @@ import { html, useEffect, useState } from "./vendor/preact.js";
 import { Difference } from "./diff.js";
 import { ask } from "./dialog.js";
 import { asked, call, dollars, Failed, may, Shown, span, TaskLink, to, useData, useOnce } from "./lib.js";
+import { Written } from "./markdown.js";
 import { WAITS } from "./tasks.js";
 import { Text } from "./unseen.js";
 
@@ -34,7 +35,7 @@ export function Step({ id, step }) {
     ${data.error ? html`<p class="bad">${data.error}</p>` : null}
     ${(data.messages ?? []).map((/** @type {any} */ message, /** @type {number} */ at) => html`<details key=${at} open=${at >= data.messages.length - (data.new_messages ?? 1)}><summary>${message.role}</summary><${Shown} value=${message.content || message.tool_calls || ""} /></details>`)}
     ${data.arguments == null ? null : html`<h3>Arguments</h3><${Shown} value=${data.arguments} />`}
-    ${data.reply == null ? null : html`<h3>Reply</h3>${data.reply.content ? html`<${Shown} value=${data.reply.content} />` : null}${data.reply.tool_calls?.length ? html`<${Shown} value=${data.reply.tool_calls} />` : null}`}
+    ${data.reply == null ? null : html`<h3>Reply</h3>${data.reply.content ? html`<${Written} value=${data.reply.content} />` : null}${data.reply.tool_calls?.length ? html`<${Shown} value=${data.reply.tool_calls} />` : null}`}
     ${data.result == null ? null : html`<h3>Result</h3><${Shown} value=${data.result} />`}
     ${(data.notes ?? []).map((/** @type {string} */ note) => html`<p class="dim" key=${note}>${note}</p>`)}
     ${may("submitter") && step.status === "done" ? html`<button type="button" onClick=${() => fork(id, step)}>Fork from here…</button>` : null}`;

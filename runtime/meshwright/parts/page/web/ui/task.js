@@ -6,6 +6,7 @@ import { Export } from "./export.js";
 import Item from "./inbox_item.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Ago, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { inLine, Written } from "./markdown.js";
 import { Buttons, WAITS } from "./tasks.js";
 import { Timeline } from "./timeline.js";
 import { Tree } from "./tree.js";
@@ -17,7 +18,7 @@ const TITLE_CHARS = 120;
 function titleOf(task) {
   if (task.title) return task.title;
   const text = typeof task.payload.text === "string" ? task.payload.text : "";
-  const line = text.split("\n").map((/** @type {string} */ one) => one.trim()).find(Boolean) ?? `Task for ${task.capability}`;
+  const line = inLine(text).split("\n").map((/** @type {string} */ one) => one.trim()).find(Boolean) ?? `Task for ${task.capability}`;
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
 }
 
@@ -37,7 +38,7 @@ export default function TaskPage() {
     <${Timeline} task=${data}>
       <${Waits} task=${data} />
       <${Ended} outcome=${data.outcome} id=${id} />
-      ${may("contents", "submitter") ? html`<h3>Request</h3><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />` : html`<p class="dim">Its request, steps and results are for the role contents.</p>`}
+      ${may("contents", "submitter") ? html`<h3>Request</h3><${Written} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />` : html`<p class="dim">Its request, steps and results are for the role contents.</p>`}
     <//>
     <${Tree} id=${id} />
     <${Attempts} attempts=${data.attempts} capability=${data.capability} />
@@ -50,7 +51,7 @@ function Why({ task }) {
   const last = task.attempts.at(-1);
   const line = (/** @type {any} */ text, bad = false) => html`<p class=${`why ${bad ? "bad" : ""}`} aria-live="polite">${text}</p>`;
   if (outcome?.error) return line(html`<${Text} value=${worded(outcome.error)} />`, true);
-  if (outcome) return line(html`<${Text} value=${typeof outcome.result?.text === "string" ? outcome.result.text : JSON.stringify(outcome.result ?? {})} />`);
+  if (outcome) return line(html`<${Text} value=${typeof outcome.result?.text === "string" ? inLine(outcome.result.text) : JSON.stringify(outcome.result ?? {})} />`);
   if (task.missing_agent) return line(`It waits for its agent ${task.missing_agent}, which is not loaded here: start it`, true);
   if (waits.length) {
     const { kind, reason, since, wait_id, child_task_id, due_at } = waits[0];
@@ -110,7 +111,7 @@ function Ended({ outcome, id }) {
   if (!outcome) return null;
   const { result, error, files } = outcome;
   return html`${error ? html`<h3>Error</h3><p class="bad question"><${Text} value=${worded(error)} /></p>` : null}
-    ${result ? html`<h3>Result</h3><${Shown} value=${typeof result.text === "string" && Object.keys(result).length === 1 ? result.text : result} />` : null}
+    ${result ? html`<h3>Result</h3><${Written} value=${typeof result.text === "string" && Object.keys(result).length === 1 ? result.text : result} />` : null}
     ${files?.length ? html`<h3>Files</h3><ul>${files.map((/** @type {any} */ file, /** @type {number} */ at) => html`<li key=${at}><a href=${file.url ?? `/tasks/${id}/files/${at + 1}`} download>${file.name}</a> <span class="dim">${file.media_type}, ${file.size ?? "?"} bytes</span></li>`)}</ul>` : null}`;
 }
 

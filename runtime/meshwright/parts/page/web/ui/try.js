@@ -2,6 +2,7 @@
 /** Talk with an agent, or give the mesh a task by a form. */
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { act, Asking, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
+import { Written } from "./markdown.js";
 import { Text } from "./unseen.js";
 import { Loaded } from "./views.js";
 
@@ -94,7 +95,7 @@ function Turn({ id }) {
   const { outcome } = data;
   const last = data.attempts.at(-1);
   return html`<div aria-busy=${!outcome}><p class="said">${data.payload.text ?? JSON.stringify(data.payload)}</p>
-    ${outcome?.result ? html`<${Shown} value=${outcome.result.text ?? outcome.result} />` : written && !outcome ? html`<${Shown} value=${written} />` : null}
+    ${outcome?.result ? html`<${Written} value=${outcome.result.text ?? outcome.result} under=${1} />` : written && !outcome ? html`<${Shown} value=${written} />` : null}
     ${outcome?.error ? html`<p class="bad">${outcome.error.type}: <${Text} value=${outcome.error.message} />${outcome.error.remedy ? html`<br /><span class="dim"><${Text} value=${outcome.error.remedy} /></span>` : null}</p>` : null}
     ${asks ? null : data.waits.map((/** @type {any} */ wait) => html`<p key=${wait.wait_id} class="wait">It waits for ${wait.kind === "provider" ? html`<a href=${to("mesh")}>a model</a>` : wait.kind}: <${Text} value=${wait.reason} /></p>`)}
     ${(inbox?.items ?? []).map((/** @type {any} */ question) => html`<${Loaded} key=${question.id} path="./inbox_item.js" question=${question} />`)}
