@@ -59,7 +59,7 @@ LISTENER = "MESHWRIGHT_LISTENER"
 """The variable by which a run hands its listening socket to the one that replaces it."""
 _SWITCH_SECONDS = 0.001
 
-YOUNG_OBJECTS = 2_000  # more than were freed since: where 1,000 tasks wait, one walks ten times as many
+YOUNG_OBJECTS = 5_000  # more than were freed since: where 1,000 tasks wait, one walks ten times as many
 IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
 _BUSY_OBJECTS = 2_000_000  # the same while work runs; the walk stalls the loop, a leak would end the process
 IDLE_BYTES = 32_000_000  # of memory, grown since: a few objects may hold megabytes
