@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace as replace_struct
@@ -15,13 +16,14 @@ from meshwright.core.messages import Fault
 from meshwright.engine.work.people import Approval, Repetition
 from tests.support.walker.acts import Act, Moment
 from tests.support.walker.asks import Asks, ModelCall
+from tests.support.walker.files import FileWorld, WorldFiles
 from tests.support.walker.history import Answered, History, Plan
 from tests.support.walker.oracle import findings_of
 from tests.support.walker.programs import Generator, Job, Op, Request, all_ops, edited, lines_of
 from tests.support.walker.shrink import shrunk
 from tests.support.walker.simulation import SimulatedLoop, simulate
 from tests.support.walker.walk import run_walk
-from tests.support.walker.world import Effect
+from tests.support.walker.world import PRICE, Effect, World
 
 QUIET = Moment("quiet")
 MAIL, PAY, DEPLOY = Request("mail", "A", 1), Request("pay", "B", 2), Request("deploy", "C", 1)
@@ -130,6 +132,50 @@ def test_a_call_that_a_kill_cut_off_takes_no_allowance_of_a_lost_lease(
         asks.send_call("t1", "say y7")
     asks.disturb(goes_on=True)
     assert [asks.send_call("t1", "say y7").may_repeat for _ in range(2)] == may_repeat
+
+
+def test_a_kill_cuts_off_one_call_of_each_task_that_there_is_then() -> None:
+    """The second task came after the last look before the kill, the third and fourth after the kill."""
+    program = {
+        "j0": Job("a0x", (Op("delegate", job="j1"),)),
+        "j1": Job("a1x", (Op("converse", rounds=()), Op("ask", name="q1"))),
+    }
+    walk = run_walk(
+        Plan(1, program, (Act("kill", QUIET), Act("submit", QUIET), Act("wait", QUIET, way="10")))
+    )
+    assert (walk.kills, len(walk.tasks), walk.world.cut_calls) == (1, 4, 2)
+    walk.world.bill += 2 * PRICE
+    assert findings_of(walk) == []
+    walk.world.bill += PRICE
+    assert [finding.rule for finding in findings_of(walk)] == ["ledger below the bill"]
+
+
+async def test_processes_note_that_a_session_has_lost_an_answer(tmp_path: Path) -> None:
+    world = World({}, 1)
+    files = WorldFiles(tmp_path, world)
+    files.write_program({})
+    process = FileWorld(tmp_path)
+    process.read_result(MAIL, await process.do(MAIL, "t1", "k1"))
+    for key in ("k2", "k3"):
+        await process.do(MAIL, "t1", key)
+    process.lose_answer("t1", MAIL)
+    files.read()
+    assert [effect.is_lost for effect in world.effects] == [False, True, False]
+
+
+async def test_a_call_of_a_process_that_has_not_ended_has_no_answer_to_lose(tmp_path: Path) -> None:
+    world = World({}, 1)
+    files = WorldFiles(tmp_path, world)
+    files.write_program({})
+    process = FileWorld(tmp_path)
+    doing = asyncio.create_task(process.do(MAIL, "t1", "k1"))
+    while not world.effects:
+        await asyncio.sleep(0)
+        files.read()
+    doing.cancel()
+    process.lose_answer("t1", MAIL)
+    files.read()
+    assert [(effect.has_ended, effect.is_lost) for effect in world.effects] == [(False, False)]
 
 
 @pytest.mark.parametrize("seed", [4, 5, 7])

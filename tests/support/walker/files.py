@@ -38,7 +38,11 @@ class FileWorld(World):
         effect = Effect(secrets.randbits(48), request, task_id, key, 0, os.getpid())
         self._write(effect=[effect.number, request.tool, request.account, request.amount, task_id, key])
         await asyncio.sleep(self._chance.choice((0, 0, 0, 3)) * PACE)
+        self._write(ended=[effect.number])
         return effect.receipt
+
+    def lose_answer(self, task_id: str, request: Request) -> None:
+        self._write(lost=[task_id, request.tool, request.account, request.amount])
 
     async def check(self, request: Request, key: str) -> CheckResult:
         if not self.checks:
@@ -129,6 +133,11 @@ class WorldFiles:
                 request = Request(tool, account, amount)
                 effect = Effect(number, request, task_id, key, world.act, world.incarnation)
                 world.effects.append(effect)
+            case "ended", [number]:
+                [effect] = [effect for effect in world.effects if effect.number == number]
+                effect.has_ended = True
+            case "lost", [task_id, tool, account, amount]:
+                world.lose_answer(task_id, Request(tool, account, amount))
             case "result", [tool, account, amount, result]:
                 world.read_result(Request(tool, account, amount), result)
             case "child", [job, result]:
