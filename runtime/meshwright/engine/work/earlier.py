@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import Conflict, NotFound
@@ -295,11 +295,37 @@ def unspent_answers(attempts: Iterable[tuple[Sequence[Record], Sequence[Record]]
     spent: set[str] = set()
     for records, own in attempts:
         answers += own
-        calls = [record.value for record in records if record.value.get("kind", "").startswith(TOOL)]
-        for record in filter(is_approval, (*records, *own)):
-            if is_used(record.value["path"], calls):
-                spent.add(record.value.get("kept", _name_of(record)))
+        values = (record.value for record in records if record.value.get("kind", "").startswith(TOOL))
+        calls = {value["path"]: value for value in values}
+        approvals = list(filter(is_approval, (*records, *own)))
+        spent |= {record.value.get("kept", _name_of(record)) for record in _spent(approvals, calls.values())}
     return [answer for answer in answers if _name_of(answer) not in spent]
+
+
+def _spent(approvals: Sequence[Record], calls: Collection[Mapping[str, Any]]) -> Iterator[Record]:
+    """The approvals whose calls have begun.
+
+    A framework has its calls approved in one place and makes them in another: there, a call spends one yes to
+    an equal call.
+    """
+    elsewhere = [
+        call for call in calls if not any(is_used(record.value["path"], [call]) for record in approvals)
+    ]
+    for record in sorted(approvals, key=lambda record: int(record.value["number"])):
+        approval = record.value
+        if is_used(approval["path"], calls):
+            yield record
+        elif (approval.get("result") or {}).get("approve"):
+            call = next((call for call in elsewhere if _is_of_approval(call, approval)), None)
+            if call is not None:
+                elsewhere.remove(call)
+                yield record
+
+
+def _is_of_approval(call: Mapping[str, Any], approval: Mapping[str, Any]) -> bool:
+    """Whether a call has the tool and the arguments of an approval, and came later."""
+    is_same_tool = call["kind"].removeprefix(TOOL) == approval["kind"].removeprefix(_APPROVE)
+    return is_same_tool and call["hash"] == approval["hash"] and call["number"] > approval["number"]
 
 
 def is_approval(record: Record) -> bool:
