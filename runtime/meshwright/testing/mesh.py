@@ -48,6 +48,7 @@ from meshwright.money.allowances import invalid_field
 _PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 _SHOWN_EVENTS = 5
 _SETTLING_PASSES = 100  # passes of the event loop in which what is due may run before time goes on
+_IDLE_PASSES = 3  # those that a duty with nothing to do needs to go back to sleep
 _BEGINNINGS, _FAILURES = ("task.accepted", "task.retried"), ("task.failed", "task.timed_out")
 _ENDS = ("task.succeeded", "task.cancelled", *_FAILURES)
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
@@ -401,13 +402,22 @@ class ManualClock:
         await _settle()
         while self._sleepers and self._sleepers[0][0] <= end:
             self._pass_until(self._sleepers[0][0])
+            count = len(self._sleepers)
             while self._sleepers and self._sleepers[0][0] <= self._now:
                 _, _, alarm = heapq.heappop(self._sleepers)
                 if not alarm.done():  # the sleeper may have been cancelled
                     alarm.set_result(None)
-            await _settle()
+            if not await self._is_idle(count):
+                await _settle()
         self._pass_until(end)
         await _settle()
+
+    async def _is_idle(self, count: int) -> bool:
+        """Whether all sleepers went back to sleep at once and started nothing, as idle duties do."""
+        ready = getattr(asyncio.get_running_loop(), "_ready", None)  # other loops do not say what is ready
+        for _ in range(_IDLE_PASSES):
+            await asyncio.sleep(0)
+        return ready is not None and not ready and len(self._sleepers) >= count
 
     def _pass_until(self, when: datetime) -> None:
         self._passed += max(0.0, (when - self._now).total_seconds())

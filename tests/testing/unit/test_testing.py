@@ -58,6 +58,30 @@ async def test_what_repeats_by_the_clock_repeats_within_one_advance() -> None:
     assert len(beats) == 4
 
 
+async def test_time_stands_still_while_one_works_whom_a_sleeper_has_woken() -> None:
+    clock, seconds = ManualClock(), list[float]()
+    began, is_due = clock.now(), asyncio.Event()
+
+    async def wake() -> None:
+        while True:
+            await clock.sleep_until(clock.now() + timedelta(seconds=1))
+            is_due.set()
+
+    async def work() -> None:
+        while True:
+            await is_due.wait()
+            is_due.clear()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            seconds.append((clock.now() - began).total_seconds())
+
+    tasks = [asyncio.create_task(wake()), asyncio.create_task(work())]
+    await clock.advance(5)
+    for task in tasks:
+        task.cancel()
+    assert seconds == [1, 2, 3, 4, 5]
+
+
 async def test_a_time_that_has_passed_is_not_waited_for() -> None:
     clock = ManualClock()
     await clock.sleep_until(clock.now() - timedelta(days=1))
