@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
@@ -111,6 +111,7 @@ def _invalid_body(message: Message, error: ValidationError) -> InvalidInput:
     )
 
 
+@lru_cache(maxsize=1_000)  # a process that builds many meshes, as tests do, reads each signature once
 def _describe(function: Callable[..., Any]) -> Method:
     parameters = list(inspect.signature(function).parameters.values())[2:]
     if not parameters:
