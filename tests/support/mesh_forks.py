@@ -12,6 +12,7 @@ import gc
 import importlib
 import io
 import json
+import mimetypes
 import os
 import pkgutil
 import runpy
@@ -27,9 +28,10 @@ from types import ModuleType
 from typing import IO, Any
 
 IMPORTED = (
-    "mesh.app cli edges.client agents.context edges.http engine.events "
-    "models mesh.orchestration parts engine.sql engine.stores.postgres"
+    "mesh.app cli edges agents engine.events models mesh money parts toolsets engine.sql "
+    "engine.stores.postgres"
 )
+LIBRARIES = ("cryptography.hazmat.primitives.asymmetric.ed25519", "uvloop")
 """Modules and packages of which a command imports some. None starts a thread or loads a large library."""
 
 
@@ -153,7 +155,9 @@ def _serve(jobs: socket.socket) -> None:
     """Fork for each job, until nobody is left to give one."""
     for name in IMPORTED.split():
         _import_all(importlib.import_module(f"meshwright.{name}"))
-    importlib.import_module("uvloop")
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    mimetypes.init()  # reads files of the system
     gc.freeze()  # forks share the pages that no collection writes to
     while True:
         message, descriptors, *_ = socket.recv_fds(jobs, 1, 5)
