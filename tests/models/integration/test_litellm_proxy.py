@@ -25,10 +25,11 @@ from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from meshwright.parts.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault, tool_calls
+from tests.support.installed import UV
 
 ROOT = Path(__file__).resolve().parents[3]
 MASTER_KEY = "sk-the-masters-key"
-INSTALL_SECONDS, START_SECONDS = 600, 120
+INSTALL_SECONDS, START_SECONDS = 600, 240
 pytestmark = pytest.mark.timeout(INSTALL_SECONDS + START_SECONDS)
 
 
@@ -53,9 +54,14 @@ def program() -> Path:
 
 
 def install(folder: Path) -> None:
-    venv.create(folder, with_pip=True, clear=True)
+    venv.create(folder, with_pip=not UV, clear=True)
     what = f"litellm[proxy]=={locked_version()}"
-    command = [folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", what]
+    pip = (
+        [UV, "pip", "install", "--python", folder / "bin/python"]
+        if UV
+        else [folder / "bin/python", "-m", "pip", "install"]
+    )
+    command = [*pip, "-q", what]
     try:
         made = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
