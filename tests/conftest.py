@@ -70,6 +70,11 @@ WHOLE = (
     "test_lifecycle.py",
     "test_embedded_faults.py",
     "test_amplification.py",
+    "test_other_shells.py",
+    "test_mqtt_flood.py",
+    "test_framework_features.py",
+    "test_dapr_maintenance.py",
+    "test_client_kills.py",
 )
 """Files that take long and are not spread, since their tests share what is dear to make: they start next."""
 FIRST = {name: place for place, name in enumerate((*LONG, *SPREAD, *WHOLE))}
