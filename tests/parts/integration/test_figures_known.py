@@ -137,8 +137,8 @@ async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> No
     assert (await api.get("/scale/asker"))["value"] == 0
 
     shown = await mesh("status", "--url", api.url)
-    assert re.search(r"^gate +7 +[^/]* +2/2$", shown.out, re.MULTILINE), shown
-    assert re.search(r"^asker +0/2 +1$", shown.out, re.MULTILINE), shown
+    assert re.search(r"^gate +well +7 +[^/]* +2/2$", shown.out, re.MULTILINE), shown
+    assert re.search(r"^asker +well +0/2 +1$", shown.out, re.MULTILINE), shown
     assert "dead letters: 3 tasks failed" in shown.out
     assert re.search(r"^east +no, next try in \d+ s +3 +33%", shown.out, re.MULTILINE), shown
     assert len(re.findall("^deployment ", shown.out, re.MULTILINE)) == 1, shown
