@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -63,13 +64,14 @@ class _RunTransport:
 
     def handle_request(self, request: Any) -> Any:
         body = request.read()
-        return self._response(request, _from_thread(self._loop, partial(self._answer_thread, request, body)))
+        answer = partial(self._answer_thread, request, body, threading.get_native_id())
+        return self._response(request, _from_thread(self._loop, answer))
 
     async def _answer(self, request: Any, body: bytes) -> WireAnswer:
         return await self._wire.answer(request.method, request.url.path, request.headers, body)
 
-    async def _answer_thread(self, request: Any, body: bytes) -> WireAnswer:
-        self._wire.note_threads()
+    async def _answer_thread(self, request: Any, body: bytes, native_id: int) -> WireAnswer:
+        self._wire.note_thread(native_id)
         return await self._answer(request, body)
 
     def _response(self, request: Any, answer: WireAnswer) -> Any:

@@ -115,9 +115,9 @@ class RunWire:
         except MeshError as error:
             return _refusal(dialect or (MESSAGES if "anthropic-version" in headers else CHAT), error)
 
-    def note_threads(self) -> None:
-        """Note that code in threads sends requests. Call it on the event loop."""
-        self._journal.note_threads()
+    def note_thread(self, native_id: int) -> None:
+        """Note that code in a thread sends requests. Call it on the event loop."""
+        self._journal.note_thread(native_id)
 
     def _check_open(self) -> None:
         if which := why_closed(self._journal):

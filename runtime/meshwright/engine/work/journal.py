@@ -222,9 +222,9 @@ class Journal:
         """Whether the order of any results matters, or did to an earlier claim."""
         return self._paths.has_orders
 
-    def note_threads(self) -> None:
-        """Note that code of the run in threads takes steps. Call it on the event loop."""
-        self._paths.note_threads()
+    def note_thread(self, native_id: int) -> None:
+        """Note that code of the run in a thread takes steps. Call it on the event loop."""
+        self._paths.note_thread(native_id)
 
     @contextmanager
     def of_program(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from meshwright.engine.work.people import is_doubt
 from meshwright.engine.work.protocol import StepKey
 from meshwright.engine.work.records import ProgressEvent
 from meshwright.engine.work.results import RecordedOrder, ResultOrder
+from meshwright.engine.work.threads import CodeThreads
 
 _BEGINNING_TURNS = 20
 _NAME_CHARS = 6  # of a branch: two requests that share them are counted together
@@ -262,7 +263,7 @@ class Paths:
         """The calls of programs outside, by their asyncio tasks."""
         self._live: set[str] = set()
         """The prefixes of their branches that are under way."""
-        self._has_threads = False
+        self._threads = CodeThreads()
         self._unclaimed: dict[str, set[str]] = {}
         """The recorded branches of these that have not begun again."""
         self._last_nths: dict[tuple[str, str, str], int] = {}
@@ -409,12 +410,9 @@ class Paths:
         finally:
             _OF_PROGRAM.reset(token)
 
-    def note_threads(self) -> None:
-        """Note that code of the run in threads takes steps that are known by their requests."""
-        self._has_threads = True
-        for scope in self._requests.values():
-            if scope.order is not None:
-                scope.order.has_threads = True
+    def note_thread(self, native_id: int) -> None:
+        """Note that code of the run in a thread takes steps that are known by their requests."""
+        self._threads.add(native_id)
 
     def order_news(self, *, given_up: bool = False) -> dict[str, Any]:
         """Takes the news of the orders of results that no record has yet, by the prefixes of their scopes.
@@ -482,8 +480,7 @@ class Paths:
             order = self._earlier.orders.get(base.prefix)
             if order is not None or not names:  # else a former release has recorded them
                 answers = self._earlier.answers if order is None else 0
-                scope.order = ResultOrder(order or RecordedOrder(), answers)
-                scope.order.has_threads = self._has_threads
+                scope.order = ResultOrder(order or RecordedOrder(), self._threads, answers)
         return scope
 
     def _named_by_request(self, scope: Scope, kind: str, request_hash: str, *, is_of_life: bool) -> str:

@@ -11,10 +11,14 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from meshwright.engine.work.threads import CodeThreads
+
 _RESTING_TURNS = 20
 """Turns of the event loop after a result, in which the code may go on before the next one."""
 _THREAD_SECONDS = 0.1
-"""The same for code in threads, whose turns are not those of the loop."""
+"""The same for code in threads, whose turns are not those of the loop: without that one of them has run."""
+_MAX_THREAD_SECONDS = 2.0
+"""The same at most: code may look again and again for what does not come."""
 _PATIENCE_SECONDS = 5.0
 """Without a result or a question, until the recorded order counts as that of other code."""
 
@@ -85,8 +89,9 @@ class ResultOrder:
     Results of numbered steps beside it have their turn too, by their paths: what they are makes the code ask.
     """
 
-    def __init__(self, recorded: RecordedOrder, answers: int = 0) -> None:
+    def __init__(self, recorded: RecordedOrder, threads: CodeThreads, answers: int = 0) -> None:
         self.recorded = recorded
+        self._threads = threads
         self._left = list(reversed(recorded.handed_out))
         """The recorded hand-outs that are still to come, the next one last."""
         self._required: set[str] = set()
@@ -107,8 +112,6 @@ class ResultOrder:
         self._unsaved_answers = answers
         self.changes = 0
         """Counts up with each question, result and call that is given up."""
-        self.has_threads = False
-        """Whether code in threads asks for some of it."""
         self.reading_on: set[str] = set()
         """The calls that were given up while they went on, for their cost."""
         self.given_up_open: list[float] = []
@@ -204,10 +207,21 @@ class ResultOrder:
         """Let the code go on for some turns, or until it asks for something."""
         count = len(self._asked)
         loop = asyncio.get_running_loop()
-        due, turns = loop.time() + self.has_threads * _THREAD_SECONDS, 0
-        while len(self._asked) == count and (turns < _RESTING_TURNS or loop.time() < due):
-            turns += 1
-            await asyncio.sleep(0 if turns < _RESTING_TURNS else _THREAD_SECONDS / 50)
+        for _ in range(_RESTING_TURNS):
+            if len(self._asked) != count:
+                return
+            await asyncio.sleep(0)
+        if not self._threads:
+            return
+        began = rested = loop.time()
+        seen: tuple[bytes, ...] = ()
+        while len(self._asked) == count and loop.time() < min(
+            rested + _THREAD_SECONDS, began + _MAX_THREAD_SECONDS
+        ):
+            await asyncio.sleep(_THREAD_SECONDS / 50)
+            has_moved, seen = self._threads.have_moved(seen)
+            if has_moved:
+                rested = loop.time()
 
     async def _wait(self) -> None:
         """Wait for a change; without one the code is another by now, and the next result is handed out."""
