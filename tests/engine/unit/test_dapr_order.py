@@ -44,6 +44,26 @@ async def test_those_after_a_lost_batch_pass_in_order_after_some_time() -> None:
     assert await passed(ordered, ("a", 4), ("a", 3)) == [("a", 3), ("a", 4)]
 
 
+async def test_a_heap_with_many_gaps_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "MISSING_SECONDS", 2.0)
+    heap = [("a", number) for number in range(4000, 1, -2)]
+    async with asyncio.timeout(60):  # 4,000 s if each gap is waited for
+        assert await passed(Order(), *heap) == heap[::-1]
+
+
+async def test_a_batch_that_is_given_up_holds_up_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered = Order()
+    monkeypatch.setattr(broker, "MISSING_SECONDS", 1e6)
+    given_up = [asyncio.create_task(passed(ordered, ("a", number))) for number in (3, 2)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    given_up[1].cancel()
+    async with asyncio.timeout(240):
+        await passed(ordered, ("a", 1))
+        await passed(ordered, ("a", 2))
+        assert await given_up[0] == [("a", 3)]
+
+
 async def test_a_repeat_and_a_latecomer_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ordered = Order()
     await passed(ordered, ("a", 5))

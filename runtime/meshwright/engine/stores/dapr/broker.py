@@ -12,12 +12,14 @@ and sends again what the log has not confirmed: a broker that loses something co
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -357,38 +359,78 @@ class Order:
 
     def __init__(self) -> None:
         self._next: OrderedDict[str, int] = OrderedDict()
-        self._waiting: defaultdict[str, list[int]] = defaultdict(list)
-        self._moved = asyncio.Condition()
+        self._lines: dict[str, _SenderLine] = {}
 
     @asynccontextmanager
     async def turn(self, sender: str, number: int) -> AsyncIterator[None]:
         """Wait until the batches before this one are done, for a bounded time; those after it wait for it."""
-        waiting = self._waiting[sender]
-        waiting.append(number)
+        line = self._lines.setdefault(sender, _SenderLine())
+        if number > self._next.get(sender, 1):
+            await self._wait(sender, line, number)
+        else:
+            line.under_way.append(number)
         try:
-            while not await self._is_next(sender, number):
-                if number == min(waiting):  # those before it do not come
-                    break
             yield
         finally:
-            waiting.remove(number)
-            if not waiting:
-                self._waiting.pop(sender, None)
-            async with self._moved:
-                self._next[sender] = max(self._next.get(sender, 1), number + 1)
-                self._next.move_to_end(sender)
-                while len(self._next) > _MAX_SENDERS:
-                    self._next.popitem(last=False)
-                self._moved.notify_all()
+            line.under_way.remove(number)
+            self._next[sender] = max(self._next.get(sender, 1), number + 1)
+            self._next.move_to_end(sender)
+            self._let_through(sender, line)
+            while len(self._next) > _MAX_SENDERS:
+                self._next.popitem(last=False)
 
-    async def _is_next(self, sender: str, number: int) -> bool:
-        """Whether all before it have passed, or do so in time."""
+    async def _wait(self, sender: str, line: _SenderLine, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = _WaitingBatch(number, loop.time() + MISSING_SECONDS, loop.create_future())
+        heapq.heappush(line.waiting, waiting)
+        self._let_through(sender, line)
         try:
-            async with asyncio.timeout(MISSING_SECONDS), self._moved:
-                await self._moved.wait_for(lambda: self._next.get(sender, 1) >= number)
-        except TimeoutError:
-            return False
-        return True
+            await waiting.passed
+        except BaseException:
+            if not waiting.passed.cancelled():
+                line.under_way.remove(number)
+            self._let_through(sender, line)
+            raise
+
+    def _let_through(self, sender: str, line: _SenderLine) -> None:
+        """Let batches pass whose turn it is, or whose predecessors do not come."""
+        loop = asyncio.get_running_loop()
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        while line.waiting:
+            first = line.waiting[0]
+            if not first.passed.done():
+                if first.number > self._next.get(sender, 1):
+                    if line.under_way:  # at whose end the next look is
+                        return
+                    if loop.time() < first.due:
+                        line.timer = loop.call_at(first.due, self._let_through, sender, line)
+                        return
+                    self._next[sender] = first.number  # those before it do not come
+                first.passed.set_result(None)
+                line.under_way.append(first.number)
+            heapq.heappop(line.waiting)
+        if not line.under_way:
+            self._lines.pop(sender, None)
+
+
+@dataclass(order=True, slots=True)
+class _WaitingBatch:
+    """A batch that waits for those before it; from `due` on it does not if these have not come."""
+
+    number: int
+    due: float
+    passed: asyncio.Future[None] = field(compare=False)
+
+
+@dataclass(slots=True)
+class _SenderLine:
+    """The batches of a sender that are here: those that wait, the first on top, and those that pass."""
+
+    waiting: list[_WaitingBatch] = field(default_factory=list)
+    under_way: list[int] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
 
 
 def _parts(group: list[tuple[OutboxEntry, bool]]) -> list[list[tuple[OutboxEntry, bool]]]:
