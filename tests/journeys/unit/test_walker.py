@@ -150,6 +150,16 @@ def test_a_kill_cuts_off_one_call_of_each_task_that_there_is_then() -> None:
     assert [finding.rule for finding in findings_of(walk)] == ["ledger below the bill"]
 
 
+@pytest.mark.parametrize(("estimated", "rules"), [("0.5", []), ("0.2", ["calls that were never made"])])
+def test_only_an_estimate_may_be_above_what_a_call_costs(estimated: str, rules: list[str]) -> None:
+    """A stream that was left early has no usage, and its request may have more tokens than the bill."""
+    walk = history()
+    total = walk.costs.total
+    more = {"cost_usd": total.cost_usd + Decimal("0.5"), "estimated_usd": Decimal(estimated)}
+    walk.costs = walk.costs.model_copy(update={"total": total.model_copy(update=more)})
+    assert [finding.rule for finding in findings_of(walk)] == rules
+
+
 async def test_processes_note_that_a_session_has_lost_an_answer(tmp_path: Path) -> None:
     world = World({}, 1)
     files = WorldFiles(tmp_path, world)
